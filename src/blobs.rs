@@ -1,0 +1,414 @@
+//! Files that appear whole or not at all, and the writer that fills them.
+//!
+//! [`Staging`] is the rule "write beside, sync, rename": nothing is ever seen half-written under its final name, and
+//! what a killed run left is removed by the next run for the same name. [`Output`] is the [`Sink`] that writes: it
+//! hashes what it writes, and lets the file system share the data of large files where it can.
+//!
+//! How data gets from a store path into an output:
+//!
+//! | file systems | default ([`Verify::Auto`]) | [`Verify::Always`] | [`Verify::Never`] |
+//! |---|---|---|---|
+//! | XFS, Btrfs, both files on one | shared, not read | shared, read and hashed | shared, not read |
+//! | any other | read once, hashed and written | the same | copied inside the kernel |
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, copy_file_range, ioctl_ficlone, renameat_with, statvfs};
+use rustix::io::Errno;
+
+use crate::digest::{Digest, Hasher};
+use crate::layer::{ALIGN_FROM, Sink};
+use crate::pipe::{CHUNK, Consumer, PipeError, fan_out};
+use crate::progress::Progress;
+
+/// A failure at a path that is written to.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {source}", path = path.display())]
+pub struct WriteError {
+    /// What was tried.
+    pub action: &'static str,
+    /// Where.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Adds the path to an I/O result.
+pub(crate) trait At<T> {
+    /// `action` fits before the path: "write", "create".
+    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError> {
+        self.map_err(|source| WriteError { action, path: path.to_owned(), source: source.into() })
+    }
+}
+
+/// A file or directory that is not yet under its final name. Dropped without [`publish`](Self::publish), it is removed.
+#[derive(Debug)]
+pub struct Staging {
+    /// Where to write.
+    path: PathBuf,
+    target: PathBuf,
+    /// Held while this run lives, so that another run can tell a leftover from work under way.
+    lock: Option<File>,
+}
+
+impl Staging {
+    /// A new directory beside `target`.
+    ///
+    /// # Errors
+    /// If the parent of `target` cannot be written to.
+    pub fn directory(target: &Path) -> Result<Self, WriteError> {
+        Self::new(target, true)
+    }
+
+    /// A new empty file beside `target`.
+    ///
+    /// # Errors
+    /// If the parent of `target` cannot be written to.
+    pub fn file(target: &Path) -> Result<Self, WriteError> {
+        Self::new(target, false)
+    }
+
+    fn new(target: &Path, directory: bool) -> Result<Self, WriteError> {
+        let parent = parent_of(target);
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput).at("write to", target)?;
+        let prefix = format!(".{}.windlass-", name.to_string_lossy());
+        sweep(&parent, &prefix);
+        // Taken by process number: of two threads that want the same target one is wrong anyway, and is told so.
+        let path = parent.join(format!("{prefix}{}", std::process::id()));
+        if directory {
+            fs::create_dir(&path).at("create", &path)?;
+        } else {
+            OpenOptions::new().write(true).create_new(true).open(&path).at("create", &path)?;
+        }
+        let lock = File::open(&path).at("open", &path)?;
+        lock.lock().at("lock", &path)?;
+        Ok(Self { path, target: target.to_owned(), lock: Some(lock) })
+    }
+
+    /// Where to write.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes what was written durable and gives it its final name, in one step. What had that name before is replaced.
+    ///
+    /// # Errors
+    /// If syncing or renaming fails; nothing has changed then.
+    pub fn publish(mut self) -> Result<(), WriteError> {
+        let file = File::open(&self.path).at("open", &self.path)?;
+        if file.metadata().at("read", &self.path)?.is_dir() {
+            sync_tree(&self.path)?;
+        }
+        file.sync_all().at("sync", &self.path)?;
+        let renamed = match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE) {
+            // A directory cannot be renamed over a full one: swap them, and let `drop` remove the old one.
+            Err(Errno::EXIST) => renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE),
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                fs::rename(&self.path, &self.target).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+            }
+            result => {
+                result.at("rename", &self.target)?;
+                self.lock = None;
+                Ok(())
+            }
+        };
+        renamed.at("replace", &self.target)?;
+        let parent = parent_of(&self.target);
+        File::open(&parent).and_then(|parent| parent.sync_all()).at("sync", &parent)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Without the lock it has been renamed away. A failure leaves a leftover that the next run sweeps.
+        if self.lock.is_some() {
+            remove(&self.path);
+        }
+    }
+}
+
+fn parent_of(path: &Path) -> PathBuf {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
+}
+
+fn remove(path: &Path) {
+    drop(fs::remove_file(path).or_else(|_| fs::remove_dir_all(path)));
+}
+
+/// Removes what killed runs left for this target.
+fn sweep(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(prefix)
+            && let Ok(file) = File::open(entry.path())
+            && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+        {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn sync_tree(directory: &Path) -> Result<(), WriteError> {
+    for entry in fs::read_dir(directory).at("read", directory)? {
+        let path = entry.at("read", directory)?.path();
+        let kind = fs::symlink_metadata(&path).at("read", &path)?;
+        if kind.is_dir() {
+            sync_tree(&path)?;
+        }
+        if !kind.is_symlink() {
+            File::open(&path).and_then(|file| file.sync_all()).at("sync", &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a small file whole.
+///
+/// # Errors
+/// With the path.
+pub fn write_file(path: &Path, bytes: &[u8], progress: &Progress) -> Result<(), WriteError> {
+    fs::write(path, bytes).at("write", path)?;
+    progress.count_written(bytes.len() as u64);
+    Ok(())
+}
+
+/// Bytes that an unprivileged user may still write to the file system of `path`, as `statvfs` gives them.
+///
+/// # Errors
+/// If there is nothing at `path`.
+pub fn free_space(path: &Path) -> Result<u64, WriteError> {
+    let stat = statvfs(path).at("read the free space of", path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// How far the bytes of a layer are compared with its digest while they are written. See the [module](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Whenever they are read anyway.
+    #[default]
+    Auto,
+    /// Always, even if that means to read data that could have been shared.
+    Always,
+    /// Never: the store is trusted, and data is not even read where the kernel can copy it.
+    Never,
+}
+
+/// A file that is being written, with the digests of what goes into it.
+#[derive(Debug)]
+pub struct Output<'p> {
+    file: File,
+    path: PathBuf,
+    buffer: Vec<u8>,
+    /// Bytes before the buffer.
+    flushed: u64,
+    whole: Option<Hasher>,
+    blob: Option<Hasher>,
+    verify: Verify,
+    progress: &'p Progress,
+    /// Whether data of a device's files can be shared with this one.
+    clones: BTreeMap<u64, bool>,
+}
+
+impl<'p> Output<'p> {
+    /// Writes to the file at `path`, which is created or emptied. `whole` asks for the digest of everything.
+    ///
+    /// # Errors
+    /// If the file cannot be created.
+    pub fn create(path: &Path, verify: Verify, whole: bool, progress: &'p Progress) -> Result<Self, WriteError> {
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).at("create", path)?;
+        let whole = whole.then(Hasher::new);
+        let (path, buffer) = (path.to_owned(), Vec::with_capacity(2 * CHUNK));
+        Ok(Self { file, path, buffer, flushed: 0, whole, blob: None, verify, progress, clones: BTreeMap::new() })
+    }
+
+    /// Bytes written so far.
+    #[must_use]
+    pub const fn offset(&self) -> u64 {
+        self.flushed + self.buffer.len() as u64
+    }
+
+    /// From here on, bytes belong to a blob whose digest is wanted.
+    pub fn begin_blob(&mut self) {
+        self.blob = (self.verify != Verify::Never).then(Hasher::new);
+    }
+
+    /// The digest and size of the blob that ends here; `None` where its bytes were not all read.
+    pub fn end_blob(&mut self) -> Option<(Digest, u64)> {
+        self.blob.take().map(Hasher::finish)
+    }
+
+    /// Everything is written; its digest, if that was asked for.
+    ///
+    /// # Errors
+    /// If the last bytes cannot be written.
+    pub fn finish(mut self) -> Result<Option<(Digest, u64)>, WriteError> {
+        self.flush().at("write", &self.path)?;
+        Ok(self.whole.map(Hasher::finish))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.progress.check()?;
+        self.file.write_all(&self.buffer)?;
+        self.flushed += self.buffer.len() as u64;
+        self.progress.count_written(self.buffer.len() as u64);
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Whether this file system can share the data of `file`: tried out once for each device.
+    fn clones(&mut self, file: &File) -> bool {
+        let Ok(metadata) = file.metadata() else { return false };
+        let parent = parent_of(&self.path);
+        *self
+            .clones
+            .entry(metadata.dev())
+            .or_insert_with(|| tempfile::tempfile_in(parent).is_ok_and(|probe| ioctl_ficlone(&probe, file).is_ok()))
+    }
+
+    /// Lets the kernel put `size` bytes of `file` here, shared where it can. `false` if it cannot do that at all.
+    fn place(&mut self, mut file: &File, size: u64) -> Result<bool, PipeError> {
+        let mut left = size;
+        let mut from = 0;
+        while left > 0 {
+            self.progress.check().map_err(PipeError::Write)?;
+            // 1 GiB at a time, so that a signal is heard.
+            let want = usize::try_from(left.min(1 << 30)).unwrap_or(usize::MAX);
+            match copy_file_range(file, Some(&mut from), &self.file, None, want) {
+                Ok(0) => return Err(PipeError::Read(io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => left -= count as u64,
+                Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) if left == size => {
+                    file.rewind().map_err(PipeError::Read)?;
+                    return Ok(false);
+                }
+                Err(error) => return Err(PipeError::Write(error.into())),
+            }
+        }
+        self.flushed += size;
+        Ok(true)
+    }
+}
+
+impl Sink for Output<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for hasher in [&mut self.whole, &mut self.blob].into_iter().flatten() {
+            hasher.update(bytes);
+        }
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK { self.flush() } else { Ok(()) }
+    }
+
+    fn file(&mut self, file: &File, size: u64) -> Result<(), PipeError> {
+        if size < ALIGN_FROM {
+            let progress = self.progress;
+            return fan_out(file, size, vec![Box::new(|chunk| self.bytes(chunk))], progress);
+        }
+        self.flush().map_err(PipeError::Write)?;
+        let clones = self.clones(file);
+        let placed = (clones || self.verify == Verify::Never) && self.place(file, size)?;
+        if placed {
+            if clones {
+                self.progress.count_cloned(size);
+            } else {
+                self.progress.count_written(size);
+            }
+            if self.whole.is_none() && self.verify != Verify::Always {
+                self.blob = None;
+                return Ok(());
+            }
+        }
+        let mut consumers: Vec<Consumer<'_>> = Vec::new();
+        for hasher in [&mut self.whole, &mut self.blob].into_iter().flatten() {
+            consumers.push(Box::new(|chunk| {
+                hasher.update(chunk);
+                Ok(())
+            }));
+        }
+        if !placed {
+            let (mut target, progress) = (&self.file, self.progress);
+            consumers.push(Box::new(move |chunk| {
+                progress.count_written(chunk.len() as u64);
+                target.write_all(chunk)
+            }));
+            self.flushed += size;
+        }
+        fan_out(file, size, consumers, self.progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn staging_appears_whole_replaces_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("out");
+        for text in ["one", "two"] {
+            let staging = Staging::directory(&target).unwrap();
+            fs::write(staging.path().join("f"), text).unwrap();
+            staging.publish().unwrap();
+            assert_eq!(fs::read_to_string(target.join("f")).unwrap(), text);
+        }
+        drop(Staging::directory(&target).unwrap());
+        assert_eq!(names(directory.path()), ["out"]);
+    }
+
+    #[test]
+    fn leftovers_are_swept_but_not_work_under_way() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = directory.path().join("out");
+        let (dead, alive) = (directory.path().join(".out.windlass-1"), directory.path().join(".out.windlass-2"));
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join("half"), "x").unwrap();
+        fs::write(&alive, "x").unwrap();
+        let lock = File::open(&alive).unwrap();
+        lock.lock().unwrap();
+        let staging = Staging::file(&target).unwrap();
+        assert!(!dead.exists() && alive.exists());
+        drop(staging);
+        drop(lock);
+        drop(Staging::file(&target).unwrap());
+        assert_eq!(names(directory.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn output_hashes_the_whole_and_the_blob_for_every_policy() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = directory.path().join("source");
+        let data: Vec<u8> = (0..6 * 1024 * 1024u32).map(|i| (i % 253) as u8).collect();
+        fs::write(&source, &data).unwrap();
+        for (verify, known) in [(Verify::Auto, true), (Verify::Always, true), (Verify::Never, false)] {
+            let progress = Progress::new();
+            let path = directory.path().join("output");
+            let mut output = Output::create(&path, verify, true, &progress).unwrap();
+            output.bytes(b"head").unwrap();
+            output.begin_blob();
+            output.bytes(b"pad").unwrap();
+            output.file(&File::open(&source).unwrap(), data.len() as u64).unwrap();
+            let blob = output.end_blob();
+            output.bytes(b"tail").unwrap();
+            assert_eq!(output.offset(), data.len() as u64 + 11);
+            let whole = output.finish().unwrap().unwrap();
+            let written = fs::read(&path).unwrap();
+            assert_eq!(written, [b"headpad", &data[..], b"tail"].concat());
+            assert_eq!(whole.0, Digest::of(&written));
+            assert_eq!(blob.is_some(), known);
+            assert!(blob.is_none_or(|(digest, _)| digest == Digest::of(&written[4..written.len() - 4])));
+        }
+    }
+}

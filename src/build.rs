@@ -1,0 +1,371 @@
+//! From a spec and a closure graph to images: plan, hash every layer once, write config, manifest and index.
+//!
+//! Layers that several images share are hashed once, layers that were built before not at all. Layers are hashed in
+//! parallel, the largest first, so that the weights do not start last.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::blobs::{At, Output, Verify, WriteError};
+use crate::closure::ClosureGraph;
+use crate::digest::Digest;
+use crate::image::{self, About, Layer, LayerRecord};
+use crate::layer::{LayerError, Recipe, digest_of, measure};
+use crate::layout::{Image, ImageDir, LayoutError, PlatformRecord, Summary, VERSION, changed, read_layers};
+use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::reference::{Reference, ReferenceError, full_name};
+use crate::spec::{Config, DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource, ModelSpec, StackSpec};
+
+/// Why nothing was built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// There is no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// Something that was built before cannot be read.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The bytes of a layer cannot be had.
+    #[error("layer {title}: {source}")]
+    Layer {
+        /// What is in it.
+        title: String,
+        /// Why.
+        source: LayerError,
+    },
+    /// A directory that was built before is not what it is used for.
+    #[error("{path}: {message}", path = path.display())]
+    Unfit {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// Two models of one stack with one name.
+    #[error("two models of the stack are called '{0}', but have different bytes; give one of them another name")]
+    ModelName(String),
+    /// A name or a tag.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// A place that is written to.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Where layer blobs are put while they are hashed.
+#[derive(Debug, Clone, Copy)]
+pub struct Blobs<'a> {
+    /// An existing `blobs/sha256` folder.
+    pub folder: &'a Path,
+}
+
+/// A stack, ready to be written.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// The images by name.
+    pub images: Vec<Image>,
+    /// The models' own images by name.
+    pub models: Vec<(String, Image)>,
+}
+
+/// Builds one image.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn image(
+    spec: ImageSpec,
+    graph: &ClosureGraph,
+    blobs: Option<Blobs<'_>>,
+    progress: &Progress,
+) -> Result<Image, BuildError> {
+    let models = models(&spec.models, progress)?;
+    let mut plans = plan::plan_images(graph, vec![request(spec, &models)?])?;
+    let plan = plans.remove(0);
+    let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
+    finish(plan, &layers)
+}
+
+/// Builds a model: its layer, and an image of only that.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn model(spec: &ModelSpec, blobs: Option<Blobs<'_>>, progress: &Progress) -> Result<Image, BuildError> {
+    let planned = PlannedModel::from_spec(spec, 0).layer;
+    let layers = make(&[&planned], blobs, progress)?;
+    model_image(spec, &layers[&planned.recipe])
+}
+
+/// Builds layers by themselves.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Vec<Layer>, BuildError> {
+    let below = read_all_layers(&spec.layers)?;
+    let planned = plan::plan_layers(graph, spec, &below)?;
+    let made = make(&planned.iter().collect::<Vec<_>>(), None, progress)?;
+    Ok(planned.into_iter().map(|planned| layer(&made, planned)).collect())
+}
+
+/// Builds all images of a stack, and every model it names.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
+    let sources = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models);
+    let models = models(&sources.cloned().collect::<Vec<_>>(), progress)?;
+    let requests = spec.images.iter().map(|image| request(image.clone(), &models)).collect::<Result<_, _>>()?;
+    let plans = plan::plan_images(graph, requests)?;
+    let planned: Vec<&Planned> = plans.iter().flat_map(|plan| &plan.layers).collect();
+    let layers = make(&planned, None, progress)?;
+    let mut images = plans.into_iter().map(|plan| finish(plan, &layers)).collect::<Result<Vec<_>, _>>()?;
+    images.sort_by(|a, b| a.summary.name.cmp(&b.summary.name));
+    Ok(Stack { images, models: models.into_iter().map(|(name, model)| (name, model.image)).collect() })
+}
+
+/// The plans of a stack or a single image, with models measured instead of hashed.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePlan>, BuildError> {
+    let request = |spec: &ImageSpec| {
+        let models = spec.models.iter().map(planned_model).collect::<Result<_, BuildError>>()?;
+        Ok(ImageRequest { layers: read_all_layers(&spec.layers)?, spec: spec.clone(), models })
+    };
+    let requests = specs.iter().map(request).collect::<Result<_, BuildError>>()?;
+    Ok(plan::plan_images(graph, requests)?)
+}
+
+fn planned_model(source: &ModelSource) -> Result<PlannedModel, BuildError> {
+    match source {
+        ModelSource { spec: Some(spec), .. } => {
+            let mut planned = PlannedModel::from_spec(spec, 0);
+            let failed = |source| BuildError::Layer { title: spec.name.clone(), source };
+            planned.size = measure(&planned.layer.recipe).map_err(failed)?;
+            Ok(planned)
+        }
+        ModelSource { built, .. } => {
+            let (_, name, layer) = built_model(built.as_deref().unwrap_or(Path::new("")))?;
+            Ok(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) })
+        }
+    }
+}
+
+/// A model with its layer and its own image.
+#[derive(Debug, Clone)]
+struct Model {
+    image: Image,
+    layer: Layer,
+}
+
+/// Reads or builds every model, each once.
+fn models(sources: &[ModelSource], progress: &Progress) -> Result<BTreeMap<String, Model>, BuildError> {
+    let mut models: BTreeMap<String, Model> = BTreeMap::new();
+    let mut built: BTreeMap<Recipe, LayerRecord> = BTreeMap::new();
+    for source in sources {
+        let (name, model) = match source {
+            ModelSource { spec: Some(spec), .. } => {
+                let planned = PlannedModel::from_spec(spec, 0).layer;
+                if !built.contains_key(&planned.recipe) {
+                    built.extend(make(&[&planned], None, progress)?);
+                }
+                let record = &built[&planned.recipe];
+                let layer = Layer { record: record.clone(), recipe: planned.recipe };
+                (spec.name.clone(), Model { image: model_image(spec, record)?, layer })
+            }
+            ModelSource { built, .. } => {
+                let (image, name, layer) = built_model(built.as_deref().unwrap_or(Path::new("")))?;
+                (name, Model { image, layer })
+            }
+        };
+        match models.get(&name) {
+            Some(other) if other.layer.record.digest != model.layer.record.digest => {
+                return Err(BuildError::ModelName(name));
+            }
+            _ => drop(models.insert(name, model)),
+        }
+    }
+    Ok(models)
+}
+
+fn built_model(path: &Path) -> Result<(Image, String, Layer), BuildError> {
+    let directory = ImageDir::open(path)?;
+    let [platform] = &directory.summary().platforms[..] else {
+        return Err(BuildError::Unfit { path: path.to_owned(), message: "is an index, expected a model".to_owned() });
+    };
+    let (Some(name), [layer]) = (platform.models.first(), &directory.layers(platform)?[..]) else {
+        return Err(BuildError::Unfit { path: path.to_owned(), message: "is an image, expected a model".to_owned() });
+    };
+    Ok((directory.image().clone(), name.clone(), layer.clone()))
+}
+
+fn request(spec: ImageSpec, models: &BTreeMap<String, Model>) -> Result<ImageRequest, BuildError> {
+    let layers = read_all_layers(&spec.layers)?;
+    let mut named = Vec::new();
+    for source in &spec.models {
+        let name = match source {
+            ModelSource { spec: Some(spec), .. } => spec.name.clone(),
+            ModelSource { built, .. } => built_model(built.as_deref().unwrap_or(Path::new("")))?.1,
+        };
+        let layer = models[&name].layer.clone();
+        named.push(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) });
+    }
+    Ok(ImageRequest { spec, models: named, layers })
+}
+
+fn read_all_layers(paths: &[PathBuf]) -> Result<Vec<Layer>, BuildError> {
+    let mut layers: Vec<Layer> = Vec::new();
+    for path in paths {
+        for layer in read_layers(path)? {
+            if !layers.iter().any(|other| other.record.digest == layer.record.digest) {
+                layers.push(layer);
+            }
+        }
+    }
+    Ok(layers)
+}
+
+/// Hashes what has no digest yet, each recipe once; `blobs` keeps the bytes as well.
+fn make(
+    planned: &[&Planned],
+    blobs: Option<Blobs<'_>>,
+    progress: &Progress,
+) -> Result<BTreeMap<Recipe, LayerRecord>, BuildError> {
+    let mut records = BTreeMap::new();
+    let mut work: BTreeMap<&Recipe, (&Planned, u64)> = BTreeMap::new();
+    for planned in planned {
+        match &planned.built {
+            Some(record) if blobs.is_none() => drop(records.insert(planned.recipe.clone(), record.clone())),
+            _ => drop(work.insert(&planned.recipe, (planned, 0))),
+        }
+    }
+    let failed = |planned: &Planned, source| BuildError::Layer { title: planned.title.clone(), source };
+    work.par_iter_mut().try_for_each(|(recipe, (planned, size))| {
+        *size = measure(recipe).map_err(|source| failed(planned, source))?;
+        progress.expect(*size);
+        Ok::<_, BuildError>(())
+    })?;
+    let mut order: Vec<(&Planned, u64)> = work.into_values().collect();
+    order.sort_by_key(|(_, size)| Reverse(*size));
+    // One task a layer, taken in order: rayon's own splitting would give one thread all the large ones.
+    let made: Vec<(Recipe, LayerRecord)> = order
+        .par_iter()
+        .with_max_len(1)
+        .map(|(planned, _)| {
+            let (digest, size) = match blobs {
+                None => digest_of(&planned.recipe, progress).map_err(|source| failed(planned, source))?,
+                Some(Blobs { folder }) => keep(planned, folder, progress)?,
+            };
+            if let Some(record) = planned.built.as_ref().filter(|record| record.digest != digest) {
+                return Err(changed(record, &planned.recipe).into());
+            }
+            let Planned { kind, title, why, .. } = (*planned).clone();
+            let owners = planned.owners();
+            Ok((planned.recipe.clone(), LayerRecord { digest, size, kind, title, why, owners }))
+        })
+        .collect::<Result<_, BuildError>>()?;
+    records.extend(made);
+    Ok(records)
+}
+
+/// Hashes a layer and keeps its bytes as a blob, in one pass.
+fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<(Digest, u64), BuildError> {
+    let temporary = tempfile::Builder::new().prefix(".layer-").tempfile_in(folder).at("create a file in", folder)?;
+    let mut output = Output::create(temporary.path(), Verify::Always, true, progress)?;
+    planned.recipe.stream(&mut output).map_err(|source| BuildError::Layer { title: planned.title.clone(), source })?;
+    let (digest, size) = output.finish()?.expect("the digest of everything was asked for");
+    let path = folder.join(digest.hex());
+    std::fs::set_permissions(temporary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .at("write", &path)?;
+    temporary.persist(&path).map_err(|error| error.error).at("rename", &path)?;
+    Ok((digest, size))
+}
+
+fn layer(made: &BTreeMap<Recipe, LayerRecord>, planned: Planned) -> Layer {
+    // Layers of the same bytes can stand for different things in different images.
+    let Planned { kind, title, why, .. } = planned;
+    let record = LayerRecord { kind, title, why, ..made[&planned.recipe].clone() };
+    Layer { record, recipe: planned.recipe }
+}
+
+fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, LayerRecord>) -> Result<Image, BuildError> {
+    let layers: Vec<Layer> = plan.layers.into_iter().map(|planned| layer(made, planned)).collect();
+    assemble(&plan.spec.name, plan.spec.tag.as_deref(), &About::from(&plan.spec), &layers, plan.models)
+}
+
+fn model_image(spec: &ModelSpec, record: &LayerRecord) -> Result<Image, BuildError> {
+    let planned = PlannedModel::from_spec(spec, record.size);
+    let layer = Layer { record: record.clone(), recipe: planned.layer.recipe };
+    let about = About {
+        platform: Platform::of_data(),
+        os_version: None,
+        os_features: Vec::new(),
+        created: DEFAULT_CREATED.to_owned(),
+        author: None,
+        config: Config::default(),
+        annotations: spec.annotations.clone(),
+    };
+    assemble(&spec.name, spec.tag.as_deref(), &about, &[layer], vec![spec.name.clone()])
+}
+
+fn assemble(
+    name: &str,
+    tag: Option<&str>,
+    about: &About,
+    layers: &[Layer],
+    models: Vec<String>,
+) -> Result<Image, BuildError> {
+    let records: Vec<LayerRecord> = layers.iter().map(|layer| layer.record.clone()).collect();
+    let (config, manifest) = image::manifest(about, &records);
+    let digest = manifest.digest;
+    let short = digest.short();
+    let reference = Reference::new(name, tag.unwrap_or(&short))?;
+    let platform = PlatformRecord {
+        platform: about.platform.clone(),
+        digest,
+        config_digest: config.digest,
+        size: records.iter().map(|record| record.size).sum(),
+        layers: records,
+        models,
+    };
+    let (name, reference) = (reference.name().to_owned(), reference.to_string());
+    let summary = Summary { version: VERSION, name, reference, digest, platforms: vec![platform] };
+    let recipes = layers.iter().map(|layer| (layer.record.digest, layer.recipe.clone())).collect();
+    Ok(Image { summary, top: manifest, blobs: vec![config], recipes })
+}
+
+/// Puts the images of several platforms under one name.
+///
+/// # Errors
+/// If one of them is an index itself, or two are for one platform.
+pub fn index(spec: &IndexSpec) -> Result<Image, BuildError> {
+    let mut platforms: Vec<PlatformRecord> = Vec::new();
+    let (mut blobs, mut recipes, mut entries) = (Vec::new(), BTreeMap::new(), Vec::new());
+    for path in &spec.images {
+        let directory = ImageDir::open(path)?;
+        let unfit = |message: String| BuildError::Unfit { path: path.clone(), message };
+        let [platform] = &directory.summary().platforms[..] else {
+            return Err(unfit("is an index itself; give its images instead".to_owned()));
+        };
+        if let Some(other) = platforms.iter().find(|other| other.platform == platform.platform) {
+            return Err(unfit(format!("is for {}, as another image of the index is", other.platform)));
+        }
+        entries.push((platform.platform.clone(), platform.digest, directory.image().top.bytes.len() as u64));
+        platforms.push(platform.clone());
+        blobs.extend(directory.image().small_blobs().cloned());
+        recipes.extend(directory.image().recipes.clone());
+    }
+    blobs.sort_by_key(|blob| blob.digest);
+    blobs.dedup_by_key(|blob| blob.digest);
+    let top = image::index(&entries, &spec.annotations);
+    let short = top.digest.short();
+    let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
+    let (name, reference) = (reference.name().to_owned(), reference.to_string());
+    let summary = Summary { version: VERSION, name, reference, digest: top.digest, platforms };
+    Ok(Image { summary, top, blobs, recipes })
+}

@@ -1,0 +1,151 @@
+//! `windlass build`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::failure::Usage;
+use super::printer::{Printer, count, size};
+use super::session::Session;
+use crate::blobs::{At, Staging};
+use crate::build::{self, Blobs};
+use crate::closure::ClosureGraph;
+use crate::digest::Digest;
+use crate::layout::{ImageDir, LayerSet, Summary, read_json, write_layers};
+use crate::progress::Progress;
+use crate::spec::Spec;
+use crate::stack::{StackDir, write_lean};
+
+/// Build an image, a model, layers, an index or a stack from a spec.
+///
+/// SPEC is a JSON file; `"kind"` says what it describes ("image", "model", "layer", "index", "stack"). The closure of
+/// the store paths that it names is asked of Nix, or read with --closure. What comes out is an image directory: an OCI
+/// layout in which layers are described by recipes (a few kilobytes, whatever the model weighs) or, with --full, are
+/// blobs. `windlass export` makes archives and plain OCI directories from it.
+///
+///     echo '{ "kind": "model", "name": "tiny", "files": { "tiny.gguf": "/srv/tiny.gguf" } }' > tiny.json
+///     windlass build tiny.json --output tiny
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Args {
+    /// The spec, a JSON file.
+    spec: PathBuf,
+    /// Where to put the result; replaced in one step if it is there. By default the spec's name without `.json`.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// The closure graph, as `nix path-info --json --recursive` prints it.
+    #[arg(long, value_name = "FILE")]
+    closure: Option<PathBuf>,
+    /// Keep the bytes of the layers as blobs.
+    #[arg(long)]
+    full: bool,
+}
+
+/// What was built, for JSON and for the last sentence.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    output: PathBuf,
+    #[serde(rename = "ref")]
+    reference: Option<String>,
+    digest: Option<Digest>,
+    layers: usize,
+    size: u64,
+    read: u64,
+    written: u64,
+    cloned: u64,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let json = std::fs::read_to_string(&args.spec).with_context(|| format!("read {}", args.spec.display()))?;
+    let spec = Spec::parse(&json).with_context(|| args.spec.display().to_string())?;
+    let output = match &args.output {
+        Some(output) => output.clone(),
+        None => args.spec.with_extension(""),
+    };
+    if output == args.spec || (output.exists() && !is_ours(&output)) {
+        let message = format!("{} exists, and windlass did not build it; give another --output", output.display());
+        return Err(Usage(message).into());
+    }
+    let graph = super::closure::graph(&spec, args.closure.as_deref())?;
+    let staging = Staging::directory(&output)?;
+    let drawing = session.draw("building");
+    write(&spec, &graph, args.full, staging.path(), session.progress())?;
+    staging.publish()?;
+    drop(drawing);
+    let (reference, digest, layers, bytes) = describe(&output)?;
+    let progress = session.progress();
+    let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
+    if printer.json() {
+        return printer.value(&Report { output, reference, digest, layers, size: bytes, read, written, cloned });
+    }
+    if let (Some(reference), Some(digest)) = (reference, digest) {
+        printer.line(format!("{reference}\n{digest}"))?;
+    }
+    let shared = if cloned > 0 { format!(", shared {}", size(cloned)) } else { String::new() };
+    printer.line(format!(
+        "{}: {}, {}; read {}, wrote {}{shared}",
+        output.display(),
+        count(layers, "layer"),
+        size(bytes),
+        size(read),
+        size(written)
+    ))
+}
+
+/// Builds into a directory that exists and is empty.
+pub(super) fn write(
+    spec: &Spec,
+    graph: &ClosureGraph,
+    full: bool,
+    directory: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    let folder = directory.join("blobs/sha256");
+    if full {
+        if !matches!(spec, Spec::Image(_) | Spec::Model(_)) {
+            return Err(Usage(
+                "--full is for an image or a model; for a stack or an index use `windlass export`".to_owned(),
+            )
+            .into());
+        }
+        std::fs::create_dir_all(&folder).at("create", &folder)?;
+    }
+    let blobs = full.then_some(Blobs { folder: &folder });
+    match spec {
+        Spec::Image(spec) => build::image((**spec).clone(), graph, blobs, progress)?.write_lean(directory, progress)?,
+        Spec::Model(spec) => build::model(spec, blobs, progress)?.write_lean(directory, progress)?,
+        Spec::Index(spec) => build::index(spec)?.write_lean(directory, progress)?,
+        Spec::Layer(spec) => write_layers(directory, &spec.name, &build::layers(spec, graph, progress)?, progress)?,
+        Spec::Stack(spec) => write_lean(&build::stack(spec, graph, progress)?, directory, progress)?,
+    }
+    Ok(())
+}
+
+/// Whether a directory is the result of an earlier build, which may be replaced.
+fn is_ours(path: &Path) -> bool {
+    ["image.json", "layers.json", "stack.json"].iter().any(|name| path.join(name).is_file())
+}
+
+fn describe(output: &Path) -> Result<(Option<String>, Option<Digest>, usize, u64)> {
+    let total = |summaries: &[&Summary]| {
+        let mut layers: Vec<_> = summaries.iter().flat_map(|summary| summary.layers()).collect();
+        layers.sort_by_key(|layer| layer.digest);
+        layers.dedup_by_key(|layer| layer.digest);
+        (layers.len(), layers.iter().map(|layer| layer.size).sum())
+    };
+    if output.join("layers.json").is_file() {
+        let set: LayerSet = read_json(&output.join("layers.json"))?;
+        return Ok((None, None, set.layers.len(), set.layers.iter().map(|layer| layer.size).sum()));
+    }
+    if output.join("stack.json").is_file() {
+        let stack = StackDir::open(output)?;
+        let (layers, bytes) = total(&stack.all().map(ImageDir::summary).collect::<Vec<_>>());
+        return Ok((None, None, layers, bytes));
+    }
+    let image = ImageDir::open(output)?;
+    let summary = image.summary();
+    let (layers, bytes) = total(&[summary]);
+    Ok((Some(summary.reference.clone()), Some(summary.digest), layers, bytes))
+}

@@ -1,0 +1,56 @@
+//! `windlass inspect`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::printer::{Printer, count, size};
+use super::view::{self, Seen};
+
+/// Show what an image directory or a stack holds.
+///
+/// For each image its reference and digests, and a table of its layers, bottom first, with their sizes, what each is
+/// for, the store paths it comes from, and whether its bytes are on disk (blob) or described (recipe).
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// An image directory, a lean stack, or a stack of archives.
+    path: PathBuf,
+    /// List every store path of every layer.
+    #[arg(long)]
+    owners: bool,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let images = view::look(&args.path)?;
+    if printer.json() {
+        return printer.value(&images);
+    }
+    for image in &images {
+        show(image, args.owners, printer)?;
+        printer.line("")?;
+    }
+    let layers: usize = images.iter().map(|image| image.layers.len()).sum();
+    let bytes = images.iter().map(|image| image.size).sum();
+    printer.line(format!("{}, {}, {}", count(images.len(), "image"), count(layers, "layer"), size(bytes)))
+}
+
+fn show(image: &Seen, all: bool, printer: &Printer) -> Result<()> {
+    printer.line(format!("{}  {}", image.reference, image.platform))?;
+    printer.line(format!("  manifest  {}", image.digest))?;
+    printer.line(format!("  config    {}", image.config_digest))?;
+    let mut rows = vec![["  ", "kind", "size", "layer", "on disk", "from"].map(str::to_owned).to_vec()];
+    for (n, layer) in image.layers.iter().enumerate() {
+        let mut names = view::owners(layer, all).into_iter();
+        rows.push(vec![
+            format!("  {}", n + 1),
+            layer.kind.word().to_owned(),
+            size(layer.size),
+            layer.digest.map(|digest| digest.short()).unwrap_or_default(),
+            layer.on_disk.unwrap_or("-").to_owned(),
+            names.next().unwrap_or_else(|| layer.title.clone()),
+        ]);
+        let blank = || vec![String::new(); 5];
+        rows.extend(names.map(|name| [blank(), vec![name]].concat()));
+    }
+    printer.table(&rows)
+}

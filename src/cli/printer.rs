@@ -1,0 +1,114 @@
+//! The only door to standard output and standard error.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::io::{self, BufWriter, Write};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::canonical;
+
+/// Prints results and messages.
+#[derive(Debug)]
+pub(super) struct Printer {
+    json: bool,
+    out: RefCell<BufWriter<io::Stdout>>,
+}
+
+impl Printer {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json, out: RefCell::new(BufWriter::new(io::stdout())) }
+    }
+
+    /// Whether results are JSON.
+    pub(super) const fn json(&self) -> bool {
+        self.json
+    }
+
+    /// A line of the result.
+    pub(super) fn line(&self, line: impl Display) -> Result<()> {
+        Ok(writeln!(self.out.borrow_mut(), "{line}")?)
+    }
+
+    /// The whole result as JSON.
+    pub(super) fn value<T: Serialize>(&self, value: &T) -> Result<()> {
+        self.bytes(&canonical::to_pretty(value))
+    }
+
+    /// Bytes of the result as they are.
+    pub(super) fn bytes(&self, bytes: &[u8]) -> Result<()> {
+        Ok(self.out.borrow_mut().write_all(bytes)?)
+    }
+
+    /// A line for people beside the result.
+    pub(super) fn note(&self, line: impl Display) {
+        drop(writeln!(io::stderr(), "{line}"));
+    }
+
+    /// Everything so far is out.
+    pub(super) fn flush(&self) -> Result<()> {
+        Ok(self.out.borrow_mut().flush()?)
+    }
+
+    /// Rows with columns of equal width; the last column is as long as it likes.
+    pub(super) fn table(&self, rows: &[Vec<String>]) -> Result<()> {
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width =
+            |n: usize| rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns).map(width).collect();
+        for row in rows {
+            let mut line = String::new();
+            for (n, cell) in row.iter().enumerate() {
+                let pad = widths[n] - cell.chars().count();
+                let number = cell.starts_with(|c: char| c.is_ascii_digit()) && cell.ends_with('B');
+                let (before, after) = if number { (pad, 0) } else { (0, pad) };
+                line.extend(std::iter::repeat_n(' ', before));
+                line.push_str(cell);
+                line.extend(std::iter::repeat_n(' ', after + 2));
+            }
+            self.line(line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Bytes for people, in powers of ten: `79.2 MB`.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
+    let mut unit = 0;
+    let mut divisor = 1_u64;
+    while bytes / divisor >= 1000 && unit + 1 < UNITS.len() {
+        divisor *= 1000;
+        unit += 1;
+    }
+    if unit == 0 {
+        return format!("{bytes} B");
+    }
+    let tenths = (u128::from(bytes) * 10 + u128::from(divisor) / 2) / u128::from(divisor);
+    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+}
+
+/// `1 layer`, `2 layers`.
+pub(super) fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_in_powers_of_ten() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (79_249_000, "79.2 MB"),
+            (4_294_967_296, "4.3 GB"),
+            (u64::MAX, "18446744.1 TB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

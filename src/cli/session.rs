@@ -1,0 +1,101 @@
+//! What every long verb has: a progress line on a terminal, and a signal that stops it cleanly.
+
+use std::io::{IsTerminal, stderr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::printer::size;
+use crate::progress::Progress;
+
+/// One run of windlass.
+#[derive(Debug)]
+pub(super) struct Session {
+    progress: Arc<Progress>,
+    signal: Arc<AtomicUsize>,
+}
+
+impl Session {
+    /// Listens for signals: the first one stops the job at the next chunk, so that its temporary files are removed; a
+    /// second one kills at once.
+    pub(super) fn start() -> Self {
+        let progress = Arc::new(Progress::new());
+        let signal = Arc::new(AtomicUsize::new(0));
+        for number in [SIGHUP, SIGINT, SIGTERM] {
+            let stop = progress.stop_flag();
+            let value = usize::try_from(number).unwrap_or(0);
+            // Without a handler a signal kills, which a second run repairs: nothing to report.
+            drop(signal_hook::flag::register_conditional_default(number, Arc::clone(&stop)));
+            drop(signal_hook::flag::register(number, stop));
+            drop(signal_hook::flag::register_usize(number, Arc::clone(&signal), value));
+        }
+        Self { progress, signal }
+    }
+
+    /// The counters of this run.
+    pub(super) fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// If a signal stopped this run: ends it as that signal would have.
+    pub(super) fn die_of_signal(&self) {
+        let signal = i32::try_from(self.signal.load(Ordering::Relaxed)).unwrap_or(0);
+        if signal != 0 {
+            drop(signal_hook::low_level::emulate_default_handler(signal));
+        }
+    }
+
+    /// Draws a line with bytes and rate for as long as the guard lives, from the second second on, on a terminal only.
+    pub(super) fn draw(&self, verb: &'static str) -> Drawing {
+        let done = Arc::new(AtomicBool::new(false));
+        let thread = stderr().is_terminal().then(|| {
+            let (progress, done) = (Arc::clone(&self.progress), Arc::clone(&done));
+            std::thread::spawn(move || draw(verb, &progress, &done))
+        });
+        Drawing { done, thread }
+    }
+}
+
+/// A progress line; dropped, it is gone.
+#[derive(Debug)]
+pub(super) struct Drawing {
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Drawing {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            drop(thread.join());
+        }
+    }
+}
+
+fn draw(verb: &'static str, progress: &Progress, done: &AtomicBool) {
+    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+    let style =
+        ProgressStyle::with_template("{prefix} [{bar:32}] {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
+    bar.set_style(style.progress_chars("=> "));
+    bar.set_prefix(verb);
+    let start = Instant::now();
+    while !done.load(Ordering::Relaxed) {
+        std::thread::park_timeout(Duration::from_millis(100));
+        let elapsed = start.elapsed();
+        if elapsed < Duration::from_secs(1) {
+            continue;
+        }
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        let (now, all) = (progress.done(), progress.expected());
+        let rate = u128::from(now) * 1000 / elapsed.as_millis().max(1);
+        bar.set_length(all.max(now));
+        bar.set_position(now);
+        bar.set_message(format!("{} of {}, {}/s", size(now), size(all), size(u64::try_from(rate).unwrap_or(u64::MAX))));
+    }
+    bar.finish_and_clear();
+}

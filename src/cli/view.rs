@@ -1,0 +1,132 @@
+//! One picture of images, wherever they are described: an image directory, a lean stack, or a stack of archives.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::digest::Digest;
+use crate::image::{LayerKind, LayerRecord};
+use crate::layout::{ImageDir, Summary, read_json};
+use crate::platform::Platform;
+use crate::stack::{StackDir, StackJson, StackLayer};
+
+/// One image for one platform, or one model.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Seen {
+    pub(super) name: String,
+    #[serde(rename = "ref")]
+    pub(super) reference: String,
+    pub(super) platform: Platform,
+    pub(super) digest: Digest,
+    pub(super) config_digest: Digest,
+    pub(super) size: u64,
+    pub(super) models: Vec<String>,
+    pub(super) layers: Vec<SeenLayer>,
+}
+
+/// One layer.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct SeenLayer {
+    pub(super) digest: Option<Digest>,
+    pub(super) size: u64,
+    pub(super) kind: LayerKind,
+    pub(super) title: String,
+    pub(super) why: String,
+    pub(super) owners: Vec<String>,
+    /// `blob`, `recipe` or `absent`; not known for a stack of archives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) on_disk: Option<&'static str>,
+}
+
+/// What a path holds: images first, then the models' own images.
+pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
+    if !path.join("stack.json").is_file() {
+        return Ok(of_directory(&ImageDir::open(path)?));
+    }
+    let json: StackJson = read_json(&path.join("stack.json"))?;
+    if json.images.iter().all(|image| image.directory.is_some())
+        && json.models.iter().all(|model| model.directory.is_some())
+    {
+        return Ok(StackDir::open(path)?.all().flat_map(of_directory).collect());
+    }
+    let images = json.images.into_iter().map(|image| Seen {
+        name: image.name,
+        reference: image.reference,
+        platform: image.platform,
+        digest: image.digest,
+        config_digest: image.config_digest,
+        size: image.size,
+        models: image.models,
+        layers: image.layers.iter().map(SeenLayer::from).collect(),
+    });
+    let models = json.models.into_iter().map(|model| Seen {
+        models: vec![model.name.clone()],
+        name: model.name,
+        reference: model.reference,
+        platform: Platform::of_data(),
+        digest: model.digest,
+        config_digest: model.config_digest,
+        size: model.size,
+        layers: model.layers.iter().map(SeenLayer::from).collect(),
+    });
+    Ok(images.chain(models).collect())
+}
+
+fn of_directory(image: &ImageDir) -> Vec<Seen> {
+    let Summary { name, reference, platforms, .. } = image.summary();
+    let layer = |record: &LayerRecord| {
+        let on_disk = match image.layer_blob(record) {
+            Ok(Some(_)) => "blob",
+            _ if image.image().recipes.contains_key(&record.digest) => "recipe",
+            _ => "absent",
+        };
+        SeenLayer { on_disk: Some(on_disk), ..SeenLayer::from(record) }
+    };
+    let seen = |platform: &crate::layout::PlatformRecord| Seen {
+        name: crate::reference::file_name(name),
+        reference: reference.clone(),
+        platform: platform.platform.clone(),
+        digest: platform.digest,
+        config_digest: platform.config_digest,
+        size: platform.size,
+        models: platform.models.clone(),
+        layers: platform.layers.iter().map(layer).collect(),
+    };
+    platforms.iter().map(seen).collect()
+}
+
+impl From<&LayerRecord> for SeenLayer {
+    fn from(record: &LayerRecord) -> Self {
+        let LayerRecord { digest, size, kind, title, why, owners } = record.clone();
+        Self { digest: Some(digest), size, kind, title, why, owners, on_disk: None }
+    }
+}
+
+impl From<&StackLayer> for SeenLayer {
+    fn from(layer: &StackLayer) -> Self {
+        let StackLayer { digest, size, kind, owners } = layer.clone();
+        let title = owners.first().map(|owner| base(owner).to_owned()).unwrap_or_default();
+        Self { digest: Some(digest), size, kind, title, why: String::new(), owners, on_disk: None }
+    }
+}
+
+/// The last part of a path.
+pub(super) fn base(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The owners of a layer in a few words, or all of them.
+pub(super) fn owners(layer: &SeenLayer, all: bool) -> Vec<String> {
+    const SHOWN: usize = 4;
+    if all {
+        return layer.owners.clone();
+    }
+    let mut names: Vec<String> = layer.owners.iter().take(SHOWN).map(|owner| base(owner).to_owned()).collect();
+    if layer.owners.len() > SHOWN {
+        names.push(format!("and {} more (--owners)", layer.owners.len() - SHOWN));
+    }
+    names
+}

@@ -1,0 +1,307 @@
+//! Config, manifest and index: pure values, and the JSON bytes that their digests are taken of.
+//!
+//! Types are those of `oci-spec` (image-spec 1.1: *config.md*, *manifest.md*, *image-index.md*), bytes are made by
+//! [`canonical`](crate::canonical). Reproducibility: the bytes depend on the spec and on the layers' digests and sizes.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use oci_spec::image::{
+    Arch, ConfigBuilder, Descriptor, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndexBuilder,
+    ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::canonical;
+use crate::digest::Digest;
+use crate::layer::Recipe;
+use crate::platform::Platform;
+use crate::spec::{Config, ImageSpec};
+
+/// The map type of `oci-spec`. It has no order, and needs none: canonical JSON sorts the keys.
+#[expect(clippy::disallowed_types, reason = "oci-spec asks for it, and only `canonical` ever walks through it")]
+fn unordered(map: &BTreeMap<String, String>) -> std::collections::HashMap<String, String> {
+    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// What a layer is for; in the order in which layers lie, bottom first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerKind {
+    /// Model files.
+    Model,
+    /// A layer of the image that this one is built on.
+    Base,
+    /// Store paths.
+    Closure,
+    /// What is not below the store: links, `/etc`, mount points.
+    Root,
+}
+
+impl LayerKind {
+    /// The word that tables and JSON have for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Base => "base",
+            Self::Closure => "closure",
+            Self::Root => "root",
+        }
+    }
+}
+
+/// One layer as `image.json` and `stack.json` tell it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LayerRecord {
+    /// Digest of its bytes, which is its diff ID too: layers are not compressed.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub size: u64,
+    /// What it is for.
+    pub kind: LayerKind,
+    /// What is in it, in a few words.
+    pub title: String,
+    /// Why it is where it is.
+    pub why: String,
+    /// The host paths that its bytes come from.
+    pub owners: Vec<String>,
+}
+
+/// A layer whose bytes can be had: its record, and how they are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// What it is.
+    pub record: LayerRecord,
+    /// What makes it.
+    pub recipe: Recipe,
+}
+
+/// One blob that is held in memory: a manifest, config or index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// Media type.
+    pub media_type: MediaType,
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Blob {
+    fn new<T: Serialize>(media_type: MediaType, value: &T) -> Self {
+        let bytes = canonical::to_bytes(value);
+        Self { media_type, digest: Digest::of(&bytes), bytes }
+    }
+
+    fn descriptor(&self) -> Descriptor {
+        descriptor(&self.media_type, self.digest, self.bytes.len() as u64)
+    }
+}
+
+/// A descriptor (image-spec, *descriptor.md*).
+#[must_use]
+pub fn descriptor(media_type: &MediaType, digest: Digest, size: u64) -> Descriptor {
+    let digest =
+        oci_spec::image::Digest::from_str(&digest.to_string()).expect("a digest of ours is a digest of theirs");
+    Descriptor::new(media_type.clone(), size, digest)
+}
+
+/// The digest in a descriptor; `None` for an algorithm other than SHA-256.
+#[must_use]
+pub fn digest_in(descriptor: &Descriptor) -> Option<Digest> {
+    descriptor.digest().to_string().parse().ok()
+}
+
+/// What an image's config says, beside its layers.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// What it runs on.
+    pub platform: Platform,
+    /// Windows only.
+    pub os_version: Option<String>,
+    /// What the operating system must have.
+    pub os_features: Vec<String>,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// Who made it.
+    pub author: Option<String>,
+    /// How it runs.
+    pub config: Config,
+    /// Annotations of its manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl From<&ImageSpec> for About {
+    fn from(spec: &ImageSpec) -> Self {
+        Self {
+            platform: spec.platform.clone(),
+            os_version: spec.os_version.clone(),
+            os_features: spec.os_features.clone(),
+            created: spec.created.clone(),
+            author: spec.author.clone(),
+            config: spec.config.clone(),
+            annotations: spec.annotations.clone(),
+        }
+    }
+}
+
+/// The config blob and the manifest blob of an image with these layers, bottom first.
+#[must_use]
+pub fn manifest(about: &About, layers: &[LayerRecord]) -> (Blob, Blob) {
+    let config = Blob::new(MediaType::ImageConfig, &configuration(about, layers));
+    let layers: Vec<_> =
+        layers.iter().map(|layer| descriptor(&MediaType::ImageLayer, layer.digest, layer.size)).collect();
+    let mut manifest = ImageManifestBuilder::default()
+        .schema_version(2_u32)
+        .media_type(MediaType::ImageManifest)
+        .config(config.descriptor())
+        .layers(layers);
+    if !about.annotations.is_empty() {
+        manifest = manifest.annotations(unordered(&about.annotations));
+    }
+    let manifest = manifest.build().expect("every required field is set");
+    let manifest = Blob::new(MediaType::ImageManifest, &manifest);
+    (config, manifest)
+}
+
+fn configuration(about: &About, layers: &[LayerRecord]) -> ImageConfiguration {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest.to_string()).collect();
+    let history: Vec<_> = layers
+        .iter()
+        .map(|layer| {
+            HistoryBuilder::default()
+                .created(about.created.clone())
+                .created_by(format!("windlass {} layer: {}", layer.kind.word(), layer.title))
+                .comment(contents_of(layer))
+                .build()
+                .expect("no field is required")
+        })
+        .collect();
+    let mut image = ImageConfigurationBuilder::default()
+        .created(about.created.clone())
+        .architecture(Arch::from(about.platform.architecture.as_str()))
+        .os(Os::from(about.platform.os.as_str()))
+        .rootfs(
+            RootFsBuilder::default().typ("layers".to_owned()).diff_ids(diff_ids).build().expect("both fields are set"),
+        )
+        .history(history)
+        .config(run_config(&about.config));
+    if let Some(variant) = &about.platform.variant {
+        image = image.variant(variant.clone());
+    }
+    if let Some(author) = &about.author {
+        image = image.author(author.clone());
+    }
+    if let Some(version) = &about.os_version {
+        image = image.os_version(version.clone());
+    }
+    if !about.os_features.is_empty() {
+        image = image.os_features(about.os_features.clone());
+    }
+    image.build().expect("every required field is set")
+}
+
+/// Names of what is in a layer, at most this many.
+const NAMES: usize = 12;
+
+fn contents_of(layer: &LayerRecord) -> String {
+    let names: Vec<_> =
+        layer.owners.iter().take(NAMES).map(|owner| owner.rsplit('/').next().unwrap_or(owner)).collect();
+    let more = match layer.owners.len().saturating_sub(NAMES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{more}", names.join(" "))
+}
+
+fn run_config(config: &Config) -> oci_spec::image::Config {
+    let mut to = ConfigBuilder::default();
+    if let Some(user) = &config.user {
+        to = to.user(user.clone());
+    }
+    if !config.exposed_ports.is_empty() {
+        to = to.exposed_ports(config.exposed_ports.keys().cloned().collect::<Vec<_>>());
+    }
+    if !config.env.is_empty() {
+        to = to.env(config.env.clone());
+    }
+    if !config.entrypoint.is_empty() {
+        to = to.entrypoint(config.entrypoint.clone());
+    }
+    if !config.cmd.is_empty() {
+        to = to.cmd(config.cmd.clone());
+    }
+    if !config.volumes.is_empty() {
+        to = to.volumes(config.volumes.keys().cloned().collect::<Vec<_>>());
+    }
+    if let Some(directory) = &config.working_dir {
+        to = to.working_dir(directory.clone());
+    }
+    if !config.labels.is_empty() {
+        to = to.labels(unordered(&config.labels));
+    }
+    if let Some(signal) = &config.stop_signal {
+        to = to.stop_signal(signal.clone());
+    }
+    to.build().expect("no field is required")
+}
+
+/// An index of the manifests of several platforms.
+#[must_use]
+pub fn index(manifests: &[(Platform, Digest, u64)], annotations: &BTreeMap<String, String>) -> Blob {
+    let entries: Vec<_> = manifests
+        .iter()
+        .map(|(platform, digest, size)| {
+            let mut to = PlatformBuilder::default()
+                .os(Os::from(platform.os.as_str()))
+                .architecture(Arch::from(platform.architecture.as_str()));
+            if let Some(variant) = &platform.variant {
+                to = to.variant(variant.clone());
+            }
+            let mut entry = descriptor(&MediaType::ImageManifest, *digest, *size);
+            entry.set_platform(Some(to.build().expect("both required fields are set")));
+            entry
+        })
+        .collect();
+    let mut index =
+        ImageIndexBuilder::default().schema_version(2_u32).media_type(MediaType::ImageIndex).manifests(entries);
+    if !annotations.is_empty() {
+        index = index.annotations(unordered(annotations));
+    }
+    Blob::new(MediaType::ImageIndex, &index.build().expect("every required field is set"))
+}
+
+/// The `index.json` of a layout that holds one image (image-spec, *image-layout.md*): its manifest, or, for several
+/// platforms, its index. Podman takes the name from `org.opencontainers.image.ref.name`, containerd and Docker from
+/// `io.containerd.image.name`.
+#[must_use]
+pub fn index_json(top: &Blob, reference: &str) -> Vec<u8> {
+    let mut entry = top.descriptor();
+    let keys = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
+    entry.set_annotations(Some(keys.map(|key| (key.to_owned(), reference.to_owned())).into_iter().collect()));
+    let index = ImageIndexBuilder::default().schema_version(2_u32).media_type(MediaType::ImageIndex).manifests([entry]);
+    canonical::to_bytes(&index.build().expect("every required field is set"))
+}
+
+/// The `oci-layout` file.
+#[must_use]
+pub fn oci_layout() -> Vec<u8> {
+    canonical::to_bytes(&BTreeMap::from([("imageLayoutVersion", "1.0.0")]))
+}
+
+/// containers-storage's name of each layer of an image, bottom first: the lowest one's digest, then
+/// `sha256(parent + "+" + diff ID)`, all in hex.
+#[must_use]
+pub fn chain_ids(layers: &[LayerRecord]) -> Vec<Digest> {
+    let mut chain: Vec<Digest> = Vec::with_capacity(layers.len());
+    for layer in layers {
+        let next = match chain.last() {
+            None => layer.digest,
+            Some(parent) => Digest::of(format!("{}+{}", parent.hex(), layer.digest.hex()).as_bytes()),
+        };
+        chain.push(next);
+    }
+    chain
+}

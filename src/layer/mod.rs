@@ -1,0 +1,262 @@
+//! One layer as a stream of bytes.
+//!
+//! [`Recipe::stream`] gives the bytes of a layer, in order, to a [`Sink`]. The same stream serves to hash a layer
+//! ([`digest_of`]), to write it as a blob and to put it into an archive: there is no second way to make a layer, so
+//! what was hashed is what is written. Files reach the sink as open files, so that it can share their data instead of
+//! copying it.
+//!
+//! Reproducibility: the bytes depend on the recipe, and on names, types, link targets, executable bits and contents
+//! below the paths it names.
+
+mod recipe;
+mod tar;
+mod walk;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use regex::bytes::Regex;
+
+pub use self::recipe::{FORMAT, Input, Mode, Perm, Recipe};
+pub use self::tar::{ALIGN_FROM, ALIGNMENT, BLOCK, Entry, Kind, TRAILER, header, padding};
+use self::walk::{Found, Item};
+use crate::digest::{Digest, Hasher};
+use crate::pipe::{Consumer, PipeError, fan_out};
+use crate::progress::Progress;
+
+/// Where the bytes of a layer go.
+pub trait Sink {
+    /// Takes these bytes.
+    ///
+    /// # Errors
+    /// What the place to write to says.
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Takes exactly `size` bytes of an open file, from its beginning.
+    ///
+    /// # Errors
+    /// Which side failed. A file that ends early is a [`PipeError::Read`] of kind `UnexpectedEof`.
+    fn file(&mut self, file: &File, size: u64) -> Result<(), PipeError>;
+}
+
+/// Why the bytes of a layer cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayerError {
+    /// A path of the recipe, or below one, cannot be read.
+    #[error("read {path}: {source}", path = path.display())]
+    Read {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file has another size than a moment before.
+    #[error("{path} changed while it was read: an input must not be written to during a build", path = .0.display())]
+    Changed(PathBuf),
+    /// Something that no layer can hold.
+    #[error("{path} is a {kind}: a layer holds files, directories and symbolic links only; leave it out of the input", path = path.display())]
+    Special {
+        /// The path.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// Two inputs give different things at one path.
+    #[error(
+        "two inputs give different things at {target} of the image: {first} and {second}; leave one out",
+        first = first.display(), second = second.display()
+    )]
+    Conflict {
+        /// The path in the image.
+        target: String,
+        /// The first input's host path.
+        first: PathBuf,
+        /// The other input's host path.
+        second: PathBuf,
+    },
+    /// Something is asked for below a path where an input has no directory.
+    #[error("{target} of the image is asked for, but {file} is put above it and is not a directory", file = file.display())]
+    BelowFile {
+        /// The path in the image.
+        target: String,
+        /// The host path of what is in the way.
+        file: PathBuf,
+    },
+    /// An input that is merged into `/` is not a directory.
+    #[error("{path} is put at / of the image, but is not a directory; give the file a name there with `files`", path = .0.display())]
+    RootIsNoDirectory(PathBuf),
+    /// A place in the image that is not an absolute path without `..`.
+    #[error("'{path}' is not a place in an image: expected an absolute path without '..'", path = .0.display())]
+    BadTarget(PathBuf),
+    /// A rule's regular expression is not one.
+    #[error("the regex of a perms rule: {0}")]
+    BadRegex(#[from] Box<regex::Error>),
+    /// A rule names an input that the layer does not have.
+    #[error("a perms rule is for {path}, which is not an input of this layer", path = .0.display())]
+    PermWithoutInput(PathBuf),
+    /// The recipe is of a format that this version does not know.
+    #[error("layer format {0} is newer than this windlass, which knows format {FORMAT}; update windlass")]
+    UnknownFormat(u32),
+    /// The place to write to failed.
+    #[error(transparent)]
+    Sink(io::Error),
+}
+
+impl LayerError {
+    fn reading(path: &Path, source: io::Error) -> Self {
+        Self::Read { path: path.to_owned(), source }
+    }
+}
+
+impl Recipe {
+    /// Gives every byte of the layer to `sink`.
+    ///
+    /// # Errors
+    /// See [`LayerError`]; the sink has then seen the beginning of the layer.
+    pub fn stream(&self, sink: &mut dyn Sink) -> Result<(), LayerError> {
+        if self.format != FORMAT {
+            return Err(LayerError::UnknownFormat(self.format));
+        }
+        let rules = Rules::new(self)?;
+        let mut offset = 0;
+        walk::walk(self, &mut |item| {
+            let entry = rules.entry(&item);
+            let header = header(&entry, offset);
+            offset += header.len() as u64;
+            sink.bytes(&header).map_err(LayerError::Sink)?;
+            let size = match item.what {
+                Found::Directory | Found::Symlink(_) => 0,
+                Found::Text(text) => {
+                    sink.bytes(&text).map_err(LayerError::Sink)?;
+                    text.len() as u64
+                }
+                Found::File(file, size) => {
+                    sink.file(&file, size).map_err(|error| match error {
+                        PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                            LayerError::Changed(item.host)
+                        }
+                        PipeError::Read(e) => LayerError::reading(&item.host, e),
+                        PipeError::Write(e) => LayerError::Sink(e),
+                    })?;
+                    size
+                }
+            };
+            let padding = padding(size);
+            sink.bytes(&TRAILER[..usize::try_from(padding).unwrap_or(0)]).map_err(LayerError::Sink)?;
+            offset += size + padding;
+            Ok(())
+        })?;
+        sink.bytes(&TRAILER).map_err(LayerError::Sink)
+    }
+}
+
+/// The perms rules, ready to use.
+struct Rules<'a>(Vec<(Regex, &'a Perm)>);
+
+impl<'a> Rules<'a> {
+    fn new(recipe: &'a Recipe) -> Result<Self, LayerError> {
+        let sources = recipe.sources();
+        let compile = |perm: &'a Perm| {
+            if let Some(path) = &perm.path
+                && !sources.contains(&path)
+            {
+                return Err(LayerError::PermWithoutInput(path.clone()));
+            }
+            Ok((Regex::new(&perm.regex).map_err(Box::new)?, perm))
+        };
+        recipe.perms.iter().map(compile).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn entry(&self, item: &Item<'_>) -> Entry {
+        let kind = match &item.what {
+            Found::Directory => Kind::Directory,
+            Found::Symlink(target) => Kind::Symlink(target.clone()),
+            Found::File(_, size) => Kind::File(*size),
+            Found::Text(text) => Kind::File(text.len() as u64),
+        };
+        let path = item.path.to_vec();
+        let mut entry =
+            Entry { path, kind, mode: item.mode, uid: 0, gid: 0, uname: String::new(), gname: String::new() };
+        if self.0.is_empty() {
+            return entry;
+        }
+        let absolute = [b"/", item.path].concat();
+        for (regex, perm) in &self.0 {
+            let from_input = perm.path.as_deref().is_none_or(|path| item.inputs.contains(&path));
+            if !from_input || !regex.is_match(&absolute) {
+                continue;
+            }
+            if let (Some(Mode(mode)), false) = (perm.mode, matches!(entry.kind, Kind::Symlink(_))) {
+                entry.mode = mode;
+            }
+            entry.uid = perm.uid.map_or(entry.uid, u64::from);
+            entry.gid = perm.gid.map_or(entry.gid, u64::from);
+            if let Some(name) = &perm.uname {
+                entry.uname.clone_from(name);
+            }
+            if let Some(name) = &perm.gname {
+                entry.gname.clone_from(name);
+            }
+        }
+        entry
+    }
+}
+
+/// Hashes what it is given, and keeps nothing.
+struct HashSink<'p> {
+    hasher: Hasher,
+    progress: &'p Progress,
+}
+
+impl Sink for HashSink<'_> {
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.hasher.update(bytes);
+        Ok(())
+    }
+
+    fn file(&mut self, file: &File, size: u64) -> Result<(), PipeError> {
+        let hasher = &mut self.hasher;
+        let consumer: Consumer<'_> = Box::new(|chunk| {
+            hasher.update(chunk);
+            Ok(())
+        });
+        fan_out(file, size, vec![consumer], self.progress)
+    }
+}
+
+/// The digest and the size in bytes of the layer that a recipe makes. Nothing is written.
+///
+/// # Errors
+/// See [`LayerError`].
+pub fn digest_of(recipe: &Recipe, progress: &Progress) -> Result<(Digest, u64), LayerError> {
+    let mut sink = HashSink { hasher: Hasher::new(), progress };
+    recipe.stream(&mut sink)?;
+    Ok(sink.hasher.finish())
+}
+
+/// Counts what it is given, and reads no file.
+struct CountSink(u64);
+
+impl Sink for CountSink {
+    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0 += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn file(&mut self, _: &File, size: u64) -> Result<(), PipeError> {
+        self.0 += size;
+        Ok(())
+    }
+}
+
+/// The size in bytes of the layer that a recipe makes, from names and sizes alone.
+///
+/// # Errors
+/// See [`LayerError`].
+pub fn measure(recipe: &Recipe) -> Result<u64, LayerError> {
+    let mut sink = CountSink(0);
+    recipe.stream(&mut sink)?;
+    Ok(sink.0)
+}

@@ -1,0 +1,194 @@
+//! A recipe: what the bytes of one layer are made from.
+//!
+//! A lean image holds recipes instead of layer blobs. A recipe and the store paths it names give the same bytes on
+//! every machine, so it stands for the blob; it names every store path in full, which is what keeps them alive when the
+//! recipe itself lies in the Nix store.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::NarHash;
+
+/// The layer format that this version of windlass writes. A change to any byte is a new number.
+pub const FORMAT: u32 = 1;
+
+/// The store paths and rules that one layer's bytes come from.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Recipe {
+    /// Layer format, [`FORMAT`].
+    pub format: u32,
+    /// What is put in, in the order in which it was asked for. The order has no influence on the bytes.
+    pub inputs: Vec<Input>,
+    /// Modes and owners that differ from the store's; of several that fit an entry the last one wins, field by field.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub perms: Vec<Perm>,
+}
+
+/// One thing that is put into a layer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
+pub enum Input {
+    /// A store path, at its own place: `/nix/store/…` becomes `nix/store/…`.
+    StorePath {
+        /// Absolute path of the store path.
+        path: PathBuf,
+        /// What Nix recorded as the hash of its archive; names the culprit when bytes no longer match.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nar_hash: Option<NarHash>,
+    },
+    /// The file or tree at `source`, moved to `target`.
+    Copy {
+        /// Absolute path on the host.
+        source: PathBuf,
+        /// Absolute path in the image; `/` merges a tree into the root.
+        target: PathBuf,
+        /// Follow symbolic links, so that what they point to is in the layer.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        dereference: bool,
+        /// As in [`Input::StorePath`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        nar_hash: Option<NarHash>,
+    },
+    /// The directories of `source` are made in `/`, everything else becomes a symbolic link to its place in `source`.
+    Links {
+        /// Absolute path of a store path that is a directory.
+        source: PathBuf,
+    },
+    /// An empty directory.
+    Directory {
+        /// Absolute path in the image.
+        path: PathBuf,
+        /// Octal permission bits.
+        #[serde(default = "Mode::directory")]
+        mode: Mode,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Absolute path in the image.
+        path: PathBuf,
+        /// What it points to.
+        target: PathBuf,
+    },
+    /// A small file with the text given here.
+    Text {
+        /// Absolute path in the image.
+        path: PathBuf,
+        /// Its bytes.
+        text: String,
+        /// Octal permission bits.
+        #[serde(default = "Mode::text")]
+        mode: Mode,
+    },
+    /// The places that a container engine mounts over, wherever no other input says what is there.
+    ///
+    /// Podman makes them in the container's own layer; for a rootless user it cannot when the image's files belong to
+    /// root in a read-only store (`creating /etc/mtab symlink: permission denied`, Podman 4.3 and 5.4).
+    MountPoints,
+}
+
+/// A rule for modes and owners.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Perm {
+    /// Only for what comes from this input; everything in the layer when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// Only for entries whose absolute path in the image this regular expression matches somewhere.
+    #[serde(default = "anything", skip_serializing_if = "is_anything")]
+    pub regex: String,
+    /// Octal permission bits; not applied to symbolic links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Owner's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Group's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Owner's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uname: Option<String>,
+    /// Group's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gname: Option<String>,
+}
+
+fn anything() -> String {
+    ".*".to_owned()
+}
+
+fn is_anything(regex: &str) -> bool {
+    regex == ".*"
+}
+
+/// Permission bits, written as three or four octal digits in a string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Mode(pub u32);
+
+impl Mode {
+    const fn directory() -> Self {
+        Self(0o755)
+    }
+
+    const fn text() -> Self {
+        Self(0o644)
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> Self {
+        format!("{:04o}", mode.0)
+    }
+}
+
+impl TryFrom<String> for Mode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|_| octal);
+        mode.map(Self)
+            .ok_or_else(|| format!("'{text}' is not a mode: expected three or four octal digits like \"0755\""))
+    }
+}
+
+impl Recipe {
+    /// The host paths that the bytes come from, each once, in the order of the inputs.
+    #[must_use]
+    pub fn sources(&self) -> Vec<&PathBuf> {
+        let mut sources = Vec::new();
+        for input in &self.inputs {
+            if let Input::StorePath { path: source, .. } | Input::Copy { source, .. } | Input::Links { source } = input
+                && !sources.contains(&source)
+            {
+                sources.push(source);
+            }
+        }
+        sources
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_three_or_four_octal_digits() {
+        assert_eq!(Mode::try_from("1777".to_owned()), Ok(Mode(0o1777)));
+        assert_eq!(Mode::try_from("755".to_owned()), Ok(Mode(0o755)));
+        for text in ["", "7", "+755", "0o755", "888", "07777"] {
+            assert!(Mode::try_from(text.to_owned()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_recipe_reads_back_what_it_wrote() {
+        let json = r#"{"format":1,"inputs":[{"path":"/nix/store/a","type":"storePath"},{"source":"/m","target":"/models/m","type":"copy"},{"type":"mountPoints"}],"perms":[{"mode":"0755","regex":"^/bin"}]}"#;
+        let recipe: Recipe = serde_json::from_str(json).unwrap();
+        assert_eq!(crate::canonical::to_string(&recipe), json);
+        assert_eq!(recipe.sources(), [&PathBuf::from("/nix/store/a"), &PathBuf::from("/m")]);
+    }
+}

@@ -1,0 +1,491 @@
+//! The image directory: what `windlass build` writes.
+//!
+//! ```text
+//! image/
+//!   oci-layout  index.json     the standard files of an OCI image layout
+//!   blobs/sha256/<hex>         index, manifests, configs always; a layer only where it was materialised
+//!   recipes/<hex>.json         for each layer: the store paths and rules that its bytes come from
+//!   image.json                 summary: name, ref, digests, sizes, layers with their owners
+//! ```
+//!
+//! *Lean* (no layer blob) and *full* (every layer blob) differ in what is on disk, never in a digest. Reading one checks
+//! every small blob against its digest, so whoever holds an [`ImageDir`] holds what `index.json` names.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::{ImageIndex, ImageManifest, MediaType};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::blobs::{At, Output, Verify, WriteError, write_file};
+use crate::canonical;
+use crate::digest::Digest;
+use crate::image::{Blob, Layer, LayerRecord, digest_in, index_json, oci_layout};
+use crate::layer::{Input, LayerError, Recipe, Sink, digest_of, measure};
+use crate::nar::nar_hash;
+use crate::pipe::PipeError;
+use crate::platform::Platform;
+use crate::progress::Progress;
+
+/// The version of `image.json`, `layers.json` and `stack.json`.
+pub const VERSION: u32 = 1;
+
+/// Why an image directory cannot be read, written or trusted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// There is no image directory.
+    #[error("{path} is not an image directory: {missing} is missing; expected what `windlass build` writes", path = path.display())]
+    NotAnImage {
+        /// The directory.
+        path: PathBuf,
+        /// What should be in it.
+        missing: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("{path}: {message}", path = path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A blob's bytes are not those of its name.
+    #[error("{path} is damaged: its bytes have the digest {found}; build or copy the image again", path = path.display())]
+    Damaged {
+        /// The blob.
+        path: PathBuf,
+        /// The digest of what is there.
+        found: Digest,
+    },
+    /// A layer blob of the wrong length.
+    #[error("{path} is damaged: it has {found} bytes instead of {expected}; build or copy the image again", path = path.display())]
+    Truncated {
+        /// The blob.
+        path: PathBuf,
+        /// The size in the manifest.
+        expected: u64,
+        /// The size on disk.
+        found: u64,
+    },
+    /// A layer that is neither there nor described.
+    #[error("{path} has neither a blob nor a recipe for layer {digest} ({title}): it was exported without; use the image directory it came from", path = path.display())]
+    NoLayer {
+        /// The image directory.
+        path: PathBuf,
+        /// The layer.
+        digest: Digest,
+        /// What is in it.
+        title: String,
+    },
+    /// The bytes of a layer cannot be made.
+    #[error("layer {title} ({digest}): {source}", digest = digest.short())]
+    Layer {
+        /// The layer.
+        digest: Digest,
+        /// What is in it.
+        title: String,
+        /// Why.
+        source: Box<LayerError>,
+    },
+    /// The bytes of a layer are not what they were when it was built.
+    #[error("layer {title} ({digest}) can no longer be made: {culprits} changed since it was built; `nix-store --verify-path` and `--repair-path` tell and mend", digest = digest.short(), culprits = culprits.join(", "))]
+    Changed {
+        /// The layer.
+        digest: Digest,
+        /// What is in it.
+        title: String,
+        /// The paths at fault, or all of the layer where their hashes are not known.
+        culprits: Vec<String>,
+    },
+    /// A place that is written to.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// One platform of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlatformRecord {
+    /// What it runs on.
+    pub platform: Platform,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Digest of the config: Podman's image ID.
+    pub config_digest: Digest,
+    /// Bytes of all its layers.
+    pub size: u64,
+    /// Its layers, bottom first.
+    pub layers: Vec<LayerRecord>,
+    /// Names of its models, lowest first.
+    pub models: Vec<String>,
+}
+
+/// `image.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Summary {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Name with its registry, without the tag.
+    pub name: String,
+    /// Name and tag.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// What `index.json` names: the manifest's digest, or the index's for several platforms.
+    pub digest: Digest,
+    /// The platforms, in the order in which they were given.
+    pub platforms: Vec<PlatformRecord>,
+}
+
+impl Summary {
+    /// Every layer once, in the order of the platforms, bottom first.
+    #[must_use]
+    pub fn layers(&self) -> Vec<&LayerRecord> {
+        let mut layers: Vec<&LayerRecord> = Vec::new();
+        for layer in self.platforms.iter().flat_map(|platform| &platform.layers) {
+            if !layers.iter().any(|other| other.digest == layer.digest) {
+                layers.push(layer);
+            }
+        }
+        layers
+    }
+}
+
+/// An image in memory: everything but the bytes of its layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The summary.
+    pub summary: Summary,
+    /// The blob that `index.json` names.
+    pub top: Blob,
+    /// The other small blobs: configs, and the manifests below an index.
+    pub blobs: Vec<Blob>,
+    /// How layers are made; for each layer that has no recipe there must be a blob.
+    pub recipes: BTreeMap<Digest, Recipe>,
+}
+
+impl Image {
+    /// Index, manifests and configs.
+    pub fn small_blobs(&self) -> impl Iterator<Item = &Blob> {
+        std::iter::once(&self.top).chain(&self.blobs)
+    }
+
+    /// Writes everything but layer blobs into `directory`, which must exist.
+    ///
+    /// # Errors
+    /// With the path at fault.
+    pub fn write_lean(&self, directory: &Path, progress: &Progress) -> Result<(), WriteError> {
+        self.write_oci(directory, progress)?;
+        write_recipes(directory, self.recipes.iter(), progress)?;
+        write_file(&directory.join("image.json"), &canonical::to_pretty(&self.summary), progress)
+    }
+
+    /// Writes the files of an OCI image layout but for layer blobs.
+    ///
+    /// # Errors
+    /// With the path at fault.
+    pub fn write_oci(&self, directory: &Path, progress: &Progress) -> Result<(), WriteError> {
+        let blobs = directory.join("blobs/sha256");
+        fs::create_dir_all(&blobs).at("create", &blobs)?;
+        for blob in self.small_blobs() {
+            write_file(&blobs.join(blob.digest.hex()), &blob.bytes, progress)?;
+        }
+        write_file(&directory.join("index.json"), &index_json(&self.top, &self.summary.reference), progress)?;
+        write_file(&directory.join("oci-layout"), &oci_layout(), progress)
+    }
+}
+
+fn write_recipes<'a>(
+    directory: &Path,
+    recipes: impl Iterator<Item = (&'a Digest, &'a Recipe)>,
+    progress: &Progress,
+) -> Result<(), WriteError> {
+    let folder = directory.join("recipes");
+    fs::create_dir_all(&folder).at("create", &folder)?;
+    for (digest, recipe) in recipes {
+        write_file(&folder.join(format!("{}.json", digest.hex())), &canonical::to_bytes(recipe), progress)?;
+    }
+    Ok(())
+}
+
+/// An image directory on disk.
+#[derive(Debug, Clone)]
+pub struct ImageDir {
+    path: PathBuf,
+    image: Image,
+}
+
+impl ImageDir {
+    /// Reads an image directory and checks its small blobs.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn open(path: &Path) -> Result<Self, LayoutError> {
+        for missing in ["image.json", "index.json", "oci-layout"] {
+            if !path.join(missing).is_file() {
+                return Err(LayoutError::NotAnImage { path: path.to_owned(), missing });
+            }
+        }
+        let summary: Summary = read_json(&path.join("image.json"))?;
+        let index_path = path.join("index.json");
+        let index: ImageIndex = read_json(&index_path)?;
+        let entry = match index.manifests().as_slice() {
+            [entry] if digest_in(entry) == Some(summary.digest) => entry,
+            _ => {
+                let message = format!("expected one entry with the digest that image.json has, {}", summary.digest);
+                return Err(LayoutError::Format { path: index_path, message });
+            }
+        };
+        let top = read_blob(path, summary.digest, entry.media_type())?;
+        let mut blobs = Vec::new();
+        for platform in &summary.platforms {
+            let manifest = if platform.digest == summary.digest {
+                top.clone()
+            } else {
+                let blob = read_blob(path, platform.digest, &MediaType::ImageManifest)?;
+                blobs.push(blob.clone());
+                blob
+            };
+            let manifest: ImageManifest = serde_json::from_slice(&manifest.bytes)
+                .map_err(|e| format_error(&blob_path(path, platform.digest), &e))?;
+            let layers: Vec<_> = manifest.layers().iter().map(|layer| (digest_in(layer), layer.size())).collect();
+            let told: Vec<_> = platform.layers.iter().map(|layer| (Some(layer.digest), layer.size)).collect();
+            if layers != told || digest_in(manifest.config()) != Some(platform.config_digest) {
+                let message =
+                    format!("says something else of {} than its manifest {}", platform.platform, platform.digest);
+                return Err(LayoutError::Format { path: path.join("image.json"), message });
+            }
+            blobs.push(read_blob(path, platform.config_digest, &MediaType::ImageConfig)?);
+        }
+        blobs.sort_by_key(|blob| blob.digest);
+        blobs.dedup_by_key(|blob| blob.digest);
+        let recipes = read_recipes(path, summary.layers().into_iter())?;
+        let image = Image { summary, top, blobs, recipes };
+        Ok(Self { path: path.to_owned(), image })
+    }
+
+    /// What the directory holds.
+    #[must_use]
+    pub const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// `image.json`.
+    #[must_use]
+    pub const fn summary(&self) -> &Summary {
+        &self.image.summary
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The layers of one platform with their recipes, for use in another image.
+    ///
+    /// # Errors
+    /// If a layer has no recipe.
+    pub fn layers(&self, platform: &PlatformRecord) -> Result<Vec<Layer>, LayoutError> {
+        let layer = |record: &LayerRecord| {
+            let recipe = self.image.recipes.get(&record.digest).cloned().ok_or_else(|| self.no_layer(record))?;
+            Ok(Layer { record: record.clone(), recipe })
+        };
+        platform.layers.iter().map(layer).collect()
+    }
+
+    fn no_layer(&self, record: &LayerRecord) -> LayoutError {
+        LayoutError::NoLayer { path: self.path.clone(), digest: record.digest, title: record.title.clone() }
+    }
+
+    /// The blob of a layer, if it is on disk; its size is checked.
+    ///
+    /// # Errors
+    /// If it has another size than it should.
+    pub fn layer_blob(&self, record: &LayerRecord) -> Result<Option<PathBuf>, LayoutError> {
+        let path = blob_path(&self.path, record.digest);
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(LayoutError::Read { path, source }),
+            Ok(metadata) if metadata.len() == record.size => Ok(Some(path)),
+            Ok(metadata) => Err(LayoutError::Truncated { path, expected: record.size, found: metadata.len() }),
+        }
+    }
+
+    /// Gives the bytes of a layer to an output, and compares their digest as far as the output reads them.
+    ///
+    /// # Errors
+    /// If they cannot be had, cannot be written, or are not what they should be.
+    pub fn write_layer(&self, record: &LayerRecord, output: &mut Output<'_>) -> Result<(), LayoutError> {
+        let before = output.offset();
+        output.begin_blob();
+        if let Some(path) = self.layer_blob(record)? {
+            copy_blob(&path, record, output)?;
+            return match output.end_blob() {
+                Some((found, _)) if found != record.digest => Err(LayoutError::Damaged { path, found }),
+                _ => Ok(()),
+            };
+        }
+        let recipe = self.image.recipes.get(&record.digest).ok_or_else(|| self.no_layer(record))?;
+        recipe.stream(output).map_err(|source| layer_error(record, source))?;
+        let size = output.offset() - before;
+        match output.end_blob() {
+            Some((found, _)) if found != record.digest => Err(changed(record, recipe)),
+            _ if size != record.size => Err(changed(record, recipe)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that every layer can be had: with `full` by reading every byte, else by names and sizes.
+    ///
+    /// # Errors
+    /// With the layer, and the store path or blob at fault.
+    pub fn verify_layer(&self, record: &LayerRecord, full: bool, progress: &Progress) -> Result<(), LayoutError> {
+        if let Some(path) = self.layer_blob(record)? {
+            if full {
+                let mut sink = Output::create(Path::new("/dev/null"), Verify::Always, false, progress)?;
+                sink.begin_blob();
+                copy_blob(&path, record, &mut sink)?;
+                if let Some((found, _)) = sink.end_blob().filter(|(found, _)| *found != record.digest) {
+                    return Err(LayoutError::Damaged { path, found });
+                }
+            }
+            return Ok(());
+        }
+        let recipe = self.image.recipes.get(&record.digest).ok_or_else(|| self.no_layer(record))?;
+        let intact = if full {
+            digest_of(recipe, progress).map(|(digest, _)| digest == record.digest)
+        } else {
+            measure(recipe).map(|size| size == record.size)
+        };
+        if intact.map_err(|source| layer_error(record, source))? { Ok(()) } else { Err(changed(record, recipe)) }
+    }
+}
+
+fn copy_blob(path: &Path, record: &LayerRecord, output: &mut Output<'_>) -> Result<(), LayoutError> {
+    let reading = |source| LayoutError::Read { path: path.to_owned(), source };
+    let file = File::open(path).map_err(reading)?;
+    output.file(&file, record.size).map_err(|error| match error {
+        PipeError::Read(source) => reading(source),
+        PipeError::Write(source) => layer_error(record, LayerError::Sink(source)),
+    })
+}
+
+fn layer_error(record: &LayerRecord, source: LayerError) -> LayoutError {
+    LayoutError::Layer { digest: record.digest, title: record.title.clone(), source: Box::new(source) }
+}
+
+/// Finds out which of a layer's paths no longer is what Nix recorded.
+pub(crate) fn changed(record: &LayerRecord, recipe: &Recipe) -> LayoutError {
+    let mut culprits = Vec::new();
+    for input in &recipe.inputs {
+        if let Input::StorePath { path: source, nar_hash: Some(expected) }
+        | Input::Copy { source, nar_hash: Some(expected), .. } = input
+            && !matches!(nar_hash(source), Ok((found, _)) if found == *expected)
+        {
+            culprits.push(source.display().to_string());
+        }
+    }
+    if culprits.is_empty() {
+        culprits = recipe.sources().iter().map(|path| path.display().to_string()).collect();
+    }
+    LayoutError::Changed { digest: record.digest, title: record.title.clone(), culprits }
+}
+
+/// `layers.json`: layers that were built by themselves, to be named by images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LayerSet {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Their common name.
+    pub name: String,
+    /// The layers, bottom first.
+    pub layers: Vec<LayerRecord>,
+}
+
+/// Writes `layers.json` and the recipes into `directory`, which must exist.
+///
+/// # Errors
+/// With the path at fault.
+pub fn write_layers(directory: &Path, name: &str, layers: &[Layer], progress: &Progress) -> Result<(), WriteError> {
+    let records = layers.iter().map(|layer| layer.record.clone()).collect();
+    let set = LayerSet { version: VERSION, name: name.to_owned(), layers: records };
+    write_recipes(directory, layers.iter().map(|layer| (&layer.record.digest, &layer.recipe)), progress)?;
+    write_file(&directory.join("layers.json"), &canonical::to_pretty(&set), progress)
+}
+
+/// Reads what [`write_layers`] wrote.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
+    let set: LayerSet = read_json(&directory.join("layers.json"))?;
+    let mut recipes = read_recipes(directory, set.layers.iter())?;
+    let missing = |record: &LayerRecord| LayoutError::NoLayer {
+        path: directory.to_owned(),
+        digest: record.digest,
+        title: record.title.clone(),
+    };
+    set.layers
+        .into_iter()
+        .map(|record| match recipes.remove(&record.digest) {
+            Some(recipe) => Ok(Layer { record, recipe }),
+            None => Err(missing(&record)),
+        })
+        .collect()
+}
+
+fn read_recipes<'a>(
+    directory: &Path,
+    layers: impl Iterator<Item = &'a LayerRecord>,
+) -> Result<BTreeMap<Digest, Recipe>, LayoutError> {
+    let mut recipes = BTreeMap::new();
+    for layer in layers {
+        let path = directory.join(format!("recipes/{}.json", layer.digest.hex()));
+        if path.is_file() {
+            recipes.insert(layer.digest, read_json(&path)?);
+        }
+    }
+    Ok(recipes)
+}
+
+fn blob_path(directory: &Path, digest: Digest) -> PathBuf {
+    directory.join("blobs/sha256").join(digest.hex())
+}
+
+fn read_blob(directory: &Path, digest: Digest, media_type: &MediaType) -> Result<Blob, LayoutError> {
+    let path = blob_path(directory, digest);
+    let bytes = fs::read(&path).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
+    let found = Digest::of(&bytes);
+    if found != digest {
+        return Err(LayoutError::Damaged { path, found });
+    }
+    Ok(Blob { media_type: media_type.clone(), digest, bytes })
+}
+
+fn format_error(path: &Path, error: &dyn std::fmt::Display) -> LayoutError {
+    LayoutError::Format { path: path.to_owned(), message: error.to_string() }
+}
+
+/// Reads a JSON file; the error names the key at fault.
+///
+/// # Errors
+/// If it cannot be read, or is something else.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutError> {
+    let bytes = fs::read(path).map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
+    let mut from = serde_json::Deserializer::from_slice(&bytes);
+    serde_path_to_error::deserialize(&mut from).map_err(|error| format_error(path, &error))
+}

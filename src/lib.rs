@@ -1,0 +1,21 @@
+//! windlass (skeleton; the story follows)
+pub mod archive;
+pub mod blobs;
+pub mod build;
+pub mod canonical;
+pub mod cli;
+pub mod closure;
+pub mod digest;
+pub mod image;
+pub mod layer;
+pub mod layout;
+pub mod nar;
+pub mod pipe;
+pub mod plan;
+pub mod platform;
+pub mod progress;
+pub mod reference;
+pub mod spec;
+pub mod split;
+pub mod stack;
+pub mod store;

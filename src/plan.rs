@@ -1,0 +1,351 @@
+//! Which layers an image has, and in which order.
+//!
+//! Bottom to top: models, layers built by themselves, the closure ([`split`](crate::split)), and the root layer with
+//! everything that is not below the store. A model is at the very bottom with nothing of the app in it, so one blob with
+//! one chain ID serves every image, version and architecture. Of several models the largest is lowest, ties by name:
+//! the order in a spec says nothing, because only a common beginning is shared.
+//!
+//! The plan reads no file. Reproducibility: a function of the specs and of the closure graph.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use crate::closure::{ClosureError, ClosureGraph};
+use crate::image::{Layer, LayerKind, LayerRecord};
+use crate::layer::{FORMAT, Input, Perm, Recipe};
+use crate::spec::{Content, ImageSpec, LAYER_LIMIT, LayerSpec, ModelSpec};
+use crate::split::{Part, Request, split};
+use crate::store::{StoreDir, StorePath};
+
+/// Why there is no plan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The closure graph cannot answer.
+    #[error("image '{image}': {source}")]
+    Closure {
+        /// The image.
+        image: String,
+        /// What is wrong with the graph.
+        source: ClosureError,
+    },
+    /// More layers than an image can have.
+    #[error(
+        "image '{image}' would have {count} layers ({models} of models, {others} others); no image may have more than {LAYER_LIMIT}: lower maxLayers"
+    )]
+    TooManyLayers {
+        /// The image.
+        image: String,
+        /// All of them.
+        count: usize,
+        /// Those of models.
+        models: usize,
+        /// Those above.
+        others: usize,
+    },
+    /// Two models put a file at one place.
+    #[error("image '{image}': models '{first}' and '{second}' both put a file at {target}; give one of them another mountPath", target = target.display())]
+    ModelsCollide {
+        /// The image.
+        image: String,
+        /// One model.
+        first: String,
+        /// The other.
+        second: String,
+        /// The place in the image.
+        target: PathBuf,
+    },
+    /// A perms rule that no layer can follow.
+    #[error("'{name}': a perms rule is for {path}, which is not an input of it", path = path.display())]
+    PermWithoutInput {
+        /// The image or layer.
+        name: String,
+        /// The path in the rule.
+        path: PathBuf,
+    },
+}
+
+/// One layer of a plan.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// What it is for.
+    pub kind: LayerKind,
+    /// What is in it, in a few words.
+    pub title: String,
+    /// Why it is where it is.
+    pub why: String,
+    /// How its bytes are made.
+    pub recipe: Recipe,
+    /// Digest and size, where they are known.
+    pub built: Option<LayerRecord>,
+}
+
+impl Planned {
+    /// A layer that exists.
+    #[must_use]
+    pub fn from_layer(layer: Layer) -> Self {
+        let LayerRecord { kind, title, why, .. } = layer.record.clone();
+        Self { kind, title, why, recipe: layer.recipe, built: Some(layer.record) }
+    }
+
+    /// The host paths that its bytes come from.
+    #[must_use]
+    pub fn owners(&self) -> Vec<String> {
+        self.recipe.sources().into_iter().map(|path| path.display().to_string()).collect()
+    }
+}
+
+/// A model, ready to be put under images.
+#[derive(Debug, Clone)]
+pub struct PlannedModel {
+    /// Its name.
+    pub name: String,
+    /// The size of its layer in bytes.
+    pub size: u64,
+    /// Its layer.
+    pub layer: Planned,
+}
+
+impl PlannedModel {
+    /// The layer of a model that is not built yet, of the size that [`measure`](crate::layer::measure) gives.
+    #[must_use]
+    pub fn from_spec(spec: &ModelSpec, size: u64) -> Self {
+        let layer = Planned {
+            kind: LayerKind::Model,
+            title: spec.name.clone(),
+            why: "a model lies at the bottom, where nothing can change its chain".to_owned(),
+            recipe: Recipe { format: FORMAT, inputs: spec.inputs(), perms: Vec::new() },
+            built: None,
+        };
+        Self { name: spec.name.clone(), size, layer }
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &PathBuf> {
+        self.layer.recipe.inputs.iter().filter_map(|input| match input {
+            Input::Copy { target, .. } => Some(target),
+            _ => None,
+        })
+    }
+}
+
+/// An image to plan, with the parts that were built before.
+#[derive(Debug, Clone)]
+pub struct ImageRequest {
+    /// What was asked for.
+    pub spec: ImageSpec,
+    /// Its models, in any order.
+    pub models: Vec<PlannedModel>,
+    /// Its explicit layers, bottom first.
+    pub layers: Vec<Layer>,
+}
+
+/// The plan of one image.
+#[derive(Debug, Clone)]
+pub struct ImagePlan {
+    /// What was asked for.
+    pub spec: ImageSpec,
+    /// Its layers, bottom first.
+    pub layers: Vec<Planned>,
+    /// The names of its models, lowest first.
+    pub models: Vec<String>,
+}
+
+/// Plans all images of a stack at once.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<Vec<ImagePlan>, PlanError> {
+    let closures: Vec<Request> = requests
+        .iter()
+        .map(|ImageRequest { spec, layers, .. }| {
+            let mut closure = closure(graph, &spec.roots(), &spec.name)?;
+            without_layers(&mut closure, layers, &spec.store_dir);
+            Ok(Request { closure, max_layers: spec.max_layers })
+        })
+        .collect::<Result<_, PlanError>>()?;
+    let parts = split(graph, &closures);
+    let names: Vec<String> = requests.iter().map(|request| request.spec.name.clone()).collect();
+    requests.into_iter().zip(parts).map(|(request, parts)| plan_image(graph, &names, request, &parts)).collect()
+}
+
+fn plan_image(
+    graph: &ClosureGraph,
+    names: &[String],
+    ImageRequest { spec, mut models, layers }: ImageRequest,
+    parts: &[Part],
+) -> Result<ImagePlan, PlanError> {
+    models.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name)));
+    let mut places: BTreeMap<&PathBuf, &str> = BTreeMap::new();
+    for model in &models {
+        for target in model.targets() {
+            if let Some(first) = places.insert(target, &model.name) {
+                return Err(PlanError::ModelsCollide {
+                    image: spec.name.clone(),
+                    first: first.to_owned(),
+                    second: model.name.clone(),
+                    target: target.clone(),
+                });
+            }
+        }
+    }
+    let model_names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+    let mut planned: Vec<Planned> = models.into_iter().map(|model| model.layer).collect();
+    planned.extend(layers.into_iter().map(Planned::from_layer));
+    let shared_by = |part: &Part| match part.users.len() {
+        1 => format!("only {} needs it", spec.name),
+        count => {
+            let names: Vec<_> = part.users.iter().map(|&n| names[n].as_str()).collect();
+            format!("needed by {count} images ({}), so it lies below what fewer need", names.join(", "))
+        }
+    };
+    planned.extend(parts.iter().map(|part| closure_layer(graph, &spec.store_dir, part, shared_by(part))));
+    planned.extend(root_layer(&spec.name, &spec.content, spec.mount_points, &spec.perms)?);
+
+    if planned.len() > LAYER_LIMIT {
+        let models = model_names.len();
+        let (image, count) = (spec.name, planned.len());
+        return Err(PlanError::TooManyLayers { image, count, models, others: count - models });
+    }
+    Ok(ImagePlan { spec, layers: planned, models: model_names })
+}
+
+/// The layers of a [`LayerSpec`], bottom first.
+///
+/// # Errors
+/// See [`PlanError`].
+pub fn plan_layers(graph: &ClosureGraph, spec: &LayerSpec, below: &[Layer]) -> Result<Vec<Planned>, PlanError> {
+    let mut closure = closure(graph, &spec.content.roots(&spec.store_dir), &spec.name)?;
+    without_layers(&mut closure, below, &spec.store_dir);
+    let parts = split(graph, &[Request { closure, max_layers: spec.max_layers }]);
+    let why = format!("built by itself, as '{}'", spec.name);
+    let mut planned: Vec<_> =
+        parts[0].iter().map(|part| closure_layer(graph, &spec.store_dir, part, why.clone())).collect();
+    // A rule for one input goes to the layers that have it; the others would refuse it.
+    let mut followed: BTreeSet<&PathBuf> = BTreeSet::new();
+    for layer in &mut planned {
+        let sources: BTreeSet<PathBuf> = layer.recipe.sources().into_iter().cloned().collect();
+        for perm in &spec.perms {
+            if perm.path.as_ref().is_none_or(|path| sources.contains(path)) {
+                followed.extend(&perm.path);
+                layer.recipe.perms.push(perm.clone());
+            }
+        }
+    }
+    let rest: Vec<Perm> = spec
+        .perms
+        .iter()
+        .filter(|perm| perm.path.as_ref().is_none_or(|path| !followed.contains(path)))
+        .cloned()
+        .collect();
+    if let Some(mut root) = root_layer(&spec.name, &spec.content, false, &rest)? {
+        root.why = why;
+        planned.push(root);
+    }
+    Ok(planned)
+}
+
+fn closure(graph: &ClosureGraph, roots: &[(StorePath, bool)], name: &str) -> Result<BTreeSet<StorePath>, PlanError> {
+    let mut starts = BTreeSet::new();
+    for (root, itself) in roots {
+        // A path found in a text may carry a full stop after it: the hash is what counts, as for Nix itself.
+        let info = graph.get(root).or_else(|| graph.iter().find(|info| info.path.hash_part() == root.hash_part()));
+        match info {
+            Some(info) if *itself || info.self_reference => drop(starts.insert(info.path.clone())),
+            Some(info) => starts.extend(info.references.iter().cloned()),
+            None => drop(starts.insert(root.clone())),
+        }
+    }
+    graph.closure_of(&starts).map_err(|source| PlanError::Closure { image: name.to_owned(), source })
+}
+
+fn without_layers(closure: &mut BTreeSet<StorePath>, layers: &[Layer], store: &StoreDir) {
+    for source in layers.iter().flat_map(|layer| &layer.recipe.inputs) {
+        if let Input::StorePath { path, .. } = source
+            && let Ok(path) = store.parse(&path.to_string_lossy())
+        {
+            closure.remove(&path);
+        }
+    }
+}
+
+fn closure_layer(graph: &ClosureGraph, store: &StoreDir, part: &Part, why: String) -> Planned {
+    let input = |path: &StorePath| Input::StorePath {
+        path: store.display(path).into(),
+        nar_hash: graph.get(path).map(|info| info.nar_hash),
+    };
+    let largest = part.paths.iter().max_by_key(|path| graph.get(path).map(|info| info.nar_size));
+    let title = largest.map_or_else(String::new, |path| title(path.name(), part.paths.len()));
+    let recipe = Recipe { format: FORMAT, inputs: part.paths.iter().map(input).collect(), perms: Vec::new() };
+    Planned { kind: LayerKind::Closure, title, why, recipe, built: None }
+}
+
+fn title(first: &str, count: usize) -> String {
+    if count > 1 { format!("{first} and {} more", count - 1) } else { first.to_owned() }
+}
+
+fn root_layer(name: &str, content: &Content, mount_points: bool, perms: &[Perm]) -> Result<Option<Planned>, PlanError> {
+    let mut inputs = content.root_inputs();
+    let what: Vec<&str> = [
+        ("links", content.contents.is_empty() && content.symlinks.is_empty()),
+        ("files", content.copy_to_root.is_empty() && content.files.is_empty() && content.texts.is_empty()),
+        ("directories", content.directories.is_empty()),
+        ("mount points", !mount_points),
+    ]
+    .into_iter()
+    .filter_map(|(word, empty)| (!empty).then_some(word))
+    .collect();
+    if mount_points {
+        inputs.push(Input::MountPoints);
+    }
+    let recipe = Recipe { format: FORMAT, inputs, perms: perms.to_vec() };
+    let sources = recipe.sources();
+    if let Some(path) = perms.iter().filter_map(|perm| perm.path.as_ref()).find(|path| !sources.contains(path)) {
+        return Err(PlanError::PermWithoutInput { name: name.to_owned(), path: path.clone() });
+    }
+    let planned = Planned {
+        kind: LayerKind::Root,
+        title: what.join(", "),
+        why: "what is not below the store changes most easily, and is small".to_owned(),
+        recipe,
+        built: None,
+    };
+    Ok((!planned.recipe.inputs.is_empty()).then_some(planned))
+}
+
+/// What costs more than it need: model layers that lie on different chains in different images are stored once for
+/// each chain, because only a common beginning is shared.
+#[must_use]
+pub fn warnings<'a>(images: impl IntoIterator<Item = (&'a str, Vec<(&'a str, u64)>)>) -> Vec<String> {
+    let mut seen: BTreeMap<&str, Vec<(Vec<&str>, &str)>> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    for (image, models) in images {
+        for (n, (model, size)) in models.iter().enumerate() {
+            let below: Vec<&str> = models[..n].iter().map(|(name, _)| *name).collect();
+            let chains = seen.entry(model).or_default();
+            if !chains.iter().any(|(other, _)| *other == below) {
+                if let Some((_, first)) = chains.first() {
+                    warnings.push(format!(
+                        "model '{model}' lies on other models in image '{image}' than in image '{first}': Podman stores its {size} bytes once more; give both images the same models, or deliver it as a mount"
+                    ));
+                }
+                chains.push((below, image));
+            }
+        }
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_on_another_chain_is_warned_of() {
+        let images = [("a", vec![("big", 9), ("small", 1)]), ("b", vec![("big", 9)]), ("c", vec![("small", 1)])];
+        let warnings = warnings(images);
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with(
+            "model 'small' lies on other models in image 'c' than in image 'a': Podman stores its 1 bytes"
+        ));
+    }
+}

@@ -1,0 +1,97 @@
+//! Operating system, architecture and variant, in Go's words: `linux/arm64/v8` (image-spec, *image-index.md*).
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What a container of an image runs on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Platform {
+    /// `linux`.
+    pub os: String,
+    /// `amd64`, `arm64`, …
+    pub architecture: String,
+    /// `v8`, `v7`, …
+    pub variant: Option<String>,
+}
+
+/// Why a text is not a [`Platform`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a platform: expected os/architecture[/variant] like linux/amd64 or linux/arm64/v8")]
+pub struct ParsePlatformError(String);
+
+impl Platform {
+    /// What a model image says: it runs nowhere, and is the same for every architecture.
+    #[must_use]
+    pub fn of_data() -> Self {
+        Self { os: "linux".to_owned(), architecture: "unknown".to_owned(), variant: None }
+    }
+}
+
+/// The platform that this windlass was built for.
+impl Default for Platform {
+    fn default() -> Self {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            "x86" => "386",
+            other => other,
+        };
+        Self { os: std::env::consts::OS.to_owned(), architecture: architecture.to_owned(), variant: None }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
+    }
+}
+
+impl FromStr for Platform {
+    type Err = ParsePlatformError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let parts: Vec<_> = text.split('/').collect();
+        match parts[..] {
+            [os, architecture, ref rest @ ..] if rest.len() < 2 && parts.iter().all(fits) => Ok(Self {
+                os: os.to_owned(),
+                architecture: architecture.to_owned(),
+                variant: rest.first().map(|&variant| variant.to_owned()),
+            }),
+            _ => Err(ParsePlatformError(text.to_owned())),
+        }
+    }
+}
+
+impl From<Platform> for String {
+    fn from(platform: Platform) -> Self {
+        platform.to_string()
+    }
+}
+
+impl TryFrom<String> for Platform {
+    type Error = ParsePlatformError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_it_prints() {
+        for text in ["linux/amd64", "linux/arm64/v8"] {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), text);
+        }
+        for text in ["", "linux", "linux/", "Linux/amd64", "linux/arm64/v8/x", "x86_64-linux"] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+}

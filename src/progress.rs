@@ -1,0 +1,93 @@
+//! What a long job tells the outside while it runs, and how the outside stops it.
+//!
+//! The library counts; whoever called it decides whether to draw a bar, print a sentence, or stay quiet.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+/// Counters shared by all threads of one job. All in bytes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    expected: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+    cloned: AtomicU64,
+    stop: Arc<AtomicBool>,
+}
+
+impl Progress {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Announces bytes that will be worked on.
+    pub fn expect(&self, bytes: u64) {
+        self.expected.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts file data read.
+    pub fn count_read(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes written.
+    pub fn count_written(&self, bytes: u64) {
+        self.written.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes that two files now share (reflink), neither read nor written.
+    pub fn count_cloned(&self, bytes: u64) {
+        self.cloned.fetch_add(bytes, Relaxed);
+    }
+
+    /// How many bytes the job will work on, as far as is known.
+    pub fn expected(&self) -> u64 {
+        self.expected.load(Relaxed)
+    }
+
+    /// File data read so far.
+    pub fn read(&self) -> u64 {
+        self.read.load(Relaxed)
+    }
+
+    /// Bytes written so far.
+    pub fn written(&self) -> u64 {
+        self.written.load(Relaxed)
+    }
+
+    /// Bytes cloned so far.
+    pub fn cloned(&self) -> u64 {
+        self.cloned.load(Relaxed)
+    }
+
+    /// Bytes worked on so far, to compare with [`expected`](Self::expected).
+    pub fn done(&self) -> u64 {
+        self.read().max(self.written()) + self.cloned()
+    }
+
+    /// Asks every thread of the job to stop at the next chunk.
+    pub fn stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// The flag behind [`stop`](Self::stop), for a signal handler.
+    #[must_use]
+    pub fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
+    /// `Err` of kind [`io::ErrorKind::Interrupted`] once [`stop`](Self::stop) was called.
+    ///
+    /// # Errors
+    /// See above.
+    pub fn check(&self) -> io::Result<()> {
+        if self.stop.load(Relaxed) {
+            Err(io::Error::new(io::ErrorKind::Interrupted, "stopped by a signal"))
+        } else {
+            Ok(())
+        }
+    }
+}

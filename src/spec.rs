@@ -1,0 +1,504 @@
+//! What was asked for: images, models, layers, indexes and stacks, as JSON.
+//!
+//! The Nix functions in `nix/lib/` write these specs; people without Nix write them by hand. A key that is not known is
+//! an error, and every error names its key, because a misspelt key would otherwise silently give another image.
+//! Reproducibility: of a spec, only what is written in it reaches an image.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::layer::{Input, Mode, Perm};
+use crate::platform::Platform;
+use crate::reference::{Reference, ReferenceError, file_name, full_name};
+use crate::store::{StoreDir, StorePath};
+
+/// The layers that one image's closure is split into at most, unless the spec says otherwise.
+pub const DEFAULT_MAX_LAYERS: usize = 20;
+/// The layers an image may have at all: what overlay mounts and Docker take.
+pub const LAYER_LIMIT: usize = 127;
+/// When an image says it was made, unless its spec says otherwise: one second after the epoch, as in the Nix store.
+pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
+
+/// Why a spec cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// Not JSON, a key that is not known, or a value of the wrong type.
+    #[error("spec: {key}: {message}")]
+    Key {
+        /// The path of the key, `images[0].config.Env`.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A name or a tag.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+}
+
+fn wrong(key: impl Into<String>, message: impl Into<String>) -> SpecError {
+    SpecError::Key { key: key.into(), message: message.into() }
+}
+
+/// Anything that `windlass build` builds, told apart by the key `kind`.
+#[derive(Debug, Clone)]
+pub enum Spec {
+    /// `"kind": "image"`
+    Image(Box<ImageSpec>),
+    /// `"kind": "model"`
+    Model(ModelSpec),
+    /// `"kind": "layer"`
+    Layer(LayerSpec),
+    /// `"kind": "index"`
+    Index(IndexSpec),
+    /// `"kind": "stack"`
+    Stack(StackSpec),
+}
+
+impl Spec {
+    /// Reads a spec.
+    ///
+    /// # Errors
+    /// With the key at fault.
+    pub fn parse(json: &str) -> Result<Self, SpecError> {
+        let value = serde_json::from_str(json).map_err(|e| wrong("not JSON", e.to_string()))?;
+        Self::from_value(value)
+    }
+
+    /// Reads a spec.
+    ///
+    /// # Errors
+    /// With the key at fault.
+    pub fn from_value(mut value: serde_json::Value) -> Result<Self, SpecError> {
+        let object = value.as_object_mut().ok_or_else(|| wrong("the whole", "expected an object with a key 'kind'"))?;
+        let kind = object.remove("kind");
+        let spec = match kind.as_ref().and_then(serde_json::Value::as_str) {
+            Some("image") => Self::Image(Box::new(read(value)?)),
+            Some("model") => Self::Model(read(value)?),
+            Some("layer") => Self::Layer(read(value)?),
+            Some("index") => Self::Index(read(value)?),
+            Some("stack") => Self::Stack(read(value)?),
+            _ => return Err(wrong("kind", "expected \"image\", \"model\", \"layer\", \"index\" or \"stack\"")),
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn check(&self) -> Result<(), SpecError> {
+        match self {
+            Self::Image(image) => image.check(""),
+            Self::Model(model) => model.check(""),
+            Self::Layer(layer) => layer.check(),
+            Self::Index(index) => {
+                if index.images.is_empty() {
+                    return Err(wrong("images", "an index of no images; give one built image for each platform"));
+                }
+                Ok(())
+            }
+            Self::Stack(stack) => {
+                let mut names = BTreeSet::new();
+                for (n, image) in stack.images.iter().enumerate() {
+                    image.check(&format!("images[{n}]."))?;
+                    if !names.insert(file_name(&full_name(&image.name)?)) {
+                        let message = format!("'{}' is the name of another image of this stack", image.name);
+                        return Err(wrong(format!("images[{n}].name"), message));
+                    }
+                }
+                for (n, model) in stack.models.iter().enumerate() {
+                    model.check(&format!("models[{n}]."))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, SpecError> {
+    serde_path_to_error::deserialize(value).map_err(|e| wrong(e.path().to_string(), e.inner().to_string()))
+}
+
+/// One image for one platform.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageSpec {
+    /// Name; `localhost/` is put before it when it names no registry.
+    pub name: String,
+    /// Tag; when absent, the first twelve hex digits of the manifest's digest.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Platform, `os/architecture[/variant]`; when absent, the one windlass runs on.
+    #[serde(default)]
+    pub platform: Platform,
+    /// Version of the operating system, for Windows images only.
+    #[serde(default)]
+    pub os_version: Option<String>,
+    /// Features that the operating system must have.
+    #[serde(default)]
+    pub os_features: Vec<String>,
+    /// When the image was made, RFC 3339; never the clock's time.
+    #[serde(default = "default_created")]
+    pub created: String,
+    /// Who made it.
+    #[serde(default)]
+    pub author: Option<String>,
+    /// How a container of it runs.
+    #[serde(default)]
+    pub config: Config,
+    /// Annotations of the manifest.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// What is in it beside the models.
+    #[serde(default)]
+    pub content: Content,
+    /// Rules for modes and owners in the root layer (what is not below the store).
+    #[serde(default)]
+    pub perms: Vec<Perm>,
+    /// Layers built before, by `buildLayer`: directories with a `layers.json`.
+    #[serde(default)]
+    pub layers: Vec<PathBuf>,
+    /// Models, each a layer of its own at the bottom.
+    #[serde(default)]
+    pub models: Vec<ModelSource>,
+    /// Layers that the closure is split into at most.
+    #[serde(default = "default_max_layers")]
+    pub max_layers: usize,
+    /// Whether the root layer brings the places that a container engine mounts over.
+    #[serde(default = "yes")]
+    pub mount_points: bool,
+    /// Where the store is.
+    #[serde(default)]
+    pub store_dir: StoreDir,
+}
+
+/// What is put into an image or layer.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Content {
+    /// Store paths that are there with their closures, at their own places.
+    pub deps: Vec<PathBuf>,
+    /// Store paths whose trees are linked from `/`, and that are there with their closures.
+    pub contents: Vec<PathBuf>,
+    /// Trees whose content is moved to `/`.
+    pub copy_to_root: Vec<PathBuf>,
+    /// Files or trees, each moved to the place that is its key.
+    pub files: BTreeMap<PathBuf, PathBuf>,
+    /// Small files with the text given here, by place.
+    pub texts: BTreeMap<PathBuf, String>,
+    /// Symbolic links, place to target.
+    pub symlinks: BTreeMap<PathBuf, PathBuf>,
+    /// Empty directories, place to mode.
+    pub directories: BTreeMap<PathBuf, Mode>,
+}
+
+/// How a container runs: the `config` of the OCI image config (image-spec, *config.md*).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// User or number, `user[:group]`.
+    pub user: Option<String>,
+    /// Ports a container listens on, `6379/tcp`.
+    pub exposed_ports: BTreeMap<String, Empty>,
+    /// Environment, `NAME=value` each.
+    pub env: Vec<String>,
+    /// Program and first arguments.
+    pub entrypoint: Vec<String>,
+    /// Arguments, or the program where there is no entrypoint.
+    pub cmd: Vec<String>,
+    /// Places that hold data which should outlive the container.
+    pub volumes: BTreeMap<String, Empty>,
+    /// Where the program starts.
+    pub working_dir: Option<String>,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that stops it.
+    pub stop_signal: Option<String>,
+}
+
+/// `{}`, the value that Go's sets have in JSON.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Empty {}
+
+/// A model as an image names it: built before, or described in place.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelSource {
+    /// The image directory that a model was built into.
+    #[serde(default)]
+    pub built: Option<PathBuf>,
+    /// A model that is built along.
+    #[serde(default)]
+    pub spec: Option<ModelSpec>,
+}
+
+/// Model files: one layer at the bottom of an image, and an image of their own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ModelSpec {
+    /// Name of the model and of its image.
+    pub name: String,
+    /// Tag of its image; when absent, the first twelve hex digits of the manifest's digest.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Files or directories by their place below `mountPath`; symbolic links are followed.
+    pub files: BTreeMap<PathBuf, PathBuf>,
+    /// Where a container finds them.
+    #[serde(default = "default_mount_path")]
+    pub mount_path: PathBuf,
+    /// Annotations of its image's manifest.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Where the store is.
+    #[serde(default)]
+    pub store_dir: StoreDir,
+}
+
+/// Layers that several images name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LayerSpec {
+    /// Name, for tables and history.
+    pub name: String,
+    /// What is in it.
+    #[serde(default)]
+    pub content: Content,
+    /// Rules for modes and owners.
+    #[serde(default)]
+    pub perms: Vec<Perm>,
+    /// Layers built before, whose store paths are left out of this one.
+    #[serde(default)]
+    pub layers: Vec<PathBuf>,
+    /// Layers that the closure is split into at most.
+    #[serde(default = "one")]
+    pub max_layers: usize,
+    /// Where the store is.
+    #[serde(default)]
+    pub store_dir: StoreDir,
+}
+
+/// One name for the images of several platforms.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct IndexSpec {
+    /// Name.
+    pub name: String,
+    /// Tag; when absent, the first twelve hex digits of the index's digest.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Image directories, one for each platform.
+    pub images: Vec<PathBuf>,
+    /// Annotations of the index.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Images that are planned together.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StackSpec {
+    /// Name, for messages.
+    pub name: String,
+    /// The images.
+    pub images: Vec<ImageSpec>,
+    /// Models beside those that the images name.
+    #[serde(default)]
+    pub models: Vec<ModelSource>,
+}
+
+fn default_created() -> String {
+    DEFAULT_CREATED.to_owned()
+}
+
+const fn default_max_layers() -> usize {
+    DEFAULT_MAX_LAYERS
+}
+
+const fn one() -> usize {
+    1
+}
+
+const fn yes() -> bool {
+    true
+}
+
+fn default_mount_path() -> PathBuf {
+    PathBuf::from("/models")
+}
+
+impl ImageSpec {
+    fn check(&self, at: &str) -> Result<(), SpecError> {
+        Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
+        if self.created.parse::<jiff::Timestamp>().is_err() {
+            let hint = if self.created == "now" { "; an image carries no wall-clock time" } else { "" };
+            return Err(wrong(format!("{at}created"), format!("'{}' is not an RFC 3339 time{hint}", self.created)));
+        }
+        check_max_layers(at, self.max_layers)?;
+        self.config.check(at)?;
+        self.content.check(at, &self.store_dir)?;
+        self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
+    }
+}
+
+impl Config {
+    fn check(&self, at: &str) -> Result<(), SpecError> {
+        if let Some(entry) = self.env.iter().find(|entry| entry.find('=').is_none_or(|at| at == 0)) {
+            return Err(wrong(format!("{at}config.Env"), format!("'{entry}' is not NAME=value")));
+        }
+        let is_port = |text: &str| {
+            let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+            let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+            let (first, last) = (first.parse::<u16>(), last.parse::<u16>());
+            matches!(protocol, "tcp" | "udp" | "sctp")
+                && matches!((first, last), (Ok(first), Ok(last)) if 0 < first && first <= last)
+        };
+        if let Some(port) = self.exposed_ports.keys().find(|port| !is_port(port)) {
+            return Err(wrong(format!("{at}config.ExposedPorts"), format!("'{port}' is not a port like 6379/tcp")));
+        }
+        let places = self.volumes.keys().chain(self.working_dir.as_ref());
+        if let Some(place) = places.into_iter().find(|place| !place.starts_with('/')) {
+            return Err(wrong(
+                format!("{at}config"),
+                format!("'{place}' (Volumes, WorkingDir) is not an absolute path"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl ModelSource {
+    fn check(&self, at: &str) -> Result<(), SpecError> {
+        match (&self.built, &self.spec) {
+            (Some(_), None) => Ok(()),
+            (None, Some(spec)) => spec.check(&format!("{at}spec.")),
+            _ => Err(wrong(at.trim_end_matches('.'), "expected either 'built' or 'spec'")),
+        }
+    }
+}
+
+impl ModelSpec {
+    fn check(&self, at: &str) -> Result<(), SpecError> {
+        Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
+        if self.name.contains('/') {
+            return Err(wrong(format!("{at}name"), format!("'{}': the name of a model has no '/'", self.name)));
+        }
+        if self.files.is_empty() {
+            return Err(wrong(format!("{at}files"), format!("model '{}' has no files", self.name)));
+        }
+        if !self.mount_path.is_absolute() {
+            return Err(wrong(format!("{at}mountPath"), "expected an absolute path"));
+        }
+        for (place, source) in &self.files {
+            if place.is_absolute() || place.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
+                return Err(wrong(
+                    format!("{at}files"),
+                    format!("'{}' is not a relative path below mountPath", place.display()),
+                ));
+            }
+            check_source(&format!("{at}files"), source)?;
+        }
+        Ok(())
+    }
+
+    /// What its layer is made of.
+    #[must_use]
+    pub fn inputs(&self) -> Vec<Input> {
+        let copy = |(place, source): (&PathBuf, &PathBuf)| Input::Copy {
+            source: source.clone(),
+            target: self.mount_path.join(place),
+            dereference: true,
+            nar_hash: None,
+        };
+        self.files.iter().map(copy).collect()
+    }
+}
+
+impl LayerSpec {
+    fn check(&self) -> Result<(), SpecError> {
+        check_max_layers("", self.max_layers)?;
+        self.content.check("", &self.store_dir)
+    }
+}
+
+fn check_max_layers(at: &str, max_layers: usize) -> Result<(), SpecError> {
+    if (1..=LAYER_LIMIT).contains(&max_layers) {
+        return Ok(());
+    }
+    Err(wrong(format!("{at}maxLayers"), format!("{max_layers} is not between 1 and {LAYER_LIMIT}")))
+}
+
+fn check_source(key: &str, source: &Path) -> Result<(), SpecError> {
+    if source.is_absolute() && !source.components().any(|part| part == std::path::Component::ParentDir) {
+        return Ok(());
+    }
+    Err(wrong(key, format!("'{}' is not an absolute path without '..'", source.display())))
+}
+
+impl Content {
+    fn check(&self, at: &str, store: &StoreDir) -> Result<(), SpecError> {
+        for (key, paths) in [("deps", &self.deps), ("contents", &self.contents)] {
+            for path in paths {
+                store.parse(&path.to_string_lossy()).map_err(|e| wrong(format!("{at}content.{key}"), e.to_string()))?;
+            }
+        }
+        self.copy_to_root.iter().try_for_each(|path| check_source(&format!("{at}content.copyToRoot"), path))?;
+        self.files.values().try_for_each(|path| check_source(&format!("{at}content.files"), path))
+    }
+
+    /// The store paths that must be there with their closures, each with whether it is there itself.
+    ///
+    /// What is moved to another place brings its references; it is at its own place too only if it refers to itself.
+    #[must_use]
+    pub fn roots(&self, store: &StoreDir) -> Vec<(StorePath, bool)> {
+        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
+        let whole =
+            self.deps.iter().chain(&self.contents).filter_map(|path| Some((store.parse(&text(path)).ok()?, true)));
+        let moved = self.copy_to_root.iter().chain(self.files.values());
+        let moved = moved.filter_map(|path| Some((store.parse_inside(&text(path)).ok()?.0, false)));
+        let mentioned = self.symlinks.values().map(text).chain(self.texts.values().cloned());
+        let mentioned: BTreeSet<StorePath> = mentioned.flat_map(|text| store.scan(&text)).collect();
+        whole.chain(moved).chain(mentioned.into_iter().map(|path| (path, true))).collect()
+    }
+
+    /// What the root layer is made of.
+    #[must_use]
+    pub fn root_inputs(&self) -> Vec<Input> {
+        let mut inputs: Vec<Input> = Vec::new();
+        inputs.extend(self.contents.iter().map(|source| Input::Links { source: source.clone() }));
+        inputs.extend(
+            self.copy_to_root
+                .iter()
+                .map(|source| (PathBuf::from("/"), source))
+                .chain(self.files.iter().map(|(target, source)| (target.clone(), source)))
+                .map(|(target, source)| Input::Copy {
+                    source: source.clone(),
+                    target,
+                    dereference: false,
+                    nar_hash: None,
+                }),
+        );
+        inputs.extend(self.texts.iter().map(|(path, text)| Input::Text {
+            path: path.clone(),
+            text: text.clone(),
+            mode: Mode(0o644),
+        }));
+        inputs.extend(
+            self.symlinks.iter().map(|(path, target)| Input::Symlink { path: path.clone(), target: target.clone() }),
+        );
+        inputs.extend(self.directories.iter().map(|(path, mode)| Input::Directory { path: path.clone(), mode: *mode }));
+        inputs
+    }
+}
+
+impl ImageSpec {
+    /// The store paths that its content, config and annotations name, each with whether it is there itself.
+    #[must_use]
+    pub fn roots(&self) -> Vec<(StorePath, bool)> {
+        let mut roots = self.content.roots(&self.store_dir);
+        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
+        roots.extend(self.store_dir.scan(&named).into_iter().map(|path| (path, true)));
+        roots
+    }
+}

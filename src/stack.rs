@@ -1,0 +1,302 @@
+//! A stack: several images and their models, planned together, as one directory.
+//!
+//! ```text
+//! lean (`buildStack`'s passthru `lean`)      with archives (`ai-stack-images`)
+//!   stack.json                                 stack.json
+//!   images/<name>/   image directories         images/<name>.tar   without the weights
+//!   models/<name>/   image directories         models/<name>.tar   one model each, once
+//!                                              load.sh  SHA256SUMS
+//! ```
+//!
+//! `stack.json` is for scripts. It only ever grows; a key that changes its meaning is a new `version`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::archive::{self, Options, Without};
+use crate::blobs::{At, WriteError, write_file};
+use crate::build::Stack;
+use crate::canonical;
+use crate::digest::Digest;
+use crate::image::{LayerKind, LayerRecord};
+use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_json};
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::reference::file_name;
+
+/// `stack.json`. Paths are relative to the directory that it is in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StackJson {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The images by name; one entry for each platform.
+    pub images: Vec<StackImage>,
+    /// The models by name.
+    pub models: Vec<StackModel>,
+}
+
+/// One image of a stack, for one platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StackImage {
+    /// The last part of its name: `redis`.
+    pub name: String,
+    /// Full name and tag: `localhost/redis:…`.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Digest of the config.
+    pub config_digest: Digest,
+    /// Its archive; not in a lean stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<PathBuf>,
+    /// Its image directory; only in a lean stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Bytes of all its layers, those of models too.
+    pub size: u64,
+    /// Its layers, bottom first.
+    pub layers: Vec<StackLayer>,
+    /// Names of its models, lowest first.
+    pub models: Vec<String>,
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StackLayer {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub size: u64,
+    /// What it is for.
+    pub kind: LayerKind,
+    /// The store paths it comes from.
+    pub owners: Vec<String>,
+}
+
+/// One model of a stack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StackModel {
+    /// Its name.
+    pub name: String,
+    /// Full name and tag of its image.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Digest of its image's manifest.
+    pub digest: Digest,
+    /// Digest of its image's config.
+    pub config_digest: Digest,
+    /// Its archive; not in a lean stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<PathBuf>,
+    /// Its image directory; only in a lean stack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<PathBuf>,
+    /// Bytes of its layer.
+    pub size: u64,
+    /// The one layer.
+    pub layers: Vec<StackLayer>,
+}
+
+impl From<&LayerRecord> for StackLayer {
+    fn from(layer: &LayerRecord) -> Self {
+        Self { digest: layer.digest, size: layer.size, kind: layer.kind, owners: layer.owners.clone() }
+    }
+}
+
+/// Where an entry's files are.
+#[derive(Clone, Copy)]
+enum Form {
+    Lean,
+    Archives,
+}
+
+impl Form {
+    fn paths(self, folder: &str, name: &str) -> (Option<PathBuf>, Option<PathBuf>) {
+        let file = |suffix: &str| PathBuf::from(format!("{folder}/{name}{suffix}"));
+        match self {
+            Self::Lean => (None, Some(file(""))),
+            Self::Archives => (Some(file(".tar")), None),
+        }
+    }
+}
+
+fn describe(images: &[&Summary], models: &[(&str, &Summary)], form: Form) -> StackJson {
+    let image = |summary: &Summary| {
+        let name = file_name(&summary.name);
+        let (archive, directory) = form.paths("images", &name);
+        let entry = |platform: &crate::layout::PlatformRecord| StackImage {
+            name: name.clone(),
+            reference: summary.reference.clone(),
+            platform: platform.platform.clone(),
+            digest: platform.digest,
+            config_digest: platform.config_digest,
+            archive: archive.clone(),
+            directory: directory.clone(),
+            size: platform.size,
+            layers: platform.layers.iter().map(StackLayer::from).collect(),
+            models: platform.models.clone(),
+        };
+        summary.platforms.iter().map(entry).collect::<Vec<_>>()
+    };
+    let model = |(name, summary): &(&str, &Summary)| {
+        let (archive, directory) = form.paths("models", name);
+        let platform = &summary.platforms[0];
+        StackModel {
+            name: (*name).to_owned(),
+            reference: summary.reference.clone(),
+            digest: platform.digest,
+            config_digest: platform.config_digest,
+            archive,
+            directory,
+            size: platform.size,
+            layers: platform.layers.iter().map(StackLayer::from).collect(),
+        }
+    };
+    StackJson {
+        version: VERSION,
+        images: images.iter().flat_map(|summary| image(summary)).collect(),
+        models: models.iter().map(model).collect(),
+    }
+}
+
+/// Writes a lean stack into `directory`, which must exist.
+///
+/// # Errors
+/// With the path at fault.
+pub fn write_lean(stack: &Stack, directory: &Path, progress: &Progress) -> Result<(), WriteError> {
+    let write = |folder: &str, name: &str, image: &Image| {
+        let path = directory.join(folder).join(name);
+        fs::create_dir_all(&path).at("create", &path)?;
+        image.write_lean(&path, progress)
+    };
+    for folder in ["images", "models"] {
+        fs::create_dir_all(directory.join(folder)).at("create", directory)?;
+    }
+    stack.images.iter().try_for_each(|image| write("images", &file_name(&image.summary.name), image))?;
+    stack.models.iter().try_for_each(|(name, image)| write("models", name, image))?;
+    let images: Vec<_> = stack.images.iter().map(|image| &image.summary).collect();
+    let models: Vec<_> = stack.models.iter().map(|(name, image)| (name.as_str(), &image.summary)).collect();
+    write_file(&directory.join("stack.json"), &canonical::to_pretty(&describe(&images, &models, Form::Lean)), progress)
+}
+
+/// A lean stack on disk.
+#[derive(Debug, Clone)]
+pub struct StackDir {
+    /// Its images.
+    pub images: Vec<ImageDir>,
+    /// Its models by name.
+    pub models: Vec<(String, ImageDir)>,
+}
+
+impl StackDir {
+    /// Reads a lean stack and checks the small blobs of everything in it.
+    ///
+    /// # Errors
+    /// See [`LayoutError`].
+    pub fn open(path: &Path) -> Result<Self, LayoutError> {
+        let json: StackJson = read_json(&path.join("stack.json"))?;
+        let lean = |directory: Option<&PathBuf>| match directory {
+            Some(directory) => ImageDir::open(&path.join(directory)),
+            None => Err(LayoutError::Format {
+                path: path.join("stack.json"),
+                message: "is a stack of archives; use the lean stack that it was made from".to_owned(),
+            }),
+        };
+        let mut images: Vec<ImageDir> = Vec::new();
+        for image in &json.images {
+            // An index has an entry for each platform and is one directory.
+            if images.last().is_none_or(|last| last.summary().reference != image.reference) {
+                images.push(lean(image.directory.as_ref())?);
+            }
+        }
+        let model = |model: &StackModel| Ok((model.name.clone(), lean(model.directory.as_ref())?));
+        Ok(Self { images, models: json.models.iter().map(model).collect::<Result<_, LayoutError>>()? })
+    }
+
+    /// Images and models, for what treats them alike.
+    pub fn all(&self) -> impl Iterator<Item = &ImageDir> {
+        self.images.iter().chain(self.models.iter().map(|(_, model)| model))
+    }
+}
+
+/// Writes the archives of a stack into `directory`, which must exist: every model once, the images without weights.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub fn write_archives(stack: &StackDir, directory: &Path, options: Options<'_>) -> Result<(), LayoutError> {
+    let images: Vec<&Summary> = stack.images.iter().map(ImageDir::summary).collect();
+    let models: Vec<_> = stack.models.iter().map(|(name, model)| (name.as_str(), model.summary())).collect();
+    let json = describe(&images, &models, Form::Archives);
+    for folder in ["images", "models"] {
+        fs::create_dir_all(directory.join(folder)).at("create", directory)?;
+    }
+    let (all, weightless) = (Without::default(), Without { models: true, ..Without::default() });
+    let mut work: Vec<(PathBuf, &ImageDir, &Without)> = Vec::new();
+    work.extend(stack.models.iter().map(|(name, model)| (format!("models/{name}.tar").into(), model, &all)));
+    let image =
+        |image| (format!("images/{}.tar", file_name(&ImageDir::summary(image).name)).into(), image, &weightless);
+    work.extend(stack.images.iter().map(image));
+    for (_, image, without) in &work {
+        options.progress.expect(archive::payload(image, without));
+    }
+    let mut sums: Vec<(PathBuf, Digest)> = work
+        .par_iter()
+        .with_max_len(1)
+        .map(|(path, image, without)| {
+            let digest = archive::write(image, &directory.join(path), true, Options { without, ..options })?;
+            let (digest, _) = digest.expect("the digest of everything was asked for");
+            Ok((path.clone(), digest))
+        })
+        .collect::<Result<_, LayoutError>>()?;
+    let mut add = |name: &str, bytes: &[u8]| {
+        sums.push((PathBuf::from(name), Digest::of(bytes)));
+        write_file(&directory.join(name), bytes, options.progress)
+    };
+    add("stack.json", &canonical::to_pretty(&json))?;
+    add("load.sh", load_script(&json).as_bytes())?;
+    let script = directory.join("load.sh");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).at("make executable", &script)?;
+    sums.sort();
+    let lines: String = sums.iter().map(|(path, digest)| format!("{}  {}\n", digest.hex(), path.display())).collect();
+    Ok(write_file(&directory.join("SHA256SUMS"), lines.as_bytes(), options.progress)?)
+}
+
+/// `load.sh`: POSIX shell and Podman, for hosts without windlass. Names and digests are of alphabets that need no
+/// quoting.
+fn load_script(stack: &StackJson) -> String {
+    let by_digest = |reference: &str, digest: Digest| match reference.rsplit_once(':') {
+        Some((name, _)) => format!("{name}@{digest}"),
+        None => format!("{reference}@{digest}"),
+    };
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let mut lines: Vec<String> = Vec::new();
+    for model in &stack.models {
+        let name = by_digest(&model.reference, model.digest);
+        lines.push(format!("load model {} {name} {}", model.name, file(&model.archive)));
+    }
+    let mut previous = "";
+    for image in &stack.images {
+        // The platforms of an index share one archive.
+        if image.reference == previous {
+            continue;
+        }
+        previous = &image.reference;
+        for model in stack.models.iter().filter(|model| image.models.contains(&model.name)) {
+            lines.push(format!("needs {} {} {}", image.name, model.name, by_digest(&model.reference, model.digest)));
+        }
+        let name = by_digest(&image.reference, image.digest);
+        lines.push(format!("load image {} {name} {}", image.name, file(&image.archive)));
+    }
+    include_str!("load.sh").replace("@LOADS@", &lines.join("\n"))
+}
