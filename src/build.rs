@@ -96,9 +96,15 @@ pub fn image(
 /// # Errors
 /// See [`BuildError`].
 pub fn model(spec: &ModelSpec, blobs: Option<Blobs<'_>>, progress: &Progress) -> Result<Image, BuildError> {
-    let planned = PlannedModel::from_spec(spec, 0).layer;
+    let planned = new_model(spec).layer;
     let layers = make(&[&planned], blobs, progress)?;
-    model_image(spec, &layers[&planned.recipe])
+    model_image(spec, &Layer { record: layers[&planned.recipe].clone(), recipe: planned.recipe })
+}
+
+fn new_model(spec: &ModelSpec) -> PlannedModel {
+    // What is not there is not a directory; hashing it says so.
+    let is_directory = spec.source.as_ref().is_some_and(|source| source.is_dir());
+    PlannedModel::new(spec, spec.inputs(is_directory), 0)
 }
 
 /// Builds layers by themselves.
@@ -144,7 +150,7 @@ pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePl
 fn planned_model(source: &ModelSource) -> Result<PlannedModel, BuildError> {
     match source {
         ModelSource { spec: Some(spec), .. } => {
-            let mut planned = PlannedModel::from_spec(spec, 0);
+            let mut planned = new_model(spec);
             let failed = |source| BuildError::Layer { title: spec.name.clone(), source };
             planned.size = measure(&planned.layer.recipe).map_err(failed)?;
             Ok(planned)
@@ -170,13 +176,12 @@ fn models(sources: &[ModelSource], progress: &Progress) -> Result<BTreeMap<Strin
     for source in sources {
         let (name, model) = match source {
             ModelSource { spec: Some(spec), .. } => {
-                let planned = PlannedModel::from_spec(spec, 0).layer;
+                let planned = new_model(spec).layer;
                 if !built.contains_key(&planned.recipe) {
                     built.extend(make(&[&planned], None, progress)?);
                 }
-                let record = &built[&planned.recipe];
-                let layer = Layer { record: record.clone(), recipe: planned.recipe };
-                (spec.name.clone(), Model { image: model_image(spec, record)?, layer })
+                let layer = Layer { record: built[&planned.recipe].clone(), recipe: planned.recipe };
+                (spec.name.clone(), Model { image: model_image(spec, &layer)?, layer })
             }
             ModelSource { built, .. } => {
                 let (image, name, layer) = built_model(built.as_deref().unwrap_or(Path::new("")))?;
@@ -298,9 +303,7 @@ fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, LayerRecord>) -> Result<Image
     assemble(&plan.spec.name, plan.spec.tag.as_deref(), &About::from(&plan.spec), &layers, plan.models)
 }
 
-fn model_image(spec: &ModelSpec, record: &LayerRecord) -> Result<Image, BuildError> {
-    let planned = PlannedModel::from_spec(spec, record.size);
-    let layer = Layer { record: record.clone(), recipe: planned.layer.recipe };
+fn model_image(spec: &ModelSpec, layer: &Layer) -> Result<Image, BuildError> {
     let about = About {
         platform: Platform::of_data(),
         os_version: None,
@@ -310,7 +313,7 @@ fn model_image(spec: &ModelSpec, record: &LayerRecord) -> Result<Image, BuildErr
         config: Config::default(),
         annotations: spec.annotations.clone(),
     };
-    assemble(&spec.name, spec.tag.as_deref(), &about, &[layer], vec![spec.name.clone()])
+    assemble(&spec.name, spec.tag.as_deref(), &about, std::slice::from_ref(layer), vec![spec.name.clone()])
 }
 
 fn assemble(

@@ -109,12 +109,12 @@ pub struct PlannedModel {
 impl PlannedModel {
     /// The layer of a model that is not built yet, of the size that [`measure`](crate::layer::measure) gives.
     #[must_use]
-    pub fn from_spec(spec: &ModelSpec, size: u64) -> Self {
+    pub fn new(spec: &ModelSpec, inputs: Vec<Input>, size: u64) -> Self {
         let layer = Planned {
             kind: LayerKind::Model,
             title: spec.name.clone(),
             why: "a model lies at the bottom, where nothing can change its chain".to_owned(),
-            recipe: Recipe { format: FORMAT, inputs: spec.inputs(), perms: Vec::new() },
+            recipe: Recipe { format: FORMAT, inputs, perms: Vec::new() },
             built: None,
         };
         Self { name: spec.name.clone(), size, layer }

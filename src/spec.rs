@@ -244,7 +244,12 @@ pub struct ModelSpec {
     #[serde(default)]
     pub tag: Option<String>,
     /// Files or directories by their place below `mountPath`; symbolic links are followed.
+    #[serde(default)]
     pub files: BTreeMap<PathBuf, PathBuf>,
+    /// Instead of `files`: a file, put at `mountPath` under its own name (that of a store path without the hash), or a
+    /// directory, whose content is put there.
+    #[serde(default)]
+    pub source: Option<PathBuf>,
     /// Where a container finds them.
     #[serde(default = "default_mount_path")]
     pub mount_path: PathBuf,
@@ -384,8 +389,11 @@ impl ModelSpec {
         if self.name.contains('/') {
             return Err(wrong(format!("{at}name"), format!("'{}': the name of a model has no '/'", self.name)));
         }
-        if self.files.is_empty() {
-            return Err(wrong(format!("{at}files"), format!("model '{}' has no files", self.name)));
+        if self.files.is_empty() == self.source.is_none() {
+            return Err(wrong(format!("{at}files"), format!("model '{}' needs either 'files' or 'source'", self.name)));
+        }
+        if let Some(source) = &self.source {
+            check_source(&format!("{at}source"), source)?;
         }
         if !self.mount_path.is_absolute() {
             return Err(wrong(format!("{at}mountPath"), "expected an absolute path"));
@@ -402,16 +410,19 @@ impl ModelSpec {
         Ok(())
     }
 
-    /// What its layer is made of.
+    /// What its layer is made of. `source_is_directory` says what is at `source`.
     #[must_use]
-    pub fn inputs(&self) -> Vec<Input> {
-        let copy = |(place, source): (&PathBuf, &PathBuf)| Input::Copy {
-            source: source.clone(),
-            target: self.mount_path.join(place),
-            dereference: true,
-            nar_hash: None,
+    pub fn inputs(&self, source_is_directory: bool) -> Vec<Input> {
+        let copy = |place: &Path, source: &PathBuf| {
+            let target = self.mount_path.join(place);
+            Input::Copy { source: source.clone(), target, dereference: true, nar_hash: None }
         };
-        self.files.iter().map(copy).collect()
+        let Some(source) = &self.source else {
+            return self.files.iter().map(|(place, source)| copy(place, source)).collect();
+        };
+        let store_name = self.store_dir.parse(&source.to_string_lossy()).map(|path| path.name().to_owned());
+        let name = store_name.unwrap_or_else(|_| source.file_name().unwrap_or_default().to_string_lossy().into_owned());
+        vec![copy(Path::new(if source_is_directory { "" } else { &name }), source)]
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! `stack.json` is for scripts. It only ever grows; a key that changes its meaning is a new `version`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -230,11 +231,26 @@ impl StackDir {
     }
 }
 
+/// A model's archive that exists already, with its digest.
+#[derive(Debug, Clone)]
+pub struct ModelArchive {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The digest of the whole file.
+    pub digest: Digest,
+}
+
 /// Writes the archives of a stack into `directory`, which must exist: every model once, the images without weights.
+/// Models whose archives exist already are linked to.
 ///
 /// # Errors
 /// See [`LayoutError`].
-pub fn write_archives(stack: &StackDir, directory: &Path, options: Options<'_>) -> Result<(), LayoutError> {
+pub fn write_archives(
+    stack: &StackDir,
+    directory: &Path,
+    existing: &BTreeMap<String, ModelArchive>,
+    options: Options<'_>,
+) -> Result<(), LayoutError> {
     let images: Vec<&Summary> = stack.images.iter().map(ImageDir::summary).collect();
     let models: Vec<_> = stack.models.iter().map(|(name, model)| (name.as_str(), model.summary())).collect();
     let json = describe(&images, &models, Form::Archives);
@@ -243,14 +259,23 @@ pub fn write_archives(stack: &StackDir, directory: &Path, options: Options<'_>) 
     }
     let (all, weightless) = (Without::default(), Without { models: true, ..Without::default() });
     let mut work: Vec<(PathBuf, &ImageDir, &Without)> = Vec::new();
-    work.extend(stack.models.iter().map(|(name, model)| (format!("models/{name}.tar").into(), model, &all)));
+    let mut sums: Vec<(PathBuf, Digest)> = Vec::new();
+    for (name, model) in &stack.models {
+        let path = PathBuf::from(format!("models/{name}.tar"));
+        if let Some(archive) = existing.get(name) {
+            std::os::unix::fs::symlink(&archive.path, directory.join(&path)).at("link", &directory.join(&path))?;
+            sums.push((path, archive.digest));
+        } else {
+            work.push((path, model, &all));
+        }
+    }
     let image =
         |image| (format!("images/{}.tar", file_name(&ImageDir::summary(image).name)).into(), image, &weightless);
     work.extend(stack.images.iter().map(image));
     for (_, image, without) in &work {
         options.progress.expect(archive::payload(image, without));
     }
-    let mut sums: Vec<(PathBuf, Digest)> = work
+    let written: Vec<(PathBuf, Digest)> = work
         .par_iter()
         .with_max_len(1)
         .map(|(path, image, without)| {
@@ -259,6 +284,7 @@ pub fn write_archives(stack: &StackDir, directory: &Path, options: Options<'_>) 
             Ok((path.clone(), digest))
         })
         .collect::<Result<_, LayoutError>>()?;
+    sums.extend(written);
     let mut add = |name: &str, bytes: &[u8]| {
         sums.push((PathBuf::from(name), Digest::of(bytes)));
         write_file(&directory.join(name), bytes, options.progress)

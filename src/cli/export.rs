@@ -1,6 +1,6 @@
 //! `windlass export`
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -13,7 +13,7 @@ use crate::archive::{self, Options, Without};
 use crate::blobs::{At, Staging, Verify, free_space};
 use crate::digest::Digest;
 use crate::layout::ImageDir;
-use crate::stack::{StackDir, write_archives};
+use crate::stack::{ModelArchive, StackDir, write_archives};
 
 /// Write an image or a stack in a form that other tools read.
 ///
@@ -127,7 +127,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         // `write` makes the directory itself, as it must for Nix.
         std::fs::remove_dir(staging.path()).at("prepare", staging.path())?;
     }
-    write(&args.from, args.format, staging.path(), options)?;
+    write(&args.from, args.format, staging.path(), &BTreeMap::new(), options)?;
     staging.publish()?;
     drop(drawing);
     let report = Report {
@@ -153,12 +153,18 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 }
 
 /// Writes to `output`, which does not exist or is an empty file.
-pub(super) fn write(from: &Path, format: Format, output: &Path, options: Options<'_>) -> Result<()> {
+pub(super) fn write(
+    from: &Path,
+    format: Format,
+    output: &Path,
+    models: &BTreeMap<String, ModelArchive>,
+    options: Options<'_>,
+) -> Result<()> {
     let create = || std::fs::create_dir(output).at("create", output);
     match (from.join("stack.json").is_file(), format) {
         (true, Format::Archive) => {
             create()?;
-            write_archives(&StackDir::open(from)?, output, options)?;
+            write_archives(&StackDir::open(from)?, output, models, options)?;
         }
         (true, Format::Oci) => bail!(Usage(format!("{} is a stack; --format oci is for one image", from.display()))),
         (false, Format::Archive) => drop(archive::write(&ImageDir::open(from)?, output, false, options)?),

@@ -4,6 +4,7 @@
 //! derivation's attributes; `outputs.out` is where the result goes, and each key of `exportReferencesGraph` is replaced
 //! by the closure of what it names. Nix itself throws away a failed output, so nothing is staged here.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -11,14 +12,17 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::export::Format;
 use super::failure::Environment;
 use super::printer::Printer;
 use super::session::Session;
-use crate::archive::Options;
+use crate::archive::{self, Options, Without};
 use crate::blobs::Verify;
 use crate::canonical;
 use crate::closure::ClosureGraph;
+use crate::layout::ImageDir;
 use crate::spec::Spec;
+use crate::stack::ModelArchive;
 use crate::store::StoreDir;
 
 /// What a derivation asks for, in its attribute `windlass`.
@@ -29,8 +33,22 @@ enum Action {
     Spec { spec: Value },
     /// Build the spec in a file, under this tag.
     Build { spec_file: PathBuf, tag: Option<String>, store_dir: StoreDir },
-    /// Export an image directory or a lean stack.
-    Export { from: PathBuf, format: super::export::Format },
+    /// Export an image directory or a lean stack. An output `sum` gets the archive's SHA-256; the archives of a stack's
+    /// models are derivations of their own.
+    Export {
+        from: PathBuf,
+        format: Format,
+        #[serde(default)]
+        models: BTreeMap<String, ModelOutputs>,
+    },
+}
+
+/// The outputs of the derivation that a model's archive is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelOutputs {
+    archive: PathBuf,
+    sum: PathBuf,
 }
 
 pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
@@ -61,10 +79,18 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
             super::build::write(&spec, &graph, false, &output, progress)?;
         }
-        Action::Export { from, format } => {
-            let without = crate::archive::Without::default();
+        Action::Export { from, format, models } => {
+            let without = Without::default();
             let options = Options { without: &without, verify: Verify::Auto, progress };
-            super::export::write(&from, format, &output, options)?;
+            if let Some(sum) = attributes["outputs"]["sum"].as_str() {
+                let digest = archive::write(&ImageDir::open(&from)?, &output, true, options)?;
+                let (digest, _) = digest.context("an archive without a digest")?;
+                fs::write(sum, digest.to_string()).with_context(|| format!("write {sum}"))?;
+            } else {
+                let models =
+                    models.into_iter().map(|(name, model)| Ok((name, existing(&model)?))).collect::<Result<_>>()?;
+                super::export::write(&from, format, &output, &models, options)?;
+            }
         }
     }
     printer.note(format!(
@@ -73,4 +99,9 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
         super::printer::size(progress.written())
     ));
     Ok(())
+}
+
+fn existing(model: &ModelOutputs) -> Result<ModelArchive> {
+    let digest = fs::read_to_string(&model.sum).with_context(|| format!("read {}", model.sum.display()))?;
+    Ok(ModelArchive { path: model.archive.clone(), digest: digest.parse()? })
 }

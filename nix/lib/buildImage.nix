@@ -1,0 +1,112 @@
+# One image for one platform, as an image directory: kilobytes in the store, whatever it holds.
+#
+# Type: AttrSet -> Derivation with passthru
+#   imageName  "localhost/redis"
+#   imageTag   the hash part of a store path that depends on everything in the image
+#   imageRef   "localhost/redis:<imageTag>"; known at evaluation
+#   archive    derivation of one tar file: OCI archive and docker-archive at once (`podman load -i`)
+#   layout     derivation of an OCI directory (`skopeo copy oci:…`)
+#
+# Example:
+#   buildImage {
+#     name = "redis";
+#     config.Cmd = [ "${pkgs.redis}/bin/redis-server" ];
+#   }
+internal:
+{
+  # Name; `localhost/` is put before it when it names no registry.
+  name,
+  # Tag; by default derived from everything in the image. Floating tags (latest, main, …) are refused.
+  tag ? null,
+  # Packages whose trees are linked from `/`, with their closures. As in dockerTools.
+  contents ? [ ],
+  # Trees whose content is moved to `/`, with what they refer to. As in nix2container.
+  copyToRoot ? [ ],
+  # Packages that are there with their closures, and nowhere else.
+  deps ? [ ],
+  # Place in the image -> file or tree that is moved there.
+  files ? { },
+  # Place in the image -> text of a small file.
+  texts ? { },
+  # Place in the image -> target of a symbolic link.
+  symlinks ? { },
+  # Place in the image -> octal mode of an empty directory, "0755".
+  directories ? { },
+  # The `config` of the OCI image config: Cmd, Entrypoint, Env, ExposedPorts, Labels, StopSignal, User, Volumes,
+  # WorkingDir. The packages it mentions are in the image without being listed again.
+  config ? { },
+  # When the image says it was made, RFC 3339.
+  created ? "1970-01-01T00:00:01Z",
+  # Who made it.
+  author ? null,
+  # Annotations of the manifest.
+  annotations ? { },
+  # Layers that the closure is split into at most.
+  maxLayers ? 20,
+  # [ { path ? null; regex ? ".*"; mode ? null; uid ? null; gid ? null; uname ? null; gname ? null; } ] for what is not
+  # below the store. `regex` is searched for in the absolute path in the image; the last rule that fits wins. For store
+  # paths give the rules to buildLayer.
+  perms ? [ ],
+  # Layers from buildLayer, bottom first; they lie below the closure, and their store paths are not repeated in it.
+  layers ? [ ],
+  # Models from buildModel; each is a layer of its own at the very bottom.
+  models ? [ ],
+  # Go's names, for images that are made for another machine than the one that builds them.
+  os ? null,
+  architecture ? null,
+  variant ? null,
+  # Whether the image brings the places that Podman mounts over (/proc, /tmp, /etc/hosts, …).
+  mountPoints ? true,
+}:
+let
+  host = builtins.match "([^/]+)/([^/]+)(/.*)?" (internal.platformOf internal.system);
+  or' = value: default: if value == null then default else value;
+  hostVariant = or' (builtins.elemAt host 2) "";
+  platform = builtins.concatStringsSep "/" [
+    (or' os (builtins.elemAt host 0))
+    (or' architecture (builtins.elemAt host 1))
+  ];
+in
+internal.build {
+  inherit name tag;
+  kind = "image";
+  spec = {
+    inherit
+      name
+      config
+      created
+      author
+      annotations
+      maxLayers
+      mountPoints
+      ;
+    storeDir = builtins.storeDir;
+    platform =
+      platform
+      + (
+        if variant != null then
+          "/${variant}"
+        else if architecture == null then
+          hostVariant
+        else
+          ""
+      );
+    content = internal.content {
+      inherit
+        deps
+        contents
+        copyToRoot
+        files
+        texts
+        symlinks
+        directories
+        ;
+    };
+    perms = map internal.perm perms;
+    layers = map internal.path layers;
+    models = map (model: { built = internal.path model; }) models;
+  };
+}
+// {
+  inherit models;
+}

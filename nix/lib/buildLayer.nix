@@ -1,0 +1,49 @@
+# Layers built by themselves, for several images to name in `layers`. As in nix2container.
+#
+# Type: AttrSet -> Derivation
+#
+# Example:
+#   base = buildLayer { name = "base"; deps = [ pkgs.glibc pkgs.cacert ]; };
+#   app = buildImage { name = "app"; layers = [ base ]; config.Cmd = [ "${app}/bin/app" ]; };
+internal:
+{
+  # Name, for tables and history.
+  name ? "layer",
+  # Packages that are there with their closures.
+  deps ? [ ],
+  # The same as in buildImage.
+  contents ? [ ],
+  copyToRoot ? [ ],
+  files ? { },
+  texts ? { },
+  symlinks ? { },
+  directories ? { },
+  # Modes and owners, for store paths too: { path = pkgs.foo; regex = "/bin/"; mode = "0755"; }.
+  perms ? [ ],
+  # Layers that this one lies on: their store paths are left out of it.
+  layers ? [ ],
+  # Layers that the closure is split into at most.
+  maxLayers ? 1,
+}:
+internal.build {
+  inherit name;
+  tag = null;
+  kind = "layer";
+  spec = {
+    inherit name maxLayers;
+    storeDir = builtins.storeDir;
+    content = internal.content {
+      inherit
+        deps
+        contents
+        copyToRoot
+        files
+        texts
+        symlinks
+        directories
+        ;
+    };
+    perms = map internal.perm perms;
+    layers = map internal.path layers;
+  };
+}

@@ -1,0 +1,61 @@
+# Images that are planned together, so that what they share is the same layers in the same order.
+#
+# Type: AttrSet -> Derivation with passthru
+#   lean    the same stack without archives: image directories and stack.json, kilobytes whatever the models weigh
+#   images  the images by name, with their `imageRef`
+#   models  the models by name
+#
+# The result:
+#   stack.json  images/<name>.tar  models/<model>.tar  load.sh  SHA256SUMS
+# A model's archive is a derivation of its own that the result links to: a new version of an app does not write it again.
+#
+# A tag names what is in an image, a digest its bytes: when another image of the stack comes to share something, the
+# digest of this one may change under the same tag.
+internal:
+{
+  # Name of the derivation.
+  name ? "stack",
+  # Images from buildImage.
+  images,
+  # Models that no image has in it, to be mounted.
+  models ? [ ],
+}:
+let
+  inherit (builtins) attrValues listToAttrs map;
+  byName = key: values: listToAttrs (map (value: { name = value.${key}; inherit value; }) values);
+  allModels = byName "modelName" (builtins.concatMap (image: image.models) images ++ models);
+  spec = internal.specFile "${name}-spec" {
+    kind = "stack";
+    inherit name;
+    images = map (image: image.spec) images;
+    models = map (model: { built = internal.path model; }) models;
+  };
+  lean = internal.derive {
+    name = "${name}-lean";
+    closureOf = [ spec ];
+    action = {
+      action = "build";
+      specFile = "${spec}";
+      storeDir = builtins.storeDir;
+      tag = null;
+    };
+  };
+  archives = internal.derive {
+    name = name;
+    action = {
+      action = "export";
+      from = "${lean}";
+      format = "archive";
+      models = builtins.mapAttrs (_: model: {
+        archive = "${model.archive}";
+        sum = "${model.archive.sum}";
+      }) allModels;
+    };
+  };
+in
+archives
+// {
+  inherit lean;
+  images = byName "imageName" images;
+  models = allModels;
+}

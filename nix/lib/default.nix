@@ -1,0 +1,23 @@
+# The functions that turn Nix store paths into images.
+#
+# Type: { windlass, system } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex }
+#
+# windlass: the package, with bin/windlass
+# system:   where the derivations are built, "x86_64-linux"
+#
+# Nothing of nixpkgs is used, and no shell: the builder of every derivation is windlass itself, with structured
+# attributes. Nothing is read at evaluation that has to be built first.
+{
+  windlass,
+  system ? builtins.currentSystem,
+}:
+let
+  internal = import ./internal.nix { inherit windlass system; };
+in
+{
+  buildImage = import ./buildImage.nix internal;
+  buildLayer = import ./buildLayer.nix internal;
+  buildModel = import ./buildModel.nix internal;
+  buildStack = import ./buildStack.nix internal;
+  buildIndex = import ./buildIndex.nix internal;
+}

@@ -1,0 +1,164 @@
+# What the functions beside this file share. Not for users.
+{ windlass, system }:
+let
+  inherit (builtins)
+    baseNameOf
+    elemAt
+    head
+    isList
+    length
+    mapAttrs
+    match
+    replaceStrings
+    split
+    substring
+    toString
+    unsafeDiscardStringContext
+    ;
+
+  # A derivation whose builder is windlass. `action` is its attribute `windlass`, see src/cli/nix_builder.rs.
+  derive =
+    {
+      name,
+      action,
+      # Store paths whose closure the builder is told, as the attribute `closure`.
+      closureOf ? [ ],
+      outputs ? [ "out" ],
+    }:
+    derivation (
+      {
+        inherit name system outputs;
+        builder = "${windlass}/bin/windlass";
+        args = [ "nix-builder" ];
+        __structuredAttrs = true;
+        windlass = action;
+      }
+      // (if closureOf == [ ] then { } else { exportReferencesGraph.closure = closureOf; })
+    );
+in
+rec {
+  inherit derive system;
+
+  # A path, derivation or string as a string that carries its dependencies.
+  path = value: "${value}";
+  list = value: if isList value then value else [ value ];
+
+  # What a name may hold in a store path.
+  storeName = replaceStrings [ "/" ":" "@" ] [ "-" "-" "-" ];
+
+  # A spec as a file in the store. Nix finds what it refers to by reading it: that is how a config's store paths are in
+  # the closure without being listed twice.
+  specFile =
+    name: spec:
+    derive {
+      name = "${storeName name}.json";
+      action = {
+        action = "spec";
+        inherit spec;
+      };
+    };
+
+  # The hash part of a store path, as a tag.
+  hashOf = drv: unsafeDiscardStringContext (substring 0 32 (baseNameOf drv.outPath));
+
+  # `redis` -> `localhost/redis`; a name with a registry stays. The same rule as src/reference.rs.
+  fullName =
+    name:
+    let
+      first = head (split "/" name);
+      hasRegistry = length (split "/" name) > 1 && (first == "localhost" || match ".*[.:].*" first != null);
+    in
+    if hasRegistry then name else "localhost/${name}";
+
+  # `x86_64-linux` -> `linux/amd64`
+  platformOf =
+    system:
+    let
+      parts = match "([^-]+)-([^-]+)" system;
+      architectures = {
+        x86_64 = "amd64";
+        aarch64 = "arm64";
+        i686 = "386";
+        armv7l = "arm/v7";
+        riscv64 = "riscv64";
+      };
+    in
+    "${elemAt parts 1}/${architectures.${head parts} or (head parts)}";
+
+  # What images and layers can hold, as src/spec.rs reads it.
+  content =
+    {
+      deps ? [ ],
+      contents ? [ ],
+      copyToRoot ? [ ],
+      files ? { },
+      texts ? { },
+      symlinks ? { },
+      directories ? { },
+    }:
+    {
+      deps = map path (list deps);
+      contents = map path (list contents);
+      copyToRoot = map path (list copyToRoot);
+      files = mapAttrs (_: path) files;
+      symlinks = mapAttrs (_: path) symlinks;
+      inherit texts directories;
+    };
+
+  perm = rule: rule // (if rule.path or null == null then { path = null; } else { path = path rule.path; });
+
+  # An image directory or layer from a spec, with what scripts and modules ask of it.
+  build =
+    {
+      name,
+      kind,
+      spec,
+      tag,
+    }:
+    let
+      file = specFile "${kind}-${name}-spec" ({ inherit kind; } // spec);
+      imageTag = if tag == null then hashOf file else tag;
+      imageName = fullName name;
+      drv = derive {
+        name = storeName "${kind}-${name}";
+        closureOf = [ file ];
+        action = {
+          action = "build";
+          specFile = "${file}";
+          storeDir = builtins.storeDir;
+          tag = if kind == "layer" then null else imageTag;
+        };
+      };
+    in
+    drv
+    // {
+      inherit imageName imageTag;
+      imageRef = "${imageName}:${imageTag}";
+      spec = spec // {
+        tag = imageTag;
+      };
+      specFile = file;
+      # One file that is an OCI archive and a docker-archive at once; output `sum` has its SHA-256.
+      archive = derive {
+        name = "${storeName name}.tar";
+        outputs = [
+          "out"
+          "sum"
+        ];
+        action = {
+          action = "export";
+          from = "${drv}";
+          format = "archive";
+        };
+      };
+      # An OCI directory with all its blobs.
+      layout = derive {
+        name = "${storeName name}-oci";
+        action = {
+          action = "export";
+          from = "${drv}";
+          format = "oci";
+        };
+      };
+    };
+}

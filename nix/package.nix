@@ -1,0 +1,46 @@
+# The windlass package: the binary with its shell completions and man pages.
+{
+  lib,
+  rustPlatform,
+  installShellFiles,
+}:
+rustPlatform.buildRustPackage {
+  pname = "windlass";
+  version = (builtins.fromTOML (builtins.readFile ../Cargo.toml)).package.version;
+
+  # Only what the binary is made of: a change to a test or a document builds nothing again.
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../Cargo.toml
+      ../Cargo.lock
+      ../src
+    ];
+  };
+  cargoLock.lockFile = ../Cargo.lock;
+
+  nativeBuildInputs = [ installShellFiles ];
+
+  # The integration tests need Nix, Podman and root, which a sandbox has not; the unit tests run.
+  cargoTestFlags = [ "--lib" ];
+
+  postInstall = ''
+    installShellCompletion --cmd windlass \
+      --bash <($out/bin/windlass completions bash) \
+      --fish <($out/bin/windlass completions fish) \
+      --zsh <($out/bin/windlass completions zsh)
+    mkdir man
+    $out/bin/windlass man man
+    installManPage man/*
+  '';
+
+  meta = {
+    description = "Nix store paths and model weights in, reproducible OCI images out, straight into Podman";
+    license = with lib.licenses; [
+      mit
+      asl20
+    ];
+    mainProgram = "windlass";
+    platforms = lib.platforms.linux;
+  };
+}

