@@ -26,7 +26,7 @@ TOOLS=(
   nsenter:util-linux python3:python3 pip3:python3-pip
 )
 
-say() { printf '%s\n' "$*" >&2; }
+say() { printf '%s\n' "$@" >&2; }
 
 # The wrong environment: what is missing, and how to get it.
 refuse() { say "$@"; exit 7; }
@@ -60,7 +60,7 @@ tools() {
     refuse "apt-get could not install: ${packages[*]}"
 }
 
-apt_install() { DEBIAN_FRONTEND=noninteractive apt-get -qqy install --no-install-recommends "$@" >&2; }
+apt_install() { DEBIAN_FRONTEND=noninteractive apt-get -qqy -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" >&2; }
 
 # The .debs that tests/nixpkgs/packages.nix names, in no particular order.
 deb_names() {

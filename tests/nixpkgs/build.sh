@@ -1,4 +1,5 @@
 # The builder of debian.nix. Nix gives it: out, unpack (shell), drop (patterns), interpreter, libs (folders).
+# shellcheck disable=SC2154
 set -euo pipefail
 shopt -s nullglob
 

@@ -14,6 +14,7 @@
           debian = import ./debian.nix { inherit part system; };
           pkgs = debian // {
             inherit lib system;
+            installShellFiles = null;
             stdenv.hostPlatform.system = system;
             callPackage =
               file: args:
