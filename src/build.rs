@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::blobs::{At, Output, Verify, WriteError};
 use crate::closure::ClosureGraph;
+use crate::config::Config;
 use crate::digest::Digest;
 use crate::image::{self, About, Layer, LayerRecord};
 use crate::layer::{LayerError, Recipe, digest_of, measure};
@@ -19,7 +20,7 @@ use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedMode
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::{Reference, ReferenceError, full_name};
-use crate::spec::{Config, DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource, ModelSpec, StackSpec};
+use crate::spec::{DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource, ModelSpec, StackSpec};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]

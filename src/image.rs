@@ -7,22 +7,17 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use oci_spec::image::{
-    Arch, ConfigBuilder, Descriptor, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndexBuilder,
+    Arch, Descriptor, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndexBuilder,
     ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::canonical;
+use crate::config::{Config, unordered};
 use crate::digest::Digest;
 use crate::layer::Recipe;
 use crate::platform::Platform;
-use crate::spec::{Config, ImageSpec};
-
-/// The map type of `oci-spec`. It has no order, and needs none: canonical JSON sorts the keys.
-#[expect(clippy::disallowed_types, reason = "oci-spec asks for it, and only `canonical` ever walks through it")]
-fn unordered(map: &BTreeMap<String, String>) -> std::collections::HashMap<String, String> {
-    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
-}
+use crate::spec::ImageSpec;
 
 /// What a layer is for; in the order in which layers lie, bottom first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -187,7 +182,7 @@ fn configuration(about: &About, layers: &[LayerRecord]) -> ImageConfiguration {
             RootFsBuilder::default().typ("layers".to_owned()).diff_ids(diff_ids).build().expect("both fields are set"),
         )
         .history(history)
-        .config(run_config(&about.config));
+        .config(about.config.to_oci());
     if let Some(variant) = &about.platform.variant {
         image = image.variant(variant.clone());
     }
@@ -214,38 +209,6 @@ fn contents_of(layer: &LayerRecord) -> String {
         more => format!(" and {more} more"),
     };
     format!("{}{more}", names.join(" "))
-}
-
-fn run_config(config: &Config) -> oci_spec::image::Config {
-    let mut to = ConfigBuilder::default();
-    if let Some(user) = &config.user {
-        to = to.user(user.clone());
-    }
-    if !config.exposed_ports.is_empty() {
-        to = to.exposed_ports(config.exposed_ports.keys().cloned().collect::<Vec<_>>());
-    }
-    if !config.env.is_empty() {
-        to = to.env(config.env.clone());
-    }
-    if !config.entrypoint.is_empty() {
-        to = to.entrypoint(config.entrypoint.clone());
-    }
-    if !config.cmd.is_empty() {
-        to = to.cmd(config.cmd.clone());
-    }
-    if !config.volumes.is_empty() {
-        to = to.volumes(config.volumes.keys().cloned().collect::<Vec<_>>());
-    }
-    if let Some(directory) = &config.working_dir {
-        to = to.working_dir(directory.clone());
-    }
-    if !config.labels.is_empty() {
-        to = to.labels(unordered(&config.labels));
-    }
-    if let Some(signal) = &config.stop_signal {
-        to = to.stop_signal(signal.clone());
-    }
-    to.build().expect("no field is required")
 }
 
 /// An index of the manifests of several platforms.

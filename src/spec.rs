@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::layer::{Input, Mode, Perm};
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
@@ -193,35 +194,6 @@ pub struct Content {
     pub directories: BTreeMap<PathBuf, Mode>,
 }
 
-/// How a container runs: the `config` of the OCI image config (image-spec, *config.md*).
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase", deny_unknown_fields, default)]
-pub struct Config {
-    /// User or number, `user[:group]`.
-    pub user: Option<String>,
-    /// Ports a container listens on, `6379/tcp`.
-    pub exposed_ports: BTreeMap<String, Empty>,
-    /// Environment, `NAME=value` each.
-    pub env: Vec<String>,
-    /// Program and first arguments.
-    pub entrypoint: Vec<String>,
-    /// Arguments, or the program where there is no entrypoint.
-    pub cmd: Vec<String>,
-    /// Places that hold data which should outlive the container.
-    pub volumes: BTreeMap<String, Empty>,
-    /// Where the program starts.
-    pub working_dir: Option<String>,
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Signal that stops it.
-    pub stop_signal: Option<String>,
-}
-
-/// `{}`, the value that Go's sets have in JSON.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Empty {}
-
 /// A model as an image names it: built before, or described in place.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -341,35 +313,9 @@ impl ImageSpec {
             return Err(wrong(format!("{at}created"), format!("'{}' is not an RFC 3339 time{hint}", self.created)));
         }
         check_max_layers(at, self.max_layers)?;
-        self.config.check(at)?;
+        self.config.check().map_err(|(key, message)| wrong(format!("{at}config{key}"), message))?;
         self.content.check(at, &self.store_dir)?;
         self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
-    }
-}
-
-impl Config {
-    fn check(&self, at: &str) -> Result<(), SpecError> {
-        if let Some(entry) = self.env.iter().find(|entry| entry.find('=').is_none_or(|at| at == 0)) {
-            return Err(wrong(format!("{at}config.Env"), format!("'{entry}' is not NAME=value")));
-        }
-        let is_port = |text: &str| {
-            let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-            let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-            let (first, last) = (first.parse::<u16>(), last.parse::<u16>());
-            matches!(protocol, "tcp" | "udp" | "sctp")
-                && matches!((first, last), (Ok(first), Ok(last)) if 0 < first && first <= last)
-        };
-        if let Some(port) = self.exposed_ports.keys().find(|port| !is_port(port)) {
-            return Err(wrong(format!("{at}config.ExposedPorts"), format!("'{port}' is not a port like 6379/tcp")));
-        }
-        let places = self.volumes.keys().chain(self.working_dir.as_ref());
-        if let Some(place) = places.into_iter().find(|place| !place.starts_with('/')) {
-            return Err(wrong(
-                format!("{at}config"),
-                format!("'{place}' (Volumes, WorkingDir) is not an absolute path"),
-            ));
-        }
-        Ok(())
     }
 }
 

@@ -12,6 +12,8 @@
 //!    does not reshuffle.
 //! 3. **Not too small, not too many.** Neighbours are joined, smallest first, until no layer is below [`MIN_SIZE`] and
 //!    no image has more than it may. Joining is local: a path that appears or grows moves the borders near it only.
+//! 4. **The app by itself.** What nothing else refers to is what changes at every version. It is not joined with what
+//!    lies below, however small it is: a new start script must not rewrite the libraries it starts.
 //!
 //! Reproducibility: a pure function of the graph, the closures, their order and their limits.
 
@@ -74,8 +76,13 @@ pub fn split(graph: &ClosureGraph, requests: &[Request]) -> Vec<Vec<Part>> {
             });
             let single =
                 |path: StorePath| Part { size: size_of(graph, &path), paths: vec![path], users: users.clone() };
-            let mut parts: Vec<Part> = paths.into_iter().map(single).collect();
+            let is_app = |path: &StorePath| users.len() == 1 && referrers.get(path).is_none_or(|&count| count == 0);
+            let (apps, libraries): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_app);
+            let mut parts: Vec<Part> = libraries.into_iter().map(single).collect();
             join_small(&mut parts);
+            let mut apps: Vec<Part> = apps.into_iter().map(single).collect();
+            join_small(&mut apps);
+            parts.append(&mut apps);
             parts
         })
         .collect();
@@ -197,7 +204,7 @@ mod tests {
         ("glibc", 30, &[]),
         ("zlib", 1, &[0]),
         ("openssl", 6, &[0]),
-        ("redis", 3, &[0, 2]),
+        ("redis", 1, &[0, 2]),
         ("python", 60, &[0, 1, 2]),
         ("webui", 90, &[4]),
     ];

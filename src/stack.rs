@@ -80,6 +80,9 @@ pub struct StackLayer {
     pub size: u64,
     /// What it is for.
     pub kind: LayerKind,
+    /// What is in it, in a few words.
+    #[serde(default)]
+    pub title: String,
     /// The store paths it comes from.
     pub owners: Vec<String>,
 }
@@ -111,7 +114,8 @@ pub struct StackModel {
 
 impl From<&LayerRecord> for StackLayer {
     fn from(layer: &LayerRecord) -> Self {
-        Self { digest: layer.digest, size: layer.size, kind: layer.kind, owners: layer.owners.clone() }
+        let LayerRecord { digest, size, kind, title, owners, .. } = layer.clone();
+        Self { digest, size, kind, title, owners }
     }
 }
 

@@ -26,7 +26,9 @@ pub(super) fn graph(spec: &Spec, file: Option<&Path>) -> Result<ClosureGraph> {
             store = layer.store_dir.clone();
             roots.extend(layer.content.roots(&store).into_iter().map(|(path, _)| path));
         }
-        Spec::Model(_) | Spec::Index(_) => {}
+        // They need no closure; one that is given must be readable all the same.
+        Spec::Model(model) => store = model.store_dir.clone(),
+        Spec::Index(_) => {}
     }
     if let Some(file) = file {
         let json = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::printer::{Printer, count, size};
-use super::view::{self, Seen, SeenLayer, base};
+use super::view::{self, Seen, SeenLayer, short};
 use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord, chain_ids};
 
@@ -164,10 +164,7 @@ fn versions_in(image: &Seen) -> BTreeMap<String, BTreeSet<String>> {
     let mut packages: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for layer in image.layers.iter().filter(|layer| layer.kind != LayerKind::Root) {
         for owner in &layer.owners {
-            let name = base(owner);
-            // A store path's hash says nothing to people; other paths have none.
-            let name = if owner.contains("/store/") { name.get(33..).unwrap_or(name) } else { name };
-            let (package, version) = parse_name(name);
+            let (package, version) = parse_name(short(owner));
             packages.entry(package.to_owned()).or_default().insert(version.to_owned());
         }
     }

@@ -10,6 +10,7 @@ use crate::image::{LayerKind, LayerRecord};
 use crate::layout::{ImageDir, Summary, read_json};
 use crate::platform::Platform;
 use crate::stack::{StackDir, StackJson, StackLayer};
+use crate::store::StorePath;
 
 /// One image for one platform, or one model.
 #[derive(Debug, Clone, Serialize)]
@@ -107,15 +108,15 @@ impl From<&LayerRecord> for SeenLayer {
 
 impl From<&StackLayer> for SeenLayer {
     fn from(layer: &StackLayer) -> Self {
-        let StackLayer { digest, size, kind, owners } = layer.clone();
-        let title = owners.first().map(|owner| base(owner).to_owned()).unwrap_or_default();
+        let StackLayer { digest, size, kind, title, owners } = layer.clone();
         Self { digest: Some(digest), size, kind, title, why: String::new(), owners, on_disk: None }
     }
 }
 
-/// The last part of a path.
-pub(super) fn base(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// What people call a path: its last part, of a store path without the hash.
+pub(super) fn short(path: &str) -> &str {
+    let last = path.rsplit('/').next().unwrap_or(path);
+    StorePath::from_base_name(last).map_or(last, |_| last.split_once('-').map_or(last, |(_, name)| name))
 }
 
 /// The owners of a layer in a few words, or all of them.
@@ -124,7 +125,7 @@ pub(super) fn owners(layer: &SeenLayer, all: bool) -> Vec<String> {
     if all {
         return layer.owners.clone();
     }
-    let mut names: Vec<String> = layer.owners.iter().take(SHOWN).map(|owner| base(owner).to_owned()).collect();
+    let mut names: Vec<String> = layer.owners.iter().take(SHOWN).map(|owner| short(owner).to_owned()).collect();
     if layer.owners.len() > SHOWN {
         names.push(format!("and {} more (--owners)", layer.owners.len() - SHOWN));
     }

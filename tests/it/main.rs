@@ -1,3 +1,12 @@
-//! The integration tests: one binary, a file for each verb or oracle.
+//! All integration tests, one binary: a file per subject, and what they share in `env`.
+//!
+//! They run real Nix, Podman, skopeo and umoci, and need root for mounts; `./dev test` installs what is missing.
 
+mod bad_input;
+mod cli;
+mod determinism;
+mod env;
+mod golden;
+mod nix;
 mod oracle;
+mod podman;

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The main job, on real parts: ./result (from `./dev build`) is loaded into a Podman of its own without a network,
+# Redis and a language model answer, then the app changes and is loaded again. Called by `./dev demo`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. tests/parts.sh
+nix_env
+
+work=$(mktemp -d)
+trap 'podman rm --force --all --time 0 >/dev/null 2>&1; umount -l "$work"/root/overlay 2>/dev/null; rm -rf "$work"' EXIT
+settings=$(podman_env "$work")
+eval "$settings"
+
+step() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+show() { printf '$ %s\n' "$*" && "$@"; }
+# digest FILE NAME: name and digest of an image in a stack.json
+digest() { jq -r --arg name "$2" '.images[] | select(.name == $name) | (.ref | sub(":[^:]*$"; "")) + "@" + .digest' "$1"; }
+# traced LABEL COMMAND…: runs it, then says how often the model was opened and how much of it was read and written
+traced() {
+  local label=$1 log=$work/strace opened bytes
+  shift
+  strace --follow-forks --quiet=all --decode-fds=path -e trace=openat,read,write,pread64,copy_file_range -o "$log" "$@"
+  opened=$(grep -c 'openat.*O_RDONLY.*'"$model"'.*= [0-9]' "$log" || true)
+  bytes=$(sed -nE '/(read|pread64|copy_file_range)\([0-9]+<[^>]*'"$model"'[^>]*>/s/.* = ([0-9]+)$/\1/p' "$log" | awk '{s+=$1} END {print s+0}')
+  printf '%s: the model was opened %s times, %s bytes of it were read\n' "$label" "$opened" "$bytes"
+}
+
+step "what nix build gave"
+show ls -l result/ result/images/ result/models/
+model_path=$(jq -r '.models[0].layers[0].owners[0]' result/stack.json)
+model=$(basename "$model_path")
+step "the layers, bottom first"
+show target/release/windlass inspect result
+
+step "loading, with no network"
+show sh result/load.sh
+show podman images --digests --format 'table {{.Repository}} {{.Digest}} {{.Size}}'
+step "loading again"
+show sh result/load.sh
+
+step "Redis answers"
+podman run --detach --pull=never --network=none --read-only --name redis "$(digest result/stack.json redis)" >/dev/null
+redis=$(jq -r '.images[] | select(.name == "redis") | .layers[].owners[]' result/stack.json | grep -- '-redis-')/bin/redis-cli
+for _ in {1..50}; do [[ $(podman exec redis "$redis" ping 2>/dev/null) == PONG ]] && break || sleep 0.2; done
+show podman exec redis "$redis" ping
+
+# ask NAME: puts the question to the model server in a container
+ask() {
+  local pid
+  pid=$(podman inspect --format '{{.State.Pid}}' "$1")
+  for _ in {1..150}; do
+    nsenter --target "$pid" --net curl --silent --fail http://127.0.0.1:8080/health >/dev/null && break || sleep 0.2
+  done
+  nsenter --target "$pid" --net curl --silent --fail http://127.0.0.1:8080/v1/completions \
+    --data '{"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}' | jq -r '.choices[0].text'
+}
+step "the model answers: 'The capital of France is …'"
+podman run --detach --pull=never --network=none --read-only --tmpfs /tmp --name llama "$(digest result/stack.json llama-cpp)" >/dev/null
+answer=$(ask llama)
+echo "$answer"
+[[ $answer == *Paris* ]] || { echo "demo: expected Paris" >&2 && exit 1; }
+
+step "the app changes (another llama-server, same model): build and load again"
+changed=$work/nixpkgs
+cp -r target/nixpkgs "$changed"
+echo '# the next version' >>"$changed/llama-server.py"
+traced build nix build .#ai-stack-images --override-input nixpkgs "path:$changed" --no-write-lock-file --out-link "$work/changed"
+show target/release/windlass diff result "$work/changed"
+traced load sh "$work/changed/load.sh"
+podman run --detach --pull=never --network=none --read-only --tmpfs /tmp --name llama2 "$(digest "$work/changed/stack.json" llama-cpp)" >/dev/null
+answer=$(ask llama2)
+echo "the model answers: $answer"
+[[ $answer == *Paris* ]] || { echo "demo: expected Paris" >&2 && exit 1; }

@@ -1,0 +1,156 @@
+//! What the tests share: a folder of their own, and windlass run in it with nothing of the caller's environment.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A temporary folder, removed at the end.
+pub(crate) struct Env {
+    folder: tempfile::TempDir,
+}
+
+impl Env {
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file with its parent folders, and gives back its path.
+    pub(crate) fn write(&self, name: impl AsRef<Path>, bytes: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    /// windlass with these arguments, in the folder.
+    pub(crate) fn windlass<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_windlass"));
+        command.args(arguments).current_dir(self.folder.path()).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap());
+        command
+    }
+
+    /// windlass with `host` at [`FIXED`], so that no path in the image depends on where the test runs. `wrap` is put
+    /// before it, like `setpriv …`.
+    pub(crate) fn windlass_at(&self, host: &Path, wrap: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new("unshare");
+        let bind = format!("mount --bind \"$1\" {FIXED} && cd {FIXED} && shift && exec \"$@\"");
+        command.args(["--mount", "sh", "-c", &bind, "sh"]).arg(host).args(wrap).arg(self.program()).args(arguments);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+        command
+    }
+
+    /// A copy of windlass that any user can reach, whatever the folder of the build is.
+    pub(crate) fn program(&self) -> PathBuf {
+        let copy = self.path(".windlass");
+        if !copy.exists() {
+            std::fs::set_permissions(self.folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+            std::fs::copy(env!("CARGO_BIN_EXE_windlass"), &copy).unwrap();
+        }
+        copy
+    }
+
+    /// A text with the folder's own name as `$T`.
+    pub(crate) fn scrub(&self, text: &str) -> String {
+        text.replace(self.folder.path().to_str().unwrap(), "$T")
+    }
+
+    /// Every path below the folder.
+    pub(crate) fn tree(&self) -> Vec<PathBuf> {
+        fn list(folder: &Path, paths: &mut Vec<PathBuf>) {
+            for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                paths.push(entry.path());
+                if entry.file_type().unwrap().is_dir() {
+                    list(&entry.path(), paths);
+                }
+            }
+        }
+        let mut paths = Vec::new();
+        list(self.folder.path(), &mut paths);
+        paths.sort();
+        paths
+    }
+
+    /// The exit code and the sentence of a run that must fail, print nothing else and leave nothing.
+    pub(crate) fn refused(&self, command: &mut Command) -> (i32, String) {
+        let before = self.tree();
+        let output = command.output().unwrap();
+        let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        assert_eq!((stdout.as_str(), self.tree()), ("", before), "{stderr}");
+        let sentence = stderr.strip_prefix("windlass: ").and_then(|rest| rest.strip_suffix('\n'));
+        let sentence = sentence.unwrap_or_else(|| panic!("not one sentence: {stderr}"));
+        assert!(!sentence.contains('\n'), "not one sentence: {stderr}");
+        (output.status.code().unwrap_or(-1), self.scrub(sentence))
+    }
+
+    /// A new file system, mounted at this name.
+    pub(crate) fn mount(&self, name: &str, kind: &str, bytes: u64) -> Mount {
+        let path = self.path(name);
+        std::fs::create_dir(&path).unwrap();
+        let mut mount = Command::new("mount");
+        if kind == "tmpfs" {
+            mount.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]);
+        } else {
+            let image = self.write(format!("{name}.{kind}"), "");
+            std::fs::File::options().write(true).open(&image).unwrap().set_len(bytes).unwrap();
+            run_ok(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
+            mount.args(["-o", "loop"]).arg(image);
+        }
+        run_ok(mount.arg(&path));
+        Mount(path)
+    }
+
+    /// The standard output of a run that must end well.
+    pub(crate) fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+        run_ok(&mut self.windlass(arguments))
+    }
+
+    /// The exit code and standard error of a run that must not.
+    pub(crate) fn fails<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> (i32, String) {
+        let output = self.windlass(arguments).output().unwrap();
+        assert!(!output.status.success(), "expected a failure, got: {}", String::from_utf8_lossy(&output.stdout));
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Where [`Env::windlass_at`] puts its folder: a directory that every Linux has, and that nothing here needs.
+pub(crate) const FIXED: &str = "/dev/shm";
+
+/// A mounted file system; dropped, it is gone.
+pub(crate) struct Mount(pub(crate) PathBuf);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        drop(Command::new("umount").arg(&self.0).status());
+    }
+}
+
+/// `<32 characters>-<name>`, the same for the same name.
+pub(crate) fn base_name(name: &str) -> String {
+    let digest = windlass::digest::Digest::of(name.as_bytes());
+    format!("{}-{name}", windlass::store::nixbase32::encode(&digest.as_bytes()[..20]))
+}
+
+/// What `nix path-info --json --recursive` would say of these store paths in `host`, each with its references.
+pub(crate) fn closure(store: &str, host: &Path, paths: &[(&str, &[&str])]) -> String {
+    let entry = |(name, references): &(&str, &[&str])| {
+        let (hash, size) = windlass::nar::nar_hash(&host.join(base_name(name))).unwrap();
+        let references: Vec<String> = references.iter().map(|name| format!("{store}/{}", base_name(name))).collect();
+        let info = serde_json::json!({ "narHash": hash.to_string(), "narSize": size, "references": references });
+        (format!("{store}/{}", base_name(name)), info)
+    };
+    serde_json::Value::Object(paths.iter().map(entry).collect()).to_string()
+}
+
+/// Runs a command that must end well; its standard output.
+pub(crate) fn run_ok(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } =
+        command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; `./dev setup` installs it"));
+    assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}

@@ -1,0 +1,198 @@
+//! The Nix functions, under the Nix that is installed, with the stand-in for nixpkgs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::env::{Env, run_ok};
+
+/// The repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// `nix` as the set-up has it: see `nix_env` in tests/parts.sh.
+pub(crate) fn nix(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root()).env(
+        "NIX_CONFIG",
+        "experimental-features = nix-command flakes\nsandbox = false\nbuild-users-group =\nsubstitute = false",
+    );
+    command
+}
+
+/// Builds an expression that may use `w`, the functions of nix/lib, and `pkgs`, the stand-in's packages.
+pub(crate) fn build(expression: &str) -> Result<PathBuf, String> {
+    let output = nix("nix-build").args(["--no-out-link", "--expr", &wrap(expression)]).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout).into()) } else { Err(text(&output.stderr)) }
+}
+
+/// Evaluates such an expression to JSON.
+pub(crate) fn eval(expression: &str) -> Value {
+    let json = run_ok(nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &wrap(expression)]));
+    serde_json::from_str(&json).unwrap()
+}
+
+fn wrap(expression: &str) -> String {
+    let root = root().display();
+    let binary = env!("CARGO_BIN_EXE_windlass");
+    // The builder is the program under test, outside the store as the sandbox is off.
+    let windlass = format!("\"${{builtins.path {{ path = {binary}; name = \"windlass-under-test\"; }}}}\"");
+    format!(
+        "let pkgs = (builtins.getFlake \"path:{root}/target/nixpkgs\").legacyPackages.${{builtins.currentSystem}}; \
+         bin = derivation {{ name = \"windlass\"; system = builtins.currentSystem; builder = \"/bin/sh\"; \
+         args = [ \"-c\" \"/bin/mkdir -p $out/bin && /bin/ln -s ${{{windlass}}} $out/bin/windlass\" ]; }}; \
+         w = import {root}/nix/lib {{ windlass = bin; }}; in {expression}"
+    )
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+}
+
+fn digest(image: &Path) -> String {
+    json(&image.join("image.json"))["digest"].as_str().unwrap().to_owned()
+}
+
+const REDIS: &str = r#"w.buildImage { name = "redis"; config.Cmd = [ "${pkgs.redis}/bin/redis-server" ]; }"#;
+
+#[test]
+fn a_config_brings_its_closure_and_the_names_are_known_before_the_build() {
+    let names = eval(&format!("let i = {REDIS}; in {{ inherit (i) imageName imageTag imageRef; }}"));
+    let image = build(REDIS).unwrap();
+    let summary = json(&image.join("image.json"));
+    assert_eq!(names["imageName"], "localhost/redis");
+    assert_eq!(names["imageRef"], summary["ref"]);
+    assert_eq!(names["imageTag"].as_str().unwrap().len(), 32);
+    let owners: Vec<String> = summary["platforms"][0]["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|layer| layer["owners"].as_array().unwrap())
+        .map(|owner| owner.as_str().unwrap().to_owned())
+        .collect();
+    let redis = eval("\"${pkgs.redis}\"");
+    let closure = run_ok(nix("nix-store").args(["--query", "--requisites", redis.as_str().unwrap()]));
+    let mut closure: Vec<&str> = closure.lines().collect();
+    let mut found: Vec<&str> = owners.iter().map(String::as_str).collect();
+    closure.sort_unstable();
+    found.sort_unstable();
+    assert_eq!(found, closure, "all of the closure, and the spec file is not in it");
+    // What the image directory refers to is what keeps these paths alive.
+    let references = run_ok(nix("nix-store").args(["--query", "--references"]).arg(&image));
+    assert!(closure.iter().all(|path| references.contains(path)), "{references}");
+    let size = run_ok(Command::new("du").args(["--summarize", "--bytes"]).arg(&image));
+    assert!(size.split('\t').next().unwrap().parse::<u64>().unwrap() < 100_000, "lean: {size}");
+}
+
+#[test]
+fn a_changed_app_does_not_build_the_model_again() {
+    let env = Env::new();
+    let model = env.write("m.gguf", vec![7; 3_000_000]);
+    let model = model.display();
+    let image = |text: &str| {
+        format!(
+            "let m = w.buildModel {{ name = \"m\"; files.\"m.gguf\" = {model}; }}; i = w.buildImage {{ name = \"app\"; models = [ m ]; texts.\"/v\" = \"{text}\"; }}; in "
+        )
+    };
+    let models = ["1", "2"].map(|text| eval(&format!("{} \"${{m}}\"", image(text))));
+    assert_eq!(models[0], models[1]);
+    let images = ["1", "2"].map(|text| build(&format!("{} i", image(text))).unwrap());
+    assert_ne!(images[0], images[1]);
+    let layers = images.map(|image| json(&image.join("image.json"))["platforms"][0]["layers"].clone());
+    assert_eq!(layers[0][0], layers[1][0], "the model is the lowest layer, and the same");
+    assert_eq!(layers[0][0]["kind"], "model");
+}
+
+#[test]
+fn layers_and_contents_are_shared_and_linked() {
+    let image = build(
+        r#"let base = w.buildLayer { name = "base"; deps = [ pkgs.openssl ]; perms = [ { path = pkgs.openssl; regex = "/lib/"; mode = "0555"; } ]; };
+        in w.buildImage { name = "app"; layers = [ base ]; contents = [ pkgs.redis ]; maxLayers = 2; symlinks."/bin/sh" = "${pkgs.redis}/bin/redis-cli"; }"#,
+    )
+    .unwrap();
+    let layers = json(&image.join("image.json"))["platforms"][0]["layers"].clone();
+    let titles: Vec<&str> = layers.as_array().unwrap().iter().map(|layer| layer["why"].as_str().unwrap()).collect();
+    assert_eq!(titles.len(), 4, "{titles:?}");
+    assert_eq!(titles[0], "built by itself, as 'base'");
+    let env = Env::new();
+    env.ok(["export", image.to_str().unwrap(), "--output", "image.tar"]);
+    let root = layers[3]["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    run_ok(Command::new("tar").arg("-xf").arg(env.path("image.tar")).current_dir(env.path("")));
+    let listing = run_ok(Command::new("tar").arg("-tvf").arg(env.path(format!("blobs/sha256/{root}"))));
+    let redis = eval("\"${pkgs.redis}\"");
+    let redis = redis.as_str().unwrap();
+    assert!(listing.contains(&format!("bin/redis-server -> {redis}/bin/redis-server")), "{listing}");
+    assert!(listing.contains(&format!("bin/sh -> {redis}/bin/redis-cli")), "{listing}");
+}
+
+#[test]
+fn an_index_has_an_image_for_each_platform_and_the_model_once() {
+    let env = Env::new();
+    let model = env.write("m.gguf", vec![7; 2_000_000]);
+    let index = build(&format!(
+        r#"let m = w.buildModel {{ name = "m"; files."m.gguf" = {}; }};
+        i = architecture: w.buildImage {{ name = "app"; models = [ m ]; inherit architecture; }};
+        in (w.buildIndex {{ name = "app"; images = [ (i "amd64") (i "arm64") ]; }}).layout"#,
+        model.display()
+    ))
+    .unwrap();
+    let blobs =
+        std::fs::read_dir(index.join("blobs/sha256")).unwrap().map(|blob| blob.unwrap().metadata().unwrap().len());
+    assert_eq!(blobs.filter(|&size| size > 2_000_000).count(), 1);
+    let raw = run_ok(Command::new("skopeo").args(["inspect", "--raw"]).arg(format!("oci:{}", index.display())));
+    let raw: Value = serde_json::from_str(&raw).unwrap();
+    let platforms: Vec<&Value> =
+        raw["manifests"].as_array().unwrap().iter().map(|m| &m["platform"]["architecture"]).collect();
+    assert_eq!(platforms, ["amd64", "arm64"]);
+}
+
+#[test]
+fn what_is_wrong_is_said_in_the_build_log() {
+    for (expression, sentence) in [
+        (r#"w.buildImage { name = "Redis"; }"#, "'Redis' is not an image name"),
+        (r#"w.buildImage { name = "a"; tag = "latest"; }"#, "'latest' is a floating tag"),
+        (r#"w.buildImage { name = "a"; config.Enb = [ ]; }"#, "config.Enb: unknown field `Enb`"),
+        (r#"w.buildImage { name = "a"; config.Env = "A=1"; }"#, "config.Env: invalid type: string"),
+        (
+            r#"w.buildImage { name = "a"; created = "now"; }"#,
+            "created: 'now' is not an RFC 3339 time; an image carries no wall-clock time",
+        ),
+        (r#"w.buildImage { name = "a"; contents = [ "/etc" ]; }"#, "content.contents: '/etc' is not below the store"),
+    ] {
+        let error = build(expression).unwrap_err();
+        assert!(error.contains(sentence), "{expression}: {error}");
+    }
+}
+
+#[test]
+fn an_optimised_store_and_a_stack_give_the_same_digests() {
+    let before = digest(&build(REDIS).unwrap());
+    // `nix-store --optimise` only makes hard links of equal files: the same, on a copy that is thrown away.
+    let env = Env::new();
+    let redis = eval("\"${pkgs.redis}\"");
+    let closure = run_ok(nix("nix-store").args(["--query", "--requisites", redis.as_str().unwrap()]));
+    let info = run_ok(nix("nix").args(["path-info", "--json", "--recursive", redis.as_str().unwrap()]));
+    env.write("closure.json", info);
+    let config = format!("{}/bin/redis-server", redis.as_str().unwrap());
+    env.write(
+        "spec.json",
+        serde_json::json!({"kind": "image", "name": "redis", "config": {"Cmd": [config]}}).to_string(),
+    );
+    env.ok(["build", "spec.json", "--closure", "closure.json", "--output", "by-hand"]);
+    assert_eq!(digest(&env.path("by-hand")), before, "by hand and by Nix");
+    env.ok(["build", "spec.json", "--output", "asked"]);
+    assert_eq!(digest(&env.path("asked")), before, "with the closure asked of Nix");
+    let optimise = format!(
+        "mkdir -p {tmp}/nix && mount --bind {tmp}/nix {tmp}/nix && mkdir -p {tmp}/nix/store && cp -a {paths} {tmp}/nix/store/ \
+         && mount --bind {tmp}/nix/store /nix/store && hardlink --quiet /nix/store && exec \"$0\" \"$@\"",
+        tmp = env.path("").display(),
+        paths = closure.lines().collect::<Vec<_>>().join(" ")
+    );
+    let windlass = env!("CARGO_BIN_EXE_windlass");
+    let arguments = [windlass, "build", "spec.json", "--closure", "closure.json", "--output", "optimised"];
+    run_ok(Command::new("unshare").args(["--mount", "sh", "-c", &optimise]).args(arguments).current_dir(env.path("")));
+    assert_eq!(digest(&env.path("optimised")), before, "with equal files hard-linked");
+}

@@ -1,0 +1,290 @@
+//! The example stack in a real Podman: what `load.sh` does, and whether stock tools say what windlass said.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use crate::env::{Env, run_ok};
+use crate::nix::{nix, root};
+
+/// `nix build .#ai-stack-images`, through the flake, once for all tests of this process.
+fn stack() -> &'static Path {
+    static STACK: LazyLock<PathBuf> = LazyLock::new(|| built("ai-stack-images"));
+    &STACK
+}
+
+fn built(attribute: &str) -> PathBuf {
+    let json = run_ok(nix("nix").args([
+        "build",
+        &format!(".#{attribute}"),
+        "--no-link",
+        "--json",
+        "--override-input",
+        "nixpkgs",
+        "path:target/nixpkgs",
+        "--no-write-lock-file",
+    ]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    json[0]["outputs"]["out"].as_str().unwrap().into()
+}
+
+fn stack_json() -> Value {
+    serde_json::from_slice(&fs::read(stack().join("stack.json")).unwrap()).unwrap()
+}
+
+/// The entry of an image or model of the stack.
+fn entry(name: &str) -> Value {
+    let json = stack_json();
+    let all = ["images", "models"].into_iter().flat_map(|key| json[key].as_array().unwrap().clone());
+    all.into_iter().find(|entry| entry["name"] == name).unwrap()
+}
+
+/// `localhost/redis@sha256:…`
+fn by_digest(name: &str) -> String {
+    let entry = entry(name);
+    let reference = entry["ref"].as_str().unwrap();
+    format!("{}@{}", reference.rsplit_once(':').unwrap().0, entry["digest"].as_str().unwrap())
+}
+
+/// A Podman with a storage of its own.
+struct Podman {
+    env: Env,
+    variables: Vec<(String, String)>,
+}
+
+impl Podman {
+    fn new() -> Self {
+        let env = Env::new();
+        let settings =
+            run_ok(Command::new("bash").arg(root().join("tests/parts.sh")).arg("podman").arg(env.path("podman")));
+        let variable = |line: &str| {
+            let (name, value) = line.strip_prefix("export ").unwrap().split_once('=').unwrap();
+            (name.to_owned(), value.to_owned())
+        };
+        let variables = settings.lines().map(variable).collect();
+        Self { env, variables }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        run_ok(self.command("podman").args(arguments))
+    }
+
+    fn load(&self, names: &[&str]) -> Output {
+        self.command("sh").arg(stack().join("load.sh")).args(names).output().unwrap()
+    }
+
+    /// Starts a container of an image, and gives its process number.
+    fn start(&self, name: &str, options: &[&str]) -> String {
+        let image = by_digest(name);
+        let fixed = ["run", "--detach", "--pull=never", "--network=none", "--read-only", "--name", name];
+        self.run(&[&fixed[..], options, &[&image]].concat());
+        self.run(&["inspect", "--format", "{{.State.Pid}}", name]).trim().to_owned()
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        drop(self.command("podman").args(["rm", "--force", "--all", "--time", "0"]).output());
+        drop(Command::new("umount").arg("--lazy").arg(self.env.path("podman/root/overlay")).output());
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Tries a command for half a minute, until it prints something that holds `expected`.
+fn wait_for(mut command: Command, expected: &str) -> String {
+    let mut last = String::new();
+    for _ in 0..150 {
+        let output = command.output().unwrap();
+        last = text(&output.stdout) + &text(&output.stderr);
+        if last.contains(expected) {
+            return last;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    panic!("{command:?} did not print '{expected}' but: {last}");
+}
+
+#[test]
+fn the_stack_loads_runs_and_loads_again_for_nothing() {
+    let podman = Podman::new();
+    let first = podman.load(&[]);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    assert_eq!(text(&first.stdout).lines().last(), Some("3 loaded, 0 present"));
+    let again = podman.load(&[]);
+    assert_eq!(text(&again.stdout).lines().last(), Some("0 loaded, 3 present"));
+
+    for name in ["redis", "llama-cpp", "smollm2"] {
+        let entry = entry(name);
+        let inspect: Value = serde_json::from_str(&podman.run(&["image", "inspect", &by_digest(name)])).unwrap();
+        let layers: Vec<&Value> = entry["layers"].as_array().unwrap().iter().map(|layer| &layer["digest"]).collect();
+        let diff_ids: Vec<&Value> = inspect[0]["RootFS"]["Layers"].as_array().unwrap().iter().collect();
+        assert_eq!(diff_ids, layers, "{name}");
+        assert_eq!(inspect[0]["Digest"], entry["digest"]);
+        assert_eq!(format!("sha256:{}", inspect[0]["Id"].as_str().unwrap()), entry["configDigest"]);
+        assert_eq!(inspect[0]["RepoTags"][0], entry["ref"]);
+    }
+
+    podman.start("redis", &[]);
+    let owners = entry("redis")["layers"].to_string();
+    let redis = owners.split('"').find(|owner| owner.contains("-redis-")).unwrap();
+    let mut ping = podman.command("podman");
+    ping.args(["exec", "redis", &format!("{redis}/bin/redis-cli"), "ping"]);
+    assert_eq!(wait_for(ping, "PONG"), "PONG\n");
+    let user = podman.run(&["exec", "redis", &format!("{redis}/bin/redis-cli"), "config", "get", "dir"]);
+    assert!(user.contains("/data"), "{user}");
+
+    let process = podman.start("llama-cpp", &["--tmpfs", "/tmp"]);
+    let mut ask = Command::new("nsenter");
+    ask.args([
+        "--target",
+        &process,
+        "--net",
+        "curl",
+        "--silent",
+        "--show-error",
+        "http://127.0.0.1:8080/v1/completions",
+    ]);
+    ask.args(["--data", r#"{"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}"#]);
+    let answer = wait_for(ask, "choices");
+    assert!(answer.contains("Paris"), "{answer}");
+}
+
+#[test]
+fn load_sh_names_what_is_missing_and_believes_only_what_it_sees() {
+    let podman = Podman::new();
+    let needs = podman.load(&["llama-cpp"]);
+    assert_eq!(needs.status.code(), Some(1));
+    assert_eq!(
+        text(&needs.stderr),
+        "load.sh: image llama-cpp needs model smollm2, which is not loaded; load it first: sh load.sh smollm2 llama-cpp\n"
+    );
+    let unknown = podman.load(&["redi"]);
+    assert_eq!(
+        (unknown.status.code(), text(&unknown.stderr).as_str()),
+        (Some(2), "load.sh: 'redi' is not a name of this stack\n")
+    );
+    assert_eq!(text(&podman.load(&["redis"]).stdout).lines().last(), Some("1 loaded, 0 present"));
+
+    // A copy without the model's archive, as somebody forgets it on a stick.
+    let copy = podman.env.path("copy");
+    run_ok(Command::new("cp").args(["--recursive", "--dereference"]).arg(stack()).arg(&copy));
+    run_ok(Command::new("chmod").args(["--recursive", "u+w"]).arg(&copy));
+    run_ok(Command::new("sha256sum").args(["--check", "--quiet", "SHA256SUMS"]).current_dir(&copy));
+    fs::remove_file(copy.join("models/smollm2.tar")).unwrap();
+    let missing = podman.command("sh").arg(copy.join("load.sh")).output().unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+    assert_eq!(
+        text(&missing.stderr),
+        "load.sh: model smollm2: models/smollm2.tar is missing; copy the whole directory\n"
+    );
+
+    // A podman that says it has loaded and did not.
+    let liar =
+        podman.env.write("bin/podman", "#!/bin/sh\ncase \"$*\" in *exists*) exit 1;; esac\necho 'Loaded image: x'\n");
+    run_ok(Command::new("chmod").arg("+x").arg(&liar));
+    let path = format!("{}:{}", liar.parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let lied = podman.command("sh").arg(stack().join("load.sh")).env("PATH", path).output().unwrap();
+    assert_eq!(lied.status.code(), Some(4));
+    assert!(
+        text(&lied.stderr)
+            .starts_with("load.sh: model smollm2: podman said that models/smollm2.tar is loaded, but has no ")
+    );
+}
+
+#[test]
+fn a_damaged_archive_is_refused_by_podman_and_reported() {
+    let podman = Podman::new();
+    let copy = podman.env.path("copy");
+    run_ok(Command::new("cp").args(["--recursive", "--dereference"]).arg(stack()).arg(&copy));
+    run_ok(Command::new("chmod").args(["--recursive", "u+w"]).arg(&copy));
+    let archive = copy.join("images/redis.tar");
+    let mut bytes = fs::read(&archive).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&archive, bytes).unwrap();
+    let sums =
+        Command::new("sha256sum").args(["--check", "--quiet", "SHA256SUMS"]).current_dir(&copy).output().unwrap();
+    assert!(text(&sums.stdout).contains("images/redis.tar: FAILED"));
+    let damaged = podman.command("sh").arg(copy.join("load.sh")).arg("redis").output().unwrap();
+    assert!(!damaged.status.success());
+    assert!(text(&damaged.stderr).contains("Digest did not match"), "{}", text(&damaged.stderr));
+    assert_eq!(podman.run(&["images", "--quiet"]), "");
+}
+
+#[test]
+fn stock_tools_say_what_windlass_said() {
+    let env = Env::new();
+    let lean = built("ai-stack-images.lean");
+    for name in ["images/redis", "images/llama-cpp", "models/smollm2"] {
+        let directory = lean.join(name);
+        let summary: Value = serde_json::from_slice(&fs::read(directory.join("image.json")).unwrap()).unwrap();
+        let platform = &summary["platforms"][0];
+        for (form, transport) in [("oci", "oci"), ("archive", "oci-archive")] {
+            let output = env.path(form);
+            env.ok(["export", directory.to_str().unwrap(), "--format", form, "--output", output.to_str().unwrap()]);
+            let location = format!("{transport}:{}:{}", output.display(), summary["ref"].as_str().unwrap());
+            let inspect = run_ok(Command::new("skopeo").args(["inspect", "--override-os", "linux", &location]));
+            let inspect: Value = serde_json::from_str(&inspect).unwrap();
+            assert_eq!(inspect["Digest"], summary["digest"], "{location}");
+            let told: Vec<&Value> =
+                platform["layers"].as_array().unwrap().iter().map(|layer| &layer["digest"]).collect();
+            assert_eq!(inspect["Layers"].as_array().unwrap().iter().collect::<Vec<_>>(), told);
+        }
+        // umoci reads the directory, checks every digest, and unpacks what the layers hold.
+        let reference = summary["ref"].as_str().unwrap();
+        let bundle = env.path("bundle");
+        run_ok(
+            Command::new("umoci")
+                .args(["unpack", "--image", &format!("{}:{reference}", env.path("oci").display())])
+                .arg(&bundle),
+        );
+        for layer in platform["layers"].as_array().unwrap() {
+            for owner in layer["owners"].as_array().unwrap() {
+                let owner = owner.as_str().unwrap();
+                let unpacked = match layer["kind"].as_str().unwrap() {
+                    "model" => bundle.join("rootfs/models/smollm2.gguf"),
+                    _ => bundle.join("rootfs").join(owner.trim_start_matches('/')),
+                };
+                let difference = Command::new("diff")
+                    .args(["--recursive", "--no-dereference"])
+                    .arg(owner)
+                    .arg(&unpacked)
+                    .output()
+                    .unwrap();
+                assert!(difference.status.success(), "{owner}: {}", text(&difference.stdout));
+            }
+        }
+        fs::remove_dir_all(&bundle).unwrap();
+        // Python's tarfile and GNU tar list the same members of the archive and of every layer in it.
+        let script = "import sys,tarfile\nfor m in tarfile.open(sys.argv[1]): print(m.name, m.size, oct(m.mode), m.mtime, m.uid, m.gid, m.linkname)";
+        run_ok(Command::new("tar").args(["-xf", "archive"]).current_dir(env.path("")));
+        let blobs = env.path("blobs/sha256");
+        let layers =
+            platform["layers"].as_array().unwrap().iter().map(|l| blobs.join(&l["digest"].as_str().unwrap()[7..]));
+        for tar in layers.chain([env.path("archive")]) {
+            let python = run_ok(Command::new("python3").args(["-c", script]).arg(&tar));
+            let gnu = run_ok(Command::new("tar").arg("-tf").arg(&tar));
+            let names = |listing: &str, first: bool| -> Vec<String> {
+                let name = |line: &str| {
+                    if first { line.split(' ').next().unwrap() } else { line }.trim_end_matches('/').to_owned()
+                };
+                listing.lines().map(name).collect()
+            };
+            assert_eq!(names(&python, true), names(&gnu, false));
+            assert!(python.lines().all(|line| line.contains(" 1 ")), "every mtime is 1");
+        }
+        fs::remove_dir_all(&blobs).unwrap();
+    }
+}
