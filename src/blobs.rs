@@ -229,6 +229,11 @@ impl<'p> Output<'p> {
         Ok(Self { file, path, buffer, flushed: 0, whole, blob: None, verify, progress, clones: BTreeMap::new() })
     }
 
+    /// Names the file in what the system said of a write.
+    pub(crate) fn failed(&self, source: io::Error) -> WriteError {
+        WriteError { action: "write", path: self.path.clone(), source }
+    }
+
     /// Bytes written so far.
     #[must_use]
     pub const fn offset(&self) -> u64 {

@@ -27,10 +27,10 @@ use crate::spec::{DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource,
 #[non_exhaustive]
 pub enum BuildError {
     /// There is no plan.
-    #[error(transparent)]
+    #[error("{0}")]
     Plan(#[from] PlanError),
     /// Something that was built before cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Layout(#[from] LayoutError),
     /// The bytes of a layer cannot be had.
     #[error("layer {title}: {source}")]
@@ -52,10 +52,10 @@ pub enum BuildError {
     #[error("two models of the stack are called '{0}', but have different bytes; give one of them another name")]
     ModelName(String),
     /// A name or a tag.
-    #[error(transparent)]
+    #[error("{0}")]
     Reference(#[from] ReferenceError),
     /// A place that is written to.
-    #[error(transparent)]
+    #[error("{0}")]
     Write(#[from] WriteError),
 }
 
@@ -283,7 +283,10 @@ fn make(
 fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<(Digest, u64), BuildError> {
     let temporary = tempfile::Builder::new().prefix(".layer-").tempfile_in(folder).at("create a file in", folder)?;
     let mut output = Output::create(temporary.path(), Verify::Always, true, progress)?;
-    planned.recipe.stream(&mut output).map_err(|source| BuildError::Layer { title: planned.title.clone(), source })?;
+    planned.recipe.stream(&mut output).map_err(|source| match source {
+        LayerError::Sink(source) => output.failed(source).into(),
+        source => BuildError::Layer { title: planned.title.clone(), source },
+    })?;
     let (digest, size) = output.finish()?.expect("the digest of everything was asked for");
     let path = folder.join(digest.hex());
     std::fs::set_permissions(temporary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))

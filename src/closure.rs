@@ -237,9 +237,10 @@ fn arrows(cycle: &[StorePath]) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
+    use crate::store::NarHash;
 
     const APP: &str = "1hdrbbgir5axm767f08q97bxk2g0kw4d-app";
     const LIB: &str = "5xgla77fp4d7ajxzfmpfsa55fcw7gmnn-lib-1.0";

@@ -53,9 +53,10 @@ impl Config {
         if let Some(port) = self.exposed_ports.keys().find(|port| !is_port(port)) {
             return Err((".ExposedPorts", format!("'{port}' is not a port like 6379/tcp")));
         }
-        let places = self.volumes.keys().chain(self.working_dir.as_ref());
-        if let Some(place) = places.into_iter().find(|place| !place.starts_with('/')) {
-            return Err(("", format!("'{place}' (Volumes, WorkingDir) is not an absolute path")));
+        let volumes = self.volumes.keys().map(|place| (".Volumes", place));
+        let mut places = volumes.chain(self.working_dir.iter().map(|place| (".WorkingDir", place)));
+        if let Some((key, place)) = places.find(|(_, place)| !place.starts_with('/')) {
+            return Err((key, format!("'{place}' is not an absolute path")));
         }
         Ok(())
     }

@@ -110,7 +110,7 @@ pub enum LayoutError {
         culprits: Vec<String>,
     },
     /// A place that is written to.
-    #[error(transparent)]
+    #[error("{0}")]
     Write(#[from] WriteError),
 }
 
@@ -339,7 +339,10 @@ impl ImageDir {
             };
         }
         let recipe = self.image.recipes.get(&record.digest).ok_or_else(|| self.no_layer(record))?;
-        recipe.stream(output).map_err(|source| layer_error(record, source))?;
+        recipe.stream(output).map_err(|source| match source {
+            LayerError::Sink(source) => output.failed(source).into(),
+            source => layer_error(record, source),
+        })?;
         let size = output.offset() - before;
         match output.end_blob() {
             Some((found, _)) if found != record.digest => Err(changed(record, recipe)),
@@ -379,7 +382,7 @@ fn copy_blob(path: &Path, record: &LayerRecord, output: &mut Output<'_>) -> Resu
     let file = File::open(path).map_err(reading)?;
     output.file(&file, record.size).map_err(|error| match error {
         PipeError::Read(source) => reading(source),
-        PipeError::Write(source) => layer_error(record, LayerError::Sink(source)),
+        PipeError::Write(source) => output.failed(source).into(),
     })
 }
 

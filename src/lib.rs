@@ -1,4 +1,46 @@
-//! windlass (skeleton; the story follows)
+//! windlass turns Nix store paths and model weights into reproducible OCI images.
+//!
+//! # The way of the data
+//!
+//! 1. A **spec** says what an image is made of ([`spec`]); the **closure graph** says what that needs ([`closure`]).
+//! 2. The **plan** says which layers there are and in which order ([`plan`], [`split`](mod@split)); it reads no file.
+//! 3. Each layer is a **recipe**, and a recipe is one stream of bytes ([`layer`]), hashed once ([`build`]).
+//! 4. **Config, manifest and index** are pure values made of digests and sizes ([`image`]), as canonical JSON
+//!    ([`canonical`]).
+//! 5. The **image directory** holds them with the recipes ([`layout`]); several of them are a stack ([`stack`]).
+//! 6. **Archives and OCI directories** are written from it for other tools ([`archive`], [`blobs`]).
+//!
+//! Left to right only: a part knows those to its left. This table is checked by a test; a row names all that a module
+//! uses of this crate.
+//!
+//! | module | uses |
+//! |---|---|
+//! | `canonical` | |
+//! | `digest` | |
+//! | `platform` | |
+//! | `progress` | |
+//! | `reference` | |
+//! | `store` | |
+//! | `config` | |
+//! | `nar` | `digest` `store` |
+//! | `path_info` | `store` |
+//! | `closure` | `path_info` `store` |
+//! | `pipe` | `progress` |
+//! | `layer` | `digest` `pipe` `progress` `store` |
+//! | `spec` | `canonical` `config` `layer` `platform` `reference` `store` |
+//! | `split` | `closure` `store` |
+//! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
+//! | `plan` | `closure` `image` `layer` `spec` `split` `store` |
+//! | `blobs` | `digest` `layer` `pipe` `progress` |
+//! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
+//! | `build` | `blobs` `closure` `config` `digest` `image` `layer` `layout` `plan` `platform` `progress` `reference` `spec` |
+//! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
+//! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` |
+//! | `cli` | anything |
+//!
+//! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
+//! `anyhow` and `clap`.
+
 pub mod archive;
 pub mod blobs;
 pub mod build;

@@ -82,7 +82,7 @@ impl PathInfo {
             let path = store_path(store, path).map_err(|source| PathInfoError::Path { at: at.to_owned(), source })?;
             path_info(store, path, value)
         };
-        let infos: Vec<PathInfo> = match value {
+        let infos: Vec<Self> = match value {
             Value::Array(entries) => entries
                 .iter()
                 .enumerate()

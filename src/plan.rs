@@ -31,7 +31,7 @@ pub enum PlanError {
     },
     /// More layers than an image can have.
     #[error(
-        "image '{image}' would have {count} layers ({models} of models, {others} others); no image may have more than {LAYER_LIMIT}: lower maxLayers"
+        "image '{image}' would have {count} layers ({models} of models, {others} others); no image may have more than {LAYER_LIMIT}: lower maxLayers or leave models out"
     )]
     TooManyLayers {
         /// The image.

@@ -28,7 +28,7 @@ pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
 #[non_exhaustive]
 pub enum SpecError {
     /// Not JSON, a key that is not known, or a value of the wrong type.
-    #[error("spec: {key}: {message}")]
+    #[error("{key}: {message}")]
     Key {
         /// The path of the key, `images[0].config.Env`.
         key: String,
@@ -36,7 +36,7 @@ pub enum SpecError {
         message: String,
     },
     /// A name or a tag.
-    #[error(transparent)]
+    #[error("{0}")]
     Reference(#[from] ReferenceError),
 }
 
@@ -74,7 +74,7 @@ impl Spec {
     /// # Errors
     /// With the key at fault.
     pub fn from_value(mut value: serde_json::Value) -> Result<Self, SpecError> {
-        let object = value.as_object_mut().ok_or_else(|| wrong("the whole", "expected an object with a key 'kind'"))?;
+        let object = value.as_object_mut().ok_or_else(|| wrong("the spec", "expected an object with a key 'kind'"))?;
         let kind = object.remove("kind");
         let spec = match kind.as_ref().and_then(serde_json::Value::as_str) {
             Some("image") => Self::Image(Box::new(read(value)?)),
@@ -94,6 +94,7 @@ impl Spec {
             Self::Model(model) => model.check(""),
             Self::Layer(layer) => layer.check(),
             Self::Index(index) => {
+                Reference::new(&index.name, index.tag.as_deref().unwrap_or("0"))?;
                 if index.images.is_empty() {
                     return Err(wrong("images", "an index of no images; give one built image for each platform"));
                 }
@@ -118,7 +119,10 @@ impl Spec {
 }
 
 fn read<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, SpecError> {
-    serde_path_to_error::deserialize(value).map_err(|e| wrong(e.path().to_string(), e.inner().to_string()))
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let key = e.path().to_string();
+        wrong(if key == "." { "the spec".to_owned() } else { key }, e.inner().to_string())
+    })
 }
 
 /// One image for one platform.
@@ -315,6 +319,7 @@ impl ImageSpec {
         check_max_layers(at, self.max_layers)?;
         self.config.check().map_err(|(key, message)| wrong(format!("{at}config{key}"), message))?;
         self.content.check(at, &self.store_dir)?;
+        check_perms(at, &self.perms)?;
         self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
     }
 }
@@ -375,6 +380,7 @@ impl ModelSpec {
 impl LayerSpec {
     fn check(&self) -> Result<(), SpecError> {
         check_max_layers("", self.max_layers)?;
+        check_perms("", &self.perms)?;
         self.content.check("", &self.store_dir)
     }
 }
@@ -384,6 +390,13 @@ fn check_max_layers(at: &str, max_layers: usize) -> Result<(), SpecError> {
         return Ok(());
     }
     Err(wrong(format!("{at}maxLayers"), format!("{max_layers} is not between 1 and {LAYER_LIMIT}")))
+}
+
+fn check_perms(at: &str, perms: &[Perm]) -> Result<(), SpecError> {
+    perms.iter().enumerate().try_for_each(|(n, perm)| {
+        let bad = |message| format!("'{}' is not a regular expression: {message}", perm.regex);
+        perm.compile().map(drop).map_err(|message| wrong(format!("{at}perms[{n}].regex"), bad(message)))
+    })
 }
 
 fn check_source(key: &str, source: &Path) -> Result<(), SpecError> {

@@ -80,6 +80,9 @@ impl StoreDir {
     /// If the text is anything else.
     pub fn parse(&self, path: &str) -> Result<StorePath, StorePathError> {
         let below = self.below(path)?;
+        if below.split('/').any(|part| part == "..") {
+            return Err(StorePathError::Climbs(path.to_owned()));
+        }
         if below.contains('/') {
             return Err(StorePathError::Inside(path.to_owned()));
         }

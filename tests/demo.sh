@@ -15,25 +15,24 @@ step() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ %s\n' "$*" && "$@"; }
 # digest FILE NAME: name and digest of an image in a stack.json
 digest() { jq -r --arg name "$2" '.images[] | select(.name == $name) | (.ref | sub(":[^:]*$"; "")) + "@" + .digest' "$1"; }
-# traced LABEL COMMAND…: runs it, then says how often the model was opened and how much of it was read and written
+# traced COMMAND…: runs it, then says how many bytes of the model were read: of its file and of its archive
 traced() {
-  local label=$1 log=$work/strace opened bytes
-  shift
-  strace --follow-forks --quiet=all --decode-fds=path -e trace=openat,read,write,pread64,copy_file_range -o "$log" "$@"
-  opened=$(grep -c 'openat.*O_RDONLY.*'"$model"'.*= [0-9]' "$log" || true)
-  bytes=$(sed -nE '/(read|pread64|copy_file_range)\([0-9]+<[^>]*'"$model"'[^>]*>/s/.* = ([0-9]+)$/\1/p' "$log" | awk '{s+=$1} END {print s+0}')
-  printf '%s: the model was opened %s times, %s bytes of it were read\n' "$label" "$opened" "$bytes"
+  local log=$work/strace
+  printf '$ %s\n' "$*"
+  strace --follow-forks --quiet=all --decode-fds=path --trace=read,pread64,copy_file_range --output="$log" "$@"
+  sed -nE 's#.*(read|pread64|copy_file_range)\([0-9]+<[^>]*('"$model"')>.* = ([0-9]+)$#\3#p' "$log" |
+    awk '{ bytes += $1 } END { printf "bytes of the model that were read: %d\n", bytes }'
 }
 
 step "what nix build gave"
 show ls -l result/ result/images/ result/models/
-model_path=$(jq -r '.models[0].layers[0].owners[0]' result/stack.json)
-model=$(basename "$model_path")
+model=$(jq -r '.models[0].layers[0].owners[0]' result/stack.json)
+model="$model|$(readlink result/models/smollm2.tar)"
 step "the layers, bottom first"
 show target/release/windlass inspect result
 
 step "loading, with no network"
-show sh result/load.sh
+traced sh result/load.sh
 show podman images --digests --format 'table {{.Repository}} {{.Digest}} {{.Size}}'
 step "loading again"
 show sh result/load.sh
@@ -64,10 +63,10 @@ step "the app changes (another llama-server, same model): build and load again"
 changed=$work/nixpkgs
 cp -r target/nixpkgs "$changed"
 echo '# the next version' >>"$changed/llama-server.py"
-traced build nix build .#ai-stack-images --override-input nixpkgs "path:$changed" --no-write-lock-file --out-link "$work/changed"
+traced nix build .#ai-stack-images --override-input nixpkgs "path:$changed" --no-write-lock-file --out-link "$work/changed"
 show target/release/windlass diff result "$work/changed"
-traced load sh "$work/changed/load.sh"
+traced sh "$work/changed/load.sh"
 podman run --detach --pull=never --network=none --read-only --tmpfs /tmp --name llama2 "$(digest "$work/changed/stack.json" llama-cpp)" >/dev/null
 answer=$(ask llama2)
-echo "the model answers: $answer"
+echo "$answer"
 [[ $answer == *Paris* ]] || { echo "demo: expected Paris" >&2 && exit 1; }

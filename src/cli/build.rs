@@ -17,17 +17,18 @@ use crate::progress::Progress;
 use crate::spec::Spec;
 use crate::stack::{StackDir, write_lean};
 
+const EXAMPLE: &str = r#"Example:
+  echo '{"kind": "model", "name": "tiny", "files": {"tiny.gguf": "/srv/tiny.gguf"}}' > tiny.json
+  windlass build tiny.json --output tiny"#;
+
 /// Build an image, a model, layers, an index or a stack from a spec.
 ///
 /// SPEC is a JSON file; `"kind"` says what it describes ("image", "model", "layer", "index", "stack"). The closure of
 /// the store paths that it names is asked of Nix, or read with --closure. What comes out is an image directory: an OCI
 /// layout in which layers are described by recipes (a few kilobytes, whatever the model weighs) or, with --full, are
 /// blobs. `windlass export` makes archives and plain OCI directories from it.
-///
-///     echo '{ "kind": "model", "name": "tiny", "files": { "tiny.gguf": "/srv/tiny.gguf" } }' > tiny.json
-///     windlass build tiny.json --output tiny
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The spec, a JSON file.
     spec: PathBuf,
@@ -64,7 +65,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Some(output) => output.clone(),
         None => args.spec.with_extension(""),
     };
-    if output == args.spec || (output.exists() && !is_ours(&output)) {
+    if output == args.spec || (output.symlink_metadata().is_ok() && !is_ours(&output)) {
         let message = format!("{} exists, and windlass did not build it; give another --output", output.display());
         return Err(Usage(message).into());
     }

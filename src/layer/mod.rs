@@ -91,8 +91,13 @@ pub enum LayerError {
     #[error("'{path}' is not a place in an image: expected an absolute path without '..'", path = .0.display())]
     BadTarget(PathBuf),
     /// A rule's regular expression is not one.
-    #[error("the regex of a perms rule: {0}")]
-    BadRegex(#[from] Box<regex::Error>),
+    #[error("'{regex}' in a perms rule is not a regular expression: {message}")]
+    BadRegex {
+        /// The text.
+        regex: String,
+        /// Why not.
+        message: String,
+    },
     /// A rule names an input that the layer does not have.
     #[error("a perms rule is for {path}, which is not an input of this layer", path = .0.display())]
     PermWithoutInput(PathBuf),
@@ -100,8 +105,8 @@ pub enum LayerError {
     #[error("layer format {0} is newer than this windlass, which knows format {FORMAT}; update windlass")]
     UnknownFormat(u32),
     /// The place to write to failed.
-    #[error(transparent)]
-    Sink(io::Error),
+    #[error("{0}")]
+    Sink(#[source] io::Error),
 }
 
 impl LayerError {
@@ -135,11 +140,14 @@ impl Recipe {
                 Found::File(file, size) => {
                     sink.file(&file, size).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                            LayerError::Changed(item.host)
+                            LayerError::Changed(item.host.clone())
                         }
                         PipeError::Read(e) => LayerError::reading(&item.host, e),
                         PipeError::Write(e) => LayerError::Sink(e),
                     })?;
+                    if file.metadata().map_err(|e| LayerError::reading(&item.host, e))?.len() != size {
+                        return Err(LayerError::Changed(item.host));
+                    }
                     size
                 }
             };
@@ -164,7 +172,8 @@ impl<'a> Rules<'a> {
             {
                 return Err(LayerError::PermWithoutInput(path.clone()));
             }
-            Ok((Regex::new(&perm.regex).map_err(Box::new)?, perm))
+            let bad = |message| LayerError::BadRegex { regex: perm.regex.clone(), message };
+            Ok((perm.compile().map_err(bad)?, perm))
         };
         recipe.perms.iter().map(compile).collect::<Result<_, _>>().map(Self)
     }

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::store::NarHash;
@@ -113,6 +114,17 @@ pub struct Perm {
     /// Group's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gname: Option<String>,
+}
+
+impl Perm {
+    /// The regular expression, ready to use, or why it is none, in a few words.
+    pub(crate) fn compile(&self) -> Result<Regex, String> {
+        Regex::new(&self.regex).map_err(|error| {
+            // It comes with a drawing of the place over several lines; the last one says what is wrong.
+            let text = error.to_string();
+            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        })
+    }
 }
 
 fn anything() -> String {

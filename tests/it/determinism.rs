@@ -34,7 +34,7 @@ fn inputs(host: &Path, reversed: bool) {
     put(host.join("plain/etc/app.conf"), "twin", 0o644);
     put(host.join("plain/etc/twin.conf"), "twin", 0o644);
     put(host.join("models/large"), pattern(2 << 20), 0o644);
-    put(host.join("models/small"), [0; 1 << 20], 0o644);
+    put(host.join("models/small"), vec![0; 1 << 20], 0o644);
     fs::write(host.join("spec.json"), spec().to_string()).unwrap();
     let paths: [(&str, &[&str]); 2] = [("tree", &["library", "tree"]), ("library", &[])];
     fs::write(host.join("closure.json"), closure(FIXED, host, &paths)).unwrap();

@@ -2,6 +2,9 @@
 //!
 //! They run real Nix, Podman, skopeo and umoci, and need root for mounts; `./dev test` installs what is missing.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod architecture;
 mod bad_input;
 mod cli;
 mod determinism;
