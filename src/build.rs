@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::digest::Digest;
 use crate::image::{self, About, Layer, LayerRecord};
 use crate::layer::{LayerError, Recipe, digest_of, measure};
-use crate::layout::{Image, ImageDir, LayoutError, PlatformRecord, Summary, VERSION, changed, read_layers};
+use crate::layout::{Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed, read_layers};
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -97,15 +97,21 @@ pub fn image(
 /// # Errors
 /// See [`BuildError`].
 pub fn model(spec: &ModelSpec, blobs: Option<Blobs<'_>>, progress: &Progress) -> Result<Image, BuildError> {
-    let planned = new_model(spec).layer;
+    let planned = new_model(spec)?.layer;
     let layers = make(&[&planned], blobs, progress)?;
     model_image(spec, &Layer { record: layers[&planned.recipe].clone(), recipe: planned.recipe })
 }
 
-fn new_model(spec: &ModelSpec) -> PlannedModel {
-    // What is not there is not a directory; hashing it says so.
-    let is_directory = spec.source.as_ref().is_some_and(|source| source.is_dir());
-    PlannedModel::new(spec, spec.inputs(is_directory), 0)
+fn new_model(spec: &ModelSpec) -> Result<PlannedModel, BuildError> {
+    let mut listing = None;
+    if let Some(source) = spec.source.as_ref().filter(|source| source.is_dir()) {
+        let names =
+            std::fs::read_dir(source).and_then(|entries| entries.map(|entry| Ok(entry?.file_name().into())).collect());
+        let mut names: Vec<PathBuf> = names.at("read", source)?;
+        names.sort();
+        listing = Some(names);
+    }
+    Ok(PlannedModel::new(spec, spec.inputs(listing.as_deref()), 0))
 }
 
 /// Builds layers by themselves.
@@ -151,7 +157,7 @@ pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePl
 fn planned_model(source: &ModelSource) -> Result<PlannedModel, BuildError> {
     match source {
         ModelSource { spec: Some(spec), .. } => {
-            let mut planned = new_model(spec);
+            let mut planned = new_model(spec)?;
             let failed = |source| BuildError::Layer { title: spec.name.clone(), source };
             planned.size = measure(&planned.layer.recipe).map_err(failed)?;
             Ok(planned)
@@ -177,7 +183,7 @@ fn models(sources: &[ModelSource], progress: &Progress) -> Result<BTreeMap<Strin
     for source in sources {
         let (name, model) = match source {
             ModelSource { spec: Some(spec), .. } => {
-                let planned = new_model(spec).layer;
+                let planned = new_model(spec)?.layer;
                 if !built.contains_key(&planned.recipe) {
                     built.extend(make(&[&planned], None, progress)?);
                 }
@@ -201,11 +207,13 @@ fn models(sources: &[ModelSource], progress: &Progress) -> Result<BTreeMap<Strin
 
 fn built_model(path: &Path) -> Result<(Image, String, Layer), BuildError> {
     let directory = ImageDir::open(path)?;
-    let [platform] = &directory.summary().platforms[..] else {
-        return Err(BuildError::Unfit { path: path.to_owned(), message: "is an index, expected a model".to_owned() });
+    let summary = directory.summary();
+    let unfit = |message: &str| BuildError::Unfit { path: path.to_owned(), message: message.to_owned() };
+    let ([platform], ImageKind::Model) = (&summary.platforms[..], summary.kind) else {
+        return Err(unfit("is not a model; build it from a spec with \"kind\": \"model\""));
     };
     let (Some(name), [layer]) = (platform.models.first(), &directory.layers(platform)?[..]) else {
-        return Err(BuildError::Unfit { path: path.to_owned(), message: "is an image, expected a model".to_owned() });
+        return Err(unfit("is a model without a name or a layer; build it again"));
     };
     Ok((directory.image().clone(), name.clone(), layer.clone()))
 }
@@ -304,7 +312,14 @@ fn layer(made: &BTreeMap<Recipe, LayerRecord>, planned: Planned) -> Layer {
 
 fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, LayerRecord>) -> Result<Image, BuildError> {
     let layers: Vec<Layer> = plan.layers.into_iter().map(|planned| layer(made, planned)).collect();
-    assemble(&plan.spec.name, plan.spec.tag.as_deref(), &About::from(&plan.spec), &layers, plan.models)
+    assemble(
+        &plan.spec.name,
+        plan.spec.tag.as_deref(),
+        &About::from(&plan.spec),
+        &layers,
+        plan.models,
+        ImageKind::Image,
+    )
 }
 
 fn model_image(spec: &ModelSpec, layer: &Layer) -> Result<Image, BuildError> {
@@ -317,7 +332,14 @@ fn model_image(spec: &ModelSpec, layer: &Layer) -> Result<Image, BuildError> {
         config: Config::default(),
         annotations: spec.annotations.clone(),
     };
-    assemble(&spec.name, spec.tag.as_deref(), &about, std::slice::from_ref(layer), vec![spec.name.clone()])
+    assemble(
+        &spec.name,
+        spec.tag.as_deref(),
+        &about,
+        std::slice::from_ref(layer),
+        vec![spec.name.clone()],
+        ImageKind::Model,
+    )
 }
 
 fn assemble(
@@ -326,9 +348,10 @@ fn assemble(
     about: &About,
     layers: &[Layer],
     models: Vec<String>,
+    kind: ImageKind,
 ) -> Result<Image, BuildError> {
     let records: Vec<LayerRecord> = layers.iter().map(|layer| layer.record.clone()).collect();
-    let (config, manifest) = image::manifest(about, &records);
+    let (config, manifest) = image::manifest(about, layers);
     let digest = manifest.digest;
     let short = digest.short();
     let reference = Reference::new(name, tag.unwrap_or(&short))?;
@@ -341,7 +364,7 @@ fn assemble(
         models,
     };
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
-    let summary = Summary { version: VERSION, name, reference, digest, platforms: vec![platform] };
+    let summary = Summary { version: VERSION, kind, name, reference, digest, platforms: vec![platform] };
     let recipes = layers.iter().map(|layer| (layer.record.digest, layer.recipe.clone())).collect();
     Ok(Image { summary, top: manifest, blobs: vec![config], recipes })
 }
@@ -373,6 +396,7 @@ pub fn index(spec: &IndexSpec) -> Result<Image, BuildError> {
     let short = top.digest.short();
     let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
-    let summary = Summary { version: VERSION, name, reference, digest: top.digest, platforms };
+    let kind = ImageKind::Index;
+    let summary = Summary { version: VERSION, kind, name, reference, digest: top.digest, platforms };
     Ok(Image { summary, top, blobs, recipes })
 }

@@ -48,7 +48,7 @@ impl LayerKind {
 
 /// One layer as `image.json` and `stack.json` tell it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct LayerRecord {
     /// Digest of its bytes, which is its diff ID too: layers are not compressed.
     pub digest: Digest,
@@ -144,10 +144,10 @@ impl From<&ImageSpec> for About {
 
 /// The config blob and the manifest blob of an image with these layers, bottom first.
 #[must_use]
-pub fn manifest(about: &About, layers: &[LayerRecord]) -> (Blob, Blob) {
+pub fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
     let config = Blob::new(MediaType::ImageConfig, &configuration(about, layers));
     let layers: Vec<_> =
-        layers.iter().map(|layer| descriptor(&MediaType::ImageLayer, layer.digest, layer.size)).collect();
+        layers.iter().map(|layer| descriptor(&MediaType::ImageLayer, layer.record.digest, layer.record.size)).collect();
     let mut manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageManifest)
@@ -161,14 +161,14 @@ pub fn manifest(about: &About, layers: &[LayerRecord]) -> (Blob, Blob) {
     (config, manifest)
 }
 
-fn configuration(about: &About, layers: &[LayerRecord]) -> ImageConfiguration {
-    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.digest.to_string()).collect();
+fn configuration(about: &About, layers: &[Layer]) -> ImageConfiguration {
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.record.digest.to_string()).collect();
     let history: Vec<_> = layers
         .iter()
         .map(|layer| {
             HistoryBuilder::default()
                 .created(about.created.clone())
-                .created_by(format!("windlass {} layer: {}", layer.kind.word(), layer.title))
+                .created_by(format!("windlass {} layer: {}", layer.record.kind.word(), layer.record.title))
                 .comment(contents_of(layer))
                 .build()
                 .expect("no field is required")
@@ -201,14 +201,18 @@ fn configuration(about: &About, layers: &[LayerRecord]) -> ImageConfiguration {
 /// Names of what is in a layer, at most this many.
 const NAMES: usize = 12;
 
-fn contents_of(layer: &LayerRecord) -> String {
-    let names: Vec<_> =
-        layer.owners.iter().take(NAMES).map(|owner| owner.rsplit('/').next().unwrap_or(owner)).collect();
-    let more = match layer.owners.len().saturating_sub(NAMES) {
+/// What is in a layer: for a model its places in the image, as the same file may come from anywhere; else the names of
+/// the store paths.
+fn contents_of(layer: &Layer) -> String {
+    let names: Vec<String> = match layer.record.kind {
+        LayerKind::Model => layer.recipe.targets().map(|target| target.display().to_string()).collect(),
+        _ => layer.record.owners.iter().map(|owner| owner.rsplit('/').next().unwrap_or(owner).to_owned()).collect(),
+    };
+    let more = match names.len().saturating_sub(NAMES) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("{}{more}", names.join(" "))
+    format!("{}{more}", names[..names.len().min(NAMES)].join(" "))
 }
 
 /// An index of the manifests of several platforms.

@@ -100,7 +100,7 @@ pub enum LayoutError {
         source: Box<LayerError>,
     },
     /// The bytes of a layer are not what they were when it was built.
-    #[error("layer {title} ({digest}) can no longer be made: {culprits} changed since it was built; `nix-store --verify-path` and `--repair-path` tell and mend", digest = digest.short(), culprits = culprits.join(", "))]
+    #[error("layer {title} ({digest}) can no longer be made: {culprits} changed since it was built; restore it (`nix-store --repair-path` for a store path), or build again", digest = digest.short(), culprits = culprits.join(", "))]
     Changed {
         /// The layer.
         digest: Digest,
@@ -116,7 +116,7 @@ pub enum LayoutError {
 
 /// One platform of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct PlatformRecord {
     /// What it runs on.
     pub platform: Platform,
@@ -132,12 +132,26 @@ pub struct PlatformRecord {
     pub models: Vec<String>,
 }
 
+/// What an image directory was built as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageKind {
+    /// Something that runs.
+    Image,
+    /// Model files and nothing else.
+    Model,
+    /// One name for the images of several platforms.
+    Index,
+}
+
 /// `image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Summary {
     /// [`VERSION`].
     pub version: u32,
+    /// What kind of image it is.
+    pub kind: ImageKind,
     /// Name with its registry, without the tag.
     pub name: String,
     /// Name and tag.
@@ -238,7 +252,7 @@ impl ImageDir {
                 return Err(LayoutError::NotAnImage { path: path.to_owned(), missing });
             }
         }
-        let summary: Summary = read_json(&path.join("image.json"))?;
+        let summary: Summary = read_versioned(&path.join("image.json"))?;
         let index_path = path.join("index.json");
         let index: ImageIndex = read_json(&index_path)?;
         let entry = match index.manifests().as_slice() {
@@ -409,7 +423,7 @@ pub(crate) fn changed(record: &LayerRecord, recipe: &Recipe) -> LayoutError {
 
 /// `layers.json`: layers that were built by themselves, to be named by images.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct LayerSet {
     /// [`VERSION`].
     pub version: u32,
@@ -435,7 +449,7 @@ pub fn write_layers(directory: &Path, name: &str, layers: &[Layer], progress: &P
 /// # Errors
 /// See [`LayoutError`].
 pub fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
-    let set: LayerSet = read_json(&directory.join("layers.json"))?;
+    let set: LayerSet = read_versioned(&directory.join("layers.json"))?;
     let mut recipes = read_recipes(directory, set.layers.iter())?;
     let missing = |record: &LayerRecord| LayoutError::NoLayer {
         path: directory.to_owned(),
@@ -491,4 +505,21 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutError> {
     let bytes = fs::read(path).map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
     let mut from = serde_json::Deserializer::from_slice(&bytes);
     serde_path_to_error::deserialize(&mut from).map_err(|error| format_error(path, &error))
+}
+
+/// Reads one of our own files with a version, which may have keys that this windlass does not know yet.
+///
+/// # Errors
+/// If it cannot be read, is something else, or is of a version that changed the meaning of a key.
+pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let Versioned { version } = read_json(path)?;
+    if version > VERSION {
+        let message = format!("is of version {version}, and this windlass knows version {VERSION}; update windlass");
+        return Err(LayoutError::Format { path: path.to_owned(), message });
+    }
+    read_json(path)
 }

@@ -44,7 +44,7 @@ pub enum PlanError {
         others: usize,
     },
     /// Two models put a file at one place.
-    #[error("image '{image}': models '{first}' and '{second}' both put a file at {target}; give one of them another mountPath", target = target.display())]
+    #[error("image '{image}': models '{first}' and '{second}' both put something at {target}; give one of them another mountPath", target = target.display())]
     ModelsCollide {
         /// The image.
         image: String,
@@ -119,13 +119,6 @@ impl PlannedModel {
         };
         Self { name: spec.name.clone(), size, layer }
     }
-
-    fn targets(&self) -> impl Iterator<Item = &PathBuf> {
-        self.layer.recipe.inputs.iter().filter_map(|input| match input {
-            Input::Copy { target, .. } => Some(target),
-            _ => None,
-        })
-    }
 }
 
 /// An image to plan, with the parts that were built before.
@@ -175,18 +168,9 @@ fn plan_image(
     parts: &[Part],
 ) -> Result<ImagePlan, PlanError> {
     models.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name)));
-    let mut places: BTreeMap<&PathBuf, &str> = BTreeMap::new();
-    for model in &models {
-        for target in model.targets() {
-            if let Some(first) = places.insert(target, &model.name) {
-                return Err(PlanError::ModelsCollide {
-                    image: spec.name.clone(),
-                    first: first.to_owned(),
-                    second: model.name.clone(),
-                    target: target.clone(),
-                });
-            }
-        }
+    models.dedup_by(|a, b| a.name == b.name);
+    if let Some((first, second, target)) = collision(&models) {
+        return Err(PlanError::ModelsCollide { image: spec.name, first, second, target });
     }
     let model_names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     let mut planned: Vec<Planned> = models.into_iter().map(|model| model.layer).collect();
@@ -207,6 +191,20 @@ fn plan_image(
         return Err(PlanError::TooManyLayers { image, count, models, others: count - models });
     }
     Ok(ImagePlan { spec, layers: planned, models: model_names })
+}
+
+/// Two models where one puts something at or below a place of the other.
+fn collision(models: &[PlannedModel]) -> Option<(String, String, PathBuf)> {
+    for (n, one) in models.iter().enumerate() {
+        for two in &models[n + 1..] {
+            for (a, b) in one.layer.recipe.targets().flat_map(|a| two.layer.recipe.targets().map(move |b| (a, b))) {
+                if a.starts_with(b) || b.starts_with(a) {
+                    return Some((one.name.clone(), two.name.clone(), a.max(b).clone()));
+                }
+            }
+        }
+    }
+    None
 }
 
 /// The layers of a [`LayerSpec`], bottom first.

@@ -361,19 +361,24 @@ impl ModelSpec {
         Ok(())
     }
 
-    /// What its layer is made of. `source_is_directory` says what is at `source`.
+    /// What its layer is made of. `listing` has the names in `source` if that is a directory: each is put at `mountPath`.
     #[must_use]
-    pub fn inputs(&self, source_is_directory: bool) -> Vec<Input> {
-        let copy = |place: &Path, source: &PathBuf| {
-            let target = self.mount_path.join(place);
-            Input::Copy { source: source.clone(), target, dereference: true, nar_hash: None }
+    pub fn inputs(&self, listing: Option<&[PathBuf]>) -> Vec<Input> {
+        let copy = |place: &Path, source: &Path| {
+            // In the store nothing else than the store may be reached: a link could lead to any file of the builder.
+            let in_store = source.starts_with(self.store_dir.as_str());
+            let follow = Some(PathBuf::from(if in_store { self.store_dir.as_str() } else { "/" }));
+            Input::Copy { source: source.to_owned(), target: self.mount_path.join(place), follow, nar_hash: None }
         };
-        let Some(source) = &self.source else {
-            return self.files.iter().map(|(place, source)| copy(place, source)).collect();
-        };
-        let store_name = self.store_dir.parse(&source.to_string_lossy()).map(|path| path.name().to_owned());
-        let name = store_name.unwrap_or_else(|_| source.file_name().unwrap_or_default().to_string_lossy().into_owned());
-        vec![copy(Path::new(if source_is_directory { "" } else { &name }), source)]
+        match (&self.source, listing) {
+            (None, _) => self.files.iter().map(|(place, source)| copy(place, source)).collect(),
+            (Some(source), Some(names)) => names.iter().map(|name| copy(name, &source.join(name))).collect(),
+            (Some(source), None) => {
+                let name = source.file_name().map(PathBuf::from).unwrap_or_default();
+                let in_store = self.store_dir.parse(&source.to_string_lossy()).map(|path| PathBuf::from(path.name()));
+                vec![copy(&in_store.unwrap_or(name), source)]
+            }
+        }
     }
 }
 
@@ -436,18 +441,15 @@ impl Content {
     #[must_use]
     pub fn root_inputs(&self) -> Vec<Input> {
         let mut inputs: Vec<Input> = Vec::new();
-        inputs.extend(self.contents.iter().map(|source| Input::Links { source: source.clone() }));
+        // Sorted, because an image's history tells them: the order in a spec says nothing.
+        let sorted = |paths: &'_ [PathBuf]| paths.iter().cloned().collect::<BTreeSet<_>>();
+        inputs.extend(sorted(&self.contents).into_iter().map(|source| Input::Links { source }));
         inputs.extend(
-            self.copy_to_root
-                .iter()
+            sorted(&self.copy_to_root)
+                .into_iter()
                 .map(|source| (PathBuf::from("/"), source))
-                .chain(self.files.iter().map(|(target, source)| (target.clone(), source)))
-                .map(|(target, source)| Input::Copy {
-                    source: source.clone(),
-                    target,
-                    dereference: false,
-                    nar_hash: None,
-                }),
+                .chain(self.files.iter().map(|(target, source)| (target.clone(), source.clone())))
+                .map(|(target, source)| Input::Copy { source: source.clone(), target, follow: None, nar_hash: None }),
         );
         inputs.extend(self.texts.iter().map(|(path, text)| Input::Text {
             path: path.clone(),

@@ -8,6 +8,7 @@
 //! Reproducibility: the bytes depend on the recipe, and on names, types, link targets, executable bits and contents
 //! below the paths it names.
 
+mod claim;
 mod recipe;
 mod tar;
 mod walk;
@@ -62,6 +63,19 @@ pub enum LayerError {
         path: PathBuf,
         /// What it is.
         kind: &'static str,
+    },
+    /// A link to be followed leads to where nothing may be taken from.
+    #[error(
+        "{link} leads to {target}, which is not below {within}; a model's links are followed, but not out of its store",
+        link = link.display(), target = target.display(), within = within.display()
+    )]
+    LeadsOut {
+        /// The link.
+        link: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+        /// Where it must stay.
+        within: PathBuf,
     },
     /// Two inputs give different things at one path.
     #[error(

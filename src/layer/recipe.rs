@@ -45,9 +45,10 @@ pub enum Input {
         source: PathBuf,
         /// Absolute path in the image; `/` merges a tree into the root.
         target: PathBuf,
-        /// Follow symbolic links, so that what they point to is in the layer.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        dereference: bool,
+        /// Follow symbolic links that lead below this directory, so that what they point to is in the layer; one that
+        /// leads elsewhere is an error. Links are kept as links when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        follow: Option<PathBuf>,
         /// As in [`Input::StorePath`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         nar_hash: Option<NarHash>,
@@ -168,6 +169,14 @@ impl TryFrom<String> for Mode {
 }
 
 impl Recipe {
+    /// The places in the image that files or trees are moved to.
+    pub fn targets(&self) -> impl Iterator<Item = &PathBuf> {
+        self.inputs.iter().filter_map(|input| match input {
+            Input::Copy { target, .. } => Some(target),
+            _ => None,
+        })
+    }
+
     /// The host paths that the bytes come from, each once, in the order of the inputs.
     #[must_use]
     pub fn sources(&self) -> Vec<&PathBuf> {

@@ -78,6 +78,13 @@ pub fn header(entry: &Entry, offset: u64) -> Vec<u8> {
         Kind::Symlink(target) => (entry.path.clone(), 0, &target[..]),
     };
     let mut records = Records::default();
+    if [&path[..], link, entry.uname.as_bytes(), entry.gname.as_bytes()]
+        .iter()
+        .any(|text| std::str::from_utf8(text).is_err())
+    {
+        // POSIX: without this, values are UTF-8. It comes before the first of them.
+        records.add("hdrcharset", b"BINARY");
+    }
     let split = if path.is_ascii() { split(&path) } else { None };
     if split.is_none() {
         records.add("path", &path);
@@ -176,10 +183,6 @@ struct Records {
 
 impl Records {
     fn add(&mut self, key: &str, value: &[u8]) {
-        if std::str::from_utf8(value).is_err() && self.body.is_empty() {
-            // POSIX: without this, values are UTF-8. It comes before the first value that is not.
-            self.add("hdrcharset", b"BINARY");
-        }
         self.body.extend_from_slice(&record(key, value));
     }
 
@@ -190,8 +193,8 @@ impl Records {
             if !self.body.is_empty() || !(offset + BLOCK).is_multiple_of(ALIGNMENT) {
                 let used = self.body.len() as u64;
                 let mut body = used.next_multiple_of(BLOCK);
-                // A comment must fit exactly, and the shortest one has a length of its own.
-                while misaligned(body) || (body > used && body - used < SHORTEST_COMMENT) {
+                // A comment must fit exactly, and the shortest one has a length of its own. No body would be no header.
+                while body == 0 || misaligned(body) || (body > used && body - used < SHORTEST_COMMENT) {
                     body += BLOCK;
                 }
                 if body > used {
@@ -291,6 +294,19 @@ mod tests {
         odd.path = b"caf\xe9".to_vec();
         let bytes = header(&odd, 0);
         assert!(bytes[512..].starts_with(b"21 hdrcharset=BINARY\n13 path=caf\xe9\n"));
+        odd.path = "é".into();
+        odd.kind = Kind::Symlink(b"caf\xe9".to_vec());
+        let bytes = header(&odd, 0);
+        assert!(bytes[512..].starts_with(b"21 hdrcharset=BINARY\n11 path=\xc3\xa9\n17 linkpath=caf\xe9\n"));
+    }
+
+    #[test]
+    fn large_files_are_aligned_wherever_they_begin() {
+        for offset in (0..8).map(|block| block * BLOCK) {
+            let bytes = header(&entry("m", Kind::File(ALIGN_FROM)), offset);
+            assert_eq!((offset + bytes.len() as u64) % ALIGNMENT, 0, "{offset}");
+            assert_eq!(bytes.len() as u64 == BLOCK, offset == ALIGNMENT - BLOCK, "{offset}");
+        }
     }
 
     proptest! {

@@ -7,33 +7,16 @@
 //! Of the file system only these reach a layer: names, types, link targets, bytes, and whether the owner may execute a
 //! file. Owners, other modes, times, hard links and extended attributes do not.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, FileType, OpenOptions};
-use std::io::{self, Read};
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use super::LayerError;
-use super::recipe::{Input, Mode, Recipe};
-
-/// Where Podman and runc mount over, and what stands there when nothing else does.
-const MOUNT_DIRECTORIES: [(&str, u32); 12] = [
-    ("/dev", 0o755),
-    ("/dev/mqueue", 0o755),
-    ("/dev/pts", 0o755),
-    ("/dev/shm", 0o755),
-    ("/etc", 0o755),
-    ("/proc", 0o555),
-    ("/run", 0o755),
-    ("/run/secrets", 0o755),
-    ("/sys", 0o555),
-    ("/tmp", 0o1777),
-    ("/var", 0o755),
-    ("/var/tmp", 0o1777),
-];
-const MOUNT_FILES: [&str; 4] = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/run/.containerenv"];
-const MOUNT_LINKS: [(&str, &str); 1] = [("/etc/mtab", "/proc/mounts")];
+use super::claim::{Claim, How, Node, Seen};
+use super::recipe::{Mode, Recipe};
 
 /// What the walk finds at one path of the layer.
 #[derive(Debug)]
@@ -60,6 +43,8 @@ pub(super) enum Found {
     Text(Vec<u8>),
 }
 
+pub(super) type Visit<'v> = dyn FnMut(Item<'_>) -> Result<(), LayerError> + 'v;
+
 /// Calls `visit` for every entry of the layer, in order.
 pub(super) fn walk(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), LayerError> {
     let mut root = Node::default();
@@ -69,204 +54,12 @@ pub(super) fn walk(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), LayerEr
     descend(root, &mut Vec::new(), visit)
 }
 
-pub(super) type Visit<'v> = dyn FnMut(Item<'_>) -> Result<(), LayerError> + 'v;
-
-/// A place in the layer, and everything that claims to be there.
-#[derive(Default)]
-struct Node<'a> {
-    claims: Vec<Claim<'a>>,
-    children: BTreeMap<Vec<u8>, Self>,
-}
-
-#[derive(Clone)]
-struct Claim<'a> {
-    /// The input, as rules and messages name it.
-    input: &'a Path,
-    what: What<'a>,
-    /// Gives way to any claim that is not weak.
-    weak: bool,
-}
-
-#[derive(Clone)]
-enum What<'a> {
-    /// Whatever is at this host path.
-    Host {
-        path: PathBuf,
-        links: bool,
-        dereference: bool,
-        known: Option<FileType>,
-    },
-    Directory(Mode),
-    Symlink(&'a [u8]),
-    Text(&'a str, Mode),
-}
-
-impl<'a> Node<'a> {
-    fn plant(&mut self, input: &'a Input) -> Result<(), LayerError> {
-        let host =
-            |path: &Path, links, dereference| What::Host { path: path.to_owned(), links, dereference, known: None };
-        let (place, input, what) = match input {
-            Input::StorePath { path, .. } => (path.as_path(), path, host(path, false, false)),
-            Input::Copy { source, target, dereference, .. } => {
-                (target.as_path(), source, host(source, false, *dereference))
-            }
-            Input::Links { source } => (Path::new("/"), source, host(source, true, false)),
-            Input::Directory { path, mode } => (path.as_path(), path, What::Directory(*mode)),
-            Input::Symlink { path, target } => (path.as_path(), path, What::Symlink(target.as_os_str().as_bytes())),
-            Input::Text { path, text, mode } => (path.as_path(), path, What::Text(text, *mode)),
-            Input::MountPoints => {
-                let directories = MOUNT_DIRECTORIES.map(|(path, mode)| (path, What::Directory(Mode(mode))));
-                let files = MOUNT_FILES.map(|path| (path, What::Text("", Mode(0o644))));
-                let links = MOUNT_LINKS.map(|(path, target)| (path, What::Symlink(target.as_bytes())));
-                for (path, what) in directories.into_iter().chain(files).chain(links) {
-                    self.claim(Path::new(path), Claim { input: Path::new(path), what, weak: true })?;
-                }
-                return Ok(());
-            }
-        };
-        self.claim(place, Claim { input, what, weak: false })
-    }
-
-    fn claim(&mut self, place: &Path, claim: Claim<'a>) -> Result<(), LayerError> {
-        let mut node = self;
-        for name in components(place)? {
-            node = node.children.entry(name.to_vec()).or_default();
-        }
-        node.claims.push(claim);
-        Ok(())
-    }
-
-    /// Whether anything at or below this place is asked for by more than a weak claim.
-    fn is_strong(&self) -> bool {
-        self.claims.iter().any(|claim| !claim.weak) || self.children.values().any(Node::is_strong)
-    }
-}
-
-/// The components of an absolute path in the image.
-fn components(place: &Path) -> Result<Vec<&[u8]>, LayerError> {
-    let mut parts = place.components();
-    let absolute = parts.next() == Some(Component::RootDir);
-    let names: Option<Vec<_>> = parts
-        .map(|part| match part {
-            Component::Normal(name) => Some(name.as_bytes()),
-            _ => None,
-        })
-        .collect();
-    names.filter(|_| absolute).ok_or_else(|| LayerError::BadTarget(place.to_owned()))
-}
-
-/// What one claim turns out to be.
-enum Seen<'a> {
-    Directory { mode: Option<Mode>, host: Option<(PathBuf, bool, bool)> },
-    Symlink(Vec<u8>),
-    File(PathBuf, bool),
-    Text(&'a str, Mode),
-}
-
-impl<'a> Claim<'a> {
-    fn look(&self) -> Result<Seen<'a>, LayerError> {
-        let (path, links, dereference, known) = match &self.what {
-            What::Directory(mode) => return Ok(Seen::Directory { mode: Some(*mode), host: None }),
-            What::Symlink(target) => return Ok(Seen::Symlink(target.to_vec())),
-            What::Text(text, mode) => return Ok(Seen::Text(text, *mode)),
-            What::Host { path, links, dereference, known } => (path, *links, *dereference, *known),
-        };
-        let kind = match known.filter(|kind| !(dereference && kind.is_symlink())) {
-            Some(kind) => kind,
-            None if dereference => fs::metadata(path).map_err(|e| LayerError::reading(path, e))?.file_type(),
-            None => fs::symlink_metadata(path).map_err(|e| LayerError::reading(path, e))?.file_type(),
-        };
-        if kind.is_dir() {
-            Ok(Seen::Directory { mode: None, host: Some((path.clone(), links, dereference)) })
-        } else if links {
-            Ok(Seen::Symlink(path.as_os_str().as_bytes().to_vec()))
-        } else if kind.is_symlink() {
-            let target = fs::read_link(path).map_err(|e| LayerError::reading(path, e))?;
-            Ok(Seen::Symlink(target.into_os_string().into_vec()))
-        } else if kind.is_file() {
-            Ok(Seen::File(path.clone(), dereference))
-        } else {
-            let kind = match kind {
-                kind if kind.is_socket() => "socket",
-                kind if kind.is_fifo() => "FIFO",
-                kind if kind.is_block_device() => "block device",
-                _ => "character device",
-            };
-            Err(LayerError::Special { path: path.clone(), kind })
-        }
-    }
-
-    /// The host path, or the input's name for what is not on the host.
-    fn host(&self) -> PathBuf {
-        match &self.what {
-            What::Host { path, .. } => path.clone(),
-            _ => self.input.to_owned(),
-        }
-    }
-}
-
 fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Result<(), LayerError> {
     if node.claims.iter().any(|claim| !claim.weak) {
         node.claims.retain(|claim| !claim.weak);
     }
-    let seen: Vec<Seen<'_>> = node.claims.iter().map(Claim::look).collect::<Result<_, _>>()?;
-    let inputs = node.claims.iter().map(|claim| claim.input).collect();
-    let conflict = |second: usize| LayerError::Conflict {
-        target: display(path),
-        first: node.claims[0].host(),
-        second: node.claims[second].host(),
-    };
-    let (what, mode) = match seen.first() {
-        None | Some(Seen::Directory { .. }) => {
-            let mut mode = None;
-            for (n, seen) in seen.iter().enumerate() {
-                match seen {
-                    Seen::Directory { mode: Some(asked), .. } if mode.is_some_and(|mode| mode != *asked) => {
-                        return Err(conflict(n));
-                    }
-                    Seen::Directory { mode: Some(asked), .. } => mode = Some(*asked),
-                    Seen::Directory { .. } => {}
-                    _ => return Err(conflict(n)),
-                }
-            }
-            // A tree that is copied brings its directories; those that only hold what we put there are ours.
-            let copied = seen.iter().any(|seen| matches!(seen, Seen::Directory { host: Some((_, false, _)), .. }));
-            (Found::Directory, mode.map_or(if copied { 0o555 } else { 0o755 }, |Mode(mode)| mode))
-        }
-        Some(Seen::Symlink(target)) => {
-            let other = seen.iter().position(|seen| !matches!(seen, Seen::Symlink(other) if other == target));
-            if let Some(other) = other {
-                return Err(conflict(other));
-            }
-            (Found::Symlink(target.clone()), 0o777)
-        }
-        Some(Seen::Text(text, mode)) => {
-            if seen.len() > 1 {
-                return Err(conflict(1));
-            }
-            (Found::Text(text.as_bytes().to_vec()), mode.0)
-        }
-        Some(Seen::File(host, dereference)) => {
-            let (file, size, executable) = open(host, *dereference)?;
-            for (n, other) in seen.iter().enumerate().skip(1) {
-                let same = match other {
-                    Seen::File(other, dereference) => {
-                        let (other_file, other_size, other_executable) = open(other, *dereference)?;
-                        (size, executable) == (other_size, other_executable)
-                            && same_bytes(&file, &other_file).map_err(|e| LayerError::reading(other, e))?
-                    }
-                    _ => false,
-                };
-                if !same {
-                    return Err(conflict(n));
-                }
-            }
-            if seen.len() > 1 {
-                io::Seek::rewind(&mut &file).map_err(|e| LayerError::reading(host, e))?;
-            }
-            (Found::File(file, size), if executable { 0o555 } else { 0o444 })
-        }
-    };
+    let seen = look(&node.claims)?;
+    let (what, mode) = agree(&node.claims, &seen, path)?;
     let is_directory = matches!(what, Found::Directory);
     if !is_directory {
         node.children.retain(|_, child| child.is_strong());
@@ -277,34 +70,27 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
     }
     if !path.is_empty() {
         let host = node.claims.first().map(Claim::host).unwrap_or_default();
+        let inputs = node.claims.iter().map(|claim| claim.input).collect();
         visit(Item { path, what, mode, inputs, host })?;
     } else if !is_directory {
         return Err(LayerError::RootIsNoDirectory(node.claims[0].host()));
     }
-    if !is_directory {
-        return Ok(());
-    }
 
-    let mut children = std::mem::take(&mut node.children);
-    for (claim, seen) in node.claims.iter().zip(&seen) {
-        if let Seen::Directory { host: Some((host, links, dereference)), .. } = seen {
-            for entry in fs::read_dir(host).map_err(|e| LayerError::reading(host, e))? {
-                let entry = entry.map_err(|e| LayerError::reading(host, e))?;
+    let mut children = node.children;
+    for (claim, seen) in node.claims.iter().zip(seen) {
+        if let Seen::Directory(_, Some((host, how))) = seen {
+            let reading = |error| LayerError::reading(&host, error);
+            for entry in fs::read_dir(&host).map_err(reading)? {
+                let entry = entry.map_err(reading)?;
                 let name = entry.file_name().into_vec();
-                if *links && is_bookkeeping(path, &name) {
+                if matches!(how, How::Link) && is_bookkeeping(path, &name) {
                     continue;
                 }
-                let what = What::Host {
-                    path: entry.path(),
-                    links: *links,
-                    dereference: *dereference,
-                    known: Some(entry.file_type().map_err(|e| LayerError::reading(&entry.path(), e))?),
-                };
-                children.entry(name).or_default().claims.push(Claim { input: claim.input, what, weak: false });
+                let claim = Claim::of_entry(claim.input, entry.path(), how, entry.file_type().map_err(reading)?);
+                children.entry(name).or_default().claims.push(claim);
             }
         }
     }
-    drop(seen);
     let length = path.len();
     for (name, child) in children {
         if length > 0 {
@@ -317,29 +103,122 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
     Ok(())
 }
 
-/// What nixpkgs' `buildEnv` leaves out as well: two packages nearly always differ in them, and no container reads them.
-fn is_bookkeeping(directory: &[u8], name: &[u8]) -> bool {
-    (directory.is_empty() && name == b"nix-support")
-        || (directory.ends_with(b"share/info") && name == b"dir")
-        || name == b"perllocal.pod"
+/// Looks at every claim. Where several packages are linked to, links to directories are merged like directories:
+/// nixpkgs' packages have `sbin -> bin`, its environments `bin -> …/bin`.
+fn look<'a>(claims: &[Claim<'a>]) -> Result<Vec<Seen<'a>>, LayerError> {
+    let mut seen: Vec<Seen<'a>> = claims.iter().map(Claim::look).collect::<Result<_, _>>()?;
+    if claims.len() > 1 {
+        let directory = |(claim, seen): (&Claim<'a>, &Seen<'a>)| match seen {
+            Seen::Directory(mode, host) => Some(Seen::Directory(*mode, host.clone())),
+            Seen::Symlink(_) => claim.as_directory(),
+            _ => None,
+        };
+        if let Some(directories) = claims.iter().zip(&seen).map(directory).collect() {
+            seen = directories;
+        }
+    }
+    Ok(seen)
 }
 
-fn open(path: &Path, follow: bool) -> Result<(File, u64, bool), LayerError> {
-    let flags = if follow { rustix::fs::OFlags::empty() } else { rustix::fs::OFlags::NOFOLLOW };
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
-    let file = file.map_err(|e| LayerError::reading(path, e))?;
-    let metadata = file.metadata().map_err(|e| LayerError::reading(path, e))?;
+/// What is at a place, if all that claim it agree, and its permission bits.
+fn agree(claims: &[Claim<'_>], seen: &[Seen<'_>], path: &[u8]) -> Result<(Found, u32), LayerError> {
+    let conflict = |second: usize| {
+        let (first, second) = (claims[0].host(), claims[second].host());
+        LayerError::Conflict { target: display(path), first, second }
+    };
+    match &seen.first() {
+        None | Some(Seen::Directory(..)) => {
+            let mut mode = None;
+            for (n, seen) in seen.iter().enumerate() {
+                match seen {
+                    Seen::Directory(Some(asked), _) if mode.is_some_and(|mode| mode != *asked) => {
+                        return Err(conflict(n));
+                    }
+                    Seen::Directory(Some(asked), _) => mode = Some(*asked),
+                    Seen::Directory(None, _) => {}
+                    _ => return Err(conflict(n)),
+                }
+            }
+            // A tree that is copied brings its directories; those that only hold what we put there are ours.
+            let copied = |seen: &Seen<'_>| matches!(seen, Seen::Directory(_, Some((_, How::Copy | How::Follow(_)))));
+            let default = if seen.iter().any(copied) { 0o555 } else { 0o755 };
+            Ok((Found::Directory, mode.map_or(default, |Mode(mode)| mode)))
+        }
+        Some(Seen::Symlink(first)) => {
+            let mut target = first;
+            for (n, seen) in seen.iter().enumerate().skip(1) {
+                match seen {
+                    Seen::Symlink(other) if other == first => {}
+                    // Two packages with the same file: either will do, so the choice must not depend on their order.
+                    Seen::Symlink(other) if lead_to_same_file(first, other)? => target = target.min(other),
+                    _ => return Err(conflict(n)),
+                }
+            }
+            Ok((Found::Symlink(target.clone()), 0o777))
+        }
+        Some(Seen::Text(text, mode)) if seen.len() == 1 => Ok((Found::Text(text.as_bytes().to_vec()), mode.0)),
+        Some(Seen::Text(..)) => Err(conflict(1)),
+        Some(Seen::File(host)) => {
+            let (mut file, size, executable) = open(host)?;
+            for (n, other) in seen.iter().enumerate().skip(1) {
+                let same = match other {
+                    Seen::File(other) => {
+                        let (other_file, other_size, other_executable) = open(other)?;
+                        (size, executable) == (other_size, other_executable) && same_bytes(&file, &other_file, host)?
+                    }
+                    _ => false,
+                };
+                if !same {
+                    return Err(conflict(n));
+                }
+                file.rewind().map_err(|error| LayerError::reading(host, error))?;
+            }
+            Ok((Found::File(file, size), if executable { 0o555 } else { 0o444 }))
+        }
+    }
+}
+
+/// What nixpkgs' `buildEnv` leaves out as well: two packages nearly always differ in it, and no container reads it.
+fn is_bookkeeping(directory: &[u8], name: &[u8]) -> bool {
+    match directory {
+        b"" => matches!(name, b"nix-support" | b"propagated-build-inputs" | b"log"),
+        b"share/mime" => name != b"packages",
+        _ => (directory.ends_with(b"/info") && name == b"dir") || matches!(name, b"perllocal.pod" | b"log"),
+    }
+}
+
+fn lead_to_same_file(one: &[u8], two: &[u8]) -> Result<bool, LayerError> {
+    let (one, two) = (Path::new(OsStr::from_bytes(one)), Path::new(OsStr::from_bytes(two)));
+    let file = |path: &Path| {
+        fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|metadata| (metadata.len(), metadata.mode() & 0o100))
+    };
+    match (file(one), file(two)) {
+        (Some(first), Some(second)) if first == second => {
+            let open = |path: &Path| File::open(path).map_err(|error| LayerError::reading(path, error));
+            same_bytes(&open(one)?, &open(two)?, one)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn open(path: &Path) -> Result<(File, u64, bool), LayerError> {
+    let reading = |error| LayerError::reading(path, error);
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(reading)?;
+    let metadata = file.metadata().map_err(reading)?;
     Ok((file, metadata.len(), metadata.mode() & 0o100 != 0))
 }
 
-fn same_bytes(mut one: &File, mut two: &File) -> io::Result<bool> {
+/// Compares two files of the same length.
+fn same_bytes(mut one: &File, mut two: &File, path: &Path) -> Result<bool, LayerError> {
+    let reading = |error: io::Error| LayerError::reading(path, error);
     let (mut a, mut b) = ([0; 64 * 1024], [0; 64 * 1024]);
     loop {
-        let count = one.read(&mut a)?;
+        let count = one.read(&mut a).map_err(reading)?;
         if count == 0 {
             return Ok(true);
         }
-        two.read_exact(&mut b[..count])?;
+        two.read_exact(&mut b[..count]).map_err(reading)?;
         if a[..count] != b[..count] {
             return Ok(false);
         }

@@ -1,1 +1,175 @@
-//! soon
+//! What people read: help, tables, the last sentence, JSON, completions and man pages.
+//!
+//! A changed snapshot is a change for people and scripts: look at it, then `INSTA_UPDATE=always ./dev test cli`.
+
+use std::fs;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::env::{Env, base_name, closure, run_ok};
+
+#[test]
+fn help_of_every_verb() {
+    let env = Env::new();
+    let verbs = [&[][..], &["build"], &["plan"], &["diff"], &["inspect"], &["export"], &["verify"]];
+    let page = |verb: &&[&str]| {
+        let help = env.ok([verb, &["--help"][..]].concat());
+        assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        format!("$ windlass {}\n{help}", [verb, &["--help"][..]].concat().join(" "))
+    };
+    insta::assert_snapshot!(verbs.iter().map(page).collect::<Vec<_>>().join("\n"));
+    let listed = env.ok(["--help"]);
+    assert!(verbs[1..].iter().all(|verb| listed.contains(&format!("\n  {}", verb[0]))));
+    assert_eq!(env.ok(["--version"]), concat!("windlass ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn usage_errors_name_the_argument() {
+    let env = Env::new();
+    for (arguments, beginning) in [
+        (&[][..], "Nix store paths and model weights in, reproducible OCI images out"),
+        (&["bake"], "error: unrecognized subcommand 'bake'"),
+        (&["build"], "error: the following required arguments were not provided:\n  <SPEC>"),
+        (&["export", "x", "-o", "y", "--format", "zip"], "error: invalid value 'zip' for '--format <FORMAT>'"),
+    ] {
+        let (code, stderr) = env.fails(arguments);
+        assert!(code == 2 && stderr.starts_with(beginning), "{code}: {stderr}");
+    }
+}
+
+/// An image `app` with one model, of which version 2 has another app, and a stack of both.
+fn images(env: &Env) {
+    let store = env.path("store").display().to_string();
+    let paths: [(&str, &[&str]); 3] = [("app-1.0", &["lib-3"]), ("app-2.0", &["lib-3"]), ("lib-3", &[])];
+    for (name, size) in [("app-1.0", 9000), ("app-2.0", 9500), ("lib-3", 5_000_000)] {
+        env.write(format!("store/{}", base_name(name)), vec![b'x'; size]);
+    }
+    env.write("closure.json", closure(&store, env.path("store").as_path(), &paths));
+    let model = json!({ "spec": { "name": "tiny", "storeDir": store, "files": { "tiny.gguf": env.write("tiny.gguf", [7; 3000]) } } });
+    let image = |name: &str, app: &str| {
+        json!({
+            "kind": "image", "name": name, "platform": "linux/amd64", "storeDir": store, "models": [model],
+            "config": { "Cmd": [format!("{store}/{}", base_name(app))] },
+        })
+    };
+    for version in ["1.0", "2.0"] {
+        let name = format!("v{version}");
+        env.write(format!("{name}.json"), image("app", &format!("app-{version}")).to_string());
+        env.ok(["build", &format!("{name}.json"), "--closure", "closure.json", "--output", &name]);
+    }
+    let part = |name, app| {
+        let mut image = image(name, app);
+        image.as_object_mut().unwrap().remove("kind");
+        image
+    };
+    let stack = json!({ "kind": "stack", "name": "both", "images": [part("one", "app-1.0"), part("two", "app-2.0")] });
+    env.write("stack.json", stack.to_string());
+}
+
+/// What a command prints, in a form that is the same in every folder: store paths depend on it, and so do digests.
+fn shown(env: &Env, arguments: &[&str]) -> String {
+    let output = env.windlass(arguments).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut text = env.scrub(&String::from_utf8(output.stdout).unwrap());
+    for (n, digest) in digests(env).iter().enumerate() {
+        text = text.replace(digest, &format!("<{n}>")).replace(&digest[..12], &format!("<{n}>"));
+    }
+    format!("$ windlass {}\n{text}", arguments.join(" "))
+}
+
+/// The digests of both versions, in the order in which `inspect` shows them.
+fn digests(env: &Env) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    for name in ["v1.0", "v2.0"] {
+        let image: Value = serde_json::from_slice(&fs::read(env.path(name).join("image.json")).unwrap()).unwrap();
+        let platform = &image["platforms"][0];
+        let layers = platform["layers"].as_array().unwrap().iter().map(|layer| &layer["digest"]);
+        for digest in [&platform["digest"], &platform["configDigest"]].into_iter().chain(layers) {
+            let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap().to_owned();
+            if !found.contains(&hex) {
+                found.push(hex);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn plan_inspect_and_diff() {
+    let env = Env::new();
+    images(&env);
+    let text: Vec<String> = [
+        &["plan", "v1.0.json", "--closure", "closure.json"][..],
+        &["plan", "stack.json", "--closure", "closure.json"],
+        &["plan", "v1.0"],
+        &["inspect", "v1.0"],
+        &["diff", "v1.0", "v2.0"],
+        &["diff", "v1.0", "v1.0"],
+        &["verify", "v1.0"],
+        &["verify", "v1.0", "--full"],
+    ]
+    .iter()
+    .map(|arguments| shown(&env, arguments))
+    .collect();
+    insta::assert_snapshot!("text", text.join("\n"));
+    let json: Vec<String> = [
+        &["plan", "v1.0.json", "--closure", "closure.json", "--json"][..],
+        &["inspect", "v1.0", "--json"],
+        &["diff", "v1.0", "v2.0", "--json"],
+        &["verify", "v1.0", "--json"],
+    ]
+    .iter()
+    .map(|arguments| shown(&env, arguments))
+    .collect();
+    for printed in &json {
+        let value = printed.split_once('\n').unwrap().1;
+        serde_json::from_str::<Value>(value).unwrap();
+    }
+    insta::assert_snapshot!("json", json.join("\n"));
+}
+
+#[test]
+fn build_and_export_end_with_a_sentence_of_counts() {
+    let env = Env::new();
+    images(&env);
+    let build = ["build", "v1.0.json", "--closure", "closure.json", "--output", "v1.0"];
+    let text = [
+        shown(&env, &build),
+        shown(&env, &[&build[..], &["--json"]].concat()),
+        shown(&env, &["export", "v1.0", "--output", "v1.tar"]),
+        shown(&env, &["export", "v1.0", "--output", "v1.tar", "--without", "models"]),
+        shown(&env, &["export", "v1.0", "--output", "v1.tar", "--json"]),
+        shown(&env, &["build", "stack.json", "--closure", "closure.json", "--output", "both"]),
+        shown(&env, &["export", "both", "--output", "archives"]),
+    ];
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn completions_and_man_pages() {
+    let env = Env::new();
+    for (shell, beginning) in [("bash", "_windlass() {"), ("zsh", "#compdef windlass"), ("fish", "# Print an optspec")]
+    {
+        let script = env.ok(["completions", shell]);
+        assert!(script.starts_with(beginning), "{shell}: {}", script.lines().next().unwrap());
+        for word in ["build", "plan", "diff", "inspect", "export", "verify", "without"] {
+            assert!(script.contains(word), "{shell} lacks {word}");
+        }
+    }
+    // Bash takes it, and completes a verb with it.
+    env.write("completions", env.ok(["completions", "bash"]));
+    let complete = "source ./completions; COMP_WORDS=(windlass exp); COMP_CWORD=1; _windlass windlass exp windlass; echo ${COMPREPLY[@]}";
+    let bash = run_ok(Command::new("bash").args(["-c", complete]).current_dir(env.path("")));
+    assert_eq!(bash, "export\n");
+
+    fs::create_dir(env.path("man")).unwrap();
+    assert_eq!(env.ok(["man", "man"]), "man pages are in man\n");
+    let mut pages: Vec<String> =
+        fs::read_dir(env.path("man")).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    pages.sort();
+    let verbs = ["-build", "-diff", "-export", "-inspect", "-plan", "-verify", ""];
+    assert_eq!(pages, verbs.map(|verb| format!("windlass{verb}.1")));
+    let page = fs::read_to_string(env.path("man/windlass-export.1")).unwrap();
+    assert!(page.starts_with(".ie") && page.contains("\\-\\-without"), "{page}");
+}
