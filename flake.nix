@@ -18,15 +18,31 @@
             value = f system nixpkgs.legacyPackages.${system};
           }) systems
         );
-      # The functions for a caller's own packages: lib.mkLib { pkgs = …; windlass = …; }.
+      # The functions for a caller's own packages, overlays and cross-compilation: lib.mkLib { pkgs = …; }.
       mkLib =
         {
           pkgs,
-          windlass ? pkgs.callPackage ./nix/package.nix { },
+          windlass ? pkgs.buildPackages.callPackage ./nix/package.nix { },
         }:
-        import ./nix/lib {
-          inherit windlass;
-          inherit (pkgs.stdenv.hostPlatform) system;
+        let
+          functions = import ./nix/lib {
+            inherit windlass;
+            inherit (pkgs.stdenv.buildPlatform) system;
+            targetSystem = pkgs.stdenv.hostPlatform.system;
+          };
+        in
+        functions
+        // {
+          # The example stack: aiStack { models.NAME = GGUF-FILE; }.
+          aiStack =
+            args:
+            import ./nix/ai-stack (
+              {
+                inherit pkgs;
+                windlass = functions;
+              }
+              // args
+            );
         };
     in
     {
@@ -34,20 +50,23 @@
         system: pkgs: {
           default = self.packages.${system}.windlass;
           windlass = pkgs.callPackage ./nix/package.nix { };
-          ai-stack-images = import ./nix/ai-stack {
-            inherit pkgs;
-            windlass = self.lib.${system};
-          };
+          ai-stack-images = self.lib.${system}.aiStack { };
         }
       );
 
       lib = {
         inherit mkLib;
       }
-      // forEach (system: pkgs: mkLib { inherit pkgs; inherit (self.packages.${system}) windlass; });
+      // forEach (
+        system: pkgs:
+        mkLib {
+          inherit pkgs;
+          inherit (self.packages.${system}) windlass;
+        }
+      );
 
       overlays.default = final: _: { windlass = final.callPackage ./nix/package.nix { }; };
 
-      formatter = forEach (_: pkgs: pkgs.nixfmt-rfc-style);
+      formatter = forEach (_: pkgs: pkgs.nixfmt);
     };
 }

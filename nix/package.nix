@@ -1,6 +1,7 @@
 # The windlass package: the binary with its shell completions and man pages.
 {
   lib,
+  stdenv,
   rustPlatform,
   installShellFiles,
 }:
@@ -24,7 +25,8 @@ rustPlatform.buildRustPackage {
   # The integration tests need Nix, Podman and root, which a sandbox has not; the unit tests run.
   cargoTestFlags = [ "--lib" ];
 
-  postInstall = ''
+  # Made by the program itself, which a cross build cannot run.
+  postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
     installShellCompletion --cmd windlass \
       --bash <($out/bin/windlass completions bash) \
       --fish <($out/bin/windlass completions fish) \

@@ -8,7 +8,7 @@
 //!
 //! | file systems | default ([`Verify::Auto`]) | [`Verify::Always`] | [`Verify::Never`] |
 //! |---|---|---|---|
-//! | XFS, Btrfs, both files on one | shared, not read | shared, read and hashed | shared, not read |
+//! | XFS, Btrfs, both files on one | shared; read and hashed unless the Nix store vouches for it | shared, read and hashed | shared, not read |
 //! | any other | read once, hashed and written | the same | copied inside the kernel |
 
 use std::collections::BTreeMap;
@@ -90,6 +90,11 @@ impl Staging {
         }
         let lock = File::open(&path).at("open", &path)?;
         lock.lock().at("lock", &path)?;
+        let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        if fs::metadata(&path).map(inode).ok() != lock.metadata().map(inode).ok() {
+            // Between making and locking it, another run took it for a leftover.
+            return Self::new(target, directory);
+        }
         Ok(Self { path, target: target.to_owned(), lock: Some(lock) })
     }
 
@@ -190,9 +195,12 @@ pub fn free_space(path: &Path) -> Result<u64, WriteError> {
 }
 
 /// How far the bytes of a layer are compared with its digest while they are written. See the [module](self).
+///
+/// The Nix store vouches for a file with the modification time and mode that Nix gives it (1, not writable): whoever
+/// has written to it since has changed at least the time. What a disk does by itself only [`Verify::Always`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
-    /// Whenever they are read anyway.
+    /// Unless data is shared for which the Nix store vouches.
     #[default]
     Auto,
     /// Always, even if that means to read data that could have been shared.
@@ -301,6 +309,11 @@ impl<'p> Output<'p> {
     }
 }
 
+/// Whether a file is as Nix leaves the files of its store.
+fn is_vouched_for(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.mtime() == 1 && metadata.mode() & 0o222 == 0)
+}
+
 impl Sink for Output<'_> {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         for hasher in [&mut self.whole, &mut self.blob].into_iter().flatten() {
@@ -324,7 +337,8 @@ impl Sink for Output<'_> {
             } else {
                 self.progress.count_written(size);
             }
-            if self.whole.is_none() && self.verify != Verify::Always {
+            let trusted = self.verify == Verify::Never || (self.verify == Verify::Auto && is_vouched_for(file));
+            if self.whole.is_none() && trusted {
                 self.blob = None;
                 return Ok(());
             }

@@ -19,7 +19,7 @@ use crate::layout::{Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Sum
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::reference::{Reference, ReferenceError, full_name};
+use crate::reference::{Reference, ReferenceError, file_name, full_name};
 use crate::spec::{DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource, ModelSpec, StackSpec};
 
 /// Why nothing was built.
@@ -85,7 +85,7 @@ pub fn image(
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<Image, BuildError> {
-    let models = models(&spec.models, progress)?;
+    let models = models(&spec.models, blobs, progress)?;
     let mut plans = plan::plan_images(graph, vec![request(spec, &models)?])?;
     let plan = plans.remove(0);
     let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
@@ -114,7 +114,7 @@ fn new_model(spec: &ModelSpec) -> Result<PlannedModel, BuildError> {
     Ok(PlannedModel::new(spec, spec.inputs(listing.as_deref()), 0))
 }
 
-/// Builds layers by themselves.
+/// Builds layers by themselves; what comes back begins with the layers that they lie on.
 ///
 /// # Errors
 /// See [`BuildError`].
@@ -122,7 +122,9 @@ pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Re
     let below = read_all_layers(&spec.layers)?;
     let planned = plan::plan_layers(graph, spec, &below)?;
     let made = make(&planned.iter().collect::<Vec<_>>(), None, progress)?;
-    Ok(planned.into_iter().map(|planned| layer(&made, planned)).collect())
+    // What these layers leave out is in those below: whoever names the upper ones gets both.
+    let own = planned.into_iter().map(|planned| layer(&made, planned));
+    Ok(below.into_iter().chain(own).collect())
 }
 
 /// Builds all images of a stack, and every model it names.
@@ -131,12 +133,29 @@ pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Re
 /// See [`BuildError`].
 pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
     let sources = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models);
-    let models = models(&sources.cloned().collect::<Vec<_>>(), progress)?;
-    let requests = spec.images.iter().map(|image| request(image.clone(), &models)).collect::<Result<_, _>>()?;
+    let models = models(&sources.cloned().collect::<Vec<_>>(), None, progress)?;
+    // By name: the order in the spec is not part of what a stack is.
+    let mut specs: Vec<&ImageSpec> = spec.images.iter().collect();
+    specs.sort_by(|a, b| a.name.cmp(&b.name));
+    let requests = specs.into_iter().map(|image| request(image.clone(), &models)).collect::<Result<_, _>>()?;
     let plans = plan::plan_images(graph, requests)?;
     let planned: Vec<&Planned> = plans.iter().flat_map(|plan| &plan.layers).collect();
     let layers = make(&planned, None, progress)?;
     let mut images = plans.into_iter().map(|plan| finish(plan, &layers)).collect::<Result<Vec<_>, _>>()?;
+    for path in &spec.built {
+        let built = ImageDir::open(path)?.image().clone();
+        let unfit = |message| Err(BuildError::Unfit { path: path.clone(), message });
+        if let Some(other) =
+            images.iter().find(|image| file_name(&image.summary.name) == file_name(&built.summary.name))
+        {
+            return unfit(format!("has the name of another image of the stack, {}", other.summary.reference));
+        }
+        let mut named = built.summary.platforms.iter().flat_map(|platform| &platform.models);
+        if let Some(model) = named.find(|model| !models.contains_key(*model)) {
+            return unfit(format!("has model '{model}', which is not a model of the stack; add it to 'models'"));
+        }
+        images.push(built);
+    }
     images.sort_by(|a, b| a.summary.name.cmp(&b.summary.name));
     Ok(Stack { images, models: models.into_iter().map(|(name, model)| (name, model.image)).collect() })
 }
@@ -177,7 +196,11 @@ struct Model {
 }
 
 /// Reads or builds every model, each once.
-fn models(sources: &[ModelSource], progress: &Progress) -> Result<BTreeMap<String, Model>, BuildError> {
+fn models(
+    sources: &[ModelSource],
+    blobs: Option<Blobs<'_>>,
+    progress: &Progress,
+) -> Result<BTreeMap<String, Model>, BuildError> {
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
     let mut built: BTreeMap<Recipe, LayerRecord> = BTreeMap::new();
     for source in sources {
@@ -185,7 +208,7 @@ fn models(sources: &[ModelSource], progress: &Progress) -> Result<BTreeMap<Strin
             ModelSource { spec: Some(spec), .. } => {
                 let planned = new_model(spec)?.layer;
                 if !built.contains_key(&planned.recipe) {
-                    built.extend(make(&[&planned], None, progress)?);
+                    built.extend(make(&[&planned], blobs, progress)?);
                 }
                 let layer = Layer { record: built[&planned.recipe].clone(), recipe: planned.recipe };
                 (spec.name.clone(), Model { image: model_image(spec, &layer)?, layer })
@@ -250,11 +273,14 @@ fn make(
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<BTreeMap<Recipe, LayerRecord>, BuildError> {
+    // What needs no work: its digest is known, and its bytes are kept already or not asked for.
+    let is_there =
+        |record: &LayerRecord| blobs.is_none_or(|Blobs { folder }| folder.join(record.digest.hex()).is_file());
     let mut records = BTreeMap::new();
     let mut work: BTreeMap<&Recipe, (&Planned, u64)> = BTreeMap::new();
     for planned in planned {
         match &planned.built {
-            Some(record) if blobs.is_none() => drop(records.insert(planned.recipe.clone(), record.clone())),
+            Some(record) if is_there(record) => drop(records.insert(planned.recipe.clone(), record.clone())),
             _ => drop(work.insert(&planned.recipe, (planned, 0))),
         }
     }

@@ -73,16 +73,6 @@ impl ClosureGraph {
         Ok(graph)
     }
 
-    /// Both graphs in one.
-    ///
-    /// # Errors
-    /// If they describe a path differently.
-    pub fn merge(mut self, other: Self) -> Result<Self, ClosureError> {
-        // Two closed graphs that agree on what they share cannot form a cycle across each other.
-        other.nodes.into_values().try_for_each(|info| self.insert(info))?;
-        Ok(self)
-    }
-
     /// What is recorded for this path.
     #[must_use]
     pub fn get(&self, path: &StorePath) -> Option<&PathInfo> {
@@ -389,15 +379,15 @@ mod tests {
     }
 
     #[test]
-    fn merges_and_closes() {
-        let (small, large) = (graph(&[vec![]]).unwrap(), graph(&[vec![], vec![0], vec![1]]).unwrap());
-        let merged = small.clone().merge(large.clone()).unwrap();
-        assert_eq!(merged, large);
-        assert_eq!(merged.iter().map(|info| info.path.clone()).collect::<Vec<_>>(), [0, 1, 2].map(numbered));
-        let other = graph(&[vec![1], vec![]]).unwrap();
-        assert!(matches!(small.merge(other), Err(ClosureError::Duplicate(path)) if path == numbered(0)));
-        assert_eq!(large.closure_of([&numbered(1)]).unwrap(), [0, 1].map(numbered).into());
-        assert!(matches!(large.closure_of([&numbered(9)]), Err(ClosureError::UnknownRoot(_))));
+    fn a_path_told_twice_must_be_told_the_same() {
+        let infos = |references: &[Vec<usize>]| graph(references).unwrap().iter().cloned().collect::<Vec<_>>();
+        let (small, large) = (infos(&[vec![]]), infos(&[vec![], vec![0], vec![1]]));
+        let both = ClosureGraph::from_infos(small.iter().chain(&large).cloned()).unwrap();
+        assert_eq!(both, graph(&[vec![], vec![0], vec![1]]).unwrap());
+        let other = infos(&[vec![1], vec![]]);
+        let twice = ClosureGraph::from_infos(small.into_iter().chain(other)).unwrap_err();
+        assert!(matches!(twice, ClosureError::Duplicate(path) if path == numbered(0)));
+        assert_eq!(both.closure_of([&numbered(1)]).unwrap(), [0, 1].map(numbered).into());
     }
 
     #[test]

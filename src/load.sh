@@ -3,12 +3,19 @@
 # Needs a POSIX shell and podman; $PODMAN_ARGS goes before each of Podman's verbs (--root DIR, for example).
 # Names given as arguments load only these images and models. What is there already is not read again.
 set -eu
-cd -- "$(dirname -- "$0")"
+CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")"
 loaded=0 present=0
 
-exists() {
+run() {
     # shellcheck disable=SC2086 # several arguments are meant
-    podman ${PODMAN_ARGS-} image exists "$1"
+    podman ${PODMAN_ARGS-} "$@"
+}
+
+fail() {
+    code=$1
+    shift
+    echo "load.sh: $*" >&2
+    exit "$code"
 }
 
 # wanted NAME: whether NAME was asked for
@@ -17,47 +24,38 @@ wanted() {
     case " $only " in *" $1 "*) return 0 ;; *) return 1 ;; esac
 }
 
-# load KIND NAME REFERENCE FILE
+# load KIND NAME REF NAME@DIGEST FILE [MODEL MODEL@DIGEST]…: the archive of an image leaves out the weights of its models
 load() {
     wanted "$2" || return 0
-    if exists "$3"; then
-        echo "$1 $2: present"
+    kind=$1 name=$2 ref=$3 image=$4 file=$5
+    shift 5
+    if run image exists "$image"; then
+        # The same bytes can have been loaded under another tag.
+        run image exists "$ref" || run tag "$image" "$ref"
+        echo "$kind $name: present"
         present=$((present + 1))
         return 0
     fi
-    if [ ! -f "$4" ]; then
-        echo "load.sh: $1 $2: $4 is missing; copy the whole directory" >&2
-        exit 1
-    fi
-    echo "$1 $2: loading $4"
-    # shellcheck disable=SC2086
-    podman ${PODMAN_ARGS-} load --quiet --input "$4"
-    if ! exists "$3"; then
-        echo "load.sh: $1 $2: podman said that $4 is loaded, but has no $3" >&2
-        exit 4
+    [ -f "$file" ] || fail 1 "$kind $name: $file is missing; copy the whole directory, links followed (cp -rL)"
+    while [ $# -gt 0 ]; do
+        run image exists "$2" || fail 1 "image $name needs model $1, which is not loaded; load it first: sh load.sh $1 $name"
+        shift 2
+    done
+    echo "$kind $name: loading $file"
+    run load --quiet --input "$file"
+    if ! run image exists "$image" || ! run image exists "$ref"; then
+        fail 4 "$kind $name: podman said that $file is loaded, but has no $image"
     fi
     loaded=$((loaded + 1))
 }
 
-# needs IMAGE MODEL REFERENCE: the archive of IMAGE leaves out the weights of MODEL
-needs() {
-    wanted "$1" || return 0
-    if ! exists "$3"; then
-        echo "load.sh: image $1 needs model $2, which is not loaded; load it first: sh load.sh $2 $1" >&2
-        exit 1
-    fi
-}
-
+command -v podman >/dev/null || fail 7 "podman is not on PATH; install it"
 only="$*"
-known=" "
-for name in $only; do
-    case $name in
-    *[!a-z0-9._-]*) echo "load.sh: '$name' is not a name of this stack" >&2; exit 2 ;;
+for name in "$@"; do
+    case " @NAMES@ " in
+    *" $name "*) ;;
+    *) fail 2 "'$name' is not a name of this stack; it has: @NAMES@" ;;
     esac
-    if ! grep -q "^load [a-z]* $name " "$0"; then
-        echo "load.sh: '$name' is not a name of this stack" >&2
-        exit 2
-    fi
 done
 @LOADS@
 echo "$loaded loaded, $present present"

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use crate::closure::{ClosureError, ClosureGraph};
 use crate::image::{Layer, LayerKind, LayerRecord};
 use crate::layer::{FORMAT, Input, Perm, Recipe};
-use crate::spec::{Content, ImageSpec, LAYER_LIMIT, LayerSpec, ModelSpec};
+use crate::spec::{Content, ImageSpec, LAYER_LIMIT, LayerSpec, ModelSpec, Root};
 use crate::split::{Part, Request, split};
 use crate::store::{StoreDir, StorePath};
 
@@ -183,7 +183,7 @@ fn plan_image(
         }
     };
     planned.extend(parts.iter().map(|part| closure_layer(graph, &spec.store_dir, part, shared_by(part))));
-    planned.extend(root_layer(&spec.name, &spec.content, spec.mount_points, &spec.perms)?);
+    planned.extend(root_layer(graph, &spec.store_dir, (&spec.name, &spec.content, spec.mount_points, &spec.perms))?);
 
     if planned.len() > LAYER_LIMIT {
         let models = model_names.len();
@@ -235,22 +235,23 @@ pub fn plan_layers(graph: &ClosureGraph, spec: &LayerSpec, below: &[Layer]) -> R
         .filter(|perm| perm.path.as_ref().is_none_or(|path| !followed.contains(path)))
         .cloned()
         .collect();
-    if let Some(mut root) = root_layer(&spec.name, &spec.content, false, &rest)? {
+    if let Some(mut root) = root_layer(graph, &spec.store_dir, (&spec.name, &spec.content, false, &rest))? {
         root.why = why;
         planned.push(root);
     }
     Ok(planned)
 }
 
-fn closure(graph: &ClosureGraph, roots: &[(StorePath, bool)], name: &str) -> Result<BTreeSet<StorePath>, PlanError> {
+fn closure(graph: &ClosureGraph, roots: &[Root], name: &str) -> Result<BTreeSet<StorePath>, PlanError> {
     let mut starts = BTreeSet::new();
-    for (root, itself) in roots {
-        // A path found in a text may carry a full stop after it: the hash is what counts, as for Nix itself.
-        let info = graph.get(root).or_else(|| graph.iter().find(|info| info.path.hash_part() == root.hash_part()));
-        match info {
-            Some(info) if *itself || info.self_reference => drop(starts.insert(info.path.clone())),
-            Some(info) => starts.extend(info.references.iter().cloned()),
-            None => drop(starts.insert(root.clone())),
+    for root in roots {
+        match (root, graph.get(root.path())) {
+            (Root::Moved(_), Some(info)) if !info.self_reference => starts.extend(info.references.iter().cloned()),
+            (Root::Mentioned(path), None) => {
+                let same_hash = graph.iter().find(|info| info.path.hash_part() == path.hash_part());
+                starts.extend(same_hash.map(|info| info.path.clone()));
+            }
+            _ => drop(starts.insert(root.path().clone())),
         }
     }
     graph.closure_of(&starts).map_err(|source| PlanError::Closure { image: name.to_owned(), source })
@@ -281,8 +282,19 @@ fn title(first: &str, count: usize) -> String {
     if count > 1 { format!("{first} and {} more", count - 1) } else { first.to_owned() }
 }
 
-fn root_layer(name: &str, content: &Content, mount_points: bool, perms: &[Perm]) -> Result<Option<Planned>, PlanError> {
+fn root_layer(
+    graph: &ClosureGraph,
+    store: &StoreDir,
+    (name, content, mount_points, perms): (&str, &Content, bool, &[Perm]),
+) -> Result<Option<Planned>, PlanError> {
     let mut inputs = content.root_inputs();
+    for input in &mut inputs {
+        if let Input::Copy { source, nar_hash, .. } = input
+            && let Ok(path) = store.parse(&source.to_string_lossy())
+        {
+            *nar_hash = graph.get(&path).map(|info| info.nar_hash);
+        }
+    }
     let what: Vec<&str> = [
         ("links", content.contents.is_empty() && content.symlinks.is_empty()),
         ("files", content.copy_to_root.is_empty() && content.files.is_empty() && content.texts.is_empty()),

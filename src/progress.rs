@@ -85,7 +85,7 @@ impl Progress {
     /// See above.
     pub fn check(&self) -> io::Result<()> {
         if self.stop.load(Relaxed) {
-            Err(io::Error::new(io::ErrorKind::Interrupted, "stopped by a signal"))
+            Err(io::Error::new(io::ErrorKind::Interrupted, "stopped by a signal; nothing has changed"))
         } else {
             Ok(())
         }

@@ -53,12 +53,6 @@ impl Reference {
     pub fn name(&self) -> &str {
         &self.name
     }
-
-    /// The tag.
-    #[must_use]
-    pub fn tag(&self) -> &str {
-        &self.tag
-    }
 }
 
 impl fmt::Display for Reference {

@@ -198,6 +198,29 @@ pub struct Content {
     pub directories: BTreeMap<PathBuf, Mode>,
 }
 
+/// Why a store path is needed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Root {
+    /// It is asked for, and is there with its closure.
+    Whole(StorePath),
+    /// Its content is moved to another place. What it refers to is there; it is at its own place only if it refers to
+    /// itself.
+    Moved(StorePath),
+    /// A text names it. As for Nix itself, its hash is what counts, and a text can name what is no dependency: then Nix
+    /// does not know it.
+    Mentioned(StorePath),
+}
+
+impl Root {
+    /// The store path.
+    #[must_use]
+    pub const fn path(&self) -> &StorePath {
+        match self {
+            Self::Whole(path) | Self::Moved(path) | Self::Mentioned(path) => path,
+        }
+    }
+}
+
 /// A model as an image names it: built before, or described in place.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -282,8 +305,12 @@ pub struct IndexSpec {
 pub struct StackSpec {
     /// Name, for messages.
     pub name: String,
-    /// The images.
+    /// The images that are planned together.
+    #[serde(default)]
     pub images: Vec<ImageSpec>,
+    /// Image directories that are taken as they are: indexes of several platforms.
+    #[serde(default)]
+    pub built: Vec<PathBuf>,
     /// Models beside those that the images name.
     #[serde(default)]
     pub models: Vec<ModelSource>,
@@ -422,19 +449,17 @@ impl Content {
         self.files.values().try_for_each(|path| check_source(&format!("{at}content.files"), path))
     }
 
-    /// The store paths that must be there with their closures, each with whether it is there itself.
-    ///
-    /// What is moved to another place brings its references; it is at its own place too only if it refers to itself.
+    /// The store paths that it needs.
     #[must_use]
-    pub fn roots(&self, store: &StoreDir) -> Vec<(StorePath, bool)> {
+    pub fn roots(&self, store: &StoreDir) -> Vec<Root> {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-        let whole =
-            self.deps.iter().chain(&self.contents).filter_map(|path| Some((store.parse(&text(path)).ok()?, true)));
+        let whole = self.deps.iter().chain(&self.contents);
+        let whole = whole.filter_map(|path| Some(Root::Whole(store.parse(&text(path)).ok()?)));
         let moved = self.copy_to_root.iter().chain(self.files.values());
-        let moved = moved.filter_map(|path| Some((store.parse_inside(&text(path)).ok()?.0, false)));
+        let moved = moved.filter_map(|path| Some(Root::Moved(store.parse_inside(&text(path)).ok()?.0)));
         let mentioned = self.symlinks.values().map(text).chain(self.texts.values().cloned());
-        let mentioned: BTreeSet<StorePath> = mentioned.flat_map(|text| store.scan(&text)).collect();
-        whole.chain(moved).chain(mentioned.into_iter().map(|path| (path, true))).collect()
+        let mentioned = mentioned.flat_map(|text| store.scan(&text)).map(Root::Mentioned);
+        whole.chain(moved).chain(mentioned).collect()
     }
 
     /// What the root layer is made of.
@@ -465,12 +490,12 @@ impl Content {
 }
 
 impl ImageSpec {
-    /// The store paths that its content, config and annotations name, each with whether it is there itself.
+    /// The store paths that its content, config and annotations need.
     #[must_use]
-    pub fn roots(&self) -> Vec<(StorePath, bool)> {
+    pub fn roots(&self) -> Vec<Root> {
         let mut roots = self.content.roots(&self.store_dir);
         let named = crate::canonical::to_string(&(&self.config, &self.annotations));
-        roots.extend(self.store_dir.scan(&named).into_iter().map(|path| (path, true)));
+        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
         roots
     }
 }

@@ -24,7 +24,7 @@ use crate::build::Stack;
 use crate::canonical;
 use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord};
-use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_json};
+use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_versioned};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::file_name;
@@ -210,7 +210,7 @@ impl StackDir {
     /// # Errors
     /// See [`LayoutError`].
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
-        let json: StackJson = read_json(&path.join("stack.json"))?;
+        let json: StackJson = read_versioned(&path.join("stack.json"))?;
         let lean = |directory: Option<&PathBuf>| match directory {
             Some(directory) => ImageDir::open(&path.join(directory)),
             None => Err(LayoutError::Format {
@@ -310,23 +310,25 @@ fn load_script(stack: &StackJson) -> String {
         None => format!("{reference}@{digest}"),
     };
     let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-    let mut lines: Vec<String> = Vec::new();
+    let (mut names, mut lines): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
     for model in &stack.models {
-        let name = by_digest(&model.reference, model.digest);
-        lines.push(format!("load model {} {name} {}", model.name, file(&model.archive)));
+        let StackModel { name, reference, digest, archive, .. } = model;
+        names.push(name);
+        lines.push(format!("load model {name} {reference} {} {}", by_digest(reference, *digest), file(archive)));
     }
     let mut previous = "";
     for image in &stack.images {
+        let StackImage { name, reference, digest, archive, models, .. } = image;
         // The platforms of an index share one archive.
-        if image.reference == previous {
+        if previous == reference {
             continue;
         }
-        previous = &image.reference;
-        for model in stack.models.iter().filter(|model| image.models.contains(&model.name)) {
-            lines.push(format!("needs {} {} {}", image.name, model.name, by_digest(&model.reference, model.digest)));
-        }
-        let name = by_digest(&image.reference, image.digest);
-        lines.push(format!("load image {} {name} {}", image.name, file(&image.archive)));
+        previous = reference;
+        names.push(name);
+        let needs = stack.models.iter().filter(|model| models.contains(&model.name));
+        let needs = needs.map(|model| format!(" {} {}", model.name, by_digest(&model.reference, model.digest)));
+        let needs: String = needs.collect();
+        lines.push(format!("load image {name} {reference} {} {}{needs}", by_digest(reference, *digest), file(archive)));
     }
-    include_str!("load.sh").replace("@LOADS@", &lines.join("\n"))
+    include_str!("load.sh").replace("@NAMES@", &names.join(" ")).replace("@LOADS@", &lines.join("\n"))
 }

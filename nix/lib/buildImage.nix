@@ -59,7 +59,7 @@ internal:
   mountPoints ? true,
 }:
 let
-  host = builtins.match "([^/]+)/([^/]+)(/.*)?" (internal.platformOf internal.system);
+  host = builtins.match "([^/]+)/([^/]+)(/.*)?" (internal.platformOf internal.targetSystem);
   or' = value: default: if value == null then default else value;
   hostVariant = or' (builtins.elemAt host 2) "";
   platform = builtins.concatStringsSep "/" [

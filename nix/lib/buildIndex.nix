@@ -23,3 +23,6 @@ internal.build {
     images = map internal.path images;
   };
 }
+// {
+  models = builtins.concatMap (image: image.models) images;
+}

@@ -15,7 +15,7 @@ internal:
 {
   # Name of the derivation.
   name ? "stack",
-  # Images from buildImage.
+  # Images from buildImage, planned together, and indexes from buildIndex, taken as they are.
   images,
   # Models that no image has in it, to be mounted.
   models ? [ ],
@@ -23,12 +23,15 @@ internal:
 let
   inherit (builtins) attrValues listToAttrs map;
   byName = key: values: listToAttrs (map (value: { name = value.${key}; inherit value; }) values);
+  ofKind = kind: builtins.filter (image: image.imageKind == kind) images;
+  planned = ofKind "image";
   allModels = byName "modelName" (builtins.concatMap (image: image.models) images ++ models);
   spec = internal.specFile "${name}-spec" {
     kind = "stack";
     inherit name;
-    images = map (image: image.spec) images;
-    models = map (model: { built = internal.path model; }) models;
+    images = map (image: image.spec) planned;
+    built = map internal.path (ofKind "index");
+    models = map (model: { built = internal.path model; }) (attrValues allModels);
   };
   lean = internal.derive {
     name = "${name}-lean";

@@ -1,18 +1,20 @@
 # The functions that turn Nix store paths into images.
 #
-# Type: { windlass, system } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex }
+# Type: { windlass, system, targetSystem } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex }
 #
-# windlass: the package, with bin/windlass
-# system:   where the derivations are built, "x86_64-linux"
+# windlass:     the package, with bin/windlass
+# system:       where the derivations are built, "x86_64-linux"
+# targetSystem: what the images run on unless they say otherwise; `system` by default
 #
 # Nothing of nixpkgs is used, and no shell: the builder of every derivation is windlass itself, with structured
 # attributes. Nothing is read at evaluation that has to be built first.
 {
   windlass,
   system ? builtins.currentSystem,
+  targetSystem ? system,
 }:
 let
-  internal = import ./internal.nix { inherit windlass system; };
+  internal = import ./internal.nix { inherit windlass system targetSystem; };
 in
 {
   buildImage = import ./buildImage.nix internal;

@@ -1,5 +1,9 @@
 # What the functions beside this file share. Not for users.
-{ windlass, system }:
+{
+  windlass,
+  system,
+  targetSystem,
+}:
 let
   inherit (builtins)
     baseNameOf
@@ -7,6 +11,7 @@ let
     head
     isList
     length
+    listToAttrs
     mapAttrs
     match
     replaceStrings
@@ -24,6 +29,8 @@ let
       # Store paths whose closure the builder is told, as the attribute `closure`.
       closureOf ? [ ],
       outputs ? [ "out" ],
+      # Whether the outputs only seem to refer to what they mention: an archive holds all of it.
+      selfContained ? false,
     }:
     derivation (
       {
@@ -34,10 +41,24 @@ let
         windlass = action;
       }
       // (if closureOf == [ ] then { } else { exportReferencesGraph.closure = closureOf; })
+      # Nix 2.17 and later know this; for earlier ones an archive keeps alive what it was made from.
+      // (
+        if selfContained then
+          {
+            unsafeDiscardReferences = listToAttrs (
+              map (name: {
+                inherit name;
+                value = true;
+              }) outputs
+            );
+          }
+        else
+          { }
+      )
     );
 in
 rec {
-  inherit derive system;
+  inherit derive targetSystem;
 
   # A path, derivation or string as a string that carries its dependencies.
   path = value: "${value}";
@@ -133,6 +154,7 @@ rec {
     drv
     // {
       inherit imageName imageTag;
+      imageKind = kind;
       imageRef = "${imageName}:${imageTag}";
       spec = spec // {
         tag = imageTag;
@@ -141,6 +163,7 @@ rec {
       # One file that is an OCI archive and a docker-archive at once; output `sum` has its SHA-256.
       archive = derive {
         name = "${storeName name}.tar";
+        selfContained = true;
         outputs = [
           "out"
           "sum"
@@ -154,6 +177,7 @@ rec {
       # An OCI directory with all its blobs.
       layout = derive {
         name = "${storeName name}-oci";
+        selfContained = true;
         action = {
           action = "export";
           from = "${drv}";

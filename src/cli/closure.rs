@@ -6,38 +6,48 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::failure::Environment;
+use super::failure::{Environment, Usage};
 use crate::closure::ClosureGraph;
-use crate::spec::{ImageSpec, Spec};
+use crate::spec::{ImageSpec, Root, Spec};
 use crate::store::{StoreDir, StorePath};
 
 /// The graph that a spec needs; empty where it names no store path.
 pub(super) fn graph(spec: &Spec, file: Option<&Path>) -> Result<ClosureGraph> {
-    let mut roots: BTreeSet<StorePath> = BTreeSet::new();
-    let mut store = StoreDir::default();
-    let mut image = |image: &ImageSpec| {
-        roots.extend(image.roots().into_iter().map(|(path, _)| path));
-        store = image.store_dir.clone();
-    };
-    match spec {
-        Spec::Image(spec) => image(spec),
-        Spec::Stack(stack) => stack.images.iter().for_each(image),
-        Spec::Layer(layer) => {
-            store = layer.store_dir.clone();
-            roots.extend(layer.content.roots(&store).into_iter().map(|(path, _)| path));
+    let (store, roots) = match spec {
+        Spec::Image(image) => (image.store_dir.clone(), image.roots()),
+        Spec::Stack(stack) => {
+            let store = stack.images.first().map(|image| image.store_dir.clone()).unwrap_or_default();
+            (store, stack.images.iter().flat_map(ImageSpec::roots).collect())
         }
-        // They need no closure; one that is given must be readable all the same.
-        Spec::Model(model) => store = model.store_dir.clone(),
-        Spec::Index(_) => {}
-    }
+        Spec::Layer(layer) => (layer.store_dir.clone(), layer.content.roots(&layer.store_dir)),
+        Spec::Model(_) | Spec::Index(_) => return Ok(ClosureGraph::default()),
+    };
     if let Some(file) = file {
         let json = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-        return ClosureGraph::parse(&store, &json).with_context(|| file.display().to_string());
+        let graph = ClosureGraph::parse(&store, &json).with_context(|| file.display().to_string())?;
+        let has = |root: &&Root| graph.iter().any(|info| info.path.hash_part() == root.path().hash_part());
+        if let Some(root) = roots.iter().find(|root| !has(root)) {
+            let missing = store.display(root.path());
+            return Err(Usage(format!("{} does not have {missing}, which the spec names", file.display())).into());
+        }
+        return Ok(graph);
     }
     if roots.is_empty() {
         return Ok(ClosureGraph::default());
     }
+    let roots: BTreeSet<StorePath> = roots.iter().map(|root| on_disk(&store, root)).collect();
     ask_nix(&store, &roots)
+}
+
+/// A path that a text mentions may have taken the full stop after it as part of its name.
+fn on_disk(store: &StoreDir, root: &Root) -> StorePath {
+    let path = root.path();
+    let exists = |path: &StorePath| Path::new(&store.display(path)).symlink_metadata().is_ok();
+    let shorter = StorePath::from_base_name(path.base_name().trim_end_matches(['.', '?']));
+    match (root, shorter) {
+        (Root::Mentioned(_), Ok(shorter)) if !exists(path) && exists(&shorter) => shorter,
+        _ => path.clone(),
+    }
 }
 
 fn ask_nix(store: &StoreDir, roots: &BTreeSet<StorePath>) -> Result<ClosureGraph> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::failure::{NoSpace, Usage};
@@ -50,11 +50,11 @@ pub(super) enum Format {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Check {
-    /// Whenever the bytes are read anyway, that is, where data cannot be shared.
+    /// Unless data is shared (XFS, Btrfs) for which the Nix store vouches.
     Auto,
-    /// Always.
+    /// Even if that means reading what could have been shared.
     Always,
-    /// Never: trust the store.
+    /// Not at all: trust the store.
     Never,
 }
 
@@ -71,88 +71,83 @@ struct Report {
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     let is_stack = args.from.join("stack.json").is_file();
-    let (without, left_out, payload) = if is_stack {
+    let mut without = Without::default();
+    let images: Vec<(ImageDir, Without)> = if is_stack {
         if !args.without.is_empty() {
-            return Err(Usage(
-                "--without is for one image; a stack's images are always without their models".to_owned(),
-            )
-            .into());
+            let message = "--without is for one image; a stack's images are always without their models";
+            return Err(Usage(message.to_owned()).into());
         }
         let stack = StackDir::open(&args.from)?;
-        let models = Without { models: true, ..Without::default() };
-        let images: u64 = stack.images.iter().map(|image| archive::payload(image, &models)).sum();
-        let models: u64 = stack.models.iter().map(|(_, model)| archive::payload(model, &Without::default())).sum();
-        (Without::default(), Vec::new(), images + models)
+        let models = stack.models.into_iter().map(|(_, model)| (model, Without::default()));
+        let weightless = Without { models: true, ..Without::default() };
+        models.chain(stack.images.into_iter().map(|image| (image, weightless.clone()))).collect()
     } else {
         let image = ImageDir::open(&args.from)?;
-        let without = without(&image, &args.without)?;
-        let layers = image.summary().layers();
-        let left_out = layers.into_iter().filter(|layer| without.leaves_out(layer)).map(|layer| layer.digest).collect();
-        let payload = archive::payload(&image, &without);
-        progress.expect(payload);
-        (without, left_out, payload)
+        without = parse_without(&image, &args.without)?;
+        progress.expect(archive::payload(&image, &without));
+        vec![(image, without.clone())]
     };
+    check_space(&images, &args.output)?;
+    let directory = is_stack || args.format == Format::Oci;
+    check_target(&args.output, directory)?;
+
+    let staging = if directory { Staging::directory(&args.output)? } else { Staging::file(&args.output)? };
+    let drawing = session.draw("exporting");
     let verify = match args.verify {
         Check::Auto => Verify::Auto,
         Check::Always => Verify::Always,
         Check::Never => Verify::Never,
     };
-    let parent = args.output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let free = free_space(parent)?;
-    // Where data is shared less is needed, so a file system that can share is given the benefit of the doubt.
-    if free < payload && !shares(&args.from, parent) {
-        let message = format!(
-            "{} needs {} and {} has {} free; free some, or write elsewhere",
-            args.output.display(),
-            size(payload),
-            parent.display(),
-            size(free)
-        );
-        return Err(NoSpace(message).into());
-    }
-    let directory = is_stack || args.format == Format::Oci;
-    if args.output.exists() && args.output.is_dir() != directory {
-        bail!(Usage(format!("{} is there and is something else; give another --output", args.output.display())));
-    }
-    if directory
-        && args.output.is_dir()
-        && !["oci-layout", "stack.json"].iter().any(|name| args.output.join(name).is_file())
-    {
-        bail!(Usage(format!("{} exists, and windlass did not write it; give another --output", args.output.display())));
-    }
-    let staging = if directory { Staging::directory(&args.output)? } else { Staging::file(&args.output)? };
-    let drawing = session.draw("exporting");
     let options = Options { without: &without, verify, progress };
-    if directory {
-        // `write` makes the directory itself, as it must for Nix.
-        std::fs::remove_dir(staging.path()).at("prepare", staging.path())?;
-    }
     write(&args.from, args.format, staging.path(), &BTreeMap::new(), options)?;
     staging.publish()?;
     drop(drawing);
-    let report = Report {
-        output: args.output.clone(),
-        read: progress.read(),
-        written: progress.written(),
-        cloned: progress.cloned(),
-        without: left_out,
+
+    let left_out = |(image, without): &(ImageDir, Without)| {
+        let layers = image.summary().layers().into_iter().filter(|layer| without.leaves_out(layer));
+        layers.map(|layer| layer.digest).collect::<Vec<_>>()
     };
+    let mut left_out: Vec<Digest> = images.iter().flat_map(left_out).collect();
+    left_out.sort();
+    left_out.dedup();
+    let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
+    let report = Report { output: args.output.clone(), read, written, cloned, without: left_out };
     if printer.json() {
         return printer.value(&report);
     }
-    for digest in &report.without {
-        printer.line(format!("left out {digest}"))?;
+    if !is_stack {
+        report.without.iter().try_for_each(|digest| printer.line(format!("left out {digest}")))?;
     }
-    printer.line(format!(
-        "{}: read {}, wrote {}, shared {} with the store",
-        args.output.display(),
-        size(report.read),
-        size(report.written),
-        size(report.cloned)
-    ))
+    let [read, written, cloned] = [read, written, cloned].map(size);
+    printer.line(format!("{}: read {read}, wrote {written}, shared {cloned} with the store", args.output.display()))
 }
 
-/// Writes to `output`, which does not exist or is an empty file.
+/// Refuses before anything is written what cannot fit.
+fn check_space(images: &[(ImageDir, Without)], output: &Path) -> Result<()> {
+    let payload = images.iter().map(|(image, without)| archive::payload(image, without)).sum();
+    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let free = free_space(parent)?;
+    // Where data is shared less is needed, and how much cannot be known before.
+    if free >= payload || shares(images, parent) {
+        return Ok(());
+    }
+    let (output, parent) = (output.display(), parent.display());
+    let message =
+        format!("{output} needs {} and {parent} has {} free; free some, or write elsewhere", size(payload), size(free));
+    Err(NoSpace(message).into())
+}
+
+/// Refuses to replace what an export did not write.
+fn check_target(output: &Path, directory: bool) -> Result<()> {
+    let ours = || ["oci-layout", "stack.json"].iter().any(|name| output.join(name).is_file());
+    if output.exists() && (output.is_dir() != directory || (directory && !ours())) {
+        let message = format!("{} exists, and windlass did not write it; give another --output", output.display());
+        return Err(Usage(message).into());
+    }
+    Ok(())
+}
+
+/// Writes to `output`, which does not exist, or is an empty file or directory.
 pub(super) fn write(
     from: &Path,
     format: Format,
@@ -160,7 +155,7 @@ pub(super) fn write(
     models: &BTreeMap<String, ModelArchive>,
     options: Options<'_>,
 ) -> Result<()> {
-    let create = || std::fs::create_dir(output).at("create", output);
+    let create = || std::fs::create_dir_all(output).at("create", output);
     match (from.join("stack.json").is_file(), format) {
         (true, Format::Archive) => {
             create()?;
@@ -176,7 +171,7 @@ pub(super) fn write(
     Ok(())
 }
 
-fn without(image: &ImageDir, words: &[String]) -> Result<Without> {
+fn parse_without(image: &ImageDir, words: &[String]) -> Result<Without> {
     let mut without = Without { models: false, layers: BTreeSet::new() };
     for word in words {
         if word == "models" {
@@ -197,10 +192,13 @@ fn without(image: &ImageDir, words: &[String]) -> Result<Without> {
     Ok(without)
 }
 
-/// Whether a file of `parent` could share data with the file systems the layers come from; tried with an image's own
-/// small file, as good as any.
-fn shares(from: &Path, parent: &Path) -> bool {
-    let file = ["image.json", "stack.json"].iter().find_map(|name| std::fs::File::open(from.join(name)).ok());
-    let probe = tempfile::tempfile_in(parent).context("probe");
+/// Whether files of `parent` can share data with what the layers are made from; tried with the first file there is.
+fn shares(images: &[(ImageDir, Without)], parent: &Path) -> bool {
+    let layers = images
+        .iter()
+        .flat_map(|(image, without)| image.summary().layers().into_iter().filter(|layer| !without.leaves_out(layer)));
+    let mut owners = layers.flat_map(|layer| &layer.owners).map(Path::new);
+    let file = owners.find(|path| path.is_file()).and_then(|path| std::fs::File::open(path).ok());
+    let probe = tempfile::tempfile_in(parent);
     matches!((file, probe), (Some(file), Ok(probe)) if rustix::fs::ioctl_ficlone(&probe, &file).is_ok())
 }

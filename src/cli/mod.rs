@@ -17,6 +17,7 @@ mod session;
 mod verify;
 mod view;
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -70,15 +71,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let printer = Printer::new(cli.json);
-    let session = Session::start();
+    // Verbs that write stop at a signal and tidy up; the others may just be killed.
+    let session = OnceCell::new();
+    let start = || session.get_or_init(Session::start);
     let result = match cli.verb {
-        Verb::Build(args) => build::run(&args, &printer, &session),
+        Verb::Build(args) => build::run(&args, &printer, start()),
         Verb::Plan(args) => plan::run(&args, &printer),
         Verb::Diff(args) => diff::run(&args, &printer),
         Verb::Inspect(args) => inspect::run(&args, &printer),
-        Verb::Export(args) => export::run(&args, &printer, &session),
-        Verb::Verify(args) => verify::run(&args, &printer, &session),
-        Verb::NixBuilder => nix_builder::run(&printer, &session),
+        Verb::Export(args) => export::run(&args, &printer, start()),
+        Verb::Verify(args) => verify::run(&args, &printer, start()),
+        Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),
         Verb::Man(args) => docs::man(&args, &printer),
     };
@@ -86,8 +89,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            session.die_of_signal();
-            failure::report(&error, &printer)
+            let code = failure::report(&error, &printer);
+            if let Some(session) = session.get() {
+                session.die_of_signal();
+            }
+            code
         }
     }
 }

@@ -87,13 +87,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     once.dedup();
     let (all, different): (u64, u64) =
         (layers.iter().map(|layer| layer.size).sum(), once.iter().map(|(_, _, size)| size).sum());
+    let shared = layers.len() - once.len();
     printer.line(format!(
-        "{}: {}, {}; {} after sharing {}",
+        "{}, {} ({shared} of them shared); {} in all, {} stored once",
         count(report.images.len(), "image"),
         count(layers.len(), "layer"),
         size(all),
         size(different),
-        count(layers.len() - once.len(), "layer"),
     ))
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord};
-use crate::layout::{ImageDir, Summary, read_json};
+use crate::layout::{ImageDir, Summary, read_versioned};
 use crate::platform::Platform;
 use crate::stack::{StackDir, StackJson, StackLayer};
 use crate::store::StorePath;
@@ -47,7 +47,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
     if !path.join("stack.json").is_file() {
         return Ok(of_directory(&ImageDir::open(path)?));
     }
-    let json: StackJson = read_json(&path.join("stack.json"))?;
+    let json: StackJson = read_versioned(&path.join("stack.json"))?;
     if json.images.iter().all(|image| image.directory.is_some())
         && json.models.iter().all(|model| model.directory.is_some())
     {

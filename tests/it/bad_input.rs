@@ -4,6 +4,8 @@
 //! went, under the final name or beside it.
 
 use std::fs;
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
@@ -12,6 +14,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use windlass::layer::{Recipe, Sink};
+use windlass::pipe::PipeError;
 
 use crate::env::{Env, base_name, closure, run_ok};
 
@@ -82,6 +86,7 @@ fn specs_that_are_wrong_name_the_key() {
             json!({ "perms": [{ "mode": "9" }] }),
             "perms[0].mode: '9' is not a mode: expected three or four octal digits like \"0755\"",
         ),
+        (json!({ "perms": [{ "regex": "(" }] }), "perms[0].regex: '(' is not a regular expression: unclosed group"),
         (
             json!({ "platform": "x86_64-linux" }),
             "platform: 'x86_64-linux' is not a platform: expected os/architecture[/variant] like linux/amd64 or linux/arm64/v8",
@@ -220,6 +225,34 @@ fn paths_that_no_layer_can_hold() {
     assert_eq!(env.refused(&mut nobody), says(1, "layer m: read $T/shared/secret: Permission denied (os error 13)"));
 }
 
+/// Takes files as any sink does; meanwhile somebody appends to them.
+struct Growing;
+
+impl Sink for Growing {
+    fn bytes(&mut self, _: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn file(&mut self, file: &fs::File, _: u64) -> Result<(), PipeError> {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::File::options()
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(b"more"))
+            .map_err(PipeError::Write)
+    }
+}
+
+#[test]
+fn a_file_that_grows_while_it_is_read() {
+    let env = Env::new();
+    let file = env.write("log", "some");
+    let input = json!({ "type": "copy", "source": file, "target": "/log" });
+    let recipe: Recipe = serde_json::from_value(json!({ "format": 1, "inputs": [input] })).unwrap();
+    let sentence = env.scrub(&recipe.stream(&mut Growing).unwrap_err().to_string());
+    assert_eq!(sentence, "$T/log changed while it was read: an input must not be written to during a build");
+}
+
 #[test]
 fn two_inputs_at_one_path() {
     let env = Env::new();
@@ -238,7 +271,7 @@ fn two_inputs_at_one_path() {
     let model = |name: &str, file: &Path| json!({ "spec": { "name": name, "files": { "m": file } } });
     let files = [one.join("etc/conf"), two.join("etc/conf")];
     let models = image(json!({ "models": [model("a", &files[0]), model("b", &files[1])] }));
-    let collide = "image 'app': models 'a' and 'b' both put a file at /models/m; give one of them another mountPath";
+    let collide = "image 'app': models 'a' and 'b' both put something at /models/m; give one of them another mountPath";
     assert_eq!(refused(&env, &models), says(1, collide));
     let models = image(json!({ "models": [model("a", &files[0]), model("a", &files[1])] }));
     let same = "two models of the stack are called 'a', but have different bytes; give one of them another name";
@@ -280,7 +313,7 @@ fn a_recipe_whose_path_is_gone_or_changed() {
 
     // Another text of the same length: sizes agree, bytes do not.
     fs::write(&lib, "I am lIb").unwrap();
-    let mend = "`nix-store --verify-path` and `--repair-path` tell and mend";
+    let mend = "restore it (`nix-store --repair-path` for a store path), or build again";
     let lib_base = base_name("lib");
     let changed =
         format!("layer lib ({layer}) can no longer be made: $T/store/{lib_base} changed since it was built; {mend}");
@@ -342,6 +375,9 @@ fn damaged_blobs() {
     for arguments in [&["inspect", "lean"][..], &["verify", "lean"], &["export", "lean", "--output", "out.tar"]] {
         assert_eq!(env.refused(&mut env.windlass(arguments)), says(4, &damaged), "{arguments:?}");
     }
+    // Nor can an image be built on it.
+    let (code, sentence) = refused(&env, &self::image(json!({ "models": [{ "built": env.path("lean") }] })));
+    assert_eq!((code, sentence), says(4, &format!("$T/{damaged}")));
 }
 
 #[test]
@@ -374,7 +410,7 @@ fn a_full_disk_and_a_read_only_one() {
 #[test]
 fn signals_end_an_export_and_leave_nothing_for_long() {
     let env = Env::new();
-    lean_model(&env, 4 << 30);
+    lean_model(&env, 1 << 30);
     fs::create_dir(env.path("to")).unwrap();
     let names = || -> Vec<String> {
         fs::read_dir(env.path("to")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -419,9 +455,8 @@ fn an_output_that_is_not_ours() {
     }
     let oci = ["export", "lean", "--format", "oci", "--output"];
     assert_eq!(env.refused(&mut env.windlass([&oci[..], &["photos"]].concat())), ours("write", "photos"));
-    let other = |name: &str| says(2, &format!("{name} is there and is something else; give another --output"));
-    assert_eq!(env.refused(&mut env.windlass([&oci[..], &["notes.txt"]].concat())), other("notes.txt"));
-    assert_eq!(env.refused(&mut env.windlass(["export", "lean", "--output", "photos"])), other("photos"));
+    assert_eq!(env.refused(&mut env.windlass([&oci[..], &["notes.txt"]].concat())), ours("write", "notes.txt"));
+    assert_eq!(env.refused(&mut env.windlass(["export", "lean", "--output", "photos"])), ours("write", "photos"));
     symlink("nowhere", env.path("link")).unwrap();
     assert_eq!(env.refused(&mut env.windlass(["build", "spec.json", "--output", "link"])), ours("build", "link"));
     // What is ours is replaced.

@@ -207,6 +207,19 @@ fn the_order_of_lists_says_nothing() {
 }
 
 #[test]
+fn where_a_model_comes_from_says_nothing() {
+    let env = Env::new();
+    let model = |source: &str| {
+        env.write(source, pattern(3000));
+        let spec = json!({ "kind": "model", "name": "m", "files": { "m.gguf": env.path(source) } });
+        env.write("spec.json", spec.to_string());
+        env.ok(["build", "spec.json", "--output", "out"]);
+        fs::read(env.path("out/index.json")).unwrap()
+    };
+    assert_eq!(model("downloads/m-Q4.gguf"), model("elsewhere/weights"));
+}
+
+#[test]
 fn ext4_and_xfs_give_the_same_bytes_and_xfs_shares_them() {
     const MODEL: u64 = 64 << 20;
     let env = Env::new();
@@ -227,7 +240,22 @@ fn ext4_and_xfs_give_the_same_bytes_and_xfs_shares_them() {
         let json = run_ok(&mut env.windlass_at(&mount.0, &[], &["export", "lean", "--output", "a.tar", "--json"]));
         let report: Value = serde_json::from_str(&json).unwrap();
         let size = fs::metadata(mount.0.join("a.tar")).unwrap().len();
-        (found, report["cloned"].as_u64().unwrap(), (used() - before) * 100 / size)
+        let read = report["read"].as_u64().unwrap();
+        assert!((MODEL + (1 << 20)..size).contains(&read), "bytes that no store vouches for are read: {read}");
+        let grew = (used() - before) * 100 / size;
+
+        // As Nix leaves its files: then what can be shared need not be read.
+        let large = mount.0.join("models/large");
+        fs::set_permissions(&large, fs::Permissions::from_mode(0o444)).unwrap();
+        let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        File::open(&large).unwrap().set_modified(second).unwrap();
+        let again = run_ok(&mut env.windlass_at(&mount.0, &[], &["export", "lean", "--output", "b.tar", "--json"]));
+        let again: Value = serde_json::from_str(&again).unwrap();
+        let unread = read - again["read"].as_u64().unwrap();
+        assert_eq!(unread, if kind == "xfs" { MODEL } else { 0 });
+        let [a, b] = ["a.tar", "b.tar"].map(|name| Digest::of(&fs::read(mount.0.join(name)).unwrap()));
+        assert_eq!(a, b);
+        (found, report["cloned"].as_u64().unwrap(), grew)
     };
     let (ext4, copied, ext4_grew) = outcome("ext4");
     let (xfs, cloned, xfs_grew) = outcome("xfs");

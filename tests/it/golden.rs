@@ -251,10 +251,10 @@ fn a_whole_image_and_its_archive() {
 
 /// A change means a new format version: index.json, manifest, config, archive.
 const IMAGE: [&str; 4] = [
-    "sha256:10cfe5aa248c73ab75692139656c0b0e7fa63dd6ab3faaa667a21e23129aee3f",
-    "sha256:a8bafe7a0035dfef4407d51a319e717ce86267034c3c75a8360db7db56075482",
-    "sha256:4a5c1a7a7dcc512f4c8040094b47059722091cf390fb9b91f87d2207192a6549",
-    "sha256:db958d66d0d838c7c49659db2498e49dc3dd7c3ac8581ae0b3430eba6e6a1c91",
+    "sha256:1515a4c4615bcd0fe6424500d7260509ac856407988b563f33a257ff843cdb1a",
+    "sha256:c3d2f7f4b9849f3cdd0382a53ca2789c90ea9b866a53dfa711f750b4e7dcb763",
+    "sha256:aa05354efdc763f7b7ccc834dff0459abd888f814ba1d235fe76e65c88fbf5d2",
+    "sha256:1d489a2908ac7b833596083561bb30704c7ea95d227fe75e2d9d20265877c32f",
 ];
 
 #[test]
@@ -285,8 +285,8 @@ fn a_model_image_and_an_index() {
 /// A change means a new format version: model layer, model manifest, index.
 const MODEL_AND_INDEX: [&str; 3] = [
     "sha256:c027f20dd8f7f7fa0d0bf765cc04d347b87fa23c357647c755c03668427b9dea",
-    "sha256:ba6f7ff1deb1d759525d1cc349e43ae833fa8e7c33f77ff105bc9eba2247c5fe",
-    "sha256:da674b609556193a2d0c0b7ef76b8ddb3b6c001314578c91e950a9ae557cd1e3",
+    "sha256:82189cd3e3dafe2bb2966d8717e516448e743f5b1c6126083815545b905f90dd",
+    "sha256:1c54d04ddc897e6d70f56b3c19cb1d3e7d592a830feefe51226ccad201d1ff59",
 ];
 
 const NINE_GIB: u64 = 9 << 30;

@@ -15,7 +15,14 @@
           pkgs = debian // {
             inherit lib system;
             installShellFiles = null;
-            stdenv.hostPlatform.system = system;
+            nixfmt = part "nixfmt";
+            buildPackages = pkgs;
+            stdenv = rec {
+              hostPlatform.system = system;
+              buildPlatform = hostPlatform // {
+                canExecute = _: true;
+              };
+            };
             callPackage =
               file: args:
               let
