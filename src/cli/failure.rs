@@ -44,6 +44,10 @@ pub(super) fn report(error: &anyhow::Error, printer: &Printer) -> ExitCode {
             message = if message.is_empty() { text } else { format!("{message}: {text}") };
         }
     }
+    if io(ErrorKind::Interrupted) {
+        // What was being done at that moment says nothing.
+        message = error.root_cause().to_string();
+    }
     printer.note(format!("windlass: {message}"));
     let is = |check: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(check);
     let damaged = |cause: &(dyn std::error::Error + 'static)| {

@@ -165,8 +165,8 @@ fn closures_that_are_wrong() {
     let other = [&app_base, &lib_base].into_iter().max().unwrap();
     let cycle = format!("closure.json: references form a cycle: {cycle} -> {other} -> {cycle}");
     assert_eq!(with(&|closure| closure[&lib]["references"] = json!([app])), says(1, &cycle));
-    let unknown = format!("image 'app': {app_base} is not in the closure graph");
-    assert_eq!(with(&|closure| *closure = json!({})), says(1, &unknown));
+    let unknown = format!("closure.json does not have $T/store/{app_base}, which the spec names");
+    assert_eq!(with(&|closure| *closure = json!({})), says(2, &unknown));
     let hash = format!("closure.json: {lib_base}, 'narSize': expected a number of bytes, found \"many\"");
     assert_eq!(with(&|closure| closure[&lib]["narSize"] = "many".into()), says(1, &hash));
     // In the closure, but not on the disk.
@@ -430,8 +430,9 @@ fn signals_end_an_export_and_leave_nothing_for_long() {
         let output = child.wait_with_output().unwrap();
         (output.status.signal(), String::from_utf8(output.stderr).unwrap())
     };
+    let stopped = "windlass: stopped by a signal; nothing has changed\n".to_owned();
     for (name, number) in [("TERM", 15), ("INT", 2)] {
-        assert_eq!(ended_by(name), (Some(number), String::new()));
+        assert_eq!(ended_by(name), (Some(number), stopped.clone()));
         assert_eq!(names(), Vec::<String>::new());
     }
     assert_eq!(ended_by("KILL"), (Some(9), String::new()));

@@ -173,7 +173,7 @@ fn load_sh_names_what_is_missing_and_believes_only_what_it_sees() {
     let unknown = podman.load(&["redi"]);
     assert_eq!(
         (unknown.status.code(), text(&unknown.stderr).as_str()),
-        (Some(2), "load.sh: 'redi' is not a name of this stack\n")
+        (Some(2), "load.sh: 'redi' is not a name of this stack; it has: smollm2 llama-cpp redis\n")
     );
     assert_eq!(text(&podman.load(&["redis"]).stdout).lines().last(), Some("1 loaded, 0 present"));
 
@@ -187,7 +187,7 @@ fn load_sh_names_what_is_missing_and_believes_only_what_it_sees() {
     assert_eq!(missing.status.code(), Some(1));
     assert_eq!(
         text(&missing.stderr),
-        "load.sh: model smollm2: models/smollm2.tar is missing; copy the whole directory\n"
+        "load.sh: model smollm2: models/smollm2.tar is missing; copy the whole directory, links followed (cp -rL)\n"
     );
 
     // A podman that says it has loaded and did not.
