@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use oci_spec::image::ConfigBuilder;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// How a container runs: the `config` of the OCI image config (image-spec, *config.md*).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -12,18 +12,24 @@ pub struct Config {
     /// User or number, `user[:group]`.
     pub user: Option<String>,
     /// Ports a container listens on, `6379/tcp`.
+    #[serde(deserialize_with = "or_empty")]
     pub exposed_ports: BTreeMap<String, Empty>,
     /// Environment, `NAME=value` each.
+    #[serde(deserialize_with = "or_empty")]
     pub env: Vec<String>,
     /// Program and first arguments.
+    #[serde(deserialize_with = "or_empty")]
     pub entrypoint: Vec<String>,
     /// Arguments, or the program where there is no entrypoint.
+    #[serde(deserialize_with = "or_empty")]
     pub cmd: Vec<String>,
     /// Places that hold data which should outlive the container.
+    #[serde(deserialize_with = "or_empty")]
     pub volumes: BTreeMap<String, Empty>,
     /// Where the program starts.
     pub working_dir: Option<String>,
     /// Labels.
+    #[serde(deserialize_with = "or_empty")]
     pub labels: BTreeMap<String, String>,
     /// Signal that stops it.
     pub stop_signal: Option<String>,
@@ -33,6 +39,11 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Empty {}
+
+/// `null`, which Nix has for what is not set, is the same as nothing.
+fn or_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
 
 impl Config {
     /// Checks what the types leave open.

@@ -1,7 +1,7 @@
 //! Config, manifest and index: pure values, and the JSON bytes that their digests are taken of.
 //!
 //! Types are those of `oci-spec` (image-spec 1.1: *config.md*, *manifest.md*, *image-index.md*), bytes are made by
-//! [`canonical`](crate::canonical). Reproducibility: the bytes depend on the spec and on the layers' digests and sizes.
+//! [`canonical`]. Reproducibility: the bytes depend on the spec and on the layers' digests and sizes.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;

@@ -5,6 +5,7 @@
 set -eu
 CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")"
 loaded=0 present=0
+all="@NAMES@"
 
 run() {
     # shellcheck disable=SC2086 # several arguments are meant
@@ -52,9 +53,9 @@ load() {
 command -v podman >/dev/null || fail 7 "podman is not on PATH; install it"
 only="$*"
 for name in "$@"; do
-    case " @NAMES@ " in
+    case " $all " in
     *" $name "*) ;;
-    *) fail 2 "'$name' is not a name of this stack; it has: @NAMES@" ;;
+    *) fail 2 "'$name' is not a name of this stack; it has: $all" ;;
     esac
 done
 @LOADS@

@@ -373,8 +373,9 @@ impl ModelSpec {
         if let Some(source) = &self.source {
             check_source(&format!("{at}source"), source)?;
         }
-        if !self.mount_path.is_absolute() {
-            return Err(wrong(format!("{at}mountPath"), "expected an absolute path"));
+        if !is_place(&self.mount_path) {
+            let message = format!("'{}' is not an absolute path without '..'", self.mount_path.display());
+            return Err(wrong(format!("{at}mountPath"), message));
         }
         for (place, source) in &self.files {
             if place.is_absolute() || place.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
@@ -431,8 +432,12 @@ fn check_perms(at: &str, perms: &[Perm]) -> Result<(), SpecError> {
     })
 }
 
+fn is_place(path: &Path) -> bool {
+    path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir)
+}
+
 fn check_source(key: &str, source: &Path) -> Result<(), SpecError> {
-    if source.is_absolute() && !source.components().any(|part| part == std::path::Component::ParentDir) {
+    if is_place(source) {
         return Ok(());
     }
     Err(wrong(key, format!("'{}' is not an absolute path without '..'", source.display())))
@@ -446,7 +451,24 @@ impl Content {
             }
         }
         self.copy_to_root.iter().try_for_each(|path| check_source(&format!("{at}content.copyToRoot"), path))?;
-        self.files.values().try_for_each(|path| check_source(&format!("{at}content.files"), path))
+        self.files.values().try_for_each(|path| check_source(&format!("{at}content.files"), path))?;
+        let places = [
+            ("files", self.files.keys().collect::<Vec<_>>()),
+            ("texts", self.texts.keys().collect()),
+            ("symlinks", self.symlinks.keys().collect()),
+            ("directories", self.directories.keys().collect()),
+        ];
+        let bad = |place: &&PathBuf| !is_place(place) || place.parent().is_none();
+        match places.iter().find_map(|(key, places)| Some((key, *places.iter().find(|place| bad(place))?))) {
+            None => Ok(()),
+            Some((key, place)) => {
+                let message = format!(
+                    "'{}' is not a place in an image: expected an absolute path below /, without '..'",
+                    place.display()
+                );
+                Err(wrong(format!("{at}content.{key}"), message))
+            }
+        }
     }
 
     /// The store paths that it needs.

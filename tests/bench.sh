@@ -3,9 +3,10 @@
 #
 #   tests/bench.sh [RESULTS.md]    print the table, and write it to RESULTS.md
 #
-# The commands of a row take turns; a ratio is the median of the rounds' own ratios. Inputs are made in $BENCH_DIR
-# (target/bench), always the same bytes, and removed at the end. As root, an XFS in a file there is measured too.
-# WINDLASS is the program (target/release/windlass); BENCH_MIB, BENCH_FILES and BENCH_ROUNDS make a quicker run.
+# The commands of a row take turns; a ratio is the median of the rounds' own ratios. Inputs, always the same bytes, are
+# made in a folder `windlass-bench` of $BENCH_DIR (target), which is removed at the end. As root, an XFS in a file there
+# is measured too. WINDLASS is the program (target/release/windlass); BENCH_MIB, BENCH_FILES and BENCH_ROUNDS make a
+# quicker run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 WINDLASS = os.path.abspath(os.environ.get("WINDLASS", "target/release/windlass"))
-WORK = Path(os.environ.get("BENCH_DIR", "target/bench")).absolute()
+WORK = Path(os.environ.get("BENCH_DIR", "target")).absolute() / "windlass-bench"
 MIB = int(os.environ.get("BENCH_MIB", 4096))
 FILES = int(os.environ.get("BENCH_FILES", 30000))
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", 5))
@@ -102,7 +103,7 @@ def model_spec(name, file):
 
 
 class Run:
-    def __init__(self, command, wall, usage, output):
+    def __init__(self, wall, usage, output):
         self.wall, self.cpu, self.peak, self.output = wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, output
 
 
@@ -114,15 +115,16 @@ def run(command, before=None):
         before()
     os.sync()
     start = time.monotonic()
-    child = subprocess.Popen(command if isinstance(command, list) else ["sh", "-ec", command],
-                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=WORK)
+    with open(WORK / "errors", "wb") as errors:
+        child = subprocess.Popen(command if isinstance(command, list) else ["sh", "-ec", command],
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, cwd=WORK)
     output = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.monotonic() - start
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
-        sys.exit(f"{command}: {child.stderr.read().decode()}")
-    return Run(command, wall, usage, output)
+        sys.exit(f"{command}: {(WORK / 'errors').read_text()}")
+    return Run(wall, usage, output)
 
 
 def interleave(rounds, **commands):
@@ -140,6 +142,10 @@ def windlass(*arguments):
     return [WINDLASS, *map(str, arguments)]
 
 
+def prepare(*arguments):
+    subprocess.run(windlass(*arguments), cwd=WORK, check=True, stdout=subprocess.DEVNULL)
+
+
 def build(spec, *arguments):
     return windlass("build", spec, "--output", "out", *arguments)
 
@@ -147,7 +153,7 @@ def build(spec, *arguments):
 ROWS = []
 
 
-def row(what, ours, base=None, base_name="", aim=None, note=""):
+def row(what, ours, base=None, base_name="", aim=None):
     seconds = lambda runs: f"{median(r.wall for r in runs):.2f} s (CPU {median(r.cpu for r in runs):.2f})"
     cells = [what, seconds(ours), "", "", "", ""]
     if base:
@@ -158,7 +164,7 @@ def row(what, ours, base=None, base_name="", aim=None, note=""):
             cells[4] = f"{aim} {'met' if median(ratios) <= aim else '**missed**'}"
     peak = max(r.peak for r in ours) / 1024
     cells[5] = f"{peak:.0f} MiB" + ("" if peak < MEMORY_AIM else " **missed**")
-    ROWS.append("| " + " | ".join(cells) + " |" + (f" {note}" if note else ""))
+    ROWS.append("| " + " | ".join(cells) + " |")
 
 
 # ---- the rows ------------------------------------------------------------------------------------------------------
@@ -170,7 +176,7 @@ def model():
     row("model: `build`", runs["build"], runs["openssl"], "`openssl dgst -sha256`", 1.1)
     row("model: `build`", runs["build"], runs["cat"], "`cat >/dev/null`")
 
-    subprocess.run(windlass("build", "model.json", "--output", "lean"), cwd=WORK, check=True, stdout=subprocess.DEVNULL)
+    prepare("build", "model.json", "--output", "lean")
     export = windlass("export", "lean", "--output", "out")
     copy, digest = "cp model.gguf out && sync out", "openssl dgst -sha256 model.gguf"
     runs = interleave(LONG, full=build("model.json", "--full"), export=export, never=[*export, "--verify", "never"],
@@ -190,9 +196,8 @@ def peers():
         row("model: `build --full`, once", runs["ours"], runs["umoci"], "`umoci insert` (it compresses)")
     if shutil.which("skopeo"):
         def layout():
-            subprocess.run(windlass("build", "model.json", "--full", "--output", "out"), cwd=WORK, check=True,
-                           stdout=subprocess.DEVNULL)
-        skopeo = "skopeo --insecure-policy copy --tmpdir . oci:out docker-archive:peer:localhost/model:1"
+            prepare("build", "model.json", "--full", "--output", "out")
+        skopeo = "skopeo --insecure-policy --tmpdir . copy oci:out docker-archive:peer:localhost/model:1"
         skopeo += " && sync peer"
         runs = interleave(1, ours=windlass("export", "lean", "--output", "out"), skopeo=(skopeo, layout))
         row("model: `export`, once", runs["ours"], runs["skopeo"], "`skopeo copy oci: docker-archive:`, `sync`")
@@ -200,13 +205,11 @@ def peers():
 
 def closure():
     graph = ["--closure", "closure.json"]
-    files = "$(ls -d store/*)"
     runs = interleave(ROUNDS, plan=windlass("plan", "closure-image.json", *graph), du="du -s store",
                       build=build("closure-image.json", *graph), tar="tar -c store | openssl dgst -sha256")
     row("closure: `plan`", runs["plan"], runs["du"], "`du -s`")
     row("closure: `build`", runs["build"], runs["tar"], "`tar -c \\| openssl dgst -sha256`", 1.0)
-    subprocess.run(windlass("build", "closure-image.json", *graph, "--output", "lean"), cwd=WORK, check=True,
-                   stdout=subprocess.DEVNULL)
+    prepare("build", "closure-image.json", *graph, "--output", "lean")
     layers = len(json.loads((WORK / "lean/image.json").read_text())["platforms"][0]["layers"])
     runs = interleave(ROUNDS, export=windlass("export", "lean", "--output", "out"),
                       tar="tar -c store > out && sync out")
@@ -216,7 +219,7 @@ def closure():
 
 def app_change():
     """The model is out of reach meanwhile, so that not a byte of it can be read."""
-    subprocess.run(windlass("build", "model.json", "--output", "built"), cwd=WORK, check=True, stdout=subprocess.DEVNULL)
+    prepare("build", "model.json", "--output", "built")
     small = min(json.loads((WORK / "closure.json").read_text()), key=lambda info: info["narSize"])
     (WORK / "app-closure.json").write_text(json.dumps([{**small, "references": []}]))
     version = iter(range(1, 1000))
@@ -247,10 +250,10 @@ def xfs():
     shutil.copyfile(MODEL, XFS / "model.gguf")
     MODEL.unlink()
     model_spec("on-xfs", XFS / "model.gguf")
-    subprocess.run(windlass("build", "on-xfs.json", "--output", "xfs/lean"), cwd=WORK, check=True,
-                   stdout=subprocess.DEVNULL)
+    prepare("build", "on-xfs.json", "--output", "xfs/lean")
     export = windlass("export", "xfs/lean", "--output", "xfs/out")
-    stock, copy, digest = "cp xfs/model.gguf xfs/out && sync xfs/out", "cp --reflink=never xfs/model.gguf xfs/out && sync xfs/out", "openssl dgst -sha256 xfs/model.gguf"
+    stock, digest = "cp xfs/model.gguf xfs/out && sync xfs/out", "openssl dgst -sha256 xfs/model.gguf"
+    copy = stock.replace("cp ", "cp --reflink=never ", 1)
     runs = interleave(LONG, export=export, always=[*export, "--verify", "always"], shared=f"{stock} && {digest}",
                       copy=f"{copy} && {digest}", stock=stock)
     row("XFS, model: `export`", runs["export"], runs["copy"], "`cp --reflink=never`, `sync`, `openssl`", 0.05)
@@ -289,10 +292,10 @@ def main():
     if not os.access(WINDLASS, os.X_OK):
         say("no windlass: `cargo build --release` first, or name one in WINDLASS")
         sys.exit(7)
-    shutil.rmtree(WORK, ignore_errors=True)
+    clean()
     WORK.mkdir(parents=True)
     if shutil.disk_usage(WORK).free < NEEDS:
-        say(f"the benchmark needs {NEEDS / 1e9:.0f} GB free where target/bench is; free some, or set BENCH_DIR")
+        say(f"the benchmark needs {NEEDS / 1e9:.0f} GB free in target; free some, or set BENCH_DIR to a folder elsewhere")
         sys.exit(5)
     head = machine()
     say("making the inputs")
@@ -300,7 +303,6 @@ def main():
     in_child(make_closure)
     model_spec("model", MODEL)
     size = sum(info["narSize"] for info in json.loads((WORK / "closure.json").read_text()))
-    shell(f"cat {MODEL} $(find {STORE} -type f) > /dev/null" if False else f"cat {shlex.quote(str(MODEL))} >/dev/null; tar -c {shlex.quote(str(STORE))} | cat >/dev/null")
     layers = closure()
     model()
     read, app_size = app_change()
@@ -330,6 +332,12 @@ def main():
         Path(sys.argv[1]).write_text(text)
 
 
+def clean():
+    if os.path.ismount(XFS):
+        subprocess.run(["umount", XFS], check=True)
+    shutil.rmtree(WORK, ignore_errors=True)
+
+
 def stopped(*_):
     sys.exit(143)
 
@@ -338,8 +346,5 @@ signal.signal(signal.SIGTERM, stopped)
 try:
     main()
 finally:
-    if os.path.ismount(XFS):
-        subprocess.run(["umount", XFS], check=False)
-    if not os.path.ismount(XFS):
-        shutil.rmtree(WORK, ignore_errors=True)
+    clean()
 PYTHON

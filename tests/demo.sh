@@ -40,7 +40,10 @@ show sh result/load.sh
 step "Redis answers"
 podman run --detach --pull=never --network=none --read-only --name redis "$(digest result/stack.json redis)" >/dev/null
 redis=$(jq -r '.images[] | select(.name == "redis") | .layers[].owners[]' result/stack.json | grep -- '-redis-')/bin/redis-cli
-for _ in {1..50}; do [[ $(podman exec redis "$redis" ping 2>/dev/null) == PONG ]] && break || sleep 0.2; done
+for _ in {1..50}; do
+  if [[ $(podman exec redis "$redis" ping 2>/dev/null) == PONG ]]; then break; fi
+  sleep 0.2
+done
 show podman exec redis "$redis" ping
 
 # ask NAME: puts the question to the model server in a container
@@ -48,7 +51,8 @@ ask() {
   local pid
   pid=$(podman inspect --format '{{.State.Pid}}' "$1")
   for _ in {1..150}; do
-    nsenter --target "$pid" --net curl --silent --fail http://127.0.0.1:8080/health >/dev/null && break || sleep 0.2
+    if nsenter --target "$pid" --net curl --silent --fail http://127.0.0.1:8080/health >/dev/null; then break; fi
+    sleep 0.2
   done
   nsenter --target "$pid" --net curl --silent --fail http://127.0.0.1:8080/v1/completions \
     --data '{"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}' | jq -r '.choices[0].text'

@@ -255,6 +255,12 @@ fn ext4_and_xfs_give_the_same_bytes_and_xfs_shares_them() {
         assert_eq!(unread, if kind == "xfs" { MODEL } else { 0 });
         let [a, b] = ["a.tar", "b.tar"].map(|name| Digest::of(&fs::read(mount.0.join(name)).unwrap()));
         assert_eq!(a, b);
+
+        // Nor does sharing hide a change: whoever writes to a file also changes its time.
+        fs::write(&large, vec![7; usize::try_from(MODEL).unwrap()]).unwrap();
+        let export = &mut env.windlass_at(&mount.0, &[], &["export", "lean", "--output", "c.tar"]);
+        let (code, sentence) = env.refused(export);
+        assert!(code == 4 && sentence.contains("/models/large changed since it was built"), "{code}: {sentence}");
         (found, report["cloned"].as_u64().unwrap(), grew)
     };
     let (ext4, copied, ext4_grew) = outcome("ext4");
