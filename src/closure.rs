@@ -399,18 +399,6 @@ mod tests {
         assert_eq!(deep.referrer_counts(&some)[&numbered(98_000)], 1);
     }
 
-    #[test]
-    #[ignore = "a measurement: cargo test --release --lib -- --ignored referrers_of_5000"]
-    fn referrers_of_5000_paths_are_quick() {
-        let edges: Vec<Vec<usize>> =
-            (0..5000_usize).map(|n| (1..6).filter_map(|k| n.checked_sub(k * k * 7)).collect()).collect();
-        let graph = graph(&edges).unwrap();
-        let all = graph.iter().map(|info| info.path.clone()).collect();
-        let start = std::time::Instant::now();
-        assert_eq!(graph.referrer_counts(&all).len(), 5000);
-        assert!(start.elapsed().as_millis() < 100, "{:?}", start.elapsed());
-    }
-
     /// Everything that `from` refers to, and itself: by repetition until nothing is new.
     fn naive(edges: &[Vec<usize>], from: usize) -> BTreeSet<usize> {
         let mut seen = BTreeSet::from([from]);

@@ -27,10 +27,11 @@
 //! | `closure` | `path_info` `store` |
 //! | `pipe` | `progress` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
-//! | `spec` | `canonical` `config` `layer` `platform` `reference` `store` |
+//! | `content` | `layer` `store` |
+//! | `spec` | `canonical` `config` `content` `layer` `platform` `reference` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
-//! | `plan` | `closure` `image` `layer` `spec` `split` `store` |
+//! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
 //! | `build` | `blobs` `closure` `config` `digest` `image` `layer` `layout` `plan` `platform` `progress` `reference` `spec` |
@@ -48,6 +49,7 @@ pub mod canonical;
 pub mod cli;
 pub mod closure;
 pub mod config;
+pub mod content;
 pub mod digest;
 pub mod image;
 pub mod layer;

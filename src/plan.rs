@@ -11,9 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use crate::closure::{ClosureError, ClosureGraph};
+use crate::content::{Content, Root};
 use crate::image::{Layer, LayerKind, LayerRecord};
 use crate::layer::{FORMAT, Input, Perm, Recipe};
-use crate::spec::{Content, ImageSpec, LAYER_LIMIT, LayerSpec, ModelSpec, Root};
+use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec, ModelSpec};
 use crate::split::{Part, Request, split};
 use crate::store::{StoreDir, StorePath};
 

@@ -11,10 +11,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::layer::{Input, Mode, Perm};
+use crate::content::{Content, Root, check_source, is_place};
+use crate::layer::{Input, Perm};
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
-use crate::store::{StoreDir, StorePath};
+use crate::store::StoreDir;
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
 pub const DEFAULT_MAX_LAYERS: usize = 20;
@@ -178,49 +179,6 @@ pub struct ImageSpec {
     pub store_dir: StoreDir,
 }
 
-/// What is put into an image or layer.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Content {
-    /// Store paths that are there with their closures, at their own places.
-    pub deps: Vec<PathBuf>,
-    /// Store paths whose trees are linked from `/`, and that are there with their closures.
-    pub contents: Vec<PathBuf>,
-    /// Trees whose content is moved to `/`.
-    pub copy_to_root: Vec<PathBuf>,
-    /// Files or trees, each moved to the place that is its key.
-    pub files: BTreeMap<PathBuf, PathBuf>,
-    /// Small files with the text given here, by place.
-    pub texts: BTreeMap<PathBuf, String>,
-    /// Symbolic links, place to target.
-    pub symlinks: BTreeMap<PathBuf, PathBuf>,
-    /// Empty directories, place to mode.
-    pub directories: BTreeMap<PathBuf, Mode>,
-}
-
-/// Why a store path is needed.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Root {
-    /// It is asked for, and is there with its closure.
-    Whole(StorePath),
-    /// Its content is moved to another place. What it refers to is there; it is at its own place only if it refers to
-    /// itself.
-    Moved(StorePath),
-    /// A text names it. As for Nix itself, its hash is what counts, and a text can name what is no dependency: then Nix
-    /// does not know it.
-    Mentioned(StorePath),
-}
-
-impl Root {
-    /// The store path.
-    #[must_use]
-    pub const fn path(&self) -> &StorePath {
-        match self {
-            Self::Whole(path) | Self::Moved(path) | Self::Mentioned(path) => path,
-        }
-    }
-}
-
 /// A model as an image names it: built before, or described in place.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -345,7 +303,7 @@ impl ImageSpec {
         }
         check_max_layers(at, self.max_layers)?;
         self.config.check().map_err(|(key, message)| wrong(format!("{at}config{key}"), message))?;
-        self.content.check(at, &self.store_dir)?;
+        self.content.check(&self.store_dir).map_err(|(key, message)| wrong(format!("{at}content{key}"), message))?;
         check_perms(at, &self.perms)?;
         self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
     }
@@ -371,7 +329,7 @@ impl ModelSpec {
             return Err(wrong(format!("{at}files"), format!("model '{}' needs either 'files' or 'source'", self.name)));
         }
         if let Some(source) = &self.source {
-            check_source(&format!("{at}source"), source)?;
+            check_source("source", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
         }
         if !is_place(&self.mount_path) {
             let message = format!("'{}' is not an absolute path without '..'", self.mount_path.display());
@@ -384,7 +342,7 @@ impl ModelSpec {
                     format!("'{}' is not a relative path below mountPath", place.display()),
                 ));
             }
-            check_source(&format!("{at}files"), source)?;
+            check_source("files", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
         }
         Ok(())
     }
@@ -414,7 +372,7 @@ impl LayerSpec {
     fn check(&self) -> Result<(), SpecError> {
         check_max_layers("", self.max_layers)?;
         check_perms("", &self.perms)?;
-        self.content.check("", &self.store_dir)
+        self.content.check(&self.store_dir).map_err(|(key, message)| wrong(format!("content{key}"), message))
     }
 }
 
@@ -430,85 +388,6 @@ fn check_perms(at: &str, perms: &[Perm]) -> Result<(), SpecError> {
         let bad = |message| format!("'{}' is not a regular expression: {message}", perm.regex);
         perm.compile().map(drop).map_err(|message| wrong(format!("{at}perms[{n}].regex"), bad(message)))
     })
-}
-
-fn is_place(path: &Path) -> bool {
-    path.is_absolute() && !path.components().any(|part| part == std::path::Component::ParentDir)
-}
-
-fn check_source(key: &str, source: &Path) -> Result<(), SpecError> {
-    if is_place(source) {
-        return Ok(());
-    }
-    Err(wrong(key, format!("'{}' is not an absolute path without '..'", source.display())))
-}
-
-impl Content {
-    fn check(&self, at: &str, store: &StoreDir) -> Result<(), SpecError> {
-        for (key, paths) in [("deps", &self.deps), ("contents", &self.contents)] {
-            for path in paths {
-                store.parse(&path.to_string_lossy()).map_err(|e| wrong(format!("{at}content.{key}"), e.to_string()))?;
-            }
-        }
-        self.copy_to_root.iter().try_for_each(|path| check_source(&format!("{at}content.copyToRoot"), path))?;
-        self.files.values().try_for_each(|path| check_source(&format!("{at}content.files"), path))?;
-        let places = [
-            ("files", self.files.keys().collect::<Vec<_>>()),
-            ("texts", self.texts.keys().collect()),
-            ("symlinks", self.symlinks.keys().collect()),
-            ("directories", self.directories.keys().collect()),
-        ];
-        let bad = |place: &&PathBuf| !is_place(place) || place.parent().is_none();
-        match places.iter().find_map(|(key, places)| Some((key, *places.iter().find(|place| bad(place))?))) {
-            None => Ok(()),
-            Some((key, place)) => {
-                let message = format!(
-                    "'{}' is not a place in an image: expected an absolute path below /, without '..'",
-                    place.display()
-                );
-                Err(wrong(format!("{at}content.{key}"), message))
-            }
-        }
-    }
-
-    /// The store paths that it needs.
-    #[must_use]
-    pub fn roots(&self, store: &StoreDir) -> Vec<Root> {
-        let text = |path: &PathBuf| path.to_string_lossy().into_owned();
-        let whole = self.deps.iter().chain(&self.contents);
-        let whole = whole.filter_map(|path| Some(Root::Whole(store.parse(&text(path)).ok()?)));
-        let moved = self.copy_to_root.iter().chain(self.files.values());
-        let moved = moved.filter_map(|path| Some(Root::Moved(store.parse_inside(&text(path)).ok()?.0)));
-        let mentioned = self.symlinks.values().map(text).chain(self.texts.values().cloned());
-        let mentioned = mentioned.flat_map(|text| store.scan(&text)).map(Root::Mentioned);
-        whole.chain(moved).chain(mentioned).collect()
-    }
-
-    /// What the root layer is made of.
-    #[must_use]
-    pub fn root_inputs(&self) -> Vec<Input> {
-        let mut inputs: Vec<Input> = Vec::new();
-        // Sorted, because an image's history tells them: the order in a spec says nothing.
-        let sorted = |paths: &'_ [PathBuf]| paths.iter().cloned().collect::<BTreeSet<_>>();
-        inputs.extend(sorted(&self.contents).into_iter().map(|source| Input::Links { source }));
-        inputs.extend(
-            sorted(&self.copy_to_root)
-                .into_iter()
-                .map(|source| (PathBuf::from("/"), source))
-                .chain(self.files.iter().map(|(target, source)| (target.clone(), source.clone())))
-                .map(|(target, source)| Input::Copy { source: source.clone(), target, follow: None, nar_hash: None }),
-        );
-        inputs.extend(self.texts.iter().map(|(path, text)| Input::Text {
-            path: path.clone(),
-            text: text.clone(),
-            mode: Mode(0o644),
-        }));
-        inputs.extend(
-            self.symlinks.iter().map(|(path, target)| Input::Symlink { path: path.clone(), target: target.clone() }),
-        );
-        inputs.extend(self.directories.iter().map(|(path, mode)| Input::Directory { path: path.clone(), mode: *mode }));
-        inputs
-    }
 }
 
 impl ImageSpec {

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 
 use super::failure::{Environment, Usage};
 use crate::closure::ClosureGraph;
-use crate::spec::{ImageSpec, Root, Spec};
+use crate::content::Root;
+use crate::spec::{ImageSpec, Spec};
 use crate::store::{StoreDir, StorePath};
 
 /// The graph that a spec needs; empty where it names no store path.

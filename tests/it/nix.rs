@@ -196,3 +196,85 @@ fn an_optimised_store_and_a_stack_give_the_same_digests() {
     run_ok(Command::new("unshare").args(["--mount", "sh", "-c", &optimise]).args(arguments).current_dir(env.path("")));
     assert_eq!(digest(&env.path("optimised")), before, "with equal files hard-linked");
 }
+
+/// A package with these commands as its build script.
+fn package(name: &str, script: &str) -> String {
+    format!(
+        "(derivation {{ name = \"{name}\"; system = builtins.currentSystem; builder = \"/bin/sh\"; PATH = \"/bin:/usr/bin\"; \
+         args = [ \"-c\" ''{script}'' ]; }})"
+    )
+}
+
+/// `tar -tv` of a layer of an image, links with their targets.
+fn listing(image: &Path, layer: usize) -> String {
+    let env = Env::new();
+    env.ok(["export", image.to_str().unwrap(), "--format", "oci", "--output", "oci"]);
+    let digest =
+        json(&image.join("image.json"))["platforms"][0]["layers"][layer]["digest"].as_str().unwrap().to_owned();
+    run_ok(Command::new("tar").arg("-tvf").arg(env.path("oci/blobs/sha256").join(&digest[7..])))
+}
+
+#[test]
+fn links_to_directories_are_merged_like_directories() {
+    let one = package("one-1", "mkdir -p $out/bin $out/nix-support; echo 1 > $out/bin/one; ln -s bin $out/sbin");
+    let two = package("two-1", "mkdir -p $out/bin $out/nix-support; echo 2 > $out/bin/two; ln -s bin $out/sbin");
+    let image = build(&format!(r#"w.buildImage {{ name = "a"; contents = [ {one} {two} ]; }}"#)).unwrap();
+    let layer = listing(&image, 1);
+    for entry in
+        ["bin/one -> /nix/store/", "bin/two -> /nix/store/", "sbin/one -> /nix/store/", "sbin/two -> /nix/store/"]
+    {
+        assert!(layer.contains(entry), "{entry}: {layer}");
+    }
+    assert!(!layer.contains("nix-support"), "{layer}");
+    // Alone, a link stays a link.
+    let alone = build(&format!(r#"w.buildImage {{ name = "a"; contents = [ {one} ]; }}"#)).unwrap();
+    assert!(listing(&alone, 1).contains(" sbin -> /nix/store/"));
+}
+
+#[test]
+fn a_layer_brings_the_layers_that_it_lies_on() {
+    let image = build(
+        r#"let low = w.buildLayer { name = "low"; deps = [ pkgs.glibc ]; }; high = w.buildLayer { name = "high"; deps = [ pkgs.openssl ]; layers = [ low ]; };
+        in w.buildImage { name = "a"; layers = [ high ]; deps = [ pkgs.openssl ]; mountPoints = false; }"#,
+    )
+    .unwrap();
+    let layers = json(&image.join("image.json"))["platforms"][0]["layers"].clone();
+    let whys: Vec<&str> = layers.as_array().unwrap().iter().map(|layer| layer["why"].as_str().unwrap()).collect();
+    assert_eq!(whys, ["built by itself, as 'low'", "built by itself, as 'high'"], "and nothing is there twice");
+}
+
+#[test]
+fn a_model_does_not_follow_a_link_out_of_the_store() {
+    let model = package("model", "mkdir $out; ln -s /etc/hostname $out/m.gguf");
+    let error = build(&format!(r#"w.buildModel {{ name = "m"; src = {model}; }}"#)).unwrap_err();
+    assert!(error.contains("/m.gguf leads to /etc/hostname, which is not below /nix/store;"), "{error}");
+    let inside = package("model", "mkdir $out; echo weights > $out/real; ln -s real $out/m.gguf");
+    let image = build(&format!(r#"w.buildModel {{ name = "m"; src = {inside}; }}"#)).unwrap();
+    let layer = listing(&image, 0);
+    assert!(layer.lines().any(|line| line.starts_with("-r--r--r--") && line.ends_with("models/m.gguf")), "{layer}");
+}
+
+#[test]
+fn a_stack_takes_an_index_as_it_is() {
+    let env = Env::new();
+    let model = env.write("m.gguf", vec![7; 2_000_000]);
+    let stack = build(&format!(
+        r#"let m = w.buildModel {{ name = "m"; files."m.gguf" = {}; }};
+        i = architecture: w.buildImage {{ name = "app"; models = [ m ]; inherit architecture; }};
+        in w.buildStack {{ images = [ (w.buildIndex {{ name = "app"; images = [ (i "amd64") (i "arm64") ]; }}) (w.buildImage {{ name = "b"; }}) ]; }}"#,
+        model.display()
+    ))
+    .unwrap();
+    let json = json(&stack.join("stack.json"));
+    let images: Vec<[&str; 2]> = json["images"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|image| [&image["archive"], &image["platform"]].map(|value| value.as_str().unwrap()))
+        .collect();
+    let host = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
+    assert_eq!(images, [["images/app.tar", "linux/amd64"], ["images/app.tar", "linux/arm64"], ["images/b.tar", host]]);
+    assert!(std::fs::metadata(stack.join("images/app.tar")).unwrap().len() < 100_000, "without the model");
+    let script = std::fs::read_to_string(stack.join("load.sh")).unwrap();
+    assert_eq!(script.matches("images/app.tar").count(), 1);
+}

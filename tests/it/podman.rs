@@ -288,3 +288,24 @@ fn stock_tools_say_what_windlass_said() {
         fs::remove_dir_all(&blobs).unwrap();
     }
 }
+
+#[test]
+fn the_same_bytes_under_another_tag_are_tagged_and_not_loaded() {
+    let podman = Podman::new();
+    let stack = |tag: &str| {
+        crate::nix::build(&format!(
+            r#"w.buildStack {{ images = [ (w.buildImage {{ name = "web"; tag = "{tag}"; texts."/v" = "1"; }}) ]; }}"#
+        ))
+        .unwrap()
+    };
+    let load = |tag: &str| {
+        // By a relative path, through a link, and with a name.
+        std::os::unix::fs::symlink(stack(tag), podman.env.path(tag)).unwrap();
+        let mut command = podman.command("sh");
+        run_ok(command.args([&format!("{tag}/load.sh"), "web"]).current_dir(podman.env.path("")))
+    };
+    assert!(load("1").ends_with("1 loaded, 0 present\n"));
+    assert!(load("2").ends_with("0 loaded, 1 present\n"));
+    podman.run(&["image", "exists", "localhost/web:1"]);
+    podman.run(&["image", "exists", "localhost/web:2"]);
+}
