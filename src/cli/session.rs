@@ -90,7 +90,9 @@ fn draw(verb: &'static str, progress: &Progress, done: &AtomicBool) {
         if elapsed < Duration::from_secs(1) {
             continue;
         }
-        bar.set_draw_target(ProgressDrawTarget::stderr());
+        if bar.is_hidden() {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
         let (now, all) = (progress.done(), progress.expected());
         let rate = u128::from(now) * 1000 / elapsed.as_millis().max(1);
         bar.set_length(all.max(now));
