@@ -114,19 +114,16 @@ impl Staging {
             sync_tree(&self.path)?;
         }
         file.sync_all().at("sync", &self.path)?;
-        let renamed = match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE) {
+        match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE) {
+            Ok(()) => self.lock = None,
             // A directory cannot be renamed over a full one: swap them, and let `drop` remove the old one.
-            Err(Errno::EXIST) => renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE),
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                fs::rename(&self.path, &self.target).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+            Err(Errno::EXIST) => {
+                renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE).at("replace", &self.target)?;
             }
-            result => {
-                result.at("rename", &self.target)?;
-                self.lock = None;
-                Ok(())
-            }
-        };
-        renamed.at("replace", &self.target)?;
+            // A file system that knows neither of the two.
+            Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&self.path, &self.target).at("rename", &self.target)?,
+            Err(error) => return Err(error).at("rename", &self.target),
+        }
         let parent = parent_of(&self.target);
         File::open(&parent).and_then(|parent| parent.sync_all()).at("sync", &parent)
     }
@@ -196,8 +193,8 @@ pub fn free_space(path: &Path) -> Result<u64, WriteError> {
 
 /// How far the bytes of a layer are compared with its digest while they are written. See the [module](self).
 ///
-/// The Nix store vouches for a file with the modification time and mode that Nix gives it (1, not writable): whoever
-/// has written to it since has changed at least the time. What a disk does by itself only [`Verify::Always`] finds.
+/// The Nix store vouches for a file of it that still has the modification time and mode that Nix gives (1, not
+/// writable): Nix alone writes there. What a disk does by itself only [`Verify::Always`] finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
     /// Unless data is shared for which the Nix store vouches.
@@ -309,8 +306,8 @@ impl<'p> Output<'p> {
     }
 }
 
-/// Whether a file is as Nix leaves the files of its store.
-fn is_vouched_for(file: &File) -> bool {
+/// Whether a file of the Nix store is as Nix has left it: at time 1 and not writable.
+fn is_untouched(file: &File) -> bool {
     file.metadata().is_ok_and(|metadata| metadata.mtime() == 1 && metadata.mode() & 0o222 == 0)
 }
 
@@ -323,7 +320,7 @@ impl Sink for Output<'_> {
         if self.buffer.len() >= CHUNK { self.flush() } else { Ok(()) }
     }
 
-    fn file(&mut self, file: &File, size: u64) -> Result<(), PipeError> {
+    fn file(&mut self, file: &File, size: u64, in_store: bool) -> Result<(), PipeError> {
         if size < ALIGN_FROM {
             let progress = self.progress;
             return fan_out(file, size, vec![Box::new(|chunk| self.bytes(chunk))], progress);
@@ -337,7 +334,8 @@ impl Sink for Output<'_> {
             } else {
                 self.progress.count_written(size);
             }
-            let trusted = self.verify == Verify::Never || (self.verify == Verify::Auto && is_vouched_for(file));
+            let trusted =
+                self.verify == Verify::Never || (self.verify == Verify::Auto && in_store && is_untouched(file));
             if self.whole.is_none() && trusted {
                 self.blob = None;
                 return Ok(());
@@ -418,7 +416,7 @@ mod tests {
             output.bytes(b"head").unwrap();
             output.begin_blob();
             output.bytes(b"pad").unwrap();
-            output.file(&File::open(&source).unwrap(), data.len() as u64).unwrap();
+            output.file(&File::open(&source).unwrap(), data.len() as u64, false).unwrap();
             let blob = output.end_blob();
             output.bytes(b"tail").unwrap();
             assert_eq!(output.offset(), data.len() as u64 + 11);

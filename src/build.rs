@@ -13,7 +13,7 @@ use crate::blobs::{At, Output, Verify, WriteError};
 use crate::closure::ClosureGraph;
 use crate::config::Config;
 use crate::digest::Digest;
-use crate::image::{self, About, Layer, LayerRecord};
+use crate::image::{self, About, Layer, LayerKind, LayerRecord};
 use crate::layer::{LayerError, Recipe, digest_of, measure};
 use crate::layout::{Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed, read_layers};
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
@@ -85,7 +85,7 @@ pub fn image(
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<Image, BuildError> {
-    let models = models(&spec.models, blobs, progress)?;
+    let models = models(&spec.models, graph, blobs, progress)?;
     let mut plans = plan::plan_images(graph, vec![request(spec, &models)?])?;
     let plan = plans.remove(0);
     let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
@@ -96,13 +96,18 @@ pub fn image(
 ///
 /// # Errors
 /// See [`BuildError`].
-pub fn model(spec: &ModelSpec, blobs: Option<Blobs<'_>>, progress: &Progress) -> Result<Image, BuildError> {
-    let planned = new_model(spec)?.layer;
+pub fn model(
+    spec: &ModelSpec,
+    graph: &ClosureGraph,
+    blobs: Option<Blobs<'_>>,
+    progress: &Progress,
+) -> Result<Image, BuildError> {
+    let planned = new_model(spec, graph)?.layer;
     let layers = make(&[&planned], blobs, progress)?;
     model_image(spec, &Layer { record: layers[&planned.recipe].clone(), recipe: planned.recipe })
 }
 
-fn new_model(spec: &ModelSpec) -> Result<PlannedModel, BuildError> {
+fn new_model(spec: &ModelSpec, graph: &ClosureGraph) -> Result<PlannedModel, BuildError> {
     let mut listing = None;
     if let Some(source) = spec.source.as_ref().filter(|source| source.is_dir()) {
         let names =
@@ -111,7 +116,9 @@ fn new_model(spec: &ModelSpec) -> Result<PlannedModel, BuildError> {
         names.sort();
         listing = Some(names);
     }
-    Ok(PlannedModel::new(spec, spec.inputs(listing.as_deref()), 0))
+    let mut inputs = spec.inputs(listing.as_deref());
+    plan::name_hashes(&mut inputs, graph, &spec.store_dir);
+    Ok(PlannedModel::new(spec, inputs, 0))
 }
 
 /// Builds layers by themselves; what comes back begins with the layers that they lie on.
@@ -133,7 +140,7 @@ pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Re
 /// See [`BuildError`].
 pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
     let sources = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models);
-    let models = models(&sources.cloned().collect::<Vec<_>>(), None, progress)?;
+    let models = models(&sources.cloned().collect::<Vec<_>>(), graph, None, progress)?;
     // By name: the order in the spec is not part of what a stack is.
     let mut specs: Vec<&ImageSpec> = spec.images.iter().collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -150,9 +157,17 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
         {
             return unfit(format!("has the name of another image of the stack, {}", other.summary.reference));
         }
-        let mut named = built.summary.platforms.iter().flat_map(|platform| &platform.models);
-        if let Some(model) = named.find(|model| !models.contains_key(*model)) {
-            return unfit(format!("has model '{model}', which is not a model of the stack; add it to 'models'"));
+        if built.summary.kind == ImageKind::Model {
+            return unfit("is a model; name it in 'models'".to_owned());
+        }
+        let weights = built.summary.layers().into_iter().filter(|layer| layer.kind == LayerKind::Model);
+        let known = |layer: &&LayerRecord| models.values().any(|model| model.layer.record.digest == layer.digest);
+        if let Some(layer) = weights.into_iter().find(|layer| !known(layer)) {
+            return unfit(format!(
+                "has the model layer '{}' ({}), which no model of the stack has",
+                layer.title,
+                layer.digest.short()
+            ));
         }
         images.push(built);
     }
@@ -166,17 +181,18 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
 /// See [`BuildError`].
 pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePlan>, BuildError> {
     let request = |spec: &ImageSpec| {
-        let models = spec.models.iter().map(planned_model).collect::<Result<_, BuildError>>()?;
+        let models =
+            spec.models.iter().map(|source| planned_model(source, graph)).collect::<Result<_, BuildError>>()?;
         Ok(ImageRequest { layers: read_all_layers(&spec.layers)?, spec: spec.clone(), models })
     };
     let requests = specs.iter().map(request).collect::<Result<_, BuildError>>()?;
     Ok(plan::plan_images(graph, requests)?)
 }
 
-fn planned_model(source: &ModelSource) -> Result<PlannedModel, BuildError> {
+fn planned_model(source: &ModelSource, graph: &ClosureGraph) -> Result<PlannedModel, BuildError> {
     match source {
         ModelSource { spec: Some(spec), .. } => {
-            let mut planned = new_model(spec)?;
+            let mut planned = new_model(spec, graph)?;
             let failed = |source| BuildError::Layer { title: spec.name.clone(), source };
             planned.size = measure(&planned.layer.recipe).map_err(failed)?;
             Ok(planned)
@@ -198,6 +214,7 @@ struct Model {
 /// Reads or builds every model, each once.
 fn models(
     sources: &[ModelSource],
+    graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<BTreeMap<String, Model>, BuildError> {
@@ -206,7 +223,7 @@ fn models(
     for source in sources {
         let (name, model) = match source {
             ModelSource { spec: Some(spec), .. } => {
-                let planned = new_model(spec)?.layer;
+                let planned = new_model(spec, graph)?.layer;
                 if !built.contains_key(&planned.recipe) {
                     built.extend(make(&[&planned], blobs, progress)?);
                 }

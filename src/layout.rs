@@ -394,7 +394,7 @@ impl ImageDir {
 fn copy_blob(path: &Path, record: &LayerRecord, output: &mut Output<'_>) -> Result<(), LayoutError> {
     let reading = |source| LayoutError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(reading)?;
-    output.file(&file, record.size).map_err(|error| match error {
+    output.file(&file, record.size, false).map_err(|error| match error {
         PipeError::Read(source) => reading(source),
         PipeError::Write(source) => output.failed(source).into(),
     })

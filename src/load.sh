@@ -1,6 +1,7 @@
 #!/bin/sh
 # Loads this stack into Podman, models first, without a registry and without a network.
-# Needs a POSIX shell and podman; $PODMAN_ARGS goes before each of Podman's verbs (--root DIR, for example).
+# Needs a POSIX shell and podman; $PODMAN_ARGS goes before each of Podman's verbs (--root /DIR, for example; absolute
+# paths, as this script changes to its own directory).
 # Names given as arguments load only these images and models. What is there already is not read again.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")"
@@ -25,14 +26,20 @@ wanted() {
     case " $only " in *" $1 "*) return 0 ;; *) return 1 ;; esac
 }
 
+# tagged REF NAME@DIGEST: whether both are the same image
+tagged() {
+    ids=$(run image inspect --format '{{.Id}}' "$1" "$2" 2>/dev/null) || return 1
+    [ "$(printf '%s\n' "$ids" | sort -u | wc -l)" -eq 1 ]
+}
+
 # load KIND NAME REF NAME@DIGEST FILE [MODEL MODEL@DIGEST]…: the archive of an image leaves out the weights of its models
 load() {
     wanted "$2" || return 0
     kind=$1 name=$2 ref=$3 image=$4 file=$5
     shift 5
     if run image exists "$image"; then
-        # The same bytes can have been loaded under another tag.
-        run image exists "$ref" || run tag "$image" "$ref"
+        # The same bytes can have been loaded under another tag, or the tag have been moved since.
+        tagged "$ref" "$image" || run tag "$image" "$ref"
         echo "$kind $name: present"
         present=$((present + 1))
         return 0
@@ -44,7 +51,7 @@ load() {
     done
     echo "$kind $name: loading $file"
     run load --quiet --input "$file"
-    if ! run image exists "$image" || ! run image exists "$ref"; then
+    if ! run image exists "$image" || ! tagged "$ref" "$image"; then
         fail 4 "$kind $name: podman said that $file is loaded, but has no $image"
     fi
     loaded=$((loaded + 1))

@@ -8,7 +8,7 @@
 //! The plan reads no file. Reproducibility: a function of the specs and of the closure graph.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::closure::{ClosureError, ClosureGraph};
 use crate::content::{Content, Root};
@@ -89,10 +89,22 @@ impl Planned {
         Self { kind, title, why, recipe: layer.recipe, built: Some(layer.record) }
     }
 
-    /// The host paths that its bytes come from.
+    /// The store paths that its bytes come from, and the host paths that are in none.
     #[must_use]
     pub fn owners(&self) -> Vec<String> {
-        self.recipe.sources().into_iter().map(|path| path.display().to_string()).collect()
+        let is_store_path = |path: &&Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| StorePath::from_base_name(name).is_ok())
+        };
+        let mut owners: Vec<String> = Vec::new();
+        for source in self.recipe.sources() {
+            let owner = source.ancestors().filter(is_store_path).last().unwrap_or(source);
+            let owner = owner.display().to_string();
+            if !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        owners
     }
 }
 
@@ -279,6 +291,17 @@ fn closure_layer(graph: &ClosureGraph, store: &StoreDir, part: &Part, why: Strin
     Planned { kind: LayerKind::Closure, title, why, recipe, built: None }
 }
 
+/// Notes what Nix recorded of the store paths that are moved, to name the one at fault when bytes no longer match.
+pub(crate) fn name_hashes(inputs: &mut [Input], graph: &ClosureGraph, store: &StoreDir) {
+    for input in inputs {
+        if let Input::Copy { source, nar_hash, .. } = input
+            && let Ok(path) = store.parse(&source.to_string_lossy())
+        {
+            *nar_hash = graph.get(&path).map(|info| info.nar_hash);
+        }
+    }
+}
+
 fn title(first: &str, count: usize) -> String {
     if count > 1 { format!("{first} and {} more", count - 1) } else { first.to_owned() }
 }
@@ -289,13 +312,7 @@ fn root_layer(
     (name, content, mount_points, perms): (&str, &Content, bool, &[Perm]),
 ) -> Result<Option<Planned>, PlanError> {
     let mut inputs = content.root_inputs();
-    for input in &mut inputs {
-        if let Input::Copy { source, nar_hash, .. } = input
-            && let Ok(path) = store.parse(&source.to_string_lossy())
-        {
-            *nar_hash = graph.get(&path).map(|info| info.nar_hash);
-        }
-    }
+    name_hashes(&mut inputs, graph, store);
     let what: Vec<&str> = [
         ("links", content.contents.is_empty() && content.symlinks.is_empty()),
         ("files", content.copy_to_root.is_empty() && content.files.is_empty() && content.texts.is_empty()),

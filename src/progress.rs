@@ -38,7 +38,7 @@ impl Progress {
         self.written.fetch_add(bytes, Relaxed);
     }
 
-    /// Counts bytes that two files now share (reflink), neither read nor written.
+    /// Counts bytes that two files now share (reflink): not written, and read only where they are compared.
     pub fn count_cloned(&self, bytes: u64) {
         self.cloned.fetch_add(bytes, Relaxed);
     }
@@ -65,7 +65,7 @@ impl Progress {
 
     /// Bytes worked on so far, to compare with [`expected`](Self::expected).
     pub fn done(&self) -> u64 {
-        self.read().max(self.written()) + self.cloned()
+        self.read().max(self.written() + self.cloned())
     }
 
     /// Asks every thread of the job to stop at the next chunk.

@@ -370,6 +370,7 @@ impl ModelSpec {
 
 impl LayerSpec {
     fn check(&self) -> Result<(), SpecError> {
+        full_name(&self.name)?;
         check_max_layers("", self.max_layers)?;
         check_perms("", &self.perms)?;
         self.content.check(&self.store_dir).map_err(|(key, message)| wrong(format!("content{key}"), message))

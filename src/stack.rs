@@ -54,6 +54,9 @@ pub struct StackImage {
     pub platform: Platform,
     /// Digest of the manifest.
     pub digest: Digest,
+    /// Digest of the index, for one of several platforms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_digest: Option<Digest>,
     /// Digest of the config.
     pub config_digest: Digest,
     /// Its archive; not in a lean stack.
@@ -145,6 +148,7 @@ fn describe(images: &[&Summary], models: &[(&str, &Summary)], form: Form) -> Sta
             reference: summary.reference.clone(),
             platform: platform.platform.clone(),
             digest: platform.digest,
+            index_digest: (summary.digest != platform.digest).then_some(summary.digest),
             config_digest: platform.config_digest,
             archive: archive.clone(),
             directory: directory.clone(),
@@ -318,7 +322,8 @@ fn load_script(stack: &StackJson) -> String {
     }
     let mut previous = "";
     for image in &stack.images {
-        let StackImage { name, reference, digest, archive, models, .. } = image;
+        let StackImage { name, reference, archive, models, .. } = image;
+        let digest = image.index_digest.unwrap_or(image.digest);
         // The platforms of an index share one archive.
         if previous == reference {
             continue;
@@ -328,7 +333,7 @@ fn load_script(stack: &StackJson) -> String {
         let needs = stack.models.iter().filter(|model| models.contains(&model.name));
         let needs = needs.map(|model| format!(" {} {}", model.name, by_digest(&model.reference, model.digest)));
         let needs: String = needs.collect();
-        lines.push(format!("load image {name} {reference} {} {}{needs}", by_digest(reference, *digest), file(archive)));
+        lines.push(format!("load image {name} {reference} {} {}{needs}", by_digest(reference, digest), file(archive)));
     }
     include_str!("load.sh").replace("@NAMES@", &names.join(" ")).replace("@LOADS@", &lines.join("\n"))
 }

@@ -13,7 +13,7 @@
 #     config.Cmd = [ "${pkgs.redis}/bin/redis-server" ];
 #   }
 internal:
-{
+args@{
   # Name; `localhost/` is put before it when it names no registry.
   name,
   # Tag; by default derived from everything in the image. Floating tags (latest, main, …) are refused.
@@ -91,17 +91,7 @@ internal.build {
         else
           ""
       );
-    content = internal.content {
-      inherit
-        deps
-        contents
-        copyToRoot
-        files
-        texts
-        symlinks
-        directories
-        ;
-    };
+    content = internal.content (builtins.intersectAttrs (builtins.functionArgs internal.content) args);
     perms = map internal.perm perms;
     layers = map internal.path layers;
     models = map (model: { built = internal.path model; }) models;

@@ -6,7 +6,7 @@
 #   base = buildLayer { name = "base"; deps = [ pkgs.glibc pkgs.cacert ]; };
 #   app = buildImage { name = "app"; layers = [ base ]; config.Cmd = [ "${app}/bin/app" ]; };
 internal:
-{
+args@{
   # Name, for tables and history.
   name ? "layer",
   # Packages that are there with their closures.
@@ -32,17 +32,7 @@ internal.build {
   spec = {
     inherit name maxLayers;
     storeDir = builtins.storeDir;
-    content = internal.content {
-      inherit
-        deps
-        contents
-        copyToRoot
-        files
-        texts
-        symlinks
-        directories
-        ;
-    };
+    content = internal.content (builtins.intersectAttrs (builtins.functionArgs internal.content) args);
     perms = map internal.perm perms;
     layers = map internal.path layers;
   };

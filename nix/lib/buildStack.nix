@@ -23,6 +23,7 @@ internal:
 let
   inherit (builtins) attrValues listToAttrs map;
   byName = key: values: listToAttrs (map (value: { name = value.${key}; inherit value; }) values);
+  wrong = builtins.filter (image: image.imageKind != "image" && image.imageKind != "index") images;
   ofKind = kind: builtins.filter (image: image.imageKind == kind) images;
   planned = ofKind "image";
   allModels = byName "modelName" (builtins.concatMap (image: image.models) images ++ models);
@@ -56,6 +57,9 @@ let
     };
   };
 in
+if wrong != [ ] then
+  throw "buildStack: ${(builtins.head wrong).imageName} is a ${(builtins.head wrong).imageKind}; `images` are from buildImage or buildIndex, models go in `models`"
+else
 archives
 // {
   inherit lean;

@@ -7,6 +7,7 @@
 let
   inherit (builtins)
     baseNameOf
+    compareVersions
     elemAt
     head
     isList
@@ -14,6 +15,7 @@ let
     listToAttrs
     mapAttrs
     match
+    nixVersion
     replaceStrings
     split
     substring
@@ -41,9 +43,9 @@ let
         windlass = action;
       }
       // (if closureOf == [ ] then { } else { exportReferencesGraph.closure = closureOf; })
-      # Nix 2.17 and later know this; for earlier ones an archive keeps alive what it was made from.
+      # Nix knows this from 2.17 on; with an earlier one an archive keeps alive what it was made from.
       // (
-        if selfContained then
+        if selfContained && compareVersions nixVersion "2.17" >= 0 then
           {
             unsafeDiscardReferences = listToAttrs (
               map (name: {

@@ -116,7 +116,7 @@ pub(super) fn write(
     let blobs = full.then_some(Blobs { folder: &folder });
     match spec {
         Spec::Image(spec) => build::image((**spec).clone(), graph, blobs, progress)?.write_lean(directory, progress)?,
-        Spec::Model(spec) => build::model(spec, blobs, progress)?.write_lean(directory, progress)?,
+        Spec::Model(spec) => build::model(spec, graph, blobs, progress)?.write_lean(directory, progress)?,
         Spec::Index(spec) => build::index(spec)?.write_lean(directory, progress)?,
         Spec::Layer(spec) => write_layers(directory, &spec.name, &build::layers(spec, graph, progress)?, progress)?,
         Spec::Stack(spec) => write_lean(&build::stack(spec, graph, progress)?, directory, progress)?,

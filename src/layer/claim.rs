@@ -42,6 +42,10 @@ pub(super) struct Claim<'a> {
     what: What<'a>,
     /// Gives way to any claim that is not weak.
     pub(super) weak: bool,
+    /// Whether it comes from the Nix store, whose files nobody writes to.
+    pub(super) in_store: bool,
+    /// The directories that links were followed from and to on the way here: coming back to one would have no end.
+    trail: Vec<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -60,14 +64,23 @@ pub(super) enum How<'a> {
     Copy,
     /// With links followed that stay below this directory.
     Follow(&'a Path),
-    /// Directories as directories, everything else as a link to its place.
-    Link,
+    /// Directories as directories, everything else as a link to its place; this is the store that links stay in.
+    Link(&'a Path),
+}
+
+/// A directory on the host.
+#[derive(Clone)]
+pub(super) struct HostDirectory<'a> {
+    pub(super) path: PathBuf,
+    pub(super) how: How<'a>,
+    /// See [`Claim::trail`].
+    pub(super) trail: Vec<PathBuf>,
 }
 
 /// What one claim turns out to be.
 pub(super) enum Seen<'a> {
     /// A directory: with a mode that was asked for, or one on the host.
-    Directory(Option<Mode>, Option<(PathBuf, How<'a>)>),
+    Directory(Option<Mode>, Option<HostDirectory<'a>>),
     /// A link with this target.
     Symlink(Vec<u8>),
     /// A regular file.
@@ -80,13 +93,15 @@ impl<'a> Node<'a> {
     /// Adds the claims of one input.
     pub(super) fn plant(&mut self, input: &'a Input) -> Result<(), LayerError> {
         let host = |path: &Path, how| What::Host(path.to_owned(), how, None);
-        let (place, input, what) = match input {
+        let (place, name, what) = match input {
             Input::StorePath { path, .. } => (path.as_path(), path, host(path, How::Copy)),
             Input::Copy { source, target, follow, .. } => {
                 let how = follow.as_deref().map_or(How::Copy, How::Follow);
                 (target.as_path(), source, host(source, how))
             }
-            Input::Links { source } => (Path::new("/"), source, host(source, How::Link)),
+            Input::Links { source } => {
+                (Path::new("/"), source, host(source, How::Link(source.parent().unwrap_or(source))))
+            }
             Input::Directory { path, mode } => (path.as_path(), path, What::Directory(*mode)),
             Input::Symlink { path, target } => (path.as_path(), path, What::Symlink(target.as_os_str().as_bytes())),
             Input::Text { path, text, mode } => (path.as_path(), path, What::Text(text, *mode)),
@@ -95,12 +110,20 @@ impl<'a> Node<'a> {
                 let files = MOUNT_FILES.map(|path| (path, What::Text("", Mode(0o644))));
                 let links = MOUNT_LINKS.map(|(path, target)| (path, What::Symlink(target.as_bytes())));
                 for (path, what) in directories.into_iter().chain(files).chain(links) {
-                    self.claim(Path::new(path), Claim { input: Path::new(path), what, weak: true })?;
+                    let input = Path::new(path);
+                    self.claim(input, Claim { input, what, weak: true, in_store: false, trail: Vec::new() })?;
                 }
                 return Ok(());
             }
         };
-        self.claim(place, Claim { input, what, weak: false })
+        let in_store = match input {
+            Input::StorePath { .. } => true,
+            Input::Copy { nar_hash, follow, .. } => {
+                nar_hash.is_some() || follow.as_ref().is_some_and(|within| within.parent().is_some())
+            }
+            _ => false,
+        };
+        self.claim(place, Claim { input: name, what, weak: false, in_store, trail: Vec::new() })
     }
 
     fn claim(&mut self, place: &Path, mut claim: Claim<'a>) -> Result<(), LayerError> {
@@ -142,9 +165,10 @@ pub(super) fn components(place: &Path) -> Result<Vec<&[u8]>, LayerError> {
 }
 
 impl<'a> Claim<'a> {
-    /// The claim of an entry that a directory listing told.
-    pub(super) fn of_entry(input: &'a Path, path: PathBuf, how: How<'a>, known: FileType) -> Self {
-        Self { input, what: What::Host(path, how, Some(known)), weak: false }
+    /// The claim of an entry of this claim's directory, as the listing told it.
+    pub(super) fn of_entry(&self, trail: &[PathBuf], path: PathBuf, how: How<'a>, known: FileType) -> Self {
+        let what = What::Host(path, how, Some(known));
+        Self { input: self.input, what, weak: false, in_store: self.in_store, trail: trail.to_vec() }
     }
 
     /// Looks at the host.
@@ -160,27 +184,66 @@ impl<'a> Claim<'a> {
             Some(kind) => kind,
             None => fs::symlink_metadata(path).map_err(reading)?.file_type(),
         };
-        match (how, kind.is_symlink()) {
-            (How::Copy, true) => Ok(Seen::Symlink(fs::read_link(path).map_err(reading)?.into_os_string().into_vec())),
-            (How::Follow(within), true) => {
-                let resolved = fs::canonicalize(path).map_err(reading)?;
-                let within = fs::canonicalize(within).map_err(|error| LayerError::reading(within, error))?;
-                if !resolved.starts_with(&within) {
-                    return Err(LayerError::LeadsOut { link: path.clone(), target: resolved, within });
-                }
-                let kind = fs::metadata(&resolved).map_err(reading)?.file_type();
-                seen(resolved, how, kind)
+        match how {
+            How::Copy if kind.is_symlink() => {
+                Ok(Seen::Symlink(fs::read_link(path).map_err(reading)?.into_os_string().into_vec()))
             }
-            (How::Link, _) if !kind.is_dir() => Ok(Seen::Symlink(path.as_os_str().as_bytes().to_vec())),
-            _ => seen(path.clone(), how, kind),
+            // The input itself may be reached through a link; what a listing told is a link or is not.
+            How::Follow(within) if kind.is_symlink() || known.is_none() => {
+                let target = self.resolve(path, within)?;
+                let kind = fs::metadata(&target).map_err(reading)?.file_type();
+                seen(target, how, kind, self.trail_to(path, kind)?)
+            }
+            How::Link(_) if !kind.is_dir() => Ok(Seen::Symlink(path.as_os_str().as_bytes().to_vec())),
+            _ => seen(path.clone(), how, kind, self.trail.clone()),
         }
     }
 
-    /// For a link to a directory that was to be linked to: the directory, so that it can be merged with others.
-    pub(super) fn as_directory(&self) -> Option<Seen<'a>> {
-        let What::Host(path, How::Link, _) = &self.what else { return None };
-        let resolved = fs::canonicalize(path).ok().filter(|resolved| resolved.is_dir())?;
-        Some(Seen::Directory(None, Some((resolved, How::Link))))
+    /// Where a path leads, which must be below `within`.
+    fn resolve(&self, path: &Path, within: &Path) -> Result<PathBuf, LayerError> {
+        let target = fs::canonicalize(path).map_err(|error| LayerError::reading(path, error))?;
+        let within = fs::canonicalize(within).map_err(|error| LayerError::reading(within, error))?;
+        if target.starts_with(&within) {
+            return Ok(target);
+        }
+        Err(LayerError::LeadsOut { link: path.to_owned(), target, within })
+    }
+
+    /// The trail of what lies behind a link, unless that is a directory on the trail or above it.
+    fn trail_to(&self, link: &Path, kind: FileType) -> Result<Vec<PathBuf>, LayerError> {
+        let mut trail = self.trail.clone();
+        if kind.is_dir() {
+            let canonical = |path: &Path| fs::canonicalize(path).map_err(|error| LayerError::reading(path, error));
+            let target = canonical(link)?;
+            if fs::symlink_metadata(link).is_ok_and(|metadata| metadata.is_symlink()) {
+                trail.extend(link.parent().map(canonical).transpose()?);
+            }
+            if trail.iter().any(|directory| directory.starts_with(&target)) {
+                return Err(LayerError::Loop { link: link.to_owned(), target });
+            }
+            trail.push(target);
+        }
+        Ok(trail)
+    }
+
+    /// For a link to a directory that was to be linked to: the directory, so that it can be merged with others. A link
+    /// that leads out of the store stays what it is.
+    pub(super) fn as_directory(&self) -> Result<Option<Seen<'a>>, LayerError> {
+        let What::Host(path, how @ How::Link(store), _) = &self.what else { return Ok(None) };
+        let Ok(target) = self.resolve(path, store) else { return Ok(None) };
+        let kind = fs::metadata(&target).map_err(|error| LayerError::reading(path, error))?.file_type();
+        if !kind.is_dir() {
+            return Ok(None);
+        }
+        seen(target, *how, kind, self.trail_to(path, kind)?).map(Some)
+    }
+
+    /// The mode that a weak claim has for a directory here.
+    pub(super) fn weak_mode(&self) -> Option<Mode> {
+        match self.what {
+            What::Directory(mode) if self.weak => Some(mode),
+            _ => None,
+        }
     }
 
     /// The host path, or the input's name for what is not on the host.
@@ -192,9 +255,9 @@ impl<'a> Claim<'a> {
     }
 }
 
-fn seen<'a>(path: PathBuf, how: How<'a>, kind: FileType) -> Result<Seen<'a>, LayerError> {
+fn seen<'a>(path: PathBuf, how: How<'a>, kind: FileType, trail: Vec<PathBuf>) -> Result<Seen<'a>, LayerError> {
     if kind.is_dir() {
-        return Ok(Seen::Directory(None, Some((path, how))));
+        return Ok(Seen::Directory(None, Some(HostDirectory { path, how, trail })));
     }
     if kind.is_file() {
         return Ok(Seen::File(path));

@@ -34,11 +34,11 @@ pub trait Sink {
     /// What the place to write to says.
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
 
-    /// Takes exactly `size` bytes of an open file, from its beginning.
+    /// Takes exactly `size` bytes of an open file, from its beginning. `in_store` says that it lies in the Nix store.
     ///
     /// # Errors
     /// Which side failed. A file that ends early is a [`PipeError::Read`] of kind `UnexpectedEof`.
-    fn file(&mut self, file: &File, size: u64) -> Result<(), PipeError>;
+    fn file(&mut self, file: &File, size: u64, in_store: bool) -> Result<(), PipeError>;
 }
 
 /// Why the bytes of a layer cannot be had.
@@ -76,6 +76,14 @@ pub enum LayerError {
         target: PathBuf,
         /// Where it must stay.
         within: PathBuf,
+    },
+    /// Following links would have no end.
+    #[error("{link} leads back to {target}, which it is in: following it would have no end", link = link.display(), target = target.display())]
+    Loop {
+        /// The link.
+        link: PathBuf,
+        /// A directory above it.
+        target: PathBuf,
     },
     /// Two inputs give different things at one path.
     #[error(
@@ -152,7 +160,7 @@ impl Recipe {
                     text.len() as u64
                 }
                 Found::File(file, size) => {
-                    sink.file(&file, size).map_err(|error| match error {
+                    sink.file(&file, size, item.in_store).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                             LayerError::Changed(item.host.clone())
                         }
@@ -239,7 +247,7 @@ impl Sink for HashSink<'_> {
         Ok(())
     }
 
-    fn file(&mut self, file: &File, size: u64) -> Result<(), PipeError> {
+    fn file(&mut self, file: &File, size: u64, _: bool) -> Result<(), PipeError> {
         let hasher = &mut self.hasher;
         let consumer: Consumer<'_> = Box::new(|chunk| {
             hasher.update(chunk);
@@ -268,7 +276,7 @@ impl Sink for CountSink {
         Ok(())
     }
 
-    fn file(&mut self, _: &File, size: u64) -> Result<(), PipeError> {
+    fn file(&mut self, _: &File, size: u64, _: bool) -> Result<(), PipeError> {
         self.0 += size;
         Ok(())
     }

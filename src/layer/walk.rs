@@ -15,7 +15,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::LayerError;
-use super::claim::{Claim, How, Node, Seen};
+use super::claim::{Claim, HostDirectory, How, Node, Seen};
 use super::recipe::{Mode, Recipe};
 
 /// What the walk finds at one path of the layer.
@@ -31,6 +31,8 @@ pub(super) struct Item<'a> {
     pub(super) inputs: Vec<&'a Path>,
     /// The host path it comes from, for messages.
     pub(super) host: PathBuf,
+    /// Whether that is in the Nix store.
+    pub(super) in_store: bool,
 }
 
 /// What is at one path.
@@ -55,11 +57,13 @@ pub(super) fn walk(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), LayerEr
 }
 
 fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Result<(), LayerError> {
+    let weak_mode = node.claims.iter().find_map(Claim::weak_mode);
     if node.claims.iter().any(|claim| !claim.weak) {
         node.claims.retain(|claim| !claim.weak);
     }
-    let seen = look(&node.claims)?;
-    let (what, mode) = agree(&node.claims, &seen, path)?;
+    let below = node.children.values().any(Node::is_strong);
+    let seen = look(&node.claims, below)?;
+    let (what, mode) = agree(&node.claims, &seen, path, weak_mode)?;
     let is_directory = matches!(what, Found::Directory);
     if !is_directory {
         node.children.retain(|_, child| child.is_strong());
@@ -71,22 +75,24 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
     if !path.is_empty() {
         let host = node.claims.first().map(Claim::host).unwrap_or_default();
         let inputs = node.claims.iter().map(|claim| claim.input).collect();
-        visit(Item { path, what, mode, inputs, host })?;
+        let in_store = node.claims.iter().all(|claim| claim.in_store);
+        visit(Item { path, what, mode, inputs, host, in_store })?;
     } else if !is_directory {
         return Err(LayerError::RootIsNoDirectory(node.claims[0].host()));
     }
 
     let mut children = node.children;
     for (claim, seen) in node.claims.iter().zip(seen) {
-        if let Seen::Directory(_, Some((host, how))) = seen {
+        if let Seen::Directory(_, Some(HostDirectory { path: host, how, trail })) = seen {
             let reading = |error| LayerError::reading(&host, error);
             for entry in fs::read_dir(&host).map_err(reading)? {
                 let entry = entry.map_err(reading)?;
                 let name = entry.file_name().into_vec();
-                if matches!(how, How::Link) && is_bookkeeping(path, &name) {
+                if matches!(how, How::Link(_)) && is_bookkeeping(path, &name) {
                     continue;
                 }
-                let claim = Claim::of_entry(claim.input, entry.path(), how, entry.file_type().map_err(reading)?);
+                let kind = entry.file_type().map_err(reading)?;
+                let claim = claim.of_entry(&trail, entry.path(), how, kind);
                 children.entry(name).or_default().claims.push(claim);
             }
         }
@@ -103,25 +109,34 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
     Ok(())
 }
 
-/// Looks at every claim. Where several packages are linked to, links to directories are merged like directories:
+/// Looks at every claim. Where more than one thing is asked for, links to directories are merged like directories:
 /// nixpkgs' packages have `sbin -> bin`, its environments `bin -> …/bin`.
-fn look<'a>(claims: &[Claim<'a>]) -> Result<Vec<Seen<'a>>, LayerError> {
+fn look<'a>(claims: &[Claim<'a>], more_below: bool) -> Result<Vec<Seen<'a>>, LayerError> {
     let mut seen: Vec<Seen<'a>> = claims.iter().map(Claim::look).collect::<Result<_, _>>()?;
-    if claims.len() > 1 {
-        let directory = |(claim, seen): (&Claim<'a>, &Seen<'a>)| match seen {
-            Seen::Directory(mode, host) => Some(Seen::Directory(*mode, host.clone())),
-            Seen::Symlink(_) => claim.as_directory(),
-            _ => None,
-        };
-        if let Some(directories) = claims.iter().zip(&seen).map(directory).collect() {
+    if claims.len() > 1 || more_below {
+        let mut directories = Vec::new();
+        for (claim, seen) in claims.iter().zip(&seen) {
+            directories.extend(match seen {
+                Seen::Directory(mode, host) => Some(Seen::Directory(*mode, host.clone())),
+                Seen::Symlink(_) => claim.as_directory()?,
+                _ => None,
+            });
+        }
+        if directories.len() == seen.len() {
             seen = directories;
         }
     }
     Ok(seen)
 }
 
-/// What is at a place, if all that claim it agree, and its permission bits.
-fn agree(claims: &[Claim<'_>], seen: &[Seen<'_>], path: &[u8]) -> Result<(Found, u32), LayerError> {
+/// What is at a place, if all that claim it agree, and its permission bits. `weak_mode` is that of a mount point: /tmp
+/// stays open to all where an input has a /tmp too.
+fn agree(
+    claims: &[Claim<'_>],
+    seen: &[Seen<'_>],
+    path: &[u8],
+    weak_mode: Option<Mode>,
+) -> Result<(Found, u32), LayerError> {
     let conflict = |second: usize| {
         let (first, second) = (claims[0].host(), claims[second].host());
         LayerError::Conflict { target: display(path), first, second }
@@ -140,9 +155,12 @@ fn agree(claims: &[Claim<'_>], seen: &[Seen<'_>], path: &[u8]) -> Result<(Found,
                 }
             }
             // A tree that is copied brings its directories; those that only hold what we put there are ours.
-            let copied = |seen: &Seen<'_>| matches!(seen, Seen::Directory(_, Some((_, How::Copy | How::Follow(_)))));
+            let copied = |seen: &Seen<'_>| match seen {
+                Seen::Directory(_, Some(host)) => !matches!(host.how, How::Link(_)),
+                _ => false,
+            };
             let default = if seen.iter().any(copied) { 0o555 } else { 0o755 };
-            Ok((Found::Directory, mode.map_or(default, |Mode(mode)| mode)))
+            Ok((Found::Directory, mode.or(weak_mode).map_or(default, |Mode(mode)| mode)))
         }
         Some(Seen::Symlink(first)) => {
             let mut target = first;
@@ -181,9 +199,9 @@ fn agree(claims: &[Claim<'_>], seen: &[Seen<'_>], path: &[u8]) -> Result<(Found,
 /// What nixpkgs' `buildEnv` leaves out as well: two packages nearly always differ in it, and no container reads it.
 fn is_bookkeeping(directory: &[u8], name: &[u8]) -> bool {
     match directory {
-        b"" => matches!(name, b"nix-support" | b"propagated-build-inputs" | b"log"),
+        b"" => matches!(name, b"nix-support" | b"propagated-build-inputs"),
         b"share/mime" => name != b"packages",
-        _ => (directory.ends_with(b"/info") && name == b"dir") || matches!(name, b"perllocal.pod" | b"log"),
+        _ => (directory.ends_with(b"/info") && name == b"dir") || name == b"perllocal.pod",
     }
 }
 

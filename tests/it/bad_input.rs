@@ -233,7 +233,7 @@ impl Sink for Growing {
         Ok(())
     }
 
-    fn file(&mut self, file: &fs::File, _: u64) -> Result<(), PipeError> {
+    fn file(&mut self, file: &fs::File, _: u64, _: bool) -> Result<(), PipeError> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         fs::File::options()
             .append(true)

@@ -143,7 +143,7 @@ fn a_layer_of_every_feature() {
 /// A change means a new format version.
 const CLOSURE: &str = "sha256:22219b22e45619fc04780f73133ad2f5b8c10626dcee4d4b05dc4be5b9e027d3";
 /// A change means a new format version.
-const ROOT: &str = "sha256:65f81d2db4ba34735982ad402beaeae1e178b0a51740a4f1785991d239d946dd";
+const ROOT: &str = "sha256:85c2de55a30b4c6a4d77248f69c40c16f466f18f219cec307c685d7bcbf2ccf5";
 
 #[test]
 fn a_layer_of_store_paths_with_perms() {
@@ -251,10 +251,10 @@ fn a_whole_image_and_its_archive() {
 
 /// A change means a new format version: index.json, manifest, config, archive.
 const IMAGE: [&str; 4] = [
-    "sha256:1515a4c4615bcd0fe6424500d7260509ac856407988b563f33a257ff843cdb1a",
-    "sha256:c3d2f7f4b9849f3cdd0382a53ca2789c90ea9b866a53dfa711f750b4e7dcb763",
-    "sha256:aa05354efdc763f7b7ccc834dff0459abd888f814ba1d235fe76e65c88fbf5d2",
-    "sha256:1d489a2908ac7b833596083561bb30704c7ea95d227fe75e2d9d20265877c32f",
+    "sha256:ed66dbaef0dd8c912250c44269ec5fe5c98d966986e63d1ebd9e37d7ab334fc7",
+    "sha256:abd20e19932572e94c5827f02bd59df211307006a99ca34b03a07ed737f59e81",
+    "sha256:b028fcdaee509300c7907c97f7243a08d15d2661d134fc092f81aa11e922d802",
+    "sha256:3cdbccdf3b48c5eaf175eb1806df4de0546f5e4dc15de389fc6ed2ef9e563ae6",
 ];
 
 #[test]
@@ -286,7 +286,7 @@ fn a_model_image_and_an_index() {
 const MODEL_AND_INDEX: [&str; 3] = [
     "sha256:c027f20dd8f7f7fa0d0bf765cc04d347b87fa23c357647c755c03668427b9dea",
     "sha256:82189cd3e3dafe2bb2966d8717e516448e743f5b1c6126083815545b905f90dd",
-    "sha256:1c54d04ddc897e6d70f56b3c19cb1d3e7d592a830feefe51226ccad201d1ff59",
+    "sha256:52eeaab813e86a27d362695a2b3052e19f7f15755a5fc3e05366cb25881f23e7",
 ];
 
 const NINE_GIB: u64 = 9 << 30;

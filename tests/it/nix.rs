@@ -278,3 +278,56 @@ fn a_stack_takes_an_index_as_it_is() {
     let script = std::fs::read_to_string(stack.join("load.sh")).unwrap();
     assert_eq!(script.matches("images/app.tar").count(), 1);
 }
+
+#[test]
+fn what_lies_outside_the_store_stays_outside() {
+    let env = Env::new();
+    env.write("host/secret", "host");
+    let host = env.path("host");
+    let outside = package("outside", &format!("mkdir $out; ln -s {} $out/ssl", host.display()));
+    let inside = package("inside", "mkdir -p $out/ssl; echo mine > $out/ssl/mine");
+    let error = build(&format!(r#"w.buildImage {{ name = "a"; contents = [ {outside} {inside} ]; }}"#)).unwrap_err();
+    assert!(error.contains("two inputs give different things at /ssl of the image"), "{error}");
+
+    // A model, by a link on the way and by a link that the whole output is.
+    for script in [format!("mkdir $out; ln -s {} $out/dir", host.display()), format!("ln -s {} $out", host.display())] {
+        let model = package("leads-out", &script);
+        let error = build(&format!(r#"w.buildModel {{ name = "m"; src = {model}; }}"#)).unwrap_err();
+        assert!(error.contains("which is not below /nix/store; a model's links are followed"), "{error}");
+    }
+    let error = build(&format!(
+        r#"w.buildModel {{ name = "m"; files.x = "${{{}}}/dir/secret"; }}"#,
+        package("leads-out", &format!("mkdir $out; ln -s {} $out/dir", host.display()))
+    ));
+    assert!(error.unwrap_err().contains("/dir/secret leads to "));
+}
+
+#[test]
+fn links_that_lead_back_are_told_and_do_not_hang() {
+    let model = package("loop", "mkdir -p $out/a; echo 1 > $out/a/m.gguf; ln -s . $out/a/self");
+    let error = build(&format!(r#"w.buildModel {{ name = "m"; src = {model}; }}"#)).unwrap_err();
+    assert!(error.contains("/a/self leads back to "), "{error}");
+    let pair = package("pair", "mkdir -p $out/a $out/b; ln -s ../b $out/a/b; ln -s ../a $out/b/a");
+    let error = build(&format!(r#"w.buildModel {{ name = "m"; src = {pair}; }}"#)).unwrap_err();
+    assert!(error.contains("following it would have no end"), "{error}");
+    let packages = ["one", "two"].map(|name| package(name, "mkdir -p $out/inc; ln -s . $out/inc/n"));
+    let [one, two] = packages;
+    let error = build(&format!(r#"w.buildImage {{ name = "a"; contents = [ {one} {two} ]; }}"#)).unwrap_err();
+    assert!(error.contains("/inc/n leads back to "), "{error}");
+}
+
+#[test]
+fn a_link_to_a_directory_makes_room_for_what_is_asked_for_below_it() {
+    let one = package("one", "mkdir -p $out/bin $out/tmp; echo 1 > $out/bin/one; ln -s bin $out/sbin");
+    let image = build(&format!(
+        r#"w.buildImage {{ name = "a"; contents = [ {one} ]; copyToRoot = [ {one} ]; symlinks."/sbin/x" = "/bin/one"; }}"#
+    ));
+    assert!(image.unwrap_err().contains("two inputs give different things at /bin/one"), "a link and a copy");
+    let image =
+        build(&format!(r#"w.buildImage {{ name = "a"; contents = [ {one} ]; symlinks."/sbin/x" = "/bin/one"; }}"#));
+    let layer = listing(&image.unwrap(), 1);
+    assert!(layer.contains(" sbin/x -> /bin/one") && layer.contains(" sbin/one -> /nix/store/"), "{layer}");
+    // An input's own /tmp is as open as that of the mount points.
+    let image = build(&format!(r#"w.buildImage {{ name = "a"; copyToRoot = [ {one} ]; }}"#)).unwrap();
+    assert!(listing(&image, 0).lines().any(|line| line.starts_with("drwxrwxrwt") && line.ends_with(" tmp/")));
+}
