@@ -48,7 +48,7 @@ def noise(path, size, seed):
 
 
 def vouch(path):
-    """As Nix leaves the files of its store: windlass need not read them again when it shares their data."""
+    """As Nix leaves the files of its store: of those windlass need not read again what it shares."""
     path.chmod(0o444)
     os.utime(path, (1, 1))
 
@@ -102,8 +102,9 @@ def in_child(work):
         sys.exit(1)
 
 
-def model_spec(name, file):
-    (WORK / f"{name}.json").write_text(json.dumps({"kind": "model", "name": name, "files": {"model.gguf": str(file)}}))
+def model_spec(name, file, **more):
+    spec = {"kind": "model", "name": name, "files": {"model.gguf": str(file)}, **more}
+    (WORK / f"{name}.json").write_text(json.dumps(spec))
 
 
 # ---- measuring -----------------------------------------------------------------------------------------------------
@@ -258,13 +259,14 @@ def xfs():
         file.truncate(4 * MIB * 2**20 + (1 << 30))
     subprocess.run(["mkfs.xfs", "-q", image], check=True)
     subprocess.run(["mount", "-o", "loop,discard", image, XFS], check=True)
-    shutil.copyfile(MODEL, XFS / "model.gguf")
+    weights = XFS / f"{'0' * 32}-model.gguf"
+    shutil.copyfile(MODEL, weights)
     MODEL.unlink()
-    vouch(XFS / "model.gguf")
-    model_spec("on-xfs", XFS / "model.gguf")
+    vouch(weights)
+    model_spec("on-xfs", weights, storeDir=str(XFS))
     prepare("build", "on-xfs.json", "--output", "xfs/lean")
     export = windlass("export", "xfs/lean", "--output", "xfs/out")
-    stock, digest = "cp xfs/model.gguf xfs/out && sync xfs/out", "openssl dgst -sha256 xfs/model.gguf"
+    stock, digest = f"cp {weights} xfs/out && sync xfs/out", f"openssl dgst -sha256 {weights}"
     copy = stock.replace("cp ", "cp --reflink=never ", 1)
     runs = interleave(LONG, export=export, always=[*export, "--verify", "always"], shared=f"{stock} && {digest}",
                       copy=f"{copy} && {digest}", stock=stock)

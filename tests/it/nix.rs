@@ -331,3 +331,22 @@ fn a_link_to_a_directory_makes_room_for_what_is_asked_for_below_it() {
     let image = build(&format!(r#"w.buildImage {{ name = "a"; copyToRoot = [ {one} ]; }}"#)).unwrap();
     assert!(listing(&image, 0).lines().any(|line| line.starts_with("drwxrwxrwt") && line.ends_with(" tmp/")));
 }
+
+#[test]
+fn a_stack_refuses_an_index_with_the_weights_of_another_model() {
+    let env = Env::new();
+    let files = ["one", "two"].map(|name| env.write(name, name).display().to_string());
+    let model = |file: &str| format!(r#"(w.buildModel {{ name = "m"; files."m.gguf" = {file}; }})"#);
+    let error = build(&format!(
+        r#"w.buildStack {{ images = [
+          (w.buildImage {{ name = "a"; models = [ {} ]; }})
+          (w.buildIndex {{ name = "b"; images = [ (w.buildImage {{ name = "b"; models = [ {} ]; }}) ]; }})
+        ]; }}"#,
+        model(&files[0]),
+        model(&files[1])
+    ))
+    .unwrap_err();
+    assert!(error.contains("which no model of the stack has"), "{error}");
+    let error = build(&format!(r#"w.buildStack {{ images = [ {} ]; }}"#, model(&files[0]))).unwrap_err();
+    assert!(error.contains("localhost/m is a model; `images` are from buildImage or buildIndex"), "{error}");
+}

@@ -289,23 +289,46 @@ fn stock_tools_say_what_windlass_said() {
     }
 }
 
+/// Loads a stack that Nix builds from these images; what load.sh printed last.
+fn load_stack(podman: &Podman, images: &str) -> String {
+    // By a relative path, through a link.
+    let link = podman.env.path("stack");
+    drop(fs::remove_file(&link));
+    std::os::unix::fs::symlink(crate::nix::build(&format!("w.buildStack {{ images = [ {images} ]; }}")).unwrap(), link)
+        .unwrap();
+    let output = run_ok(podman.command("sh").arg("stack/load.sh").current_dir(podman.env.path("")));
+    output.lines().last().unwrap().to_owned()
+}
+
 #[test]
-fn the_same_bytes_under_another_tag_are_tagged_and_not_loaded() {
+fn a_tag_is_moved_to_what_is_asked_for_without_loading() {
     let podman = Podman::new();
-    let stack = |tag: &str| {
-        crate::nix::build(&format!(
-            r#"w.buildStack {{ images = [ (w.buildImage {{ name = "web"; tag = "{tag}"; texts."/v" = "1"; }}) ]; }}"#
-        ))
-        .unwrap()
-    };
-    let load = |tag: &str| {
-        // By a relative path, through a link, and with a name.
-        std::os::unix::fs::symlink(stack(tag), podman.env.path(tag)).unwrap();
-        let mut command = podman.command("sh");
-        run_ok(command.args([&format!("{tag}/load.sh"), "web"]).current_dir(podman.env.path("")))
-    };
-    assert!(load("1").ends_with("1 loaded, 0 present\n"));
-    assert!(load("2").ends_with("0 loaded, 1 present\n"));
-    podman.run(&["image", "exists", "localhost/web:1"]);
-    podman.run(&["image", "exists", "localhost/web:2"]);
+    let web =
+        |tag: &str, text: &str| format!(r#"(w.buildImage {{ name = "web"; tag = "{tag}"; texts."/v" = "{text}"; }})"#);
+    let id = |reference: &str| podman.run(&["image", "inspect", "--format", "{{.Id}}", reference]);
+    assert_eq!(load_stack(&podman, &web("1", "old")), "1 loaded, 0 present");
+    let old = id("localhost/web:1");
+    // The same bytes under another tag.
+    assert_eq!(load_stack(&podman, &web("2", "old")), "0 loaded, 1 present");
+    assert_eq!(id("localhost/web:2"), old);
+    // Other bytes under the same tag, and back.
+    assert_eq!(load_stack(&podman, &web("2", "new")), "1 loaded, 0 present");
+    assert_ne!(id("localhost/web:2"), old);
+    assert_eq!(load_stack(&podman, &web("2", "old")), "0 loaded, 1 present");
+    assert_eq!(id("localhost/web:2"), old);
+}
+
+#[test]
+fn an_index_loads_whichever_platform_comes_first() {
+    for architectures in [["amd64", "arm64"], ["arm64", "amd64"]] {
+        let podman = Podman::new();
+        let image =
+            |architecture: &&str| format!(r#"(w.buildImage {{ name = "app"; architecture = "{architecture}"; }})"#);
+        let images: Vec<String> = architectures.iter().map(image).collect();
+        let index = format!(r#"(w.buildIndex {{ name = "app"; tag = "1"; images = [ {} ]; }})"#, images.join(" "));
+        assert_eq!(load_stack(&podman, &index), "1 loaded, 0 present", "{architectures:?}");
+        assert_eq!(load_stack(&podman, &index), "0 loaded, 1 present", "{architectures:?}");
+        let host = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        assert_eq!(podman.run(&["image", "inspect", "--format", "{{.Architecture}}", "localhost/app:1"]).trim(), host);
+    }
 }

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The example stack on Debian 13 (Nix 2.26, Podman 5.4), in a folder: the same bytes as ./result, loaded and run there.
+# Not part of `./dev test`: it downloads a Debian and takes some minutes. Needs root, debootstrap, and `./dev build` first.
+#
+#   tests/debian13.sh [DIR]    DIR keeps the Debian for the next time; target/debian13 by default
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ ${1:-} != --inside ]]; then
+  debian=${1:-target/debian13}
+  command -v debootstrap >/dev/null || { echo "install debootstrap first" >&2 && exit 7; }
+  if [[ ! -e $debian/etc/installed ]]; then
+    mkdir -p "$debian"
+    # Its own try to configure Nix fails on a Perl package; apt does it in the second step.
+    debootstrap --variant=minbase --include=ca-certificates,git,jq trixie "$debian"
+    cp /etc/resolv.conf "$debian/etc/"
+    for file in /etc/apt/apt.conf.d/99*; do [[ ! -e $file ]] || cp "$file" "$debian/etc/apt/apt.conf.d/"; done
+    chroot "$debian" sh -ec 'apt-get update -qq
+      apt-get install -y -qq --no-install-recommends nix-bin podman skopeo runc fuse-overlayfs uidmap patchelf curl python3
+      touch /etc/installed'
+  fi
+  # Another patchelf writes other bytes: then the packages, which are not what is compared, would differ.
+  cp "$(command -v patchelf)" "$debian/usr/bin/patchelf"
+  mkdir -p "$debian/nix" "$debian/src"
+  export debian
+  # shellcheck disable=SC2016 # the inner shell expands it
+  exec unshare --mount bash -ec '
+    mount --rbind "$debian" "$debian" && mount --make-rslave "$debian"
+    for place in proc sys dev; do mount --rbind "/$place" "$debian/$place"; done
+    mount -t tmpfs tmpfs "$debian/tmp"
+    mount --bind . "$debian/src"
+    exec chroot "$debian" env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin /src/tests/debian13.sh --inside'
+fi
+
+. tests/parts.sh
+nix_env
+git config --global --replace-all safe.directory '*'
+work=/root/windlass
+rm -rf "$work" && mkdir -p "$work/target/release"
+# A copy, as the list of what is in the store is about another store.
+git ls-files -z | xargs -0 cp --parents -t "$work"
+cp -r target/parts "$work/target/"
+cp target/release/windlass "$work/target/release/"
+expected=$(cat result/stack.json result/SHA256SUMS)
+cd "$work"
+git init -q . && git add -A
+# This script and the functions it uses, from here on about the copy.
+ROOT=$work STUB=$work/tests/nixpkgs PARTS=$work/target/parts
+stub target/release/windlass
+nix build .#ai-stack-images --override-input nixpkgs path:target/nixpkgs --no-write-lock-file
+
+nix --version
+if [[ $(cat result/stack.json result/SHA256SUMS) == "$expected" ]]; then
+  echo "stack.json and SHA256SUMS: the same, byte for byte"
+else
+  echo "stack.json or SHA256SUMS differ" >&2
+  exit 4
+fi
+settings=$(podman_env "$work/podman")
+eval "$settings"
+trap 'podman rm --force --all --time 0 >/dev/null' EXIT
+podman --version
+sh result/load.sh
+sh result/load.sh
+podman images --digests
+by_digest() { jq -r --arg name "$1" '(.images + .models)[] | select(.name == $name) | (.ref | sub(":[^:]*$"; "")) + "@" + .digest' result/stack.json; }
+podman run --detach --pull=never --network=none --read-only --name redis "$(by_digest redis)" >/dev/null
+cli=$(jq -r '.images[] | select(.name == "redis") | .layers[].owners[]' result/stack.json | grep -- '-redis-')/bin/redis-cli
+sleep 2
+nsenter --target "$(podman inspect --format '{{.State.Pid}}' redis)" --net "$cli" ping
+model=$(jq -r '.models[0].ref' result/stack.json)
+podman run --rm --pull=never --network=none --mount "type=image,source=$model,destination=/mnt" \
+  --entrypoint "${cli%-cli}-server" "$(by_digest redis)" --version
