@@ -25,6 +25,9 @@ use crate::layer::{ALIGN_FROM, Sink};
 use crate::pipe::{CHUNK, Consumer, PipeError, fan_out};
 use crate::progress::Progress;
 
+/// Bytes of headers and small files that are gathered for one write: more, smaller writes cost the file system time.
+const GATHER: usize = 512 * 1024;
+
 /// A failure at a path that is written to.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {path}: {source}", path = path.display())]
@@ -230,7 +233,7 @@ impl<'p> Output<'p> {
     pub fn create(path: &Path, verify: Verify, whole: bool, progress: &'p Progress) -> Result<Self, WriteError> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).at("create", path)?;
         let whole = whole.then(Hasher::new);
-        let (path, buffer) = (path.to_owned(), Vec::with_capacity(2 * CHUNK));
+        let (path, buffer) = (path.to_owned(), Vec::with_capacity(GATHER + CHUNK));
         Ok(Self { file, path, buffer, flushed: 0, whole, blob: None, verify, progress, clones: BTreeMap::new() })
     }
 
@@ -317,7 +320,7 @@ impl Sink for Output<'_> {
             hasher.update(bytes);
         }
         self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= CHUNK { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= GATHER { self.flush() } else { Ok(()) }
     }
 
     fn file(&mut self, file: &File, size: u64, in_store: bool) -> Result<(), PipeError> {

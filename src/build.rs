@@ -15,7 +15,8 @@ use crate::config::Config;
 use crate::digest::Digest;
 use crate::image::{self, About, Layer, LayerKind, LayerRecord};
 use crate::layer::{LayerError, Recipe, digest_of, measure};
-use crate::layout::{Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed, read_layers};
+use crate::layer_set::read_layers;
+use crate::layout::{Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed};
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -309,10 +310,10 @@ fn make(
     })?;
     let mut order: Vec<(&Planned, u64)> = work.into_values().collect();
     order.sort_by_key(|(_, size)| Reverse(*size));
-    // One task a layer, taken in order: rayon's own splitting would give one thread all the large ones.
+    // Each thread takes the next one: rayon's own splitting would give one thread all the large ones.
     let made: Vec<(Recipe, LayerRecord)> = order
-        .par_iter()
-        .with_max_len(1)
+        .into_iter()
+        .par_bridge()
         .map(|(planned, _)| {
             let (digest, size) = match blobs {
                 None => digest_of(&planned.recipe, progress).map_err(|source| failed(planned, source))?,
@@ -321,7 +322,7 @@ fn make(
             if let Some(record) = planned.built.as_ref().filter(|record| record.digest != digest) {
                 return Err(changed(record, &planned.recipe).into());
             }
-            let Planned { kind, title, why, .. } = (*planned).clone();
+            let Planned { kind, title, why, .. } = planned.clone();
             let owners = planned.owners();
             Ok((planned.recipe.clone(), LayerRecord { digest, size, kind, title, why, owners }))
         })

@@ -221,7 +221,7 @@ impl Image {
     }
 }
 
-fn write_recipes<'a>(
+pub(crate) fn write_recipes<'a>(
     directory: &Path,
     recipes: impl Iterator<Item = (&'a Digest, &'a Recipe)>,
     progress: &Progress,
@@ -421,51 +421,7 @@ pub(crate) fn changed(record: &LayerRecord, recipe: &Recipe) -> LayoutError {
     LayoutError::Changed { digest: record.digest, title: record.title.clone(), culprits }
 }
 
-/// `layers.json`: layers that were built by themselves, to be named by images.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct LayerSet {
-    /// [`VERSION`].
-    pub version: u32,
-    /// Their common name.
-    pub name: String,
-    /// The layers, bottom first.
-    pub layers: Vec<LayerRecord>,
-}
-
-/// Writes `layers.json` and the recipes into `directory`, which must exist.
-///
-/// # Errors
-/// With the path at fault.
-pub fn write_layers(directory: &Path, name: &str, layers: &[Layer], progress: &Progress) -> Result<(), WriteError> {
-    let records = layers.iter().map(|layer| layer.record.clone()).collect();
-    let set = LayerSet { version: VERSION, name: name.to_owned(), layers: records };
-    write_recipes(directory, layers.iter().map(|layer| (&layer.record.digest, &layer.recipe)), progress)?;
-    write_file(&directory.join("layers.json"), &canonical::to_pretty(&set), progress)
-}
-
-/// Reads what [`write_layers`] wrote.
-///
-/// # Errors
-/// See [`LayoutError`].
-pub fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
-    let set: LayerSet = read_versioned(&directory.join("layers.json"))?;
-    let mut recipes = read_recipes(directory, set.layers.iter())?;
-    let missing = |record: &LayerRecord| LayoutError::NoLayer {
-        path: directory.to_owned(),
-        digest: record.digest,
-        title: record.title.clone(),
-    };
-    set.layers
-        .into_iter()
-        .map(|record| match recipes.remove(&record.digest) {
-            Some(recipe) => Ok(Layer { record, recipe }),
-            None => Err(missing(&record)),
-        })
-        .collect()
-}
-
-fn read_recipes<'a>(
+pub(crate) fn read_recipes<'a>(
     directory: &Path,
     layers: impl Iterator<Item = &'a LayerRecord>,
 ) -> Result<BTreeMap<Digest, Recipe>, LayoutError> {

@@ -34,7 +34,8 @@
 //! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
-//! | `build` | `blobs` `closure` `config` `digest` `image` `layer` `layout` `plan` `platform` `progress` `reference` `spec` |
+//! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
+//! | `build` | `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` |
 //! | `cli` | anything |
@@ -53,6 +54,7 @@ pub mod content;
 pub mod digest;
 pub mod image;
 pub mod layer;
+pub mod layer_set;
 pub mod layout;
 pub mod nar;
 pub mod path_info;

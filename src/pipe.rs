@@ -10,10 +10,11 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::progress::Progress;
 
-/// Bytes of one chunk.
-pub const CHUNK: usize = 512 * 1024;
+/// Bytes of one chunk: few, so that they are still in a core's cache when the next one takes them. Chunks of 512 KiB
+/// took twice the system time.
+pub const CHUNK: usize = 64 * 1024;
 /// Chunks under way for one file.
-pub const BUFFERS: usize = 4;
+pub const BUFFERS: usize = 8;
 /// Files of this size and more get threads of their own.
 const THREADS_FROM: u64 = 4 * 1024 * 1024;
 

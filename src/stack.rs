@@ -284,8 +284,8 @@ pub fn write_archives(
         options.progress.expect(archive::payload(image, without));
     }
     let written: Vec<(PathBuf, Digest)> = work
-        .par_iter()
-        .with_max_len(1)
+        .iter()
+        .par_bridge()
         .map(|(path, image, without)| {
             let digest = archive::write(image, &directory.join(path), true, Options { without, ..options })?;
             let (digest, _) = digest.expect("the digest of everything was asked for");

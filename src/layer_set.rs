@@ -1,0 +1,55 @@
+//! Layers that were built by themselves, to be named by images: a directory with `layers.json` and `recipes/`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::blobs::{WriteError, write_file};
+use crate::canonical;
+use crate::image::{Layer, LayerRecord};
+use crate::layout::{LayoutError, VERSION, read_recipes, read_versioned, write_recipes};
+use crate::progress::Progress;
+
+/// `layers.json`: layers that were built by themselves, to be named by images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerSet {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Their common name.
+    pub name: String,
+    /// The layers, bottom first.
+    pub layers: Vec<LayerRecord>,
+}
+
+/// Writes `layers.json` and the recipes into `directory`, which must exist.
+///
+/// # Errors
+/// With the path at fault.
+pub fn write_layers(directory: &Path, name: &str, layers: &[Layer], progress: &Progress) -> Result<(), WriteError> {
+    let records = layers.iter().map(|layer| layer.record.clone()).collect();
+    let set = LayerSet { version: VERSION, name: name.to_owned(), layers: records };
+    write_recipes(directory, layers.iter().map(|layer| (&layer.record.digest, &layer.recipe)), progress)?;
+    write_file(&directory.join("layers.json"), &canonical::to_pretty(&set), progress)
+}
+
+/// Reads what [`write_layers`] wrote.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
+    let set: LayerSet = read_versioned(&directory.join("layers.json"))?;
+    let mut recipes = read_recipes(directory, set.layers.iter())?;
+    let missing = |record: &LayerRecord| LayoutError::NoLayer {
+        path: directory.to_owned(),
+        digest: record.digest,
+        title: record.title.clone(),
+    };
+    set.layers
+        .into_iter()
+        .map(|record| match recipes.remove(&record.digest) {
+            Some(recipe) => Ok(Layer { record, recipe }),
+            None => Err(missing(&record)),
+        })
+        .collect()
+}
