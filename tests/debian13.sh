@@ -19,8 +19,13 @@ if [[ ${1:-} != --inside ]]; then
       apt-get install -y -qq --no-install-recommends nix-bin podman skopeo runc fuse-overlayfs uidmap patchelf curl python3
       touch /etc/installed'
   fi
-  # Another patchelf writes other bytes: then the packages, which are not what is compared, would differ.
-  cp "$(command -v patchelf)" "$debian/usr/bin/patchelf"
+  # What must be the same, and the packages it is made from: built there, with other tools, they would have other bytes.
+  . tests/parts.sh
+  nix_env
+  cat result/stack.json result/SHA256SUMS >"$debian/root/expected"
+  mapfile -t packages < <(jq -r '.images[].layers[].owners[]' result/stack.json | grep "^/nix/store" | sort -u)
+  mapfile -t closure < <(nix-store --query --requisites "${packages[@]}")
+  nix-store --export "${closure[@]}" >"$debian/root/closure.nar"
   mkdir -p "$debian/nix" "$debian/src"
   export debian
   # shellcheck disable=SC2016 # the inner shell expands it
@@ -41,16 +46,16 @@ rm -rf "$work" && mkdir -p "$work/target/release"
 git ls-files -z | xargs -0 cp --parents -t "$work"
 cp -r target/parts "$work/target/"
 cp target/release/windlass "$work/target/release/"
-expected=$(cat result/stack.json result/SHA256SUMS)
 cd "$work"
 git init -q . && git add -A
 # This script and the functions it uses, from here on about the copy.
 ROOT=$work STUB=$work/tests/nixpkgs PARTS=$work/target/parts
+nix-store --import </root/closure.nar >/dev/null
 stub target/release/windlass
 nix build .#ai-stack-images --override-input nixpkgs path:target/nixpkgs --no-write-lock-file
 
 nix --version
-if [[ $(cat result/stack.json result/SHA256SUMS) == "$expected" ]]; then
+if cat result/stack.json result/SHA256SUMS | cmp - /root/expected; then
   echo "stack.json and SHA256SUMS: the same, byte for byte"
 else
   echo "stack.json or SHA256SUMS differ" >&2
