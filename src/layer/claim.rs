@@ -129,11 +129,17 @@ impl<'a> Node<'a> {
     fn claim(&mut self, place: &Path, mut claim: Claim<'a>) -> Result<(), LayerError> {
         let names = components(place)?;
         if names.is_empty()
-            && let What::Host(path, _, known @ None) = &mut claim.what
+            && let What::Host(path, how, known @ None) = &mut claim.what
             && let Ok(resolved) = fs::canonicalize(&*path)
             && fs::symlink_metadata(&*path).is_ok_and(|metadata| metadata.is_symlink())
         {
-            // What is merged into `/` is a tree: a link to one, as `ln -s` leaves it in `$out`, stands for it.
+            // What is merged into `/` is a tree: a link to one, as `ln -s` leaves it in `$out`, stands for it. One in the
+            // store must not bring a tree of the host.
+            let within =
+                if let How::Link(store) = how { Some(*store) } else { path.parent().filter(|_| claim.in_store) };
+            if let Some(within) = within.filter(|within| !resolved.starts_with(within)) {
+                return Err(LayerError::LeadsOut { link: path.clone(), target: resolved, within: within.to_owned() });
+            }
             *known = fs::metadata(&resolved).ok().map(|metadata| metadata.file_type());
             *path = resolved;
         }

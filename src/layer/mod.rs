@@ -66,7 +66,7 @@ pub enum LayerError {
     },
     /// A link to be followed leads to where nothing may be taken from.
     #[error(
-        "{link} leads to {target}, which is not below {within}; a model's links are followed, but not out of its store",
+        "{link} leads to {target}, which is not below {within}; links are followed, but not out of the store",
         link = link.display(), target = target.display(), within = within.display()
     )]
     LeadsOut {

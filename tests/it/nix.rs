@@ -293,13 +293,25 @@ fn what_lies_outside_the_store_stays_outside() {
     for script in [format!("mkdir $out; ln -s {} $out/dir", host.display()), format!("ln -s {} $out", host.display())] {
         let model = package("leads-out", &script);
         let error = build(&format!(r#"w.buildModel {{ name = "m"; src = {model}; }}"#)).unwrap_err();
-        assert!(error.contains("which is not below /nix/store; a model's links are followed"), "{error}");
+        assert!(
+            error.contains("which is not below /nix/store; links are followed, but not out of the store"),
+            "{error}"
+        );
     }
     let error = build(&format!(
         r#"w.buildModel {{ name = "m"; files.x = "${{{}}}/dir/secret"; }}"#,
         package("leads-out", &format!("mkdir $out; ln -s {} $out/dir", host.display()))
     ));
     assert!(error.unwrap_err().contains("/dir/secret leads to "));
+    // And a tree that is merged into `/`.
+    let tree = package("leads-out", &format!("ln -s {} $out", host.display()));
+    for key in ["contents", "copyToRoot"] {
+        let error = build(&format!(r#"w.buildImage {{ name = "a"; {key} = [ {tree} ]; }}"#)).unwrap_err();
+        assert!(
+            error.contains("which is not below /nix/store; links are followed, but not out of the store"),
+            "{key}: {error}"
+        );
+    }
 }
 
 #[test]
