@@ -38,6 +38,7 @@
 //! | `build` | `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` |
+//! | `podman` | |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -61,6 +62,7 @@ pub mod path_info;
 pub mod pipe;
 pub mod plan;
 pub mod platform;
+pub mod podman;
 pub mod progress;
 pub mod reference;
 pub mod spec;
