@@ -310,8 +310,8 @@ impl<'p> Output<'p> {
 }
 
 /// Whether a file of the Nix store is as Nix has left it: at time 1 and not writable.
-fn is_untouched(file: &File) -> bool {
-    file.metadata().is_ok_and(|metadata| metadata.mtime() == 1 && metadata.mode() & 0o222 == 0)
+pub(crate) fn is_untouched(metadata: &fs::Metadata) -> bool {
+    metadata.mtime() == 1 && metadata.mode() & 0o222 == 0
 }
 
 impl Sink for Output<'_> {
@@ -337,8 +337,8 @@ impl Sink for Output<'_> {
             } else {
                 self.progress.count_written(size);
             }
-            let trusted =
-                self.verify == Verify::Never || (self.verify == Verify::Auto && in_store && is_untouched(file));
+            let vouched = || in_store && file.metadata().is_ok_and(|metadata| is_untouched(&metadata));
+            let trusted = self.verify == Verify::Never || (self.verify == Verify::Auto && vouched());
             if self.whole.is_none() && trusted {
                 self.blob = None;
                 return Ok(());

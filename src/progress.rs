@@ -3,8 +3,9 @@
 //! The library counts; whoever called it decides whether to draw a bar, print a sentence, or stay quiet.
 
 use std::io;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Counters shared by all threads of one job. All in bytes.
 #[derive(Debug, Default)]
@@ -13,6 +14,8 @@ pub struct Progress {
     read: AtomicU64,
     written: AtomicU64,
     cloned: AtomicU64,
+    linked: AtomicU64,
+    waiting: Mutex<Option<PathBuf>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -43,6 +46,26 @@ impl Progress {
         self.cloned.fetch_add(bytes, Relaxed);
     }
 
+    /// Counts bytes of files that got another name (hard link): neither read nor written.
+    pub fn count_linked(&self, bytes: u64) {
+        self.linked.fetch_add(bytes, Relaxed);
+    }
+
+    /// Says that another process holds this lock, and that the job waits for it.
+    pub fn wait_for(&self, lock: &Path) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock.to_owned());
+    }
+
+    /// The wait is over.
+    pub fn go_on(&self) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The lock that the job waits for.
+    pub fn waiting(&self) -> Option<PathBuf> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// How many bytes the job will work on, as far as is known.
     pub fn expected(&self) -> u64 {
         self.expected.load(Relaxed)
@@ -63,9 +86,14 @@ impl Progress {
         self.cloned.load(Relaxed)
     }
 
+    /// Bytes linked so far.
+    pub fn linked(&self) -> u64 {
+        self.linked.load(Relaxed)
+    }
+
     /// Bytes worked on so far, to compare with [`expected`](Self::expected).
     pub fn done(&self) -> u64 {
-        self.read().max(self.written() + self.cloned())
+        self.read().max(self.written() + self.cloned() + self.linked())
     }
 
     /// Asks every thread of the job to stop at the next chunk.

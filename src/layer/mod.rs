@@ -8,6 +8,7 @@
 //! Reproducibility: the bytes depend on the recipe, and on names, types, link targets, executable bits and contents
 //! below the paths it names.
 
+mod checksums;
 mod claim;
 mod recipe;
 mod tar;
@@ -19,8 +20,9 @@ use std::path::{Path, PathBuf};
 
 use regex::bytes::Regex;
 
+pub use self::checksums::Checksums;
 pub use self::recipe::{FORMAT, Input, Mode, Perm, Recipe};
-pub use self::tar::{ALIGN_FROM, ALIGNMENT, BLOCK, Entry, Kind, TRAILER, header, padding};
+pub use self::tar::{ALIGN_FROM, ALIGNMENT, BLOCK, Entry, Kind, MTIME, TRAILER, header, padding};
 use self::walk::{Found, Item};
 use crate::digest::{Digest, Hasher};
 use crate::pipe::{Consumer, PipeError, fan_out};
@@ -137,42 +139,76 @@ impl LayerError {
     }
 }
 
+/// One member of a layer: what its header says, and where its content comes from.
+#[derive(Debug)]
+pub struct Member {
+    /// What the header says.
+    pub entry: Entry,
+    /// What follows it.
+    pub content: Content,
+    /// The host path that it comes from.
+    pub host: PathBuf,
+}
+
+/// What follows a header.
+#[derive(Debug)]
+pub enum Content {
+    /// Nothing: a directory or a link.
+    None,
+    /// These bytes.
+    Text(Vec<u8>),
+    /// As many bytes of an open file as its header says, and whether it lies in the Nix store.
+    File(File, bool),
+}
+
 impl Recipe {
+    /// Calls `visit` for every member of the layer, in the order of the archive.
+    ///
+    /// # Errors
+    /// See [`LayerError`]; `visit` returns what it likes of them.
+    pub fn members(&self, visit: &mut dyn FnMut(Member) -> Result<(), LayerError>) -> Result<(), LayerError> {
+        if self.format != FORMAT {
+            return Err(LayerError::UnknownFormat(self.format));
+        }
+        let rules = Rules::new(self)?;
+        walk::walk(self, &mut |item| {
+            let entry = rules.entry(&item);
+            let content = match item.what {
+                Found::Directory | Found::Symlink(_) => Content::None,
+                Found::Text(text) => Content::Text(text),
+                Found::File(file, _) => Content::File(file, item.in_store),
+            };
+            visit(Member { entry, content, host: item.host })
+        })
+    }
+
     /// Gives every byte of the layer to `sink`.
     ///
     /// # Errors
     /// See [`LayerError`]; the sink has then seen the beginning of the layer.
     pub fn stream(&self, sink: &mut dyn Sink) -> Result<(), LayerError> {
-        if self.format != FORMAT {
-            return Err(LayerError::UnknownFormat(self.format));
-        }
-        let rules = Rules::new(self)?;
         let mut offset = 0;
-        walk::walk(self, &mut |item| {
-            let entry = rules.entry(&item);
+        self.members(&mut |Member { entry, content, host }| {
             let header = header(&entry, offset);
             offset += header.len() as u64;
             sink.bytes(&header).map_err(LayerError::Sink)?;
-            let size = match item.what {
-                Found::Directory | Found::Symlink(_) => 0,
-                Found::Text(text) => {
-                    sink.bytes(&text).map_err(LayerError::Sink)?;
-                    text.len() as u64
-                }
-                Found::File(file, size) => {
-                    sink.file(&file, size, item.in_store).map_err(|error| match error {
+            let size = entry.size();
+            match content {
+                Content::None => {}
+                Content::Text(text) => sink.bytes(&text).map_err(LayerError::Sink)?,
+                Content::File(file, in_store) => {
+                    sink.file(&file, size, in_store).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                            LayerError::Changed(item.host.clone())
+                            LayerError::Changed(host.clone())
                         }
-                        PipeError::Read(e) => LayerError::reading(&item.host, e),
+                        PipeError::Read(e) => LayerError::reading(&host, e),
                         PipeError::Write(e) => LayerError::Sink(e),
                     })?;
-                    if file.metadata().map_err(|e| LayerError::reading(&item.host, e))?.len() != size {
-                        return Err(LayerError::Changed(item.host));
+                    if file.metadata().map_err(|e| LayerError::reading(&host, e))?.len() != size {
+                        return Err(LayerError::Changed(host));
                     }
-                    size
                 }
-            };
+            }
             let padding = padding(size);
             sink.bytes(&TRAILER[..usize::try_from(padding).unwrap_or(0)]).map_err(LayerError::Sink)?;
             offset += size + padding;

@@ -24,7 +24,7 @@ pub const ALIGNMENT: u64 = 4096;
 /// Files of this many bytes are aligned, smaller ones are not.
 pub const ALIGN_FROM: u64 = 1024 * 1024;
 /// Modification time of every entry, in seconds after the epoch: the same as in the Nix store.
-pub(super) const MTIME: u64 = 1;
+pub const MTIME: u64 = 1;
 
 /// First size, in bytes, that eleven octal digits cannot say.
 const SIZE_LIMIT: u64 = 1 << 33;
@@ -61,6 +61,17 @@ pub struct Entry {
     pub uname: String,
     /// Group's name, empty unless asked for.
     pub gname: String,
+}
+
+impl Entry {
+    /// Bytes of data that follow the header.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        match self.kind {
+            Kind::File(size) => size,
+            Kind::Directory | Kind::Symlink(_) => 0,
+        }
+    }
 }
 
 /// Zero bytes that follow `size` bytes of data.

@@ -2,4 +2,11 @@
 //!
 //! Measured on Podman 4.3.1 and 5.4.2 (containers/storage 1.43 and 1.57), and read in their sources.
 
+pub mod link;
+pub mod linked;
+pub mod lock;
 pub mod places;
+pub mod records;
+pub mod survey;
+pub mod tar_split;
+pub mod tree;

@@ -1,0 +1,261 @@
+//! The records of containers-storage: which images, layers and containers a store has.
+//!
+//! ```text
+//! <store>/<driver>-images/images.json          images.lock      <id>/   manifests and configs
+//! <store>/<driver>-layers/layers.json          layers.lock      <id>.tar-split.gz
+//! <store>/<driver>-containers/containers.json  containers.lock          only where containers can be
+//! <store>/<driver>/<id>/diff                                            the unpacked layer
+//! ```
+//!
+//! Read directly and under their locks: milliseconds, no process, nothing written. Podman keeps a JSON file beside each
+//! for what does not outlive a reboot (`volatile-…`). Keys that windlass has no use for are not read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::lock::{For, Lock};
+use crate::blobs::{At, WriteError};
+use crate::digest::Digest;
+use crate::progress::Progress;
+
+/// Why the records of a store cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordsError {
+    /// A file or a lock.
+    #[error("{0}")]
+    File(#[from] WriteError),
+    /// Torn or foreign JSON, with which every Podman command fails.
+    #[error("{path} is damaged: {message}; `windlass doctor` says what to do", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// An image as `images.json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StoredImage {
+    /// Digest of the config, in hex.
+    pub id: String,
+    /// Digest of a manifest; which one, where there are several, is not dependable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// Names and tags, and names with digests.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub names: Vec<String>,
+    /// The top layer.
+    #[serde(default)]
+    pub layer: String,
+    /// JSON text that c/image keeps there.
+    #[serde(default)]
+    pub metadata: String,
+    /// Names of the files kept with it.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub big_data_names: Vec<String>,
+    /// Their sizes in bytes.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub big_data_sizes: BTreeMap<String, u64>,
+    /// Their digests.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub big_data_digests: BTreeMap<String, String>,
+    /// RFC 3339.
+    #[serde(default)]
+    pub created: String,
+}
+
+impl StoredImage {
+    /// Whether a manifest or an index with this digest is one of the image's.
+    #[must_use]
+    pub fn has(&self, digest: Digest) -> bool {
+        let text = digest.to_string();
+        let in_data = |(name, value): (&String, &String)| name.starts_with("manifest") && *value == text;
+        self.digest == Some(digest) || self.big_data_digests.iter().any(in_data)
+    }
+
+    /// Whether it has this name: `localhost/redis:1`, or `localhost/redis@sha256:…`.
+    #[must_use]
+    pub fn is_called(&self, name: &str) -> bool {
+        self.names.iter().any(|other| other == name)
+    }
+}
+
+/// A layer as `layers.json` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StoredLayer {
+    /// Its chain ID in hex, or a random one for a container's own layer.
+    pub id: String,
+    /// The layer below it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// RFC 3339.
+    #[serde(default)]
+    pub created: String,
+    /// Digest of the blob it came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compressed_diff_digest: Option<Digest>,
+    /// Size of that blob in bytes.
+    #[serde(default)]
+    pub compressed_size: u64,
+    /// Its diff ID; a container's own layer has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_digest: Option<Digest>,
+    /// Bytes of its archive.
+    #[serde(default)]
+    pub diff_size: u64,
+    /// Owners of its files.
+    #[serde(default)]
+    pub uidset: Vec<u64>,
+    /// Their groups.
+    #[serde(default)]
+    pub gidset: Vec<u64>,
+    /// `incomplete` while Podman unpacks it, and for ever after a kill, until Podman removes it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
+    pub flags: BTreeMap<String, serde_json::Value>,
+}
+
+impl StoredLayer {
+    /// Whether Podman has not finished unpacking it.
+    #[must_use]
+    pub fn is_incomplete(&self) -> bool {
+        self.flags.get("incomplete").is_some_and(|flag| flag == true)
+    }
+}
+
+/// A container as `containers.json` has it, running or not.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct StoredContainer {
+    /// Its ID.
+    pub id: String,
+    /// Its names.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub names: Vec<String>,
+    /// The ID of its image.
+    #[serde(default)]
+    pub image: String,
+    /// Its own layer.
+    #[serde(default)]
+    pub layer: String,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// What one store has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// The store.
+    pub store: PathBuf,
+    /// Its driver.
+    pub driver: String,
+    /// The images, in the store's order.
+    pub images: Vec<StoredImage>,
+    /// The layers by ID.
+    pub layers: BTreeMap<String, StoredLayer>,
+    /// The containers.
+    pub containers: Vec<StoredContainer>,
+}
+
+impl Records {
+    /// Reads what a store has. A store that no Podman has used yet has nothing.
+    ///
+    /// # Errors
+    /// See [`RecordsError`].
+    pub fn read(store: &Path, driver: &str, progress: &Progress) -> Result<Self, RecordsError> {
+        let (images, layers) = (Folder::new(store, driver, "images"), Folder::new(store, driver, "layers"));
+        let stored: Vec<StoredLayer> = layers.read(progress)?;
+        Ok(Self {
+            store: store.to_owned(),
+            driver: driver.to_owned(),
+            images: images.read(progress)?,
+            layers: stored.into_iter().map(|layer| (layer.id.clone(), layer)).collect(),
+            containers: Folder::new(store, driver, "containers").read(progress)?,
+        })
+    }
+
+    /// Where a layer is unpacked.
+    #[must_use]
+    pub fn tree(&self, layer: &str) -> PathBuf {
+        self.store.join(&self.driver).join(layer).join("diff")
+    }
+
+    /// The tar-split record of a layer.
+    #[must_use]
+    pub fn tar_split(&self, layer: &str) -> PathBuf {
+        self.store.join(format!("{}-layers/{layer}.tar-split.gz", self.driver))
+    }
+
+    /// A file that is kept with an image: `manifest`, or `sha256:…` for the config.
+    #[must_use]
+    pub fn big_data(&self, image: &str, name: &str) -> PathBuf {
+        self.store.join(format!("{}-images/{image}/{}", self.driver, big_data_file(name)))
+    }
+}
+
+/// The file name of a big-data item: itself if it has only small letters, digits and dots, else base64 behind a `=`
+/// (containers/storage, *makeBigDataBaseName*).
+#[must_use]
+pub fn big_data_file(name: &str) -> String {
+    use base64::Engine;
+    if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.') {
+        return name.to_owned();
+    }
+    format!("={}", base64::engine::general_purpose::STANDARD.encode(name))
+}
+
+/// One of a store's folders with records.
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    kind: &'static str,
+}
+
+impl Folder {
+    pub(super) fn new(store: &Path, driver: &str, kind: &'static str) -> Self {
+        Self { path: store.join(format!("{driver}-{kind}")), kind }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn json(&self) -> PathBuf {
+        self.path.join(format!("{}.json", self.kind))
+    }
+
+    pub(super) fn lock(&self) -> PathBuf {
+        self.path.join(format!("{}.lock", self.kind))
+    }
+
+    fn read<T: DeserializeOwned>(&self, progress: &Progress) -> Result<Vec<T>, RecordsError> {
+        let Some(_lock) = Lock::take(&self.lock(), For::Reading, progress)? else { return Ok(Vec::new()) };
+        let mut all = read_list(&self.json())?;
+        all.extend(read_list(&self.path.join(format!("volatile-{}.json", self.kind)))?);
+        Ok(all)
+    }
+}
+
+/// The list in a JSON file; nothing for a file that is not there or empty.
+pub(super) fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RecordsError> {
+    let bytes = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        bytes => bytes.at("read", path)?,
+    };
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list: Option<Vec<T>> = serde_json::from_slice(&bytes)
+        .map_err(|error| RecordsError::Damaged { path: path.to_owned(), message: error.to_string() })?;
+    Ok(list.unwrap_or_default())
+}
