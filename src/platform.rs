@@ -28,6 +28,13 @@ impl Platform {
     pub fn of_data() -> Self {
         Self { os: "linux".to_owned(), architecture: "unknown".to_owned(), variant: None }
     }
+
+    /// Whether a container of this platform runs on `host`; what is only data runs anywhere.
+    #[must_use]
+    pub fn runs_on(&self, host: &Self) -> bool {
+        let variant = self.variant.is_none() || host.variant.is_none() || self.variant == host.variant;
+        *self == Self::of_data() || (self.os == host.os && self.architecture == host.architecture && variant)
+    }
 }
 
 /// The platform that this windlass was built for.

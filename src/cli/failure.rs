@@ -1,11 +1,18 @@
 //! From an error to a sentence, a hint and an exit code (the codes of the README).
 
+use std::error::Error;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use super::printer::Printer;
+use super::printer::{Printer, count};
 use crate::blobs::WriteError;
 use crate::layout::LayoutError;
+use crate::podman::decide::DecideError;
+use crate::podman::engine::EngineError;
+use crate::podman::load::LoadError;
+use crate::podman::places::PlacesError;
+use crate::podman::pull::PullError;
+use crate::podman::records::RecordsError;
 use crate::spec::SpecError;
 
 /// The environment is wrong: something windlass needs is not there.
@@ -28,6 +35,22 @@ pub(super) struct NoSpace(pub(super) String);
 #[error("{0}")]
 pub(super) struct Unverified(pub(super) String);
 
+/// Some images are not loaded; each was printed where it belongs.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Unloaded {
+    message: String,
+    code: u8,
+}
+
+impl Unloaded {
+    pub(super) fn new(errors: &[&LoadError]) -> Self {
+        // With several, the one that a second run will not mend by itself.
+        let code = errors.iter().map(|error| code(*error)).max().unwrap_or(1);
+        Self { message: format!("{} could not be loaded", count(errors.len(), "image")), code }
+    }
+}
+
 /// Prints the error and gives the exit code that scripts know it by.
 pub(super) fn report(error: &anyhow::Error, printer: &Printer) -> ExitCode {
     let io =
@@ -49,23 +72,52 @@ pub(super) fn report(error: &anyhow::Error, printer: &Printer) -> ExitCode {
         message = error.root_cause().to_string();
     }
     printer.note(format!("windlass: {message}"));
-    let is = |check: fn(&(dyn std::error::Error + 'static)) -> bool| error.chain().any(check);
-    let damaged = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<Unverified>()
-            || matches!(
-                cause.downcast_ref::<LayoutError>(),
-                Some(LayoutError::Damaged { .. } | LayoutError::Truncated { .. } | LayoutError::Changed { .. })
-            )
+    ExitCode::from(code(error.as_ref()))
+}
+
+/// The exit code of an error: the first of its causes that has one of its own.
+fn code(error: &(dyn Error + 'static)) -> u8 {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(code) = code_of(error) {
+            return code;
+        }
+        cause = error.source();
+    }
+    1
+}
+
+fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
+    if let Some(Unloaded { code, .. }) = error.downcast_ref() {
+        return Some(*code);
+    }
+    if error.is::<Usage>() || error.is::<SpecError>() {
+        return Some(2);
+    }
+    let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    let layout = |error| {
+        matches!(error, &LayoutError::Damaged { .. } | &LayoutError::Truncated { .. } | &LayoutError::Changed { .. })
     };
-    ExitCode::from(if is(|cause| cause.is::<Usage>() || cause.is::<SpecError>()) {
-        2
-    } else if error.chain().any(damaged) {
-        4
-    } else if io(ErrorKind::StorageFull) || io(ErrorKind::QuotaExceeded) || is(|cause| cause.is::<NoSpace>()) {
-        5
-    } else if is(|cause| cause.is::<Environment>()) {
-        7
-    } else {
-        1
-    })
+    let lied = |error| matches!(error, &PullError::NotThere { .. } | &PullError::OtherImage { .. });
+    if error.is::<Unverified>()
+        || error.downcast_ref().is_some_and(layout)
+        || error.downcast_ref().is_some_and(lied)
+        || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
+        || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
+    {
+        return Some(4);
+    }
+    if error.is::<NoSpace>()
+        || matches!(error.downcast_ref(), Some(LoadError::NoSpace { .. }))
+        || matches!(error.downcast_ref(), Some(PullError::NoSpace { .. } | PullError::Full { .. }))
+        || error.downcast_ref().is_some_and(|error: &std::io::Error| full(error.kind()))
+    {
+        return Some(5);
+    }
+    let environment = error.is::<Environment>()
+        || error.is::<PlacesError>()
+        || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
+        || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
+        || matches!(error.downcast_ref(), Some(EngineError::Missing { .. }));
+    environment.then_some(7)
 }

@@ -9,7 +9,9 @@ mod diff;
 mod docs;
 mod export;
 mod failure;
+mod host;
 mod inspect;
+mod load;
 mod nix_builder;
 mod plan;
 mod printer;
@@ -51,6 +53,7 @@ enum Verb {
     Diff(diff::Args),
     Inspect(inspect::Args),
     Export(export::Args),
+    Load(load::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     NixBuilder,
@@ -80,6 +83,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Diff(args) => diff::run(&args, &printer),
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
+        Verb::Load(args) => load::run(&args, &printer, start()),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),

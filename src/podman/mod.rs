@@ -2,11 +2,19 @@
 //!
 //! Measured on Podman 4.3.1 and 5.4.2 (containers/storage 1.43 and 1.57), and read in their sources.
 
+pub mod decide;
+pub mod engine;
+pub mod gc_roots;
+pub mod generations;
 pub mod link;
 pub mod linked;
+pub mod load;
 pub mod lock;
 pub mod places;
+pub mod pull;
 pub mod records;
+mod rules;
+pub mod storage_conf;
 pub mod survey;
 pub mod tar_split;
 pub mod tree;

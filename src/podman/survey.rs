@@ -1,7 +1,7 @@
 //! Whether Podman has an image already: asked of the records of all its stores, in milliseconds and without a process.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::places::Places;
 use super::records::{Records, RecordsError, StoredImage};
@@ -52,19 +52,13 @@ impl Survey {
     /// What there is of one platform of an image.
     #[must_use]
     pub fn presence(&self, summary: &Summary, platform: &PlatformRecord) -> Presence {
-        let mut damaged = None;
-        for store in &self.stores {
-            let Some(image) = find(store, summary, platform) else { continue };
-            match self.missing_part(store, platform) {
-                None => {
-                    return Presence::Present { store: store.store.clone(), named: self.is_named(summary, platform) };
-                }
-                Some(why) if damaged.is_none() => damaged = Some(Presence::Damaged { store: store.store.clone(), why }),
-                Some(_) => {}
-            }
-            debug_assert_eq!(image.id, platform.config_digest.hex());
+        // The first store that has a record of it is the one that Podman takes it from.
+        let found = self.stores.iter().find(|store| find(store, summary, platform).is_some());
+        let Some(store) = found else { return Presence::Missing };
+        match self.missing_part(store, platform) {
+            None => Presence::Present { store: store.store.clone(), named: self.is_named(summary, platform) },
+            Some(why) => Presence::Damaged { store: store.store.clone(), why },
         }
-        damaged.unwrap_or(Presence::Missing)
     }
 
     /// The first thing that an image's record promises and that is not there.
@@ -86,10 +80,9 @@ impl Survey {
         None
     }
 
-    /// Whether name and tag, and the name with the digest, lead to the image.
+    /// Whether name and tag lead to the image. Below such a name Podman finds its digests too.
     fn is_named(&self, summary: &Summary, platform: &PlatformRecord) -> bool {
-        let id = platform.config_digest.hex();
-        names(summary, platform).iter().all(|name| self.called(name).is_some_and(|(_, image)| image.id == id))
+        self.called(&summary.reference).is_some_and(|(_, image)| image.id == platform.config_digest.hex())
     }
 
     /// The image that Podman takes for a name: that of the first store that knows it.
@@ -98,27 +91,11 @@ impl Survey {
         self.stores.iter().find_map(|store| Some((store, store.images.iter().find(|image| image.is_called(name))?)))
     }
 
-    /// Whether the image is in this store.
-    #[must_use]
-    pub fn is_in(&self, store: &Path, summary: &Summary, platform: &PlatformRecord) -> bool {
-        let records = self.stores.iter().find(|records| records.store == store);
-        records.is_some_and(|records| {
-            find(records, summary, platform).is_some() && self.missing_part(records, platform).is_none()
-        })
-    }
-
-    /// The layers of the graph root by chain ID: what Podman need not unpack again.
-    #[must_use]
-    pub fn own_layers(&self) -> BTreeMap<&str, Option<Digest>> {
-        let own = self.stores.first().map(|store| &store.layers);
-        let whole = own.into_iter().flatten().filter(|(_, layer)| !layer.is_incomplete());
-        whole.map(|(id, layer)| (id.as_str(), layer.diff_digest)).collect()
-    }
-
-    /// The diff IDs that the graph root has, in whatever order.
+    /// The diff IDs that the graph root has, whatever lies below them there.
     #[must_use]
     pub fn own_diff_ids(&self) -> BTreeSet<Digest> {
-        self.own_layers().into_values().flatten().collect()
+        let own = self.stores.first().into_iter().flat_map(|store| store.layers.values());
+        own.filter(|layer| !layer.is_incomplete()).filter_map(|layer| layer.diff_digest).collect()
     }
 }
 

@@ -1,0 +1,62 @@
+//! The Podman of this host: the arguments that every verb about it shares, and what the environment says.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::podman::decide::Host;
+use crate::podman::engine::Engine;
+use crate::podman::generations::NixPlaces;
+use crate::podman::places::{Caller, Overrides, Places};
+
+/// Which Podman, where its own settings do not say it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Podman's places (by default those of its own storage.conf)")]
+pub(super) struct HostArgs {
+    /// Podman's graph root: images, layers and containers.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Podman's run root: what does not outlive a reboot.
+    #[arg(long, value_name = "DIR")]
+    runroot: Option<PathBuf>,
+    /// The storage.conf to read.
+    #[arg(long, value_name = "FILE")]
+    storage_conf: Option<PathBuf>,
+    /// The linked store; by default the one that storage.conf names.
+    #[arg(long, value_name = "DIR")]
+    pub(super) storage_dir: Option<PathBuf>,
+}
+
+impl HostArgs {
+    /// What was given by hand.
+    pub(super) fn overrides(&self) -> Overrides {
+        let Self { root, runroot, storage_conf, .. } = self;
+        Overrides { root: root.clone(), runroot: runroot.clone(), storage_conf: storage_conf.clone() }
+    }
+
+    /// The Podman that these arguments and the environment mean.
+    pub(super) fn host(&self) -> Result<Host> {
+        let overrides = self.overrides();
+        let places = Places::find(&caller(), &overrides)?;
+        let engine = Engine::new(&overrides, &places);
+        let linked = Host::find_linked(&places, self.storage_dir.as_deref());
+        Ok(Host { places, engine, linked, nix: nix_places() })
+    }
+}
+
+/// Who runs this.
+pub(super) fn caller() -> Caller {
+    let variables = std::env::vars_os();
+    let texts = variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Caller {
+        uid: rustix::process::geteuid().as_raw(),
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        variables: texts.collect(),
+    }
+}
+
+/// Where Nix keeps its things.
+pub(super) fn nix_places() -> NixPlaces {
+    let place = |name: &str, default: &str| std::env::var_os(name).map_or_else(|| default.into(), PathBuf::from);
+    NixPlaces { store: place("NIX_STORE_DIR", "/nix/store"), state: place("NIX_STATE_DIR", "/nix/var/nix") }
+}

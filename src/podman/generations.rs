@@ -1,0 +1,351 @@
+//! What was loaded into a Podman, load after load, so that each can be kept, compared and gone back to.
+//!
+//! ```text
+//! <graph root>/windlass/
+//!   lock                          held by the one windlass that changes what is loaded
+//!   current                       the number of the generation that is loaded now
+//!   generations/<number>/
+//!     generation.json             the images and models, with their digests
+//!     images/<name>/              image directories that are not in the Nix store, copied (kilobytes)
+//!     roots/<name> -> /nix/store/…  what Nix must not collect
+//! ```
+//!
+//! The folder lies in the graph root because it speaks of what that graph root has. Loading the same again makes no new
+//! generation. Numbers only grow; going back makes an old generation current and removes nothing.
+//!
+//! A root is known to Nix through a link in `gcroots/auto` (Nix manual, *Garbage collector roots*): when the generation is
+//! removed, or the graph root is, the link leads nowhere and Nix drops it by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::lock;
+use crate::blobs::{At, Staging, WriteError};
+use crate::canonical;
+use crate::digest::Digest;
+use crate::layout::{ImageDir, ImageKind, LayoutError, PlatformRecord, VERSION, read_versioned};
+use crate::platform::Platform;
+use crate::progress::Progress;
+
+/// Why generations cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerationError {
+    /// A file.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    /// An image directory or a generation that cannot be read.
+    #[error("{0}")]
+    Layout(#[from] LayoutError),
+    /// A number that is not there.
+    #[error("there is no generation {number}; there are: {}", list(.there))]
+    Unknown {
+        /// What was asked for.
+        number: u64,
+        /// What there is.
+        there: Vec<u64>,
+    },
+}
+
+fn list(numbers: &[u64]) -> String {
+    if numbers.is_empty() {
+        return "none".to_owned();
+    }
+    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// One image or model of a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    /// What it is called in its stack: `redis`.
+    pub name: String,
+    /// Whether it is an image or a model.
+    pub kind: ImageKind,
+    /// What it came with: a stack's or an image's name. A load replaces all that came with the same.
+    pub origin: String,
+    /// Name with its registry, without the tag.
+    pub repository: String,
+    /// Name and tag.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// Digest of the manifest, or of the index where there are several platforms.
+    pub digest: Digest,
+    /// Digest of the manifest of this platform.
+    pub manifest_digest: Digest,
+    /// Digest of the config: Podman's image ID.
+    pub config_digest: Digest,
+    /// What it runs on.
+    pub platform: Platform,
+    /// Bytes of all its layers.
+    pub size: u64,
+    /// Names of its models.
+    pub models: Vec<String>,
+    /// Its image directory; relative to the generation where it was copied.
+    pub directory: PathBuf,
+}
+
+impl Entry {
+    /// Describes one platform of an image directory.
+    #[must_use]
+    pub fn new(image: &ImageDir, platform: &PlatformRecord, name: &str, origin: &str) -> Self {
+        let summary = image.summary();
+        Self {
+            name: name.to_owned(),
+            kind: summary.kind,
+            origin: origin.to_owned(),
+            repository: summary.name.clone(),
+            reference: summary.reference.clone(),
+            digest: summary.digest,
+            manifest_digest: platform.digest,
+            config_digest: platform.config_digest,
+            platform: platform.platform.clone(),
+            size: platform.size,
+            models: platform.models.clone(),
+            directory: fs::canonicalize(image.path()).unwrap_or_else(|_| image.path().to_owned()),
+        }
+    }
+
+    /// Whether both are the same image, wherever their directories are.
+    fn is_same(&self, other: &Self) -> bool {
+        let identity = |entry: &Self| Self { directory: PathBuf::new(), ..entry.clone() };
+        identity(self) == identity(other)
+    }
+}
+
+/// What was loaded at one time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Generation {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Its number, from 1.
+    pub number: u64,
+    /// Images and models, by kind and name.
+    pub entries: Vec<Entry>,
+}
+
+/// Where Nix keeps its things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NixPlaces {
+    /// The store: `/nix/store`.
+    pub store: PathBuf,
+    /// The state: `/nix/var/nix`.
+    pub state: PathBuf,
+}
+
+/// The generations of one graph root.
+#[derive(Debug, Clone)]
+pub struct Generations {
+    folder: PathBuf,
+}
+
+impl Generations {
+    /// Of this graph root; nothing is made.
+    #[must_use]
+    pub fn of(graph_root: &Path) -> Self {
+        Self { folder: graph_root.join("windlass") }
+    }
+
+    /// Their folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Takes what is loaded for changing it, waiting for another windlass that does.
+    ///
+    /// # Errors
+    /// If the folder cannot be made.
+    pub fn lock(&self, progress: &Progress) -> Result<File, WriteError> {
+        fs::create_dir_all(&self.folder).at("create", &self.folder)?;
+        let path = self.folder.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
+        lock::wait(&path, progress, || match file.try_lock() {
+            Ok(()) => Ok(true),
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        })?;
+        Ok(file)
+    }
+
+    fn folder_of(&self, number: u64) -> PathBuf {
+        self.folder.join("generations").join(number.to_string())
+    }
+
+    /// The numbers of all generations, ascending.
+    ///
+    /// # Errors
+    /// If the folder cannot be read.
+    pub fn numbers(&self) -> Result<Vec<u64>, WriteError> {
+        let folder = self.folder.join("generations");
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.at("read", &folder)?,
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            numbers.extend(entry.at("read", &folder)?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// One generation, with the paths of its image directories made absolute.
+    ///
+    /// # Errors
+    /// If there is none with this number, or it cannot be read.
+    pub fn read(&self, number: u64) -> Result<Generation, GenerationError> {
+        let there = self.numbers()?;
+        if !there.contains(&number) {
+            return Err(GenerationError::Unknown { number, there });
+        }
+        let folder = self.folder_of(number);
+        let mut generation: Generation = read_versioned(&folder.join("generation.json"))?;
+        for entry in &mut generation.entries {
+            entry.directory = folder.join(&entry.directory);
+        }
+        Ok(generation)
+    }
+
+    /// When a generation was made, in seconds after the epoch.
+    #[must_use]
+    pub fn made(&self, number: u64) -> Option<i64> {
+        use std::os::unix::fs::MetadataExt;
+        fs::metadata(self.folder_of(number).join("generation.json")).ok().map(|metadata| metadata.mtime())
+    }
+
+    /// The generation that is loaded now.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn current(&self) -> Result<Option<Generation>, GenerationError> {
+        let path = self.folder.join("current");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text.at("read", &path)?,
+        };
+        match text.trim().parse() {
+            Ok(number) => self.read(number).map(Some),
+            Err(_) => Err(WriteError { action: "read", path, source: io::ErrorKind::InvalidData.into() }.into()),
+        }
+    }
+
+    /// Every generation, ascending.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn all(&self) -> Result<Vec<Generation>, GenerationError> {
+        self.numbers()?.into_iter().map(|number| self.read(number)).collect()
+    }
+
+    /// What the generation after a load holds: what is there, without what came with the same origins, and the new.
+    /// With `only_named` nothing goes but what has a new entry.
+    #[must_use]
+    pub fn merge(current: Option<&Generation>, new: Vec<Entry>, only_named: bool) -> Vec<Entry> {
+        let origins: BTreeSet<&str> = new.iter().map(|entry| entry.origin.as_str()).collect();
+        let replaced = |old: &Entry| {
+            new.iter().any(|entry| entry.kind == old.kind && entry.repository == old.repository)
+                || (!only_named && origins.contains(old.origin.as_str()))
+        };
+        let kept = current.into_iter().flat_map(|current| &current.entries).filter(|old| !replaced(old)).cloned();
+        let mut entries: Vec<Entry> = kept.collect();
+        entries.extend(new);
+        entries.sort_by(|a, b| (a.kind as u8, &a.name, &a.reference).cmp(&(b.kind as u8, &b.name, &b.reference)));
+        entries
+    }
+
+    /// Whether a generation holds these.
+    #[must_use]
+    pub fn is_same(generation: &Generation, entries: &[Entry]) -> bool {
+        generation.entries.len() == entries.len()
+            && generation.entries.iter().zip(entries).all(|(old, new)| old.is_same(new))
+    }
+
+    /// Writes a new generation, with roots for all that it needs from the Nix store. It is not current yet: first is
+    /// what it holds kept from Nix's garbage collector, then loaded, then it is made [current](Self::make_current).
+    ///
+    /// # Errors
+    /// With the path at fault.
+    pub fn add(&self, entries: &[Entry], nix: &NixPlaces, progress: &Progress) -> Result<Generation, GenerationError> {
+        let number = self.numbers()?.last().map_or(1, |last| last + 1);
+        let folder = self.folder_of(number);
+        let parent = self.folder.join("generations");
+        fs::create_dir_all(&parent).at("create", &parent)?;
+        let staging = Staging::directory(&folder)?;
+        let mut generation = Generation { version: VERSION, number, entries: entries.to_vec() };
+        let mut roots: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for (n, entry) in generation.entries.iter_mut().enumerate() {
+            let image = ImageDir::open(&entry.directory)?;
+            if let Some((name, path)) = store_path(&nix.store, &entry.directory) {
+                roots.insert(name, path);
+                continue;
+            }
+            let copy = PathBuf::from(format!("images/{n}-{}", entry.name));
+            let target = staging.path().join(&copy);
+            fs::create_dir_all(&target).at("create", &target)?;
+            image.image().write_lean(&target, progress)?;
+            entry.directory = copy;
+            let sources = image.image().recipes.values().flat_map(|recipe| recipe.sources());
+            roots.extend(sources.filter_map(|source| store_path(&nix.store, source)));
+        }
+        let links = staging.path().join("roots");
+        fs::create_dir_all(&links).at("create", &links)?;
+        for (name, path) in &roots {
+            symlink(path, links.join(name)).at("create", &links.join(name))?;
+        }
+        let json = staging.path().join("generation.json");
+        crate::blobs::write_file(&json, &canonical::to_pretty(&generation), progress)?;
+        staging.publish()?;
+        self.read(number)
+    }
+
+    /// The links of a generation that Nix must take for roots, each with the store path that it keeps.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn roots(&self, number: u64) -> Result<Vec<(PathBuf, PathBuf)>, WriteError> {
+        let folder = self.folder_of(number).join("roots");
+        let mut roots = Vec::new();
+        for entry in fs::read_dir(&folder).at("read", &folder)? {
+            let link = entry.at("read", &folder)?.path();
+            let target = fs::read_link(&link).at("read", &link)?;
+            roots.push((link, target));
+        }
+        roots.sort();
+        Ok(roots)
+    }
+
+    /// Says which generation is loaded now.
+    ///
+    /// # Errors
+    /// With the path at fault.
+    pub fn make_current(&self, number: u64, progress: &Progress) -> Result<(), WriteError> {
+        let staging = Staging::file(&self.folder.join("current"))?;
+        crate::blobs::write_file(staging.path(), format!("{number}\n").as_bytes(), progress)?;
+        staging.publish()
+    }
+
+    /// Removes a generation; what it loaded stays.
+    ///
+    /// # Errors
+    /// With the path at fault.
+    pub fn remove(&self, number: u64) -> Result<(), WriteError> {
+        let folder = self.folder_of(number);
+        // Out of sight first: a half-removed one must not be read.
+        let gone = self.folder.join("generations").join(format!(".{number}.removed"));
+        fs::rename(&folder, &gone).at("rename", &folder)?;
+        fs::remove_dir_all(&gone).at("remove", &gone)
+    }
+}
+
+/// The store path that a path is in, and its name.
+fn store_path(store: &Path, path: &Path) -> Option<(String, PathBuf)> {
+    let name = path.strip_prefix(store).ok()?.components().next()?.as_os_str().to_str()?.to_owned();
+    Some((name.clone(), store.join(name)))
+}

@@ -1,0 +1,356 @@
+//! Loading: for each image, is it there, can it be linked, or must Podman unpack it?
+//!
+//! 1. What is there is read from the records ([`survey`](super::survey)). If nothing is missing, nothing is written: no
+//!    lock, no process, no file.
+//! 2. What is missing gets a generation with garbage collector roots first, so that Nix cannot take away what is being
+//!    loaded.
+//! 3. Then it is linked ([`link`](super::link)) or handed to Podman ([`pull`](super::pull)).
+//! 4. Names are put right, and Podman itself is asked for every image that was loaded.
+//! 5. Only then is the generation the current one.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::decide::{DecideError, Host, How, Options, Reason, Step, Target, Via};
+use super::engine::EngineError;
+use super::gc_roots;
+use super::generations::{GenerationError, Generations};
+use super::link::{LinkError, link};
+use super::pull::{PullError, pull};
+use super::records::RecordsError;
+use super::survey::{Presence, Survey, names};
+use crate::blobs::{WriteError, free_space};
+use crate::layout::{PlatformRecord, Summary};
+use crate::progress::Progress;
+
+/// Why images are not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// There is no way to load them.
+    #[error("{0}")]
+    Decide(#[from] DecideError),
+    /// It would not fit; nothing was written.
+    #[error("loading needs {needed} bytes in {place}, and {free} are free")]
+    NoSpace {
+        /// Where.
+        place: PathBuf,
+        /// Bytes that are needed.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// Records of a store.
+    #[error("{0}")]
+    Records(#[from] RecordsError),
+    /// The generations.
+    #[error("{0}")]
+    Generations(#[from] GenerationError),
+    /// The linked store.
+    #[error("{0}")]
+    Link(Arc<LinkError>),
+    /// Podman.
+    #[error("{0}")]
+    Pull(#[from] PullError),
+    /// Podman, asked for what was loaded.
+    #[error("{0}")]
+    Engine(#[from] EngineError),
+    /// A place that is written to.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    /// Podman does not have what was loaded.
+    #[error(
+        "{reference} was loaded, but Podman {found}; see whether the podman on PATH is the real one, and `windlass doctor`"
+    )]
+    NotThere {
+        /// The image.
+        reference: String,
+        /// What Podman has instead.
+        found: String,
+    },
+}
+
+/// What became of one image.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was to be done.
+    pub step: Step,
+    /// Files that are links to the store.
+    pub links: u64,
+    /// Why it is not there.
+    pub error: Option<LoadError>,
+}
+
+/// What a load did.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Image by image.
+    pub outcomes: Vec<Outcome>,
+    /// Bytes of layers that Podman wrote; windlass' own are counted by the progress.
+    pub pulled: u64,
+    /// The generation that is current now.
+    pub generation: Option<u64>,
+    /// Store paths that Nix may collect all the same.
+    pub warnings: Vec<String>,
+}
+
+impl Host {
+    /// Loads what is missing. One image that fails does not keep the others from being loaded.
+    ///
+    /// # Errors
+    /// If nothing could be done at all; of a single image, see [`Outcome::error`].
+    pub fn load(
+        &self,
+        targets: &[Target],
+        options: Options,
+        done: &mut dyn FnMut(&Outcome),
+        progress: &Progress,
+    ) -> Result<Loaded, LoadError> {
+        let generations = Generations::of(&self.places.graph_root);
+        let mut steps = self.plan(targets, options, progress)?;
+        let current = generations.current()?;
+        let merged = |steps: &[Step], current: Option<&_>| {
+            Generations::merge(current, steps.iter().map(|step| step.entry.clone()).collect(), options.partial)
+        };
+        let nothing = |steps: &[Step]| steps.iter().all(|step| step.how == How::Present);
+        let leftovers = match &self.linked {
+            Some(store) => !store.leftovers(progress)?.is_empty(),
+            None => false,
+        };
+        if let Some(current) = current.as_ref().filter(|_| nothing(&steps) && !leftovers)
+            && Generations::is_same(current, &merged(&steps, Some(current)))
+        {
+            let outcomes = steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
+            let loaded = Loaded { outcomes, pulled: 0, generation: Some(current.number), warnings: Vec::new() };
+            loaded.outcomes.iter().for_each(&mut *done);
+            return Ok(loaded);
+        }
+
+        let _lock = generations.lock(progress)?;
+        // Somebody else may have loaded the same in the meantime.
+        steps = self.plan(targets, options, progress)?;
+        self.check_space(&steps)?;
+        let current = generations.current()?;
+        let entries = merged(&steps, current.as_ref());
+        let last = match generations.numbers()?.last() {
+            Some(number) => Some(generations.read(*number)?),
+            None => None,
+        };
+        // A load that was killed, or gone back from, has left the generation that is wanted now.
+        let generation = match current.into_iter().chain(last).find(|old| Generations::is_same(old, &entries)) {
+            Some(generation) => generation,
+            None => generations.add(&entries, &self.nix, progress)?,
+        };
+        let mut warnings = Vec::new();
+        for (link, path) in generations.roots(generation.number)? {
+            warnings.extend(gc_roots::register(&self.nix, &link, &path).err().map(|error| error.to_string()));
+        }
+
+        let mut outcomes: Vec<Outcome> =
+            steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
+        if leftovers && let Some(store) = &self.linked {
+            store.change(progress)?.sweep(progress)?;
+        }
+        self.clear_damaged(&mut outcomes, progress)?;
+        self.link(targets, &mut outcomes, options, progress)?;
+        let pulled = self.pull(targets, &mut outcomes, options, done, progress)?;
+        self.put_names_right(targets, &mut outcomes, progress)?;
+        self.confirm(targets, &mut outcomes, progress)?;
+        outcomes.iter().filter(|outcome| outcome.step.how != How::Pull || outcome.error.is_some()).for_each(&mut *done);
+        let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
+        let generation = if failed {
+            generations.current()?.map(|current| current.number)
+        } else {
+            generations.make_current(generation.number, progress)?;
+            Some(generation.number)
+        };
+        Ok(Loaded { outcomes, pulled, generation, warnings })
+    }
+
+    /// Refuses before anything is written what cannot fit.
+    fn check_space(&self, steps: &[Step]) -> Result<(), LoadError> {
+        for how in [How::Link, How::Pull] {
+            let steps: Vec<&Step> = steps.iter().filter(|step| step.how == how).collect();
+            let Some(first) = steps.first() else { continue };
+            let needed = steps.iter().map(|step| step.to_write).sum();
+            let place = first.store.clone();
+            let existing = place.ancestors().find(|path| path.exists()).unwrap_or(&place);
+            let free = free_space(existing)?;
+            if needed > free {
+                return Err(LoadError::NoSpace { place, needed, free });
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes damaged records out of the graph root: Podman would prefer them to what is loaded now, and to load the same
+    /// over them mends nothing (Podman 4.3 and 5.4).
+    fn clear_damaged(&self, outcomes: &mut [Outcome], progress: &Progress) -> Result<(), LoadError> {
+        if outcomes.iter().all(|outcome| !matches!(outcome.step.reason, Reason::Damaged(_) | Reason::Forced)) {
+            return Ok(());
+        }
+        let survey = Survey::read(&self.places, progress)?;
+        let Some(own) = survey.stores.first() else { return Ok(()) };
+        for outcome in outcomes {
+            if !matches!(outcome.step.reason, Reason::Damaged(_) | Reason::Forced) {
+                continue;
+            }
+            let id = outcome.step.entry.config_digest.hex();
+            let names = own.images.iter().filter(|image| image.id == id).flat_map(|image| &image.names);
+            let removed = names.into_iter().try_for_each(|name| self.engine.remove_image(name, progress));
+            outcome.error = removed.err().map(LoadError::from);
+        }
+        Ok(())
+    }
+
+    fn link(
+        &self,
+        targets: &[Target],
+        outcomes: &mut [Outcome],
+        options: Options,
+        progress: &Progress,
+    ) -> Result<(), LoadError> {
+        let Some(store) = &self.linked else { return Ok(()) };
+        let mut images = Vec::new();
+        let mut linked = Vec::new();
+        for (target, outcome) in targets.iter().zip(outcomes) {
+            if outcome.step.how == How::Link && outcome.error.is_none() {
+                images.push((&target.image, target.platform()?));
+                linked.push(outcome);
+            }
+        }
+        if images.is_empty() {
+            return Ok(());
+        }
+        progress.expect(linked.iter().map(|outcome| outcome.step.entry.size).sum());
+        let results =
+            link(store, &images, options.force, progress).map_err(|error| LoadError::Link(Arc::new(error)))?;
+        for (outcome, result) in linked.into_iter().zip(results) {
+            match result {
+                Ok(linked) => outcome.links = linked.linked,
+                Err(error) => outcome.error = Some(LoadError::Link(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn pull(
+        &self,
+        targets: &[Target],
+        outcomes: &mut [Outcome],
+        options: Options,
+        done: &mut dyn FnMut(&Outcome),
+        progress: &Progress,
+    ) -> Result<u64, LoadError> {
+        let mut bytes = 0;
+        for (target, outcome) in targets.iter().zip(outcomes) {
+            // What cannot be linked at all (a layer without a recipe, files of other owners) Podman can still unpack.
+            if options.via == Via::Auto && outcome.error.as_ref().is_some_and(LoadError::is_unlinkable) {
+                outcome.error = None;
+                outcome.step.how = How::Pull;
+                outcome.step.store.clone_from(&self.places.graph_root);
+            }
+            if outcome.step.how != How::Pull || outcome.error.is_some() {
+                continue;
+            }
+            let present = Survey::read(&self.places, progress)?.own_diff_ids();
+            match pull(&self.engine, &self.places, &target.image, target.platform()?, &present, progress) {
+                Ok(pulled) => bytes += pulled.bytes,
+                Err(error) => outcome.error = Some(error.into()),
+            }
+            progress.check().map_err(|source| stopped(&self.places.graph_root, source))?;
+            if outcome.error.is_none() {
+                done(outcome);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Makes names lead to the images that were asked for.
+    fn put_names_right(
+        &self,
+        targets: &[Target],
+        outcomes: &mut [Outcome],
+        progress: &Progress,
+    ) -> Result<(), LoadError> {
+        let survey = Survey::read(&self.places, progress)?;
+        for (target, outcome) in targets.iter().zip(outcomes) {
+            let (summary, platform) = (target.image.summary(), target.platform()?);
+            let Presence::Present { store, named: false } = survey.presence(summary, platform) else { continue };
+            if outcome.error.is_some() {
+                continue;
+            }
+            outcome.error = self.name(&survey, summary, platform, &store, progress).err();
+        }
+        Ok(())
+    }
+
+    fn name(
+        &self,
+        survey: &Survey,
+        summary: &Summary,
+        platform: &PlatformRecord,
+        store: &Path,
+        progress: &Progress,
+    ) -> Result<(), LoadError> {
+        let (id, reference) = (platform.config_digest.hex(), &summary.reference);
+        let Some(linked) = self.linked.as_ref().filter(|linked| linked.path() == store) else {
+            return Ok(self.engine.tag(&id, reference, progress)?);
+        };
+        linked.change(progress)?.name(&id, &names(summary, platform), progress)?;
+        // Podman looks into the graph root first.
+        let (other, own) = match survey.called(reference) {
+            Some((records, image)) => (&image.id, records.store == self.places.graph_root),
+            None => return Ok(()),
+        };
+        if own && *other != id { Ok(self.engine.untag(other, reference, progress)?) } else { Ok(()) }
+    }
+
+    /// Asks Podman itself, and the records, for everything that was loaded.
+    fn confirm(&self, targets: &[Target], outcomes: &mut [Outcome], progress: &Progress) -> Result<(), LoadError> {
+        let mut asked: Vec<(&Target, &mut Outcome)> = targets.iter().zip(outcomes).collect();
+        asked.retain(|(_, outcome)| outcome.step.how != How::Present && outcome.error.is_none());
+        let asked_names: Vec<Vec<String>> = asked
+            .iter()
+            .map(|(target, _)| Ok(names(target.image.summary(), target.platform()?)))
+            .collect::<Result<_, LoadError>>()?;
+        let flat: Vec<&str> = asked_names.iter().flatten().map(String::as_str).collect();
+        let mut answers = self.engine.exists(&flat, progress)?.into_iter();
+        let survey = Survey::read(&self.places, progress)?;
+        for ((target, outcome), names) in asked.into_iter().zip(asked_names) {
+            let (summary, platform) = (target.image.summary(), target.platform()?);
+            let mut found = None;
+            for (name, answer) in names.iter().zip(answers.by_ref()) {
+                match answer {
+                    Some(id) if id == platform.config_digest => {}
+                    Some(id) => found = Some(format!("has {id} as {name}")),
+                    None => found = Some(format!("knows no {name}")),
+                }
+            }
+            found = found.or_else(|| match survey.presence(summary, platform) {
+                Presence::Present { .. } => None,
+                Presence::Damaged { why, .. } => Some(format!("has only a part of it: {why}")),
+                Presence::Missing => Some("has no record of it".to_owned()),
+            });
+            outcome.error = found.map(|found| LoadError::NotThere { reference: summary.reference.clone(), found });
+        }
+        Ok(())
+    }
+}
+
+impl LoadError {
+    /// Whether the image can only be loaded through Podman.
+    fn is_unlinkable(&self) -> bool {
+        use super::tree::TreeError;
+        let Self::Link(error) = self else { return false };
+        match &**error {
+            LinkError::NoRecipe { .. } => true,
+            LinkError::Tree { source, .. } => matches!(**source, TreeError::Owner { .. }),
+            _ => false,
+        }
+    }
+}
+
+fn stopped(path: &Path, source: std::io::Error) -> WriteError {
+    WriteError { action: "load into", path: path.to_owned(), source }
+}

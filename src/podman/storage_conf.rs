@@ -1,0 +1,319 @@
+//! `storage.conf`: what of it decides where things are, and how an additional image store is named in it.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value, value};
+
+/// Why a `storage.conf` cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfError {
+    /// It cannot be read.
+    #[error("read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It is not TOML. Podman's commands fail or, worse, take their defaults.
+    #[error("{path}, line {line}: {message}; mend the line, then `podman info` says whether Podman can read the file", path = path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+    /// A key has a value of the wrong kind.
+    #[error("{path}: {key} must be {expected}; correct it", path = path.display())]
+    Kind {
+        /// The file.
+        path: PathBuf,
+        /// The key with its tables.
+        key: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+/// What a `storage.conf` says of places. An empty text counts as nothing, as for Podman.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StorageConf {
+    /// `driver`
+    pub driver: Option<String>,
+    /// `graphroot`
+    pub graph_root: Option<String>,
+    /// `runroot`
+    pub run_root: Option<String>,
+    /// `rootless_storage_path`
+    pub rootless_storage_path: Option<String>,
+    /// `imagestore`, which Podman 5 knows
+    pub image_store: Option<String>,
+    /// `additionalimagestores` of `[storage.options]`
+    pub additional: Vec<String>,
+    /// Whether `additionalimagestores` also stands in a driver's table, where Podman ignores it.
+    pub misplaced: bool,
+}
+
+impl StorageConf {
+    /// Reads the file at `path`; `None` if there is none.
+    ///
+    /// # Errors
+    /// If it cannot be read, is not TOML, or has a value of the wrong kind.
+    pub fn read(path: &Path) -> Result<Option<Self>, ConfError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path).map(Some),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound) => Ok(None),
+            Err(source) => Err(ConfError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Reads `text`, which is from `path`.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfError> {
+        let document = document(text, path)?;
+        let Some(storage) = table_in(document.as_table(), "storage", "storage", path)? else {
+            return Ok(Self::default());
+        };
+        let text = |key: &str| text_in(storage, key, path);
+        let options = table_in(storage, "options", "storage.options", path)?;
+        let mut conf = Self {
+            driver: text("driver")?,
+            graph_root: text("graphroot")?,
+            run_root: text("runroot")?,
+            rootless_storage_path: text("rootless_storage_path")?,
+            image_store: text("imagestore")?,
+            ..Self::default()
+        };
+        if let Some(options) = options {
+            conf.additional = stores_in(options, path)?;
+            let tables = options.iter().filter_map(|(_, item)| item.as_table_like());
+            conf.misplaced = tables.into_iter().any(|table| named(table, STORES).is_some());
+        }
+        Ok(conf)
+    }
+}
+
+const STORES: &str = "additionalimagestores";
+const STORES_KEY: &str = "storage.options.additionalimagestores";
+
+/// What [`with_store`] writes where the key is missing: without them Podman guesses, or refuses.
+#[derive(Debug, Clone, Copy)]
+pub struct Missing<'a> {
+    /// The key in `[storage]`.
+    pub key: &'a str,
+    /// Its value.
+    pub value: &'a str,
+}
+
+/// The text of a `storage.conf` with `store` among its additional image stores and `missing` filled in; everything else
+/// stays as it is, comments included. The same text comes back if there is nothing to add.
+///
+/// # Errors
+/// If `text` is not a `storage.conf`; `path` is for the message.
+pub fn with_store(text: &str, path: &Path, store: &str, missing: &[Missing<'_>]) -> Result<String, ConfError> {
+    let conf = StorageConf::parse(text, path)?;
+    let mut document = document(text, path)?;
+    let storage = child(document.as_table_mut(), "storage");
+    for Missing { key, value: text } in missing {
+        // An empty text is as good as none.
+        if text_in(storage, key, path)?.is_none() {
+            storage.insert(&name_of(storage, key), value(*text));
+        }
+    }
+    if !conf.additional.iter().any(|other| same(other, store)) {
+        let options = child(storage, "options");
+        let name = name_of(options, STORES);
+        let stores = options.entry(&name).or_insert_with(|| value(Array::new()));
+        stores
+            .as_array_mut()
+            .ok_or_else(|| kind(path, STORES_KEY, "a list of texts"))
+            .map(|array| push(array, store))?;
+    }
+    Ok(document.to_string())
+}
+
+/// Whether two spellings of a path are the same for Podman.
+fn same(one: &str, other: &str) -> bool {
+    Path::new(one).components().eq(Path::new(other).components())
+}
+
+/// Adds a text in the way the list is written: on a line of its own, or beside the others.
+fn push(array: &mut Array, text: &str) {
+    let mut new = Value::from(text);
+    let rest = |raw: Option<&toml_edit::RawString>| raw.and_then(|raw| raw.as_str()).unwrap_or_default().to_owned();
+    let mut indent = String::new();
+    if let Some(last) = array.iter_mut().last() {
+        let before = rest(last.decor().prefix());
+        indent = before.rfind('\n').map_or_else(|| " ".to_owned(), |at| before[at..].to_owned());
+        // What stood after the last text, often a line break, now stands after ours.
+        let after = rest(last.decor().suffix());
+        last.decor_mut().set_suffix("");
+        new.decor_mut().set_suffix(after);
+    } else if rest(Some(array.trailing())).contains('\n') {
+        "\n  ".clone_into(&mut indent);
+    }
+    new.decor_mut().set_prefix(indent);
+    array.push_formatted(new);
+}
+
+fn document(text: &str, path: &Path) -> Result<DocumentMut, ConfError> {
+    text.parse().map_err(|error: toml_edit::TomlError| {
+        let start = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+        ConfError::Syntax { path: path.to_owned(), line, message: error.message().replace('\n', ", ") }
+    })
+}
+
+fn kind(path: &Path, key: &str, expected: &'static str) -> ConfError {
+    ConfError::Kind { path: path.to_owned(), key: key.to_owned(), expected }
+}
+
+/// The key as it is written: Podman's parser takes any case where the exact one is missing.
+fn name_of(table: &dyn TableLike, key: &str) -> String {
+    let other = || table.iter().map(|(name, _)| name).find(|name| name.eq_ignore_ascii_case(key));
+    if table.contains_key(key) { key } else { other().unwrap_or(key) }.to_owned()
+}
+
+fn named<'t>(table: &'t dyn TableLike, key: &str) -> Option<&'t Item> {
+    table.get(&name_of(table, key))
+}
+
+fn table_in<'t>(
+    table: &'t dyn TableLike,
+    key: &str,
+    full: &str,
+    path: &Path,
+) -> Result<Option<&'t dyn TableLike>, ConfError> {
+    let as_table = |item: &'t Item| item.as_table_like().ok_or_else(|| kind(path, full, "a table"));
+    named(table, key).map(as_table).transpose()
+}
+
+fn text_in(table: &dyn TableLike, key: &str, path: &Path) -> Result<Option<String>, ConfError> {
+    let as_text =
+        |item: &Item| item.as_str().map(str::to_owned).ok_or_else(|| kind(path, &format!("storage.{key}"), "a text"));
+    Ok(named(table, key).map(as_text).transpose()?.filter(|text| !text.is_empty()))
+}
+
+fn stores_in(options: &dyn TableLike, path: &Path) -> Result<Vec<String>, ConfError> {
+    let wrong = || kind(path, STORES_KEY, "a list of texts");
+    let Some(item) = named(options, STORES) else { return Ok(Vec::new()) };
+    let texts = item.as_array().ok_or_else(wrong)?.iter();
+    texts.map(|text| text.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
+}
+
+/// The table of this name, made if it is missing.
+fn child<'t>(table: &'t mut dyn TableLike, key: &str) -> &'t mut dyn TableLike {
+    let name = name_of(table, key);
+    let item = table.entry(&name).or_insert_with(|| Item::Table(Table::new()));
+    item.as_table_like_mut().unwrap_or_else(|| unreachable!("StorageConf::parse has seen a table"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STORE: &str = "/nix/var/windlass/storage";
+
+    fn parse(text: &str) -> Result<StorageConf, String> {
+        StorageConf::parse(text, Path::new("s.conf")).map_err(|error| error.to_string())
+    }
+
+    fn add(text: &str) -> String {
+        with_store(text, Path::new("s.conf"), STORE, &[]).unwrap()
+    }
+
+    #[test]
+    fn reads_what_decides_places_and_leaves_the_rest() {
+        let text = "[storage]\ndriver = \"overlay\"\nGraphRoot = \"/g\"\nrunroot = \"\"\nunknown = 1\n\
+                    [storage.options]\nadditionalimagestores = [ '/a', \"/b/\" ]\nsize = \"1\"\n\
+                    [storage.options.overlay]\nadditionalimagestores = [\"/c\"]\n";
+        let expected = StorageConf {
+            driver: Some("overlay".to_owned()),
+            graph_root: Some("/g".to_owned()),
+            additional: vec!["/a".to_owned(), "/b/".to_owned()],
+            misplaced: true,
+            ..StorageConf::default()
+        };
+        assert_eq!(parse(text), Ok(expected));
+        assert_eq!(parse(""), Ok(StorageConf::default()));
+    }
+
+    #[test]
+    fn names_the_key_or_the_line_that_is_wrong() {
+        for (text, message) in [
+            ("[storage]\ndriver = 3", "s.conf: storage.driver must be a text; correct it"),
+            ("storage = 1", "s.conf: storage must be a table; correct it"),
+            (
+                "[storage.options]\nadditionalimagestores = '/a'",
+                "s.conf: storage.options.additionalimagestores must be a list of texts; correct it",
+            ),
+            (
+                "[storage.options]\nadditionalimagestores = [1]",
+                "s.conf: storage.options.additionalimagestores must be a list of texts; correct it",
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), message);
+        }
+        let torn = parse("[storage]\ndriver = \"over").unwrap_err();
+        assert!(torn.starts_with("s.conf, line 2: ") && !torn.contains('\n'), "{torn}");
+    }
+
+    #[test]
+    fn adds_the_store_and_keeps_every_comment() {
+        for (text, expected) in [
+            ("", "[storage]\n\n[storage.options]\nadditionalimagestores = [\"$S\"]\n"),
+            (
+                "# a\n[storage] # b\ndriver = 'overlay'\n\n# c\n",
+                "# a\n[storage] # b\ndriver = 'overlay'\n\n[storage.options]\nadditionalimagestores = [\"$S\"]\n\n# c\n",
+            ),
+            (
+                "[storage]\n[storage.options]\n# one\nadditionalimagestores = [\n]\nsize = ''\n",
+                "[storage]\n[storage.options]\n# one\nadditionalimagestores = [\n  \"$S\"\n]\nsize = ''\n",
+            ),
+            (
+                "[storage.options]\nadditionalimagestores = [\"/a\"] # mine\n",
+                "[storage.options]\nadditionalimagestores = [\"/a\", \"$S\"] # mine\n",
+            ),
+            (
+                "[storage.options]\nadditionalimagestores = [\n    # first\n    \"/a\",\n    \"/b\", # second\n]\n",
+                "[storage.options]\nadditionalimagestores = [\n    # first\n    \"/a\",\n    \"/b\",\n    \"$S\", # second\n]\n",
+            ),
+            (
+                "[storage.options]\nadditionalimagestores = [\n  \"/a\"\n]\n",
+                "[storage.options]\nadditionalimagestores = [\n  \"/a\",\n  \"$S\"\n]\n",
+            ),
+            (
+                "[storage]\noptions = { size = '' }\n",
+                "[storage]\noptions = { size = '' , additionalimagestores = [\"$S\"] }\n",
+            ),
+            (
+                "[storage.options.overlay]\nmountopt = 'nodev' # d\n",
+                "[storage.options]\nadditionalimagestores = [\"$S\"]\n[storage.options.overlay]\nmountopt = 'nodev' # d\n",
+            ),
+        ] {
+            let expected = expected.replace("$S", STORE);
+            let new = add(text);
+            assert_eq!(new, expected, "from {text}");
+            assert_eq!(add(&new), new, "a second time");
+            let parsed = parse(&new).unwrap();
+            assert_eq!(parsed.additional.last().map(String::as_str), Some(STORE));
+        }
+        let spelt = format!("[storage.options]\nadditionalimagestores = [\"{STORE}/\"]\n");
+        assert_eq!(add(&spelt), spelt);
+    }
+
+    #[test]
+    fn fills_in_only_what_is_missing() {
+        let missing = [Missing { key: "driver", value: "overlay" }, Missing { key: "runroot", value: "/r" }];
+        let text = "[storage]\ndriver = 'btrfs'\nrunroot = ''\n";
+        let new = with_store(text, Path::new("s.conf"), STORE, &missing).unwrap();
+        assert!(new.starts_with("[storage]\ndriver = 'btrfs'\nrunroot = \"/r\"\n"), "{new}");
+    }
+}
