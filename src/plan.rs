@@ -196,7 +196,11 @@ fn plan_image(
         }
     };
     planned.extend(parts.iter().map(|part| closure_layer(graph, &spec.store_dir, part, shared_by(part))));
-    planned.extend(root_layer(graph, &spec.store_dir, (&spec.name, &spec.content, spec.mount_points, &spec.perms))?);
+    let engine_inputs = match spec.mount_points {
+        true => vec![Input::MountPoints, Input::accounts(spec.config.user.as_deref())],
+        false => Vec::new(),
+    };
+    planned.extend(root_layer(graph, &spec.store_dir, (&spec.name, &spec.content, engine_inputs, &spec.perms))?);
 
     if planned.len() > LAYER_LIMIT {
         let models = model_names.len();
@@ -248,7 +252,7 @@ pub fn plan_layers(graph: &ClosureGraph, spec: &LayerSpec, below: &[Layer]) -> R
         .filter(|perm| perm.path.as_ref().is_none_or(|path| !followed.contains(path)))
         .cloned()
         .collect();
-    if let Some(mut root) = root_layer(graph, &spec.store_dir, (&spec.name, &spec.content, false, &rest))? {
+    if let Some(mut root) = root_layer(graph, &spec.store_dir, (&spec.name, &spec.content, Vec::new(), &rest))? {
         root.why = why;
         planned.push(root);
     }
@@ -309,7 +313,7 @@ fn title(first: &str, count: usize) -> String {
 fn root_layer(
     graph: &ClosureGraph,
     store: &StoreDir,
-    (name, content, mount_points, perms): (&str, &Content, bool, &[Perm]),
+    (name, content, engine_inputs, perms): (&str, &Content, Vec<Input>, &[Perm]),
 ) -> Result<Option<Planned>, PlanError> {
     let mut inputs = content.root_inputs();
     name_hashes(&mut inputs, graph, store);
@@ -317,14 +321,12 @@ fn root_layer(
         ("links", content.contents.is_empty() && content.symlinks.is_empty()),
         ("files", content.copy_to_root.is_empty() && content.files.is_empty() && content.texts.is_empty()),
         ("directories", content.directories.is_empty()),
-        ("mount points", !mount_points),
+        ("mount points", engine_inputs.is_empty()),
     ]
     .into_iter()
     .filter_map(|(word, empty)| (!empty).then_some(word))
     .collect();
-    if mount_points {
-        inputs.push(Input::MountPoints);
-    }
+    inputs.extend(engine_inputs);
     let recipe = Recipe { format: FORMAT, inputs, perms: perms.to_vec() };
     let sources = recipe.sources();
     if let Some(path) = perms.iter().filter_map(|perm| perm.path.as_ref()).find(|path| !sources.contains(path)) {

@@ -171,7 +171,7 @@ pub struct ImageSpec {
     /// Layers that the closure is split into at most.
     #[serde(default = "default_max_layers")]
     pub max_layers: usize,
-    /// Whether the root layer brings the places that a container engine mounts over.
+    /// Whether the root layer brings the places that a container engine mounts over, and /etc/passwd and /etc/group.
     #[serde(default = "yes")]
     pub mount_points: bool,
     /// Where the store is.

@@ -6,7 +6,8 @@
 }:
 windlass.buildImage {
   name = "redis";
-  directories."/data" = "0750";
+  # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
+  directories."/data" = "0755";
   perms = [
     {
       regex = "^/data$";

@@ -55,7 +55,8 @@ args@{
   os ? null,
   architecture ? null,
   variant ? null,
-  # Whether the image brings the places that Podman mounts over (/proc, /tmp, /etc/hosts, …).
+  # Whether the image brings the places that Podman mounts over (/proc, /tmp, /etc/hosts, …), and an /etc/passwd and
+  # /etc/group with root, nobody and a numeric `config.User`, wherever nothing else gives them.
   mountPoints ? true,
 }:
 let

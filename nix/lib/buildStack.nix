@@ -6,7 +6,7 @@
 #   models  the models by name
 #
 # The result:
-#   stack.json  images/<name>.tar  models/<model>.tar  load.sh  SHA256SUMS
+#   stack.json  images/<name>.tar  models/<model>.tar  load.sh  SHA256SUMS  lean -> the stack without archives
 # A model's archive is a derivation of its own that the result links to: a new version of an app does not write it again.
 #
 # A tag names what is in an image, a digest its bytes: when another image of the stack comes to share something, the

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -90,6 +91,11 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
                 let models =
                     models.into_iter().map(|(name, model)| Ok((name, existing(&model)?))).collect::<Result<_>>()?;
                 super::export::write(&from, format, &output, &models, options)?;
+                if from.join("stack.json").is_file() {
+                    // `windlass load` on this host needs no archive; the link also keeps alive what they were made of.
+                    let link = output.join("lean");
+                    symlink(&from, &link).with_context(|| format!("create {}", link.display()))?;
+                }
             }
         }
     }

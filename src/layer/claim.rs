@@ -115,6 +115,13 @@ impl<'a> Node<'a> {
                 }
                 return Ok(());
             }
+            Input::Accounts { passwd, group } => {
+                for (path, text) in [("/etc/passwd", passwd), ("/etc/group", group)] {
+                    let (input, what) = (Path::new(path), What::Text(text, Mode(0o644)));
+                    self.claim(input, Claim { input, what, weak: true, in_store: false, trail: Vec::new() })?;
+                }
+                return Ok(());
+            }
         };
         let in_store = match input {
             Input::StorePath { .. } => true,

@@ -88,6 +88,40 @@ pub enum Input {
     /// Podman makes them in the container's own layer; for a rootless user it cannot when the image's files belong to
     /// root in a read-only store (`creating /etc/mtab symlink: permission denied`, Podman 4.3 and 5.4).
     MountPoints,
+    /// `/etc/passwd` and `/etc/group`, where no other input gives them.
+    ///
+    /// Podman adds the container's user to a passwd that does not have it; for a rootless user it cannot when the image's
+    /// files belong to root in a read-only store (`creating temporary passwd file: permission denied`, Podman 4.3).
+    Accounts {
+        /// Text of `/etc/passwd`.
+        passwd: String,
+        /// Text of `/etc/group`.
+        group: String,
+    },
+}
+
+impl Input {
+    /// The accounts of an image whose containers run as `user`, in the words of an OCI config: `999`, `999:999`. Beside
+    /// it there are root and nobody.
+    #[must_use]
+    pub fn accounts(user: Option<&str>) -> Self {
+        let (user, group) = user.unwrap_or_default().split_once(':').unwrap_or((user.unwrap_or_default(), "0"));
+        let number = |text: &str| text.parse::<u32>().ok();
+        let known = |id| matches!(id, 0 | 65534);
+        let mut passwd = "root:x:0:0:root:/root:/bin/sh\n".to_owned();
+        let mut groups = "root:x:0:\n".to_owned();
+        if let (Some(uid), Some(gid)) = (number(user), number(group)) {
+            if !known(uid) {
+                passwd.push_str(&format!("app:x:{uid}:{gid}:app:/:/bin/sh\n"));
+            }
+            if !known(gid) {
+                groups.push_str(&format!("app:x:{gid}:\n"));
+            }
+        }
+        passwd.push_str("nobody:x:65534:65534:nobody:/nonexistent:/bin/sh\n");
+        groups.push_str("nobody:x:65534:\n");
+        Self::Accounts { passwd, group: groups }
+    }
 }
 
 /// A rule for modes and owners.
@@ -203,6 +237,19 @@ mod tests {
         for text in ["", "7", "+755", "0o755", "888", "07777"] {
             assert!(Mode::try_from(text.to_owned()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn accounts_have_the_user_of_the_image() {
+        let accounts = |user| match Input::accounts(user) {
+            Input::Accounts { passwd, group } => [passwd, group].map(|text| text.lines().count()),
+            _ => unreachable!(),
+        };
+        assert_eq!(accounts(None), [2, 2]);
+        assert_eq!(accounts(Some("999:998")), [3, 3]);
+        assert_eq!(accounts(Some("999")), [3, 2]);
+        assert_eq!(accounts(Some("redis")), [2, 2]);
+        assert_eq!(accounts(Some("65534:0")), [2, 2]);
     }
 
     #[test]

@@ -143,7 +143,7 @@ fn a_layer_of_every_feature() {
 /// A change means a new format version.
 const CLOSURE: &str = "sha256:22219b22e45619fc04780f73133ad2f5b8c10626dcee4d4b05dc4be5b9e027d3";
 /// A change means a new format version.
-const ROOT: &str = "sha256:85c2de55a30b4c6a4d77248f69c40c16f466f18f219cec307c685d7bcbf2ccf5";
+const ROOT: &str = "sha256:6a6f4620a448551abc184c4e6cb42e45c323a8fc804e0080b3a914541fd8471e";
 
 #[test]
 fn a_layer_of_store_paths_with_perms() {
@@ -251,10 +251,10 @@ fn a_whole_image_and_its_archive() {
 
 /// A change means a new format version: index.json, manifest, config, archive.
 const IMAGE: [&str; 4] = [
-    "sha256:ed66dbaef0dd8c912250c44269ec5fe5c98d966986e63d1ebd9e37d7ab334fc7",
-    "sha256:abd20e19932572e94c5827f02bd59df211307006a99ca34b03a07ed737f59e81",
-    "sha256:b028fcdaee509300c7907c97f7243a08d15d2661d134fc092f81aa11e922d802",
-    "sha256:3cdbccdf3b48c5eaf175eb1806df4de0546f5e4dc15de389fc6ed2ef9e563ae6",
+    "sha256:ce7a20a42f8f113dfc219bc4a6800305325c0511fe6b79635f5aa555bcea804e",
+    "sha256:c516624efb49700a36fa033c5b30c6b1ad2ff433f861189d7ec072e08394e220",
+    "sha256:1767680f30c8615cc0ccd2f8c0a0bfb7b58635645ee5d28aacb41f5a0dad99b2",
+    "sha256:aa59cfb3c2e2a81eb8692d4bfea97f692a4696510fd7bd20cc5139e5f0e6ca10",
 ];
 
 #[test]
@@ -286,7 +286,7 @@ fn a_model_image_and_an_index() {
 const MODEL_AND_INDEX: [&str; 3] = [
     "sha256:c027f20dd8f7f7fa0d0bf765cc04d347b87fa23c357647c755c03668427b9dea",
     "sha256:82189cd3e3dafe2bb2966d8717e516448e743f5b1c6126083815545b905f90dd",
-    "sha256:52eeaab813e86a27d362695a2b3052e19f7f15755a5fc3e05366cb25881f23e7",
+    "sha256:888bce3a72d18e20e20232e606c7a14d50576730d7ac63e28c226b344d5015df",
 ];
 
 const NINE_GIB: u64 = 9 << 30;
