@@ -1,0 +1,463 @@
+//! An image handed over to Podman: only the layers that it lacks, and no network.
+//!
+//! In a directory of its own inside the graph root, which is gone afterwards, lies an OCI layout with the image's small
+//! blobs and the missing layers: links to blobs that are on disk, else the bytes that their recipes make. skopeo, or a
+//! Podman without one, reads it. Nothing is hashed here: they compare every blob with its digest, and skopeo the
+//! manifest too.
+//!
+//! | | skopeo | Podman alone |
+//! |---|---|---|
+//! | name | `NAME@sha256:…`, which no tag that moves takes away, and the tag | the tag |
+//! | manifest compared with its digest | by skopeo | by asking for `NAME@sha256:…` afterwards |
+//! | temporary files | with `--tmpdir`; it ignores `TMPDIR` | in `TMPDIR` |
+//!
+//! **Image stores beside the graph root are hidden from them.** containers-storage would take a layer that such a store
+//! has from there, and an image whose lower layers are in another store breaks with that store: Podman 4.3 then lists
+//! nothing at all, and loading the image again mends nothing.
+//!
+//! Space: both keep a copy of every new layer in the temporary directory until the last one is in its place.
+//!
+//! Layers that were finished before a failure stay in the graph root, without an image, and a next try takes them over.
+//! No command of Podman 4.3 shows or removes such layers; it does so when an image of just these layers is removed.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{ioctl_ficlone, syncfs};
+use toml_edit::{DocumentMut, Item, Table, TomlError, value};
+
+use super::engine::{Engine, EngineError, run};
+use super::places::Places;
+use crate::blobs::{At, Output, Staging, Verify, WriteError, free_space, write_file};
+use crate::digest::Digest;
+use crate::image::{LayerKind, LayerRecord};
+use crate::layout::{ImageDir, ImageKind, LayoutError, PlatformRecord};
+use crate::progress::Progress;
+
+/// What lets a rootless user without numbers of its own unpack files of others.
+const ROOTLESS_OPTION: &str = "ignore_chown_errors";
+
+/// Why an image is not in Podman.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PullError {
+    /// A program, or what it said.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The image directory, or what its layers are made from.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A place in the graph root.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The host's `storage.conf` is none.
+    #[error("{path}: {message}", path = path.display())]
+    Conf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// It would not fit; nothing was written.
+    #[error(
+        "{image} needs {needed} bytes in {graph_root} while it is loaded ({layers} of them stay), and {free} are free; free some: `windlass gc`, or `podman image prune`",
+        graph_root = graph_root.display()
+    )]
+    NoSpace {
+        /// The image.
+        image: String,
+        /// Where.
+        graph_root: PathBuf,
+        /// Bytes that are needed at the fullest moment.
+        needed: u64,
+        /// Bytes of the layers, which stay.
+        layers: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// It did not fit; what was written is gone again.
+    #[error("{image} does not fit in {graph_root}: {said}; free some space: `windlass gc`, or `podman image prune`", graph_root = graph_root.display())]
+    Full {
+        /// The image.
+        image: String,
+        /// Where.
+        graph_root: PathBuf,
+        /// What the program said.
+        said: String,
+    },
+    /// A layer that Podman had a moment ago.
+    #[error("{image}: layer {title} ({digest}) was in Podman a moment ago and is gone: something removes images; load it again", digest = digest.short())]
+    LayerGone {
+        /// The image.
+        image: String,
+        /// The layer.
+        digest: Digest,
+        /// What is in it.
+        title: String,
+    },
+    /// The program ended well, and Podman has no such image.
+    #[error(
+        "{program} said that {name} is loaded, but Podman has no such image: see whether the {program} on PATH is the real one"
+    )]
+    NotThere {
+        /// The program.
+        program: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The program ended well, and Podman has another image under that name.
+    #[error(
+        "{program} said that {name} is loaded, but Podman has {found} there instead of {expected}; if nothing else loads images, remove it (`podman rmi {name}`) and load it again"
+    )]
+    OtherImage {
+        /// The program.
+        program: &'static str,
+        /// The name.
+        name: String,
+        /// The image ID that it should have.
+        expected: Digest,
+        /// The image ID that Podman gives.
+        found: Digest,
+    },
+}
+
+/// An image that Podman now has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// Its permanent name, `NAME@sha256:…`.
+    pub name: String,
+    /// The program that took it: `skopeo` or `podman`.
+    pub program: &'static str,
+    /// How many layers Podman lacked.
+    pub layers: usize,
+    /// Bytes of these layers.
+    pub bytes: u64,
+}
+
+/// Hands one platform of an image over to Podman, and makes sure that it is there, under its tag and its digest.
+///
+/// `present` are the layers that the graph root has, whatever lies below them there. A layer that only an additional
+/// image store has is not present: see the [module](self).
+///
+/// # Errors
+/// See [`PullError`]. Nothing is left behind then but finished layers that a next try takes over.
+pub fn pull(
+    engine: &Engine,
+    places: &Places,
+    image: &ImageDir,
+    platform: &PlatformRecord,
+    present: &BTreeSet<Digest>,
+    progress: &Progress,
+) -> Result<Pulled, PullError> {
+    let mut missing: Vec<&LayerRecord> = Vec::new();
+    for layer in &platform.layers {
+        if !present.contains(&layer.digest) && !missing.contains(&layer) {
+            missing.push(layer);
+        }
+    }
+    // Podman makes it like this on its first run.
+    let root = &places.graph_root;
+    DirBuilder::new().recursive(true).mode(0o700).create(root).at("create", root)?;
+    let work = Work::new(places, image)?;
+    let bytes = missing.iter().map(|layer| layer.size).sum();
+    let blobs = missing.iter().map(|layer| image.layer_blob(layer)).collect::<Result<Vec<_>, _>>()?;
+    let shares = shares(work.staging.path());
+    let made = missing.iter().zip(&blobs).filter(|(layer, blob)| blob.is_none() && !(shares && on_device(layer, root)));
+    // The blob, the program's copy of it, and the layer.
+    let needed = made.map(|(layer, _)| layer.size).sum::<u64>() + 2 * bytes;
+    let free = free_space(root)?;
+    if needed > free {
+        let image = image.summary().reference.clone();
+        return Err(PullError::NoSpace { image, graph_root: root.clone(), needed, layers: bytes, free });
+    }
+
+    work.write(places, image, progress)?;
+    progress.expect(missing.iter().zip(&blobs).filter(|(_, blob)| blob.is_none()).map(|(layer, _)| layer.size).sum());
+    for (layer, blob) in missing.iter().zip(blobs) {
+        work.add_layer(image, layer, blob, progress)?;
+    }
+    let program = work.hand_over(engine, image, platform, progress).map_err(|error| match error {
+        PullError::Engine(error) => explained(error, places, image, platform, &missing, progress),
+        error => error,
+    })?;
+    let pulled = Pulled { name: permanent_name(image), program, layers: missing.len(), bytes };
+    // Podman syncs its records, but no layer: after a power loss one could have holes that nobody looks for.
+    File::open(root).and_then(|root| Ok(syncfs(root)?)).at("sync", root)?;
+    check(engine, &pulled, &image.summary().reference, platform.config_digest, progress)?;
+    Ok(pulled)
+}
+
+/// `NAME@sha256:…` with the digest that `index.json` names.
+fn permanent_name(image: &ImageDir) -> String {
+    format!("{}@{}", image.summary().name, image.summary().digest)
+}
+
+/// Whether the user's own Podman has the image: whoever handed it over only said so.
+fn check(
+    engine: &Engine,
+    pulled: &Pulled,
+    reference: &str,
+    expected: Digest,
+    progress: &Progress,
+) -> Result<(), PullError> {
+    let names = [pulled.name.as_str(), reference];
+    for (name, found) in names.into_iter().zip(engine.exists(&names, progress)?) {
+        let (program, name) = (pulled.program, name.to_owned());
+        match found {
+            None => return Err(PullError::NotThere { program, name }),
+            Some(found) if found != expected => return Err(PullError::OtherImage { program, name, expected, found }),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether files in `directory` can share data.
+fn shares(directory: &Path) -> bool {
+    let probe = || tempfile::tempfile_in(directory).ok();
+    matches!((probe(), probe()), (Some(to), Some(from)) if ioctl_ficlone(&to, &from).is_ok())
+}
+
+/// Whether the bytes of a layer are large files of the same device. Small ones are copied on every file system.
+fn on_device(layer: &LayerRecord, root: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    layer.kind == LayerKind::Model && layer.owners.iter().all(|owner| device(Path::new(owner)) == device(root))
+}
+
+/// What is on disk while an image is handed over.
+struct Work {
+    staging: Staging,
+    /// The OCI layout's name in there. Podman 4.3 makes it the image's name, so it is one that nobody has.
+    layout: String,
+}
+
+impl Work {
+    fn new(places: &Places, image: &ImageDir) -> Result<Self, WriteError> {
+        let staging = Staging::directory(&places.graph_root.join("pull"))?;
+        let layout = format!("windlass-{}", &image.summary().digest.hex()[..32]);
+        Ok(Self { staging, layout })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.staging.path().join(name)
+    }
+
+    /// Everything but layers.
+    fn write(&self, places: &Places, image: &ImageDir, progress: &Progress) -> Result<(), PullError> {
+        for name in ["tmp", &self.layout] {
+            fs::create_dir(self.path(name)).at("create", &self.path(name))?;
+        }
+        write_file(&self.path("storage.conf"), alone(places)?.to_string().as_bytes(), progress)?;
+        Ok(image.image().write_oci(&self.path(&self.layout), progress)?)
+    }
+
+    fn add_layer(
+        &self,
+        image: &ImageDir,
+        layer: &LayerRecord,
+        blob: Option<PathBuf>,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        let path = self.path(&self.layout).join("blobs/sha256").join(layer.digest.hex());
+        if let Some(blob) = blob {
+            let blob = fs::canonicalize(&blob).map_err(|source| LayoutError::Read { path: blob, source })?;
+            symlink(blob, &path).at("create", &path)?;
+            return Ok(());
+        }
+        let mut output = Output::create(&path, Verify::Never, false, progress)?;
+        image.write_layer(layer, &mut output)?;
+        output.finish()?;
+        Ok(())
+    }
+
+    /// Has a program take it; which one.
+    fn hand_over(
+        &self,
+        engine: &Engine,
+        image: &ImageDir,
+        platform: &PlatformRecord,
+        progress: &Progress,
+    ) -> Result<&'static str, PullError> {
+        let engine = engine.writing(&self.path("storage.conf"), &self.path("tmp"));
+        let summary = image.summary();
+        let name = permanent_name(image);
+        let action = format!("load {name}");
+        let source = format!("oci:{}:{}", self.layout, summary.reference);
+        // Of an index the one that was asked for; a manifest alone needs no choice.
+        let choice: Vec<(&str, &str)> = if summary.kind == ImageKind::Index {
+            let platform = &platform.platform;
+            let variant = platform.variant.iter().map(|variant| ("variant", variant.as_str()));
+            [("os", platform.os.as_str()), ("arch", &platform.architecture)].into_iter().chain(variant).collect()
+        } else {
+            Vec::new()
+        };
+        let options =
+            |prefix| choice.iter().map(move |(key, value)| OsString::from(format!("--{prefix}{key}={value}")));
+
+        // Names are relative: a colon in the graph root's own would end the path.
+        let mut skopeo = engine.command("skopeo", &[]);
+        skopeo.current_dir(self.staging.path()).arg("--insecure-policy").arg("--tmpdir").arg(self.path("tmp"));
+        skopeo.args(options("override-")).args(["copy", "--quiet", &source, &format!("containers-storage:{name}")]);
+        let next = "see whether `podman info` works";
+        match run("skopeo", &mut skopeo, progress) {
+            Ok(outcome) => drop(outcome.ok("skopeo", &action, next)?),
+            Err(EngineError::Missing { .. }) => {
+                self.pull_with_podman(&engine, &source, options("").collect(), image, platform, progress)?;
+                return Ok("podman");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        // skopeo may have said so and done nothing.
+        match engine.exists(&[&name], progress)?.first() {
+            Some(Some(id)) => engine.tag(&id.hex(), &summary.reference, progress)?,
+            _ => return Err(PullError::NotThere { program: "skopeo", name }),
+        }
+        Ok("skopeo")
+    }
+
+    fn pull_with_podman(
+        &self,
+        engine: &Engine,
+        source: &str,
+        options: Vec<OsString>,
+        image: &ImageDir,
+        platform: &PlatformRecord,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        let reference = &image.summary().reference;
+        let mut podman = engine.command("podman", &[]);
+        podman.current_dir(self.staging.path()).args(["pull", "--quiet"]).args(options).arg(source);
+        let outcome = run("podman", &mut podman, progress)?;
+        outcome.ok("podman", &format!("load {reference}"), "see whether `podman info` works")?;
+        let id = platform.config_digest.hex();
+        match engine.exists(&[&id], progress)?.first() {
+            Some(Some(_)) => engine.tag(&id, reference, progress)?,
+            _ => return Err(PullError::NotThere { program: "podman", name: permanent_name(image) }),
+        }
+        // Podman 4.3 has named it by its path; others say that there is no such name.
+        match engine.untag(&id, &format!("localhost/{}:latest", self.layout), progress) {
+            Ok(()) | Err(EngineError::Failed { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// A `storage.conf` for the same storage without additional image stores.
+fn alone(places: &Places) -> Result<DocumentMut, PullError> {
+    let mut conf = match &places.conf {
+        None => DocumentMut::new(),
+        Some(path) => {
+            let text = fs::read_to_string(path).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
+            text.parse()
+                .map_err(|error: TomlError| bad_conf(places, error.to_string().trim_end().replace('\n', " ")))?
+        }
+    };
+    // Of the system's file a rootless user's Podman takes this option alone.
+    let of_system = |path: &PathBuf| ["/etc", "/usr"].iter().any(|system| path.starts_with(system));
+    if places.rootless && places.conf.as_ref().is_some_and(of_system) {
+        let options = conf.get("storage").and_then(|storage| storage.get("options"));
+        let overlay = options.and_then(|options| options.get("overlay"));
+        let kept = [overlay, options].into_iter().flatten().find_map(|table| table.get(ROOTLESS_OPTION)).cloned();
+        conf = DocumentMut::new();
+        if let Some(kept) = kept {
+            conf["storage"]["options"]["overlay"][ROOTLESS_OPTION] = kept;
+        }
+    }
+    let storage = conf.entry("storage").or_insert_with(|| Item::Table(Table::new()));
+    let storage = storage.as_table_like_mut().ok_or_else(|| bad_conf(places, "storage is not a table".to_owned()))?;
+    let text = |path: &Path| value(path.to_string_lossy().into_owned());
+    storage.insert("driver", value(&places.driver));
+    storage.insert("graphroot", text(&places.graph_root));
+    storage.insert("runroot", text(&places.run_root));
+    storage.remove("rootless_storage_path");
+    if let Some(options) = storage.get_mut("options").and_then(Item::as_table_like_mut) {
+        options.remove("additionalimagestores");
+    }
+    Ok(conf)
+}
+
+fn bad_conf(places: &Places, message: String) -> PullError {
+    PullError::Conf { path: places.conf.clone().unwrap_or_default(), message }
+}
+
+/// What an error of a program means, where that is known.
+fn explained(
+    error: EngineError,
+    places: &Places,
+    image: &ImageDir,
+    platform: &PlatformRecord,
+    missing: &[&LayerRecord],
+    progress: &Progress,
+) -> PullError {
+    let EngineError::Failed { said, .. } = &error else { return error.into() };
+    let name = || image.summary().reference.clone();
+    if said.contains("no space left on device") || said.contains("disk quota exceeded") {
+        return PullError::Full { image: name(), graph_root: places.graph_root.clone(), said: said.clone() };
+    }
+    let Some(layer) = platform.layers.iter().find(|layer| said.contains(&layer.digest.hex())) else {
+        return error.into();
+    };
+    if !missing.contains(&layer) {
+        return PullError::LayerGone { image: name(), digest: layer.digest, title: layer.title.clone() };
+    }
+    // Their digests disagree: the bytes, read once more, tell which path is at fault.
+    match image.verify_layer(layer, true, progress) {
+        Err(cause) => cause.into(),
+        Ok(()) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(conf: &Path, rootless: bool) -> Places {
+        Places {
+            graph_root: "/var/lib/g".into(),
+            run_root: "/run/r".into(),
+            driver: "overlay".to_owned(),
+            image_stores: vec!["/stores/one".into()],
+            conf: Some(conf.to_owned()),
+            rootless,
+        }
+    }
+
+    #[test]
+    fn the_private_conf_keeps_all_but_the_places_and_the_stores() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("storage.conf");
+        let text = r#"[storage]
+driver = "btrfs"
+rootless_storage_path = "$HOME/x"
+[storage.options]
+additionalimagestores = [ "/stores/one",
+]
+size = "1G"
+[storage.options.overlay]
+mount_program = "/usr/bin/fuse-overlayfs"
+"#;
+        fs::write(&path, text).unwrap();
+        let conf = alone(&places(&path, true)).unwrap().to_string();
+        let expected = r#"[storage]
+driver = "overlay"
+graphroot = "/var/lib/g"
+runroot = "/run/r"
+[storage.options]
+size = "1G"
+[storage.options.overlay]
+mount_program = "/usr/bin/fuse-overlayfs"
+"#;
+        assert_eq!(conf, expected);
+        for text in ["storage = 1", "[storage"] {
+            fs::write(&path, text).unwrap();
+            let error = alone(&places(&path, false)).unwrap_err();
+            assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
+            assert!(!error.to_string().contains('\n'));
+        }
+        let none = Places { conf: None, ..places(&path, false) };
+        assert!(alone(&none).unwrap().to_string().contains("graphroot = \"/var/lib/g\""));
+    }
+}
