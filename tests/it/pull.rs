@@ -355,7 +355,7 @@ fn in_a_process_of_its_own() {
         driver: "overlay".to_owned(),
         image_stores: Vec::new(),
         conf: Some(folder.join("podman/storage.conf")),
-        rootless: false,
+        rootless: !rustix::process::geteuid().is_root(),
     };
     let image = ImageDir::open(&folder.join("built-one")).unwrap();
     let engine = Engine::new(&Overrides::default(), &places);
