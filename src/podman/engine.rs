@@ -116,9 +116,12 @@ impl Engine {
         self
     }
 
-    /// The programs with this `storage.conf` and nothing else, and with temporary files in `temporary`.
-    pub(super) fn writing(&self, conf: &Path, temporary: &Path) -> Self {
-        let mut engine = Self { options: Vec::new(), variables: self.variables.clone() };
+    /// The programs with a `storage.conf` made for these places, and with temporary files in `temporary`.
+    pub(super) fn writing(&self, places: &Places, conf: &Path, temporary: &Path) -> Self {
+        // A rootless Podman takes no run root from a file that a variable names, and remembers for ever what it took.
+        let options =
+            if places.rootless { vec!["--runroot".into(), places.run_root.clone().into()] } else { Vec::new() };
+        let mut engine = Self { options, variables: self.variables.clone() };
         engine.variables.extend(["STORAGE_DRIVER", "STORAGE_OPTS"].map(|name| (name.into(), None)));
         engine.with_variable("CONTAINERS_STORAGE_CONF", conf).with_variable("TMPDIR", temporary)
     }
@@ -143,7 +146,7 @@ impl Engine {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let mut command = self.command("podman", &self.options);
+        let mut command = self.command("podman");
         command.args(["image", "inspect", "--format", "{{.Id}}", "--"]).args(names);
         let outcome = run("podman", &mut command, progress)?;
         // It ends with an error if one of them is missing, having printed the others in order. The missing ones are
@@ -209,14 +212,16 @@ impl Engine {
         action: &str,
         progress: &Progress,
     ) -> Result<String, EngineError> {
-        let mut command = self.command("podman", &self.options);
+        let mut command = self.command("podman");
         run("podman", command.args(arguments), progress)?.ok("podman", action, "see whether `podman info` works")
     }
 
-    /// A program with the variables that it needs. The system looks it up on PATH.
-    pub(super) fn command(&self, program: &str, options: &[OsString]) -> Command {
+    /// A program with the options and variables that it needs. The system looks it up on PATH.
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.args(options);
+        if program == "podman" {
+            command.args(&self.options);
+        }
         for (name, value) in &self.variables {
             match value {
                 Some(value) => command.env(name, value),
@@ -242,11 +247,12 @@ impl Outcome {
 /// The sentence of what Podman or skopeo printed that says what is wrong.
 fn said(stderr: &str) -> Option<String> {
     let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let telling = |line: &&&str| line.starts_with("Error: ") || line.contains(" level=fatal ");
-    let line = lines.iter().rev().find(telling).or(lines.last())?;
-    // skopeo logs to what is not a terminal as `time="…" level=fatal msg="…"`.
-    let quoted = line.split_once(" level=fatal msg=").map(|(_, message)| message);
-    let message = quoted.map(|message| serde_json::from_str(message).unwrap_or_else(|_| message.to_owned()));
+    let fatal = lines.iter().rev().find(|line| line.starts_with("Error: ") || line.contains(" level=fatal "));
+    // Without a user namespace skopeo says why first, and that it knows no exit status last.
+    let line = fatal.or_else(|| lines.iter().find(|line| line.contains(" level=error "))).or(lines.last())?;
+    // Logged to what is no terminal: `time="…" level=fatal msg="…"`.
+    let logged = line.split_once(" msg=").filter(|_| line.starts_with("time=")).map(|(_, message)| message);
+    let message = logged.map(|message| serde_json::from_str(message).unwrap_or_else(|_| message.to_owned()));
     Some(message.unwrap_or_else(|| line.trim_start_matches("Error: ").to_owned()))
 }
 
@@ -316,6 +322,7 @@ mod tests {
                 "writing blob: no \"x\"",
             ),
             ("time=\"2024-01-01T00:00:00Z\" level=fatal msg=short\n", "short"),
+            ("time=\"x\" level=error msg=\"no newuidmap\"\ntime=\"x\" level=error msg=\"no status\"\n", "no newuidmap"),
             ("anything else\n\n", "anything else"),
         ] {
             assert_eq!(said(stderr).as_deref(), Some(sentence));

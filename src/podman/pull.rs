@@ -15,7 +15,10 @@
 //! has from there, and an image whose lower layers are in another store breaks with that store: Podman 4.3 then lists
 //! nothing at all, and loading the image again mends nothing.
 //!
-//! Space: both keep an unpacked copy of every new layer in the temporary directory until the last one is in its place.
+//! Space: both keep a copy of every new layer in the temporary directory until the last one is in its place.
+//!
+//! Layers that were finished before a failure stay in the graph root, without an image, and a next try takes them over.
+//! No command of Podman 4.3 shows or removes such layers; it does so when an image of just these layers is removed.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -140,7 +143,7 @@ pub struct Pulled {
 /// image store has is not present: see the [module](self).
 ///
 /// # Errors
-/// See [`PullError`]. Nothing is left behind then but, possibly, layers that a next try takes over.
+/// See [`PullError`]. Nothing is left behind then but finished layers that a next try takes over.
 pub fn pull(
     engine: &Engine,
     places: &Places,
@@ -163,7 +166,7 @@ pub fn pull(
     let blobs = missing.iter().map(|layer| image.layer_blob(layer)).collect::<Result<Vec<_>, _>>()?;
     let shares = shares(work.staging.path());
     let made = missing.iter().zip(&blobs).filter(|(layer, blob)| blob.is_none() && !(shares && on_device(layer, root)));
-    // The blob, the program's unpacked copy of it, and the layer.
+    // The blob, the program's copy of it, and the layer.
     let needed = made.map(|(layer, _)| layer.size).sum::<u64>() + 2 * bytes;
     let free = free_space(root)?;
     if needed > free {
@@ -176,7 +179,7 @@ pub fn pull(
     for (layer, blob) in missing.iter().zip(blobs) {
         work.add_layer(image, layer, blob, progress)?;
     }
-    let program = work.hand_over(engine, image, platform, progress).map_err(|error| match error {
+    let program = work.hand_over(engine, places, image, platform, progress).map_err(|error| match error {
         PullError::Engine(error) => explained(error, places, image, platform, &missing, progress),
         error => error,
     })?;
@@ -274,11 +277,12 @@ impl Work {
     fn hand_over(
         &self,
         engine: &Engine,
+        places: &Places,
         image: &ImageDir,
         platform: &PlatformRecord,
         progress: &Progress,
     ) -> Result<&'static str, PullError> {
-        let engine = engine.writing(&self.path("storage.conf"), &self.path("tmp"));
+        let writer = engine.writing(places, &self.path("storage.conf"), &self.path("tmp"));
         let summary = image.summary();
         let name = permanent_name(image);
         let action = format!("load {name}");
@@ -295,49 +299,44 @@ impl Work {
             |prefix| choice.iter().map(move |(key, value)| OsString::from(format!("--{prefix}{key}={value}")));
 
         // Names are relative: a colon in the graph root's own would end the path.
-        let mut skopeo = engine.command("skopeo", &[]);
-        skopeo.current_dir(self.staging.path()).arg("--insecure-policy").arg("--tmpdir").arg(self.path("tmp"));
-        skopeo.args(options("override-")).args(["copy", "--quiet", &source, &format!("containers-storage:{name}")]);
         let next = "see whether `podman info` works";
-        match run("skopeo", &mut skopeo, progress) {
-            Ok(outcome) => drop(outcome.ok("skopeo", &action, next)?),
-            Err(EngineError::Missing { .. }) => {
-                self.pull_with_podman(&engine, &source, options("").collect(), image, platform, progress)?;
-                return Ok("podman");
+        let mut command = writer.command("skopeo");
+        command.current_dir(self.staging.path()).arg("--insecure-policy").arg("--tmpdir").arg(self.path("tmp"));
+        command.args(options("override-")).args(["copy", "--quiet", &source, &format!("containers-storage:{name}")]);
+        let id = platform.config_digest.hex();
+        match run("skopeo", &mut command, progress) {
+            Ok(outcome) => {
+                outcome.ok("skopeo", &action, next)?;
+                self.tag(engine, "skopeo", &id, image, progress)?;
+                Ok("skopeo")
             }
-            Err(error) => return Err(error.into()),
+            Err(EngineError::Missing { .. }) => {
+                let mut command = writer.command("podman");
+                command.current_dir(self.staging.path()).args(["pull", "--quiet"]).args(options("")).arg(&source);
+                run("podman", &mut command, progress)?.ok("podman", &action, next)?;
+                self.tag(engine, "podman", &id, image, progress)?;
+                // Podman 4.3 has named it by its path; others say that there is no such name.
+                match engine.untag(&id, &format!("localhost/{}:latest", self.layout), progress) {
+                    Ok(()) | Err(EngineError::Failed { .. }) => Ok("podman"),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
         }
-        // skopeo may have said so and done nothing.
-        match engine.exists(&[&name], progress)?.first() {
-            Some(Some(id)) => engine.tag(&id.hex(), &summary.reference, progress)?,
-            _ => return Err(PullError::NotThere { program: "skopeo", name }),
-        }
-        Ok("skopeo")
     }
 
-    fn pull_with_podman(
+    /// Tags the image that a program says it has taken.
+    fn tag(
         &self,
         engine: &Engine,
-        source: &str,
-        options: Vec<OsString>,
+        program: &'static str,
+        id: &str,
         image: &ImageDir,
-        platform: &PlatformRecord,
         progress: &Progress,
     ) -> Result<(), PullError> {
-        let reference = &image.summary().reference;
-        let mut podman = engine.command("podman", &[]);
-        podman.current_dir(self.staging.path()).args(["pull", "--quiet"]).args(options).arg(source);
-        let outcome = run("podman", &mut podman, progress)?;
-        outcome.ok("podman", &format!("load {reference}"), "see whether `podman info` works")?;
-        let id = platform.config_digest.hex();
-        match engine.exists(&[&id], progress)?.first() {
-            Some(Some(_)) => engine.tag(&id, reference, progress)?,
-            _ => return Err(PullError::NotThere { program: "podman", name: permanent_name(image) }),
-        }
-        // Podman 4.3 has named it by its path; others say that there is no such name.
-        match engine.untag(&id, &format!("localhost/{}:latest", self.layout), progress) {
-            Ok(()) | Err(EngineError::Failed { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+        match engine.exists(&[id], progress)?[..] {
+            [Some(_)] => Ok(engine.tag(id, &image.summary().reference, progress)?),
+            _ => Err(PullError::NotThere { program, name: permanent_name(image) }),
         }
     }
 }
@@ -369,7 +368,8 @@ fn alone(places: &Places) -> Result<DocumentMut, PullError> {
     storage.insert("driver", value(&places.driver));
     storage.insert("graphroot", text(&places.graph_root));
     storage.insert("runroot", text(&places.run_root));
-    storage.remove("rootless_storage_path");
+    // What a rootless Podman takes as graph root from a file that a variable names.
+    storage.insert("rootless_storage_path", text(&places.graph_root));
     if let Some(options) = storage.get_mut("options").and_then(Item::as_table_like_mut) {
         options.remove("additionalimagestores");
     }
@@ -440,6 +440,7 @@ mount_program = "/usr/bin/fuse-overlayfs"
         let conf = alone(&places(&path, true)).unwrap().to_string();
         let expected = r#"[storage]
 driver = "overlay"
+rootless_storage_path = "/var/lib/g"
 graphroot = "/var/lib/g"
 runroot = "/run/r"
 [storage.options]

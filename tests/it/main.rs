@@ -1,4 +1,4 @@
-//! All integration tests, one binary: a file per subject, and what they share in `env`.
+//! All integration tests, one binary: a file per subject, and what they share in `env` and `engine`.
 //!
 //! They run real Nix, Podman, skopeo and umoci, and need root for mounts; `./dev test` installs what is missing.
 
@@ -8,8 +8,10 @@ mod architecture;
 mod bad_input;
 mod cli;
 mod determinism;
+mod engine;
 mod env;
 mod golden;
 mod nix;
 mod oracle;
 mod podman;
+mod pull;

@@ -7,8 +7,9 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use crate::engine::{Podman, text};
 use crate::env::{Env, run_ok};
-use crate::nix::{nix, root};
+use crate::nix::nix;
 
 /// `nix build .#ai-stack-images`, through the flake, once for all tests of this process.
 fn stack() -> &'static Path {
@@ -49,57 +50,17 @@ fn by_digest(name: &str) -> String {
     format!("{}@{}", reference.rsplit_once(':').unwrap().0, entry["digest"].as_str().unwrap())
 }
 
-/// A Podman with a storage of its own.
-struct Podman {
-    env: Env,
-    variables: Vec<(String, String)>,
+/// `load.sh` of the stack.
+fn load(podman: &Podman, names: &[&str]) -> Output {
+    podman.command("sh").arg(stack().join("load.sh")).args(names).output().unwrap()
 }
 
-impl Podman {
-    fn new() -> Self {
-        let env = Env::new();
-        let settings =
-            run_ok(Command::new("bash").arg(root().join("tests/parts.sh")).arg("podman").arg(env.path("podman")));
-        let variable = |line: &str| {
-            let (name, value) = line.strip_prefix("export ").unwrap().split_once('=').unwrap();
-            (name.to_owned(), value.to_owned())
-        };
-        let variables = settings.lines().map(variable).collect();
-        Self { env, variables }
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> String {
-        run_ok(self.command("podman").args(arguments))
-    }
-
-    fn load(&self, names: &[&str]) -> Output {
-        self.command("sh").arg(stack().join("load.sh")).args(names).output().unwrap()
-    }
-
-    /// Starts a container of an image, and gives its process number.
-    fn start(&self, name: &str, options: &[&str]) -> String {
-        let image = by_digest(name);
-        let fixed = ["run", "--detach", "--pull=never", "--network=none", "--read-only", "--name", name];
-        self.run(&[&fixed[..], options, &[&image]].concat());
-        self.run(&["inspect", "--format", "{{.State.Pid}}", name]).trim().to_owned()
-    }
-}
-
-impl Drop for Podman {
-    fn drop(&mut self) {
-        drop(self.command("podman").args(["rm", "--force", "--all", "--time", "0"]).output());
-        drop(Command::new("umount").arg("--lazy").arg(self.env.path("podman/root/overlay")).output());
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+/// Starts a container of an image, and gives its process number.
+fn start(podman: &Podman, name: &str, options: &[&str]) -> String {
+    let image = by_digest(name);
+    let fixed = ["run", "--detach", "--pull=never", "--network=none", "--read-only", "--name", name];
+    podman.run(&[&fixed[..], options, &[&image]].concat());
+    podman.run(&["inspect", "--format", "{{.State.Pid}}", name]).trim().to_owned()
 }
 
 /// Tries a command for half a minute, until it prints something that holds `expected`.
@@ -119,10 +80,10 @@ fn wait_for(mut command: Command, expected: &str) -> String {
 #[test]
 fn the_stack_loads_runs_and_loads_again_for_nothing() {
     let podman = Podman::new();
-    let first = podman.load(&[]);
+    let first = load(&podman, &[]);
     assert!(first.status.success(), "{}", text(&first.stderr));
     assert_eq!(text(&first.stdout).lines().last(), Some("3 loaded, 0 present"));
-    let again = podman.load(&[]);
+    let again = load(&podman, &[]);
     assert_eq!(text(&again.stdout).lines().last(), Some("0 loaded, 3 present"));
 
     for name in ["redis", "llama-cpp", "smollm2"] {
@@ -136,7 +97,7 @@ fn the_stack_loads_runs_and_loads_again_for_nothing() {
         assert_eq!(inspect[0]["RepoTags"][0], entry["ref"]);
     }
 
-    podman.start("redis", &[]);
+    start(&podman, "redis", &[]);
     let owners = entry("redis")["layers"].to_string();
     let redis = owners.split('"').find(|owner| owner.contains("-redis-")).unwrap();
     let mut ping = podman.command("podman");
@@ -145,7 +106,7 @@ fn the_stack_loads_runs_and_loads_again_for_nothing() {
     let user = podman.run(&["exec", "redis", &format!("{redis}/bin/redis-cli"), "config", "get", "dir"]);
     assert!(user.contains("/data"), "{user}");
 
-    let process = podman.start("llama-cpp", &["--tmpfs", "/tmp"]);
+    let process = start(&podman, "llama-cpp", &["--tmpfs", "/tmp"]);
     let mut ask = Command::new("nsenter");
     ask.args([
         "--target",
@@ -164,18 +125,18 @@ fn the_stack_loads_runs_and_loads_again_for_nothing() {
 #[test]
 fn load_sh_names_what_is_missing_and_believes_only_what_it_sees() {
     let podman = Podman::new();
-    let needs = podman.load(&["llama-cpp"]);
+    let needs = load(&podman, &["llama-cpp"]);
     assert_eq!(needs.status.code(), Some(1));
     assert_eq!(
         text(&needs.stderr),
         "load.sh: image llama-cpp needs model smollm2, which is not loaded; load it first: sh load.sh smollm2 llama-cpp\n"
     );
-    let unknown = podman.load(&["redi"]);
+    let unknown = load(&podman, &["redi"]);
     assert_eq!(
         (unknown.status.code(), text(&unknown.stderr).as_str()),
         (Some(2), "load.sh: 'redi' is not a name of this stack; it has: smollm2 llama-cpp redis\n")
     );
-    assert_eq!(text(&podman.load(&["redis"]).stdout).lines().last(), Some("1 loaded, 0 present"));
+    assert_eq!(text(&load(&podman, &["redis"]).stdout).lines().last(), Some("1 loaded, 0 present"));
 
     // A copy without the model's archive, as somebody forgets it on a stick.
     let copy = podman.env.path("copy");
