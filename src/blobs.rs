@@ -323,10 +323,12 @@ impl Sink for Output<'_> {
         if self.buffer.len() >= GATHER { self.flush() } else { Ok(()) }
     }
 
-    fn file(&mut self, file: &File, size: u64, in_store: bool) -> Result<(), PipeError> {
+    fn file(&mut self, file: &File, size: u64, in_store: bool, readers: Vec<Consumer<'_>>) -> Result<(), PipeError> {
+        let mut readers: Vec<Consumer<'_>> = readers;
         if size < ALIGN_FROM {
             let progress = self.progress;
-            return fan_out(file, size, vec![Box::new(|chunk| self.bytes(chunk))], progress);
+            readers.push(Box::new(|chunk| self.bytes(chunk)));
+            return fan_out(file, size, readers, Vec::new(), progress);
         }
         self.flush().map_err(PipeError::Write)?;
         let clones = self.clones(file);
@@ -339,27 +341,27 @@ impl Sink for Output<'_> {
             }
             let vouched = || in_store && file.metadata().is_ok_and(|metadata| is_untouched(&metadata));
             let trusted = self.verify == Verify::Never || (self.verify == Verify::Auto && vouched());
-            if self.whole.is_none() && trusted {
+            if self.whole.is_none() && readers.is_empty() && trusted {
                 self.blob = None;
                 return Ok(());
             }
         }
-        let mut consumers: Vec<Consumer<'_>> = Vec::new();
+        let mut beside: Vec<Consumer<'_>> = Vec::new();
         for hasher in [&mut self.whole, &mut self.blob].into_iter().flatten() {
-            consumers.push(Box::new(|chunk| {
+            beside.push(Box::new(|chunk| {
                 hasher.update(chunk);
                 Ok(())
             }));
         }
         if !placed {
             let (mut target, progress) = (&self.file, self.progress);
-            consumers.push(Box::new(move |chunk| {
+            readers.push(Box::new(move |chunk| {
                 progress.count_written(chunk.len() as u64);
                 target.write_all(chunk)
             }));
             self.flushed += size;
         }
-        fan_out(file, size, consumers, self.progress)
+        fan_out(file, size, readers, beside, self.progress)
     }
 }
 
@@ -419,7 +421,7 @@ mod tests {
             output.bytes(b"head").unwrap();
             output.begin_blob();
             output.bytes(b"pad").unwrap();
-            output.file(&File::open(&source).unwrap(), data.len() as u64, false).unwrap();
+            output.file(&File::open(&source).unwrap(), data.len() as u64, false, Vec::new()).unwrap();
             let blob = output.end_blob();
             output.bytes(b"tail").unwrap();
             assert_eq!(output.offset(), data.len() as u64 + 11);

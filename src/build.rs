@@ -12,11 +12,10 @@ use rayon::prelude::*;
 use crate::blobs::{At, Output, Verify, WriteError};
 use crate::closure::ClosureGraph;
 use crate::config::Config;
-use crate::digest::Digest;
 use crate::image::{self, About, Layer, LayerKind, LayerRecord};
-use crate::layer::{LayerError, Recipe, digest_of, measure};
+use crate::layer::{Hashed, LayerError, Recipe, digest_of, measure};
 use crate::layer_set::read_layers;
-use crate::layout::{Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed};
+use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed};
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -105,7 +104,7 @@ pub fn model(
 ) -> Result<Image, BuildError> {
     let planned = new_model(spec, graph)?.layer;
     let layers = make(&[&planned], blobs, progress)?;
-    model_image(spec, &Layer { record: layers[&planned.recipe].clone(), recipe: planned.recipe })
+    model_image(spec, &layers[&planned.recipe])
 }
 
 fn new_model(spec: &ModelSpec, graph: &ClosureGraph) -> Result<PlannedModel, BuildError> {
@@ -220,7 +219,7 @@ fn models(
     progress: &Progress,
 ) -> Result<BTreeMap<String, Model>, BuildError> {
     let mut models: BTreeMap<String, Model> = BTreeMap::new();
-    let mut built: BTreeMap<Recipe, LayerRecord> = BTreeMap::new();
+    let mut built: BTreeMap<Recipe, Layer> = BTreeMap::new();
     for source in sources {
         let (name, model) = match source {
             ModelSource { spec: Some(spec), .. } => {
@@ -228,7 +227,7 @@ fn models(
                 if !built.contains_key(&planned.recipe) {
                     built.extend(make(&[&planned], blobs, progress)?);
                 }
-                let layer = Layer { record: built[&planned.recipe].clone(), recipe: planned.recipe };
+                let layer = built[&planned.recipe].clone();
                 (spec.name.clone(), Model { image: model_image(spec, &layer)?, layer })
             }
             ModelSource { built, .. } => {
@@ -290,15 +289,15 @@ fn make(
     planned: &[&Planned],
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<BTreeMap<Recipe, LayerRecord>, BuildError> {
+) -> Result<BTreeMap<Recipe, Layer>, BuildError> {
     // What needs no work: its digest is known, and its bytes are kept already or not asked for.
     let is_there =
-        |record: &LayerRecord| blobs.is_none_or(|Blobs { folder }| folder.join(record.digest.hex()).is_file());
-    let mut records = BTreeMap::new();
+        |layer: &Layer| blobs.is_none_or(|Blobs { folder }| folder.join(layer.record.digest.hex()).is_file());
+    let mut layers = BTreeMap::new();
     let mut work: BTreeMap<&Recipe, (&Planned, u64)> = BTreeMap::new();
     for planned in planned {
         match &planned.built {
-            Some(record) if is_there(record) => drop(records.insert(planned.recipe.clone(), record.clone())),
+            Some(layer) if is_there(layer) => drop(layers.insert(planned.recipe.clone(), layer.clone())),
             _ => drop(work.insert(&planned.recipe, (planned, 0))),
         }
     }
@@ -311,31 +310,32 @@ fn make(
     let mut order: Vec<(&Planned, u64)> = work.into_values().collect();
     order.sort_by_key(|(_, size)| Reverse(*size));
     // Each thread takes the next one: rayon's own splitting would give one thread all the large ones.
-    let made: Vec<(Recipe, LayerRecord)> = order
+    let made: Vec<(Recipe, Layer)> = order
         .into_iter()
         .par_bridge()
         .map(|(planned, _)| {
-            let (digest, size) = match blobs {
+            let Hashed { digest, size, checksums } = match blobs {
                 None => digest_of(&planned.recipe, progress).map_err(|source| failed(planned, source))?,
                 Some(Blobs { folder }) => keep(planned, folder, progress)?,
             };
-            if let Some(record) = planned.built.as_ref().filter(|record| record.digest != digest) {
-                return Err(changed(record, &planned.recipe).into());
+            if let Some(layer) = planned.built.as_ref().filter(|layer| layer.record.digest != digest) {
+                return Err(changed(&layer.record, &planned.recipe).into());
             }
-            let Planned { kind, title, why, .. } = planned.clone();
             let owners = planned.owners();
-            Ok((planned.recipe.clone(), LayerRecord { digest, size, kind, title, why, owners }))
+            let Planned { kind, title, why, recipe, .. } = planned.clone();
+            let record = LayerRecord { digest, size, kind, title, why, owners };
+            Ok((recipe.clone(), Layer { record, recipe, checksums: Some(checksums) }))
         })
         .collect::<Result<_, BuildError>>()?;
-    records.extend(made);
-    Ok(records)
+    layers.extend(made);
+    Ok(layers)
 }
 
 /// Hashes a layer and keeps its bytes as a blob, in one pass.
-fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<(Digest, u64), BuildError> {
+fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<Hashed, BuildError> {
     let temporary = tempfile::Builder::new().prefix(".layer-").tempfile_in(folder).at("create a file in", folder)?;
     let mut output = Output::create(temporary.path(), Verify::Always, true, progress)?;
-    planned.recipe.stream(&mut output).map_err(|source| match source {
+    let checksums = planned.recipe.stream_and_sum(&mut output).map_err(|source| match source {
         LayerError::Sink(source) => output.failed(source).into(),
         source => BuildError::Layer { title: planned.title.clone(), source },
     })?;
@@ -344,17 +344,17 @@ fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<(Digest
     std::fs::set_permissions(temporary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .at("write", &path)?;
     temporary.persist(&path).map_err(|error| error.error).at("rename", &path)?;
-    Ok((digest, size))
+    Ok(Hashed { digest, size, checksums })
 }
 
-fn layer(made: &BTreeMap<Recipe, LayerRecord>, planned: Planned) -> Layer {
+fn layer(made: &BTreeMap<Recipe, Layer>, planned: Planned) -> Layer {
     // Layers of the same bytes can stand for different things in different images.
-    let Planned { kind, title, why, .. } = planned;
-    let record = LayerRecord { kind, title, why, ..made[&planned.recipe].clone() };
-    Layer { record, recipe: planned.recipe }
+    let Planned { kind, title, why, recipe, .. } = planned;
+    let layer = made[&recipe].clone();
+    Layer { record: LayerRecord { kind, title, why, ..layer.record }, ..layer }
 }
 
-fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, LayerRecord>) -> Result<Image, BuildError> {
+fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Result<Image, BuildError> {
     let layers: Vec<Layer> = plan.layers.into_iter().map(|planned| layer(made, planned)).collect();
     assemble(
         &plan.spec.name,
@@ -409,7 +409,8 @@ fn assemble(
     };
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
     let summary = Summary { version: VERSION, kind, name, reference, digest, platforms: vec![platform] };
-    let recipes = layers.iter().map(|layer| (layer.record.digest, layer.recipe.clone())).collect();
+    let describe = |layer: &Layer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
+    let recipes = layers.iter().map(|layer| (layer.record.digest, describe(layer))).collect();
     Ok(Image { summary, top: manifest, blobs: vec![config], recipes })
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::canonical;
 use crate::config::{Config, unordered};
 use crate::digest::Digest;
-use crate::layer::Recipe;
+use crate::layer::{Checksums, Recipe};
 use crate::platform::Platform;
 use crate::spec::ImageSpec;
 
@@ -71,6 +71,8 @@ pub struct Layer {
     pub record: LayerRecord,
     /// What makes it.
     pub recipe: Recipe,
+    /// The sums of its files; `None` where an older windlass built it.
+    pub checksums: Option<Checksums>,
 }
 
 /// One blob that is held in memory: a manifest, config or index.

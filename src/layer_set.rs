@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::blobs::{WriteError, write_file};
 use crate::canonical;
 use crate::image::{Layer, LayerRecord};
-use crate::layout::{LayoutError, VERSION, read_recipes, read_versioned, write_recipes};
+use crate::layout::{Description, LayoutError, VERSION, read_recipes, read_versioned, write_recipes};
 use crate::progress::Progress;
 
 /// `layers.json`: layers that were built by themselves, to be named by images.
@@ -29,7 +29,8 @@ pub struct LayerSet {
 pub fn write_layers(directory: &Path, name: &str, layers: &[Layer], progress: &Progress) -> Result<(), WriteError> {
     let records = layers.iter().map(|layer| layer.record.clone()).collect();
     let set = LayerSet { version: VERSION, name: name.to_owned(), layers: records };
-    write_recipes(directory, layers.iter().map(|layer| (&layer.record.digest, &layer.recipe)), progress)?;
+    let recipes = layers.iter().map(|layer| (layer.record.digest, &layer.recipe, layer.checksums.as_ref()));
+    write_recipes(directory, recipes, progress)?;
     write_file(&directory.join("layers.json"), &canonical::to_pretty(&set), progress)
 }
 
@@ -48,7 +49,7 @@ pub fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
     set.layers
         .into_iter()
         .map(|record| match recipes.remove(&record.digest) {
-            Some(recipe) => Ok(Layer { record, recipe }),
+            Some(Description { recipe, checksums }) => Ok(Layer { record, recipe, checksums }),
             None => Err(missing(&record)),
         })
         .collect()

@@ -35,7 +35,7 @@
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
-//! | `build` | `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `spec` |
+//! | `build` | `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `spec` `store` |

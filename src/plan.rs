@@ -77,8 +77,8 @@ pub struct Planned {
     pub why: String,
     /// How its bytes are made.
     pub recipe: Recipe,
-    /// Digest and size, where they are known.
-    pub built: Option<LayerRecord>,
+    /// What it was built as, where that is known.
+    pub built: Option<Layer>,
 }
 
 impl Planned {
@@ -86,7 +86,7 @@ impl Planned {
     #[must_use]
     pub fn from_layer(layer: Layer) -> Self {
         let LayerRecord { kind, title, why, .. } = layer.record.clone();
-        Self { kind, title, why, recipe: layer.recipe, built: Some(layer.record) }
+        Self { kind, title, why, recipe: layer.recipe.clone(), built: Some(layer) }
     }
 
     /// The store paths that its bytes come from, and the host paths that are in none.

@@ -174,7 +174,8 @@ def row(what, ours, base=None, base_name="", aim=None):
     if base:
         ratios = [mine.wall / theirs.wall for mine, theirs in zip(ours, base)]
         cells[2] = f"{base_name}: {seconds(base)}"
-        cells[3] = f"{median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+        digits = 2 if median(ratios) >= 0.1 else 4
+        cells[3] = f"{median(ratios):.{digits}f} ({min(ratios):.{digits}f}–{max(ratios):.{digits}f})"
         if aim:
             cells[4] = f"{aim} {'met' if median(ratios) <= aim else '**missed**'}"
     peak = max(r.peak for r in ours) / 1024

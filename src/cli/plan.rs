@@ -117,10 +117,10 @@ fn measured(plan: ImagePlan) -> Result<PlannedImage> {
     let mut layers = Vec::new();
     for planned in plan.layers {
         let size = match &planned.built {
-            Some(record) => record.size,
+            Some(layer) => layer.record.size,
             None => measure(&planned.recipe).with_context(|| format!("layer {}", planned.title))?,
         };
-        let digest = planned.built.as_ref().map(|record| record.digest);
+        let digest = planned.built.as_ref().map(|layer| layer.record.digest);
         let owners = planned.owners();
         layers.push(SeenLayer {
             digest,

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use regex::bytes::Regex;
 
+use self::checksums::Checksum;
 pub use self::checksums::Checksums;
 pub use self::recipe::{FORMAT, Input, Mode, Perm, Recipe};
 pub use self::tar::{ALIGN_FROM, ALIGNMENT, BLOCK, Entry, Kind, MTIME, TRAILER, header, padding};
@@ -37,10 +38,11 @@ pub trait Sink {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Takes exactly `size` bytes of an open file, from its beginning. `in_store` says that it lies in the Nix store.
+    /// Every one of `readers` must see all of them.
     ///
     /// # Errors
     /// Which side failed. A file that ends early is a [`PipeError::Read`] of kind `UnexpectedEof`.
-    fn file(&mut self, file: &File, size: u64, in_store: bool) -> Result<(), PipeError>;
+    fn file(&mut self, file: &File, size: u64, in_store: bool, readers: Vec<Consumer<'_>>) -> Result<(), PipeError>;
 }
 
 /// Why the bytes of a layer cannot be had.
@@ -187,17 +189,38 @@ impl Recipe {
     /// # Errors
     /// See [`LayerError`]; the sink has then seen the beginning of the layer.
     pub fn stream(&self, sink: &mut dyn Sink) -> Result<(), LayerError> {
+        self.give(sink, None)
+    }
+
+    /// The same, with the sums of its files, for which every byte of them is read.
+    ///
+    /// # Errors
+    /// As for [`stream`](Self::stream).
+    pub fn stream_and_sum(&self, sink: &mut dyn Sink) -> Result<Checksums, LayerError> {
+        let mut sums = Checksums::default();
+        self.give(sink, Some(&mut sums))?;
+        Ok(sums)
+    }
+
+    fn give(&self, sink: &mut dyn Sink, mut sums: Option<&mut Checksums>) -> Result<(), LayerError> {
         let mut offset = 0;
         self.members(&mut |Member { entry, content, host }| {
             let header = header(&entry, offset);
             offset += header.len() as u64;
             sink.bytes(&header).map_err(LayerError::Sink)?;
             let size = entry.size();
+            let mut sum = sums.is_some().then(Checksum::new);
             match content {
                 Content::None => {}
-                Content::Text(text) => sink.bytes(&text).map_err(LayerError::Sink)?,
+                Content::Text(text) => {
+                    if let Some(sum) = &mut sum {
+                        sum.update(&text);
+                    }
+                    sink.bytes(&text).map_err(LayerError::Sink)?;
+                }
                 Content::File(file, in_store) => {
-                    sink.file(&file, size, in_store).map_err(|error| match error {
+                    let readers = sum.iter_mut().map(Checksum::reader).collect();
+                    sink.file(&file, size, in_store, readers).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                             LayerError::Changed(host.clone())
                         }
@@ -208,6 +231,9 @@ impl Recipe {
                         return Err(LayerError::Changed(host));
                     }
                 }
+            }
+            if let (Some(sums), Some(sum), true) = (&mut sums, sum, size > 0) {
+                sums.push(sum);
             }
             let padding = padding(size);
             sink.bytes(&TRAILER[..usize::try_from(padding).unwrap_or(0)]).map_err(LayerError::Sink)?;
@@ -283,24 +309,36 @@ impl Sink for HashSink<'_> {
         Ok(())
     }
 
-    fn file(&mut self, file: &File, size: u64, _: bool) -> Result<(), PipeError> {
+    fn file(&mut self, file: &File, size: u64, _: bool, readers: Vec<Consumer<'_>>) -> Result<(), PipeError> {
         let hasher = &mut self.hasher;
-        let consumer: Consumer<'_> = Box::new(|chunk| {
+        let beside: Consumer<'_> = Box::new(|chunk| {
             hasher.update(chunk);
             Ok(())
         });
-        fan_out(file, size, vec![consumer], self.progress)
+        fan_out(file, size, readers, vec![beside], self.progress)
     }
 }
 
-/// The digest and the size in bytes of the layer that a recipe makes. Nothing is written.
+/// What is known of a layer once its bytes were read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hashed {
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Size in bytes.
+    pub size: u64,
+    /// The sums of its files.
+    pub checksums: Checksums,
+}
+
+/// Reads every byte of the layer that a recipe makes, once. Nothing is written.
 ///
 /// # Errors
 /// See [`LayerError`].
-pub fn digest_of(recipe: &Recipe, progress: &Progress) -> Result<(Digest, u64), LayerError> {
+pub fn digest_of(recipe: &Recipe, progress: &Progress) -> Result<Hashed, LayerError> {
     let mut sink = HashSink { hasher: Hasher::new(), progress };
-    recipe.stream(&mut sink)?;
-    Ok(sink.hasher.finish())
+    let checksums = recipe.stream_and_sum(&mut sink)?;
+    let (digest, size) = sink.hasher.finish();
+    Ok(Hashed { digest, size, checksums })
 }
 
 /// Counts what it is given, and reads no file.
@@ -312,7 +350,7 @@ impl Sink for CountSink {
         Ok(())
     }
 
-    fn file(&mut self, _: &File, size: u64, _: bool) -> Result<(), PipeError> {
+    fn file(&mut self, _: &File, size: u64, _: bool, _: Vec<Consumer<'_>>) -> Result<(), PipeError> {
         self.0 += size;
         Ok(())
     }

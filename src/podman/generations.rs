@@ -291,7 +291,7 @@ impl Generations {
             fs::create_dir_all(&target).at("create", &target)?;
             image.image().write_lean(&target, progress)?;
             entry.directory = copy;
-            let sources = image.image().recipes.values().flat_map(|recipe| recipe.sources());
+            let sources = image.image().recipes.values().flat_map(|made| made.recipe.sources());
             roots.extend(sources.filter_map(|source| store_path(&nix.store, source)));
         }
         let links = staging.path().join("roots");

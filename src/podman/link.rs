@@ -13,7 +13,7 @@ use super::tar_split;
 use super::tree::{Placed, TreeError, Views, place};
 use crate::blobs::WriteError;
 use crate::image::{LayerRecord, chain_ids};
-use crate::layout::{ImageDir, LayoutError, PlatformRecord, changed};
+use crate::layout::{Description, ImageDir, LayoutError, PlatformRecord, changed};
 use crate::progress::Progress;
 use crate::spec::DEFAULT_CREATED;
 
@@ -145,12 +145,12 @@ fn make(
     progress: &Progress,
 ) -> Result<(NewLayer, Placed), LinkError> {
     let LayerRecord { digest, size, title, .. } = work.record;
-    let Some(recipe) = work.image.image().recipes.get(digest) else {
+    let Some(Description { recipe, checksums }) = work.image.image().recipes.get(digest) else {
         return Err(LinkError::NoRecipe { title: title.clone() });
     };
     let workplace = change.workplace(chain)?;
     let (tree, tar_split) = (workplace.join("diff"), workplace.join("tar-split.gz"));
-    let placed = match place(recipe, None, &tree, &tar_split, views, progress) {
+    let placed = match place(recipe, checksums.as_ref(), &tree, &tar_split, views, progress) {
         Err(TreeError::Changed) => return Err(changed(work.record, recipe).into()),
         Err(source) => {
             return Err(LinkError::Tree { title: title.clone(), digest: digest.short(), source: Box::new(source) });

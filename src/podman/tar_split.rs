@@ -24,7 +24,7 @@ use serde::Deserialize;
 
 use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
-use crate::pipe::{PipeError, fan_out};
+use crate::pipe::{Consumer, PipeError, fan_out};
 use crate::progress::Progress;
 
 const FILE: u8 = 1;
@@ -184,28 +184,33 @@ fn sum(tree: &File, name: &Path, size: u64, hasher: &mut Hasher, progress: &Prog
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut crc = crc_fast::Digest::new(Crc64GoIso);
-    let consumer = |chunk: &[u8]| {
-        hasher.update(chunk);
+    let sums: Vec<Consumer<'_>> = vec![Box::new(|chunk| {
         crc.update(chunk);
         Ok(())
-    };
-    fan_out(&file, size, vec![Box::new(consumer)], progress).map_err(|error| match error {
+    })];
+    let hashing: Consumer<'_> = Box::new(|chunk| {
+        hasher.update(chunk);
+        Ok(())
+    });
+    fan_out(&file, size, sums, vec![hashing], progress).map_err(|error| match error {
         PipeError::Read(error) | PipeError::Write(error) => error,
     })?;
     Ok(crc.finalize())
 }
 
-/// The CRC-64 of a file that may be anywhere.
-///
-/// # Errors
-/// If it cannot be read.
-pub(super) fn sum_of(file: &File, size: u64, progress: &Progress) -> Result<u64, PipeError> {
+/// The CRC-64 of bytes.
+pub(super) fn sum_of(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(Crc64GoIso, bytes)
+}
+
+/// The CRC-64 of a file's bytes.
+pub(super) fn sum_of_file(file: &File, size: u64, progress: &Progress) -> Result<u64, PipeError> {
     let mut crc = crc_fast::Digest::new(Crc64GoIso);
-    let consumer = |chunk: &[u8]| {
+    let summing: Consumer<'_> = Box::new(|chunk| {
         crc.update(chunk);
         Ok(())
-    };
-    fan_out(file, size, vec![Box::new(consumer)], progress)?;
+    });
+    fan_out(file, size, vec![summing], Vec::new(), progress)?;
     Ok(crc.finalize())
 }
 

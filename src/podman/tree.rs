@@ -134,7 +134,7 @@ pub fn place(
 ) -> Result<Placed, TreeError> {
     let view = recipe.sources().first().and_then(|source| views.of(source));
     let through = view.as_ref().and_then(|view| view.path(tree)).unwrap_or_else(|| tree.to_owned());
-    let mut sums = checksums.map(Checksums::iter);
+    let mut sums = checksums.map(|sums| sums.as_slice().iter());
     let mut placer = Placer {
         view: view.as_deref(),
         tree,
@@ -155,7 +155,7 @@ pub fn place(
             let name = [&member.entry.path[..], if is_directory { b"/" } else { b"" }].concat();
             let sum = match &mut sums {
                 _ if size == 0 => None,
-                Some(sums) => Some(sums.next().ok_or(TreeError::Changed)?),
+                Some(sums) => Some(*sums.next().ok_or(TreeError::Changed)?),
                 None => Some(sum(&member, size, progress)?),
             };
             split.member(&name, sum.map(|sum| (size, sum)))?;
@@ -188,11 +188,11 @@ pub fn place(
 fn sum(member: &Member, size: u64, progress: &Progress) -> Result<u64, TreeError> {
     match &member.content {
         Content::None => Ok(0),
-        Content::Text(text) => Ok(Checksums::sum(text)),
+        Content::Text(text) => Ok(tar_split::sum_of(text)),
         Content::File(file, _) => {
             let reading = |source| LayerError::Read { path: member.host.clone(), source };
             let again = file.try_clone().map_err(reading)?;
-            let sum = tar_split::sum_of(&again, size, progress).map_err(|error| match error {
+            let sum = tar_split::sum_of_file(&again, size, progress).map_err(|error| match error {
                 PipeError::Read(source) | PipeError::Write(source) => reading(source),
             })?;
             io::Seek::rewind(&mut &*file).map_err(reading)?;
@@ -281,7 +281,7 @@ impl Placer<'_> {
 
     fn copy(&self, file: &File, size: u64, host: &Path, path: &Path) -> Result<(), TreeError> {
         let mut output = Output::create(path, Verify::Never, false, self.progress)?;
-        crate::layer::Sink::file(&mut output, file, size, false).map_err(|error| match error {
+        crate::layer::Sink::file(&mut output, file, size, false, Vec::new()).map_err(|error| match error {
             PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 TreeError::Layer(LayerError::Changed(host.to_owned()))
             }

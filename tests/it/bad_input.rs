@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use windlass::layer::{Recipe, Sink};
-use windlass::pipe::PipeError;
+use windlass::pipe::{Consumer, PipeError};
 
 use crate::env::{Env, base_name, closure, run_ok};
 
@@ -233,7 +233,7 @@ impl Sink for Growing {
         Ok(())
     }
 
-    fn file(&mut self, file: &fs::File, _: u64, _: bool) -> Result<(), PipeError> {
+    fn file(&mut self, file: &fs::File, _: u64, _: bool, _: Vec<Consumer<'_>>) -> Result<(), PipeError> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         fs::File::options()
             .append(true)
@@ -328,6 +328,24 @@ fn a_recipe_whose_path_is_gone_or_changed() {
     let (code, stdout, stderr) = verify(&[]);
     assert_eq!((code, stderr), (4, failed));
     assert_eq!(stdout, format!("localhost/app:1: {gone}\n1 image, 2 layers: 1 problem; read 0 B\n"));
+}
+
+#[test]
+fn damaged_checksums() {
+    let env = Env::new();
+    lean_model(&env, 1000);
+    let file = fs::read_dir(env.path("lean/recipes")).unwrap().map(|entry| entry.unwrap().path());
+    let file = file.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "crc64")).unwrap();
+    let name = env.scrub(file.to_str().unwrap()).replace("$T/", "");
+    fs::write(&file, [0; 8]).unwrap();
+    let output = env.windlass(["verify", "lean", "--full"]).output().unwrap();
+    let wrong = format!("{name}: does not have the sums of the layer's files; build or copy the image again");
+    let printed = format!("localhost/m:1: {wrong}\n1 image, 1 layer: 1 problem; read 1.0 kB\n");
+    assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(4), printed));
+
+    fs::write(&file, [0; 7]).unwrap();
+    let cut = format!("{name}: has 7 bytes, which is no multiple of 8; build or copy the image again");
+    assert_eq!(env.refused(&mut env.windlass(["verify", "lean"])), says(1, &cut));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! **A digest that changes here is a new layer format** (`windlass::layer::FORMAT`, CHANGELOG): every image that people
 //! have built would get another digest. Never "update" one.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::digest::{Digest, to_hex};
 use windlass::layer::{Entry, Kind, Recipe, TRAILER, header, measure};
 use windlass::nar::nar_hash;
 
@@ -288,6 +289,57 @@ const MODEL_AND_INDEX: [&str; 3] = [
     "sha256:82189cd3e3dafe2bb2966d8717e516448e743f5b1c6126083815545b905f90dd",
     "sha256:888bce3a72d18e20e20232e606c7a14d50576730d7ac63e28c226b344d5015df",
 ];
+
+/// The sums in an image directory, by the digests of its layers.
+fn sums(image: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = fs::read_dir(image.join("recipes")).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "crc64"));
+    files.map(|path| (path.file_stem().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap())).collect()
+}
+
+#[test]
+fn the_sum_of_every_file_is_kept() {
+    let env = Env::new();
+    let host = env.path("host");
+    everything(&host);
+    // Large enough for hashing to have a thread of its own.
+    put(host.join("weights"), pattern((5 << 20) + 3), 0o444);
+    let mut spec = image_spec("linux/amd64");
+    let paths = ["tree", "file", "link"].map(|name| format!("{FIXED}/{}", base_name(name)));
+    spec["content"] = json!({ "deps": paths, "texts": { "/etc/motd": "héllo\n", "/etc/empty": "" } });
+    let full = host.join("full");
+    fs::rename(build(&env, &host, &spec), &full).unwrap();
+    let kept = sums(&full);
+    let image = json_of(full.join("image.json"));
+    let layers = digests(&image["platforms"][0]["layers"]);
+    let layers: BTreeSet<&str> = layers.iter().map(|digest| digest.strip_prefix("sha256:").unwrap()).collect();
+    assert!(layers.len() > 2 && layers == kept.keys().map(String::as_str).collect(), "{layers:?}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/crc64.py");
+    for (layer, kept) in &kept {
+        let python = run_ok(Command::new("python3").arg(script).arg(full.join("blobs/sha256").join(layer)));
+        assert!(!kept.is_empty(), "every layer of this image has a file");
+        assert_eq!(kept.chunks(8).map(to_hex).collect::<Vec<_>>(), python.lines().collect::<Vec<_>>());
+    }
+
+    let windlass = |arguments: &[&str]| run_ok(&mut env.windlass_at(&host, &[], arguments));
+    let rebuild = || {
+        windlass(&["build", "spec.json", "--closure", "closure.json", "--output", "lean"]);
+        sums(&host.join("lean"))
+    };
+    assert_eq!(rebuild(), kept, "with and without blobs");
+    windlass(&["verify", "lean", "--full"]);
+    // A layer that was built before brings its sums, and nobody reads its files for them.
+    let model = host.join("model");
+    fs::rename(build(&env, &host, &with_kind("model", model_spec())), &model).unwrap();
+    fs::remove_file(host.join("weights")).unwrap();
+    spec["models"] = json!([{ "built": format!("{FIXED}/model") }]);
+    fs::write(host.join("spec.json"), spec.to_string()).unwrap();
+    assert_eq!(rebuild(), kept);
+    // One that an older windlass built has none.
+    let (layer, _) = sums(&model).pop_first().unwrap();
+    fs::remove_file(model.join("recipes").join(format!("{layer}.crc64"))).unwrap();
+    assert_eq!(rebuild(), kept.into_iter().filter(|(other, _)| *other != layer).collect());
+}
 
 const NINE_GIB: u64 = 9 << 30;
 

@@ -5,11 +5,14 @@
 //!   oci-layout  index.json     the standard files of an OCI image layout
 //!   blobs/sha256/<hex>         index, manifests, configs always; a layer only where it was materialised
 //!   recipes/<hex>.json         for each layer: the store paths and rules that its bytes come from
+//!   recipes/<hex>.crc64        for each layer: the CRC-64 of each of its files
 //!   image.json                 summary: name, ref, digests, sizes, layers with their owners
 //! ```
 //!
 //! *Lean* (no layer blob) and *full* (every layer blob) differ in what is on disk, never in a digest. Reading one checks
 //! every small blob against its digest, so whoever holds an [`ImageDir`] holds what `index.json` names.
+
+mod recipes;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,6 +23,9 @@ use oci_spec::image::{ImageIndex, ImageManifest, MediaType};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::recipes::Description;
+use self::recipes::checksums_path;
+pub(crate) use self::recipes::{read_recipes, write_recipes};
 use crate::blobs::{At, Output, Verify, WriteError, write_file};
 use crate::canonical;
 use crate::digest::Digest;
@@ -187,7 +193,7 @@ pub struct Image {
     /// The other small blobs: configs, and the manifests below an index.
     pub blobs: Vec<Blob>,
     /// How layers are made; for each layer that has no recipe there must be a blob.
-    pub recipes: BTreeMap<Digest, Recipe>,
+    pub recipes: BTreeMap<Digest, Description>,
 }
 
 impl Image {
@@ -202,7 +208,11 @@ impl Image {
     /// With the path at fault.
     pub fn write_lean(&self, directory: &Path, progress: &Progress) -> Result<(), WriteError> {
         self.write_oci(directory, progress)?;
-        write_recipes(directory, self.recipes.iter(), progress)?;
+        let recipes = self
+            .recipes
+            .iter()
+            .map(|(digest, Description { recipe, checksums })| (*digest, recipe, checksums.as_ref()));
+        write_recipes(directory, recipes, progress)?;
         write_file(&directory.join("image.json"), &canonical::to_pretty(&self.summary), progress)
     }
 
@@ -219,19 +229,6 @@ impl Image {
         write_file(&directory.join("index.json"), &index_json(&self.top, &self.summary.reference), progress)?;
         write_file(&directory.join("oci-layout"), &oci_layout(), progress)
     }
-}
-
-pub(crate) fn write_recipes<'a>(
-    directory: &Path,
-    recipes: impl Iterator<Item = (&'a Digest, &'a Recipe)>,
-    progress: &Progress,
-) -> Result<(), WriteError> {
-    let folder = directory.join("recipes");
-    fs::create_dir_all(&folder).at("create", &folder)?;
-    for (digest, recipe) in recipes {
-        write_file(&folder.join(format!("{}.json", digest.hex())), &canonical::to_bytes(recipe), progress)?;
-    }
-    Ok(())
 }
 
 /// An image directory on disk.
@@ -314,14 +311,22 @@ impl ImageDir {
     /// If a layer has no recipe.
     pub fn layers(&self, platform: &PlatformRecord) -> Result<Vec<Layer>, LayoutError> {
         let layer = |record: &LayerRecord| {
-            let recipe = self.image.recipes.get(&record.digest).cloned().ok_or_else(|| self.no_layer(record))?;
-            Ok(Layer { record: record.clone(), recipe })
+            let Description { recipe, checksums } = self.description(record)?.clone();
+            Ok(Layer { record: record.clone(), recipe, checksums })
         };
         platform.layers.iter().map(layer).collect()
     }
 
-    fn no_layer(&self, record: &LayerRecord) -> LayoutError {
-        LayoutError::NoLayer { path: self.path.clone(), digest: record.digest, title: record.title.clone() }
+    /// What is kept of a layer in place of its bytes.
+    ///
+    /// # Errors
+    /// If it has no recipe.
+    pub fn description(&self, record: &LayerRecord) -> Result<&Description, LayoutError> {
+        self.image.recipes.get(&record.digest).ok_or_else(|| LayoutError::NoLayer {
+            path: self.path.clone(),
+            digest: record.digest,
+            title: record.title.clone(),
+        })
     }
 
     /// The blob of a layer, if it is on disk; its size is checked.
@@ -352,7 +357,7 @@ impl ImageDir {
                 _ => Ok(()),
             };
         }
-        let recipe = self.image.recipes.get(&record.digest).ok_or_else(|| self.no_layer(record))?;
+        let Description { recipe, .. } = self.description(record)?;
         recipe.stream(output).map_err(|source| match source {
             LayerError::Sink(source) => output.failed(source).into(),
             source => layer_error(record, source),
@@ -381,20 +386,28 @@ impl ImageDir {
             }
             return Ok(());
         }
-        let recipe = self.image.recipes.get(&record.digest).ok_or_else(|| self.no_layer(record))?;
-        let intact = if full {
-            digest_of(recipe, progress).map(|(digest, _)| digest == record.digest)
-        } else {
-            measure(recipe).map(|size| size == record.size)
-        };
-        if intact.map_err(|source| layer_error(record, source))? { Ok(()) } else { Err(changed(record, recipe)) }
+        let Description { recipe, checksums } = self.description(record)?;
+        let failed = |source| layer_error(record, source);
+        if !full {
+            let size = measure(recipe).map_err(failed)?;
+            return if size == record.size { Ok(()) } else { Err(changed(record, recipe)) };
+        }
+        let found = digest_of(recipe, progress).map_err(failed)?;
+        if found.digest != record.digest {
+            return Err(changed(record, recipe));
+        }
+        if checksums.as_ref().is_some_and(|checksums| *checksums != found.checksums) {
+            let message = "does not have the sums of the layer's files; build or copy the image again".to_owned();
+            return Err(LayoutError::Format { path: checksums_path(&self.path, record.digest), message });
+        }
+        Ok(())
     }
 }
 
 fn copy_blob(path: &Path, record: &LayerRecord, output: &mut Output<'_>) -> Result<(), LayoutError> {
     let reading = |source| LayoutError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(reading)?;
-    output.file(&file, record.size, false).map_err(|error| match error {
+    output.file(&file, record.size, false, Vec::new()).map_err(|error| match error {
         PipeError::Read(source) => reading(source),
         PipeError::Write(source) => output.failed(source).into(),
     })
@@ -419,20 +432,6 @@ pub(crate) fn changed(record: &LayerRecord, recipe: &Recipe) -> LayoutError {
         culprits = recipe.sources().iter().map(|path| path.display().to_string()).collect();
     }
     LayoutError::Changed { digest: record.digest, title: record.title.clone(), culprits }
-}
-
-pub(crate) fn read_recipes<'a>(
-    directory: &Path,
-    layers: impl Iterator<Item = &'a LayerRecord>,
-) -> Result<BTreeMap<Digest, Recipe>, LayoutError> {
-    let mut recipes = BTreeMap::new();
-    for layer in layers {
-        let path = directory.join(format!("recipes/{}.json", layer.digest.hex()));
-        if path.is_file() {
-            recipes.insert(layer.digest, read_json(&path)?);
-        }
-    }
-    Ok(recipes)
 }
 
 fn blob_path(directory: &Path, digest: Digest) -> PathBuf {
