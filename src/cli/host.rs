@@ -29,14 +29,15 @@ pub(super) struct HostArgs {
 
 impl HostArgs {
     /// What was given by hand.
-    pub(super) fn overrides(&self) -> Overrides {
+    pub(super) fn overrides(&self) -> Result<Overrides> {
+        let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
         let Self { root, runroot, storage_conf, .. } = self;
-        Overrides { root: root.clone(), runroot: runroot.clone(), storage_conf: storage_conf.clone() }
+        Ok(Overrides { root: absolute(root)?, runroot: absolute(runroot)?, storage_conf: absolute(storage_conf)? })
     }
 
     /// The Podman that these arguments and the environment mean.
     pub(super) fn host(&self) -> Result<Host> {
-        let overrides = self.overrides();
+        let overrides = self.overrides()?;
         let places = Places::find(&caller(), &overrides)?;
         let engine = Engine::new(&overrides, &places);
         let linked = Host::find_linked(&places, self.storage_dir.as_deref());
@@ -50,7 +51,7 @@ pub(super) fn caller() -> Caller {
     let texts = variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Caller {
         uid: rustix::process::geteuid().as_raw(),
-        home: std::env::var_os("HOME").map(PathBuf::from),
+        home: std::env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from),
         variables: texts.collect(),
     }
 }

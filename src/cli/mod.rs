@@ -7,6 +7,7 @@ mod build;
 mod closure;
 mod diff;
 mod docs;
+mod doctor;
 mod export;
 mod failure;
 mod host;
@@ -54,6 +55,7 @@ enum Verb {
     Inspect(inspect::Args),
     Export(export::Args),
     Load(load::Args),
+    Doctor(doctor::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     NixBuilder,
@@ -84,6 +86,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
+        Verb::Doctor(args) => doctor::run(&args, &printer),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),

@@ -21,10 +21,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use super::image_store::{self, LOCK, MARKER, NEW, replace};
 use super::lock::{self, For, Lock};
 use super::records::{Folder, Records, RecordsError, StoredImage, StoredLayer, big_data_file};
 use crate::blobs::{At, WriteError};
@@ -36,11 +37,6 @@ use crate::progress::Progress;
 pub const DRIVER: &str = "overlay";
 /// Where root's linked store is by default: on the file system of the Nix store.
 pub const DEFAULT: &str = "/nix/var/windlass/storage";
-/// What says that a store is ours.
-const MARKER: &str = "windlass.json";
-const LOCK: &str = "windlass.lock";
-const NEW: &str = "new";
-
 /// A linked store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedStore {
@@ -59,29 +55,8 @@ impl LinkedStore {
     /// # Errors
     /// With the path that cannot be made.
     pub fn create(path: &Path) -> Result<Self, WriteError> {
-        let folder = |path: &Path| DirBuilder::new().mode(0o755).recursive(true).create(path).at("create", path);
-        folder(path)?;
-        for name in ["overlay/l", "overlay-layers", "overlay-images", NEW] {
-            folder(&path.join(name))?;
-        }
-        // Whatever the umask says, all users' Podmans read the store.
-        for name in ["", "overlay", "overlay/l", "overlay-layers", "overlay-images", NEW] {
-            let path = path.join(name);
-            let mode = fs::metadata(&path).at("read", &path)?.permissions().mode();
-            if mode & 0o777 != 0o755 {
-                fs::set_permissions(&path, Permissions::from_mode(0o755)).at("set the mode of", &path)?;
-            }
-        }
-        let store = Self { path: fs::canonicalize(path).at("open", path)? };
-        let [images, layers] = ["images", "layers"].map(|kind| store.folder(kind));
-        let empty = [(images.lock(), ""), (layers.lock(), ""), (images.json(), "[]"), (layers.json(), "[]")];
-        let own = [(store.path.join(LOCK), ""), (store.path.join(MARKER), "{\"version\":1}\n")];
-        for (path, text) in empty.into_iter().chain(own) {
-            if !path.exists() {
-                replace(&path, text.as_bytes())?;
-            }
-        }
-        Ok(store)
+        image_store::create(path)?;
+        Ok(Self { path: fs::canonicalize(path).at("open", path)? })
     }
 
     /// The store at `path`, if it is one of ours.
@@ -363,17 +338,6 @@ fn write(path: &Path, bytes: &[u8], progress: &Progress) -> Result<(), WriteErro
 
 fn readable(path: &Path) -> Result<(), WriteError> {
     fs::set_permissions(path, Permissions::from_mode(0o644)).at("set the mode of", path)
-}
-
-/// A small file, replaced whole and durably.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    let parent = path.parent().unwrap_or(path);
-    let mut file = tempfile::Builder::new().prefix(".windlass-").tempfile_in(parent).at("create a file in", parent)?;
-    file.write_all(bytes).at("write", path)?;
-    file.as_file().set_permissions(Permissions::from_mode(0o644)).at("set the mode of", path)?;
-    file.as_file().sync_all().at("sync", path)?;
-    file.persist(path).map_err(|error| error.error).at("replace", path)?;
-    File::open(parent).and_then(|parent| parent.sync_all()).at("sync", parent)
 }
 
 /// Removes a file or a tree; nothing there is as good.

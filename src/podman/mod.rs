@@ -3,13 +3,17 @@
 //! Measured on Podman 4.3.1 and 5.4.2 (containers/storage 1.43 and 1.57), and read in their sources.
 
 pub mod decide;
+pub mod doctor;
 pub mod engine;
 pub mod gc_roots;
 pub mod generations;
+mod host;
+pub mod image_store;
 pub mod link;
 pub mod linked;
 pub mod load;
 pub mod lock;
+mod mend;
 pub mod places;
 pub mod pull;
 pub mod records;

@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::rules::Finder;
 use super::storage_conf::ConfError;
 
@@ -37,7 +39,8 @@ pub struct Overrides {
 }
 
 /// Where one user's Podman keeps its things.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Places {
     /// Images, layers and containers.
     pub graph_root: PathBuf,
@@ -58,7 +61,7 @@ pub struct Places {
 #[non_exhaustive]
 pub enum PlacesError {
     /// `storage.conf` cannot be used.
-    #[error(transparent)]
+    #[error("{0}")]
     Conf(#[from] ConfError),
     /// A file that was named is not there: every Podman command fails then.
     #[error("{path}, which {by} names, does not exist; write it, or name another file", path = path.display())]

@@ -253,9 +253,11 @@ impl Finder<'_> {
 }
 
 /// The variable that names a `storage.conf`.
-const CONF_VARIABLE: &str = "CONTAINERS_STORAGE_CONF";
-const GRAPH_ROOT: &str = "/var/lib/containers/storage";
-const RUN_ROOT: &str = "/run/containers/storage";
+pub(super) const CONF_VARIABLE: &str = "CONTAINERS_STORAGE_CONF";
+/// Where root's images are if nothing is said.
+pub(super) const GRAPH_ROOT: &str = "/var/lib/containers/storage";
+/// Where root's run-time files are if nothing is said.
+pub(super) const RUN_ROOT: &str = "/run/containers/storage";
 
 /// A store's path may itself be several, separated by commas.
 fn absolute_stores<'s>(stores: impl IntoIterator<Item = &'s str>, from: &Path) -> Result<Vec<PathBuf>, PlacesError> {

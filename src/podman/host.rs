@@ -1,0 +1,342 @@
+//! What of a host, beside Podman's own settings, makes loading fast, safe, or impossible.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, StatxFlags, access, ioctl_ficlone, statx};
+
+use super::doctor::{Check, Doctor, State};
+use crate::blobs::free_space;
+
+/// All of them; `temporary` is where Podman puts layers while it loads.
+pub(super) fn checks(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Vec<Check> {
+    let mut checks = vec![nix(doctor)];
+    // The store itself, or the directory it would be made in.
+    let there = doctor.store.ancestors().find(|path| path.is_dir());
+    if let Some(there) = there {
+        checks.push(links(doctor, there));
+        checks.extend(reflink(there));
+        checks.extend(free(there));
+    }
+    if !doctor.is_root() {
+        checks.extend(subordinate_ids(doctor));
+    }
+    checks.extend(prunes(doctor));
+    checks.extend(leftovers(doctor, temporary));
+    checks
+}
+
+/// Links are made inside of one file system, by root, and through a clone of the mount where that differs.
+fn links(doctor: &Doctor<'_>, there: &Path) -> Check {
+    const NAME: &str = "links";
+    let (store, nix) = (there.display(), doctor.nix_store.display());
+    let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
+    let mount = |path: &Path| statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok().map(|stat| stat.stx_mnt_id);
+    if device(doctor.nix_store).is_none() || device(there) != device(doctor.nix_store) {
+        let message = format!("{store} is on another file system than {nix}: files are copied, not linked");
+        let fix = format!("--storage-dir with a directory on the file system of {nix}");
+        return Check::new(NAME, State::Warning, message, fix);
+    }
+    if !doctor.is_root() {
+        let message =
+            format!("only root may make hard links to files of {nix}: files are shared by reflink, or copied");
+        return Check::new(NAME, State::Note, message, "`sudo windlass load …` fills a store that all users share");
+    }
+    if mount(there) == mount(doctor.nix_store) {
+        return Check::ok(NAME, format!("{store} takes hard links to files of {nix}"));
+    }
+    if has_sys_admin(doctor.system) {
+        return Check::ok(
+            NAME,
+            format!("{store} takes hard links to files of {nix}, a mount of its own, through open_tree"),
+        );
+    }
+    let message = format!("{nix} is a mount of its own, and linking across needs CAP_SYS_ADMIN: files are copied");
+    Check::new(NAME, State::Warning, message, "run windlass with CAP_SYS_ADMIN")
+}
+
+fn has_sys_admin(system: &Path) -> bool {
+    const SYS_ADMIN: u32 = 21;
+    let status = fs::read_to_string(system.join("proc/self/status")).unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set >> SYS_ADMIN & 1 == 1)
+}
+
+fn reflink(there: &Path) -> Option<Check> {
+    const NAME: &str = "reflink";
+    let files = tempfile::tempfile_in(there).and_then(|one| Ok((one, tempfile::tempfile_in(there)?)));
+    let store = there.display();
+    match files {
+        Ok((one, other)) if ioctl_ficlone(&one, &other).is_ok() => {
+            Some(Check::ok(NAME, format!("the file system of {store} shares data between files")))
+        }
+        Ok(_) => {
+            let message = format!("the file system of {store} cannot share data: what cannot be linked is copied");
+            Some(Check::new(NAME, State::Note, message, "XFS and Btrfs can"))
+        }
+        // A store that somebody else fills.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            None
+        }
+        Err(error) => Some(Check::new(NAME, State::Problem, format!("write to {store}: {error}"), "")),
+    }
+}
+
+fn free(there: &Path) -> Option<Check> {
+    let free = free_space(there).ok()?;
+    let message = format!("{} free for {}", gigabytes(free), there.display());
+    if free < 1_000_000_000 {
+        return Some(Check::new("free space", State::Warning, message, "free some"));
+    }
+    Some(Check::ok("free space", message))
+}
+
+fn gigabytes(bytes: u64) -> String {
+    format!("{}.{} GB", bytes / 1_000_000_000, bytes / 100_000_000 % 10)
+}
+
+fn nix(doctor: &Doctor<'_>) -> Check {
+    const NAME: &str = "nix";
+    let store = doctor.nix_store.display();
+    if !doctor.nix_store.is_dir() {
+        return Check::new(NAME, State::Warning, format!("there is no {store}: nothing can be linked"), "install Nix");
+    }
+    let roots = doctor.nix_store.with_file_name("var").join("nix/gcroots/auto");
+    if access(&roots, Access::WRITE_OK).is_ok() {
+        return Check::ok(NAME, format!("{store} is there, and {} takes the roots of generations", roots.display()));
+    }
+    if doctor.on_path("nix-store").is_some() {
+        return Check::ok(NAME, format!("{store} is there, and nix-store makes the roots of generations"));
+    }
+    let message =
+        format!("{} is not writable, and nix-store is not on PATH: nothing keeps store paths", roots.display());
+    Check::new(NAME, State::Warning, message, "put nix-store on PATH")
+}
+
+/// A rootless Podman maps the users of an image to ranges of its user's.
+fn subordinate_ids(doctor: &Doctor<'_>) -> Vec<Check> {
+    let uid = doctor.caller.uid.to_string();
+    let read = |name: &str| fs::read_to_string(doctor.system.join("etc").join(name)).unwrap_or_default();
+    let field = |line: &str, n: usize| line.split(':').nth(n).map(str::to_owned);
+    let passwd = read("passwd");
+    let user = passwd.lines().find(|line| field(line, 2).as_deref() == Some(&uid)).and_then(|line| field(line, 0));
+    let user = user.unwrap_or_else(|| uid.clone());
+    let elsewhere = read("nsswitch.conf").lines().any(|line| line.trim_start().starts_with("subid:"));
+    let range = |name: &'static str, option: &str| {
+        let ranges = read(name);
+        let own = ranges.lines().filter(|line| field(line, 0).is_some_and(|owner| owner == user || owner == uid));
+        let count: u64 = own.filter_map(|line| field(line, 2)?.trim().parse::<u64>().ok()).sum();
+        let fix = format!("`sudo usermod {option} 100000-165535 {user}`, with a range that nobody else has");
+        match count {
+            65536.. => Check::ok(name, format!("user {user} has {count} ids in /etc/{name}")),
+            _ if elsewhere => {
+                Check::new(name, State::Note, format!("/etc/nsswitch.conf says where user {user} has ids"), "")
+            }
+            0 => Check::new(name, State::Problem, format!("user {user} has no range in /etc/{name}"), fix),
+            _ => Check::new(name, State::Warning, format!("user {user} has only {count} ids in /etc/{name}"), fix),
+        }
+    };
+    let mapper = match doctor.on_path("newuidmap") {
+        Some(path) => Check::ok("newuidmap", path.display().to_string()),
+        None => Check::new("newuidmap", State::Problem, "newuidmap is not on PATH", "install uidmap or shadow-utils"),
+    };
+    vec![range("subuid", "--add-subuids"), range("subgid", "--add-subgids"), mapper]
+}
+
+/// Regular jobs that delete every image that no container uses.
+fn prunes(doctor: &Doctor<'_>) -> Vec<Check> {
+    const PLACES: [&str; 7] =
+        ["systemd/system", "systemd/user", "cron.d", "cron.hourly", "cron.daily", "cron.weekly", "cron.monthly"];
+    let etc = doctor.system.join("etc");
+    let entries = PLACES.iter().flat_map(|place| fs::read_dir(etc.join(place)).into_iter().flatten().flatten());
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).chain([etc.join("crontab")]).collect();
+    files.sort();
+    let mut checks = Vec::new();
+    for file in files {
+        let Some(line) = pruning_line(doctor.system, &file) else { continue };
+        let message = format!("{} runs `{line}`: it deletes pulled images; linked ones stay", file.display());
+        let fix = if doctor.is_nixos() {
+            "take --all out of virtualisation.podman.autoPrune.flags".to_owned()
+        } else {
+            format!("take --all out of {}", file.display())
+        };
+        checks.push(Check::new("prune", State::Warning, message, fix));
+    }
+    checks
+}
+
+/// A line of a unit or cron file, or of the script that a unit starts, that prunes all images.
+fn pruning_line(system: &Path, file: &Path) -> Option<String> {
+    let prunes = |line: &&str| {
+        let words: Vec<&str> = line.split_whitespace().map(|word| word.trim_matches(['"', '\'', ';'])).collect();
+        let has = |wanted: &str| words.iter().any(|word| word.rsplit(['/', '=']).next() == Some(wanted));
+        let short = |word: &&str| word.starts_with('-') && !word.starts_with("--") && word.contains('a');
+        let all = has("--all") || words.iter().any(short);
+        !line.starts_with('#') && has("podman") && has("prune") && (has("system") || has("image")) && all
+    };
+    let text = fs::read_to_string(file).ok()?;
+    let command = |line: &str| line.strip_prefix("ExecStart=").unwrap_or(line).trim().to_owned();
+    if let Some(line) = text.lines().map(str::trim).find(prunes) {
+        return Some(command(line));
+    }
+    // NixOS writes a script of its own for each unit.
+    let script = text.lines().find_map(|line| line.trim().strip_prefix("ExecStart="))?.split_whitespace().next()?;
+    let script = fs::read_to_string(system.join(script.trim_start_matches('/'))).ok()?;
+    script.lines().map(str::trim).find(prunes).map(command)
+}
+
+/// What loads that were killed have left: nobody ever removes it.
+fn leftovers(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Option<Check> {
+    let variable = doctor.caller.variables.get("TMPDIR").filter(|path| !path.is_empty());
+    let mut folders = vec![variable.map_or_else(|| doctor.system.join("var/tmp"), PathBuf::from)];
+    folders.extend(temporary);
+    folders.sort();
+    folders.dedup();
+    let oldest = oldest_podman(doctor.system);
+    let stale = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let number =
+            name.strip_prefix("storage").filter(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()));
+        (number.is_some() || name.starts_with("container_images_storage"))
+            && fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && oldest.is_none_or(|oldest| m.mtime() < oldest))
+    };
+    let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(stale).collect();
+    found.sort();
+    if found.is_empty() {
+        return None;
+    }
+    let bytes: u64 = found.iter().map(|path| bytes_below(path)).sum();
+    let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
+    let message = format!("loads that were killed have left {} in {}", gigabytes(bytes), names.join(" "));
+    Some(Check::new("leftovers", State::Note, message, format!("`rm -rf {}`", names.join(" "))))
+}
+
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+/// When the oldest process was started, in seconds since 1970, that may own such a directory.
+fn oldest_podman(system: &Path) -> Option<i64> {
+    let proc = system.join("proc");
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    let boot: i64 = stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+    let ticks = i64::try_from(rustix::param::clock_ticks_per_second()).ok()?;
+    let started = |entry: fs::DirEntry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        // "PID (NAME) S …": the name may have anything in it; the start is the 20th field after it.
+        let (head, tail) = stat.rsplit_once(')')?;
+        let name = head.split_once('(')?.1;
+        ["podman", "skopeo", "buildah"].contains(&name).then_some(())?;
+        Some(boot + tail.split_whitespace().nth(19)?.parse::<i64>().ok()? / ticks)
+    };
+    fs::read_dir(proc).ok()?.flatten().filter_map(started).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::podman::places::{Caller, Overrides};
+
+    /// What `look` says of a system with these files, whose root is then `$T`.
+    fn on(files: &[(&str, &str)], look: impl Fn(&Doctor<'_>) -> Vec<Check>) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        let system = folder.path();
+        for (name, text) in files {
+            let path = system.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let caller = Caller { uid: 12345, home: None, variables: [("PATH".to_owned(), String::new())].into() };
+        let (store, overrides) = (system.join("store"), Overrides::default());
+        let doctor = Doctor { caller: &caller, overrides: &overrides, store: &store, nix_store: &store, system };
+        let text = |check: Check| {
+            let fix = check.fix.unwrap_or_default();
+            format!("{:?} {}: {} | {fix}", check.state, check.check, check.message)
+                .replace(system.to_str().unwrap(), "$T")
+        };
+        look(&doctor).into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn jobs_that_delete_all_images_are_found() {
+        let unit = "[Service]\nExecStart=/bin/podman system prune -f --all\n";
+        let files = [
+            ("etc/systemd/system/podman-prune.service", unit),
+            ("etc/systemd/system/a.service", "ExecStart=/bin/podman system prune -f\n# podman system prune -a\n"),
+            ("etc/systemd/system/script.service", "ExecStart=/nix/store/x/bin/start --now\n"),
+            ("nix/store/x/bin/start", "#!/bin/sh\n/nix/store/p/bin/podman system prune -f '--all'\n"),
+            ("etc/cron.weekly/clean", "podman image prune -af\n"),
+            ("etc/cron.daily/other", "docker system prune -af\n"),
+        ];
+        let says = |file: &str, line: &str, fix: &str| {
+            format!("Warning prune: $T/etc/{file} runs `{line}`: it deletes pulled images; linked ones stay | {fix}")
+        };
+        let out = |file: &str| format!("take --all out of $T/etc/{file}");
+        let found = [
+            says("cron.weekly/clean", "podman image prune -af", &out("cron.weekly/clean")),
+            says(
+                "systemd/system/podman-prune.service",
+                "/bin/podman system prune -f --all",
+                &out("systemd/system/podman-prune.service"),
+            ),
+            says(
+                "systemd/system/script.service",
+                "/nix/store/p/bin/podman system prune -f '--all'",
+                &out("systemd/system/script.service"),
+            ),
+        ];
+        assert_eq!(on(&files, prunes), found);
+        let nixos = on(&[files[0], ("etc/NIXOS", "")], prunes);
+        assert!(nixos[0].ends_with("| take --all out of virtualisation.podman.autoPrune.flags"), "{nixos:?}");
+    }
+
+    #[test]
+    fn ranges_of_a_rootless_user_are_counted() {
+        let passwd = ("etc/passwd", "root:x:0:0::/root:/bin/sh\nw:x:12345:12345::/home/w:/bin/sh\n");
+        let found = on(
+            &[passwd, ("etc/subuid", "x:1:65536\nw:100000:1000\n12345:300000:64536\n"), ("etc/subgid", "w:1:9\n")],
+            subordinate_ids,
+        );
+        assert_eq!(found[0], "Ok subuid: user w has 65536 ids in /etc/subuid | ");
+        assert!(
+            found[1].starts_with("Warning subgid: user w has only 9 ids in /etc/subgid | `sudo usermod --add-subgids ")
+        );
+        assert_eq!(found[2], "Problem newuidmap: newuidmap is not on PATH | install uidmap or shadow-utils");
+        let none = on(&[passwd], subordinate_ids);
+        assert!(
+            none[0].starts_with("Problem subuid: user w has no range in /etc/subuid | `sudo usermod --add-subuids ")
+        );
+        let elsewhere = on(&[passwd, ("etc/nsswitch.conf", "subid: sss\n")], subordinate_ids);
+        assert_eq!(elsewhere[0], "Note subuid: /etc/nsswitch.conf says where user w has ids | ");
+    }
+
+    #[test]
+    fn only_what_is_older_than_any_podman_is_left_over() {
+        let layers = [
+            ("var/tmp/storage123/layer", "x"),
+            ("var/tmp/container_images_storage9/a/b", "x"),
+            ("var/tmp/storage/x", "x"),
+        ];
+        let look = |doctor: &Doctor<'_>| leftovers(doctor, None).into_iter().collect();
+        let names = "$T/var/tmp/container_images_storage9 $T/var/tmp/storage123";
+        let left = format!("Note leftovers: loads that were killed have left 0.0 GB in {names} | `rm -rf {names}`");
+        assert_eq!(on(&layers, look), std::slice::from_ref(&left));
+        let process = |name: &str, ticks: u64| format!("7 ({name}) S 1{} {ticks} 0 0", " 0".repeat(17));
+        let beside = |process: &str| {
+            let files = [&layers[..], &[("proc/stat", "cpu 1\nbtime 1000\n"), ("proc/7/stat", process)]].concat();
+            on(&files, look)
+        };
+        assert_eq!(beside(&process("podman", 100)), Vec::<String>::new(), "it may be at work there");
+        assert_eq!(beside(&process("podman", 1 << 50)), std::slice::from_ref(&left));
+        assert_eq!(beside(&process("bash", 100)), [left]);
+    }
+}
