@@ -334,9 +334,11 @@ impl Work {
         image: &ImageDir,
         progress: &Progress,
     ) -> Result<(), PullError> {
-        match engine.exists(&[id], progress)?[..] {
-            [Some(_)] => Ok(engine.tag(id, &image.summary().reference, progress)?),
-            _ => Err(PullError::NotThere { program, name: permanent_name(image) }),
+        match engine.tag(id, &image.summary().reference, progress) {
+            Err(EngineError::Failed { said, .. }) if said.contains("image not known") => {
+                Err(PullError::NotThere { program, name: permanent_name(image) })
+            }
+            result => Ok(result?),
         }
     }
 }
