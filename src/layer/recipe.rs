@@ -107,20 +107,15 @@ impl Input {
     pub fn accounts(user: Option<&str>) -> Self {
         let (user, group) = user.unwrap_or_default().split_once(':').unwrap_or((user.unwrap_or_default(), "0"));
         let number = |text: &str| text.parse::<u32>().ok();
-        let known = |id| matches!(id, 0 | 65534);
-        let mut passwd = "root:x:0:0:root:/root:/bin/sh\n".to_owned();
-        let mut groups = "root:x:0:\n".to_owned();
-        if let (Some(uid), Some(gid)) = (number(user), number(group)) {
-            if !known(uid) {
-                passwd.push_str(&format!("app:x:{uid}:{gid}:app:/:/bin/sh\n"));
-            }
-            if !known(gid) {
-                groups.push_str(&format!("app:x:{gid}:\n"));
-            }
-        }
-        passwd.push_str("nobody:x:65534:65534:nobody:/nonexistent:/bin/sh\n");
-        groups.push_str("nobody:x:65534:\n");
-        Self::Accounts { passwd, group: groups }
+        let ids = number(user).zip(number(group));
+        let new = |id: &u32| !matches!(id, 0 | 65534);
+        let user = ids.filter(|(uid, _)| new(uid)).map(|(uid, gid)| format!("app:x:{uid}:{gid}:app:/:/bin/sh\n"));
+        let group = ids.filter(|(_, gid)| new(gid)).map(|(_, gid)| format!("app:x:{gid}:\n"));
+        let between = |first: &str, text: Option<String>, last: &str| [first, &text.unwrap_or_default(), last].concat();
+        let nobody = "nobody:x:65534:65534:nobody:/nonexistent:/bin/sh\n";
+        let passwd = between("root:x:0:0:root:/root:/bin/sh\n", user, nobody);
+        let group = between("root:x:0:\n", group, "nobody:x:65534:\n");
+        Self::Accounts { passwd, group }
     }
 }
 
