@@ -186,7 +186,7 @@ fn told(step: &Step, links: u64) -> String {
     let Step { entry, how, .. } = step;
     let what = match how {
         How::Present => "present".to_owned(),
-        How::Name => "present; its name leads to it again".to_owned(),
+        How::Name => "present, and named again".to_owned(),
         How::Link => format!("linked {}, {links} links", size(entry.size)),
         How::Pull => format!("pulled {} of {}", size(step.to_write), size(entry.size)),
     };

@@ -43,7 +43,7 @@ impl Printer {
 
     /// A line for people beside the result.
     pub(super) fn note(&self, line: impl Display) {
-        drop(writeln!(io::stderr(), "{line}"));
+        note(line);
     }
 
     /// Everything so far is out.
@@ -71,6 +71,11 @@ impl Printer {
         }
         Ok(())
     }
+}
+
+/// A line for people, from wherever it is said.
+pub(super) fn note(line: impl Display) {
+    drop(writeln!(io::stderr(), "{line}"));
 }
 
 /// Bytes for people, in powers of ten: `79.2 MB`.

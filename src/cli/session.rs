@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::printer::size;
+use super::printer::{note, size};
 use crate::progress::Progress;
 
 /// One run of windlass.
@@ -50,12 +50,11 @@ impl Session {
     }
 
     /// Draws a line with bytes and rate for as long as the guard lives, from the second second on, on a terminal only.
+    /// Who has to wait for another process is told so anywhere.
     pub(super) fn draw(&self, verb: &'static str) -> Drawing {
         let done = Arc::new(AtomicBool::new(false));
-        let thread = stderr().is_terminal().then(|| {
-            let (progress, done) = (Arc::clone(&self.progress), Arc::clone(&done));
-            std::thread::spawn(move || draw(verb, &progress, &done))
-        });
+        let (progress, seen) = (Arc::clone(&self.progress), Arc::clone(&done));
+        let thread = Some(std::thread::spawn(move || draw(verb, &progress, &seen)));
         Drawing { done, thread }
     }
 }
@@ -83,11 +82,22 @@ fn draw(verb: &'static str, progress: &Progress, done: &AtomicBool) {
         ProgressStyle::with_template("{prefix} [{bar:32}] {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style.progress_chars("=> "));
     bar.set_prefix(verb);
+    let terminal = stderr().is_terminal();
     let start = Instant::now();
+    let mut told = None;
     while !done.load(Ordering::Relaxed) {
         std::thread::park_timeout(Duration::from_millis(100));
         let elapsed = start.elapsed();
         if elapsed < Duration::from_secs(1) {
+            continue;
+        }
+        let waiting = progress.waiting();
+        if waiting.is_some() && waiting != told {
+            let lock = waiting.as_ref().map(|lock| lock.display().to_string()).unwrap_or_default();
+            bar.suspend(|| note(format!("waiting for another process, which holds {lock}")));
+            told = waiting;
+        }
+        if !terminal {
             continue;
         }
         if bar.is_hidden() {
