@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, linkat, utimensat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{getegid, geteuid};
 
 use super::tar_split;
 use crate::blobs::{At, Output, Verify, WriteError, is_untouched};
@@ -140,6 +141,7 @@ pub fn place(
         tree,
         through,
         open: Vec::new(),
+        me: (geteuid().as_raw(), getegid().as_raw()),
         placed: Placed { vouched: true, ..Placed::default() },
         progress,
     };
@@ -209,6 +211,8 @@ struct Placer<'a> {
     through: PathBuf,
     /// The directories that are being filled, outermost first.
     open: Vec<Entry>,
+    /// Whoever runs this, to whom belongs what is new.
+    me: (u32, u32),
     placed: Placed,
     progress: &'a Progress,
 }
@@ -220,7 +224,7 @@ impl Placer<'_> {
         self.placed.uids.insert(entry.uid);
         self.placed.gids.insert(entry.gid);
         let path = self.tree.join(std::ffi::OsStr::from_bytes(&entry.path));
-        let owner = owner(&entry)?;
+        let owner = self.owner(&entry)?;
         match (&entry.kind, content) {
             (Kind::Directory, _) => {
                 fs::create_dir(&path).at("create", &path)?;
@@ -250,7 +254,7 @@ impl Placer<'_> {
             }
             (Kind::File(_), Content::None) => return Err(TreeError::Changed),
         }
-        give(&path, owner)?;
+        self.give(&path, owner)?;
         if let Kind::File(_) = entry.kind {
             // After the owner: changing that takes set-user-ID away.
             fs::set_permissions(&path, Permissions::from_mode(entry.mode)).at("set the mode of", &path)?;
@@ -299,33 +303,31 @@ impl Placer<'_> {
         };
         while let Some(entry) = self.open.pop_if(|last| !path.is_some_and(|path| is_below(last, path))) {
             let directory = self.tree.join(std::ffi::OsStr::from_bytes(&entry.path));
-            give(&directory, owner(&entry)?)?;
+            self.give(&directory, self.owner(&entry)?)?;
             finish_directory(&directory, entry.mode)?;
         }
         Ok(())
     }
-}
 
-/// The owner on the host. For anybody but root, root in the image is themselves, as in a rootless container.
-fn owner(entry: &Entry) -> Result<(u32, u32), TreeError> {
-    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-    if uid.is_root() {
-        if let (Ok(uid), Ok(gid)) = (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
-            return Ok((uid, gid));
+    /// The owner on the host. For anybody but root, root in the image is themselves, as in a rootless container.
+    fn owner(&self, entry: &Entry) -> Result<(u32, u32), TreeError> {
+        if self.me.0 == 0 {
+            if let (Ok(uid), Ok(gid)) = (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
+                return Ok((uid, gid));
+            }
+        } else if (entry.uid, entry.gid) == (0, 0) {
+            return Ok(self.me);
         }
-    } else if (entry.uid, entry.gid) == (0, 0) {
-        return Ok((uid.as_raw(), gid.as_raw()));
+        let path = format!("/{}", String::from_utf8_lossy(&entry.path));
+        Err(TreeError::Owner { path, uid: entry.uid, gid: entry.gid })
     }
-    let path = format!("/{}", String::from_utf8_lossy(&entry.path));
-    Err(TreeError::Owner { path, uid: entry.uid, gid: entry.gid })
-}
 
-/// What is new belongs to whoever runs this.
-fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<(), TreeError> {
-    if (uid, gid) != (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) {
-        lchown(path, Some(uid), Some(gid)).at("set the owner of", path)?;
+    fn give(&self, path: &Path, owner: (u32, u32)) -> Result<(), TreeError> {
+        if owner != self.me {
+            lchown(path, Some(owner.0), Some(owner.1)).at("set the owner of", path)?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn finish_directory(path: &Path, mode: u32) -> Result<(), TreeError> {

@@ -1,0 +1,172 @@
+"""Loading into a Podman of its own, beside `podman load`, `podman image exists` and skopeo. Needs root."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from statistics import median
+
+from common import (
+    LONG, MIB, MODEL, ROUNDS, STORE, WORK, interleave, prepare, row, run, say, shell, windlass,
+)
+
+PODMAN = WORK / "podman"
+LINKED = WORK / "linked"
+READER = r"""
+#include <fcntl.h>
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+static char buffer[1 << 20];
+int main(int count, char **names) {
+    struct timespec start, end;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    int file = open(names[1], O_RDONLY);
+    long long all = 0;
+    for (ssize_t got; (got = read(file, buffer, sizeof buffer)) > 0;) all += got;
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    printf("%lld %.4f\n", all, end.tv_sec - start.tv_sec + (end.tv_nsec - start.tv_nsec) / 1e9);
+}
+"""
+
+
+def image(name, **more):
+    spec = {"kind": "image", "name": name, "storeDir": str(STORE), **more}
+    (WORK / f"{name}.json").write_text(json.dumps(spec))
+    prepare("build", f"{name}.json", "--closure", "closure.json", "--output", f"{name}.image")
+    return f"{name}.image"
+
+
+def settings(linked):
+    """A new Podman, with or without a linked store, for every command that follows."""
+    forget()
+    text = subprocess.run(["bash", "tests/parts.sh", "podman", PODMAN], check=True, capture_output=True, text=True).stdout
+    for line in text.splitlines():
+        name, value = line.removeprefix("export ").split("=", 1)
+        os.environ[name] = value.strip("'")
+    if linked:
+        subprocess.run(windlass("doctor", "--fix", "--storage-dir", LINKED), stdout=subprocess.DEVNULL)
+
+
+def forget():
+    subprocess.run(["umount", "-l", PODMAN / "root/overlay"], stderr=subprocess.DEVNULL)
+    for folder in (PODMAN, LINKED):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def grown():
+    """Bytes of the linked store that are its own: what the Nix store has too costs nothing."""
+    own = 0
+    for folder, names, files in os.walk(LINKED):
+        for path in [folder, *(f"{folder}/{name}" for name in files)]:
+            stat = os.lstat(path)
+            if os.path.isdir(path) and not os.path.islink(path) or stat.st_nlink == 1:
+                own += stat.st_blocks * 512
+    return own
+
+
+def first(notes):
+    """The first load of the model and the closure, linked, and through `podman load` of the same archive."""
+    big = image("big", models=[{"built": str(WORK / "weights.image")}],
+                content={"deps": [json.loads((WORK / "closure.json").read_text())[-1]["path"]]})
+    layout = json.loads((WORK / big / "image.json").read_text())
+    runs = {"linked": [], "podman": []}
+    for n in range(LONG):
+        runs["linked"].append(run(windlass("load", big), lambda: settings(True)))
+        say(f"first linked load {n + 1}/{LONG}: {runs['linked'][-1].wall:.2f} s")
+    size = layout["platforms"][0]["size"]
+    notes.append(f"First linked load: {grown():,} bytes of disk for an image of {size:,}; "
+                 f"{int(shell(f'find {LINKED} -type f | wc -l')):,} files.")
+    reading(layout["ref"], notes)
+    prepare("export", big, "--output", "big.tar")
+    base = run("podman load --quiet --input big.tar >/dev/null", lambda: settings(False))
+    say(f"podman load: {base.wall:.2f} s")
+    (WORK / "big.tar").unlink()
+    row("first load, linked: model and closure", runs["linked"], [base] * LONG, "`podman load` of the archive, once", 0.02)
+    forget()
+
+
+def reading(reference, notes):
+    """How fast a container reads its model, and whose pages those are."""
+    source = WORK / "reader.c"
+    source.write_text(READER)
+    subprocess.run(["gcc", "-O2", "-static", "-o", WORK / "reader", source], check=True)
+    inside = ["podman", "run", "--rm", "--pull=never", "--network=none", "--volume", f"{WORK}/reader:/reader:ro",
+              "--entrypoint", "/reader", reference, "/models/model.gguf"]
+    rates = {"host": [], "container": []}
+    for _ in range(LONG):
+        for name, command in ("host", [WORK / "reader", MODEL]), ("container", inside):
+            size, seconds = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+            rates[name].append(int(size) / float(seconds) / 1e9)
+    subprocess.run(["sync"])
+    Path("/proc/sys/vm/drop_caches").write_text("1")
+    subprocess.run(inside, check=True, stdout=subprocess.DEVNULL)
+    cached = int(shell(f"fincore --bytes --noheadings --output RES {MODEL}") or 0)
+    notes.append(f"Model read in a container of the linked image: {median(rates['container']):.2f} GB/s, on the host "
+                 f"{median(rates['host']):.2f} GB/s. After a container has read it, {cached:,} bytes of the store's own "
+                 "file are in the page cache.")
+
+
+def second(notes):
+    """A second load of eight images with the model."""
+    images = [{"name": f"app{n}", "storeDir": str(STORE), "models": [{"built": str(WORK / "weights.image")}],
+               "content": {"texts": {"/etc/app": str(n)}}} for n in range(8)]
+    (WORK / "stack.json").write_text(json.dumps({"kind": "stack", "name": "eight", "images": images}))
+    prepare("build", "stack.json", "--closure", "closure.json", "--output", "eight")
+    settings(True)
+    prepare("load", "eight")
+    summary = json.loads((WORK / "eight/stack.json").read_text())["images"][0]
+    runs = interleave(2 * ROUNDS, again=windlass("load", "eight"), exists=f"podman image exists {summary['ref']}")
+    row("second load: 8 images with the model", runs["again"], runs["exists"], "`podman image exists`, one image", 1.0)
+    child = subprocess.Popen(windlass("load", "eight"), stdout=subprocess.DEVNULL, cwd=WORK)
+    blocks = os.wait4(child.pid, 0)[2].ru_oublock
+    wall = median(r.wall for r in runs["again"]) * 1000
+    started = shell(f"cd {WORK} && strace -f -e trace=execve -o trace {' '.join(map(str, windlass('load', 'eight')))} "
+                    ">/dev/null && grep -c execve trace").strip() or "not counted: no strace"
+    notes.append(f"Second load of 8 images: {wall:.1f} ms, {blocks} blocks written, processes: {started} (its own).")
+    forget()
+
+
+def pulled():
+    """Through Podman: the model's image, and then an app above it that changes."""
+    one, two = (image(f"bump{n}", models=[{"built": str(WORK / "weights.image")}],
+                      content={"texts": {"/etc/version": str(n)}}) for n in (1, 2))
+    prepare("export", one, "--format", "oci", "--output", "oci")
+    layout = json.loads((WORK / one / "image.json").read_text())
+    target = f"containers-storage:{layout['name']}@{layout['digest']}"
+    skopeo = f"skopeo --insecure-policy --tmpdir {PODMAN}/tmp copy --quiet oci:oci:{layout['ref']} {target}"
+    fresh = lambda: settings(False)
+    runs = interleave(min(LONG, 2), ours=(windlass("load", one, "--via", "podman"), fresh), skopeo=(skopeo, fresh))
+    row("first load, pulled: model", runs["ours"], runs["skopeo"], "`skopeo copy oci: containers-storage:`", 1.0)
+    shutil.rmtree(WORK / "oci")
+
+    def before():
+        settings(False)
+        prepare("load", one, "--via", "podman")
+    prepare("export", two, "--output", "two.tar")
+    before()
+    runs = {"ours": [run(windlass("load", two, "--via", "podman"))], "podman": []}
+    before()
+    runs["podman"].append(run("podman load --quiet --input two.tar >/dev/null"))
+    row("app changed above the model: load, pulled", runs["ours"], runs["podman"], "`podman load` of the archive, once", 0.1)
+    forget()
+
+
+def rows(notes):
+    # As Nix would have it: in the store, and not to be written to.
+    weights = STORE / f"{'0' * 32}-model.gguf"
+    os.link(MODEL, weights)
+    os.environ["NIX_STORE_DIR"] = str(STORE)
+    os.environ["NIX_STATE_DIR"] = str(WORK / "nix-state")
+    (WORK / "nix-state/gcroots/auto").mkdir(parents=True)
+    spec = {"kind": "model", "name": "weights", "files": {"model.gguf": str(weights)}, "storeDir": str(STORE)}
+    (WORK / "weights.json").write_text(json.dumps(spec))
+    prepare("build", "weights.json", "--output", "weights.image")
+    try:
+        second(notes)
+        first(notes)
+        pulled()
+    finally:
+        forget()
+        weights.unlink()
