@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # The main job, on real parts: ./result (from `./dev build`) is loaded into a Podman of its own without a network,
-# Redis and a language model answer, then the app changes and is loaded again. Called by `./dev demo`.
+# Redis and a language model answer, then the app changes, is loaded again, and is taken back. Called by `./dev demo`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . tests/parts.sh
 nix_env
 
 work=$(mktemp -d)
-trap 'podman rm --force --all --time 0 >/dev/null 2>&1; umount -l "$work"/root/overlay 2>/dev/null; rm -rf "$work"' EXIT
-settings=$(podman_env "$work")
+# Beside the Nix store, where files can have a second name.
+linked=$(mktemp -d "$(dirname "$(nix-instantiate --eval --expr builtins.storeDir | tr -d '"')")/var/windlass-demo-XXXX")
+trap 'podman rm --force --all --time 0 >/dev/null 2>&1; umount -l "$work"/*/root/overlay 2>/dev/null; rm -rf "$work" "$linked"' EXIT
+settings=$(podman_env "$work/podman")
 eval "$settings"
+windlass=target/release/windlass
 
 step() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ %s\n' "$*" && "$@"; }
@@ -29,13 +32,15 @@ show ls -l result/ result/images/ result/models/
 model=$(jq -r '.models[0].layers[0].owners[0]' result/stack.json)
 model="$model|$(readlink result/models/smollm2.tar)"
 step "the layers, bottom first"
-show target/release/windlass inspect result
+show "$windlass" inspect result
 
+step "setting up the linked store: an additional image store for Podman, beside the Nix store"
+show "$windlass" doctor --fix --storage-dir "$linked"
 step "loading, with no network"
-traced sh result/load.sh
-show podman images --digests --format 'table {{.Repository}} {{.Digest}} {{.Size}}'
+traced unshare --net "$windlass" load result
+show podman images --digests --format 'table {{.Repository}} {{.Digest}} {{.Size}} {{.ReadOnly}}'
 step "loading again"
-show sh result/load.sh
+show "$windlass" load result
 
 step "Redis answers"
 podman run --detach --pull=never --network=none --read-only --name redis "$(digest result/stack.json redis)" >/dev/null
@@ -68,9 +73,22 @@ changed=$work/nixpkgs
 cp -r target/nixpkgs "$changed"
 echo '# the next version' >>"$changed/llama-server.py"
 traced nix build .#ai-stack-images --override-input nixpkgs "path:$changed" --no-write-lock-file --out-link "$work/changed"
-show target/release/windlass diff result "$work/changed"
-traced sh "$work/changed/load.sh"
+show "$windlass" diff result "$work/changed"
+traced unshare --net "$windlass" load "$work/changed"
 podman run --detach --pull=never --network=none --read-only --tmpfs /tmp --name llama2 "$(digest "$work/changed/stack.json" llama-cpp)" >/dev/null
 answer=$(ask llama2)
 echo "$answer"
 [[ $answer == *Paris* ]] || { echo "demo: expected Paris" >&2 && exit 1; }
+
+step "prune takes nothing away; the version before is one command away"
+podman rm --force --all --time 0 >/dev/null
+show podman image prune --all --force
+show "$windlass" rollback
+show "$windlass" generations
+show "$windlass" gc --keep-generations 1
+
+step "with plain Podman and nothing of ours: archives and load.sh"
+settings=$(podman_env "$work/plain")
+eval "$settings"
+traced sh result/load.sh
+show sh result/load.sh
