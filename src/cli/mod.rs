@@ -12,6 +12,7 @@ mod failure;
 mod host;
 mod inspect;
 mod load;
+mod model;
 mod nix_builder;
 mod plan;
 mod printer;
@@ -54,6 +55,7 @@ enum Verb {
     Inspect(inspect::Args),
     Export(export::Args),
     Load(load::Args),
+    Model(model::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     NixBuilder,
@@ -84,6 +86,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
+        Verb::Model(args) => model::run(&args, &printer, start()),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),

@@ -10,6 +10,7 @@ mod cli;
 mod determinism;
 mod env;
 mod golden;
+mod model;
 mod nix;
 mod oracle;
 mod podman;

@@ -50,13 +50,13 @@ fn by_digest(name: &str) -> String {
 }
 
 /// A Podman with a storage of its own.
-struct Podman {
-    env: Env,
+pub(crate) struct Podman {
+    pub(crate) env: Env,
     variables: Vec<(String, String)>,
 }
 
 impl Podman {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let env = Env::new();
         let settings =
             run_ok(Command::new("bash").arg(root().join("tests/parts.sh")).arg("podman").arg(env.path("podman")));
@@ -68,14 +68,21 @@ impl Podman {
         Self { env, variables }
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> String {
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
         run_ok(self.command("podman").args(arguments))
+    }
+
+    /// windlass on this Podman.
+    pub(crate) fn windlass(&self, arguments: &[&str]) -> Command {
+        let mut command = self.env.windlass(arguments);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     fn load(&self, names: &[&str]) -> Output {
