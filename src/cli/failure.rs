@@ -10,6 +10,7 @@ use crate::layout::LayoutError;
 use crate::podman::decide::DecideError;
 use crate::podman::engine::EngineError;
 use crate::podman::load::LoadError;
+use crate::podman::model::ModelError;
 use crate::podman::places::PlacesError;
 use crate::podman::pull::PullError;
 use crate::podman::records::RecordsError;
@@ -91,7 +92,10 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(Unloaded { code, .. }) = error.downcast_ref() {
         return Some(*code);
     }
-    if error.is::<Usage>() || error.is::<SpecError>() {
+    if error.is::<Usage>()
+        || error.is::<SpecError>()
+        || matches!(error.downcast_ref(), Some(ModelError::Unknown { .. } | ModelError::SlotName(_)))
+    {
         return Some(2);
     }
     let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);

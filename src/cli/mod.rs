@@ -13,6 +13,7 @@ mod failure;
 mod host;
 mod inspect;
 mod load;
+mod model;
 mod nix_builder;
 mod plan;
 mod printer;
@@ -56,6 +57,7 @@ enum Verb {
     Export(export::Args),
     Load(load::Args),
     Doctor(doctor::Args),
+    Model(model::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     NixBuilder,
@@ -87,6 +89,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
         Verb::Doctor(args) => doctor::run(&args, &printer),
+        Verb::Model(args) => model::run(&args, &printer, start()),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),

@@ -205,6 +205,11 @@ impl Engine {
         self.podman(["restart", "--", container], &format!("restart {container}"), progress).map(drop)
     }
 
+    /// `podman ARGUMENTS`, however it ends.
+    pub(super) fn ask(&self, arguments: &[&str], progress: &Progress) -> Result<Outcome, EngineError> {
+        run("podman", self.command("podman").args(arguments), progress)
+    }
+
     /// `podman ARGUMENTS`, which must end well; its standard output.
     fn podman<const N: usize>(
         &self,
@@ -212,8 +217,7 @@ impl Engine {
         action: &str,
         progress: &Progress,
     ) -> Result<String, EngineError> {
-        let mut command = self.command("podman");
-        run("podman", command.args(arguments), progress)?.ok("podman", action, "see whether `podman info` works")
+        self.ask(&arguments, progress)?.ok("podman", action, "see whether `podman info` works")
     }
 
     /// A program with the options and variables that it needs. The system looks it up on PATH.
@@ -233,6 +237,11 @@ impl Engine {
 }
 
 impl Outcome {
+    /// Its exit code; `None` if a signal ended it.
+    pub(super) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
     /// Its standard output, if it ended well.
     pub(super) fn ok(self, program: &'static str, action: &str, next: &'static str) -> Result<String, EngineError> {
         if self.status.success() { Ok(self.stdout) } else { Err(self.failure(program, action.to_owned(), next)) }

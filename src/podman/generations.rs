@@ -164,14 +164,7 @@ impl Generations {
     /// If the folder cannot be made.
     pub fn lock(&self, progress: &Progress) -> Result<File, WriteError> {
         fs::create_dir_all(&self.folder).at("create", &self.folder)?;
-        let path = self.folder.join("lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path).at("open", &path)?;
-        lock::wait(&path, progress, || match file.try_lock() {
-            Ok(()) => Ok(true),
-            Err(fs::TryLockError::WouldBlock) => Ok(false),
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        })?;
-        Ok(file)
+        lock::file(&self.folder.join("lock"), progress)
     }
 
     fn folder_of(&self, number: u64) -> PathBuf {
@@ -345,7 +338,7 @@ impl Generations {
 }
 
 /// The store path that a path is in, and its name.
-fn store_path(store: &Path, path: &Path) -> Option<(String, PathBuf)> {
+pub(super) fn store_path(store: &Path, path: &Path) -> Option<(String, PathBuf)> {
     let name = path.strip_prefix(store).ok()?.components().next()?.as_os_str().to_str()?.to_owned();
     Some((name.clone(), store.join(name)))
 }

@@ -6,7 +6,7 @@
 //! Whoever has changed what a lock guards writes 64 fresh bytes into the lock file; a `podman system service` that has
 //! the records in memory compares them and reads the records again (containers/storage `pkg/lockfile`, 1.43 to 1.57).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -68,6 +68,17 @@ impl Lock {
         getrandom(&mut fresh, GetRandomFlags::empty()).at("get random bytes for", path)?;
         self.file.write_all_at(&fresh, 0).at("write", path)
     }
+}
+
+/// Takes a lock file of our own, which no Podman knows, waiting for another windlass that holds it. Closed, it is free.
+pub(super) fn file(path: &Path, progress: &Progress) -> Result<File, WriteError> {
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).at("open", path)?;
+    wait(path, progress, || match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    })?;
+    Ok(file)
 }
 
 /// Tries until it works, and tells the progress what is being waited for.

@@ -37,6 +37,13 @@ impl Podman {
         run_ok(self.command("podman").args(arguments))
     }
 
+    /// windlass on this Podman.
+    pub(crate) fn windlass(&self, arguments: &[&str]) -> Command {
+        let mut command = self.env.windlass(arguments);
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
     /// What `windlass` would find out about it.
     pub(crate) fn places(&self) -> Places {
         Places {

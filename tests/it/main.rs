@@ -12,6 +12,7 @@ mod doctor;
 mod engine;
 mod env;
 mod golden;
+mod model;
 mod nix;
 mod oracle;
 mod podman;

@@ -1,0 +1,383 @@
+//! Switching the active model of a slot: the link first, then one restart, watched; and back if it is not well.
+//!
+//! What a kill leaves at any moment names one whole model. That a switch had begun is on record, so that using the same
+//! model again restarts the service once more instead of taking it for done.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::decide::Host;
+use super::generations::{Entry, Generation, Generations};
+use super::linked::LinkedStore;
+use super::model::{Held, ModelError, Slots, alias};
+use super::service::{Service, ServiceError};
+use super::survey::{Presence, Survey};
+use super::weights::Files;
+use crate::image::chain_ids;
+use crate::layout::{ImageDir, ImageKind, PlatformRecord, VERSION};
+use crate::progress::Progress;
+
+/// Where a model of a generation is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase", tag = "place")]
+pub enum Place {
+    /// In a linked store.
+    Linked {
+        /// The store.
+        store: PathBuf,
+    },
+    /// Where Podman unpacked it.
+    Pulled {
+        /// The graph root, or an additional store of somebody else.
+        store: PathBuf,
+    },
+    /// Podman does not have all of it.
+    Missing {
+        /// What is missing.
+        why: String,
+    },
+}
+
+/// A model of the current generation.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Model {
+    /// Which one.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// Where its image is.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Where its files are.
+    #[serde(flatten)]
+    pub files: Files,
+    /// The slots that it is active in.
+    pub slots: Vec<String>,
+}
+
+/// A slot and what is in it.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Slot {
+    /// Its name.
+    pub slot: String,
+    /// Where it is: containers bind `file` or `tree` below.
+    pub path: PathBuf,
+    /// The active model.
+    pub active: Option<Held>,
+    /// The name by which its image is mounted, if it can be.
+    pub image: Option<String>,
+    /// Whether the current generation has the model.
+    pub is_current: bool,
+    /// Whether a switch was begun and has not ended.
+    pub is_switching: bool,
+}
+
+/// All models and slots of a host.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Models {
+    /// The current generation.
+    pub generation: Option<u64>,
+    /// Its models.
+    pub models: Vec<Model>,
+    /// The slots that were used so far.
+    pub slots: Vec<Slot>,
+}
+
+/// Which model is to be active where.
+#[derive(Debug, Clone)]
+pub struct Wish<'a> {
+    /// The model, by name or by ref.
+    pub model: &'a str,
+    /// The slot.
+    pub slot: &'a str,
+    /// What is restarted, if anything.
+    pub service: Option<&'a Service>,
+    /// How long it may take to become healthy.
+    pub timeout: Duration,
+}
+
+/// What is being done, for people who wait.
+#[derive(Debug, Clone, Copy)]
+pub enum Stage<'a> {
+    /// The service is restarted with this model.
+    Restarting(&'a str),
+    /// It is being watched.
+    Watching(&'a str),
+    /// It is not healthy with this model.
+    GoingBack(&'a str, &'a ServiceError),
+}
+
+/// What was done.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Used {
+    /// The slot.
+    pub slot: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// The model that is active now.
+    pub active: Held,
+    /// The name by which its image is mounted, if it can be.
+    pub image: Option<String>,
+    /// The model that was active before.
+    pub former: Option<String>,
+    /// Whether anything was to be done.
+    pub changed: bool,
+    /// Whether the service was restarted.
+    pub restarted: bool,
+    /// Store paths that Nix may collect all the same.
+    pub warnings: Vec<String>,
+}
+
+/// A model, found.
+struct Found {
+    held: Held,
+    place: Place,
+}
+
+impl Host {
+    fn slots(&self) -> Slots {
+        Slots::of(&self.places.graph_root)
+    }
+
+    /// The models of the current generation, and the slots.
+    ///
+    /// # Errors
+    /// If a record cannot be read.
+    pub fn models(&self, progress: &Progress) -> Result<Models, ModelError> {
+        let current = Generations::of(&self.places.graph_root).current()?;
+        let survey = Survey::read(&self.places, progress)?;
+        let slots = self.slots();
+        let entries = || current.iter().flat_map(models_of);
+        let mut all = Vec::new();
+        for slot in slots.names()? {
+            let active = slots.active(&slot)?;
+            let name = alias(&slot);
+            let is =
+                |held: &Held| survey.called(&name).is_some_and(|(_, image)| image.id == held.entry.config_digest.hex());
+            all.push(Slot {
+                path: slots.path(&slot),
+                image: active.as_ref().is_some_and(is).then_some(name),
+                is_current: active.as_ref().is_some_and(|held| entries().any(|entry| is_same(entry, &held.entry))),
+                is_switching: slots.is_switching(&slot),
+                slot,
+                active,
+            });
+        }
+        let model = |entry: &Entry| {
+            let Found { held: Held { entry, files, .. }, place } = self.find(entry, &survey);
+            let is_in = |slot: &&Slot| slot.active.as_ref().is_some_and(|held| is_same(&held.entry, &entry));
+            let slots = all.iter().filter(is_in).map(|slot| slot.slot.clone()).collect();
+            Model { entry, place, files, slots }
+        };
+        let models = entries().map(model).collect();
+        Ok(Models { generation: current.as_ref().map(|current| current.number), models, slots: all })
+    }
+
+    /// Where a model is.
+    fn find(&self, entry: &Entry, survey: &Survey) -> Found {
+        let held = |files| Held { version: VERSION, entry: entry.clone(), files };
+        let missing = |why| Found { held: held(Files::default()), place: Place::Missing { why } };
+        let image = match ImageDir::open(&entry.directory) {
+            Ok(image) => image,
+            Err(error) => return missing(error.to_string()),
+        };
+        let mut platforms = image.summary().platforms.iter();
+        let Some(platform) = platforms.find(|platform| platform.digest == entry.manifest_digest) else {
+            return missing(format!("{} holds another image", entry.directory.display()));
+        };
+        let tree = |store: &PathBuf| {
+            let records = survey.stores.iter().find(|records| records.store == *store)?;
+            Some(records.tree(&top_layer(platform)?))
+        };
+        let (place, linked) = match survey.presence(image.summary(), platform) {
+            Presence::Present { store, .. } if LinkedStore::is_at(&store) => {
+                let tree = tree(&store);
+                (Place::Linked { store }, tree)
+            }
+            Presence::Present { store, .. } => (Place::Pulled { store }, None),
+            Presence::Damaged { why, .. } => (Place::Missing { why }, None),
+            Presence::Missing => (Place::Missing { why: "Podman has no image of it".to_owned() }, None),
+        };
+        let files = Files::find(&image, platform, linked.as_deref(), &self.nix.store);
+        Found { held: held(files), place }
+    }
+
+    /// Makes a model of the current generation the active one of a slot, and restarts what uses it.
+    ///
+    /// # Errors
+    /// If there is no such model, or the service is not healthy with it; then the former one is active again.
+    pub fn use_model(
+        &self,
+        wish: &Wish<'_>,
+        told: &mut dyn FnMut(Stage<'_>),
+        progress: &Progress,
+    ) -> Result<Used, ModelError> {
+        let Wish { slot, service, .. } = *wish;
+        Slots::check(slot)?;
+        let slots = self.slots();
+        self.entry(wish.model)?;
+        let _slot = slots.lock(slot, progress)?;
+        let generations = Generations::of(&self.places.graph_root).lock(progress)?;
+        let entry = self.entry(wish.model)?;
+        let survey = Survey::read(&self.places, progress)?;
+        let Found { held, place } = self.find(&entry, &survey);
+        if let (Place::Missing { why }, Files { file: None, tree: None }) = (&place, &held.files) {
+            return Err(ModelError::Missing { model: entry.name, why: why.clone() });
+        }
+        let active = slots.active(slot)?;
+        // Of a switch that was killed the one to go back to is the one that was known to be well.
+        let former = match slots.is_switching(slot) {
+            true => slots.former(slot)?,
+            false => active.clone(),
+        };
+        let mut used = Used {
+            slot: slot.to_owned(),
+            path: slots.path(slot),
+            image: self.image_of(&held, &survey).map(|_| alias(slot)),
+            former: former.as_ref().map(|held| held.entry.name.clone()),
+            active: held.clone(),
+            changed: false,
+            restarted: false,
+            warnings: Vec::new(),
+        };
+        let is_there = active.is_some_and(|active| is_same(&active.entry, &entry)) && slots.holds(&held);
+        if is_there && self.is_named(slot, &held, &survey) && !slots.is_switching(slot) {
+            return Ok(used);
+        }
+        if let Some(service) = service {
+            self.check_use(service, slot, progress)?;
+        }
+        used.changed = true;
+        used.warnings = slots.hold(&held, &self.nix, progress)?;
+        slots.begin(slot, former.as_ref(), progress)?;
+        self.point(slot, &held, progress)?;
+        drop(generations);
+        if let Some(service) = service {
+            let former = former.filter(|former| !is_same(&former.entry, &entry));
+            self.restart(wish, service, &held, former, told, progress)?;
+            used.restarted = true;
+        }
+        self.end(slot, progress)?;
+        Ok(used)
+    }
+
+    /// The switch has ended: what no slot leads to any more goes, and Nix may collect it.
+    fn end(&self, slot: &str, progress: &Progress) -> Result<(), ModelError> {
+        let slots = self.slots();
+        let _generations = Generations::of(&self.places.graph_root).lock(progress)?;
+        slots.end(slot)?;
+        slots.sweep()
+    }
+
+    /// A model of the current generation.
+    fn entry(&self, name: &str) -> Result<Entry, ModelError> {
+        let current = Generations::of(&self.places.graph_root).current()?;
+        let entries: Vec<&Entry> = current.iter().flat_map(models_of).collect();
+        let found = entries.iter().find(|entry| entry.name == name || entry.reference == name);
+        let unknown = || {
+            let there = entries.iter().map(|entry| entry.name.clone()).collect();
+            ModelError::Unknown { model: name.to_owned(), there }
+        };
+        found.map(|entry| (*entry).clone()).ok_or_else(unknown)
+    }
+
+    /// Restarts a service with a model that is active, and with the former one if it is not well.
+    fn restart(
+        &self,
+        wish: &Wish<'_>,
+        service: &Service,
+        held: &Held,
+        former: Option<Held>,
+        told: &mut dyn FnMut(Stage<'_>),
+        progress: &Progress,
+    ) -> Result<(), ModelError> {
+        let run = |held: &Held, told: &mut dyn FnMut(Stage<'_>)| {
+            told(Stage::Restarting(&held.entry.name));
+            service.restart(&self.engine, progress)?;
+            told(Stage::Watching(&held.entry.name));
+            service.wait(&self.engine, wish.timeout, progress)
+        };
+        let why = match run(held, told) {
+            Ok(()) => return Ok(()),
+            Err(stopped) if stopped.is_stopped() => return Err(stopped.into()),
+            Err(why) => Box::new(why),
+        };
+        let (service, model) = (service.clone(), held.entry.name.clone());
+        let Some(former) = former else { return Err(ModelError::NoWayBack { service, model, why }) };
+        told(Stage::GoingBack(&model, &why));
+        {
+            let _generations = Generations::of(&self.places.graph_root).lock(progress)?;
+            self.point(wish.slot, &former, progress)?;
+        }
+        let name = former.entry.name.clone();
+        match run(&former, told) {
+            Err(also) if also.is_stopped() => Err(also.into()),
+            Err(also) => Err(ModelError::Broken { service, model, why, former: name, also: Box::new(also) }),
+            Ok(()) => {
+                self.end(wish.slot, progress)?;
+                Err(ModelError::WentBack { service, model, why, former: name })
+            }
+        }
+    }
+
+    /// Whether a restart of the service would change anything. A unit that has no container now may have one then.
+    fn check_use(&self, service: &Service, slot: &str, progress: &Progress) -> Result<(), ModelError> {
+        let (slots, alias) = (self.slots(), alias(slot));
+        match service.mounts(&self.engine, progress)? {
+            Some(mounts) if !mounts.has_below(slots.folder(), slot) && !mounts.images.contains(&alias) => {
+                let (service, slot) = (service.clone(), slot.to_owned());
+                Err(ModelError::NotUsed { service, path: slots.path(&slot), slot, alias })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes a held model the active one: the link, and the name of its image.
+    fn point(&self, slot: &str, held: &Held, progress: &Progress) -> Result<(), ModelError> {
+        self.slots().point(slot, held)?;
+        let survey = Survey::read(&self.places, progress)?;
+        if self.is_named(slot, held, &survey) {
+            return Ok(());
+        }
+        let name = alias(slot);
+        let done = match (self.image_of(held, &survey), survey.called(&name)) {
+            (Some(id), _) => self.engine.tag(&id, &name, progress),
+            // The image of another model must not be mounted for this one.
+            (None, Some((_, other))) => self.engine.untag(&other.id, &name, progress),
+            (None, None) => Ok(()),
+        };
+        Ok(done.map_err(ServiceError::from)?)
+    }
+
+    /// Whether the name of a slot's image leads to this model, or to none if Podman cannot mount its image.
+    fn is_named(&self, slot: &str, held: &Held, survey: &Survey) -> bool {
+        let named = survey.called(&alias(slot)).map(|(_, image)| image.id.clone());
+        named == self.image_of(held, survey)
+    }
+
+    /// The ID of a model's image, if Podman can mount that: one that lies in the graph root with its layers.
+    fn image_of(&self, held: &Held, survey: &Survey) -> Option<String> {
+        let own = survey.stores.first()?;
+        let id = held.entry.config_digest.hex();
+        let image = own.images.iter().find(|image| image.id == id)?;
+        own.layers.contains_key(&image.layer).then_some(id)
+    }
+}
+
+fn models_of(generation: &Generation) -> impl Iterator<Item = &Entry> {
+    generation.entries.iter().filter(|entry| entry.kind == ImageKind::Model)
+}
+
+/// Whether both are the same model, whatever it is called.
+fn is_same(one: &Entry, two: &Entry) -> bool {
+    one.manifest_digest == two.manifest_digest
+}
+
+fn top_layer(platform: &PlatformRecord) -> Option<String> {
+    chain_ids(&platform.layers).last().map(|id| id.hex())
+}
