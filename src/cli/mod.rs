@@ -12,10 +12,14 @@ mod failure;
 mod host;
 mod inspect;
 mod load;
+mod loaded;
+mod metrics;
 mod nix_builder;
 mod plan;
 mod printer;
+mod repair;
 mod session;
+mod status;
 mod verify;
 mod view;
 
@@ -54,7 +58,9 @@ enum Verb {
     Inspect(inspect::Args),
     Export(export::Args),
     Load(load::Args),
+    Status(status::Args),
     Verify(verify::Args),
+    Repair(repair::Args),
     #[command(hide = true)]
     NixBuilder,
     #[command(hide = true)]
@@ -84,7 +90,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
+        Verb::Status(args) => status::run(&args, &printer),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
+        Verb::Repair(args) => repair::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),
         Verb::Man(args) => docs::man(&args, &printer),

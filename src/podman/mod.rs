@@ -18,3 +18,5 @@ pub mod storage_conf;
 pub mod survey;
 pub mod tar_split;
 pub mod tree;
+pub mod usage;
+pub mod verify;

@@ -13,3 +13,5 @@ mod golden;
 mod nix;
 mod oracle;
 mod podman;
+mod repair;
+mod status;
