@@ -176,7 +176,7 @@ fn report(loaded: &Loaded, written: u64, linked: u64, printer: &Printer) -> Resu
     Err(Unloaded::new(&errors).into())
 }
 
-fn label(entry: &Entry) -> String {
+pub(super) fn label(entry: &Entry) -> String {
     let kind = if entry.kind == ImageKind::Model { "model" } else { "image" };
     format!("{kind} {}", entry.name)
 }
@@ -257,9 +257,7 @@ fn reason(reason: &Reason) -> String {
 pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>> {
     let mut targets: Vec<Target> = Vec::new();
     for path in paths {
-        // A stack of archives leads to the lean stack that it was made from.
-        let lean = path.join("lean");
-        let path = if path.join("stack.json").is_file() && lean.join("stack.json").is_file() { &lean } else { path };
+        let path = &lean(path);
         let origin = origin(path)?;
         if path.join("stack.json").is_file() {
             let stack = StackDir::open(path)?;
@@ -284,6 +282,12 @@ pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>>
         targets.retain(|target| only.contains(&target.name));
     }
     Ok(targets)
+}
+
+/// A stack of archives leads to the lean stack that it was made from.
+pub(super) fn lean(path: &Path) -> PathBuf {
+    let lean = path.join("lean");
+    if path.join("stack.json").is_file() && lean.join("stack.json").is_file() { lean } else { path.to_owned() }
 }
 
 /// What a path is called over time: a store path without its hash, else the whole path.

@@ -13,11 +13,15 @@ mod failure;
 mod host;
 mod inspect;
 mod load;
+mod loaded;
+mod metrics;
 mod model;
 mod nix_builder;
 mod plan;
 mod printer;
+mod repair;
 mod session;
+mod status;
 mod verify;
 mod view;
 
@@ -58,7 +62,9 @@ enum Verb {
     Load(load::Args),
     Doctor(doctor::Args),
     Model(model::Args),
+    Status(status::Args),
     Verify(verify::Args),
+    Repair(repair::Args),
     #[command(hide = true)]
     NixBuilder,
     #[command(hide = true)]
@@ -90,7 +96,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Load(args) => load::run(&args, &printer, start()),
         Verb::Doctor(args) => doctor::run(&args, &printer),
         Verb::Model(args) => model::run(&args, &printer, start()),
+        Verb::Status(args) => status::run(&args, &printer),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
+        Verb::Repair(args) => repair::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),
         Verb::Man(args) => docs::man(&args, &printer),

@@ -1,29 +1,51 @@
 //! `windlass verify`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::failure::Unverified;
+use super::host::HostArgs;
+use super::load::lean;
+use super::loaded::{loaded, split};
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use crate::image::LayerRecord;
-use crate::layout::ImageDir;
+use crate::layout::{ImageDir, LayoutError};
+use crate::podman::decide::{Host, Target};
+use crate::podman::generations::Entry;
+use crate::podman::survey::Survey;
+use crate::podman::verify::{Problem, State, Verified, verify};
 use crate::stack::StackDir;
 
-/// Check an image directory or a lean stack.
+const EXAMPLE: &str = "Examples:
+  windlass verify                 records and small files of everything that is loaded
+  windlass verify --full          every byte of it; names image, layer and file of what went bad
+  windlass verify result --full   a build, before it is loaded";
+
+/// Check what is loaded, or an image directory or a stack.
 ///
-/// Index, manifests and configs are always compared with their digests. A layer is checked by names and sizes or, with
-/// --full, by every byte of its blob or of the store paths it is made from.
+/// Without a path: everything that windlass has loaded into Podman, linked or pulled. Podman's records, manifests, configs
+/// and what mounts need are always compared with what was built; with --full so is every byte of every layer, and the type,
+/// mode and owner of every file. `windlass repair` mends what is found.
+///
+/// With a path: index, manifests and configs are always compared with their digests. A layer is checked by names and
+/// sizes or, with --full, by every byte of its blob or of the store paths it is made from.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
-    /// An image directory or a lean stack.
-    path: PathBuf,
+    /// An image directory or a stack; what is loaded when absent.
+    path: Option<PathBuf>,
     /// Read every byte.
     #[arg(long)]
     full: bool,
+    /// Only this image or model of what is loaded. Repeatable.
+    #[arg(long = "image", value_name = "NAME", conflicts_with = "path")]
+    images: Vec<String>,
+    #[command(flatten)]
+    host: HostArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,13 +55,61 @@ struct Report {
     layers: usize,
     read: u64,
     problems: Vec<String>,
+    /// The same in parts, for what is loaded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    details: Vec<Problem>,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let images: Vec<ImageDir> = if args.path.join("stack.json").is_file() {
-        StackDir::open(&args.path)?.all().cloned().collect()
+    let report = match &args.path {
+        Some(path) => built(path, args.full, session)?,
+        None => {
+            let host = args.host.host()?;
+            let Some(loaded) = loaded(&host, &args.images)? else {
+                printer.note(format!("nothing was loaded into {} yet", host.places.graph_root.display()));
+                return tell(&Report { images: 0, layers: 0, read: 0, problems: vec![], details: vec![] }, printer);
+            };
+            let (targets, gone) = split(loaded);
+            let mut verified = check(&host, &targets, args.full, session)?;
+            verified.images += gone.len();
+            verified.problems.extend(gone.iter().map(|(entry, error)| lost(entry, error)));
+            let problems = verified.problems.iter().map(ToString::to_string).collect();
+            let (images, layers) = (verified.images, verified.layers);
+            Report { images, layers, read: session.progress().read(), problems, details: verified.problems }
+        }
+    };
+    tell(&report, printer)
+}
+
+/// Compares what is loaded, with a progress line.
+pub(super) fn check(host: &Host, targets: &[Target], full: bool, session: &Session) -> Result<Verified> {
+    let progress = session.progress();
+    let survey = Survey::read(&host.places, progress)?;
+    let drawing = session.draw("verifying");
+    let verified = verify(&survey, targets, full, progress)?;
+    drop(drawing);
+    Ok(verified)
+}
+
+/// An image that nothing more is known of.
+pub(super) fn lost(entry: &Entry, error: &LayoutError) -> Problem {
+    Problem {
+        state: State::Damaged,
+        images: vec![entry.reference.clone()],
+        layer: None,
+        file: None,
+        path: None,
+        source: None,
+        what: format!("what it was loaded from is gone ({error}); load it from its stack again"),
+    }
+}
+
+fn built(path: &Path, full: bool, session: &Session) -> Result<Report> {
+    let path = lean(path);
+    let images: Vec<ImageDir> = if path.join("stack.json").is_file() {
+        StackDir::open(&path)?.all().cloned().collect()
     } else {
-        vec![ImageDir::open(&args.path)?]
+        vec![ImageDir::open(&path)?]
     };
     let mut layers: Vec<(&ImageDir, &LayerRecord)> = Vec::new();
     for image in &images {
@@ -54,13 +124,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         }
     }
     let progress = session.progress();
-    layers.iter().for_each(|(_, layer)| progress.expect(if args.full { layer.size } else { 0 }));
+    layers.iter().for_each(|(_, layer)| progress.expect(if full { layer.size } else { 0 }));
     let drawing = session.draw("verifying");
-    let results: Vec<_> = layers
-        .par_iter()
-        .with_max_len(1)
-        .map(|(image, layer)| image.verify_layer(layer, args.full, progress))
-        .collect();
+    let results: Vec<_> =
+        layers.par_iter().with_max_len(1).map(|(image, layer)| image.verify_layer(layer, full, progress)).collect();
     drop(drawing);
     progress.check()?;
     let mut problems = Vec::new();
@@ -69,7 +136,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             problems.push(format!("{}: {error}", image.summary().reference));
         }
     }
-    let report = Report { images: images.len(), layers: layers.len(), read: progress.read(), problems };
+    Ok(Report { images: images.len(), layers: layers.len(), read: progress.read(), problems, details: Vec::new() })
+}
+
+fn tell(report: &Report, printer: &Printer) -> Result<()> {
     if printer.json() {
         printer.value(&report)?;
     } else {
@@ -85,5 +155,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if report.problems.is_empty() {
         return Ok(());
     }
-    Err(Unverified(format!("{} failed verification", count(report.problems.len(), "layer"))).into())
+    if report.details.is_empty() {
+        return Err(Unverified(format!("{} failed verification", count(report.problems.len(), "layer"))).into());
+    }
+    Err(Unverified(format!("{}; `windlass repair` mends what can be", count(report.problems.len(), "problem"))).into())
 }

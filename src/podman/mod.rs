@@ -20,9 +20,12 @@ pub mod pull;
 pub mod records;
 mod rules;
 pub mod service;
+pub mod shares;
 pub mod storage_conf;
 pub mod survey;
 pub mod switch;
 pub mod tar_split;
 pub mod tree;
+
+pub mod verify;
 pub mod weights;

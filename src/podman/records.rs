@@ -184,10 +184,15 @@ impl Records {
         })
     }
 
-    /// Where a layer is unpacked.
+    /// Where a layer is unpacked; with vfs and btrfs everything below it is there too.
     #[must_use]
     pub fn tree(&self, layer: &str) -> PathBuf {
-        self.store.join(&self.driver).join(layer).join("diff")
+        let folder = self.store.join(&self.driver);
+        match self.driver.as_str() {
+            "vfs" => folder.join("dir").join(layer),
+            "btrfs" => folder.join("subvolumes").join(layer),
+            _ => folder.join(layer).join("diff"),
+        }
     }
 
     /// The tar-split record of a layer.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::places::Places;
-use super::records::{Records, RecordsError, StoredImage};
+use super::records::{Records, RecordsError, StoredImage, StoredLayer};
 use crate::digest::Digest;
 use crate::image::chain_ids;
 use crate::layout::{PlatformRecord, Summary};
@@ -52,22 +52,41 @@ impl Survey {
     /// What there is of one platform of an image.
     #[must_use]
     pub fn presence(&self, summary: &Summary, platform: &PlatformRecord) -> Presence {
-        // The first store that has a record of it is the one that Podman takes it from.
-        let found = self.stores.iter().find(|store| find(store, summary, platform).is_some());
-        let Some(store) = found else { return Presence::Missing };
+        let Some((store, _)) = self.image(summary, platform) else { return Presence::Missing };
         match self.missing_part(store, platform) {
             None => Presence::Present { store: store.store.clone(), named: self.is_named(summary, platform) },
             Some(why) => Presence::Damaged { store: store.store.clone(), why },
         }
     }
 
+    /// The record of an image, in the store that Podman takes it from: the first one that has it.
+    #[must_use]
+    pub fn image(&self, summary: &Summary, platform: &PlatformRecord) -> Option<(&Records, &StoredImage)> {
+        let id = platform.config_digest.hex();
+        let is_it = |image: &&StoredImage| image.id == id && image.has(platform.digest) && image.has(summary.digest);
+        self.stores.iter().find_map(|store| Some((store, store.images.iter().find(is_it)?)))
+    }
+
+    /// The record of a layer of an image that is in `store`. An image that was tagged has a record in the graph root, over
+    /// layers of the store it is in.
+    #[must_use]
+    pub fn layer<'a>(&'a self, store: &'a Records, id: &str) -> Option<(&'a Records, &'a StoredLayer)> {
+        std::iter::once(store).chain(&self.stores).find_map(|home| Some((home, home.layers.get(id)?)))
+    }
+
+    /// The store that the layers of an image that is there lie in.
+    #[must_use]
+    pub fn home(&self, summary: &Summary, platform: &PlatformRecord) -> Option<&Records> {
+        let (store, _) = self.image(summary, platform)?;
+        let top = chain_ids(&platform.layers).last()?.hex();
+        Some(self.layer(store, &top).map_or(store, |(home, _)| home))
+    }
+
     /// The first thing that an image's record promises and that is not there.
     fn missing_part(&self, store: &Records, platform: &PlatformRecord) -> Option<String> {
         for (layer, chain) in platform.layers.iter().zip(chain_ids(&platform.layers)) {
             let id = chain.hex();
-            // An image that was tagged has a record in the graph root, over layers of the store it is in.
-            let home = std::iter::once(store).chain(&self.stores).find(|other| other.layers.contains_key(&id));
-            let Some((home, stored)) = home.and_then(|home| Some((home, home.layers.get(&id)?))) else {
+            let Some((home, stored)) = self.layer(store, &id) else {
                 return Some(format!("layer {} ({}) has no record", layer.title, chain.short()));
             };
             if stored.is_incomplete() || stored.diff_digest != Some(layer.digest) {
@@ -82,7 +101,20 @@ impl Survey {
 
     /// Whether name and tag lead to the image. Below such a name Podman finds its digests too.
     fn is_named(&self, summary: &Summary, platform: &PlatformRecord) -> bool {
-        self.called(&summary.reference).is_some_and(|(_, image)| image.id == platform.config_digest.hex())
+        self.led_elsewhere(summary, platform).is_none()
+    }
+
+    /// Where the name and tag of an image that is there lead instead of to it.
+    #[must_use]
+    pub fn led_elsewhere(&self, summary: &Summary, platform: &PlatformRecord) -> Option<String> {
+        match self.called(&summary.reference) {
+            Some((_, image)) if image.id == platform.config_digest.hex() => None,
+            Some((_, image)) => {
+                let digest = image.digest.map_or_else(|| format!("image {}", image.id), |digest| digest.to_string());
+                Some(format!("its name leads to {digest}"))
+            }
+            None => Some("no image has its name".to_owned()),
+        }
     }
 
     /// The image that Podman takes for a name: that of the first store that knows it.
@@ -97,11 +129,6 @@ impl Survey {
         let own = self.stores.first().into_iter().flat_map(|store| store.layers.values());
         own.filter(|layer| !layer.is_incomplete()).filter_map(|layer| layer.diff_digest).collect()
     }
-}
-
-fn find<'a>(store: &'a Records, summary: &Summary, platform: &PlatformRecord) -> Option<&'a StoredImage> {
-    let id = platform.config_digest.hex();
-    store.images.iter().find(|image| image.id == id && image.has(platform.digest) && image.has(summary.digest))
 }
 
 /// The names by which an image must be found: name and tag, and the name with each of its digests. Podman 5.4 knows a

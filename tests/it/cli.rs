@@ -12,8 +12,20 @@ use crate::env::{Env, FIXED, base_name, closure, run_ok};
 #[test]
 fn help_of_every_verb() {
     let env = Env::new();
-    let verbs =
-        [&[][..], &["build"], &["plan"], &["diff"], &["inspect"], &["export"], &["load"], &["doctor"], &["model"], &["model", "list"], &["model", "use"], &["verify"]];
+    let verbs = [
+        &[][..],
+        &["build"],
+        &["plan"],
+        &["diff"],
+        &["inspect"],
+        &["export"],
+        &["load"],
+        &["doctor"],
+        &["model"],
+        &["model", "list"],
+        &["model", "use"],
+        &["verify"],
+    ];
     let page = |verb: &&[&str]| {
         let help = env.ok([verb, &["--help"][..]].concat());
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
@@ -148,7 +160,20 @@ fn completions_and_man_pages() {
     let mut pages: Vec<String> =
         fs::read_dir(env.path("man")).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
     pages.sort();
-    let verbs = ["-build", "-diff", "-doctor", "-export", "-inspect", "-load", "-model", "-model-list", "-model-use", "-plan", "-verify", ""];
+    let verbs = [
+        "-build",
+        "-diff",
+        "-doctor",
+        "-export",
+        "-inspect",
+        "-load",
+        "-model",
+        "-model-list",
+        "-model-use",
+        "-plan",
+        "-verify",
+        "",
+    ];
     assert_eq!(pages, verbs.map(|verb| format!("windlass{verb}.1")));
     let page = fs::read_to_string(env.path("man/windlass-export.1")).unwrap();
     assert!(page.starts_with(".ie") && page.contains("\\-\\-without"), "{page}");

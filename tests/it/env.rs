@@ -118,6 +118,95 @@ impl Env {
     }
 }
 
+/// A Podman of its own with a linked store, and a Nix store that it links from, all in one folder.
+pub(crate) struct LinkedPodman {
+    pub(crate) env: Env,
+    variables: Vec<(String, String)>,
+}
+
+/// Makes one; what is in `store/` is what [`LinkedPodman::store_file`] puts there.
+pub(crate) fn linked_podman() -> LinkedPodman {
+    let env = Env::new();
+    let parts = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parts.sh");
+    let settings = run_ok(Command::new("bash").arg(parts).arg("podman").arg(env.path("podman")));
+    let variable = |line: &str| {
+        let (name, value) = line.strip_prefix("export ").unwrap().split_once('=').unwrap();
+        (name.to_owned(), value.to_owned())
+    };
+    let mut variables: Vec<_> = settings.lines().map(variable).collect();
+    windlass::podman::linked::LinkedStore::create(&env.path("linked")).unwrap();
+    let conf = env.path("podman/storage.conf");
+    let text = std::fs::read_to_string(&conf).unwrap();
+    let stores = format!("[storage.options]\nadditionalimagestores = [{:?}]\n", env.path("linked"));
+    std::fs::write(&conf, text + &stores).unwrap();
+    for (name, folder) in [("NIX_STORE_DIR", "store"), ("NIX_STATE_DIR", "state")] {
+        variables.push((name.to_owned(), env.path(folder).display().to_string()));
+    }
+    std::fs::create_dir_all(env.path("state/gcroots/auto")).unwrap();
+    LinkedPodman { env, variables }
+}
+
+impl LinkedPodman {
+    /// A command of this Podman, or windlass for it.
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = if program == "windlass" { self.env.windlass(arguments) } else { Command::new(program) };
+        if program != "windlass" {
+            command.args(arguments);
+        }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// The exit code, and what was printed on both sides.
+    pub(crate) fn run(&self, program: &str, arguments: &[&str]) -> (i32, String) {
+        let output = self.command(program, arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap_or(-1), self.env.scrub(&String::from_utf8_lossy(&text)))
+    }
+
+    /// What a run printed that must end well.
+    pub(crate) fn ok(&self, program: &str, arguments: &[&str]) -> String {
+        self.env.scrub(&run_ok(&mut self.command(program, arguments)))
+    }
+
+    /// A file in a store path of this name, as Nix would have put it there: not writable, modification time 1.
+    pub(crate) fn store_file(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.env.path("store").join(base_name(name));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        drop(std::fs::remove_file(&path));
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        path
+    }
+
+    /// Image `app` over a library, with the model `tiny`, as a lean stack `stack`: 2 images, 3 store paths.
+    pub(crate) fn stack(&self) {
+        let store = self.env.path("store").display().to_string();
+        let files = [("app-1.0", 9000), ("lib-3", 70_000), ("tiny.gguf", 3_000_000)];
+        for (name, size) in files {
+            self.store_file(name, &vec![b'x'; size]);
+        }
+        let paths: [(&str, &[&str]); 3] = [("app-1.0", &["lib-3"]), ("lib-3", &[]), ("tiny.gguf", &[])];
+        self.env.write("closure.json", closure(&store, &self.env.path("store"), &paths));
+        let path = |name: &str| format!("{store}/{}", base_name(name));
+        let spec = serde_json::json!({ "kind": "stack", "name": "both", "images": [{
+            "name": "app", "storeDir": store, "config": { "Cmd": [path("app-1.0")] },
+            "models": [{ "spec": { "name": "tiny", "storeDir": store, "files": { "tiny.gguf": path("tiny.gguf") } } }],
+        }] });
+        self.env.write("stack.json", spec.to_string());
+        self.ok("windlass", &["build", "stack.json", "--closure", "closure.json", "--output", "stack"]);
+    }
+}
+
+impl Drop for LinkedPodman {
+    fn drop(&mut self) {
+        drop(self.command("podman", &["rm", "--force", "--all", "--time", "0"]).output());
+        drop(Command::new("umount").arg("--lazy").arg(self.env.path("podman/root/overlay")).output());
+    }
+}
+
 /// Where [`Env::windlass_at`] puts its folder: a directory that every Linux has, and that nothing here needs.
 pub(crate) const FIXED: &str = "/dev/shm";
 

@@ -17,3 +17,5 @@ mod nix;
 mod oracle;
 mod podman;
 mod pull;
+mod repair;
+mod status;

@@ -1,0 +1,214 @@
+//! `windlass repair`
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::failure::{Unloaded, Unverified};
+use super::host::HostArgs;
+use super::load::label;
+use super::loaded::{loaded, split};
+use super::printer::{Printer, count};
+use super::session::Session;
+use super::verify::{check, lost};
+use crate::digest::Digest;
+use crate::image::LayerRecord;
+use crate::layout::{ImageDir, LayoutError};
+use crate::podman::decide::{Host, Options, Target, Via};
+use crate::podman::load::Outcome;
+use crate::podman::survey::Survey;
+use crate::podman::verify::{Problem, State};
+
+const EXAMPLE: &str = "Examples:
+  windlass repair            whatever Podman's records, or the linked store's, say is wrong
+  windlass repair --full     whatever is wrong with any byte
+  windlass repair redis      one image";
+
+/// Mend what is loaded and is not what was built.
+///
+/// Looks as `windlass verify` does, and loads again the images that are missing or damaged: their layers are made from the
+/// store paths, or handed to Podman, and what the others have stays. Before a damaged layer is replaced, what it is made
+/// from is read: if that is damaged too, nothing is touched, and the store path to restore is named.
+///
+/// Records of the linked store that are torn or gone are mended first: with them no Podman command works.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// Images and models of what is loaded; all when absent.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Read every byte.
+    #[arg(long)]
+    full: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    /// What of the linked store was mended.
+    store: Vec<String>,
+    problems: Vec<String>,
+    /// Images that were loaded again, by name and tag.
+    mended: Vec<String>,
+    /// What could not be mended, and what to do.
+    left: Vec<String>,
+    good: usize,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let host = args.host.host()?;
+    let progress = session.progress();
+    let mut report = Report::default();
+    if let Some(store) = &host.linked {
+        report.store = store.mend(progress)?;
+    }
+    let (targets, gone) = split(loaded(&host, &args.names)?.unwrap_or_default());
+    let verified = check(&host, &targets, args.full, session)?;
+    report.problems = verified.problems.iter().map(ToString::to_string).collect();
+    report.left = gone.iter().map(|(entry, error)| lost(entry, error).to_string()).collect();
+    if !printer.json() {
+        report.store.iter().chain(&report.problems).try_for_each(|line| printer.line(line))?;
+        printer.flush()?;
+    }
+    let result = mend(&host, &targets, &verified.problems, args.full, &mut report, session);
+    report.good =
+        targets.iter().filter(|target| !verified.problems.iter().any(|problem| concerns(problem, target))).count();
+    tell(&report, printer)?;
+    result?;
+    if report.left.is_empty() {
+        return Ok(());
+    }
+    Err(Unverified(format!("{} could not be mended", count(report.left.len(), "problem"))).into())
+}
+
+fn concerns(problem: &Problem, target: &Target) -> bool {
+    problem.images.contains(&target.image.summary().reference)
+}
+
+fn mend(
+    host: &Host,
+    targets: &[Target],
+    problems: &[Problem],
+    full: bool,
+    report: &mut Report,
+    session: &Session,
+) -> Result<()> {
+    let sources = damaged_sources(targets, problems, session)?;
+    if !sources.is_empty() {
+        let commands: BTreeSet<String> = sources.iter().flat_map(|error| restore(host, problems, error)).collect();
+        report.left.extend(sources.iter().map(ToString::to_string));
+        report.left.extend(commands);
+        bail!(Unverified("what damaged layers are made from is damaged too; nothing was touched".to_owned()));
+    }
+    let survey = Survey::read(&host.places, session.progress())?;
+    let ways: Vec<Option<(bool, Via)>> =
+        targets.iter().map(|target| way(target, problems, host, &survey)).collect::<Result<_>>()?;
+    let (mut failed, mut again) = (Vec::new(), Vec::new());
+    for (force, via) in [(true, Via::Auto), (true, Via::Podman), (false, Via::Auto)] {
+        let chosen = targets.iter().zip(&ways).filter(|(_, way)| **way == Some((force, via)));
+        let targets: Vec<Target> = chosen.map(|(target, _)| target.clone()).collect();
+        if targets.is_empty() {
+            continue;
+        }
+        let drawing = session.draw("mending");
+        let options = Options { via, force, partial: true };
+        let loaded = host.load(&targets, options, &mut |_| {}, session.progress())?;
+        drop(drawing);
+        for Outcome { step, error, .. } in loaded.outcomes {
+            match error {
+                None => report.mended.push(step.entry.reference),
+                Some(error) => {
+                    report.left.push(format!("{}: {error}", label(&step.entry)));
+                    failed.push(error);
+                }
+            }
+        }
+        again.extend(targets);
+    }
+    if !failed.is_empty() {
+        bail!(Unloaded::new(&failed.iter().collect::<Vec<_>>()));
+    }
+    // An image that something else holds on to keeps its layers, and Podman takes them over as they are.
+    let left = check(host, &again, full, session)?.problems;
+    report.mended.retain(|name| !left.iter().any(|problem| problem.images.contains(name)));
+    report.left.extend(
+        left.iter().map(|problem| format!("{problem}; another image has it too: mend that one as well, or remove it")),
+    );
+    Ok(())
+}
+
+/// How an image is mended: by force if it is there, and the way it came; `None` if nothing is wrong with it.
+fn way(target: &Target, problems: &[Problem], host: &Host, survey: &Survey) -> Result<Option<(bool, Via)>> {
+    let mut own = problems.iter().filter(|problem| concerns(problem, target)).peekable();
+    if own.peek().is_none() {
+        return Ok(None);
+    }
+    if own.all(|problem| problem.state != State::Damaged) {
+        return Ok(Some((false, Via::Auto)));
+    }
+    let home = survey.home(target.image.summary(), target.platform()?);
+    let pulled = home.is_some_and(|home| home.store == host.places.graph_root);
+    Ok(Some((true, if pulled { Via::Podman } else { Via::Auto })))
+}
+
+/// What of the damaged layers cannot be made again as it was.
+fn damaged_sources(targets: &[Target], problems: &[Problem], session: &Session) -> Result<Vec<LayoutError>> {
+    let digests: BTreeSet<Digest> =
+        problems.iter().filter_map(|problem| problem.layer.as_ref()).map(|layer| layer.digest).collect();
+    let find = |digest: &Digest| {
+        let layers = targets
+            .iter()
+            .flat_map(|target| target.image.summary().layers().into_iter().map(move |layer| (&target.image, layer)));
+        layers.into_iter().find(|(_, layer)| layer.digest == *digest)
+    };
+    let layers: Vec<(&ImageDir, &LayerRecord)> = digests.iter().filter_map(find).collect();
+    let progress = session.progress();
+    progress.expect(layers.iter().map(|(_, layer)| layer.size).sum());
+    let drawing = session.draw("reading the sources");
+    let results: Vec<_> =
+        layers.par_iter().with_max_len(1).map(|(image, layer)| image.verify_layer(layer, true, progress)).collect();
+    drop(drawing);
+    progress.check()?;
+    Ok(results.into_iter().filter_map(Result::err).collect())
+}
+
+/// The commands that restore what a layer is made from.
+fn restore(host: &Host, problems: &[Problem], error: &LayoutError) -> Vec<String> {
+    let LayoutError::Changed { culprits, digest, .. } = error else { return Vec::new() };
+    let in_store = |path: PathBuf| {
+        let name = path.strip_prefix(&host.nix.store).ok()?.components().next()?;
+        Some(host.nix.store.join(name))
+    };
+    // Where Nix' own hash is not known, the file that went bad says which path it is in.
+    let bad = problems.iter().filter(|problem| problem.layer.as_ref().is_some_and(|layer| layer.digest == *digest));
+    let mut paths: BTreeSet<PathBuf> = bad.filter_map(|problem| in_store(problem.source.clone()?)).collect();
+    if paths.is_empty() {
+        paths = culprits.iter().filter_map(|culprit| in_store(culprit.into())).collect();
+    }
+    paths.iter().map(|path| format!("restore it: nix-store --repair-path {}", path.display())).collect()
+}
+
+fn tell(report: &Report, printer: &Printer) -> Result<()> {
+    if printer.json() {
+        return printer.value(report);
+    }
+    for name in &report.mended {
+        printer.line(format!("mended {name}"))?;
+    }
+    report.left.iter().try_for_each(|line| printer.line(line))?;
+    let good = count(report.good, "image");
+    if report.problems.is_empty() && report.store.is_empty() && report.left.is_empty() {
+        return printer.line(format!("{good} as they were loaded; nothing to mend"));
+    }
+    printer.line(format!(
+        "{} good, {} mended, {} left",
+        good,
+        count(report.mended.len(), "image"),
+        count(report.left.len(), "problem")
+    ))
+}

@@ -1,0 +1,381 @@
+//! `windlass status`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::failure::{NoSpace, Usage};
+use super::host::HostArgs;
+use super::load::{label, targets};
+use super::loaded::loaded;
+use super::metrics::Metrics;
+use super::printer::{Printer, count, size};
+use crate::blobs::{Staging, free_space, write_file};
+use crate::image::chain_ids;
+use crate::layout::{ImageKind, PlatformRecord};
+use crate::podman::decide::{Host, Target};
+use crate::podman::generations::{Entry, Generations};
+use crate::podman::linked::{DRIVER, LinkedStore};
+use crate::podman::shares::{Copies, Share, Users, copies};
+use crate::podman::survey::{Presence, Survey};
+use crate::progress::Progress;
+
+const EXAMPLE: &str = "Examples:
+  windlass status                          what is loaded, and whether it still is
+  windlass status result --sizes           a stack beside what Podman has, with what each image has for itself
+  windlass status --check-free 20GB        fails with code 5 if less is free
+  windlass status --metrics /var/lib/node_exporter/windlass.prom
+
+Exit codes: 0 all there, 1 something is missing, damaged or changed, 5 less space than asked for.";
+
+/// Show what is loaded, where, and whether it is still there.
+///
+/// Each image and model is *present* (linked or pulled), *missing*, *damaged* (a record of it promises more than there is;
+/// `windlass verify` says more) or *changed* (its name leads to another image). Podman's records are read, and nothing
+/// else: no process is started and nothing is written, but for the file of --metrics.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// Stacks and image directories; what is loaded when absent.
+    #[arg(value_name = "STACK|IMAGE")]
+    paths: Vec<PathBuf>,
+    /// Also what each image has for itself and what it shares, and what of linked layers is a copy.
+    #[arg(long)]
+    sizes: bool,
+    /// Fail with code 5 if Podman or the linked store has less free space: `20GB`, `4GiB`, or bytes.
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    check_free: Option<u64>,
+    /// Write metrics for Prometheus to this file, in one step; `-` prints them instead of the table.
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// One image or model.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    #[serde(flatten)]
+    entry: Entry,
+    state: &'static str,
+    /// What is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// `linked` or `pulled`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    way: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<PathBuf>,
+    #[serde(flatten)]
+    share: Option<Share>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_disk: Option<Copies>,
+}
+
+/// Free space at one place.
+#[derive(Debug, Serialize)]
+struct Free {
+    place: &'static str,
+    path: PathBuf,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    graph_root: PathBuf,
+    run_root: PathBuf,
+    driver: String,
+    rootless: bool,
+    storage_conf: Option<PathBuf>,
+    linked_store: Option<PathBuf>,
+    linked_store_state: String,
+    free: Vec<Free>,
+    generation: Option<u64>,
+    images: Vec<Row>,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let prints_metrics = args.metrics.as_deref() == Some(Path::new("-"));
+    if prints_metrics && printer.json() {
+        bail!(Usage("--metrics - and --json both are the result; give --metrics a file".to_owned()));
+    }
+    let host = args.host.host()?;
+    let progress = Progress::new();
+    let survey = Survey::read(&host.places, &progress)?;
+    let generation = Generations::of(&host.places.graph_root).current()?.map(|generation| generation.number);
+    let images = rows(args, &host, &survey)?;
+    let (linked_store, linked_store_state) = linked_store(&host, &survey, &progress);
+    let places = &host.places;
+    let mut free = vec![Free { place: "podman", path: places.graph_root.clone(), bytes: free_at(&places.graph_root)? }];
+    if let Some(path) = &linked_store {
+        free.push(Free { place: "linked", path: path.clone(), bytes: free_at(path)? });
+    }
+    let report = Report {
+        graph_root: places.graph_root.clone(),
+        run_root: places.run_root.clone(),
+        driver: places.driver.clone(),
+        rootless: places.rootless,
+        storage_conf: places.conf.clone(),
+        linked_store,
+        linked_store_state,
+        free,
+        generation,
+        images,
+    };
+    if let Some(path) = &args.metrics {
+        let metrics = metrics(&report);
+        if prints_metrics {
+            printer.bytes(metrics.text().as_bytes())?;
+        } else {
+            let staging = Staging::file(path)?;
+            write_file(staging.path(), metrics.text().as_bytes(), &progress)?;
+            // For the collector, which is another user.
+            std::fs::set_permissions(staging.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+            staging.publish()?;
+        }
+    }
+    if printer.json() {
+        printer.value(&report)?;
+    } else if !prints_metrics {
+        tell(&report, printer)?;
+    }
+    judge(args, &report)
+}
+
+fn judge(args: &Args, report: &Report) -> Result<()> {
+    if let Some(wanted) = args.check_free
+        && let Some(free) = report.free.iter().find(|free| free.bytes < wanted)
+    {
+        bail!(NoSpace(format!(
+            "{} has {} free, less than {}; `windlass gc` says what it would free",
+            free.path.display(),
+            size(free.bytes),
+            size(wanted)
+        )));
+    }
+    let bad = report.images.iter().filter(|row| row.state != "present").count();
+    if bad == 0 {
+        return Ok(());
+    }
+    let next = if args.paths.is_empty() { "`windlass repair` mends them" } else { "`windlass load` loads them" };
+    bail!("{bad} of {} not there as they should be; {next}", report.images.len())
+}
+
+fn rows(args: &Args, host: &Host, survey: &Survey) -> Result<Vec<Row>> {
+    let users = (args.sizes || args.metrics.is_some()).then(|| Users::of(survey));
+    let row = |entry: Entry, target: &Target| -> Result<Row> {
+        let platform = target.platform()?;
+        let mut row = row(entry, target, platform, host, survey);
+        if let Some(users) = &users {
+            row.share = Some(users.share(platform));
+        }
+        if args.sizes && row.way == Some("linked") {
+            row.on_disk = on_disk(survey, target, platform);
+        }
+        Ok(row)
+    };
+    if !args.paths.is_empty() {
+        let of = |target: &Target| {
+            let platform = target.platform()?;
+            row(Entry::new(&target.image, platform, &target.name, &target.origin), target)
+        };
+        return targets(&args.paths, &[])?.iter().map(of).collect();
+    }
+    let images = loaded(host, &[])?.unwrap_or_default();
+    let of = |(entry, target): (Entry, Result<Target, _>)| match target {
+        Ok(target) => row(entry, &target),
+        Err(error) => {
+            let why = Some(format!("what it was loaded from is gone: {error}"));
+            Ok(Row { entry, state: "damaged", why, way: None, store: None, share: None, on_disk: None })
+        }
+    };
+    images.into_iter().map(of).collect()
+}
+
+fn row(entry: Entry, target: &Target, platform: &PlatformRecord, host: &Host, survey: &Survey) -> Row {
+    let summary = target.image.summary();
+    let home = survey.home(summary, platform).map(|home| home.store.clone());
+    let is_linked = |store: &Path| store != host.places.graph_root && LinkedStore::is_at(store);
+    let elsewhere = || survey.led_elsewhere(summary, platform);
+    let (state, why) = match survey.presence(summary, platform) {
+        Presence::Present { named: true, .. } => ("present", None),
+        Presence::Present { named: false, .. } => ("changed", elsewhere()),
+        Presence::Damaged { why, .. } => ("damaged", Some(why)),
+        Presence::Missing if survey.called(&summary.reference).is_some() => {
+            ("changed", elsewhere().map(|why| format!("{why}, and the image is gone")))
+        }
+        Presence::Missing => ("missing", None),
+    };
+    let way = home.as_deref().map(|store| if is_linked(store) { "linked" } else { "pulled" });
+    Row { entry, state, why, way, store: home, share: None, on_disk: None }
+}
+
+/// How much of a linked image is links.
+fn on_disk(survey: &Survey, target: &Target, platform: &PlatformRecord) -> Option<Copies> {
+    let store = survey.home(target.image.summary(), platform)?;
+    let mut sum = Copies::default();
+    for chain in chain_ids(&platform.layers) {
+        let tree = store.tree(&chain.hex());
+        // A damaged layer may have none.
+        if let Ok(Copies { linked, copied }) = copies(&tree) {
+            sum.linked += linked;
+            sum.copied += copied;
+        }
+    }
+    Some(sum)
+}
+
+/// The linked store, and what is to be said of it.
+fn linked_store(host: &Host, survey: &Survey, progress: &Progress) -> (Option<PathBuf>, String) {
+    let places = &host.places;
+    if let Some(store) = &host.linked {
+        let records = survey.stores.iter().find(|records| records.store == store.path());
+        let (images, layers) = records.map_or((0, 0), |records| (records.images.len(), records.layers.len()));
+        let left = match store.leftovers(progress) {
+            Ok(leftovers) if leftovers.is_empty() => String::new(),
+            Ok(leftovers) => format!(", {} of a killed run", count(leftovers.len(), "leftover")),
+            Err(error) => format!(", damaged: {error}"),
+        };
+        let state = format!("{}, {}{left}", count(images, "image"), count(layers, "layer"));
+        return (Some(store.path().to_owned()), state);
+    }
+    if let Some(path) = places.image_stores.iter().find(|path| LinkedStore::is_at(path)) {
+        return (Some(path.clone()), "read only for this user".to_owned());
+    }
+    if let Some(path) = places.image_stores.iter().find(|path| !path.exists()) {
+        return (
+            None,
+            format!("{} is named by storage.conf and is not there: no Podman command works", path.display()),
+        );
+    }
+    let why = if places.driver == DRIVER {
+        "none; `windlass doctor` says how to have one".to_owned()
+    } else {
+        format!("none; the driver {} can have none", places.driver)
+    };
+    (None, why)
+}
+
+fn free_at(path: &Path) -> Result<u64> {
+    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    Ok(free_space(existing)?)
+}
+
+fn tell(report: &Report, printer: &Printer) -> Result<()> {
+    let header = |name: &str, value: String| printer.line(format!("{name:<13} {value}"));
+    let user = if report.rootless { "rootless" } else { "rootful" };
+    header("graph root", format!("{} ({}, {user})", report.graph_root.display(), report.driver))?;
+    header("run root", report.run_root.display().to_string())?;
+    header("storage.conf", report.storage_conf.as_ref().map_or("none".to_owned(), |conf| conf.display().to_string()))?;
+    let path = report.linked_store.as_ref().map_or(String::new(), |path| format!("{}: ", path.display()));
+    header("linked store", format!("{path}{}", report.linked_store_state))?;
+    let free = |free: &Free| format!("{} in {}", size(free.bytes), free.path.display());
+    header("free", report.free.iter().map(free).collect::<Vec<_>>().join(", "))?;
+    header("generation", report.generation.map_or("none: nothing was loaded yet".to_owned(), |n| n.to_string()))?;
+    let mut rows = Vec::new();
+    for row in &report.images {
+        let Row { entry, state, why, way, share, on_disk, .. } = row;
+        let state = way.filter(|_| *state == "present").map_or((*state).to_owned(), |way| format!("{state}, {way}"));
+        let mut cells = vec![label(entry), state, size(entry.size)];
+        if let Some(share) = share {
+            cells.push(format!("{} own", size(share.exclusive)));
+            cells.push(format!("{} shared with {}", size(share.shared), share.shared_with));
+            cells.push(on_disk.map_or(String::new(), |on_disk| format!("{} copied", size(on_disk.copied))));
+        }
+        cells.extend([entry.digest.short(), entry.reference.clone(), entry.directory.display().to_string()]);
+        cells.extend(why.clone());
+        rows.push(cells);
+    }
+    if !rows.is_empty() {
+        printer.line("")?;
+        printer.table(&rows)?;
+    }
+    let number = |state: &str| report.images.iter().filter(|row| row.state == state).count();
+    let models = report.images.iter().filter(|row| row.entry.kind == ImageKind::Model).count();
+    let states = ["present", "missing", "damaged", "changed"].map(|state| (state, number(state)));
+    let told = states.iter().filter(|(state, number)| *state == "present" || *number > 0);
+    let told: Vec<String> = told.map(|(state, number)| format!("{number} {state}")).collect();
+    printer.line(format!(
+        "{}, {}: {}",
+        count(report.images.len() - models, "image"),
+        count(models, "model"),
+        told.join(", ")
+    ))
+}
+
+fn metrics(report: &Report) -> Metrics {
+    let mut metrics = Metrics::default();
+    let of = |row: &Row| {
+        let kind = if row.entry.kind == ImageKind::Model { "model" } else { "image" };
+        vec![("name", row.entry.name.clone()), ("ref", row.entry.reference.clone()), ("type", kind.to_owned())]
+    };
+    let present = report.images.iter().map(|row| {
+        let store = row.store.as_ref().map_or(String::new(), |store| store.display().to_string());
+        ([of(row), vec![("store", store)]].concat(), u8::from(row.state == "present"))
+    });
+    metrics.gauge("windlass_image_present", "Whether Podman has the image, under its name.", present);
+    let bytes = report.images.iter().flat_map(|row| {
+        let kinds = row.share.iter().flat_map(|share| [("exclusive", share.exclusive), ("shared", share.shared)]);
+        kinds.map(|(kind, bytes)| ([of(row), vec![("kind", kind.to_owned())]].concat(), bytes))
+    });
+    metrics.gauge("windlass_image_bytes", "Bytes of the image's layers that it has for itself, or shares.", bytes);
+    let states = ["present", "missing", "damaged", "changed"].map(|state| {
+        (vec![("state", state.to_owned())], report.images.iter().filter(|row| row.state == state).count())
+    });
+    metrics.gauge("windlass_images", "Images and models of the current generation by state.", states);
+    let free = report
+        .free
+        .iter()
+        .map(|free| (vec![("place", free.place.to_owned()), ("path", free.path.display().to_string())], free.bytes));
+    metrics.gauge("windlass_free_bytes", "Free space.", free);
+    metrics.gauge("windlass_generation", "The current generation.", report.generation.map(|n| (vec![], n)));
+    metrics
+}
+
+/// `20GB`, `4GiB`, `512M`, or bytes.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "k" | "kb" => Some(1000),
+        "m" | "mb" => Some(1000_u64.pow(2)),
+        "g" | "gb" => Some(1000_u64.pow(3)),
+        "t" | "tb" => Some(1000_u64.pow(4)),
+        "kib" => Some(1 << 10),
+        "mib" => Some(1 << 20),
+        "gib" => Some(1 << 30),
+        "tib" => Some(1 << 40),
+        _ => None,
+    };
+    let number = digits.trim().parse::<u64>().ok();
+    unit.zip(number)
+        .and_then(|(unit, number)| number.checked_mul(unit))
+        .ok_or_else(|| "expected a whole number with a unit like 20GB or 4GiB, or bytes".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [
+            ("20GB", Ok(20_000_000_000)),
+            ("4GiB", Ok(4 << 30)),
+            ("12", Ok(12)),
+            ("3 MB", Ok(3_000_000)),
+            ("1t", Ok(1_000_000_000_000)),
+            ("", Err(())),
+            ("GB", Err(())),
+            ("1.5GB", Err(())),
+            ("-1", Err(())),
+            ("5 Zi", Err(())),
+            ("99999999999TB", Err(())),
+        ] {
+            assert_eq!(bytes(text).map_err(drop), expected, "{text}");
+        }
+    }
+}
