@@ -9,12 +9,15 @@ mod diff;
 mod docs;
 mod export;
 mod failure;
+mod gc;
+mod generations;
 mod host;
 mod inspect;
 mod load;
 mod nix_builder;
 mod plan;
 mod printer;
+mod rollback;
 mod session;
 mod verify;
 mod view;
@@ -54,6 +57,9 @@ enum Verb {
     Inspect(inspect::Args),
     Export(export::Args),
     Load(load::Args),
+    Generations(generations::Args),
+    Rollback(rollback::Args),
+    Gc(gc::Args),
     Verify(verify::Args),
     #[command(hide = true)]
     NixBuilder,
@@ -84,6 +90,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
+        Verb::Generations(args) => generations::run(&args, &printer),
+        Verb::Rollback(args) => rollback::run(&args, &printer, start()),
+        Verb::Gc(args) => gc::run(&args, &printer, start()),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),

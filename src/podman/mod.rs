@@ -4,6 +4,8 @@
 
 pub mod decide;
 pub mod engine;
+pub mod gc;
+mod gc_plan;
 pub mod gc_roots;
 pub mod generations;
 pub mod link;
@@ -13,8 +15,10 @@ pub mod lock;
 pub mod places;
 pub mod pull;
 pub mod records;
+pub mod rollback;
 mod rules;
 pub mod storage_conf;
 pub mod survey;
 pub mod tar_split;
 pub mod tree;
+pub mod usage;
