@@ -161,6 +161,32 @@ fn sweep(parent: &Path, prefix: &str) {
     }
 }
 
+/// What killed runs left in a folder: stagings of any target that nobody holds.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn leftovers(folder: &Path) -> Result<Vec<PathBuf>, WriteError> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.at("read", folder)?,
+    };
+    let mut leftovers = Vec::new();
+    for entry in entries {
+        let path = entry.at("read", folder)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let process = name.strip_prefix('.').and_then(|name| name.rsplit_once(".windlass-"));
+        let is_staging = process.is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
+        if is_staging
+            && let Ok(file) = File::open(&path)
+            && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+        {
+            leftovers.push(path);
+        }
+    }
+    leftovers.sort();
+    Ok(leftovers)
+}
+
 fn sync_tree(directory: &Path) -> Result<(), WriteError> {
     for entry in fs::read_dir(directory).at("read", directory)? {
         let path = entry.at("read", directory)?.path();

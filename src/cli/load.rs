@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::{Unloaded, Usage};
+use super::failure::{NoSpace, Unloaded, Usage};
+use super::gc::advice;
 use super::host::HostArgs;
 use super::printer::{Printer, count, size};
 use super::session::Session;
@@ -120,14 +121,18 @@ pub(super) fn perform(
             let line = match &outcome.error {
                 None => printer.line(told(&outcome.step, outcome.links)),
                 Some(error) => {
-                    printer.note(format!("{}: {error}", label(&outcome.step.entry)));
+                    let advice = advice(error, host, progress);
+                    printer.note(format!("{}: {error}{advice}", label(&outcome.step.entry)));
                     Ok(())
                 }
             };
             drop(line.and_then(|()| printer.flush()));
         }
     };
-    let loaded = host.load(targets, options, &mut done, progress)?;
+    let loaded = host.load(targets, options, &mut done, progress).map_err(|error| match error {
+        LoadError::NoSpace { .. } => NoSpace(format!("{error}{}", advice(&error, host, progress))).into(),
+        error => anyhow::Error::from(error),
+    })?;
     drop(drawing);
     report(&loaded, progress.written() + loaded.pulled, progress.linked(), printer)
 }

@@ -10,6 +10,8 @@ mod docs;
 mod doctor;
 mod export;
 mod failure;
+mod gc;
+mod generations;
 mod host;
 mod inspect;
 mod load;
@@ -20,6 +22,7 @@ mod nix_builder;
 mod plan;
 mod printer;
 mod repair;
+mod rollback;
 mod session;
 mod status;
 mod verify;
@@ -63,6 +66,9 @@ enum Verb {
     Doctor(doctor::Args),
     Model(model::Args),
     Status(status::Args),
+    Generations(generations::Args),
+    Rollback(rollback::Args),
+    Gc(gc::Args),
     Verify(verify::Args),
     Repair(repair::Args),
     #[command(hide = true)]
@@ -97,6 +103,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args, &printer),
         Verb::Model(args) => model::run(&args, &printer, start()),
         Verb::Status(args) => status::run(&args, &printer),
+        Verb::Generations(args) => generations::run(&args, &printer),
+        Verb::Rollback(args) => rollback::run(&args, &printer, start()),
+        Verb::Gc(args) => gc::run(&args, &printer, start()),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
         Verb::Repair(args) => repair::run(&args, &printer, start()),
         Verb::NixBuilder => nix_builder::run(&printer, start()),

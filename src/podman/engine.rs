@@ -7,6 +7,7 @@
 //! A child is a process group of its own, so that all it started ends with it; it reads nothing, and what it prints goes
 //! to files in memory, so that neither side ever waits for the other to read.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
+use serde::Deserialize;
 
 use super::places::{Overrides, Places};
 use crate::digest::Digest;
@@ -68,6 +70,68 @@ pub enum EngineError {
         /// What it printed.
         answer: String,
     },
+}
+
+/// A container as `podman container inspect` has it. That is the only place that knows the images which a container that
+/// was never started will mount.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Container {
+    /// Its ID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The ID of its image.
+    #[serde(default)]
+    pub image: String,
+    #[serde(default)]
+    state: State,
+    #[serde(default)]
+    mounts: Vec<Mount>,
+    #[serde(default)]
+    config: Config,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    #[serde(default)]
+    status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Mount {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    source: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl Container {
+    /// Whether it has no process, and is not about to have one.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.state.status.as_str(), "created" | "configured" | "exited")
+    }
+
+    /// The images that it mounts, by the names they were asked for.
+    pub fn image_mounts(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter(|mount| mount.r#type == "image").map(|mount| mount.source.as_str())
+    }
+
+    /// The systemd unit that runs it.
+    #[must_use]
+    pub fn unit(&self) -> Option<&str> {
+        self.config.labels.as_ref()?.get("PODMAN_SYSTEMD_UNIT").map(String::as_str)
+    }
 }
 
 /// What a program printed, and how it ended.
@@ -195,6 +259,40 @@ impl Engine {
     /// See [`EngineError`].
     pub fn remove_image(&self, name: &str, progress: &Progress) -> Result<(), EngineError> {
         self.podman(["rmi", "--", name], &format!("remove {name}"), progress).map(drop)
+    }
+
+    /// Every container that Podman knows, running or not.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn containers(&self, progress: &Progress) -> Result<Vec<Container>, EngineError> {
+        let action = "list its containers";
+        let mut tries = 0;
+        loop {
+            let ids = self.podman(["ps", "--all", "--quiet", "--no-trunc"], action, progress)?;
+            let ids: Vec<&str> = ids.split_whitespace().collect();
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut command = self.command("podman");
+            let outcome = run("podman", command.args(["container", "inspect", "--"]).args(&ids), progress)?;
+            tries += 1;
+            // One that was removed in the meantime is an error.
+            if !outcome.status.success() && tries < 5 {
+                continue;
+            }
+            let answer = outcome.ok("podman", action, "see whether `podman ps --all` works")?;
+            return serde_json::from_str(&answer)
+                .map_err(|_| EngineError::Answer { action: action.to_owned(), answer: answer.trim().to_owned() });
+        }
+    }
+
+    /// Removes a container that does not run; its volumes stay.
+    ///
+    /// # Errors
+    /// See [`EngineError`].
+    pub fn remove_container(&self, id: &str, progress: &Progress) -> Result<(), EngineError> {
+        self.podman(["rm", "--", id], &format!("remove container {id}"), progress).map(drop)
     }
 
     /// Restarts a container.

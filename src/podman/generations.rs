@@ -25,7 +25,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::lock;
-use crate::blobs::{At, Staging, WriteError};
+use super::survey::by_digest;
+use crate::blobs::{self, At, Staging, WriteError};
 use crate::canonical;
 use crate::digest::Digest;
 use crate::layout::{ImageDir, ImageKind, LayoutError, PlatformRecord, VERSION, read_versioned};
@@ -111,6 +112,16 @@ impl Entry {
         }
     }
 
+    /// The names that a load gives it: name and tag, and the name with each of its digests.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let mut names = vec![self.reference.clone(), by_digest(&self.repository, self.manifest_digest)];
+        if self.digest != self.manifest_digest {
+            names.push(by_digest(&self.repository, self.digest));
+        }
+        names
+    }
+
     /// Whether both are the same image, wherever their directories are.
     fn is_same(&self, other: &Self) -> bool {
         let identity = |entry: &Self| Self { directory: PathBuf::new(), ..entry.clone() };
@@ -152,6 +163,12 @@ impl Generations {
         Self { folder: graph_root.join("windlass") }
     }
 
+    /// Those in this folder, which [`folder`](Self::folder) gave.
+    #[must_use]
+    pub const fn at(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
     /// Their folder.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -167,7 +184,9 @@ impl Generations {
         lock::file(&self.folder.join("lock"), progress)
     }
 
-    fn folder_of(&self, number: u64) -> PathBuf {
+    /// Where one of them is.
+    #[must_use]
+    pub fn folder_of(&self, number: u64) -> PathBuf {
         self.folder.join("generations").join(number.to_string())
     }
 
@@ -293,7 +312,7 @@ impl Generations {
             symlink(path, links.join(name)).at("create", &links.join(name))?;
         }
         let json = staging.path().join("generation.json");
-        crate::blobs::write_file(&json, &canonical::to_pretty(&generation), progress)?;
+        blobs::write_file(&json, &canonical::to_pretty(&generation), progress)?;
         staging.publish()?;
         self.read(number)
     }
@@ -320,8 +339,23 @@ impl Generations {
     /// With the path at fault.
     pub fn make_current(&self, number: u64, progress: &Progress) -> Result<(), WriteError> {
         let staging = Staging::file(&self.folder.join("current"))?;
-        crate::blobs::write_file(staging.path(), format!("{number}\n").as_bytes(), progress)?;
+        blobs::write_file(staging.path(), format!("{number}\n").as_bytes(), progress)?;
         staging.publish()
+    }
+
+    /// What killed runs have left: stagings, and generations that were being removed.
+    ///
+    /// # Errors
+    /// If the folders cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<PathBuf>, WriteError> {
+        let folder = self.folder.join("generations");
+        let mut leftovers = blobs::leftovers(&self.folder)?;
+        leftovers.extend(blobs::leftovers(&folder)?);
+        let removed = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "removed");
+        let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+        leftovers.extend(entries.map(|entry| entry.path()).filter(removed));
+        leftovers.sort();
+        Ok(leftovers)
     }
 
     /// Removes a generation; what it loaded stays.
@@ -332,6 +366,9 @@ impl Generations {
         let folder = self.folder_of(number);
         // Out of sight first: a half-removed one must not be read.
         let gone = self.folder.join("generations").join(format!(".{number}.removed"));
+        if gone.exists() {
+            fs::remove_dir_all(&gone).at("remove", &gone)?;
+        }
         fs::rename(&folder, &gone).at("rename", &folder)?;
         fs::remove_dir_all(&gone).at("remove", &gone)
     }

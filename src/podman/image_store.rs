@@ -17,6 +17,8 @@ pub(super) const MARKER: &str = "windlass.json";
 pub(super) const LOCK: &str = "windlass.lock";
 /// Where windlass makes what is not yet in the store.
 pub(super) const NEW: &str = "new";
+/// Files that are not finished begin with this.
+pub(super) const TEMPORARY: &str = ".windlass-";
 
 const DIRECTORIES: [&str; 6] = ["", "overlay", "overlay/l", "overlay-layers", "overlay-images", NEW];
 /// Records and the locks that guard them.
@@ -158,7 +160,7 @@ pub fn create(store: &Path) -> Result<Vec<PathBuf>, WriteError> {
 /// A small file that all can read, replaced whole and durably: nobody ever sees half of it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
     let parent = path.parent().unwrap_or(path);
-    let mut file = tempfile::Builder::new().prefix(".windlass-").tempfile_in(parent).at("create a file in", parent)?;
+    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(parent).at("create a file in", parent)?;
     file.write_all(bytes).at("write", path)?;
     file.as_file().set_permissions(Permissions::from_mode(0o644)).at("set the mode of", path)?;
     file.as_file().sync_all().at("sync", path)?;

@@ -5,6 +5,7 @@
 //!   windlass.json                     says that the store is ours
 //!   windlass.lock                     held by the one windlass that changes the store
 //!   new/                              what is being made; swept by the next run
+//!   users/<hash>                      the path of somebody's generations, whose images must stay
 //!   overlay/<layer>/{diff,link,lower} the trees
 //!   overlay/l/<link> -> ../<layer>/diff
 //!   overlay-layers/layers.json  layers.lock  <layer>.tar-split.gz
@@ -20,12 +21,14 @@
 //! alone under layers that Podman wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::image_store::{self, LOCK, MARKER, NEW, replace};
+use super::image_store::{self, LOCK, MARKER, NEW, TEMPORARY, replace};
 use super::lock::{self, For, Lock};
 use super::records::{Folder, Records, RecordsError, StoredImage, StoredLayer, big_data_file};
 use crate::blobs::{At, WriteError};
@@ -37,6 +40,8 @@ use crate::progress::Progress;
 pub const DRIVER: &str = "overlay";
 /// Where root's linked store is by default: on the file system of the Nix store.
 pub const DEFAULT: &str = "/nix/var/windlass/storage";
+const USERS: &str = "users";
+
 /// A linked store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkedStore {
@@ -81,6 +86,44 @@ impl LinkedStore {
     /// See [`RecordsError`].
     pub fn records(&self, progress: &Progress) -> Result<Records, RecordsError> {
         Records::read(&self.path, DRIVER, progress)
+    }
+
+    /// Notes whose images are here: the generations in this folder.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn note_user(&self, generations: &Path) -> Result<(), WriteError> {
+        let folder = self.path.join(USERS);
+        let text = generations.as_os_str().as_bytes();
+        let path = folder.join(&Digest::of(text).hex()[..32]);
+        if fs::read(&path).is_ok_and(|noted| noted == text) {
+            return Ok(());
+        }
+        DirBuilder::new().mode(0o755).recursive(true).create(&folder).at("create", &folder)?;
+        replace(&path, text)
+    }
+
+    /// The notes of [`note_user`](Self::note_user), each with the folder of the generations.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn users(&self) -> Result<Vec<(PathBuf, PathBuf)>, WriteError> {
+        let folder = self.path.join(USERS);
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.at("read", &folder)?,
+        };
+        let mut users = Vec::new();
+        for entry in entries {
+            let path = entry.at("read", &folder)?.path();
+            if path.file_name().is_some_and(is_temporary) {
+                continue;
+            }
+            let noted = fs::read(&path).at("read", &path)?;
+            users.push((path, PathBuf::from(OsString::from_vec(noted))));
+        }
+        users.sort();
+        Ok(users)
     }
 
     /// Takes the store for changing it, waiting for another windlass that does.
@@ -151,12 +194,17 @@ impl LinkedStore {
                 None => matches!(name, "layers.json" | "layers.lock"),
             },
             "overlay-images" => matches!(name, "images.json" | "images.lock") || image(name),
+            USERS => !is_temporary(name.as_ref()),
             _ => false,
         };
         let mut leftovers = Vec::new();
-        for folder in ["overlay", "overlay/l", "overlay-layers", "overlay-images", NEW] {
+        for folder in ["overlay", "overlay/l", "overlay-layers", "overlay-images", NEW, USERS] {
             let folder_path = self.path.join(folder);
-            for entry in fs::read_dir(&folder_path).at("read", &folder_path)? {
+            let entries = match fs::read_dir(&folder_path) {
+                Err(error) if folder == USERS && error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.at("read", &folder_path)?,
+            };
+            for entry in entries {
                 let entry = entry.at("read", &folder_path)?;
                 if !is_named(folder, &entry.file_name().to_string_lossy()) {
                     leftovers.push(entry.path());
@@ -364,14 +412,15 @@ impl Change<'_> {
 }
 
 impl LinkedStore {
-    fn records_file(&self, layer: &str) -> PathBuf {
+    /// The tar-split record of a layer.
+    pub(super) fn records_file(&self, layer: &str) -> PathBuf {
         self.path.join(format!("{DRIVER}-layers/{layer}.tar-split.gz"))
     }
 }
 
 /// The short name by which overlay mounts know a layer: 26 characters of base32. Podman draws it by lot; here it comes from
 /// the layer's ID, so that the same layer has the same name in every store.
-fn link_name(layer: &str) -> String {
+pub(super) fn link_name(layer: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let digest = Digest::of(layer.as_bytes());
     digest.as_bytes()[..26].iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
@@ -398,8 +447,13 @@ fn readable(path: &Path) -> Result<(), WriteError> {
     fs::set_permissions(path, Permissions::from_mode(0o644)).at("set the mode of", path)
 }
 
+/// Whether a file is one that [`replace`] has not finished.
+fn is_temporary(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(TEMPORARY.as_bytes())
+}
+
 /// Removes a file or a tree; nothing there is as good.
-fn remove(path: &Path) -> Result<(), WriteError> {
+pub(super) fn remove(path: &Path) -> Result<(), WriteError> {
     let kind = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         metadata => metadata.at("read", path)?,

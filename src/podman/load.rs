@@ -14,13 +14,12 @@ use std::sync::Arc;
 use super::decide::{DecideError, Host, How, Options, Reason, Step, Target, Via};
 use super::engine::EngineError;
 use super::gc_roots;
-use super::generations::{GenerationError, Generations};
+use super::generations::{Entry, GenerationError, Generations};
 use super::link::{LinkError, link};
 use super::pull::{PullError, pull};
 use super::records::RecordsError;
 use super::survey::{Presence, Survey, names};
 use crate::blobs::{WriteError, free_space};
-use crate::layout::{PlatformRecord, Summary};
 use crate::progress::Progress;
 
 /// Why images are not loaded.
@@ -58,6 +57,14 @@ pub enum LoadError {
     /// A place that is written to.
     #[error("{0}")]
     Write(#[from] WriteError),
+    /// A generation that cannot be gone back to. Nothing was changed.
+    #[error("generation {number} is no longer whole, and nothing was changed: {}", missing.join("; "))]
+    NotWhole {
+        /// Its number.
+        number: u64,
+        /// Image by image, what is missing.
+        missing: Vec<String>,
+    },
     /// Podman does not have what was loaded.
     #[error(
         "{reference} was loaded, but Podman {found}; see whether the podman on PATH is the real one, and `windlass doctor`"
@@ -141,16 +148,33 @@ impl Host {
             Some(generation) => generation,
             None => generations.add(&entries, &self.nix, progress)?,
         };
-        let mut warnings = Vec::new();
-        for (link, path) in generations.roots(generation.number)? {
-            warnings.extend(gc_roots::register(&self.nix, &link, &path).err().map(|error| error.to_string()));
-        }
-
-        let mut outcomes: Vec<Outcome> =
-            steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
         if leftovers && let Some(store) = &self.linked {
             store.change(progress)?.sweep(progress)?;
         }
+        self.carry_out(targets, steps, generation.number, options, done, progress)
+    }
+
+    /// Does what was planned, and makes this generation, which holds it, the current one. The generations are locked.
+    pub(super) fn carry_out(
+        &self,
+        targets: &[Target],
+        steps: Vec<Step>,
+        generation: u64,
+        options: Options,
+        done: &mut dyn FnMut(&Outcome),
+        progress: &Progress,
+    ) -> Result<Loaded, LoadError> {
+        let generations = Generations::of(&self.places.graph_root);
+        if let Some(store) = &self.linked {
+            // Before anything of it is there, so that no clean-up of somebody else's takes it away.
+            store.note_user(generations.folder())?;
+        }
+        let mut warnings = Vec::new();
+        for (link, path) in generations.roots(generation)? {
+            warnings.extend(gc_roots::register(&self.nix, &link, &path).err().map(|error| error.to_string()));
+        }
+        let mut outcomes: Vec<Outcome> =
+            steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
         self.clear_damaged(&mut outcomes, progress)?;
         self.link(targets, &mut outcomes, options, progress)?;
         let pulled = self.pull(targets, &mut outcomes, options, done, progress)?;
@@ -161,14 +185,14 @@ impl Host {
         let generation = if failed {
             generations.current()?.map(|current| current.number)
         } else {
-            generations.make_current(generation.number, progress)?;
-            Some(generation.number)
+            generations.make_current(generation, progress)?;
+            Some(generation)
         };
         Ok(Loaded { outcomes, pulled, generation, warnings })
     }
 
     /// Refuses before anything is written what cannot fit.
-    fn check_space(&self, steps: &[Step]) -> Result<(), LoadError> {
+    pub(super) fn check_space(&self, steps: &[Step]) -> Result<(), LoadError> {
         for how in [How::Link, How::Pull] {
             let steps: Vec<&Step> = steps.iter().filter(|step| step.how == how).collect();
             let Some(first) = steps.first() else { continue };
@@ -280,24 +304,24 @@ impl Host {
             if outcome.error.is_some() {
                 continue;
             }
-            outcome.error = self.name(&survey, summary, platform, &store, progress).err();
+            outcome.error = self.name(&survey, &outcome.step.entry, &store, progress).err();
         }
         Ok(())
     }
 
-    fn name(
+    /// Makes the names of an image that is in this store lead to it.
+    pub(super) fn name(
         &self,
         survey: &Survey,
-        summary: &Summary,
-        platform: &PlatformRecord,
+        entry: &Entry,
         store: &Path,
         progress: &Progress,
     ) -> Result<(), LoadError> {
-        let (id, reference) = (platform.config_digest.hex(), &summary.reference);
+        let (id, reference) = (entry.config_digest.hex(), &entry.reference);
         let Some(linked) = self.linked.as_ref().filter(|linked| linked.path() == store) else {
             return Ok(self.engine.tag(&id, reference, progress)?);
         };
-        linked.change(progress)?.name(&id, &names(summary, platform), progress)?;
+        linked.change(progress)?.name(&id, &entry.names(), progress)?;
         // Podman looks into the graph root first.
         let (other, own) = match survey.called(reference) {
             Some((records, image)) => (&image.id, records.store == self.places.graph_root),

@@ -5,6 +5,8 @@
 pub mod decide;
 pub mod doctor;
 pub mod engine;
+pub mod gc;
+mod gc_plan;
 pub mod gc_roots;
 pub mod generations;
 mod host;
@@ -18,6 +20,7 @@ pub mod model;
 pub mod places;
 pub mod pull;
 pub mod records;
+pub mod rollback;
 mod rules;
 pub mod service;
 pub mod shares;
@@ -27,5 +30,6 @@ pub mod switch;
 pub mod tar_split;
 pub mod tree;
 
+pub mod usage;
 pub mod verify;
 pub mod weights;

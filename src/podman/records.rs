@@ -184,6 +184,31 @@ impl Records {
         })
     }
 
+    /// Reads what somebody else's store has, without its locks: whoever keeps one held, or has put something else than a
+    /// file there, does not stop this. Record files are replaced by renaming, so each is whole.
+    ///
+    /// # Errors
+    /// If one is damaged, or cannot be read.
+    pub fn glance(store: &Path, driver: &str) -> Result<Self, RecordsError> {
+        let folder = |kind| Folder::new(store, driver, kind);
+        let stored: Vec<StoredLayer> = folder("layers").glance()?;
+        Ok(Self {
+            store: store.to_owned(),
+            driver: driver.to_owned(),
+            images: folder("images").glance()?,
+            layers: stored.into_iter().map(|layer| (layer.id.clone(), layer)).collect(),
+            containers: folder("containers").glance()?,
+        })
+    }
+
+    /// The layers of an image or container of this store, from this one down, as far as they are known here; the last
+    /// may be another store's.
+    pub fn chain<'a>(&'a self, top: &'a str) -> impl Iterator<Item = &'a str> {
+        // Damaged records could lead in a circle; no image has that many layers.
+        let parent = |id: &&'a str| self.layers.get(*id).and_then(|layer| layer.parent.as_deref());
+        std::iter::successors(Some(top).filter(|top| !top.is_empty()), parent).take(1000)
+    }
+
     /// Where a layer is unpacked; with vfs and btrfs everything below it is there too.
     #[must_use]
     pub fn tree(&self, layer: &str) -> PathBuf {
@@ -246,8 +271,20 @@ impl Folder {
     fn read<T: DeserializeOwned>(&self, progress: &Progress) -> Result<Vec<T>, RecordsError> {
         let Some(_lock) = Lock::take(&self.lock(), For::Reading, progress)? else { return Ok(Vec::new()) };
         let mut all = read_list(&self.json())?;
-        all.extend(read_list(&self.path.join(format!("volatile-{}.json", self.kind)))?);
+        all.extend(read_list(&self.volatile())?);
         Ok(all)
+    }
+
+    fn glance<T: DeserializeOwned>(&self) -> Result<Vec<T>, RecordsError> {
+        let mut all = Vec::new();
+        for path in [self.json(), self.volatile()].into_iter().filter(|path| path.is_file()) {
+            all.extend(read_list(&path)?);
+        }
+        Ok(all)
+    }
+
+    fn volatile(&self) -> PathBuf {
+        self.path.join(format!("volatile-{}.json", self.kind))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::generations::Entry;
 use super::places::Places;
 use super::records::{Records, RecordsError, StoredImage, StoredLayer};
 use crate::digest::Digest;
@@ -80,6 +81,25 @@ impl Survey {
         let (store, _) = self.image(summary, platform)?;
         let top = chain_ids(&platform.layers).last()?.hex();
         Some(self.layer(store, &top).map_or(store, |(home, _)| home))
+    }
+
+    /// The store that has all of an image that was loaded once, wherever its image directory is now.
+    #[must_use]
+    pub fn holding(&self, entry: &Entry) -> Option<&Records> {
+        let id = entry.config_digest.hex();
+        let fits = |image: &&StoredImage| image.id == id && image.has(entry.manifest_digest) && image.has(entry.digest);
+        let (store, image) = self.stores.iter().find_map(|store| Some((store, store.images.iter().find(fits)?)))?;
+        let mut next = Some(image.layer.as_str());
+        while let Some(id) = next {
+            // The store itself first: see `missing_part`.
+            let home = std::iter::once(store).chain(&self.stores).find(|other| other.layers.contains_key(id))?;
+            let layer = home.layers.get(id)?;
+            if layer.is_incomplete() || !home.tree(id).is_dir() {
+                return None;
+            }
+            next = layer.parent.as_deref();
+        }
+        Some(store)
     }
 
     /// The first thing that an image's record promises and that is not there.

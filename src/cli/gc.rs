@@ -1,0 +1,250 @@
+//! `windlass gc`
+
+use std::io::{IsTerminal, stdin};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::failure::Usage;
+use super::host::HostArgs;
+use super::printer::{Printer, count, size};
+use super::session::Session;
+use crate::podman::decide::Host;
+use crate::podman::gc::{self, Class, Kept, NotOurs, Plan, Removal, Removed, Request};
+use crate::podman::load::LoadError;
+use crate::podman::pull::PullError;
+use crate::podman::usage::Others;
+use crate::progress::Progress;
+
+const EXAMPLE: &str = "Examples:
+  windlass gc                                    what would go, what would stay and why
+  windlass gc --apply                            do it
+  windlass gc --apply --only temp                only what killed runs have left
+  windlass gc --apply --above 85% --down-to 80%  for a timer: only when the disk is nearly full";
+
+/// Remove what is no longer needed of what windlass itself brought. Without --apply nothing is changed.
+///
+/// Generations but for the last ones, images that no kept generation has, and leftovers of killed runs. Never volumes, images
+/// or names that others brought, and nothing that is used: by a container, running or stopped, as an image that one mounts,
+/// by other users of the linked store, or by generations of another graph root.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// Remove it.
+    #[arg(long)]
+    apply: bool,
+    /// Only this class. Repeatable; by default generations, images and temp.
+    #[arg(long, value_enum, value_name = "CLASS")]
+    only: Vec<OnlyClass>,
+    /// How many of the last generations stay; the current one always does. [default: 3; with --above: 1]
+    #[arg(long, value_name = "N")]
+    keep_generations: Option<usize>,
+    /// Only if the file system is fuller than this, and then the oldest first.
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    above: Option<u8>,
+    /// Until it is no fuller than this. [default: that of --above]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, requires = "above")]
+    down_to: Option<u8>,
+    /// Keep the current generation only, and remove stopped containers of superseded images. Still spares volumes, what is
+    /// not ours and what is used.
+    #[arg(long, conflicts_with_all = ["only", "keep_generations", "above"])]
+    aggressive: bool,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum OnlyClass {
+    /// Generations but for the last ones.
+    Generations,
+    /// Images that no kept generation has.
+    Images,
+    /// Stopped containers of superseded images.
+    Containers,
+    /// Leftovers of killed runs.
+    Temp,
+}
+
+impl From<OnlyClass> for Class {
+    fn from(class: OnlyClass) -> Self {
+        match class {
+            OnlyClass::Generations => Self::Generations,
+            OnlyClass::Images => Self::Images,
+            OnlyClass::Containers => Self::Containers,
+            OnlyClass::Temp => Self::Temp,
+        }
+    }
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|number| *number <= 100);
+    number.ok_or_else(|| "expected a percentage like 85%".to_owned())
+}
+
+/// One removal, for JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    #[serde(flatten)]
+    removal: &'a Removal,
+    removed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// The whole clean-up, for JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    applied: bool,
+    keep: &'a [Kept],
+    remove: Vec<Row<'a>>,
+    not_ours: NotOurs,
+    /// So many percent are in use, which is not above the watermark.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full: Option<u8>,
+    warnings: &'a [String],
+    bytes: u64,
+    collectable: u64,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let host = args.host.host()?;
+    let progress = session.progress();
+    let request = request(args)?;
+    if !args.apply || (args.aggressive && !args.yes) {
+        let plan = host.plan_gc(&request, progress)?;
+        let planned = plan.remove.iter().map(|removal| Row { removal, removed: false, error: None }).collect();
+        if !args.apply {
+            return report(&plan, planned, args, printer);
+        }
+        if !stdin().is_terminal() {
+            bail!(Usage("--aggressive asks first, and there is no terminal; add --yes".to_owned()));
+        }
+        print_plan(&plan, printer)?;
+        plan.remove.iter().try_for_each(|removal| printer.line(line("remove", removal)))?;
+        printer.flush()?;
+        if !agreed(plan.remove.len(), printer)? {
+            return printer.line("nothing was removed");
+        }
+    }
+    let mut done = |removed: &Removed| {
+        if !printer.json() {
+            let said = match &removed.error {
+                None => printer.line(line("removed", &removed.removal)),
+                Some(error) => {
+                    printer.note(format!("{}: {error}", removed.removal.name));
+                    Ok(())
+                }
+            };
+            drop(said.and_then(|()| printer.flush()));
+        }
+    };
+    if !printer.json() && request.classes.iter().eq([&Class::Temp]) {
+        printer.line("Cleaning up temporary build artifacts only…")?;
+    }
+    let (plan, removed) = host.gc(&request, &mut done, progress)?;
+    let row = |removed| {
+        let Removed { removal, error }: &Removed = removed;
+        Row { removal, removed: error.is_none(), error: error.as_ref().map(ToString::to_string) }
+    };
+    report(&plan, removed.iter().map(row).collect(), args, printer)?;
+    let failed = removed.iter().filter(|removed| removed.error.is_some()).count();
+    if failed > 0 {
+        bail!("{} could not be removed", count(failed, "thing"));
+    }
+    Ok(())
+}
+
+fn request(args: &Args) -> Result<Request> {
+    let classes = match (args.aggressive, args.only.is_empty()) {
+        (true, _) => Class::ALL.into(),
+        (false, true) => Class::USUAL.into(),
+        (false, false) => args.only.iter().map(|class| Class::from(*class)).collect(),
+    };
+    let watermarks = args.above.map(|above| (above, args.down_to.unwrap_or(above)));
+    if let Some((above, down_to)) = watermarks.filter(|(above, down_to)| down_to > above) {
+        bail!(Usage(format!("--down-to {down_to}% is more than --above {above}%; give less")));
+    }
+    let keep = match (args.aggressive, watermarks) {
+        (true, _) => 0,
+        (false, Some(_)) => 1,
+        (false, None) => gc::KEEP,
+    };
+    let keep = args.keep_generations.unwrap_or(keep);
+    Ok(Request { classes, keep, watermarks, others: Others::default() })
+}
+
+fn agreed(number: usize, printer: &Printer) -> Result<bool> {
+    printer.note(format!("Remove {}? Type yes:", count(number, "thing")));
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "yes"))
+}
+
+fn line(verb: &str, removal: &Removal) -> String {
+    let nix = match removal.collectable {
+        0 => String::new(),
+        bytes => format!(", and Nix may collect {} more", size(bytes)),
+    };
+    format!("{verb} {}: frees {}{nix}", removal.name, size(removal.bytes))
+}
+
+fn print_plan(plan: &Plan, printer: &Printer) -> Result<()> {
+    plan.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+    plan.keep.iter().try_for_each(|kept| printer.line(format!("keep {}: {}", kept.name, kept.why)))
+}
+
+fn report(plan: &Plan, rows: Vec<Row<'_>>, args: &Args, printer: &Printer) -> Result<()> {
+    let gone: Vec<&Removal> = rows.iter().filter(|row| row.removed || !args.apply).map(|row| row.removal).collect();
+    let bytes = gone.iter().map(|removal| removal.bytes).sum();
+    let collectable = gone.iter().map(|removal| removal.collectable).sum();
+    if printer.json() {
+        let Plan { keep, not_ours, full, warnings, .. } = plan;
+        let (applied, not_ours, full) = (args.apply, *not_ours, *full);
+        return printer.value(&Report { applied, keep, remove: rows, not_ours, full, warnings, bytes, collectable });
+    }
+    if let Some(full) = plan.full {
+        return printer.line(format!("{full}% in use, not above {}%; nothing to remove", args.above.unwrap_or(100)));
+    }
+    print_plan(plan, printer)?;
+    if !args.apply {
+        gone.iter().try_for_each(|removal| printer.line(line("remove", removal)))?;
+    }
+    let not_ours = plan.not_ours;
+    printer.line(format!("not ours: {}, {}", count(not_ours.images, "image"), size(not_ours.bytes)))?;
+    if args.apply && !args.aggressive && gone.len() == rows.len() {
+        printer.line("Cleaned temporary artifacts, preserved base images")?;
+    }
+    let number = |class| gone.iter().filter(|removal| removal.class == class).count();
+    let nix = if collectable > 0 { format!(", and Nix may collect {} more", size(collectable)) } else { String::new() };
+    let (verb, freed, end) = match args.apply {
+        true => ("removed", "freed", ""),
+        false => ("would remove", "would free", "; nothing was changed, --apply does it"),
+    };
+    printer.line(format!(
+        "{verb} {}, {}, {}, {}; {freed} {}{nix}{end}",
+        count(number(Class::Images), "image"),
+        count(number(Class::Generations), "generation"),
+        count(number(Class::Containers), "container"),
+        count(number(Class::Temp), "leftover"),
+        size(bytes),
+    ))
+}
+
+/// What to add to the sentence of a load that does not fit: what a clean-up would free there.
+pub(super) fn advice(error: &LoadError, host: &Host, progress: &Progress) -> String {
+    let place: &Path = match error {
+        LoadError::NoSpace { place, .. } => place,
+        LoadError::Pull(PullError::NoSpace { graph_root, .. } | PullError::Full { graph_root, .. }) => graph_root,
+        _ => return String::new(),
+    };
+    match host.reclaimable(place, progress) {
+        0 => String::new(),
+        bytes => format!("; windlass gc --apply would free {}", size(bytes)),
+    }
+}

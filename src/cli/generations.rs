@@ -1,0 +1,146 @@
+//! `windlass generations`
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::host::HostArgs;
+use super::printer::{Printer, count};
+use crate::layout::ImageKind;
+use crate::podman::generations::{Entry, Generation, Generations};
+use crate::podman::rollback::Part;
+use crate::progress::Progress;
+
+/// Show what was loaded, load after load, and what can be gone back to.
+///
+/// A generation is *whole* when each of its images is in Podman, or can be loaded again from what is on this host.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// One generation, for JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row<'a> {
+    number: u64,
+    made: Option<String>,
+    current: bool,
+    whole: bool,
+    images: Vec<Image<'a>>,
+    removed: Vec<&'a str>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Image<'a> {
+    #[serde(flatten)]
+    entry: &'a Entry,
+    /// `new`, `changed` or `same`.
+    state: &'static str,
+    /// `present`, `loadable` or `missing`.
+    part: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let host = args.host.host()?;
+    let progress = Progress::new();
+    let generations = Generations::of(&host.places.graph_root);
+    let current = generations.current()?.map(|current| current.number);
+    let all = generations.all()?;
+    let mut rows = Vec::new();
+    for (n, generation) in all.iter().enumerate() {
+        let before = n.checked_sub(1).and_then(|before| all.get(before));
+        let parts = host.parts(generation, &progress)?;
+        let made = generations.made(generation.number).map(time).transpose()?;
+        rows.push(row(generation, before, current, made, parts));
+    }
+    if printer.json() {
+        return printer.value(&rows);
+    }
+    for row in &rows {
+        describe(row, printer)?;
+    }
+    let broken = rows.iter().filter(|row| !row.whole).count();
+    let current = current.map_or("none is current".to_owned(), |number| format!("{number} is current"));
+    printer.line(format!("{}, {current}, {broken} no longer whole", count(rows.len(), "generation")))
+}
+
+/// Seconds after the epoch, for people: `2026-01-31 08:20:17 UTC`.
+fn time(seconds: i64) -> Result<String> {
+    let time = jiff::Timestamp::from_second(seconds).context("the time of a generation")?;
+    Ok(time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+fn row<'a>(
+    generation: &'a Generation,
+    before: Option<&'a Generation>,
+    current: Option<u64>,
+    made: Option<String>,
+    parts: Vec<Part>,
+) -> Row<'a> {
+    let old: &[Entry] = before.map_or(&[], |before| before.entries.as_slice());
+    let image = |(entry, part): (&'a Entry, Part)| {
+        let state = match counterpart(entry, old) {
+            None => "new",
+            Some(old) if old.digest == entry.digest => "same",
+            Some(_) => "changed",
+        };
+        let (part, missing) = match part {
+            Part::Present => ("present", None),
+            Part::Loadable => ("loadable", None),
+            Part::Missing(what) => ("missing", Some(what)),
+        };
+        Image { entry, state, part, missing }
+    };
+    let images: Vec<Image<'_>> = generation.entries.iter().zip(parts).map(image).collect();
+    let gone = old.iter().filter(|old| counterpart(old, &generation.entries).is_none());
+    Row {
+        number: generation.number,
+        made,
+        current: current == Some(generation.number),
+        whole: images.iter().all(|image| image.missing.is_none()),
+        removed: gone.map(|old| old.name.as_str()).collect(),
+        images,
+    }
+}
+
+/// The image of the same kind and name in another generation.
+pub(super) fn counterpart<'a>(entry: &Entry, others: &'a [Entry]) -> Option<&'a Entry> {
+    others.iter().find(|other| other.kind == entry.kind && other.repository == entry.repository)
+}
+
+fn describe(row: &Row<'_>, printer: &Printer) -> Result<()> {
+    let models = row.images.iter().filter(|image| image.entry.kind == ImageKind::Model).count();
+    let counts = format!("{}, {}", count(row.images.len() - models, "image"), count(models, "model"));
+    let mark = if row.current { "  current" } else { "" };
+    let whole = if row.whole { "whole" } else { "no longer whole" };
+    let made = row.made.as_deref().unwrap_or("unknown time");
+    printer.line(format!("generation {}  {made}  {counts}  {whole}{mark}", row.number))?;
+    let mut lines = Vec::new();
+    let shown = row.images.iter().filter(|image| image.state != "same" || image.missing.is_some());
+    for Image { entry, state, missing, .. } in shown {
+        let missing = missing.as_ref().map_or(String::new(), |what| format!(", missing: {what}"));
+        lines.push(vec![
+            format!("  {}", super::load::label(entry)),
+            format!("sha256:{}", entry.digest.short()),
+            format!("({state}){missing}"),
+        ]);
+    }
+    lines.extend(row.removed.iter().map(|name| vec![format!("  {name}"), "-".to_owned(), "(removed)".to_owned()]));
+    printer.table(&lines)?;
+    let same = row.images.iter().filter(|image| image.state == "same").count();
+    if same > 0 { printer.line(format!("  and {same} the same")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_utc_to_the_second() {
+        assert_eq!(time(1_769_847_617).unwrap(), "2026-01-31 08:20:17 UTC");
+    }
+}

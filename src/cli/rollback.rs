@@ -1,0 +1,197 @@
+//! `windlass rollback`
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::failure::{Unloaded, Usage};
+use super::generations::counterpart;
+use super::host::HostArgs;
+use super::load::label;
+use super::printer::{Printer, count, size};
+use super::session::Session;
+use crate::podman::decide::Host;
+use crate::podman::generations::{Generation, GenerationError, Generations};
+use crate::podman::load::LoadError;
+use crate::podman::rollback::Part;
+use crate::progress::Progress;
+
+const EXAMPLE: &str = "Examples:
+  windlass rollback --dry-run      what going back one generation would change
+  windlass rollback                go back one generation
+  windlass rollback 3              go to generation 3, back or forth";
+
+/// Go back to what was loaded before: exactly that generation's images, under their names again.
+///
+/// Before anything changes it is known whether every image is still there or can be loaded again. Containers go on as they
+/// are; those that run an image of the former generation are listed with what starts them anew.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// The generation; by default the one before the current one.
+    number: Option<u64>,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// One image, for JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Change {
+    name: String,
+    /// Digest in the former generation.
+    from: Option<String>,
+    /// Digest in the wanted one.
+    to: Option<String>,
+}
+
+/// A container that still runs the former generation.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Stale {
+    name: String,
+    image: String,
+    command: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    from: Option<u64>,
+    to: u64,
+    changes: Vec<Change>,
+    containers: Vec<Stale>,
+    loaded: usize,
+    applied: bool,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let host = args.host.host()?;
+    let progress = session.progress();
+    let generations = Generations::of(&host.places.graph_root);
+    let current = generations.current()?;
+    let number = wanted(args.number, current.as_ref(), &generations)?;
+    let generation = generations.read(number)?;
+    let parts = host.parts(&generation, progress)?;
+    let missing: Vec<String> = (generation.entries.iter().zip(&parts))
+        .filter_map(|(entry, part)| match part {
+            Part::Missing(what) => Some(format!("{}: {what}", entry.name)),
+            _ => None,
+        })
+        .collect();
+    if !missing.is_empty() {
+        bail!(LoadError::NotWhole { number, missing });
+    }
+    let to_load = parts.iter().filter(|part| matches!(part, Part::Loadable)).count();
+    let changes = changes(current.as_ref(), &generation);
+    if !printer.json() {
+        let present = parts.len() - to_load;
+        printer.line(format!("generation {number} is whole: {present} present, {to_load} to load"))?;
+        for Change { name, from, to } in &changes {
+            let said = match (from, to) {
+                (Some(from), Some(to)) => format!("{from} → {to}"),
+                (None, Some(to)) => format!("back: {to}"),
+                (Some(from), None) => format!("out: {from} stays in Podman until `windlass gc`"),
+                (None, None) => continue,
+            };
+            printer.line(format!("{name}: {said}"))?;
+        }
+        printer.flush()?;
+    }
+    if !args.dry_run {
+        let drawing = session.draw("loading");
+        let loaded = host.activate(number, &mut |_| {}, progress)?;
+        drop(drawing);
+        loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+        let failed = loaded.outcomes.iter().filter_map(|outcome| Some((outcome, outcome.error.as_ref()?)));
+        let errors: Vec<&LoadError> = failed
+            .map(|(outcome, error)| {
+                printer.note(format!("{}: {error}", label(&outcome.step.entry)));
+                error
+            })
+            .collect();
+        if !errors.is_empty() {
+            return Err(Unloaded::new(&errors).into());
+        }
+    }
+    let containers = stale(&host, current.as_ref(), &generation, progress)?;
+    let from = current.map(|current| current.number);
+    let report = Report { from, to: number, changes, containers, loaded: to_load, applied: !args.dry_run };
+    if printer.json() {
+        return printer.value(&report);
+    }
+    for Stale { name, image, command } in &report.containers {
+        printer.line(format!("container {name} runs the former {image}: {command}"))?;
+    }
+    let verb = if args.dry_run { "would be" } else { "is" };
+    printer.line(format!(
+        "generation {number} {verb} current; {} changed, {} to start anew; wrote {}",
+        count(report.changes.len(), "image"),
+        count(report.containers.len(), "container"),
+        size(progress.written())
+    ))
+}
+
+fn wanted(number: Option<u64>, current: Option<&Generation>, generations: &Generations) -> Result<u64> {
+    if let Some(number) = number {
+        return Ok(number);
+    }
+    let there = generations.numbers().map_err(GenerationError::from)?;
+    let before = current.and_then(|current| there.iter().rev().find(|number| **number < current.number));
+    match (before, current) {
+        (Some(before), _) => Ok(*before),
+        (None, Some(current)) => {
+            bail!(Usage(format!("there is no generation before {}; `windlass generations` lists them", current.number)))
+        }
+        (None, None) => bail!(Usage("nothing was loaded yet; load a stack with `windlass load`".to_owned())),
+    }
+}
+
+fn changes(current: Option<&Generation>, wanted: &Generation) -> Vec<Change> {
+    let old = current.map_or(&[][..], |current| current.entries.as_slice());
+    let mut changes = Vec::new();
+    for entry in &wanted.entries {
+        let from = counterpart(entry, old);
+        if from.is_none_or(|from| from.digest != entry.digest || from.reference != entry.reference) {
+            let (from, to) = (from.map(|from| from.digest.to_string()), Some(entry.digest.to_string()));
+            changes.push(Change { name: entry.name.clone(), from, to });
+        }
+    }
+    for entry in old.iter().filter(|entry| counterpart(entry, &wanted.entries).is_none()) {
+        changes.push(Change { name: entry.name.clone(), from: Some(entry.digest.to_string()), to: None });
+    }
+    changes
+}
+
+/// Containers of images that the current generation had and the wanted one has not. A container keeps its image for as
+/// long as it lives, so it must be made anew.
+fn stale(host: &Host, current: Option<&Generation>, wanted: &Generation, progress: &Progress) -> Result<Vec<Stale>> {
+    use crate::podman::survey::Survey;
+    let survey = Survey::read(&host.places, progress)?;
+    let Some(own) = survey.stores.first() else { return Ok(Vec::new()) };
+    let former = |id: &str| {
+        let mut entries = current.into_iter().flat_map(|current| &current.entries);
+        let is_wanted = wanted.entries.iter().any(|entry| entry.config_digest.hex() == id);
+        entries.find(|entry| !is_wanted && entry.config_digest.hex() == id)
+    };
+    if own.containers.iter().all(|container| former(&container.image).is_none()) {
+        return Ok(Vec::new());
+    }
+    let mut stale = Vec::new();
+    for container in host.engine.containers(progress)? {
+        let Some(entry) = former(&container.image).filter(|_| !container.is_stopped()) else { continue };
+        let command = match container.unit() {
+            Some(unit) => format!("systemctl {}restart {unit}", if host.places.rootless { "--user " } else { "" }),
+            None => {
+                let name = &container.name;
+                let new = counterpart(entry, &wanted.entries);
+                let new = new.map_or(String::new(), |new| format!(", then podman run … {}", new.reference));
+                format!("podman stop {name} && podman rm {name}{new}")
+            }
+        };
+        stale.push(Stale { name: container.name.clone(), image: entry.name.clone(), command });
+    }
+    Ok(stale)
+}

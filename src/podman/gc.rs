@@ -1,0 +1,328 @@
+//! Cleaning up: what is no longer needed of what windlass itself brought, and nothing else.
+//!
+//! *Ours* is what lies in the linked store, and the images of the graph root that a generation names. Never touched are
+//! volumes, images of others, names that others gave, and whatever is [used](super::usage): by a container, running or
+//! stopped, as an image that one mounts, by another user, or by generations of another graph root.
+//!
+//! Order: containers, linked images, pulled images, generations, leftovers. Whatever a kill leaves undone the next run finds
+//! again: records go before what they name, and a generation goes after its images, because it is what says that they are
+//! ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::statvfs;
+use serde::Serialize;
+
+use super::decide::Host;
+use super::gc_plan::Planner;
+use super::generations::{GenerationError, Generations};
+use super::linked::{self, Change};
+use super::usage::{Others, UsageError};
+use crate::blobs::{At, WriteError};
+use crate::progress::Progress;
+
+/// How many generations stay unless told otherwise.
+pub const KEEP: usize = 3;
+
+/// What can be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Stopped containers of superseded images.
+    Containers,
+    /// Images that no kept generation has.
+    Images,
+    /// Generations but for the last ones.
+    Generations,
+    /// Leftovers of killed runs.
+    Temp,
+}
+
+impl Class {
+    /// What is cleaned up unless told otherwise.
+    pub const USUAL: [Self; 3] = [Self::Images, Self::Generations, Self::Temp];
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Containers, Self::Images, Self::Generations, Self::Temp];
+}
+
+/// What to clean up.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Which classes.
+    pub classes: BTreeSet<Class>,
+    /// How many of the last generations stay. The current one always does.
+    pub keep: usize,
+    /// Only if a file system is fuller than this many percent, and then only the oldest generations, until it is no fuller
+    /// than that many.
+    pub watermarks: Option<(u8, u8)>,
+    /// Where to look for others that use the same images.
+    pub others: Others,
+}
+
+/// Something that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Kept {
+    /// Its class.
+    pub class: Class,
+    /// What it is called: `generation 5`, `image redis (9ffa7622610c)`.
+    pub name: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Something that goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Removal {
+    /// Its class.
+    pub class: Class,
+    /// What it is called.
+    pub name: String,
+    /// Where it lies: the graph root or the linked store.
+    pub place: PathBuf,
+    /// Bytes that this frees.
+    pub bytes: u64,
+    /// Bytes of store paths that Nix may collect afterwards, if nothing else needs them.
+    pub collectable: u64,
+    /// How it goes.
+    #[serde(skip)]
+    pub(super) thing: Thing,
+}
+
+/// What exactly goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Thing {
+    /// A container, by its ID.
+    Container(String),
+    /// An image of the linked store, by its ID.
+    Linked(String),
+    /// Names of an image of the graph root; with the last one Podman removes the image.
+    Pulled { id: String, names: Vec<String> },
+    /// A generation, with the IDs of its images.
+    Generation { number: u64, images: BTreeSet<String> },
+    /// A file or a folder.
+    Leftover(PathBuf),
+}
+
+/// Images that windlass did not bring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NotOurs {
+    /// How many.
+    pub images: usize,
+    /// Bytes of their layers.
+    pub bytes: u64,
+}
+
+/// What a clean-up would do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// What stays, and why.
+    pub keep: Vec<Kept>,
+    /// What goes.
+    pub remove: Vec<Removal>,
+    /// What is not looked at any further.
+    pub not_ours: NotOurs,
+    /// So many percent are in use, which is not above the watermark: nothing is done.
+    pub full: Option<u8>,
+    /// What could not be looked at.
+    pub warnings: Vec<String>,
+}
+
+impl Plan {
+    /// Bytes that it frees.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.remove.iter().map(|removal| removal.bytes).sum()
+    }
+
+    /// Bytes that it frees on the file system that a path is on.
+    #[must_use]
+    pub fn bytes_at(&self, path: &Path) -> u64 {
+        let there = device(path);
+        self.remove.iter().filter(|removal| device(&removal.place) == there).map(|removal| removal.bytes).sum()
+    }
+}
+
+/// The file system that a path is on, or will be.
+fn device(path: &Path) -> Option<u64> {
+    path.ancestors().find_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.dev())
+}
+
+/// What became of one removal.
+#[derive(Debug)]
+pub struct Removed {
+    /// What was to go.
+    pub removal: Removal,
+    /// Why it is still there.
+    pub error: Option<GcError>,
+}
+
+/// Why nothing can be cleaned up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GcError {
+    /// Nobody knows what is used.
+    #[error("{0}")]
+    Usage(#[from] UsageError),
+    /// The generations.
+    #[error("{0}")]
+    Generations(#[from] GenerationError),
+    /// The records of a store.
+    #[error("{0}")]
+    Records(#[from] super::records::RecordsError),
+    /// Podman.
+    #[error("{0}")]
+    Engine(#[from] super::engine::EngineError),
+    /// A place that is written to.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    /// The images of a generation that could not be removed are only known by it.
+    #[error("it stays until its images are gone")]
+    StillNeeded,
+}
+
+/// What is loaded, held by nobody else.
+struct Held<'a> {
+    _generations: Option<File>,
+    change: Option<Change<'a>>,
+}
+
+impl Host {
+    /// What a clean-up would do. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`GcError`].
+    pub fn plan_gc(&self, request: &Request, progress: &Progress) -> Result<Plan, GcError> {
+        let _held = self.hold(progress)?;
+        self.plan_held(request, progress)
+    }
+
+    /// Cleans up. What fails does not keep the rest from going.
+    ///
+    /// # Errors
+    /// See [`GcError`]; of a single removal, see [`Removed::error`].
+    pub fn gc(
+        &self,
+        request: &Request,
+        done: &mut dyn FnMut(&Removed),
+        progress: &Progress,
+    ) -> Result<(Plan, Vec<Removed>), GcError> {
+        let held = self.hold(progress)?;
+        let mut plan = self.plan_held(request, progress)?;
+        let mut all = Vec::new();
+        let containers: Vec<Removal> =
+            plan.remove.iter().filter(|removal| removal.class == Class::Containers).cloned().collect();
+        if !containers.is_empty() {
+            for removal in containers {
+                let error = self.remove(&removal, &held, &all, progress).err();
+                let removed = Removed { removal, error };
+                done(&removed);
+                all.push(removed);
+            }
+            // With what they really left behind.
+            let mut request = request.clone();
+            request.classes.remove(&Class::Containers);
+            plan = self.plan_held(&request, progress)?;
+        }
+        for removal in &plan.remove {
+            progress.check().at("clean up", &removal.place)?;
+            let error = self.remove(removal, &held, &all, progress).err();
+            let removed = Removed { removal: removal.clone(), error };
+            done(&removed);
+            all.push(removed);
+        }
+        Ok((plan, all))
+    }
+
+    /// Bytes that a usual clean-up would free on the file system of `place`. It takes no lock, as a load that does not
+    /// fit asks while it holds them.
+    #[must_use]
+    pub fn reclaimable(&self, place: &Path, progress: &Progress) -> u64 {
+        let classes = Class::USUAL.into();
+        let request = Request { classes, keep: KEEP, watermarks: None, others: Others::default() };
+        self.plan_held(&request, progress).map_or(0, |plan| plan.bytes_at(place))
+    }
+
+    fn hold(&self, progress: &Progress) -> Result<Held<'_>, GcError> {
+        let generations = Generations::of(&self.places.graph_root);
+        // Where nothing was ever loaded there is nothing to hold, and nothing is made.
+        let lock = generations.folder().is_dir().then(|| generations.lock(progress)).transpose()?;
+        let change = self.linked.as_ref().map(|store| store.change(progress)).transpose()?;
+        Ok(Held { _generations: lock, change })
+    }
+
+    fn plan_held(&self, request: &Request, progress: &Progress) -> Result<Plan, GcError> {
+        let mut planner = Planner::new(self, request, progress)?;
+        let Some((above, down_to)) = request.watermarks else { return Ok(planner.plan(request.keep)) };
+        let mut wanted: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut fullest = 0;
+        let linked = self.linked.as_ref().map(|store| store.path());
+        for place in [Some(self.places.graph_root.as_path()), linked].into_iter().flatten() {
+            let Some(device) = device(place) else { continue };
+            let stat = statvfs(place).at("read the free space of", place)?;
+            let used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize;
+            let total = used + stat.f_bavail * stat.f_frsize;
+            let percent = used.saturating_mul(100).checked_div(total).unwrap_or(0);
+            fullest = fullest.max(u8::try_from(percent).unwrap_or(100));
+            if percent > u64::from(above) {
+                wanted.insert(device, used.saturating_sub(total / 100 * u64::from(down_to)));
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(Plan { full: Some(fullest), ..Plan::default() });
+        }
+        let enough = |plan: &Plan| {
+            let freed = |there: &u64| {
+                let removals = plan.remove.iter().filter(|removal| device(&removal.place) == Some(*there));
+                removals.map(|removal| removal.bytes).sum::<u64>()
+            };
+            wanted.iter().all(|(device, bytes)| freed(device) >= *bytes)
+        };
+        let mut keep = planner.generations().max(request.keep);
+        loop {
+            let plan = planner.plan(keep);
+            if keep <= request.keep || enough(&plan) {
+                return Ok(plan);
+            }
+            keep -= 1;
+        }
+    }
+
+    fn remove(
+        &self,
+        removal: &Removal,
+        held: &Held<'_>,
+        before: &[Removed],
+        progress: &Progress,
+    ) -> Result<(), GcError> {
+        match &removal.thing {
+            Thing::Container(id) => self.engine.remove_container(id, progress)?,
+            Thing::Linked(id) => {
+                if let Some(change) = &held.change {
+                    change.remove_images(&BTreeSet::from([id.clone()]), progress)?;
+                }
+            }
+            // Name by name and never by its ID: what else the image is called is not ours.
+            Thing::Pulled { names, .. } => {
+                names.iter().try_for_each(|name| self.engine.remove_image(name, progress))?;
+            }
+            Thing::Generation { number, images } => {
+                let failed = |removed: &Removed| match &removed.removal.thing {
+                    Thing::Pulled { id, .. } => removed.error.is_some() && images.contains(id),
+                    _ => false,
+                };
+                if before.iter().any(failed) {
+                    return Err(GcError::StillNeeded);
+                }
+                Generations::of(&self.places.graph_root).remove(*number)?;
+            }
+            Thing::Leftover(path) => linked::remove(path)?,
+        }
+        Ok(())
+    }
+}

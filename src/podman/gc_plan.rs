@@ -1,0 +1,403 @@
+//! What a clean-up keeps and removes, and how many bytes that frees.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::decide::Host;
+use super::gc::{Class, GcError, Kept, NotOurs, Plan, Removal, Request, Thing};
+use super::generations::{Entry, Generation, Generations};
+use super::linked::LinkedStore;
+use super::records::{Records, StoredImage};
+use super::survey::Survey;
+use super::usage::Usage;
+use crate::blobs;
+use crate::digest::Digest;
+use crate::layout::ImageKind;
+use crate::progress::Progress;
+
+/// Bytes of a layer: what its removal frees, and what Nix may collect afterwards.
+type Sizes = BTreeMap<String, (u64, u64)>;
+
+/// Everything that decides; read once, planned with as often as needed.
+pub(super) struct Planner<'a> {
+    host: &'a Host,
+    classes: BTreeSet<Class>,
+    all: Vec<Generation>,
+    current: Option<u64>,
+    own: Records,
+    linked: Option<(LinkedStore, Records)>,
+    usage: Usage,
+    /// Containers that go.
+    containers: Vec<Removal>,
+    leftovers: Vec<Removal>,
+    sizes: Sizes,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(host: &'a Host, request: &Request, progress: &Progress) -> Result<Self, GcError> {
+        let generations = Generations::of(&host.places.graph_root);
+        let (all, current) = (generations.all()?, generations.current()?.map(|current| current.number));
+        let survey = Survey::read(&host.places, progress)?;
+        let own = survey.stores.first().cloned().unwrap_or_default();
+        let linked = match &host.linked {
+            Some(store) => Some((store.clone(), store.records(progress)?)),
+            None => None,
+        };
+        let mut planner = Self {
+            host,
+            classes: request.classes.clone(),
+            all,
+            current,
+            own,
+            linked,
+            usage: Usage::default(),
+            containers: Vec::new(),
+            leftovers: Vec::new(),
+            sizes: Sizes::new(),
+        };
+        if request.classes.contains(&Class::Containers) {
+            planner.containers = planner.stopped(request.keep, progress)?;
+        }
+        let gone = planner.containers.iter().filter_map(|removal| match &removal.thing {
+            Thing::Container(id) => Some(id.clone()),
+            _ => None,
+        });
+        planner.usage = host.usage(&survey, &request.others, &gone.collect(), progress)?;
+        planner.leftovers = planner.find_leftovers(&generations, progress)?;
+        Ok(planner)
+    }
+
+    /// How many generations there are.
+    pub(super) const fn generations(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What stays and what goes when the last `keep` generations stay.
+    pub(super) fn plan(&mut self, keep: usize) -> Plan {
+        let mut plan = Plan { warnings: self.usage.warnings.clone(), ..Plan::default() };
+        let kept = self.kept(keep);
+        let mut images: Vec<Removal> = Vec::new();
+        // Every image that stays, by the newest generation that has it.
+        let mut wanted: BTreeMap<String, String> = self.usage.loaded.clone();
+        for (number, why) in &kept {
+            let generation = self.all.iter().find(|generation| generation.number == *number);
+            let current = if self.current == Some(*number) { " (current)" } else { "" };
+            for entry in generation.into_iter().flat_map(|generation| &generation.entries) {
+                wanted.insert(entry.config_digest.hex(), format!("generation {number}{current}"));
+            }
+            plan.keep.push(Kept { class: Class::Generations, name: format!("generation {number}"), why: why.clone() });
+        }
+        if let Some((store, records)) = self.linked.clone() {
+            let ours: Vec<&StoredImage> = records.images.iter().collect();
+            let going = self.divide(&records, &ours, &wanted, &mut plan.keep);
+            images.extend(self.linked_removals(&store, &records, &going));
+        }
+        let own = self.own.clone();
+        let (ours, others): (Vec<&StoredImage>, Vec<&StoredImage>) =
+            own.images.iter().partition(|image| self.entry(image).is_some());
+        let going = self.divide(&own, &ours, &wanted, &mut plan.keep);
+        images.extend(self.pulled_removals(&own, &going, &mut plan.keep));
+        let layers: BTreeSet<&str> = others.iter().flat_map(|image| own.chain(&image.layer)).collect();
+        let sizes = layers.iter().filter_map(|layer| own.layers.get(*layer)).map(|layer| layer.diff_size);
+        plan.not_ours = NotOurs { images: others.len(), bytes: sizes.sum() };
+
+        plan.remove.extend(self.containers.iter().cloned());
+        plan.remove.extend(images);
+        if self.classes.contains(&Class::Generations) {
+            let numbers: BTreeSet<u64> = kept.iter().map(|(number, _)| *number).collect();
+            let going = self.all.iter().filter(|generation| !numbers.contains(&generation.number));
+            plan.remove.extend(going.map(|generation| self.generation_removal(generation)));
+        }
+        plan.remove.extend(self.leftovers.iter().cloned());
+        plan
+    }
+
+    /// The generations that stay, ascending, each with why.
+    fn kept(&self, keep: usize) -> Vec<(u64, String)> {
+        let mut kept: BTreeMap<u64, String> = BTreeMap::new();
+        let selected = self.classes.contains(&Class::Generations);
+        let first = self.all.len().saturating_sub(keep);
+        for (n, generation) in self.all.iter().enumerate() {
+            if self.current == Some(generation.number) {
+                kept.insert(generation.number, "current".to_owned());
+            } else if !selected {
+                kept.insert(generation.number, "generations were not asked for".to_owned());
+            } else if n >= first {
+                kept.insert(generation.number, format!("one of the last {keep}"));
+            }
+        }
+        // The newest one that has an image which is used stays, whole.
+        for generation in self.all.iter().rev() {
+            let elsewhere: BTreeSet<Digest> = (self.all.iter())
+                .filter(|other| kept.contains_key(&other.number))
+                .flat_map(|other| other.entries.iter().map(|entry| entry.config_digest))
+                .collect();
+            let mut alone = generation.entries.iter().filter(|entry| !elsewhere.contains(&entry.config_digest));
+            let why = alone.find_map(|entry| self.why_needed(entry));
+            if let Some(why) = why.filter(|_| !kept.contains_key(&generation.number)) {
+                kept.insert(generation.number, why);
+            }
+        }
+        kept.into_iter().collect()
+    }
+
+    /// Why the only generation with this image cannot go.
+    fn why_needed(&self, entry: &Entry) -> Option<String> {
+        let id = entry.config_digest.hex();
+        let label = label(entry);
+        let stores = std::iter::once(&self.own).chain(self.linked.iter().map(|(_, records)| records));
+        for records in stores {
+            let Some(image) = records.images.iter().find(|image| image.id == id) else { continue };
+            if let Some(who) = self.usage.of_image(records, &id, &image.layer) {
+                return Some(format!("{label} is used by {who}"));
+            }
+            if records.store == self.own.store && !self.classes.contains(&Class::Images) {
+                return Some(format!("{label} is in Podman, and images were not asked for"));
+            }
+        }
+        None
+    }
+
+    /// The newest entry that an image of the graph root was loaded for.
+    fn entry(&self, image: &StoredImage) -> Option<&Entry> {
+        let entries = self.all.iter().rev().flat_map(|generation| &generation.entries);
+        let mut found =
+            entries.filter(|entry| entry.config_digest.hex() == image.id && image.has(entry.manifest_digest));
+        found.next()
+    }
+
+    /// Says of each image of ours why it stays; gives those that go.
+    fn divide(
+        &self,
+        records: &Records,
+        ours: &[&StoredImage],
+        wanted: &BTreeMap<String, String>,
+        keep: &mut Vec<Kept>,
+    ) -> Vec<StoredImage> {
+        let mut needed: BTreeSet<String> = BTreeSet::new();
+        let mut stays = |image: &StoredImage, why: String| {
+            needed.extend(records.chain(&image.layer).map(str::to_owned));
+            keep.push(Kept { class: Class::Images, name: self.label(image), why });
+        };
+        let mut rest = Vec::new();
+        for image in ours {
+            let used = self.usage.of_image(records, &image.id, &image.layer);
+            match (wanted.get(&image.id), used) {
+                (Some(why), _) => stays(image, why.clone()),
+                (None, Some(who)) => stays(image, format!("used by {who}")),
+                (None, None) if !self.classes.contains(&Class::Images) => {
+                    stays(image, "images were not asked for".to_owned());
+                }
+                (None, None) => rest.push(*image),
+            }
+        }
+        // Something may lie over one of its lower layers: then it is all that keeps that layer.
+        let mut going = Vec::new();
+        for image in rest {
+            let alone: Vec<&str> = records.chain(&image.layer).filter(|layer| !needed.contains(*layer)).collect();
+            match self.usage.of_layers(records, alone) {
+                Some(who) if records.store != self.own.store => {
+                    needed.extend(records.chain(&image.layer).map(str::to_owned));
+                    keep.push(Kept {
+                        class: Class::Images,
+                        name: self.label(image),
+                        why: format!("its layers are used by {who}"),
+                    });
+                }
+                _ => going.push(image.clone()),
+            }
+        }
+        going
+    }
+
+    fn linked_removals(&mut self, store: &LinkedStore, records: &Records, going: &[StoredImage]) -> Vec<Removal> {
+        let mut needed = needed(records, going);
+        let mut removals = Vec::new();
+        for image in going {
+            let folder = store.path().join(format!("{}-images/{}", records.driver, image.id));
+            let (mut bytes, mut collectable) = (measure(&folder).0, 0);
+            for layer in records.chain(&image.layer) {
+                if needed.insert(layer.to_owned()) {
+                    let size = self.sizes.entry(layer.to_owned()).or_insert_with(|| {
+                        let folder = records.tree(layer);
+                        let (own, linked) = measure(folder.parent().unwrap_or(&folder));
+                        (own + measure(&store.records_file(layer)).0, linked)
+                    });
+                    bytes += size.0;
+                    collectable += size.1;
+                }
+            }
+            removals.push(Removal {
+                class: Class::Images,
+                name: self.label(image),
+                place: store.path().to_owned(),
+                bytes,
+                collectable,
+                thing: Thing::Linked(image.id.clone()),
+            });
+        }
+        removals
+    }
+
+    fn pulled_removals(&self, own: &Records, going: &[StoredImage], keep: &mut Vec<Kept>) -> Vec<Removal> {
+        let mut staying = Vec::new();
+        let mut removals = Vec::new();
+        for image in going {
+            let entries = self.all.iter().flat_map(|generation| &generation.entries);
+            let ours: BTreeSet<String> =
+                entries.filter(|entry| entry.config_digest.hex() == image.id).flat_map(Entry::names).collect();
+            let (names, others): (Vec<String>, Vec<String>) =
+                image.names.iter().cloned().partition(|name| ours.contains(name));
+            if names.is_empty() {
+                let why = match others.first() {
+                    Some(other) => format!("only called {other}, which is not ours"),
+                    None => "it has no name left; `podman image prune` removes it".to_owned(),
+                };
+                staying.push(image.id.clone());
+                keep.push(Kept { class: Class::Images, name: self.label(image), why });
+                continue;
+            }
+            let mut name = self.label(image);
+            if let Some(other) = others.first() {
+                staying.push(image.id.clone());
+                name = format!("our names of {name}, which is called {other} too");
+            }
+            removals.push(Removal {
+                class: Class::Images,
+                name,
+                place: own.store.clone(),
+                bytes: 0,
+                collectable: 0,
+                thing: Thing::Pulled { id: image.id.clone(), names },
+            });
+        }
+        let really: Vec<StoredImage> = going.iter().filter(|image| !staying.contains(&image.id)).cloned().collect();
+        let mut needed = needed(own, &really);
+        let gone: BTreeSet<&str> = self
+            .containers
+            .iter()
+            .filter_map(|removal| match &removal.thing {
+                Thing::Container(id) => Some(id.as_str()),
+                _ => None,
+            })
+            .collect();
+        for container in own.containers.iter().filter(|container| !gone.contains(container.id.as_str())) {
+            needed.extend(own.chain(&container.layer).map(str::to_owned));
+        }
+        for image in &really {
+            let removal = removals
+                .iter_mut()
+                .find(|removal| matches!(&removal.thing, Thing::Pulled { id, .. } if *id == image.id));
+            let new = own.chain(&image.layer).filter(|layer| needed.insert((*layer).to_owned()));
+            let bytes = new.filter_map(|layer| own.layers.get(layer)).map(|layer| layer.diff_size).sum();
+            if let Some(removal) = removal {
+                removal.bytes = bytes;
+            }
+        }
+        removals
+    }
+
+    fn generation_removal(&self, generation: &Generation) -> Removal {
+        let folder = Generations::of(&self.host.places.graph_root).folder_of(generation.number);
+        Removal {
+            class: Class::Generations,
+            name: format!("generation {}", generation.number),
+            place: self.host.places.graph_root.clone(),
+            bytes: measure(&folder).0,
+            collectable: 0,
+            thing: Thing::Generation {
+                number: generation.number,
+                images: generation.entries.iter().map(|entry| entry.config_digest.hex()).collect(),
+            },
+        }
+    }
+
+    /// Stopped containers of images of ours that no kept generation has.
+    fn stopped(&self, keep: usize, progress: &Progress) -> Result<Vec<Removal>, GcError> {
+        if self.own.containers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let kept: BTreeSet<u64> = self.kept(keep).into_iter().map(|(number, _)| number).collect();
+        let ids = |keeps: bool| -> BTreeSet<String> {
+            let fitting = self.all.iter().filter(|generation| kept.contains(&generation.number) == keeps);
+            fitting.flat_map(|generation| generation.entries.iter().map(|entry| entry.config_digest.hex())).collect()
+        };
+        let (current, superseded) = (ids(true), ids(false));
+        let mut removals = Vec::new();
+        for container in self.host.engine.containers(progress)? {
+            if !container.is_stopped() || current.contains(&container.image) || !superseded.contains(&container.image) {
+                continue;
+            }
+            let stored = self.own.containers.iter().find(|stored| stored.id == container.id);
+            let layer = stored.map(|stored| self.own.tree(&stored.layer));
+            removals.push(Removal {
+                class: Class::Containers,
+                name: format!("container {}", container.name),
+                place: self.own.store.clone(),
+                bytes: layer.map_or(0, |layer| measure(&layer).0),
+                collectable: 0,
+                thing: Thing::Container(container.id),
+            });
+        }
+        Ok(removals)
+    }
+
+    fn find_leftovers(&self, generations: &Generations, progress: &Progress) -> Result<Vec<Removal>, GcError> {
+        if !self.classes.contains(&Class::Temp) {
+            return Ok(Vec::new());
+        }
+        let graph_root = &self.host.places.graph_root;
+        let mut paths = generations.leftovers()?;
+        paths.extend(blobs::leftovers(graph_root)?);
+        let mut all: Vec<(&Path, _)> = paths.into_iter().map(|path| (graph_root.as_path(), path)).collect();
+        if let Some((store, _)) = &self.linked {
+            let left = store.leftovers(progress)?.into_iter().chain(self.usage.stale_notes.iter().cloned());
+            all.extend(left.map(|path| (store.path(), path)));
+        }
+        let removal = |(place, path): (&Path, std::path::PathBuf)| Removal {
+            class: Class::Temp,
+            name: path.display().to_string(),
+            place: place.to_owned(),
+            bytes: measure(&path).0,
+            collectable: 0,
+            thing: Thing::Leftover(path),
+        };
+        Ok(all.into_iter().map(removal).collect())
+    }
+
+    fn label(&self, image: &StoredImage) -> String {
+        if let Some(entry) = self.entry(image) {
+            return label(entry);
+        }
+        let name = image.names.iter().find(|name| !name.contains('@')).or(image.names.first()).unwrap_or(&image.id);
+        format!("image {name}")
+    }
+}
+
+fn label(entry: &Entry) -> String {
+    let kind = if entry.kind == ImageKind::Model { "model" } else { "image" };
+    format!("{kind} {} ({})", entry.name, entry.digest.short())
+}
+
+/// The layers of all images of a store but those that go.
+fn needed(records: &Records, going: &[StoredImage]) -> BTreeSet<String> {
+    let stays = records.images.iter().filter(|image| !going.iter().any(|other| other.id == image.id));
+    stays.flat_map(|image| records.chain(&image.layer).map(str::to_owned)).collect()
+}
+
+/// Bytes of the files of a tree that have no other name, and of those that have.
+fn measure(path: &Path) -> (u64, u64) {
+    fn add(path: &Path, seen: &mut BTreeSet<(u64, u64)>, sum: &mut (u64, u64)) {
+        let Ok(metadata) = fs::symlink_metadata(path) else { return };
+        if metadata.is_dir() {
+            fs::read_dir(path).into_iter().flatten().flatten().for_each(|entry| add(&entry.path(), seen, sum));
+        } else if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
+            *(if metadata.nlink() > 1 { &mut sum.1 } else { &mut sum.0 }) += metadata.len();
+        }
+    }
+    let mut sum = (0, 0);
+    add(path, &mut BTreeSet::new(), &mut sum);
+    sum
+}
