@@ -6,6 +6,7 @@
 //! | an image mounted by a container (`--mount type=image`) | Podman's database; Podman 4.3 itself does not look there before it removes the image |
 //! | a layer or an image over a layer of another store | `layers.json` and `images.json` of the graph root that it is in |
 //! | everything that runs now, whoever runs it | `/proc/<process>/mountinfo`, and the arguments of fuse-overlayfs |
+//! | a model that a service has now | the slots beside the generations ([`super::model`]) |
 //! | what other graph roots loaded | their generations, noted in the linked store; those of every user in passwd(5) |
 //!
 //! The linked store is used by every user of the host, so all of that is asked for it. Of somebody else's graph root that
@@ -19,6 +20,7 @@ use super::decide::Host;
 use super::engine::EngineError;
 use super::generations::{GenerationError, Generations};
 use super::linked::{DRIVER, LinkedStore, link_name};
+use super::model::{self, ModelError};
 use super::places::{Caller, Overrides, Places};
 use super::records::{Records, RecordsError};
 use super::survey::Survey;
@@ -128,9 +130,21 @@ pub enum UsageError {
     /// Somebody's generations.
     #[error("{0}")]
     Generations(#[from] GenerationError),
+    /// Somebody's active models.
+    #[error("{0}")]
+    Models(#[from] ModelError),
 }
 
 impl Usage {
+    /// The models that services of a graph root have now, and those to go back to.
+    fn add_models(&mut self, graph_root: &Path, place: &str) -> Result<(), ModelError> {
+        for model in model::active(graph_root)? {
+            let who = format!("the slot {}{place}, whose model it is", model.slot);
+            self.images.entry(model.entry.config_digest.hex()).or_insert(who);
+        }
+        Ok(())
+    }
+
     /// What the containers of a graph root use, and what of it lies over layers of other stores. `place` follows the name
     /// of a container: ` of …`.
     fn add(&mut self, records: &Records, place: &str, without: &BTreeSet<String>) {
@@ -194,6 +208,7 @@ impl Host {
         progress: &Progress,
     ) -> Result<Usage, UsageError> {
         let mut usage = Usage { mounted: others.mounted(), ..Usage::default() };
+        usage.add_models(&self.places.graph_root, "")?;
         if let Some(own) = survey.stores.first() {
             usage.add(own, "", without);
             if !own.containers.is_empty() {
@@ -264,6 +279,11 @@ impl Host {
             }
             let generations = Generations::of(&root);
             let is_noted = folders.contains(generations.folder());
+            match usage.add_models(&root, &format!(" of {}", root.display())) {
+                Err(error) if is_noted => return Err(error.into()),
+                Err(error) => usage.warnings.push(format!("models of another graph root cannot be read: {error}")),
+                Ok(()) => {}
+            }
             match generations.all() {
                 Ok(all) => {
                     for generation in all {
