@@ -148,14 +148,15 @@ impl Host {
 
         let mut outcomes: Vec<Outcome> =
             steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
-        if leftovers && let Some(store) = &self.linked {
-            store.change(progress)?.sweep(progress)?;
-        }
         self.clear_damaged(&mut outcomes, progress)?;
         self.link(targets, &mut outcomes, options, progress)?;
         let pulled = self.pull(targets, &mut outcomes, options, done, progress)?;
         self.put_names_right(targets, &mut outcomes, progress)?;
         self.confirm(targets, &mut outcomes, progress)?;
+        // Not before: of what no record names, linking keeps what it needs, and a container may be running on it.
+        if leftovers && let Some(store) = &self.linked {
+            store.change(progress)?.sweep(progress)?;
+        }
         outcomes.iter().filter(|outcome| outcome.step.how != How::Pull || outcome.error.is_some()).for_each(&mut *done);
         let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
         let generation = if failed {

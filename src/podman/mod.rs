@@ -13,6 +13,7 @@ pub mod lock;
 pub mod places;
 pub mod pull;
 pub mod records;
+mod renew;
 mod rules;
 pub mod storage_conf;
 pub mod survey;

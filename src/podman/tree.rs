@@ -255,7 +255,7 @@ impl Placer<'_> {
             // After the owner: changing that takes set-user-ID away.
             fs::set_permissions(&path, Permissions::from_mode(entry.mode)).at("set the mode of", &path)?;
         }
-        stamp(&path)
+        Ok(stamp(&path)?)
     }
 
     /// A hard link at `path`; `false` where there can be none.
@@ -328,14 +328,14 @@ fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<(), TreeError> {
     Ok(())
 }
 
-fn finish_directory(path: &Path, mode: u32) -> Result<(), TreeError> {
+pub(super) fn finish_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).at("set the mode of", path)?;
     stamp(path)
 }
 
 /// Sets the modification time that every member of an archive has.
-fn stamp(path: &Path) -> Result<(), TreeError> {
+fn stamp(path: &Path) -> Result<(), WriteError> {
     let time = Timespec { tv_sec: MTIME.cast_signed(), tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };
-    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)?)
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)
 }

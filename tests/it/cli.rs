@@ -12,7 +12,8 @@ use crate::env::{Env, FIXED, base_name, closure, run_ok};
 #[test]
 fn help_of_every_verb() {
     let env = Env::new();
-    let verbs = [&[][..], &["build"], &["plan"], &["diff"], &["inspect"], &["export"], &["verify"]];
+    let verbs =
+        [&[][..], &["build"], &["plan"], &["diff"], &["inspect"], &["export"], &["status"], &["verify"], &["repair"]];
     let page = |verb: &&[&str]| {
         let help = env.ok([verb, &["--help"][..]].concat());
         assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
@@ -132,7 +133,7 @@ fn completions_and_man_pages() {
     {
         let script = env.ok(["completions", shell]);
         assert!(script.starts_with(beginning), "{shell}: {}", script.lines().next().unwrap());
-        for word in ["build", "plan", "diff", "inspect", "export", "verify", "without"] {
+        for word in ["build", "plan", "diff", "inspect", "export", "status", "verify", "repair", "without"] {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
     }
@@ -147,7 +148,7 @@ fn completions_and_man_pages() {
     let mut pages: Vec<String> =
         fs::read_dir(env.path("man")).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
     pages.sort();
-    let verbs = ["-build", "-diff", "-export", "-inspect", "-plan", "-verify", ""];
+    let verbs = ["-build", "-diff", "-export", "-inspect", "-load", "-plan", "-repair", "-status", "-verify", ""];
     assert_eq!(pages, verbs.map(|verb| format!("windlass{verb}.1")));
     let page = fs::read_to_string(env.path("man/windlass-export.1")).unwrap();
     assert!(page.starts_with(".ie") && page.contains("\\-\\-without"), "{page}");
