@@ -63,14 +63,14 @@ enum Verb {
     Inspect(inspect::Args),
     Export(export::Args),
     Load(load::Args),
-    Doctor(doctor::Args),
-    Model(model::Args),
     Status(status::Args),
+    Verify(verify::Args),
+    Repair(repair::Args),
     Generations(generations::Args),
     Rollback(rollback::Args),
     Gc(gc::Args),
-    Verify(verify::Args),
-    Repair(repair::Args),
+    Model(model::Args),
+    Doctor(doctor::Args),
     #[command(hide = true)]
     NixBuilder,
     #[command(hide = true)]

@@ -23,7 +23,7 @@ use crate::progress::Progress;
 
 const EXAMPLE: &str = "Examples:
   windlass status                          what is loaded, and whether it still is
-  windlass status result --sizes           a stack beside what Podman has, with what each image has for itself
+  windlass status result --sizes           a stack, and what each image has for itself
   windlass status --check-free 20GB        fails with code 5 if less is free
   windlass status --metrics /var/lib/node_exporter/windlass.prom
 

@@ -16,6 +16,7 @@ use crate::image::LayerRecord;
 use crate::layout::{ImageDir, LayoutError};
 use crate::podman::decide::{Host, Target};
 use crate::podman::generations::Entry;
+use crate::podman::linked::DRIVER;
 use crate::podman::survey::Survey;
 use crate::podman::verify::{Problem, State, Verified, verify};
 use crate::stack::StackDir;
@@ -69,6 +70,12 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
                 printer.note(format!("nothing was loaded into {} yet", host.places.graph_root.display()));
                 return tell(&Report { images: 0, layers: 0, read: 0, problems: vec![], details: vec![] }, printer);
             };
+            let driver = &host.places.driver;
+            if args.full && driver != DRIVER {
+                printer.note(format!(
+                    "with the driver {driver} each layer has copies of those below it, and these copies are not compared"
+                ));
+            }
             let (targets, gone) = split(loaded);
             let mut verified = check(&host, &targets, args.full, session)?;
             verified.images += gone.len();

@@ -70,7 +70,6 @@ pub fn link(
     progress: &Progress,
 ) -> Result<Vec<Result<Linked, Arc<LinkError>>>, LinkError> {
     let change = store.change(progress)?;
-    change.sweep(progress)?;
     let records = store.records(progress)?;
     let there = |chain: &str| !force && records.layers.contains_key(chain) && records.tree(chain).is_dir();
     // A layer that several images share is made once, the largest first.

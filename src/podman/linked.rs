@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use super::image_store::{self, LOCK, MARKER, NEW, TEMPORARY, replace};
 use super::lock::{self, For, Lock};
 use super::records::{Folder, Records, RecordsError, StoredImage, StoredLayer, big_data_file};
+use super::renew::renew;
 use crate::blobs::{At, WriteError};
 use crate::canonical;
 use crate::digest::Digest;
@@ -258,7 +259,8 @@ impl Change<'_> {
         Ok(path)
     }
 
-    /// Puts layers in place and records them. What was there under the same ID is replaced: it was damaged, or nobody's.
+    /// Puts layers in place and records them. What was there under the same ID, damaged or nobody's, becomes what it should
+    /// be; a container that runs on it goes on.
     ///
     /// # Errors
     /// With the path at fault; the records name none of the layers then.
@@ -266,18 +268,24 @@ impl Change<'_> {
         let overlay = self.store.path.join(DRIVER);
         for layer in &layers {
             let id = &layer.record.id;
-            // Podman's own layout of an overlay layer; the tree comes last.
             let place = layer.tree.parent().unwrap_or(&layer.tree);
+            let tar_split = self.store.records_file(id);
+            readable(&layer.tar_split)?;
+            fs::rename(&layer.tar_split, &tar_split).at("rename to", &tar_split)?;
+            // Podman's own layout of an overlay layer.
             write(&place.join("link"), link_name(id).as_bytes(), progress)?;
             if !layer.below.is_empty() {
                 let lower: Vec<String> = layer.below.iter().map(|below| format!("l/{}", link_name(below))).collect();
                 write(&place.join("lower"), lower.join(":").as_bytes(), progress)?;
             }
-            let tar_split = self.store.records_file(id);
-            readable(&layer.tar_split)?;
-            fs::rename(&layer.tar_split, &tar_split).at("rename to", &tar_split)?;
             fs::set_permissions(place, Permissions::from_mode(0o755)).at("set the mode of", place)?;
-            put(place, &overlay.join(id))?;
+            let target = overlay.join(id);
+            if target.join("diff").is_dir() {
+                renew(place, &target)?;
+                remove(place)?;
+            } else {
+                put(place, &target)?;
+            }
             let link = overlay.join("l").join(link_name(id));
             let target = PathBuf::from(format!("../{id}/diff"));
             if fs::read_link(&link).ok().as_ref() != Some(&target) {

@@ -148,9 +148,6 @@ impl Host {
             Some(generation) => generation,
             None => generations.add(&entries, &self.nix, progress)?,
         };
-        if leftovers && let Some(store) = &self.linked {
-            store.change(progress)?.sweep(progress)?;
-        }
         self.carry_out(targets, steps, generation.number, options, done, progress)
     }
 
@@ -180,6 +177,12 @@ impl Host {
         let pulled = self.pull(targets, &mut outcomes, options, done, progress)?;
         self.put_names_right(targets, &mut outcomes, progress)?;
         self.confirm(targets, &mut outcomes, progress)?;
+        // Not before: of what no record names, linking keeps what it needs, and a container may be running on it.
+        if let Some(store) = &self.linked
+            && !store.leftovers(progress)?.is_empty()
+        {
+            store.change(progress)?.sweep(progress)?;
+        }
         outcomes.iter().filter(|outcome| outcome.step.how != How::Pull || outcome.error.is_some()).for_each(&mut *done);
         let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
         let generation = if failed {

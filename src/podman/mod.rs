@@ -20,6 +20,7 @@ pub mod model;
 pub mod places;
 pub mod pull;
 pub mod records;
+mod renew;
 pub mod rollback;
 mod rules;
 pub mod service;

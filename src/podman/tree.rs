@@ -4,7 +4,7 @@
 //!
 //! 1. *Linked*, if Nix vouches for it (in the store, modification time 1, not writable) and its mode and owner are the
 //!    layer's. NixOS mounts /nix/store read-only over itself, and link(2) refuses to cross mounts even on one file
-//!    system (`EXDEV`); a [`View`] sees the file system without that mount.
+//!    system (`EXDEV`); a `View` sees the file system without that mount.
 //! 2. *Shared* (reflink), where it cannot be linked: another owner or mode, a file that is not of the store, or one that
 //!    has all the links its file system allows (`EMLINK`, 65,000 on ext4).
 //! 3. *Copied*, where the file system cannot share.
@@ -259,7 +259,7 @@ impl Placer<'_> {
             // After the owner: changing that takes set-user-ID away.
             fs::set_permissions(&path, Permissions::from_mode(entry.mode)).at("set the mode of", &path)?;
         }
-        stamp(&path)
+        Ok(stamp(&path)?)
     }
 
     /// A hard link at `path`; `false` where there can be none.
@@ -330,14 +330,14 @@ impl Placer<'_> {
     }
 }
 
-fn finish_directory(path: &Path, mode: u32) -> Result<(), TreeError> {
+pub(super) fn finish_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).at("set the mode of", path)?;
     stamp(path)
 }
 
 /// Sets the modification time that every member of an archive has.
-fn stamp(path: &Path) -> Result<(), TreeError> {
+fn stamp(path: &Path) -> Result<(), WriteError> {
     let time = Timespec { tv_sec: MTIME.cast_signed(), tv_nsec: 0 };
     let times = Timestamps { last_access: time, last_modification: time };
-    Ok(utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)?)
+    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)
 }

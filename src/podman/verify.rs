@@ -3,6 +3,8 @@
 //! What Podman keeps of a layer is enough to check it, wherever it was loaded from: its tar-split record has every header
 //! of the archive and a checksum of every file, and together they give the layer's digest ([`super::tar_split`]).
 //!
+//! With vfs each layer has copies of all that is below it. Of a file only the copy in its own layer is compared.
+//!
 //! A file of a linked layer is the same file as in the Nix store. If that one went bad, the store did.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -20,11 +20,16 @@ fn help_of_every_verb() {
         &["inspect"],
         &["export"],
         &["load"],
-        &["doctor"],
+        &["status"],
+        &["verify"],
+        &["repair"],
+        &["generations"],
+        &["rollback"],
+        &["gc"],
         &["model"],
         &["model", "list"],
         &["model", "use"],
-        &["verify"],
+        &["doctor"],
     ];
     let page = |verb: &&[&str]| {
         let help = env.ok([verb, &["--help"][..]].concat());
@@ -145,7 +150,7 @@ fn completions_and_man_pages() {
     {
         let script = env.ok(["completions", shell]);
         assert!(script.starts_with(beginning), "{shell}: {}", script.lines().next().unwrap());
-        for word in ["build", "plan", "diff", "inspect", "export", "verify", "without"] {
+        for word in ["build", "plan", "diff", "inspect", "export", "status", "verify", "repair", "without"] {
             assert!(script.contains(word), "{shell} lacks {word}");
         }
     }
@@ -165,12 +170,17 @@ fn completions_and_man_pages() {
         "-diff",
         "-doctor",
         "-export",
+        "-gc",
+        "-generations",
         "-inspect",
         "-load",
         "-model",
         "-model-list",
         "-model-use",
         "-plan",
+        "-repair",
+        "-rollback",
+        "-status",
         "-verify",
         "",
     ];

@@ -160,6 +160,15 @@ fn torn_records_of_the_linked_store_are_mended() {
         podman.run("podman", &["images", "--sort", "repository", "--format", "{{.Repository}}"])
     };
     assert_eq!(images(&podman), (0, "localhost/app\nlocalhost/tiny\n".to_owned()));
+    // A directory that was replaced would be empty for a container that runs on it.
+    let directories = || -> Vec<(PathBuf, u64)> {
+        let all =
+            podman.env.tree().into_iter().filter(|path| path.is_dir() && path.to_str().unwrap().contains("/diff"));
+        all.map(|path| (path.clone(), fs::metadata(&path).unwrap().ino())).collect()
+    };
+    let before = directories();
+    podman.ok("windlass", &["load", "stack", "--force"]);
+    assert_eq!(directories(), before);
     for kind in ["layers", "images"] {
         let path = podman.env.path(format!("linked/overlay-{kind}/{kind}.json"));
         let whole = fs::read(&path).unwrap();
@@ -181,4 +190,5 @@ fn torn_records_of_the_linked_store_are_mended() {
         assert_eq!(images(&podman), (0, "localhost/app\nlocalhost/tiny\n".to_owned()), "{file}");
     }
     assert_eq!(podman.ok("windlass", &["repair"]), "2 images as they were loaded; nothing to mend\n");
+    assert_eq!(directories(), before);
 }
