@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The example stack on Debian 13 (Nix 2.26, Podman 5.4), in a folder: the same bytes as ./result, loaded and run there.
+# The example stack on Debian 13 (Nix 2.26, Podman 5.4), in a folder: the same bytes as ./result, loaded and run there,
+# linked too, under a /nix/store that is read-only as on NixOS.
 # Not part of `./dev test`: it downloads a Debian and takes some minutes. Needs root, debootstrap, and `./dev build` first.
 #
 #   tests/debian13.sh [DIR]    DIR keeps the Debian for the next time; target/debian13 by default
@@ -76,3 +77,32 @@ nsenter --target "$(podman inspect --format '{{.State.Pid}}' redis)" --net "$cli
 model=$(jq -r '.models[0].ref' result/stack.json)
 podman run --rm --pull=never --network=none --mount "type=image,source=$model,destination=/mnt" \
   --entrypoint "${cli%-cli}-server" "$(by_digest redis)" --version
+
+# Linked, with /nix/store mounted read-only over itself.
+windlass=target/release/windlass
+podman rm --force --all --time 0 >/dev/null
+settings=$(podman_env "$work/linked")
+eval "$settings"
+"$windlass" doctor --fix --storage-dir /nix/var/windlass/storage
+mount --bind /nix/store /nix/store && mount -o remount,ro,bind /nix/store
+"$windlass" load result
+"$windlass" load result
+podman images --digests
+file=$(jq -r '.models[0].layers[0].owners[0]' result/stack.json)
+ls -li "$file" /nix/var/windlass/storage/overlay/*/diff/models/*
+podman run --rm --pull=never --network=none --entrypoint "${cli%-cli}-server" "$(by_digest redis)" --version
+for name in redis llama-cpp smollm2; do
+  podman push --quiet "$(by_digest "$name")" "dir:$work/pushed"
+  echo "$(by_digest "$name"): pushed sha256:$(sha256sum <"$work/pushed/manifest.json" | cut -d' ' -f1)"
+done
+podman image prune --all --force
+"$windlass" verify --full
+"$windlass" status --sizes
+# Pulled, through the skopeo of there.
+settings=$(podman_env "$work/pulled")
+eval "$settings"
+"$windlass" load result
+"$windlass" load result
+podman run --rm --pull=never --network=none --entrypoint "${cli%-cli}-server" "$(by_digest redis)" --version
+"$windlass" verify --full
+"$windlass" gc
