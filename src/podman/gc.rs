@@ -4,9 +4,9 @@
 //! volumes, images of others, names that others gave, and whatever is [used](super::usage): by a container, running or
 //! stopped, as an image that one mounts, by another user, or by generations of another graph root.
 //!
-//! Order: containers, linked images, pulled images, generations, leftovers. Whatever a kill leaves undone the next run finds
-//! again: records go before what they name, and a generation goes after its images, because it is what says that they are
-//! ours.
+//! Order: containers, images of the graph root, linked images, generations, leftovers. Whatever a kill leaves undone the
+//! next run finds again: records go before what they name (`podman tag` makes a record in the graph root over layers of the
+//! linked store), and a generation goes after its images, because it is what says that they are ours.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -27,7 +27,7 @@ use crate::progress::Progress;
 /// How many generations stay unless told otherwise.
 pub const KEEP: usize = 3;
 
-/// What can be removed.
+/// What can be removed, in the order in which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Class {
@@ -181,8 +181,11 @@ pub enum GcError {
     /// A place that is written to.
     #[error("{0}")]
     Write(#[from] WriteError),
-    /// The images of a generation that could not be removed are only known by it.
-    #[error("it stays until its images are gone")]
+    /// Somebody began to use it.
+    #[error("it is used by {0} since a moment ago")]
+    InUse(String),
+    /// An image that could not be removed needs it.
+    #[error("it stays until its image is gone")]
     StillNeeded,
 }
 
@@ -219,7 +222,7 @@ impl Host {
             plan.remove.iter().filter(|removal| removal.class == Class::Containers).cloned().collect();
         if !containers.is_empty() {
             for removal in containers {
-                let error = self.remove(&removal, &held, &all, progress).err();
+                let error = self.remove(&removal, &all, progress).err();
                 let removed = Removed { removal, error };
                 done(&removed);
                 all.push(removed);
@@ -229,13 +232,22 @@ impl Host {
             request.classes.remove(&Class::Containers);
             plan = self.plan_held(&request, progress)?;
         }
+        let mut linked: Vec<Removal> = Vec::new();
         for removal in &plan.remove {
             progress.check().at("clean up", &removal.place)?;
-            let error = self.remove(removal, &held, &all, progress).err();
+            if matches!(removal.thing, Thing::Linked(_)) {
+                linked.push(removal.clone());
+                continue;
+            }
+            if removal.class > Class::Images {
+                self.remove_linked(std::mem::take(&mut linked), request, &held, &mut all, done, progress)?;
+            }
+            let error = self.remove(removal, &all, progress).err();
             let removed = Removed { removal: removal.clone(), error };
             done(&removed);
             all.push(removed);
         }
+        self.remove_linked(linked, request, &held, &mut all, done, progress)?;
         Ok((plan, all))
     }
 
@@ -293,30 +305,52 @@ impl Host {
         }
     }
 
-    fn remove(
+    /// Removes images of the linked store together, after one more look at whether somebody uses them by now.
+    fn remove_linked(
         &self,
-        removal: &Removal,
+        removals: Vec<Removal>,
+        request: &Request,
         held: &Held<'_>,
-        before: &[Removed],
+        all: &mut Vec<Removed>,
+        done: &mut dyn FnMut(&Removed),
         progress: &Progress,
     ) -> Result<(), GcError> {
+        let Some(change) = held.change.as_ref().filter(|_| !removals.is_empty()) else { return Ok(()) };
+        let classes = [Class::Images].into();
+        let planner = Planner::new(self, &Request { classes, ..request.clone() }, progress)?;
+        let mut going = BTreeSet::new();
+        let mut errors = Vec::new();
+        for removal in &removals {
+            let Thing::Linked(id) = &removal.thing else { continue };
+            errors.push(match planner.user_of_linked(id) {
+                Some(who) => Some(GcError::InUse(who)),
+                None if failed(all, |other| other == id) => Some(GcError::StillNeeded),
+                None => {
+                    going.insert(id.clone());
+                    None
+                }
+            });
+        }
+        change.remove_images(&going, progress)?;
+        for (removal, error) in removals.into_iter().zip(errors) {
+            let removed = Removed { removal, error };
+            done(&removed);
+            all.push(removed);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, removal: &Removal, before: &[Removed], progress: &Progress) -> Result<(), GcError> {
         match &removal.thing {
             Thing::Container(id) => self.engine.remove_container(id, progress)?,
-            Thing::Linked(id) => {
-                if let Some(change) = &held.change {
-                    change.remove_images(&BTreeSet::from([id.clone()]), progress)?;
-                }
-            }
+            // All together: `remove_linked`.
+            Thing::Linked(_) => {}
             // Name by name and never by its ID: what else the image is called is not ours.
             Thing::Pulled { names, .. } => {
                 names.iter().try_for_each(|name| self.engine.remove_image(name, progress))?;
             }
             Thing::Generation { number, images } => {
-                let failed = |removed: &Removed| match &removed.removal.thing {
-                    Thing::Pulled { id, .. } => removed.error.is_some() && images.contains(id),
-                    _ => false,
-                };
-                if before.iter().any(failed) {
+                if failed(before, |id| images.contains(id)) {
                     return Err(GcError::StillNeeded);
                 }
                 Generations::of(&self.places.graph_root).remove(*number)?;
@@ -325,4 +359,12 @@ impl Host {
         }
         Ok(())
     }
+}
+
+/// Whether the removal of such an image failed.
+fn failed(before: &[Removed], is_it: impl Fn(&String) -> bool) -> bool {
+    before.iter().any(|removed| match &removed.removal.thing {
+        Thing::Pulled { id, .. } | Thing::Linked(id) => removed.error.is_some() && is_it(id),
+        _ => false,
+    })
 }

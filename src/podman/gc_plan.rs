@@ -11,7 +11,7 @@ use super::generations::{Entry, Generation, Generations};
 use super::linked::LinkedStore;
 use super::records::{Records, StoredImage};
 use super::survey::Survey;
-use super::usage::Usage;
+use super::usage::{Except, Usage};
 use crate::blobs;
 use crate::digest::Digest;
 use crate::layout::ImageKind;
@@ -64,7 +64,9 @@ impl<'a> Planner<'a> {
             Thing::Container(id) => Some(id.clone()),
             _ => None,
         });
-        planner.usage = host.usage(&survey, &request.others, &gone.collect(), progress)?;
+        let ours = planner.all.iter().flat_map(|generation| &generation.entries).flat_map(Entry::names);
+        let except = Except { containers: gone.collect(), names: ours.collect() };
+        planner.usage = host.usage(&survey, &request.others, &except, progress)?;
         planner.leftovers = planner.find_leftovers(&generations, progress)?;
         Ok(planner)
     }
@@ -72,6 +74,13 @@ impl<'a> Planner<'a> {
     /// How many generations there are.
     pub(super) const fn generations(&self) -> usize {
         self.all.len()
+    }
+
+    /// By whom an image of the linked store is used.
+    pub(super) fn user_of_linked(&self, id: &str) -> Option<String> {
+        let (_, records) = self.linked.as_ref()?;
+        let image = records.images.iter().find(|image| image.id == id)?;
+        self.usage.of_image(records, id, &image.layer).map(str::to_owned)
     }
 
     /// What stays and what goes when the last `keep` generations stay.
@@ -89,16 +98,16 @@ impl<'a> Planner<'a> {
             }
             plan.keep.push(Kept { class: Class::Generations, name: format!("generation {number}"), why: why.clone() });
         }
-        if let Some((store, records)) = self.linked.clone() {
-            let ours: Vec<&StoredImage> = records.images.iter().collect();
-            let going = self.divide(&records, &ours, &wanted, &mut plan.keep);
-            images.extend(self.linked_removals(&store, &records, &going));
-        }
         let own = self.own.clone();
         let (ours, others): (Vec<&StoredImage>, Vec<&StoredImage>) =
             own.images.iter().partition(|image| self.entry(image).is_some());
         let going = self.divide(&own, &ours, &wanted, &mut plan.keep);
         images.extend(self.pulled_removals(&own, &going, &mut plan.keep));
+        if let Some((store, records)) = self.linked.clone() {
+            let ours: Vec<&StoredImage> = records.images.iter().collect();
+            let going = self.divide(&records, &ours, &wanted, &mut plan.keep);
+            images.extend(self.linked_removals(&store, &records, &going));
+        }
         let layers: BTreeSet<&str> = others.iter().flat_map(|image| own.chain(&image.layer)).collect();
         let sizes = layers.iter().filter_map(|layer| own.layers.get(*layer)).map(|layer| layer.diff_size);
         plan.not_ours = NotOurs { images: others.len(), bytes: sizes.sum() };

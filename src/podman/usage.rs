@@ -22,7 +22,7 @@ use super::generations::{GenerationError, Generations};
 use super::linked::{DRIVER, LinkedStore, link_name};
 use super::model::{self, ModelError};
 use super::places::{Caller, Overrides, Places};
-use super::records::{Records, RecordsError};
+use super::records::{Records, RecordsError, StoredImage};
 use super::survey::Survey;
 use crate::progress::Progress;
 
@@ -117,6 +117,15 @@ pub struct Usage {
     mounted: BTreeSet<String>,
 }
 
+/// What of the own graph root counts as gone.
+#[derive(Debug, Clone, Default)]
+pub struct Except {
+    /// Containers, by their IDs.
+    pub containers: BTreeSet<String>,
+    /// Names that images have from here: an image that has no other one goes with what it lies over.
+    pub names: BTreeSet<String>,
+}
+
 /// Why nobody knows what is used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -147,7 +156,8 @@ impl Usage {
 
     /// What the containers of a graph root use, and what of it lies over layers of other stores. `place` follows the name
     /// of a container: ` of …`.
-    fn add(&mut self, records: &Records, place: &str, without: &BTreeSet<String>) {
+    fn add(&mut self, records: &Records, place: &str, except: &Except) {
+        let Except { containers: without, names: ours } = except;
         for container in records.containers.iter().filter(|container| !without.contains(&container.id)) {
             let name = container.names.first().unwrap_or(&container.id);
             let who = format!("container {name}{place}");
@@ -159,9 +169,12 @@ impl Usage {
         let skipped: BTreeSet<&str> =
             records.containers.iter().filter(|c| without.contains(&c.id)).map(|c| c.layer.as_str()).collect();
         let root = records.store.display();
-        let tops = records.images.iter().map(|image| (image.layer.as_str(), image.names.first().unwrap_or(&image.id)));
-        for (layer, name) in tops.filter(|(layer, _)| !layer.is_empty() && !records.layers.contains_key(*layer)) {
-            self.layers.entry(layer.to_owned()).or_insert_with(|| format!("image {name} of {root}"));
+        // `podman tag` of a linked image makes a record in the graph root, with all its names.
+        let above = |image: &&StoredImage| !image.layer.is_empty() && !records.layers.contains_key(&image.layer);
+        for image in records.images.iter().filter(above) {
+            if let Some(name) = image.names.iter().find(|name| !ours.contains(*name)) {
+                self.layers.entry(image.layer.clone()).or_insert_with(|| format!("image {name} of {root}"));
+            }
         }
         for layer in records.layers.values().filter(|layer| !skipped.contains(layer.id.as_str())) {
             if let Some(parent) = layer.parent.as_ref().filter(|parent| !records.layers.contains_key(*parent)) {
@@ -196,7 +209,7 @@ impl Usage {
 }
 
 impl Host {
-    /// Who uses which image. `without` are containers that count as gone.
+    /// Who uses which image.
     ///
     /// # Errors
     /// If the records, Podman or generations cannot be read. Then nothing may be removed.
@@ -204,15 +217,15 @@ impl Host {
         &self,
         survey: &Survey,
         others: &Others,
-        without: &BTreeSet<String>,
+        except: &Except,
         progress: &Progress,
     ) -> Result<Usage, UsageError> {
         let mut usage = Usage { mounted: others.mounted(), ..Usage::default() };
         usage.add_models(&self.places.graph_root, "")?;
         if let Some(own) = survey.stores.first() {
-            usage.add(own, "", without);
+            usage.add(own, "", except);
             if !own.containers.is_empty() {
-                self.add_image_mounts(&mut usage, survey, without, progress)?;
+                self.add_image_mounts(&mut usage, survey, except, progress)?;
             }
         }
         if let Some(linked) = &self.linked {
@@ -227,11 +240,11 @@ impl Host {
         &self,
         usage: &mut Usage,
         survey: &Survey,
-        without: &BTreeSet<String>,
+        except: &Except,
         progress: &Progress,
     ) -> Result<(), UsageError> {
         for container in self.engine.containers(progress)? {
-            if without.contains(&container.id) {
+            if except.containers.contains(&container.id) {
                 continue;
             }
             let who = format!("container {}, which mounts it", container.name);
@@ -274,7 +287,7 @@ impl Host {
             others.graph_roots().into_iter().chain(noted).filter(|root| *root != own).collect();
         for root in roots {
             match Records::glance(&root, DRIVER) {
-                Ok(records) => usage.add(&records, &format!(" of {}", root.display()), &BTreeSet::new()),
+                Ok(records) => usage.add(&records, &format!(" of {}", root.display()), &Except::default()),
                 Err(error) => usage.warnings.push(format!("containers of another graph root cannot be seen: {error}")),
             }
             let generations = Generations::of(&root);
