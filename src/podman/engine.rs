@@ -2,7 +2,7 @@
 //!
 //! Podman gets places that were given by hand as options. Its `--root` forgets every option of `storage.conf`, so the
 //! driver and the additional image stores are given again. skopeo has no such options: like a Podman that is to see
-//! other image stores than usual, it reads a `storage.conf` made for it ([`Engine::writing`]).
+//! other image stores than usual, it reads a `storage.conf` made for it (`Engine::writing`).
 //!
 //! A child is a process group of its own, so that all it started ends with it; it reads nothing, and what it prints goes
 //! to files in memory, so that neither side ever waits for the other to read.
