@@ -12,6 +12,8 @@ mod doctor;
 mod engine;
 mod env;
 mod golden;
+mod load;
+mod load_faults;
 mod nix;
 mod oracle;
 mod podman;
