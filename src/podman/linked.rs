@@ -28,6 +28,7 @@ use std::path::{Path, PathBuf};
 use super::image_store::{self, LOCK, MARKER, NEW, replace};
 use super::lock::{self, For, Lock};
 use super::records::{Folder, Records, RecordsError, StoredImage, StoredLayer, big_data_file};
+use super::tree::is_same;
 use crate::blobs::{At, WriteError};
 use crate::canonical;
 use crate::digest::Digest;
@@ -174,7 +175,8 @@ impl Change<'_> {
         Ok(path)
     }
 
-    /// Puts layers in place and records them. What was there under the same ID is replaced: it was damaged, or nobody's.
+    /// Puts layers in place and records them. What was there under the same ID and is not the same is replaced: it was
+    /// damaged, or nobody's.
     ///
     /// # Errors
     /// With the path at fault; the records name none of the layers then.
@@ -193,7 +195,12 @@ impl Change<'_> {
             readable(&layer.tar_split)?;
             fs::rename(&layer.tar_split, &tar_split).at("rename to", &tar_split)?;
             fs::set_permissions(place, Permissions::from_mode(0o755)).at("set the mode of", place)?;
-            put(place, &overlay.join(id))?;
+            // A container may run on what is there.
+            if is_same_layer(place, &overlay.join(id)) {
+                remove(place)?;
+            } else {
+                put(place, &overlay.join(id))?;
+            }
             let link = overlay.join("l").join(link_name(id));
             let target = PathBuf::from(format!("../{id}/diff"));
             if fs::read_link(&link).ok().as_ref() != Some(&target) {
@@ -317,6 +324,12 @@ fn link_name(layer: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let digest = Digest::of(layer.as_bytes());
     digest.as_bytes()[..26].iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
+}
+
+/// Whether two folders hold the same layer. What cannot be read is not the same.
+fn is_same_layer(one: &Path, other: &Path) -> bool {
+    ["link", "lower"].iter().all(|name| fs::read(one.join(name)).ok() == fs::read(other.join(name)).ok())
+        && is_same(&one.join("diff"), &other.join("diff")).unwrap_or(false)
 }
 
 /// Moves a finished folder to its place; what was there is removed.

@@ -13,8 +13,9 @@
 //! afterwards: [`Placed::vouched`]. The tree's tar-split record is written along ([`super::tar_split`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata, Permissions};
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
@@ -182,6 +183,45 @@ pub fn place(
     }
     progress.count_written(split.finish()?);
     Ok(placer.placed)
+}
+
+/// Whether two trees are the same: names, kinds, modes, owners, times and content. Files are read unless they are one.
+pub(super) fn is_same(one: &Path, other: &Path) -> io::Result<bool> {
+    let [first, second] = [fs::symlink_metadata(one)?, fs::symlink_metadata(other)?];
+    let look = |data: &Metadata| (data.mode(), data.uid(), data.gid(), data.mtime(), data.mtime_nsec());
+    if look(&first) != look(&second) {
+        return Ok(false);
+    }
+    if first.is_symlink() {
+        return Ok(fs::read_link(one)? == fs::read_link(other)?);
+    }
+    if first.is_file() {
+        let is_one = (first.dev(), first.ino()) == (second.dev(), second.ino());
+        return Ok(is_one || (first.len() == second.len() && has_same_bytes(one, other)?));
+    }
+    let names = |directory: &Path| -> io::Result<BTreeSet<OsString>> {
+        fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name())).collect()
+    };
+    let [first, second] = [names(one)?, names(other)?];
+    for name in &first {
+        if !second.contains(name) || !is_same(&one.join(name), &other.join(name))? {
+            return Ok(false);
+        }
+    }
+    Ok(first.len() == second.len())
+}
+
+fn has_same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
+    let [mut first, mut second] = [BufReader::new(File::open(one)?), BufReader::new(File::open(other)?)];
+    loop {
+        let [some, more] = [first.fill_buf()?, second.fill_buf()?];
+        let count = some.len().min(more.len());
+        if count == 0 || some[..count] != more[..count] {
+            return Ok(some.is_empty() && more.is_empty());
+        }
+        first.consume(count);
+        second.consume(count);
+    }
 }
 
 /// The CRC-64 of a member, for a layer that was built without.
