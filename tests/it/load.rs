@@ -381,7 +381,7 @@ fn a_user_runs_what_root_has_linked() {
     let models = [podman.model("tools", "/", &podman.tools())];
     let spec = json!({ "kind": "image", "name": "app", "tag": "1", "storeDir": podman.home("store"), "models":
         [models[0]], "config": { "User": "999", "Cmd": ["/bin/sh", "-c", "cat /text; echo x >/data/x && cat /data/x"] },
-        "content": { "texts": { "/text": "linked" }, "directories": { "/data": "0755" } } });
+        "content": { "texts": { "/text": "linked" } } });
     let image = podman.build("user", &spec);
     podman.load(&image, &[]).last();
     let script = "set -e
@@ -396,7 +396,7 @@ fn a_user_runs_what_root_has_linked() {
         sed -i /tmp_dir/d $T/home/.config/containers/containers.conf
         chown -R 12345:12345 $T/home $T/rt; cd /
         as() { setpriv --reuid=12345 --regid=12345 --clear-groups env HOME=$T/home XDG_RUNTIME_DIR=$T/rt \"$@\"; }
-        as $WINDLASS load $T/image
+        as $WINDLASS load $T/image; as $WINDLASS load $T/image
         as podman run --rm --pull=never --network=none -v data:/data:U localhost/app:1
         as podman images --format '{{.Repository}} {{.ReadOnly}}'
         as podman volume rm data >/dev/null
@@ -417,8 +417,10 @@ fn a_user_runs_what_root_has_linked() {
     }
     let said = run_ok(&mut namespace);
     let lines: Vec<&str> = said.lines().collect();
-    assert_eq!(lines[1], "1 image, 0 models: 0 loaded, 1 present; wrote 0 B; network 0 bytes", "{said}");
-    assert_eq!(&lines[2..], ["linkedx", "localhost/app true"], "{said}");
+    // A generation of their own is all that is written.
+    assert!(lines[1].starts_with("1 image, 0 models: 0 loaded, 1 present; wrote "), "{said}");
+    assert_eq!(lines[3], "1 image, 0 models: 0 loaded, 1 present; wrote 0 B; network 0 bytes", "{said}");
+    assert_eq!(&lines[4..], ["linkedx", "localhost/app true"], "{said}");
 }
 
 #[test]
