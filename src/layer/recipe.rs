@@ -105,12 +105,15 @@ impl Input {
     /// it there are root and nobody.
     #[must_use]
     pub fn accounts(user: Option<&str>) -> Self {
-        let (user, group) = user.unwrap_or_default().split_once(':').unwrap_or((user.unwrap_or_default(), "0"));
+        let user = user.unwrap_or_default();
+        let (user, group) = user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
         let number = |text: &str| text.parse::<u32>().ok();
-        let ids = number(user).zip(number(group));
+        let ids = number(user).zip(number(group.unwrap_or("0")));
         let new = |id: &u32| !matches!(id, 0 | 65534);
+        // Of a user without a group Podman looks for a group of the same number.
+        let group = number(group.unwrap_or(user)).filter(|gid| ids.is_some() && new(gid));
+        let group = group.map(|gid| format!("app:x:{gid}:\n"));
         let user = ids.filter(|(uid, _)| new(uid)).map(|(uid, gid)| format!("app:x:{uid}:{gid}:app:/:/bin/sh\n"));
-        let group = ids.filter(|(_, gid)| new(gid)).map(|(_, gid)| format!("app:x:{gid}:\n"));
         let between = |first: &str, text: Option<String>, last: &str| [first, &text.unwrap_or_default(), last].concat();
         let nobody = "nobody:x:65534:65534:nobody:/nonexistent:/bin/sh\n";
         let passwd = between("root:x:0:0:root:/root:/bin/sh\n", user, nobody);
@@ -242,7 +245,7 @@ mod tests {
         };
         assert_eq!(accounts(None), [2, 2]);
         assert_eq!(accounts(Some("999:998")), [3, 3]);
-        assert_eq!(accounts(Some("999")), [3, 2]);
+        assert_eq!(accounts(Some("999")), [3, 3]);
         assert_eq!(accounts(Some("redis")), [2, 2]);
         assert_eq!(accounts(Some("65534:0")), [2, 2]);
     }

@@ -30,7 +30,7 @@ pub enum LoadError {
     #[error("{0}")]
     Decide(#[from] DecideError),
     /// It would not fit; nothing was written.
-    #[error("loading needs {needed} bytes in {place}, and {free} are free")]
+    #[error("loading needs {needed} bytes in {place}, and {free} are free; free some: `windlass gc`")]
     NoSpace {
         /// Where.
         place: PathBuf,
@@ -47,7 +47,7 @@ pub enum LoadError {
     Generations(#[from] GenerationError),
     /// The linked store.
     #[error("{0}")]
-    Link(Arc<LinkError>),
+    Link(#[source] Arc<LinkError>),
     /// Podman.
     #[error("{0}")]
     Pull(#[from] PullError),

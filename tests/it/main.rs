@@ -15,6 +15,8 @@ mod gc;
 mod generations;
 mod golden;
 mod lab;
+mod load;
+mod load_faults;
 mod model;
 mod nix;
 mod oracle;

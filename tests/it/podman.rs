@@ -17,7 +17,7 @@ fn stack() -> &'static Path {
     &STACK
 }
 
-fn built(attribute: &str) -> PathBuf {
+pub(crate) fn built(attribute: &str) -> PathBuf {
     let json = run_ok(nix("nix").args([
         "build",
         &format!(".#{attribute}"),
@@ -64,7 +64,7 @@ fn start(podman: &Podman, name: &str, options: &[&str]) -> String {
 }
 
 /// Tries a command for half a minute, until it prints something that holds `expected`.
-fn wait_for(mut command: Command, expected: &str) -> String {
+pub(crate) fn wait_for(mut command: Command, expected: &str) -> String {
     let mut last = String::new();
     for _ in 0..150 {
         let output = command.output().unwrap();
