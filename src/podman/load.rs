@@ -65,6 +65,17 @@ pub enum LoadError {
         /// Image by image, what is missing.
         missing: Vec<String>,
     },
+    /// Podman does not let go of what a container uses, and would prefer it to what is loaded.
+    #[error(
+        "{reference} cannot be loaded anew while container {container} uses it; remove that one first: \
+         `podman rm --force {container}`"
+    )]
+    InUse {
+        /// The image.
+        reference: String,
+        /// A container of it.
+        container: String,
+    },
     /// Podman does not have what was loaded.
     #[error(
         "{reference} was loaded, but Podman {found}; see whether the podman on PATH is the real one, and `windlass doctor`"
@@ -223,6 +234,14 @@ impl Host {
                 continue;
             }
             let id = outcome.step.entry.config_digest.hex();
+            // Podman would take away all names but the last before it refuses.
+            let user = own.containers.iter().find(|container| container.image == id);
+            if let Some(user) = user.filter(|_| own.images.iter().any(|image| image.id == id)) {
+                let container = user.names.first().unwrap_or(&user.id).clone();
+                let reference = outcome.step.entry.reference.clone();
+                outcome.error = Some(LoadError::InUse { reference, container });
+                continue;
+            }
             let names = own.images.iter().filter(|image| image.id == id).flat_map(|image| &image.names);
             let removed = names.into_iter().try_for_each(|name| self.engine.remove_image(name, progress));
             outcome.error = removed.err().map(LoadError::from);

@@ -434,7 +434,14 @@ fn what_is_loaded_again_by_force_does_not_disturb_who_runs_it() {
         assert_eq!(podman.run(&["exec", "c", "/bin/cat", "/text"]), "forced", "{forced:?}");
         if options.len() == 1 {
             assert!(forced.last().contains("1 loaded, 0 present"), "{forced:?}");
+        } else {
+            let sentence = "image app: localhost/app:1 cannot be loaded anew while container c uses it; remove that one \
+                            first: `podman rm --force c`\n";
+            assert!(forced.code == 1 && forced.stderr.starts_with(sentence), "{forced:?}");
         }
+        let names =
+            podman.run(&["image", "inspect", "--format", "{{.RepoTags}} {{len .RepoDigests}}", "localhost/app:1"]);
+        assert_eq!(names, "[localhost/app:1] 1\n");
         podman.run(&["restart", "--time", "0", "c"]);
         assert_eq!(podman.run(&["exec", "c", "/bin/cat", "/text"]), "forced");
         assert!(podman.load(&image, options.get(1..).unwrap()).last().contains("1 present"));

@@ -140,6 +140,20 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     assert_eq!(store.records(&Progress::new()).unwrap().layers.len(), 0);
     assert_eq!(generations(&other).numbers().unwrap(), Vec::<u64>::new());
 
+    // What looks as if it could be linked, and cannot: nobody vouches for it.
+    let own = small.0.join("store");
+    let path = own.join(crate::env::base_name("writable"));
+    crate::golden::put(path.join("file"), pattern(12 * MIB), 0o644);
+    let model = json!({ "kind": "model", "name": "writable", "tag": "1", "storeDir": own, "source": path });
+    let writable = other.build("writable", &model);
+    let mut full = other.windlass(&["load", writable.to_str().unwrap()]);
+    let full = Said::of(&full.env("NIX_STORE_DIR", &own).output().unwrap());
+    assert!(full.code == 5 && full.stderr.contains("No space left on device"), "{full:?}");
+    assert_eq!(store.leftovers(&Progress::new()).unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(generations(&other).current().unwrap(), None);
+    fs::remove_dir_all(own).unwrap();
+    assert_eq!(other.run(&["images", "--quiet"]), "");
+
     // A graph root that is too small, and a temporary directory that is full: only the first one matters.
     let root = other.env.mount("graph", "ext4", 64 << 20);
     let graph = root.0.join("root");
