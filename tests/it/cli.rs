@@ -188,3 +188,24 @@ fn completions_and_man_pages() {
     let page = fs::read_to_string(env.path("man/windlass-export.1")).unwrap();
     assert!(page.starts_with(".ie") && page.contains("\\-\\-without"), "{page}");
 }
+
+/// A template that nobody can run here must at least not ask for what windlass does not have.
+#[test]
+fn commands_in_ci_templates_exist() {
+    let env = Env::new();
+    for template in ["gitlab", "github"] {
+        let path = format!("{}/docs/ci/{template}.yml", env!("CARGO_MANIFEST_DIR"));
+        let text = fs::read_to_string(path).unwrap();
+        let commands =
+            text.lines().filter_map(|line| line.split_once("- windlass ").or(line.split_once("run: windlass ")));
+        let commands: Vec<&str> = commands.map(|(_, arguments)| arguments).collect();
+        assert!(commands.len() > 2, "{template}");
+        for arguments in commands {
+            // An unknown verb or option is an error before the help is printed.
+            env.ok(arguments.split_whitespace().chain(["--help"]));
+        }
+        for job in ["test_backend:", "deploy_staging:", "deploy_production:"] {
+            assert!(text.contains(job), "{template}: {job}");
+        }
+    }
+}
