@@ -16,7 +16,7 @@ use super::engine::EngineError;
 use super::gc_roots;
 use super::generations::{GenerationError, Generations};
 use super::link::{LinkError, link};
-use super::pull::{PullError, pull};
+use super::pull::{self, PullError, pull};
 use super::records::RecordsError;
 use super::survey::{Presence, Survey, names};
 use crate::blobs::{WriteError, free_space};
@@ -117,6 +117,8 @@ impl Host {
         done: &mut dyn FnMut(&Outcome),
         progress: &Progress,
     ) -> Result<Loaded, LoadError> {
+        // Podman may have ended by itself what a killed load had begun: then nothing else comes this way.
+        pull::sweep(&self.places);
         let generations = Generations::of(&self.places.graph_root);
         let mut steps = self.plan(targets, options, progress)?;
         let current = generations.current()?;
