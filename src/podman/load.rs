@@ -4,7 +4,7 @@
 //!    lock, no process, no file.
 //! 2. What is missing gets a generation with garbage collector roots first, so that Nix cannot take away what is being
 //!    loaded.
-//! 3. Then it is linked ([`link`](super::link)) or handed to Podman ([`pull`](super::pull)).
+//! 3. Then it is linked ([`link`](super::link)) or handed to Podman ([`mod@pull`]).
 //! 4. Names are put right, and Podman itself is asked for every image that was loaded.
 //! 5. Only then is the generation the current one.
 

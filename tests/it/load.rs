@@ -440,6 +440,7 @@ fn what_is_loaded_again_by_force_does_not_disturb_who_runs_it() {
         podman.run(&["restart", "--time", "0", "c"]);
         assert_eq!(podman.run(&["exec", "c", "/bin/cat", "/text"]), "forced");
         assert!(podman.load(&image, options.get(1..).unwrap()).last().contains("1 present"));
+        podman.run(&["rm", "--force", "--time", "0", "c"]);
         assert_eq!(podman.store().leftovers(&Progress::new()).unwrap(), Vec::<PathBuf>::new());
     }
 }
