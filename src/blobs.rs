@@ -12,6 +12,7 @@
 //! | any other | read once, hashed and written | the same | copied inside the kernel |
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::MetadataExt;
@@ -79,10 +80,17 @@ impl Staging {
         Self::new(target, false)
     }
 
+    /// Removes what killed runs have left for `target`. Making one does that too.
+    pub fn sweep(target: &Path) {
+        if let Some(name) = target.file_name() {
+            sweep(&parent_of(target), &prefix(name));
+        }
+    }
+
     fn new(target: &Path, directory: bool) -> Result<Self, WriteError> {
         let parent = parent_of(target);
         let name = target.file_name().ok_or(io::ErrorKind::InvalidInput).at("write to", target)?;
-        let prefix = format!(".{}.windlass-", name.to_string_lossy());
+        let prefix = prefix(name);
         sweep(&parent, &prefix);
         // Taken by process number: of two threads that want the same target one is wrong anyway, and is told so.
         let path = parent.join(format!("{prefix}{}", std::process::id()));
@@ -147,6 +155,11 @@ fn parent_of(path: &Path) -> PathBuf {
 
 fn remove(path: &Path) {
     drop(fs::remove_file(path).or_else(|_| fs::remove_dir_all(path)));
+}
+
+/// How the names begin of what is being made for a target.
+fn prefix(target: &OsStr) -> String {
+    format!(".{}.windlass-", target.to_string_lossy())
 }
 
 /// Removes what killed runs left for this target.

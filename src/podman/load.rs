@@ -4,7 +4,7 @@
 //!    lock, no process, no file.
 //! 2. What is missing gets a generation with garbage collector roots first, so that Nix cannot take away what is being
 //!    loaded.
-//! 3. Then it is linked ([`link`](super::link)) or handed to Podman ([`pull`](super::pull)).
+//! 3. Then it is linked ([`link`](super::link)) or handed to Podman ([`mod@pull`]).
 //! 4. Names are put right, and Podman itself is asked for every image that was loaded.
 //! 5. Only then is the generation the current one.
 
@@ -16,7 +16,7 @@ use super::engine::EngineError;
 use super::gc_roots;
 use super::generations::{Entry, GenerationError, Generations};
 use super::link::{LinkError, link};
-use super::pull::{PullError, pull};
+use super::pull::{self, PullError, pull};
 use super::records::RecordsError;
 use super::survey::{Presence, Survey, names};
 use crate::blobs::{WriteError, free_space};
@@ -124,6 +124,8 @@ impl Host {
         done: &mut dyn FnMut(&Outcome),
         progress: &Progress,
     ) -> Result<Loaded, LoadError> {
+        // Podman may have ended by itself what a killed load had begun: then nothing else comes this way.
+        pull::sweep(&self.places);
         let generations = Generations::of(&self.places.graph_root);
         let mut steps = self.plan(targets, options, progress)?;
         let current = generations.current()?;

@@ -190,6 +190,15 @@ pub fn pull(
     Ok(pulled)
 }
 
+/// Removes what killed runs have left in the graph root: up to twice the bytes of an image.
+pub fn sweep(places: &Places) {
+    Staging::sweep(&place_of_work(places));
+}
+
+fn place_of_work(places: &Places) -> PathBuf {
+    places.graph_root.join("pull")
+}
+
 /// `NAME@sha256:…` with the digest that `index.json` names.
 fn permanent_name(image: &ImageDir) -> String {
     format!("{}@{}", image.summary().name, image.summary().digest)
@@ -236,7 +245,7 @@ struct Work {
 
 impl Work {
     fn new(places: &Places, image: &ImageDir) -> Result<Self, WriteError> {
-        let staging = Staging::directory(&places.graph_root.join("pull"))?;
+        let staging = Staging::directory(&place_of_work(places))?;
         let layout = format!("windlass-{}", &image.summary().digest.hex()[..32]);
         Ok(Self { staging, layout })
     }

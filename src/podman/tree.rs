@@ -4,7 +4,7 @@
 //!
 //! 1. *Linked*, if Nix vouches for it (in the store, modification time 1, not writable) and its mode and owner are the
 //!    layer's. NixOS mounts /nix/store read-only over itself, and link(2) refuses to cross mounts even on one file
-//!    system (`EXDEV`); a `View` sees the file system without that mount.
+//!    system (`EXDEV`); a view of its own sees the file system without that mount.
 //! 2. *Shared* (reflink), where it cannot be linked: another owner or mode, a file that is not of the store, or one that
 //!    has all the links its file system allows (`EMLINK`, 65,000 on ext4).
 //! 3. *Copied*, where the file system cannot share.

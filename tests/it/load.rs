@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
@@ -23,8 +23,6 @@ fn stack() -> &'static Path {
 fn json_of(path: impl AsRef<Path>) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
-
-const IMAGES: [&str; 3] = ["images/redis", "images/llama-cpp", "models/smollm2"];
 
 /// Every path below a folder with what a change would change, but what was read when.
 fn listing(folder: &Path, list: &mut BTreeMap<PathBuf, String>) {
@@ -78,7 +76,7 @@ fn the_stack_is_linked_and_stock_tools_find_what_was_built() {
     assert_eq!(fs::read_dir(podman.env.path("podman/tmp")).unwrap().count(), 0);
 
     let mut size = 0;
-    for name in IMAGES {
+    for name in ["images/redis", "images/llama-cpp", "models/smollm2"] {
         let directory = stack().join(name);
         let summary = json_of(directory.join("image.json"));
         let platform = &summary["platforms"][0];
@@ -223,22 +221,12 @@ fn remove_linked(podman: &Podman) {
     store.change(&progress).unwrap().remove_images(&all, &progress).unwrap();
 }
 
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 #[test]
 fn a_service_that_has_the_store_open_sees_every_change_at_once() {
     let podman = Podman::with_nix();
     let image = podman.app("app", "service");
     let socket = format!("unix://{}", podman.env.path("socket").display());
-    let service = podman.command("podman").args(["system", "service", "--time", "0", &socket]).spawn().unwrap();
-    let _service = Killed(service);
+    let mut service = podman.command("podman").args(["system", "service", "--time", "9", &socket]).spawn().unwrap();
     let exists = || podman.command("podman").args(["--url", &socket, "image", "exists", "localhost/app:1"]).status();
     let mut list = podman.command("podman");
     list.args(["--url", &socket, "images", "--format", "ready {{.Id}}"]);
@@ -247,12 +235,19 @@ fn a_service_that_has_the_store_open_sees_every_change_at_once() {
     }
     assert_eq!(run_ok(&mut list), "");
     assert_eq!(exists().unwrap().code(), Some(1));
+    let mut marks = BTreeSet::new();
     for _ in 0..3 {
         podman.load(&image, &[]).last();
+        for lock in ["overlay-images/images.lock", "overlay-layers/layers.lock"] {
+            let mark = fs::read(podman.home("storage").join(lock)).unwrap();
+            assert!(mark.len() == 64 && marks.insert(mark), "{lock} says that something has changed");
+        }
         assert_eq!(exists().unwrap().code(), Some(0));
         remove_linked(&podman);
         assert_eq!(exists().unwrap().code(), Some(1));
     }
+    service.kill().unwrap();
+    service.wait().unwrap();
 }
 
 #[test]
@@ -445,6 +440,7 @@ fn what_is_loaded_again_by_force_does_not_disturb_who_runs_it() {
         podman.run(&["restart", "--time", "0", "c"]);
         assert_eq!(podman.run(&["exec", "c", "/bin/cat", "/text"]), "forced");
         assert!(podman.load(&image, options.get(1..).unwrap()).last().contains("1 present"));
+        podman.run(&["rm", "--force", "--time", "0", "c"]);
         assert_eq!(podman.store().leftovers(&Progress::new()).unwrap(), Vec::<PathBuf>::new());
     }
 }
