@@ -75,6 +75,9 @@ struct Row<'a> {
     reason: String,
     store: &'a Path,
     bytes_to_write: u64,
+    /// Files that are links to the store, of what was linked now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -151,8 +154,13 @@ fn report(loaded: &Loaded, host: &Host, progress: &Progress, printer: &Printer) 
     let done = loaded.outcomes.len() - failed - present;
     if printer.json() {
         let row = |outcome| {
-            let Outcome { step, error, .. }: &Outcome = outcome;
-            Row { error: error.as_ref().map(|error| format!("{error}{}", advice(error, host, progress))), ..row(step) }
+            let Outcome { step, links, error }: &Outcome = outcome;
+            let links = (step.how == How::Link && error.is_none()).then_some(*links);
+            Row {
+                links,
+                error: error.as_ref().map(|error| format!("{error}{}", advice(error, host, progress))),
+                ..row(step)
+            }
         };
         let (images, network) = (loaded.outcomes.iter().map(row).collect(), 0);
         let (generation, warnings) = (loaded.generation, loaded.warnings.as_slice());
@@ -198,7 +206,9 @@ fn told(step: &Step, links: u64) -> String {
         How::Present => "present".to_owned(),
         How::Name => "present, and named again".to_owned(),
         How::Link => {
-            format!("linked {}, {}", size(entry.size), count(usize::try_from(links).unwrap_or(usize::MAX), "link"))
+            // Of a layer that an earlier image brought there are none.
+            let links = count(usize::try_from(links).unwrap_or(usize::MAX), "new link");
+            format!("linked {}, {links}", size(entry.size))
         }
         How::Pull => format!("pulled {} of {}", size(step.to_write), size(entry.size)),
     };
@@ -251,7 +261,7 @@ fn dry_run(host: &Host, targets: &[Target], options: Options, printer: &Printer,
 
 fn row(step: &Step) -> Row<'_> {
     let Step { entry, how, reason: why, store, to_write } = step;
-    Row { entry, action: action(*how), reason: reason(why), store, bytes_to_write: *to_write, error: None }
+    Row { entry, action: action(*how), reason: reason(why), store, bytes_to_write: *to_write, links: None, error: None }
 }
 
 const fn action(how: How) -> &'static str {
