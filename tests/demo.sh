@@ -9,7 +9,12 @@ nix_env
 work=$(mktemp -d)
 # Beside the Nix store, where files can have a second name.
 linked=$(mktemp -d "$(dirname "$(nix-instantiate --eval --expr builtins.storeDir | tr -d '"')")/var/windlass-demo-XXXX")
-trap 'podman rm --force --all --time 0 >/dev/null 2>&1; umount -l "$work"/*/root/overlay 2>/dev/null || :; rm -rf "$work" "$linked"' EXIT
+tidy() {
+  podman rm --force --all --time 0 >/dev/null 2>&1 || :
+  umount -l "$work"/*/root/overlay 2>/dev/null || :
+  rm -rf "$work" "$linked"
+}
+trap tidy EXIT
 settings=$(podman_env "$work/podman")
 eval "$settings"
 windlass=target/release/windlass

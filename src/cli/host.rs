@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use super::failure::Environment;
 use crate::podman::decide::Host;
 use crate::podman::engine::Engine;
 use crate::podman::generations::NixPlaces;
@@ -41,6 +42,16 @@ impl HostArgs {
         let places = Places::find(&caller(), &overrides)?;
         let engine = Engine::new(&overrides, &places);
         let linked = Host::find_linked(&places, self.storage_dir.as_deref());
+        if let Some(given) = &self.storage_dir
+            && linked.is_none()
+            && !places.image_stores.contains(&std::path::absolute(given)?)
+        {
+            let given = given.display();
+            bail!(Environment(format!(
+                "--storage-dir {given}: Podman reads no such image store; `windlass doctor --storage-dir {given}` says what \
+                 to do"
+            )));
+        }
         Ok(Host { places, engine, linked, nix: nix_places() })
     }
 }

@@ -1,5 +1,6 @@
 //! `windlass load`
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -10,11 +11,13 @@ use super::gc::advice;
 use super::host::HostArgs;
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use super::status::free_at;
 use super::view::short;
 use crate::layout::{ImageDir, ImageKind};
 use crate::podman::decide::{self, Host, How, Options, Reason, Step, Target};
 use crate::podman::generations::Entry;
 use crate::podman::load::{LoadError, Loaded, Outcome};
+use crate::progress::Progress;
 use crate::reference::file_name;
 use crate::stack::StackDir;
 
@@ -72,6 +75,9 @@ struct Row<'a> {
     reason: String,
     store: &'a Path,
     bytes_to_write: u64,
+    /// Files that are links to the store, of what was linked now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    links: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -117,27 +123,29 @@ pub(super) fn perform(
     let progress = session.progress();
     let drawing = session.draw("loading");
     let mut done = |outcome: &Outcome| {
-        if !printer.json() {
-            let line = match &outcome.error {
-                None => printer.line(told(&outcome.step, outcome.links)),
-                Some(error) => {
-                    let advice = advice(error, host, progress);
-                    printer.note(format!("{}: {error}{advice}", label(&outcome.step.entry)));
-                    Ok(())
-                }
-            };
-            drop(line.and_then(|()| printer.flush()));
+        if printer.json() {
+            return;
         }
+        let print = || match &outcome.error {
+            None => printer.line(told(&outcome.step, outcome.links)).and_then(|()| printer.flush()),
+            Some(error) => {
+                let advice = advice(error, host, progress);
+                printer.note(format!("{}: {error}{advice}", label(&outcome.step.entry)));
+                Ok(())
+            }
+        };
+        drop(drawing.beside(print));
     };
     let loaded = host.load(targets, options, &mut done, progress).map_err(|error| match error {
         LoadError::NoSpace { .. } => NoSpace(format!("{error}{}", advice(&error, host, progress))).into(),
         error => anyhow::Error::from(error),
     })?;
     drop(drawing);
-    report(&loaded, progress.written() + loaded.pulled, progress.linked(), printer)
+    report(&loaded, host, progress, printer)
 }
 
-fn report(loaded: &Loaded, written: u64, linked: u64, printer: &Printer) -> Result<()> {
+fn report(loaded: &Loaded, host: &Host, progress: &Progress, printer: &Printer) -> Result<()> {
+    let (written, linked) = (progress.written() + loaded.pulled, progress.linked());
     loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     let number = |fits: &dyn Fn(&Outcome) -> bool| loaded.outcomes.iter().filter(|outcome| fits(outcome)).count();
     let failed = number(&|outcome| outcome.error.is_some());
@@ -146,8 +154,13 @@ fn report(loaded: &Loaded, written: u64, linked: u64, printer: &Printer) -> Resu
     let done = loaded.outcomes.len() - failed - present;
     if printer.json() {
         let row = |outcome| {
-            let Outcome { step, error, .. }: &Outcome = outcome;
-            Row { error: error.as_ref().map(ToString::to_string), ..row(step) }
+            let Outcome { step, links, error }: &Outcome = outcome;
+            let links = (step.how == How::Link && error.is_none()).then_some(*links);
+            Row {
+                links,
+                error: error.as_ref().map(|error| format!("{error}{}", advice(error, host, progress))),
+                ..row(step)
+            }
         };
         let (images, network) = (loaded.outcomes.iter().map(row).collect(), 0);
         let (generation, warnings) = (loaded.generation, loaded.warnings.as_slice());
@@ -192,41 +205,55 @@ fn told(step: &Step, links: u64) -> String {
     let what = match how {
         How::Present => "present".to_owned(),
         How::Name => "present, and named again".to_owned(),
-        How::Link => format!("linked {}, {links} links", size(entry.size)),
+        How::Link => {
+            // Of a layer that an earlier image brought there are none.
+            let links = count(usize::try_from(links).unwrap_or(usize::MAX), "new link");
+            format!("linked {}, {links}", size(entry.size))
+        }
         How::Pull => format!("pulled {} of {}", size(step.to_write), size(entry.size)),
     };
     format!("{}: {what}  {}", label(entry), entry.reference)
 }
 
+/// What a load would do, for JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Plan<'a> {
+    images: Vec<Row<'a>>,
+    to_load: usize,
+    present: usize,
+    bytes_to_write: u64,
+    /// Free space in `place`, where images are loaded to.
+    free: u64,
+    place: &'a Path,
+}
+
 fn dry_run(host: &Host, targets: &[Target], options: Options, printer: &Printer, session: &Session) -> Result<()> {
     let steps = host.plan(targets, options, session.progress())?;
+    let missing = || steps.iter().filter(|step| !matches!(step.how, How::Present | How::Name));
+    let place = missing().next().map_or(&host.places.graph_root, |step| &step.store);
+    let plan = Plan {
+        images: steps.iter().map(row).collect(),
+        to_load: missing().count(),
+        present: steps.len() - missing().count(),
+        bytes_to_write: steps.iter().map(|step| step.to_write).sum(),
+        free: free_at(place)?,
+        place,
+    };
     if printer.json() {
-        return printer.value(&steps.iter().map(row).collect::<Vec<_>>());
+        return printer.value(&plan);
     }
-    let mut rows = Vec::new();
-    for step in &steps {
-        let entry = &step.entry;
-        rows.push(vec![
-            label(entry),
-            action(step.how).to_owned(),
-            size(entry.size),
-            format!("{} to write", size(step.to_write)),
-            entry.digest.short(),
-            reason(&step.reason),
-        ]);
-    }
-    printer.table(&rows)?;
-    let needed = steps.iter().map(|step| step.to_write).sum();
-    let place = steps.iter().find(|step| !matches!(step.how, How::Present | How::Name)).map(|step| step.store.clone());
-    let place = place.unwrap_or_else(|| host.places.graph_root.clone());
-    let existing = place.ancestors().find(|path| path.exists()).unwrap_or(&place);
-    let free = crate::blobs::free_space(existing)?;
-    let missing = steps.iter().filter(|step| !matches!(step.how, How::Present | How::Name)).count();
+    let cells = |row: &Row<'_>| {
+        let Row { entry, action, reason, bytes_to_write, .. } = row;
+        let to_write = format!("{} to write", size(*bytes_to_write));
+        let (digest, reference) = (entry.digest.short(), entry.reference.clone());
+        vec![label(entry), (*action).to_owned(), size(entry.size), to_write, digest, reference, reason.clone()]
+    };
+    printer.table(&plan.images.iter().map(cells).collect::<Vec<_>>())?;
+    let Plan { to_load, present, bytes_to_write, free, place, .. } = plan;
     printer.line(format!(
-        "{} to load, {} present; {} to write, {} free in {}",
-        missing,
-        steps.len() - missing,
-        size(needed),
+        "{to_load} to load, {present} present; {} to write, {} free in {}",
+        size(bytes_to_write),
         size(free),
         place.display()
     ))
@@ -234,7 +261,7 @@ fn dry_run(host: &Host, targets: &[Target], options: Options, printer: &Printer,
 
 fn row(step: &Step) -> Row<'_> {
     let Step { entry, how, reason: why, store, to_write } = step;
-    Row { entry, action: action(*how), reason: reason(why), store, bytes_to_write: *to_write, error: None }
+    Row { entry, action: action(*how), reason: reason(why), store, bytes_to_write: *to_write, links: None, error: None }
 }
 
 const fn action(how: How) -> &'static str {
@@ -279,6 +306,12 @@ pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>>
             targets.push(Target { image, name, origin });
         }
     }
+    // Stacks may have images and models in common.
+    let mut known = BTreeSet::new();
+    targets.retain(|target| {
+        let summary = target.image.summary();
+        known.insert((summary.reference.clone(), summary.digest))
+    });
     if !only.is_empty() {
         let names: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
         if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {

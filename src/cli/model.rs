@@ -149,7 +149,12 @@ fn use_model(args: &UseArgs, printer: &Printer, session: &Session) -> Result<()>
     printer.line(match (used.changed, &service) {
         (false, _) => format!("model {model} is active in slot {slot} already; nothing was done"),
         (true, Some(service)) => {
-            format!("model {model} is active in slot {slot}{before}; {service} was restarted once and is healthy")
+            let ms = used.healthy_after_ms.unwrap_or_default();
+            format!(
+                "model {model} is active in slot {slot}{before}; {service} was restarted once and is healthy, after {}.{} s",
+                ms / 1000,
+                ms / 100 % 10
+            )
         }
         (true, None) => format!(
             "model {model} is active in slot {slot}{before}: {}; what uses it sees it after a restart",

@@ -53,9 +53,10 @@ impl Session {
     /// Who has to wait for another process is told so anywhere.
     pub(super) fn draw(&self, verb: &'static str) -> Drawing {
         let done = Arc::new(AtomicBool::new(false));
-        let (progress, seen) = (Arc::clone(&self.progress), Arc::clone(&done));
-        let thread = Some(std::thread::spawn(move || draw(verb, &progress, &seen)));
-        Drawing { done, thread }
+        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+        let (progress, seen, drawn) = (Arc::clone(&self.progress), Arc::clone(&done), bar.clone());
+        let thread = Some(std::thread::spawn(move || draw(verb, &drawn, &progress, &seen)));
+        Drawing { done, bar, thread }
     }
 }
 
@@ -63,7 +64,15 @@ impl Session {
 #[derive(Debug)]
 pub(super) struct Drawing {
     done: Arc<AtomicBool>,
+    bar: ProgressBar,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Drawing {
+    /// Prints something, with the line out of the way.
+    pub(super) fn beside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
 }
 
 impl Drop for Drawing {
@@ -76,8 +85,7 @@ impl Drop for Drawing {
     }
 }
 
-fn draw(verb: &'static str, progress: &Progress, done: &AtomicBool) {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
+fn draw(verb: &'static str, bar: &ProgressBar, progress: &Progress, done: &AtomicBool) {
     let style =
         ProgressStyle::with_template("{prefix} [{bar:32}] {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style.progress_chars("=> "));

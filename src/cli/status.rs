@@ -259,7 +259,8 @@ fn linked_store(host: &Host, survey: &Survey, progress: &Progress) -> (Option<Pa
     (None, why)
 }
 
-fn free_at(path: &Path) -> Result<u64> {
+/// Bytes that are free at a place, or where it would be made.
+pub(super) fn free_at(path: &Path) -> Result<u64> {
     let existing = path.ancestors().find(|path| path.exists()).unwrap_or(path);
     Ok(free_space(existing)?)
 }

@@ -90,6 +90,7 @@ impl Doctor<'_> {
         let store = match Places::find(self.caller, self.overrides) {
             Ok(places) => {
                 checks.push(driver(&places, self.caller));
+                checks.extend(host::owner(&places, self.caller));
                 checks.extend(
                     places.image_stores.iter().filter(|store| *store != self.store).map(|s| foreign(s, &places)),
                 );

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, StatxFlags, access, ioctl_ficlone, statx};
 
 use super::doctor::{Check, Doctor, State};
+use super::places::{Caller, Places};
 use crate::blobs::free_space;
 
 /// All of them; `temporary` is where Podman puts layers while it loads.
@@ -113,6 +114,21 @@ fn nix(doctor: &Doctor<'_>) -> Check {
     let message =
         format!("{} is not writable, and nix-store is not on PATH: nothing keeps store paths", roots.display());
     Check::new(NAME, State::Warning, message, "put nix-store on PATH")
+}
+
+/// What somebody else owns in a user's own storage: mostly root, after a command with sudo. Podman fails there.
+pub(super) fn owner(places: &Places, caller: &Caller) -> Option<Check> {
+    let root = &places.graph_root;
+    let inside = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut paths: Vec<PathBuf> = inside.chain([root.clone()]).collect();
+    paths.sort();
+    let owner = |path: &PathBuf| fs::symlink_metadata(path).ok().map(|metadata| metadata.uid());
+    let (path, uid) = paths.iter().find_map(|path| Some((path, owner(path).filter(|uid| *uid != caller.uid)?)))?;
+    (places.rootless && caller.uid != 0).then(|| {
+        let message = format!("{} belongs to user {uid}, not to user {}", path.display(), caller.uid);
+        let fix = format!("`sudo chown -R {}: {}`", caller.uid, path.display());
+        Check::new("owner", State::Problem, message, fix)
+    })
 }
 
 /// A rootless Podman maps the users of an image to ranges of its user's.
@@ -244,7 +260,7 @@ fn oldest_podman(system: &Path) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::podman::places::{Caller, Overrides};
+    use crate::podman::places::Overrides;
 
     /// What `look` says of a system with these files, whose root is then `$T`.
     fn on(files: &[(&str, &str)], look: impl Fn(&Doctor<'_>) -> Vec<Check>) -> Vec<String> {
@@ -317,6 +333,25 @@ mod tests {
         );
         let elsewhere = on(&[passwd, ("etc/nsswitch.conf", "subid: sss\n")], subordinate_ids);
         assert_eq!(elsewhere[0], "Note subuid: /etc/nsswitch.conf says where user w has ids | ");
+    }
+
+    #[test]
+    fn what_others_own_in_a_users_storage_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let graph_root = folder.path().join("storage");
+        fs::create_dir_all(graph_root.join("overlay")).unwrap();
+        let own = fs::metadata(&graph_root).unwrap().uid();
+        let look = |uid, rootless| {
+            let (run_root, conf) = ("/r".into(), None);
+            let (graph_root, driver) = (graph_root.clone(), "overlay".to_owned());
+            let places = Places { graph_root, run_root, driver, image_stores: Vec::new(), conf, rootless };
+            owner(&places, &Caller { uid, ..Caller::default() })
+        };
+        assert_eq!((look(own, true), look(0, false)), (None, None));
+        let Check { message, fix, .. } = look(own + 1, true).unwrap();
+        let (root, user) = (graph_root.display(), own + 1);
+        assert_eq!(message, format!("{root} belongs to user {own}, not to user {user}"));
+        assert_eq!(fix.unwrap(), format!("`sudo chown -R {user}: {root}`"));
     }
 
     #[test]

@@ -133,7 +133,8 @@ pub struct Pulled {
     pub program: &'static str,
     /// How many layers Podman lacked.
     pub layers: usize,
-    /// Bytes of these layers.
+    /// Bytes that the programs wrote, temporary files included, as the kernel has counted them; where it does not, those
+    /// of these layers.
     pub bytes: u64,
 }
 
@@ -179,10 +180,12 @@ pub fn pull(
     for (layer, blob) in missing.iter().zip(blobs) {
         work.add_layer(image, layer, blob, progress)?;
     }
+    let before = written();
     let program = work.hand_over(engine, places, image, platform, progress).map_err(|error| match error {
         PullError::Engine(error) => explained(error, places, image, platform, &missing, progress),
         error => error,
     })?;
+    let bytes = written().zip(before).map_or(bytes, |(after, before)| after.saturating_sub(before));
     let pulled = Pulled { name: permanent_name(image), program, layers: missing.len(), bytes };
     // Podman syncs its records, but no layer: after a power loss one could have holes that nobody looks for.
     File::open(root).and_then(|root| Ok(syncfs(root)?)).at("sync", root)?;
@@ -222,6 +225,14 @@ fn check(
         }
     }
     Ok(())
+}
+
+/// Bytes that this process, and the programs that it has waited for, have written to disks, without those that were
+/// gone again before they got there.
+fn written() -> Option<u64> {
+    let io = fs::read_to_string("/proc/self/io").ok()?;
+    let count = |name: &str| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    Some(count("write_bytes:")?.saturating_sub(count("cancelled_write_bytes:")?))
 }
 
 /// Whether files in `directory` can share data.

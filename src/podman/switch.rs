@@ -4,7 +4,7 @@
 //! model again restarts the service once more instead of taking it for done.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -129,6 +129,8 @@ pub struct Used {
     pub changed: bool,
     /// Whether the service was restarted.
     pub restarted: bool,
+    /// How many milliseconds after its restart began it was found healthy.
+    pub healthy_after_ms: Option<u64>,
     /// Store paths that Nix may collect all the same.
     pub warnings: Vec<String>,
 }
@@ -243,6 +245,7 @@ impl Host {
             active: held.clone(),
             changed: false,
             restarted: false,
+            healthy_after_ms: None,
             warnings: Vec::new(),
         };
         let is_there = active.is_some_and(|active| is_same(&active.entry, &entry)) && slots.holds(&held);
@@ -259,8 +262,10 @@ impl Host {
         drop(generations);
         if let Some(service) = service {
             let former = former.filter(|former| !is_same(&former.entry, &entry));
+            let start = Instant::now();
             self.restart(wish, service, &held, former, told, progress)?;
             used.restarted = true;
+            used.healthy_after_ms = u64::try_from(start.elapsed().as_millis()).ok();
         }
         self.end(slot, progress)?;
         Ok(used)

@@ -15,7 +15,7 @@ use crate::env::run_ok;
 use crate::podman::{built, wait_for};
 
 /// The example stack's lean form, once for all tests of this process.
-fn stack() -> &'static Path {
+pub(crate) fn stack() -> &'static Path {
     static STACK: LazyLock<PathBuf> = LazyLock::new(|| built("ai-stack-images.lean"));
     &STACK
 }
@@ -293,10 +293,10 @@ fn an_image_for_another_machine_is_refused_and_of_an_index_the_right_one_is_take
 fn planned(podman: &Podman, image: &Path, options: &[&str]) -> String {
     let said = podman.load(image, &[options, &["--dry-run", "--json"]].concat());
     assert_eq!(said.code, 0, "{said:?}");
-    let rows: Vec<Value> = serde_json::from_str(&said.stdout).unwrap();
+    let plan: Value = serde_json::from_str(&said.stdout).unwrap();
     let text = |row: &Value, key: &str| row[key].as_str().unwrap().to_owned();
     let row = |row: &Value| format!("{} {} {}", text(row, "name"), text(row, "action"), text(row, "reason"));
-    rows.iter().map(row).collect::<Vec<_>>().join(", ")
+    plan["images"].as_array().unwrap().iter().map(row).collect::<Vec<_>>().join(", ")
 }
 
 #[test]
@@ -443,36 +443,6 @@ fn what_is_loaded_again_by_force_does_not_disturb_who_runs_it() {
         podman.run(&["rm", "--force", "--time", "0", "c"]);
         assert_eq!(podman.store().leftovers(&Progress::new()).unwrap(), Vec::<PathBuf>::new());
     }
-}
-
-#[test]
-fn options_choose_and_json_tells_everything() {
-    let podman = Podman::new();
-    let unready = podman.load(stack(), &["--via", "store"]);
-    let sentence = "windlass: there is no linked store: no additional image store of windlass that can be written to is \
-                    named by storage.conf; `windlass doctor` says what to do\n";
-    assert_eq!((unready.code, unready.stderr.as_str()), (7, sentence));
-    let podman = Podman::linked();
-    let unknown = podman.load(stack(), &["--image", "redi"]);
-    let there = "windlass: --image redi: there is no such image; there are: smollm2, llama-cpp, redis\n";
-    assert_eq!((unknown.code, unknown.stderr.as_str()), (2, there));
-
-    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    let row = "action bytesToWrite configDigest digest directory kind manifestDigest models name origin platform reason \
-               ref repository size store";
-    let planned: Value = serde_json::from_str(&podman.load(stack(), &["--dry-run", "--json"]).stdout).unwrap();
-    assert_eq!(planned.as_array().unwrap().iter().map(keys).collect::<Vec<_>>(), [row; 3]);
-    assert!(!podman.places().graph_root.join("windlass").exists(), "nothing was written");
-
-    // One image, from the stack of archives, which leads to the lean one.
-    let archives = built("ai-stack-images");
-    let loaded: Value = serde_json::from_str(&podman.load(&archives, &["--image", "redis", "--json"]).stdout).unwrap();
-    assert_eq!(keys(&loaded), "failed generation images linked loaded network present warnings written");
-    assert_eq!(keys(&loaded["images"][0]), row);
-    let numbers = ["loaded", "present", "failed", "network", "generation"].map(|key| loaded[key].as_u64().unwrap());
-    assert_eq!(numbers, [1, 0, 0, 0, 1]);
-    assert_eq!(podman.run(&["images", "--format", "{{.Repository}}"]), "localhost/redis\n");
-    assert!(podman.load(stack(), &[]).last().starts_with("2 images, 1 model: 2 loaded, 1 present"));
 }
 
 #[test]

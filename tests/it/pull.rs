@@ -110,7 +110,8 @@ fn only_missing_layers_are_handed_over_and_a_second_tag_stays() {
     let platform = &two.summary().platforms[0];
     let model = BTreeSet::from([platform.layers[0].digest]);
     let second = pull(&podman.engine(), &podman.places(), &two, platform, &model, &Progress::new()).unwrap();
-    assert_eq!((second.layers, second.bytes), (1, platform.layers[1].size));
+    let large = platform.layers[0].size;
+    assert!(second.layers == 1 && second.bytes < large && first.bytes >= large, "{first:?} {second:?}");
     fs::rename(podman.env.path("away"), podman.env.path("model.bin")).unwrap();
     is_whole(&podman, &two, platform.config_digest);
     is_whole(&podman, &one, one.summary().platforms[0].config_digest);

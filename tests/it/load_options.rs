@@ -1,0 +1,67 @@
+//! What `windlass load` is asked for, and what it says.
+
+use serde_json::{Value, json};
+
+use crate::engine::Podman;
+use crate::load::stack;
+use crate::podman::built;
+
+#[test]
+fn options_choose_and_json_tells_everything() {
+    let podman = Podman::new();
+    let unready = podman.load(stack(), &["--via", "store"]);
+    let sentence = "windlass: there is no linked store: no additional image store of windlass that can be written to is \
+                    named by storage.conf; `windlass doctor` says what to do\n";
+    assert_eq!((unready.code, unready.stderr.as_str()), (7, sentence));
+    let podman = Podman::linked();
+    let unknown = podman.load(stack(), &["--image", "redi"]);
+    let there = "windlass: --image redi: there is no such image; there are: smollm2, llama-cpp, redis\n";
+    assert_eq!((unknown.code, unknown.stderr.as_str()), (2, there));
+
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+    let row = "action bytesToWrite configDigest digest directory kind manifestDigest models name origin platform reason \
+               ref repository size store";
+    let planned: Value = serde_json::from_str(&podman.load(stack(), &["--dry-run", "--json"]).stdout).unwrap();
+    assert_eq!(keys(&planned), "bytesToWrite free images place present toLoad");
+    assert_eq!(planned["images"].as_array().unwrap().iter().map(keys).collect::<Vec<_>>(), [row; 3]);
+    assert_eq!((&planned["toLoad"], &planned["present"], &planned["bytesToWrite"]), (&json!(3), &json!(0), &json!(0)));
+    assert!(!podman.places().graph_root.join("windlass").exists(), "nothing was written");
+
+    // One image, from the stack of archives, which leads to the lean one.
+    let archives = built("ai-stack-images");
+    let loaded: Value = serde_json::from_str(&podman.load(&archives, &["--image", "redis", "--json"]).stdout).unwrap();
+    assert_eq!(keys(&loaded), "failed generation images linked loaded network present warnings written");
+    assert_eq!(keys(&loaded["images"][0]), row.replace("kind", "kind links"));
+    let numbers = ["loaded", "present", "failed", "network", "generation"].map(|key| loaded[key].as_u64().unwrap());
+    assert_eq!(numbers, [1, 0, 0, 0, 1]);
+    assert_eq!(podman.run(&["images", "--format", "{{.Repository}}"]), "localhost/redis\n");
+    assert!(podman.load(stack(), &[]).last().starts_with("2 images, 1 model: 2 loaded, 1 present"));
+}
+
+#[test]
+fn what_is_given_twice_is_loaded_once() {
+    let podman = Podman::with_nix();
+    let image = podman.app("one", "1");
+    let path = image.to_str().unwrap();
+    for (options, sentence) in [
+        (&[path][..], "1 image, 0 models: 1 loaded, 0 present"),
+        (&[path], "1 image, 0 models: 0 loaded, 1 present"),
+        (&[path, "--force"], "1 image, 0 models: 1 loaded, 0 present"),
+    ] {
+        let said = podman.load(&image, options);
+        assert!(said.code == 0 && said.last().starts_with(sentence), "{said:?}");
+    }
+}
+
+#[test]
+fn a_store_that_podman_does_not_read_is_not_passed_over() {
+    let podman = Podman::new();
+    let store = podman.env.path("store");
+    let said = podman.load(stack(), &["--dry-run", "--storage-dir", store.to_str().unwrap()]);
+    let sentence = format!(
+        "windlass: --storage-dir {0}: Podman reads no such image store; `windlass doctor --storage-dir {0}` says what to \
+         do\n",
+        store.display()
+    );
+    assert_eq!((said.code, said.stderr), (7, sentence));
+}
