@@ -187,6 +187,8 @@ pub fn pull(
     })?;
     let bytes = written().zip(before).map_or(bytes, |(after, before)| after.saturating_sub(before));
     let pulled = Pulled { name: permanent_name(image), program, layers: missing.len(), bytes };
+    // What is removed need not be written first.
+    drop(work);
     // Podman syncs its records, but no layer: after a power loss one could have holes that nobody looks for.
     File::open(root).and_then(|root| Ok(syncfs(root)?)).at("sync", root)?;
     check(engine, &pulled, &image.summary().reference, platform.config_digest, progress)?;
