@@ -47,7 +47,7 @@ pub struct StoredImage {
     /// Digest of the config, in hex.
     pub id: String,
     /// Digest of a manifest; which one, where there are several, is not dependable.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_digest")]
     pub digest: Option<Digest>,
     /// Names and tags, and names with digests.
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -101,16 +101,16 @@ pub struct StoredLayer {
     #[serde(default)]
     pub created: String,
     /// Digest of the blob it came from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_digest")]
     pub compressed_diff_digest: Option<Digest>,
     /// Size of that blob in bytes.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_size")]
     pub compressed_size: u64,
     /// Its diff ID; a container's own layer has none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known_digest")]
     pub diff_digest: Option<Digest>,
     /// Bytes of its archive.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known_size")]
     pub diff_size: u64,
     /// Owners of its files.
     #[serde(default)]
@@ -150,6 +150,16 @@ pub struct StoredContainer {
 
 fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// A size; -1 stands for one that is not known, as of a layer that was pulled in parts (containers/storage, *Layer*).
+fn known_size<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    Ok(u64::try_from(i64::deserialize(from)?).unwrap_or(0))
+}
+
+/// A digest, if it is a SHA-256: nothing of ours has another, and what others bring may.
+fn known_digest<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Digest>, D::Error> {
+    Ok(Option::<String>::deserialize(from)?.and_then(|text| text.parse().ok()))
 }
 
 /// What one store has.
@@ -300,4 +310,32 @@ pub(super) fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Reco
     let list: Option<Vec<T>> = serde_json::from_slice(&bytes)
         .map_err(|error| RecordsError::Damaged { path: path.to_owned(), message: error.to_string() })?;
     Ok(list.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        for (kind, json) in [
+            // Pulled in parts, with a digest of its table of contents only.
+            ("layers", r#"[{"id":"a","toc-digest":"sha256:0","diff-size":-1,"compressed-size":-1,"uidset":[0]}]"#),
+            (
+                "images",
+                r#"[{"id":"b","digest":"sha512:0","names":null,"big-data-sizes":{"signature":0},"history":[]}]"#,
+            ),
+        ] {
+            let folder = Folder::new(folder.path(), "overlay", kind);
+            fs::create_dir(folder.path()).unwrap();
+            fs::write(folder.json(), json).unwrap();
+            fs::write(folder.lock(), "").unwrap();
+        }
+        let records = Records::read(folder.path(), "overlay", &Progress::new()).unwrap();
+        let layer = &records.layers["a"];
+        assert_eq!((layer.diff_size, layer.compressed_size, layer.diff_digest), (0, 0, None));
+        assert_eq!((records.images[0].digest, records.images[0].names.len()), (None, 0));
+        assert_eq!(Records::glance(folder.path(), "overlay").unwrap(), records);
+    }
 }
