@@ -14,6 +14,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::decide::Host;
@@ -24,6 +25,7 @@ use super::model::{self, ModelError};
 use super::places::{Caller, Overrides, Places};
 use super::records::{Records, RecordsError, StoredImage};
 use super::survey::Survey;
+use crate::blobs::At;
 use crate::progress::Progress;
 
 /// Where to look for others that use the same images.
@@ -279,7 +281,9 @@ impl Host {
             // The state folder lies in its graph root.
             match fs::canonicalize(&folder) {
                 Ok(folder) => drop(folders.insert(folder)),
-                Err(_) => usage.stale_notes.push(note),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => usage.stale_notes.push(note),
+                // What cannot be looked at now may still need its images.
+                error => drop(error.at("open", &folder).map_err(RecordsError::from)?),
             }
         }
         let noted = folders.iter().filter_map(|folder| folder.parent().map(Path::to_owned));

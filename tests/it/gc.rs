@@ -357,3 +357,16 @@ fn a_killed_clean_up_is_finished_by_the_next() {
         }
     }
 }
+
+#[test]
+fn generations_that_cannot_be_looked_at_now_are_not_gone() {
+    let lab = Lab::new(true);
+    lab.load(1, 1000);
+    let looping = lab.env.path("loop");
+    std::os::unix::fs::symlink(&looping, &looping).unwrap();
+    let store = windlass::podman::linked::LinkedStore::open(&lab.storage()).unwrap();
+    store.note_user(&looping.join("windlass")).unwrap();
+    let (code, said) = lab.fails(&["gc", "--apply", "--keep-generations", "0"]);
+    assert_eq!((code, said.contains("open $T/loop/windlass: ")), (1, true), "{said}");
+    assert_eq!(store.users().unwrap().len(), 2);
+}
