@@ -81,9 +81,10 @@ fn is_same((from, new): (&Path, &Metadata), (to, old): (&Path, &Metadata)) -> bo
             && leads(from).is_some_and(|target| leads(to) == Some(target)))
 }
 
-/// The directories of layers are read-only, which stops anybody but root.
+/// The directories of layers are read-only, which stops anybody but root. Whoever else reads there goes on.
 fn open(directory: &Path) -> Result<(), WriteError> {
-    fs::set_permissions(directory, Permissions::from_mode(0o700)).at("set the mode of", directory)
+    let mode = fs::metadata(directory).at("read", directory)?.mode() & 0o7777;
+    fs::set_permissions(directory, Permissions::from_mode(mode | 0o700)).at("set the mode of", directory)
 }
 
 #[cfg(test)]
@@ -117,6 +118,10 @@ mod tests {
             }
         }
         fs::set_permissions(old.join("d/e"), Permissions::from_mode(0o711)).unwrap();
+        let (closed, mode) = (old.join("d/foreign"), |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777);
+        fs::set_permissions(&closed, Permissions::from_mode(0o555)).unwrap();
+        open(&closed).unwrap();
+        assert_eq!(mode(&closed), 0o755, "who reads there goes on");
         let inode = |path: &str| fs::symlink_metadata(old.join(path)).unwrap().ino();
         let paths = ["d", "d/e", "d/stored", "d/link"];
         let before = paths.map(inode);
