@@ -32,6 +32,7 @@ use super::image_store::{self, LOCK, MARKER, NEW, TEMPORARY, replace};
 use super::lock::{self, For, Lock};
 use super::records::{Folder, Records, RecordsError, StoredImage, StoredLayer, big_data_file};
 use super::renew::renew;
+use super::usage::Others;
 use crate::blobs::{At, WriteError};
 use crate::canonical;
 use crate::digest::Digest;
@@ -77,7 +78,7 @@ impl LinkedStore {
         &self.path
     }
 
-    fn folder(&self, kind: &'static str) -> Folder {
+    pub(super) fn folder(&self, kind: &'static str) -> Folder {
         Folder::new(&self.path, DRIVER, kind)
     }
 
@@ -142,44 +143,8 @@ impl LinkedStore {
         Ok(Change { store: self, _lock: file })
     }
 
-    /// Mends what makes Podman commands fail, whichever image they are about: a lock or a record file that is gone, torn
-    /// records, images whose layers have no record. What is mended, in a few words each; nothing is written if all is well.
-    ///
-    /// Torn records are kept as `<storage>/<kind>.json.damaged`, and the images that they had are to be loaded again. That
-    /// is less work than saving what is left of them, costs links only, and ends in what was built.
-    ///
-    /// # Errors
-    /// With the path at fault.
-    pub fn mend(&self, progress: &Progress) -> Result<Vec<String>, RecordsError> {
-        let mut mended = Vec::new();
-        for kind in ["images", "layers"] {
-            let folder = self.folder(kind);
-            let gone = [folder.lock(), folder.json()].into_iter().filter(|path| !path.exists());
-            mended.extend(gone.map(|path| format!("{} was gone", path.display())));
-        }
-        Self::create(&self.path)?;
-        let change = self.change(progress)?;
-        change.clear_torn::<StoredImage>("images", progress, &mut mended)?;
-        change.clear_torn::<StoredLayer>("layers", progress, &mut mended)?;
-        let records = self.records(progress)?;
-        let is_whole = |image: &StoredImage| {
-            let mut layer = records.layers.get(&image.layer);
-            let mut left = records.layers.len();
-            while let Some(parent) = layer.and_then(|layer| layer.parent.as_deref()).filter(|_| left > 0) {
-                (layer, left) = (records.layers.get(parent), left - 1);
-            }
-            layer.is_some()
-        };
-        if !records.images.iter().all(is_whole) {
-            let broken = records.images.iter().filter(|image| !is_whole(image)).count();
-            mended.push(format!("{broken} images in {} had layers without a record", self.path.display()));
-            change.edit("images", progress, |stored: &mut Vec<StoredImage>| stored.retain(is_whole))?;
-        }
-        Ok(mended)
-    }
-
     /// What a killed run has left: everything that no record names. Of a run that is still at work it lists that too, so
-    /// only [`Change::sweep`] may remove it.
+    /// only [`Change::sweep`] may remove it. What is mounted is not listed: a container may go on after its records are lost.
     ///
     /// # Errors
     /// If the records cannot be read.
@@ -212,6 +177,13 @@ impl LinkedStore {
                 }
             }
         }
+        let in_overlay = |path: &PathBuf| path.strip_prefix(self.path.join(DRIVER)).is_ok();
+        if leftovers.iter().any(in_overlay) {
+            let mounted = Others::default().mounted();
+            let is_mounted = |name: &str| mounted.contains(name) || mounted.contains(&link_name(name));
+            let is_used = |path: &PathBuf| path.file_name().is_some_and(|name| is_mounted(&name.to_string_lossy()));
+            leftovers.retain(|path| !in_overlay(path) || !is_used(path));
+        }
         leftovers.sort();
         Ok(leftovers)
     }
@@ -233,7 +205,7 @@ pub struct NewLayer {
 /// The linked store while it is changed; one windlass at a time.
 #[derive(Debug)]
 pub struct Change<'a> {
-    store: &'a LinkedStore,
+    pub(super) store: &'a LinkedStore,
     _lock: File,
 }
 
@@ -371,30 +343,8 @@ impl Change<'_> {
         Ok(())
     }
 
-    /// Replaces records that are no JSON by none, and keeps a copy.
-    fn clear_torn<T: serde::de::DeserializeOwned>(
-        &self,
-        kind: &'static str,
-        progress: &Progress,
-        mended: &mut Vec<String>,
-    ) -> Result<(), RecordsError> {
-        let folder = self.store.folder(kind);
-        let lock = Lock::take(&folder.lock(), For::Writing, progress)?;
-        let Err(RecordsError::Damaged { path, message }) = super::records::read_list::<T>(&folder.json()) else {
-            return Ok(());
-        };
-        let copy = self.store.path.join(format!("{kind}.json.damaged"));
-        fs::copy(&path, &copy).at("write", &copy)?;
-        replace(&path, b"[]")?;
-        if let Some(lock) = &lock {
-            lock.touch(&folder.lock())?;
-        }
-        mended.push(format!("{} was damaged ({message}); it is kept as {}", path.display(), copy.display()));
-        Ok(())
-    }
-
     /// Changes one of the record files, under its lock.
-    fn edit<T>(
+    pub(super) fn edit<T>(
         &self,
         kind: &'static str,
         progress: &Progress,
@@ -411,9 +361,11 @@ impl Change<'_> {
         change(&mut list);
         let after = canonical::to_bytes(&list);
         if before != after {
+            // First: after a kill in between, a service reads the records once more for nothing. The other way round it
+            // would never see the change.
+            lock.touch(&folder.lock())?;
             replace(&folder.json(), &after)?;
             progress.count_written(after.len() as u64);
-            lock.touch(&folder.lock())?;
         }
         Ok(())
     }

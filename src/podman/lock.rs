@@ -3,7 +3,7 @@
 //! A lock belongs to the process: closing *any* descriptor of a lock file gives up all its locks on it. So a lock file is
 //! open once at a time here, by the [`Lock`] that holds it (fcntl(2), "Advisory record locking").
 //!
-//! Whoever has changed what a lock guards writes 64 fresh bytes into the lock file; a `podman system service` that has
+//! Whoever changes what a lock guards writes 64 fresh bytes into the lock file; a `podman system service` that has
 //! the records in memory compares them and reads the records again (containers/storage `pkg/lockfile`, 1.43 to 1.57).
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -59,7 +59,7 @@ impl Lock {
         Ok(Some(Self { file }))
     }
 
-    /// Says that what the lock guards has changed.
+    /// Says that what the lock guards has changed, or is about to: nobody looks before the lock is free.
     ///
     /// # Errors
     /// If the lock file cannot be written.

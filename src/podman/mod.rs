@@ -29,8 +29,8 @@ pub mod storage_conf;
 pub mod survey;
 pub mod switch;
 pub mod tar_split;
+mod torn;
 pub mod tree;
-
 pub mod usage;
 pub mod verify;
 pub mod weights;
