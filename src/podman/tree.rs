@@ -9,6 +9,8 @@
 //!    has all the links its file system allows (`EMLINK`, 65,000 on ext4).
 //! 3. *Copied*, where the file system cannot share.
 //!
+//! A file with the set-user-ID or set-group-ID bit is none of these: every user of the host could run it from here.
+//!
 //! What is linked is not read. Where Nix does not vouch for a file, the tree must be compared with the layer's digest
 //! afterwards: [`Placed::vouched`]. The tree's tar-split record is written along ([`super::tar_split`]).
 
@@ -45,6 +47,14 @@ pub enum TreeError {
     /// The recipe gives other files than when the layer was built.
     #[error("it has other files than when it was built")]
     Changed,
+    /// Every user of the host could run it as its owner: the linked store is open to all, Podman's own is not.
+    #[error(
+        "{path} has the set-user-ID or set-group-ID bit, and the linked store is open to every user of this host; load with `--via podman`"
+    )]
+    SetId {
+        /// The path in the layer.
+        path: String,
+    },
     /// Only root can give files to others.
     #[error(
         "{path} belongs to user {uid} and group {gid}, and only root can make such files; load with `--via podman`"
@@ -225,6 +235,9 @@ impl Placer<'_> {
         self.placed.gids.insert(entry.gid);
         let path = self.tree.join(std::ffi::OsStr::from_bytes(&entry.path));
         let owner = self.owner(&entry)?;
+        if matches!(entry.kind, Kind::File(_)) && entry.mode & 0o6000 != 0 {
+            return Err(TreeError::SetId { path: shown(&entry) });
+        }
         match (&entry.kind, content) {
             (Kind::Directory, _) => {
                 fs::create_dir(&path).at("create", &path)?;
@@ -256,7 +269,6 @@ impl Placer<'_> {
         }
         self.give(&path, owner)?;
         if let Kind::File(_) = entry.kind {
-            // After the owner: changing that takes set-user-ID away.
             fs::set_permissions(&path, Permissions::from_mode(entry.mode)).at("set the mode of", &path)?;
         }
         Ok(stamp(&path)?)
@@ -318,8 +330,7 @@ impl Placer<'_> {
         } else if (entry.uid, entry.gid) == (0, 0) {
             return Ok(self.me);
         }
-        let path = format!("/{}", String::from_utf8_lossy(&entry.path));
-        Err(TreeError::Owner { path, uid: entry.uid, gid: entry.gid })
+        Err(TreeError::Owner { path: shown(entry), uid: entry.uid, gid: entry.gid })
     }
 
     fn give(&self, path: &Path, owner: (u32, u32)) -> Result<(), TreeError> {
@@ -328,6 +339,11 @@ impl Placer<'_> {
         }
         Ok(())
     }
+}
+
+/// A member's path as it is in the image.
+fn shown(entry: &Entry) -> String {
+    format!("/{}", String::from_utf8_lossy(&entry.path))
 }
 
 pub(super) fn finish_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
