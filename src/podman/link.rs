@@ -1,17 +1,19 @@
 //! Images into the linked store: trees made in parallel, then recorded all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::sync::Arc;
 
 use oci_spec::image::MediaType;
 use rayon::prelude::*;
 
 use super::linked::{Change, LinkedStore, NewLayer};
-use super::records::{RecordsError, StoredImage, StoredLayer};
+use super::records::{Records, RecordsError, StoredImage, StoredLayer};
 use super::survey::names;
 use super::tar_split;
 use super::tree::{Placed, TreeError, Views, place};
 use crate::blobs::WriteError;
+use crate::digest::Digest;
 use crate::image::{LayerRecord, chain_ids};
 use crate::layout::{Description, ImageDir, LayoutError, PlatformRecord, changed};
 use crate::progress::Progress;
@@ -75,7 +77,7 @@ pub fn link(
     // A layer that several images share is made once, the largest first.
     let mut work: BTreeMap<String, Work<'_>> = BTreeMap::new();
     for (image, platform) in images {
-        let chain: Vec<String> = chain_ids(&platform.layers).iter().map(|id| id.hex()).collect();
+        let chain = chain(platform);
         for (n, record) in platform.layers.iter().enumerate() {
             let below = chain[..n].iter().rev().cloned().collect();
             work.entry(chain[n].clone()).or_insert(Work { image, record, below });
@@ -102,13 +104,18 @@ pub fn link(
         }
     }
     progress.check().map_err(|source| WriteError { action: "change", path: store.path().to_owned(), source })?;
-    // A layer above one that failed belongs to no image that can be had; left unrecorded, it is swept.
-    layers.retain(|layer| !layer.below.iter().any(|below| failed.contains_key(below.as_str())));
+    // A layer that belongs to no image that can be had is not recorded, and swept.
+    let chains: Vec<Vec<String>> = images.iter().map(|(_, platform)| chain(platform)).collect();
+    let is_whole = |chain: &&Vec<String>| !chain.iter().any(|layer| failed.contains_key(layer.as_str()));
+    let whole: BTreeSet<&String> = chains.iter().filter(is_whole).flatten().collect();
+    layers.retain(|layer| whole.contains(&layer.record.id));
     change.add_layers(layers, progress)?;
 
-    let (mut results, mut stored) = (Vec::new(), Vec::new());
-    for (image, platform) in images {
-        let chain: Vec<String> = chain_ids(&platform.layers).iter().map(|id| id.hex()).collect();
+    let claimed: BTreeSet<String> =
+        images.iter().flat_map(|(image, platform)| names(image.summary(), platform)).collect();
+    let mut results = Vec::new();
+    let mut stored: BTreeMap<String, (StoredImage, BigData)> = BTreeMap::new();
+    for ((image, platform), chain) in images.iter().zip(&chains) {
         if let Some(error) = chain.iter().find_map(|layer| failed.get(layer.as_str())) {
             results.push(Err(Arc::clone(error)));
             continue;
@@ -121,11 +128,21 @@ pub fn link(
             linked.copied += placed.copied;
         }
         results.push(Ok(linked));
-        stored.push(record(image, platform, chain.last().cloned().unwrap_or_default()));
+        // Other names, manifests and indexes that lead to the same image stay.
+        let id = platform.config_digest.hex();
+        let kept = match stored.remove(&id) {
+            Some((image, data)) => (image.names, data),
+            None => kept(&records, &id, &claimed),
+        };
+        stored.insert(id, record(image, platform, chain.last().cloned().unwrap_or_default(), kept));
     }
-    change.add_images(stored, progress)?;
-    change.sweep(progress)?;
+    change.add_images(stored.into_values().collect(), progress)?;
     Ok(results)
+}
+
+/// The IDs of the layers of an image, the lowest first.
+fn chain(platform: &PlatformRecord) -> Vec<String> {
+    chain_ids(&platform.layers).iter().map(|id| id.hex()).collect()
 }
 
 /// A layer to be made.
@@ -180,9 +197,31 @@ fn or_root(ids: &BTreeSet<u64>) -> Vec<u64> {
     if ids.is_empty() { vec![0] } else { ids.iter().copied().collect() }
 }
 
-/// The record and the files of an image, as c/image writes them.
-fn record(image: &ImageDir, platform: &PlatformRecord, layer: String) -> (StoredImage, BTreeMap<String, Vec<u8>>) {
-    let mut data: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+/// The files kept with an image, by the names that its record has for them.
+type BigData = BTreeMap<String, Vec<u8>>;
+
+/// The names of an image that is there already, but for those that are claimed now, and the files kept with it that are
+/// what they were.
+fn kept(records: &Records, id: &str, claimed: &BTreeSet<String>) -> (Vec<String>, BigData) {
+    let Some(image) = records.images.iter().find(|image| image.id == id) else { return Default::default() };
+    let read = |(name, digest): (&String, &String)| {
+        let bytes = fs::read(records.big_data(id, name)).ok()?;
+        (Digest::of(&bytes).to_string() == *digest).then(|| (name.clone(), bytes))
+    };
+    let names = image.names.iter().filter(|name| !claimed.contains(*name)).cloned();
+    (names.collect(), image.big_data_digests.iter().filter_map(read).collect())
+}
+
+/// The record and the files of an image, as c/image writes them, on top of what is kept.
+fn record(
+    image: &ImageDir,
+    platform: &PlatformRecord,
+    layer: String,
+    (mut all_names, mut data): (Vec<String>, BigData),
+) -> (StoredImage, BigData) {
+    let own = names(image.summary(), platform);
+    all_names.retain(|name| !own.contains(name));
+    all_names.extend(own);
     for blob in image.image().small_blobs() {
         if blob.digest == platform.digest {
             data.insert("manifest".to_owned(), blob.bytes.clone());
@@ -193,11 +232,11 @@ fn record(image: &ImageDir, platform: &PlatformRecord, layer: String) -> (Stored
             data.insert(format!("manifest-{}", blob.digest), blob.bytes.clone());
         }
     }
-    let digests = data.iter().map(|(name, bytes)| (name.clone(), crate::digest::Digest::of(bytes).to_string()));
+    let digests = data.iter().map(|(name, bytes)| (name.clone(), Digest::of(bytes).to_string()));
     let stored = StoredImage {
         id: platform.config_digest.hex(),
         digest: Some(platform.digest),
-        names: names(image.summary(), platform),
+        names: all_names,
         layer,
         metadata: "{}".to_owned(),
         big_data_names: data.keys().cloned().collect(),
