@@ -9,6 +9,7 @@ use crate::blobs::WriteError;
 use crate::layout::LayoutError;
 use crate::podman::decide::DecideError;
 use crate::podman::engine::EngineError;
+use crate::podman::generations::GenerationError;
 use crate::podman::load::LoadError;
 use crate::podman::model::ModelError;
 use crate::podman::places::PlacesError;
@@ -95,6 +96,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     if error.is::<Usage>()
         || error.is::<SpecError>()
         || matches!(error.downcast_ref(), Some(ModelError::Unknown { .. } | ModelError::SlotName(_)))
+        || matches!(error.downcast_ref(), Some(GenerationError::Unknown { .. }))
+        || matches!(error.downcast_ref(), Some(DecideError::SameName { .. }))
     {
         return Some(2);
     }

@@ -285,33 +285,40 @@ fn reason(reason: &Reason) -> String {
     }
 }
 
-/// The images and models at these paths, models first: whoever needs one finds it there.
+/// The images and models at these paths, each once, models first: whoever needs one finds it there.
 pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>> {
     let mut targets: Vec<Target> = Vec::new();
     for path in paths {
         let path = &lean(path);
-        let origin = origin(path)?;
+        let origins = BTreeSet::from([origin(path)?]);
         if path.join("stack.json").is_file() {
             let stack = StackDir::open(path)?;
-            let model = |(name, image)| Target { image, name, origin: origin.clone() };
+            let model = |(name, image)| Target { image, name, origins: origins.clone() };
             targets.extend(stack.models.into_iter().map(model));
             targets.extend(stack.images.into_iter().map(|image| Target {
                 name: file_name(&image.summary().name),
                 image,
-                origin: origin.clone(),
+                origins: origins.clone(),
             }));
         } else {
             let image = ImageDir::open(path)?;
             let name = file_name(&image.summary().name);
-            targets.push(Target { image, name, origin });
+            targets.push(Target { image, name, origins });
         }
     }
     // Stacks may have images and models in common.
-    let mut known = BTreeSet::new();
-    targets.retain(|target| {
-        let summary = target.image.summary();
-        known.insert((summary.reference.clone(), summary.digest))
-    });
+    let mut once: Vec<Target> = Vec::new();
+    for target in targets {
+        let is_it = |other: &&mut Target| {
+            let (one, two) = (other.image.summary(), target.image.summary());
+            one.reference == two.reference && one.digest == two.digest
+        };
+        match once.iter_mut().find(is_it) {
+            Some(other) => other.origins.extend(target.origins),
+            None => once.push(target),
+        }
+    }
+    let mut targets = once;
     if !only.is_empty() {
         let names: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
         if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {

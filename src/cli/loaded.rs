@@ -20,8 +20,8 @@ pub(super) fn loaded(host: &Host, names: &[String]) -> Result<Option<Vec<Image>>
     }
     let wanted = generation.entries.into_iter().filter(|entry| names.is_empty() || names.contains(&entry.name));
     let open = |entry: Entry| {
-        let (name, origin) = (entry.name.clone(), entry.origin.clone());
-        let target = ImageDir::open(&entry.directory).map(|image| Target { image, name, origin });
+        let (name, origins) = (entry.name.clone(), entry.origins.clone());
+        let target = ImageDir::open(&entry.directory).map(|image| Target { image, name, origins });
         (entry, target)
     };
     Ok(Some(wanted.map(open).collect()))

@@ -180,7 +180,7 @@ fn rows(args: &Args, host: &Host, survey: &Survey) -> Result<Vec<Row>> {
     if !args.paths.is_empty() {
         let of = |target: &Target| {
             let platform = target.platform()?;
-            row(Entry::new(&target.image, platform, &target.name, &target.origin), target)
+            row(Entry::new(&target.image, platform, &target.name, &target.origins), target)
         };
         return targets(&args.paths, &[])?.iter().map(of).collect();
     }

@@ -2,6 +2,7 @@
 //!
 //! Records are read, and nothing else: no process is started and no byte of a layer is read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
@@ -33,6 +34,16 @@ pub enum DecideError {
         has: String,
         /// What this host is.
         host: Platform,
+    },
+    /// Only one of them could have the name.
+    #[error("{one} and {two} are both {reference}, and not the same image; load one of them", one = one.display(), two = two.display())]
+    SameName {
+        /// The name and tag.
+        reference: String,
+        /// One image directory.
+        one: PathBuf,
+        /// The other.
+        two: PathBuf,
     },
     /// Records of a store.
     #[error("{0}")]
@@ -94,7 +105,7 @@ pub struct Target {
     /// What it is called in its stack.
     pub name: String,
     /// What it came with.
-    pub origin: String,
+    pub origins: BTreeSet<String>,
 }
 
 impl Target {
@@ -174,6 +185,15 @@ impl Host {
     /// # Errors
     /// See [`DecideError`].
     pub fn plan(&self, targets: &[Target], options: Options, progress: &Progress) -> Result<Vec<Step>, DecideError> {
+        let mut named: BTreeMap<&str, &ImageDir> = BTreeMap::new();
+        for image in targets.iter().map(|target| &target.image) {
+            let reference = &image.summary().reference;
+            let other = named.insert(reference, image).filter(|other| other.summary().digest != image.summary().digest);
+            if let Some(other) = other {
+                let [one, two] = [other, image].map(|image| image.path().to_owned());
+                return Err(DecideError::SameName { reference: reference.clone(), one, two });
+            }
+        }
         let survey = Survey::read(&self.places, progress)?;
         let current = Generations::of(&self.places.graph_root).current()?;
         let linked = match options.via {
@@ -187,7 +207,7 @@ impl Host {
         let step = |target: &Target| {
             let platform = target.platform()?;
             let summary = target.image.summary();
-            let entry = Entry::new(&target.image, platform, &target.name, &target.origin);
+            let entry = Entry::new(&target.image, platform, &target.name, &target.origins);
             let missing = match linked {
                 Some(store) => (How::Link, store.path().to_owned()),
                 None => (How::Pull, self.places.graph_root.clone()),

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The folder lies in the graph root because it speaks of what that graph root has. Loading the same again makes no new
-//! generation. Numbers only grow; going back makes an old generation current and removes nothing.
+//! generation. A new one gets the number after the highest that is there; going back makes an old generation current and
+//! removes nothing.
 //!
 //! A root is known to Nix through a link in `gcroots/auto` (Nix manual, *Garbage collector roots*): when the generation is
 //! removed, or the graph root is, the link leads nowhere and Nix drops it by itself.
@@ -68,8 +69,8 @@ pub struct Entry {
     pub name: String,
     /// Whether it is an image or a model.
     pub kind: ImageKind,
-    /// What it came with: a stack's or an image's name. A load replaces all that came with the same.
-    pub origin: String,
+    /// What it came with: names of stacks, or of the image. A load replaces all that came with the same.
+    pub origins: BTreeSet<String>,
     /// Name with its registry, without the tag.
     pub repository: String,
     /// Name and tag.
@@ -94,12 +95,12 @@ pub struct Entry {
 impl Entry {
     /// Describes one platform of an image directory.
     #[must_use]
-    pub fn new(image: &ImageDir, platform: &PlatformRecord, name: &str, origin: &str) -> Self {
+    pub fn new(image: &ImageDir, platform: &PlatformRecord, name: &str, origins: &BTreeSet<String>) -> Self {
         let summary = image.summary();
         Self {
             name: name.to_owned(),
             kind: summary.kind,
-            origin: origin.to_owned(),
+            origins: origins.clone(),
             repository: summary.name.clone(),
             reference: summary.reference.clone(),
             digest: summary.digest,
@@ -256,17 +257,26 @@ impl Generations {
         self.numbers()?.into_iter().map(|number| self.read(number)).collect()
     }
 
-    /// What the generation after a load holds: what is there, without what came with the same origins, and the new.
+    /// What the generation after a load holds: what is there, without what came with the same origins alone, and the new.
     /// With `only_named` nothing goes but what has a new entry.
     #[must_use]
-    pub fn merge(current: Option<&Generation>, new: Vec<Entry>, only_named: bool) -> Vec<Entry> {
-        let origins: BTreeSet<&str> = new.iter().map(|entry| entry.origin.as_str()).collect();
-        let replaced = |old: &Entry| {
-            new.iter().any(|entry| entry.kind == old.kind && entry.repository == old.repository)
-                || (!only_named && origins.contains(old.origin.as_str()))
-        };
-        let kept = current.into_iter().flat_map(|current| &current.entries).filter(|old| !replaced(old)).cloned();
-        let mut entries: Vec<Entry> = kept.collect();
+    pub fn merge(current: Option<&Generation>, mut new: Vec<Entry>, only_named: bool) -> Vec<Entry> {
+        let origins: BTreeSet<String> = new.iter().flat_map(|entry| entry.origins.iter().cloned()).collect();
+        let mut entries: Vec<Entry> = Vec::new();
+        for mut old in current.into_iter().flat_map(|current| current.entries.iter().cloned()) {
+            let mut successors =
+                new.iter_mut().filter(|entry| entry.kind == old.kind && entry.repository == old.repository).peekable();
+            if successors.peek().is_some() {
+                // What came with something else too is still wanted when this origin has it no more.
+                let same = successors.find(|entry| entry.reference == old.reference && entry.digest == old.digest);
+                same.into_iter().for_each(|entry| entry.origins.append(&mut old.origins));
+                continue;
+            }
+            if !only_named {
+                old.origins.retain(|origin| !origins.contains(origin));
+            }
+            entries.extend(Some(old).filter(|old| !old.origins.is_empty()));
+        }
         entries.extend(new);
         entries.sort_by(|a, b| (a.kind as u8, &a.name, &a.reference).cmp(&(b.kind as u8, &b.name, &b.reference)));
         entries
@@ -378,4 +388,53 @@ impl Generations {
 pub(super) fn store_path(store: &Path, path: &Path) -> Option<(String, PathBuf)> {
     let name = path.strip_prefix(store).ok()?.components().next()?.as_os_str().to_str()?.to_owned();
     Some((name.clone(), store.join(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(repository: &str, version: u8, origin: &str) -> Entry {
+        let digest = Digest::of(&[version]);
+        Entry {
+            name: repository.to_owned(),
+            kind: ImageKind::Image,
+            origins: [origin.to_owned()].into(),
+            repository: repository.to_owned(),
+            reference: format!("{repository}:{version}"),
+            digest,
+            manifest_digest: digest,
+            config_digest: digest,
+            platform: Platform::default(),
+            size: 0,
+            models: Vec::new(),
+            directory: PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn what_two_stacks_have_goes_with_the_last_one() {
+        let mut current: Option<Generation> = None;
+        let mut load = |entries: &[(&str, u8)], origin: &str, only_named: bool| {
+            let new = entries.iter().map(|(name, version)| entry(name, *version, origin)).collect();
+            let entries = Generations::merge(current.as_ref(), new, only_named);
+            let same = current.as_ref().is_some_and(|current| Generations::is_same(current, &entries));
+            let told = entries.iter().map(|entry| {
+                let origins: Vec<&str> = entry.origins.iter().map(String::as_str).collect();
+                format!("{} {}", entry.reference, origins.concat())
+            });
+            let told = told.collect::<Vec<_>>().join(", ");
+            current = Some(Generation { version: VERSION, number: 1, entries });
+            (told, same)
+        };
+        let all = "app:1 a, m:1 ab, web:1 b".to_owned();
+        assert_eq!(load(&[("app", 1), ("m", 1)], "a", false), ("app:1 a, m:1 a".to_owned(), false));
+        assert_eq!(load(&[("web", 1), ("m", 1)], "b", false), (all.clone(), false));
+        // Both again, in turn, change nothing.
+        assert_eq!(load(&[("app", 1), ("m", 1)], "a", false), (all.clone(), true));
+        assert_eq!(load(&[("web", 1), ("m", 1)], "b", false), (all.clone(), true));
+        assert_eq!(load(&[("web", 2)], "b", true), ("app:1 a, m:1 ab, web:2 b".to_owned(), false));
+        assert_eq!(load(&[("app", 2)], "a", false), ("app:2 a, m:1 b, web:2 b".to_owned(), false));
+        assert_eq!(load(&[("web", 2)], "b", false), ("app:2 a, web:2 b".to_owned(), false));
+    }
 }

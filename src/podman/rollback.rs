@@ -67,9 +67,9 @@ impl Host {
         let mut targets = Vec::new();
         let mut named_only = Vec::new();
         for entry in &generation.entries {
-            let (name, origin) = (entry.name.clone(), entry.origin.clone());
+            let (name, origins) = (entry.name.clone(), entry.origins.clone());
             match ImageDir::open(&entry.directory) {
-                Ok(image) => targets.push(Target { image, name, origin }),
+                Ok(image) => targets.push(Target { image, name, origins }),
                 // It is present, and its names are all that can be put right.
                 Err(_) => named_only.push(entry),
             }

@@ -19,7 +19,7 @@ fn options_choose_and_json_tells_everything() {
     assert_eq!((unknown.code, unknown.stderr.as_str()), (2, there));
 
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
-    let row = "action bytesToWrite configDigest digest directory kind manifestDigest models name origin platform reason \
+    let row = "action bytesToWrite configDigest digest directory kind manifestDigest models name origins platform reason \
                ref repository size store";
     let planned: Value = serde_json::from_str(&podman.load(stack(), &["--dry-run", "--json"]).stdout).unwrap();
     assert_eq!(keys(&planned), "bytesToWrite free images place present toLoad");
