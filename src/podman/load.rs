@@ -17,7 +17,7 @@ use super::gc_roots;
 use super::generations::{Entry, GenerationError, Generations};
 use super::link::{LinkError, link};
 use super::pull::{self, PullError, pull};
-use super::records::RecordsError;
+use super::records::{RecordsError, StoredImage};
 use super::survey::{Presence, Survey, names};
 use crate::blobs::{WriteError, free_space};
 use crate::progress::Progress;
@@ -185,17 +185,12 @@ impl Host {
         }
         let mut outcomes: Vec<Outcome> =
             steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
-        self.clear_damaged(&mut outcomes, progress)?;
-        self.link(targets, &mut outcomes, options, progress)?;
-        let pulled = self.pull(targets, &mut outcomes, options, done, progress)?;
-        self.put_names_right(targets, &mut outcomes, progress)?;
-        self.confirm(targets, &mut outcomes, progress)?;
+        let pulled = self.bring(targets, &mut outcomes, options, done, progress);
         // Not before: of what no record names, linking keeps what it needs, and a container may be running on it.
-        if let Some(store) = &self.linked
-            && !store.leftovers(progress)?.is_empty()
-        {
-            store.change(progress)?.sweep(progress)?;
+        if let Err(error) = self.sweep(progress) {
+            warnings.push(format!("what a killed run has left cannot be removed: {error}"));
         }
+        let pulled = pulled?;
         outcomes.iter().filter(|outcome| outcome.step.how != How::Pull || outcome.error.is_some()).for_each(&mut *done);
         let failed = outcomes.iter().any(|outcome| outcome.error.is_some());
         let generation = if failed {
@@ -205,6 +200,36 @@ impl Host {
             Some(generation)
         };
         Ok(Loaded { outcomes, pulled, generation, warnings })
+    }
+
+    /// Loads, names and checks; bytes of layers that Podman wrote.
+    fn bring(
+        &self,
+        targets: &[Target],
+        outcomes: &mut [Outcome],
+        options: Options,
+        done: &mut dyn FnMut(&Outcome),
+        progress: &Progress,
+    ) -> Result<u64, LoadError> {
+        let given = self.clear_damaged(outcomes, progress)?;
+        self.link(targets, outcomes, options, progress)?;
+        let pulled = self.pull(targets, outcomes, options, done, progress)?;
+        self.put_names_right(targets, outcomes, progress)?;
+        for (outcome, names) in outcomes.iter_mut().zip(given).filter(|(outcome, _)| outcome.error.is_none()) {
+            let id = outcome.step.entry.config_digest.hex();
+            let tagged = names.iter().try_for_each(|name| self.engine.tag(&id, name, progress));
+            outcome.error = tagged.err().map(LoadError::from);
+        }
+        self.confirm(targets, outcomes, progress)?;
+        Ok(pulled)
+    }
+
+    /// Removes from the linked store what killed runs have left, and what this one could not use.
+    fn sweep(&self, progress: &Progress) -> Result<(), RecordsError> {
+        match &self.linked {
+            Some(store) if !store.leftovers(progress)?.is_empty() => store.change(progress)?.sweep(progress).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses before anything is written what cannot fit.
@@ -224,31 +249,35 @@ impl Host {
     }
 
     /// Takes damaged records out of the graph root: Podman would prefer them to what is loaded now, and to load the same
-    /// over them mends nothing (Podman 4.3 and 5.4).
-    fn clear_damaged(&self, outcomes: &mut [Outcome], progress: &Progress) -> Result<(), LoadError> {
-        if outcomes.iter().all(|outcome| !matches!(outcome.step.reason, Reason::Damaged(_) | Reason::Forced)) {
-            return Ok(());
+    /// over them mends nothing (Podman 4.3 and 5.4). Outcome by outcome, the names that the image had besides, and is to
+    /// have again.
+    fn clear_damaged(&self, outcomes: &mut [Outcome], progress: &Progress) -> Result<Vec<Vec<String>>, LoadError> {
+        let mut given = vec![Vec::new(); outcomes.len()];
+        let clears = |step: &Step| matches!(step.reason, Reason::Damaged(_) | Reason::Forced);
+        if !outcomes.iter().any(|outcome| clears(&outcome.step)) {
+            return Ok(given);
         }
         let survey = Survey::read(&self.places, progress)?;
-        let Some(own) = survey.stores.first() else { return Ok(()) };
-        for outcome in outcomes {
-            if !matches!(outcome.step.reason, Reason::Damaged(_) | Reason::Forced) {
+        let Some(own) = survey.stores.first() else { return Ok(given) };
+        for (outcome, given) in outcomes.iter_mut().zip(&mut given).filter(|(outcome, _)| clears(&outcome.step)) {
+            let (id, ours) = (outcome.step.entry.config_digest.hex(), outcome.step.entry.names());
+            // What `podman tag` has written over layers of the linked store is as good as they are.
+            let stays = |image: &StoredImage| outcome.step.how == How::Link && !own.layers.contains_key(&image.layer);
+            let Some(image) = own.images.iter().find(|image| image.id == id).filter(|image| !stays(image)) else {
                 continue;
-            }
-            let id = outcome.step.entry.config_digest.hex();
+            };
             // Podman would take away all names but the last before it refuses.
-            let user = own.containers.iter().find(|container| container.image == id);
-            if let Some(user) = user.filter(|_| own.images.iter().any(|image| image.id == id)) {
-                let container = user.names.first().unwrap_or(&user.id).clone();
-                let reference = outcome.step.entry.reference.clone();
-                outcome.error = Some(LoadError::InUse { reference, container });
+            if let Some(container) = own.containers.iter().find(|container| container.image == id) {
+                let container = container.names.first().unwrap_or(&container.id).clone();
+                outcome.error = Some(LoadError::InUse { reference: outcome.step.entry.reference.clone(), container });
                 continue;
             }
-            let names = own.images.iter().filter(|image| image.id == id).flat_map(|image| &image.names);
-            let removed = names.into_iter().try_for_each(|name| self.engine.remove_image(name, progress));
+            let is_tag = |name: &&String| !ours.contains(*name) && !name.contains('@');
+            given.extend(image.names.iter().filter(is_tag).cloned());
+            let removed = image.names.iter().try_for_each(|name| self.engine.remove_image(name, progress));
             outcome.error = removed.err().map(LoadError::from);
         }
-        Ok(())
+        Ok(given)
     }
 
     fn link(
@@ -301,8 +330,10 @@ impl Host {
             if outcome.step.how != How::Pull || outcome.error.is_some() {
                 continue;
             }
-            let present = Survey::read(&self.places, progress)?.own_diff_ids();
-            match pull(&self.engine, &self.places, &target.image, target.platform()?, &present, progress) {
+            let (present, platform) = (Survey::read(&self.places, progress)?.own_diff_ids(), target.platform()?);
+            let missing = platform.layers.iter().filter(|layer| !present.contains(&layer.digest));
+            outcome.step.to_write = missing.map(|layer| layer.size).sum();
+            match pull(&self.engine, &self.places, &target.image, platform, &present, progress) {
                 Ok(pulled) => bytes += pulled.bytes,
                 Err(error) => outcome.error = Some(error.into()),
             }
@@ -393,7 +424,7 @@ impl LoadError {
         let Self::Link(error) = self else { return false };
         match &**error {
             LinkError::NoRecipe { .. } => true,
-            LinkError::Tree { source, .. } => matches!(**source, TreeError::Owner { .. }),
+            LinkError::Tree { source, .. } => matches!(**source, TreeError::Owner { .. } | TreeError::SetId { .. }),
             _ => false,
         }
     }

@@ -228,7 +228,7 @@ fn what_nix_does_not_vouch_for_is_copied_and_compared() {
 fn other_modes_and_owners_are_copies_and_all_else_is_linked() {
     let podman = Podman::with_nix();
     let tools = podman.add("tree", "etc/secret", "secret", 0o444);
-    podman.add("tree", "bin/suid", "suid", 0o555);
+    podman.add("tree", "bin/writable", "writable", 0o555);
     podman.add("tree", "etc/plain", "plain", 0o444);
     let store = podman.home("store");
     let info = closure(store.to_str().unwrap(), &store, &[("tree", &[])]);
@@ -236,7 +236,7 @@ fn other_modes_and_owners_are_copies_and_all_else_is_linked() {
     let spec = json!({ "kind": "image", "name": "app", "tag": "1", "storeDir": store,
         "content": { "copyToRoot": [tools] }, "models": [podman.model("tools", "/", &podman.tools())],
         "perms": [{ "regex": "^/etc/secret$", "mode": "0440", "uid": 999, "gid": 998 },
-                  { "regex": "^/bin/suid$", "mode": "4755" }] });
+                  { "regex": "^/bin/writable$", "mode": "0755" }] });
     let spec = podman.env.write("spec.json", spec.to_string());
     let [spec, closure, out] = [&spec, &closure, &output].map(|path| path.to_str().unwrap());
     podman.env.ok(["build", spec, "--closure", closure, "--output", out]);
@@ -246,7 +246,7 @@ fn other_modes_and_owners_are_copies_and_all_else_is_linked() {
         (data.mode() & 0o7777, data.uid(), data.gid(), data.mtime())
     };
     assert_eq!(look("etc/secret"), (0o440, 999, 998, 1));
-    assert_eq!(look("bin/suid"), (0o4755, 0, 0, 1));
+    assert_eq!(look("bin/writable"), (0o755, 0, 0, 1));
     for (file, source) in [("etc/plain", "tree"), ("bin/sh", "tools")] {
         let source = store.join(crate::env::base_name(source)).join(file);
         assert_eq!(
@@ -255,8 +255,27 @@ fn other_modes_and_owners_are_copies_and_all_else_is_linked() {
             "{file}"
         );
     }
-    let seen = podman.sh("localhost/app:1", "cat /etc/secret /bin/suid /etc/plain");
-    assert_eq!(seen, "secretsuidplain");
+    let seen = podman.sh("localhost/app:1", "cat /etc/secret /bin/writable /etc/plain");
+    assert_eq!(seen, "secretwritableplain");
+}
+
+#[test]
+fn what_every_user_could_run_as_another_is_not_linked() {
+    let podman = Podman::with_nix();
+    let spec = json!({ "kind": "image", "name": "app", "tag": "1", "storeDir": podman.home("store"),
+        "content": { "texts": { "/bin/suid": "suid" } }, "models": [podman.model("tools", "/", &podman.tools())],
+        "perms": [{ "regex": "^/bin/suid$", "mode": "4755" }] });
+    let image = podman.build("app", &spec);
+    let refused = podman.load(&image, &["--via", "store"]);
+    assert_eq!(refused.code, 1);
+    let sentence = "/bin/suid has the set-user-ID or set-group-ID bit, and the linked store is open to every user of \
+                    this host; load with `--via podman`\n";
+    assert!(refused.stderr.contains(sentence), "{refused:?}");
+    let records = podman.store().records(&Progress::new()).unwrap();
+    assert_eq!((records.layers.len(), records.images.len()), (0, 0), "nothing of half an image is recorded");
+    let pulled = podman.load(&image, &[]);
+    assert!(pulled.stdout.starts_with("image app: pulled ") && !pulled.stdout.contains("pulled 0 B"), "{pulled:?}");
+    assert_eq!(podman.sh("localhost/app:1", "test -u /bin/suid && cat /bin/suid"), "suid");
 }
 
 #[test]
@@ -432,4 +451,20 @@ fn a_podman_that_only_says_so_is_not_believed() {
         nothing_left(&podman, &[1]);
         assert_eq!(podman.sh("localhost/app:1", "cat /text"), "lie");
     }
+}
+
+#[test]
+fn what_a_container_runs_on_stays_even_if_its_records_are_lost() {
+    let podman = Podman::with_nix();
+    podman.load(&podman.app("app", "text"), &[]).last();
+    podman.run(&["run", "--detach", "--pull=never", "--network=none", "--name", "c", "localhost/app:1"]);
+    for records in ["storage/overlay-images/images.json", "storage/overlay-layers/layers.json"] {
+        fs::write(podman.home(records), "[]").unwrap();
+    }
+    let progress = Progress::new();
+    podman.store().change(&progress).unwrap().sweep(&progress).unwrap();
+    assert_eq!(podman.run(&["exec", "c", "/bin/cat", "/text"]), "text");
+    podman.run(&["stop", "--time", "0", "c"]);
+    podman.store().change(&progress).unwrap().sweep(&progress).unwrap();
+    assert_eq!(fs::read_dir(podman.home("storage/overlay")).unwrap().count(), 1);
 }

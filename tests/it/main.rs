@@ -17,6 +17,7 @@ mod golden;
 mod lab;
 mod load;
 mod load_faults;
+mod load_names;
 mod load_options;
 mod model;
 mod nix;
