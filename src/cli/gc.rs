@@ -243,8 +243,5 @@ pub(super) fn advice(error: &LoadError, host: &Host, progress: &Progress) -> Str
         LoadError::Pull(PullError::NoSpace { graph_root, .. } | PullError::Full { graph_root, .. }) => graph_root,
         _ => return String::new(),
     };
-    match host.reclaimable(place, progress) {
-        0 => String::new(),
-        bytes => format!("; windlass gc --apply would free {}", size(bytes)),
-    }
+    format!("; windlass gc --apply would free {}", size(host.reclaimable(place, progress)))
 }

@@ -237,9 +237,16 @@ impl Host {
         for how in [How::Link, How::Pull] {
             let steps: Vec<&Step> = steps.iter().filter(|step| step.how == how).collect();
             let Some(first) = steps.first() else { continue };
-            let needed = steps.iter().map(|step| step.to_write).sum();
+            let sizes = || steps.iter().map(|step| step.to_write);
             let place = first.store.clone();
             let existing = place.ancestors().find(|path| path.exists()).unwrap_or(&place);
+            // While an image is pulled, its blobs and the program's copies of them lie beside its layers.
+            let copies = match how {
+                How::Pull if pull::shares(existing) => 1,
+                How::Pull => 2,
+                _ => 0,
+            };
+            let needed = sizes().sum::<u64>() + copies * sizes().max().unwrap_or(0);
             let free = free_space(existing)?;
             if needed > free {
                 return Err(LoadError::NoSpace { place, needed, free });

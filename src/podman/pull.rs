@@ -238,7 +238,7 @@ fn written() -> Option<u64> {
 }
 
 /// Whether files in `directory` can share data.
-fn shares(directory: &Path) -> bool {
+pub(super) fn shares(directory: &Path) -> bool {
     let probe = || tempfile::tempfile_in(directory).ok();
     matches!((probe(), probe()), (Some(to), Some(from)) if ioctl_ficlone(&to, &from).is_ok())
 }
