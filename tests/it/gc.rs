@@ -319,7 +319,7 @@ fn watermarks_remove_the_oldest_until_it_is_enough() {
     let (code, sentence) = lab.fails(&["load", "huge-1"]);
     assert_eq!(code, 5, "{sentence}");
     assert!(
-        sentence.starts_with("windlass: loading needs 6") && sentence.contains("; windlass gc --apply would free ")
+        sentence.starts_with("windlass: loading needs 18") && sentence.contains("; windlass gc --apply would free ")
     );
     drop(lab);
     drop(disk);
