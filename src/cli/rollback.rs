@@ -91,6 +91,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         printer.line(format!("generation {number} is whole: {present} present, {to_load} to load"))?;
         for Change { name, from, to } in &changes {
             let said = match (from, to) {
+                // The same bytes under another tag.
+                (Some(from), Some(to)) if from == to => format!("{to}, under its name of then"),
                 (Some(from), Some(to)) => format!("{from} → {to}"),
                 (None, Some(to)) => format!("back: {to}"),
                 (Some(from), None) => format!("out: {from} stays in Podman until `windlass gc`"),
