@@ -14,11 +14,11 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, copy_file_range, ioctl_ficlone, renameat_with, statvfs};
+use rustix::fs::{CWD, OFlags, RenameFlags, copy_file_range, ioctl_ficlone, renameat_with, statvfs};
 use rustix::io::Errno;
 
 use crate::digest::{Digest, Hasher};
@@ -212,6 +212,19 @@ fn sync_tree(directory: &Path) -> Result<(), WriteError> {
         }
     }
     Ok(())
+}
+
+/// Reads a file whole. Anything else in its place, which may be somebody else's, is an error: to open a pipe would wait
+/// for a writer.
+pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Writes a small file whole.

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use self::recipes::Description;
 use self::recipes::checksums_path;
 pub(crate) use self::recipes::{read_recipes, write_recipes};
-use crate::blobs::{At, Output, Verify, WriteError, write_file};
+use crate::blobs::{At, Output, Verify, WriteError, read_file, write_file};
 use crate::canonical;
 use crate::digest::Digest;
 use crate::image::{Blob, Layer, LayerRecord, digest_in, index_json, oci_layout};
@@ -457,8 +457,11 @@ fn format_error(path: &Path, error: &dyn std::fmt::Display) -> LayoutError {
 /// # Errors
 /// If it cannot be read, or is something else.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutError> {
-    let bytes = fs::read(path).map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
-    let mut from = serde_json::Deserializer::from_slice(&bytes);
+    parse_json(path, &read_file(path).map_err(|source| LayoutError::Read { path: path.to_owned(), source })?)
+}
+
+fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, LayoutError> {
+    let mut from = serde_json::Deserializer::from_slice(bytes);
     serde_path_to_error::deserialize(&mut from).map_err(|error| format_error(path, &error))
 }
 
@@ -471,10 +474,11 @@ pub fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutError
     struct Versioned {
         version: u32,
     }
-    let Versioned { version } = read_json(path)?;
+    let bytes = read_file(path).map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
+    let Versioned { version } = parse_json(path, &bytes)?;
     if version > VERSION {
         let message = format!("is of version {version}, and this windlass knows version {VERSION}; update windlass");
         return Err(LayoutError::Format { path: path.to_owned(), message });
     }
-    read_json(path)
+    parse_json(path, &bytes)
 }

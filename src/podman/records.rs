@@ -11,7 +11,6 @@
 //! for what does not outlive a reboot (`volatile-…`). Keys that windlass has no use for are not read.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::lock::{For, Lock};
-use crate::blobs::{At, WriteError};
+use crate::blobs::{At, WriteError, read_file};
 use crate::digest::Digest;
 use crate::progress::Progress;
 
@@ -300,7 +299,7 @@ impl Folder {
 
 /// The list in a JSON file; nothing for a file that is not there or empty.
 pub(super) fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, RecordsError> {
-    let bytes = match fs::read(path) {
+    let bytes = match read_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         bytes => bytes.at("read", path)?,
     };
@@ -314,6 +313,8 @@ pub(super) fn read_list<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Reco
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,10 +1,11 @@
 //! `storage.conf`: what of it decides where things are, and how an additional image store is named in it.
 
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use toml_edit::{Array, DocumentMut, Item, Table, TableLike, Value, value};
+
+use crate::blobs::read_file;
 
 /// Why a `storage.conf` cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ impl StorageConf {
     /// # Errors
     /// If it cannot be read, is not TOML, or has a value of the wrong kind.
     pub fn read(path: &Path) -> Result<Option<Self>, ConfError> {
-        match fs::read_to_string(path) {
+        match read_file(path).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other)) {
             Ok(text) => Self::parse(&text, path).map(Some),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound) => Ok(None),
             Err(source) => Err(ConfError::Read { path: path.to_owned(), source }),

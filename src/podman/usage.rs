@@ -344,9 +344,16 @@ mod tests {
         }
         let conf = format!("[storage]\ndriver = \"overlay\"\ngraphroot = \"{}\"\n", chosen.display());
         fs::write(path("b/.config/containers/storage.conf"), conf).unwrap();
+        fs::create_dir_all(path("c/.config/containers")).unwrap();
+        let pipe = path("c/.config/containers/storage.conf");
+        assert!(std::process::Command::new("mkfifo").arg(pipe).status().unwrap().success());
         let line = |name: &str, uid| format!("{name}:x:{uid}:{uid}::{}:/bin/sh\n", path(name).display());
-        let passwd =
-            format!("# nobody\nroot\n{}{}nobody:x:65534:1::/nonexistent:/bin/sh\n", line("a", 1001), line("b", 1002));
+        let passwd = format!(
+            "# nobody\nroot\n{}{}{}nobody:x:65534:1::/nonexistent:/bin/sh\n",
+            line("a", 1001),
+            line("b", 1002),
+            line("c", 1003)
+        );
         fs::write(path("passwd"), passwd).unwrap();
         let roots = Others { passwd: path("passwd"), proc: path("proc") }.graph_roots();
         assert!(roots.contains(&usual) && roots.contains(&chosen), "{roots:?}");

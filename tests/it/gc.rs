@@ -369,4 +369,10 @@ fn generations_that_cannot_be_looked_at_now_are_not_gone() {
     let (code, said) = lab.fails(&["gc", "--apply", "--keep-generations", "0"]);
     assert_eq!((code, said.contains("open $T/loop/windlass: ")), (1, true), "{said}");
     assert_eq!(store.users().unwrap().len(), 2);
+    // Nor does a pipe keep anybody waiting.
+    std::fs::remove_file(&looping).unwrap();
+    std::fs::create_dir_all(looping.join("windlass/generations/1")).unwrap();
+    run_ok(Command::new("mkfifo").arg(looping.join("windlass/generations/1/generation.json")));
+    let (code, said) = lab.fails(&["gc"]);
+    assert_eq!((code, said.contains("it is not a file")), (1, true), "{said}");
 }
