@@ -9,6 +9,8 @@
 //!    ([`canonical`]).
 //! 5. The **image directory** holds them with the recipes ([`layout`]); several of them are a stack ([`stack`]).
 //! 6. **Archives and OCI directories** are written from it for other tools ([`archive`], [`blobs`]).
+//! 7. **Podman** gets it by links to the store, or through its own tools; what was loaded is kept, checked, gone back to and
+//!    cleaned up ([`podman`]).
 //!
 //! Left to right only: a part knows those to its left. This table is checked by a test; a row names all that a module
 //! uses of this crate.

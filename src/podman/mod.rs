@@ -1,6 +1,17 @@
 //! containers-storage as Podman sees it: what is there, and how images get in without a registry.
 //!
 //! Measured on Podman 4.3.1 and 5.4.2 (containers/storage 1.43 and 1.57), and read in their sources.
+//!
+//! | question | modules |
+//! |---|---|
+//! | where does Podman keep its things, and is the host ready? | [`places`] [`storage_conf`] `rules`, [`doctor`] `host` `mend` |
+//! | what is there? | [`lock`] [`records`] [`survey`] [`shares`] |
+//! | what must be loaded, and how? | [`decide`] [`load`] |
+//! | linked: trees of hard links in a store of our own | [`tree`] [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
+//! | pulled: handed to Podman | [`engine`] [`pull`] |
+//! | what was loaded, and what goes? | [`generations`] [`gc_roots`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
+//! | is it still what was built? | [`verify`] |
+//! | which model does a service have? | [`weights`] [`model`] [`service`] [`switch`] |
 
 pub mod decide;
 pub mod doctor;
