@@ -395,7 +395,8 @@ fn a_user_runs_what_root_has_linked() {
         as podman run --rm --pull=never --network=none -v data:/data:U localhost/app:1
         as podman images --format '{{.Repository}} {{.ReadOnly}}'
         as podman volume rm data >/dev/null
-        as podman unshare umount -l $T/home/.local/share/containers/storage/overlay 2>/dev/null || true";
+        overlay=$T/home/.local/share/containers/storage/overlay
+        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay";
     let mut command = podman.windlass(&[]);
     let folder = podman.env.path("").to_str().unwrap().trim_end_matches('/').to_owned();
     let program = podman.env.program();

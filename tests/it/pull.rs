@@ -111,8 +111,9 @@ fn only_missing_layers_are_handed_over_and_a_second_tag_stays() {
     let model = BTreeSet::from([platform.layers[0].digest]);
     let second = pull(&podman.engine(), &podman.places(), &two, platform, &model, &Progress::new()).unwrap();
     let large = platform.layers[0].size;
-    // The kernel takes off what was gone again before it was on the disk, so that the count may be less than the layers.
-    assert!(second.layers == 1 && second.bytes < large && second.bytes < first.bytes, "{first:?} {second:?}");
+    // The first wrote the model at least. The kernel counts for a process: nextest gives each test one of its own.
+    let model = (4 * MIB) as u64;
+    assert!(second.layers == 1 && second.bytes < large && first.bytes >= model, "{first:?} {second:?}");
     fs::rename(podman.env.path("away"), podman.env.path("model.bin")).unwrap();
     is_whole(&podman, &two, platform.config_digest);
     is_whole(&podman, &one, one.summary().platforms[0].config_digest);
