@@ -93,6 +93,9 @@ rec {
     in
     if hasRegistry then name else "localhost/${name}";
 
+  # What an image is called among the files of a stack: `localhost/redis` -> `redis`. As `file_name` in src/reference.rs.
+  fileName = fullName: replaceStrings [ "/" ] [ "-" ] (head (match "[^/]*/(.*)" fullName));
+
   # `x86_64-linux` -> `linux/amd64`
   platformOf =
     system:
@@ -156,6 +159,7 @@ rec {
     drv
     // {
       inherit imageName imageTag;
+      stackName = fileName imageName;
       imageKind = kind;
       imageRef = "${imageName}:${imageTag}";
       spec = spec // {
