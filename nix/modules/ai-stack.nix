@@ -49,7 +49,7 @@ let
     };
     container = mkOption {
       type = definitions;
-      default = [ ];
+      default = { };
       description = "What is different from nix/ai-stack/${name}.nix: keys of `virtualisation.windlass.containers.<name>`.";
       example = lib.literalExpression ''{ memory = "2g"; environment.LOG_LEVEL = "debug"; }'';
     };

@@ -94,7 +94,8 @@ in
     environment = strings "Environment variables. They are world-readable in the Nix store: secrets go in `secrets`.";
     environmentFiles = list "Files of `KEY=VALUE` lines on the host, read when the container starts.";
     secrets = mkOption {
-      type = types.attrsOf (types.strMatching "/.*");
+      # They are words of a command line of systemd.
+      type = types.attrsOf (types.strMatching "/[A-Za-z0-9._/@+:-]+");
       default = { };
       description = ''
         Name -> absolute path of a file on the host. The container finds it as `/run/secrets/<name>`, readable for its own user

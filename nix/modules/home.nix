@@ -17,6 +17,7 @@ let
     install = "${pkgs.coreutils}/bin/install";
   };
   unit = name: "${name}.service";
+  systemctl = "${pkgs.systemd}/bin/systemctl --user";
 
   service = description: lines: {
     Unit.Description = description;
@@ -157,13 +158,24 @@ in
       ) cfg.directories;
     };
 
-    # Units that Quadlet generates are not among those that home-manager compares: restart the ones whose file changed.
+    # Units that Quadlet generates are not among those that home-manager compares: start anew those whose file changed, and
+    # stop those whose file is gone.
     home.activation.windlassContainers = lib.hm.dag.entryAfter [ "reloadSystemd" ] (
       lib.concatMapStrings (name: ''
         if [[ -v oldGenPath ]] && ! cmp --quiet "$oldGenPath/home-files/.config/${file name}" "$newGenPath/home-files/.config/${file name}"; then
-          run ${pkgs.systemd}/bin/systemctl --user restart ${unit name}
+          run ${systemctl} restart ${unit name}
         fi
       '') (builtins.attrNames (lib.filterAttrs (_: container: container.autoStart) cfg.containers))
+      + ''
+        if [[ -v oldGenPath ]]; then
+          for old in "$oldGenPath"/home-files/.config/${file "*"}; do
+            name=$(basename "$old" .container)
+            if grep --quiet "^# From virtualisation.windlass.containers.$name$" "$old" && [[ ! -e $newGenPath/home-files/.config/containers/systemd/$name.container ]]; then
+              run ${systemctl} stop "$name.service"
+            fi
+          done
+        fi
+      ''
     );
   };
 }

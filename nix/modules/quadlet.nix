@@ -114,7 +114,8 @@ let
   };
   section = header: "[${header}]\n" + lib.concatMapStrings (line: line + "\n") sections.${header};
 in
-lib.concatMapStringsSep "\n" section (
+"# From virtualisation.windlass.containers.${name}\n\n"
++ lib.concatMapStringsSep "\n" section (
   [
     "Quadlet"
     "Unit"

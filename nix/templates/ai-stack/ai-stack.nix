@@ -15,10 +15,8 @@
 
     llama-cpp.enable = true;
     models.smollm2 = {
-      src = pkgs.fetchurl {
-        url = "https://example.org/SmolLM2-135M-Instruct.Q4_1.gguf";
-        sha256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53";
-      };
+      # Any GGUF file in the Nix store: one beside this file, or pkgs.fetchurl { url = …; sha256 = …; }
+      src = ./SmolLM2-135M-Instruct.Q4_1.gguf;
       # Several models, switched by `windlass model use NAME --slot chat`, without a rebuild.
       delivery = "bind";
     };

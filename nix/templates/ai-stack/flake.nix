@@ -3,7 +3,8 @@
 
   inputs = {
     nixpkgs.url = "github:NixOS/nixpkgs/nixos-26.05";
-    windlass.url = "github:OWNER/windlass";
+    # Where your windlass is: a repository, or a path.
+    windlass.url = "git+https://example.org/windlass";
     windlass.inputs.nixpkgs.follows = "nixpkgs";
   };
 
