@@ -220,9 +220,9 @@ version_of() {
 # target/nixpkgs: the flake, and parts.json. A file that would not change is not written.
 write_stub() {
   local dir=$ROOT/target/nixpkgs file
-  mkdir -p "$dir"
-  for file in "$STUB"/*; do
-    cmp -s "$file" "$dir/${file##*/}" || cp "$file" "$dir/"
+  mkdir -p "$dir/lib"
+  for file in "$STUB"/* "$STUB"/lib/*; do
+    if [[ -f $file ]] && ! cmp -s "$file" "$dir/${file#"$STUB"/}"; then cp "$file" "$dir/${file#"$STUB"/}"; fi
   done
   jq -nR --arg system "$(uname -m)-linux" '[inputs / "\t" | {key: .[0], value: {
     name: .[1] | sub(".*/[^-]*-"; ""), sha256: .[2], recursive: (.[3] == "true"), version: .[4]}}] | from_entries | {$system, parts: .}' \
