@@ -23,6 +23,7 @@ mod model;
 mod nix;
 mod oracle;
 mod podman;
+mod probe;
 mod pull;
 mod repair;
 mod status;
