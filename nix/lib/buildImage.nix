@@ -2,7 +2,7 @@
 #
 # Type: AttrSet -> Derivation with passthru
 #   imageName  "localhost/redis"
-#   imageTag   the hash part of a store path that depends on everything in the image
+#   imageTag   a hash of everything in the image
 #   imageRef   "localhost/redis:<imageTag>"; known at evaluation
 #   archive    derivation of one tar file: OCI archive and docker-archive at once (`podman load -i`)
 #   layout     derivation of an OCI directory (`skopeo copy oci:…`)
@@ -74,6 +74,10 @@ in
 internal.build {
   inherit name tag;
   kind = "image";
+  built = {
+    layers = map internal.tagIn layers;
+    models = map internal.tagIn models;
+  };
   spec = {
     inherit
       name

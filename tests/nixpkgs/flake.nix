@@ -6,7 +6,7 @@
   outputs =
     { self }:
     let
-      lib = import ./lib.nix;
+      lib = import ./lib;
       packagesFor =
         system:
         let
