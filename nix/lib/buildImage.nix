@@ -47,6 +47,9 @@ args@{
   # below the store. `regex` is searched for in the absolute path in the image; the last rule that fits wins. For store
   # paths give the rules to buildLayer.
   perms ? [ ],
+  # Regular expressions, searched for in the names of store paths (what comes after the hash): the build fails when the
+  # image would have one that fits, [ "^cuda" ], and says by which references it got there.
+  forbid ? [ ],
   # Layers from buildLayer, bottom first; they lie below the closure, and their store paths are not repeated in it.
   layers ? [ ],
   # Models from buildModel; each is a layer of its own at the very bottom.
@@ -100,7 +103,9 @@ internal.build {
     perms = map internal.perm perms;
     layers = map internal.path layers;
     models = map (model: { built = internal.path model; }) models;
-  };
+  }
+  # Only when given: the tag of an image that forbids nothing does not depend on it.
+  // (if forbid == [ ] then { } else { inherit forbid; });
 }
 // {
   inherit models;
