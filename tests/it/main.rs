@@ -22,6 +22,8 @@ mod load_faults;
 mod load_names;
 mod load_options;
 mod model;
+mod modules;
+mod modules_checks;
 mod nix;
 mod oracle;
 mod podman;
