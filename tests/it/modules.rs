@@ -84,10 +84,10 @@ fn page(machine: &Value) -> String {
     page
 }
 
-/// Hashes change with the program under test and with the packages; the search path is only packages.
+/// Hashes and versions change with the program under test and with the packages; the search path is only packages.
 fn assert_page(name: &str, page: &str) {
     insta::with_settings!({ filters => vec![
-        (r"/nix/store/[0-9a-z]{32}-", "/nix/store/<hash>-"),
+        (r"/nix/store/[0-9a-z]{32}-([a-z+-]*[a-z])(-[0-9][0-9.]*)?", "/nix/store/<hash>-$1"),
         (r"(localhost/[a-z/-]+:)[0-9a-z]{32}", "$1<tag>"),
         (r"sha256=[0-9a-f]{64}|(Quadlet=)[0-9a-f]{64}", "$1<sha256>"),
         (r#"Environment="PATH=[^"]*""#, r#"Environment="PATH=…""#),
@@ -146,6 +146,7 @@ fn the_units_of_a_machine_with_quadlet() {
 
 const ROOTLESS: &str = r#"
   virtualisation.windlass.user = "ai";
+  virtualisation.windlass.containers.app.health.command = [ "/bin/windlass-probe" "tcp" "127.0.0.1:8000" ];
   users.users.ai = { isNormalUser = true; uid = 1234; linger = true; };
 "#;
 
@@ -157,6 +158,25 @@ fn the_units_of_a_rootless_machine() {
     ]);
     assert_page("rootless", &page(&oci));
     assert_page("rootless_quadlet", &page(&quadlet));
+}
+
+#[test]
+fn a_rootless_container_finds_its_network_and_its_secrets() {
+    let [machine] = machines([&format!(r#"{{ {ROOTLESS} virtualisation.windlass.runner = "quadlet"; }}"#)]);
+    // Units of the user's own systemd see no others.
+    let own: BTreeSet<&str> = texts(&machine, "userUnits").into_iter().map(|(name, _)| name).collect();
+    for name in ["app", "redis"] {
+        let text = machine["etc"][format!("containers/systemd/users/1234/{name}.container")].as_str().unwrap();
+        for unit in values(text, "Wants").into_iter().chain(values(text, "After")) {
+            assert!(own.contains(unit) || unit == "redis.service", "{unit}: {text}");
+        }
+        assert!(values(text, "Wants").contains(&"windlass-network-shop.service"), "{text}");
+    }
+    let redis = machine["etc"]["containers/systemd/users/1234/redis.container"].as_str().unwrap();
+    // %t of a user's unit is the directory of that user, as RuntimeDirectory is.
+    assert_eq!(values(redis, "RuntimeDirectory"), ["windlass/redis"]);
+    assert!(values(redis, "ExecStartPre")[0].ends_with(" /run/keys/redis %t/windlass/redis/password"), "{redis}");
+    assert!(values(redis, "Volume").contains(&"%t/windlass/redis/password:/run/secrets/password:ro"), "{redis}");
 }
 
 #[test]
@@ -319,6 +339,17 @@ fn a_quadlet_file_that_changes_restarts_its_unit_only() {
     // The unit that Podman generates is not among these; what changes is the drop-in that NixOS compares.
     assert_eq!(changed(&machine, &environment), ["app.service"]);
     assert_eq!(changed(&machine, &release), ["redis.service", "windlass-load.service"]);
+    // And NixOS compares what it finds in /etc/systemd/system only.
+    assert_eq!(
+        texts(&machine, "unitLinks"),
+        ["app", "redis"]
+            .map(|name| (
+                format!("etc/systemd/system/{name}.service"),
+                format!("/run/systemd/generator/{name}.service")
+            ))
+            .each_ref()
+            .map(|(link, target)| (link.as_str(), target.as_str()))
+    );
 }
 
 #[test]

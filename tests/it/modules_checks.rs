@@ -29,6 +29,7 @@ fn a_good_machine_is_told_nothing() {
         r#"{ virtualisation.windlass.runner = "quadlet"; }"#,
         r#"{ virtualisation.windlass.via = "podman"; virtualisation.podman.autoPrune.enable = true; }"#,
         &format!(r#"{{ {rootless} virtualisation.windlass.runner = "quadlet"; }}"#),
+        &format!(r#"{{ {rootless} virtualisation.windlass.containers.app.health.command = [ "/bin/app" "check" ]; }}"#),
         r#"{ virtualisation.windlass = {
           models.chat = "words";
           gc = { above = 80; downTo = 60; };
@@ -70,6 +71,10 @@ fn what_cannot_work_is_an_assertion() {
             (
                 r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; }; users.users.ai = { isNormalUser = true; uid = 7; }; }"#,
                 "virtualisation.windlass.user: users.users.ai needs a fixed `uid` and `linger = true`",
+            ),
+            (
+                r#"{ virtualisation.windlass.user = "ai"; users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
+                r#"give those without a health check one, or use runner = "quadlet": app"#,
             ),
             (
                 r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; via = "podman"; };
