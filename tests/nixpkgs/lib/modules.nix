@@ -314,7 +314,7 @@ in
           }) tree.unmatched
         )
       ).mergedValue;
-      config = if freeform == null then tree.config else recursiveUpdate taken tree.config;
+      config = if freeform == null || tree.unmatched == [ ] then tree.config else recursiveUpdate taken tree.config;
       inherit (tree) options;
       unknown = head tree.unmatched;
       check =
