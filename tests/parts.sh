@@ -4,6 +4,7 @@
 #   tests/parts.sh tools            install what is missing (Debian, as root)
 #   tests/parts.sh fetch            download the packages and the model to target/parts
 #   tests/parts.sh stub BINARY      put them and windlass in the Nix store, write target/nixpkgs
+#   tests/parts.sh probe            build target/probe/windlass-probe
 #   tests/parts.sh podman DIR       write a Podman of its own to DIR, print the settings for `eval`
 #
 # Each does only what is still to be done, and can be run again after it was stopped. May be sourced for its functions.
@@ -12,6 +13,7 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STUB=$ROOT/tests/nixpkgs
 PARTS=$ROOT/target/parts
+PROBE=$ROOT/target/probe/windlass-probe
 PATH=$PATH:/usr/sbin:/sbin
 
 MODEL=SmolLM2-135M-Instruct.Q4_1.gguf
@@ -170,7 +172,9 @@ stub() {
   for name in $(deb_names); do add "$name" "$PARTS/$SUITE/$name.deb" "$name.deb"; done
   add xllamacpp "$PARTS/${SERVER_WHEEL/==/-}.whl" xllamacpp.whl
   add smollm2 "$PARTS/$MODEL" "$MODEL"
-  add_windlass "$binary"
+  add_program windlass "$binary"
+  build_probe
+  add_program windlass-probe "$PROBE"
   mv "$new" "$old"
   write_stub
 }
@@ -192,19 +196,30 @@ add() {
   remember "$key" "$path" "$(nix-hash --type sha256 --flat "$file")" false "$(version_of "$key" "$file")" "$stamp"
 }
 
-# The bytes decide, not the time: cargo may write the same program again.
-add_windlass() {
-  local dir=$PARTS/windlass path=${paths[windlass]:-}
-  if [[ -n $path ]] && cmp -s "$1" "$path/bin/windlass"; then
-    printf '%s\n' "${lines[windlass]}" >>"$new"
+# add_program KEY FILE: as bin/KEY. The bytes decide, not the time: a compiler may write the same program again.
+add_program() {
+  local key=$1 dir=$PARTS/$1 path=${paths[$1]:-}
+  if [[ -n $path ]] && cmp -s "$2" "$path/bin/$key"; then
+    printf '%s\n' "${lines[$key]}" >>"$new"
     return 0
   fi
-  say "adding windlass to the store"
+  say "adding $key to the store"
   rm -rf "$dir" && mkdir -p "$dir/bin"
-  cp "$1" "$dir/bin/windlass"
+  cp "$2" "$dir/bin/$key"
   path=$(nix-store --add-fixed --recursive sha256 "$dir")
-  remember windlass "$path" "$(nix-hash --type sha256 "$dir")" true 0 -
+  remember "$key" "$path" "$(nix-hash --type sha256 "$dir")" true 0 -
   rm -rf "$dir"
+}
+
+# target/probe/windlass-probe: static, as nix/probe.nix builds it; built again when its source or its options changed.
+build_probe() {
+  if [[ $PROBE -nt $ROOT/src/bin/windlass-probe.rs && $PROBE -nt $ROOT/nix/probe.args ]]; then return 0; fi
+  local dir=$PROBE.$$
+  say "building windlass-probe"
+  mkdir -p "$dir"
+  (cd "$ROOT" && rustc @nix/probe.args --out-dir "$dir" src/bin/windlass-probe.rs)
+  mv "$dir/windlass-probe" "$PROBE"
+  rm -r "$dir"
 }
 
 remember() { (IFS=$'\t' && printf '%s\n' "$*") >>"$new"; }
@@ -220,9 +235,9 @@ version_of() {
 # target/nixpkgs: the flake, and parts.json. A file that would not change is not written.
 write_stub() {
   local dir=$ROOT/target/nixpkgs file
-  mkdir -p "$dir"
-  for file in "$STUB"/*; do
-    cmp -s "$file" "$dir/${file##*/}" || cp "$file" "$dir/"
+  mkdir -p "$dir/lib"
+  for file in "$STUB"/* "$STUB"/lib/*; do
+    if [[ -f $file ]] && ! cmp -s "$file" "$dir/${file#"$STUB"/}"; then cp "$file" "$dir/${file#"$STUB"/}"; fi
   done
   jq -nR --arg system "$(uname -m)-linux" '[inputs / "\t" | {key: .[0], value: {
     name: .[1] | sub(".*/[^-]*-"; ""), sha256: .[2], recursive: (.[3] == "true"), version: .[4]}}] | from_entries | {$system, parts: .}' \
@@ -268,8 +283,9 @@ main() {
     tools) tools ;;
     fetch) fetch ;;
     stub) stub "${2:?the windlass binary}" ;;
+    probe) build_probe ;;
     podman) podman_env "${2:?a folder for its files}" ;;
-    *) say "usage: tests/parts.sh tools | fetch | stub BINARY | podman DIR" && exit 2 ;;
+    *) say "usage: tests/parts.sh tools | fetch | stub BINARY | probe | podman DIR" && exit 2 ;;
   esac
 }
 

@@ -2,7 +2,7 @@
 #
 # Type: AttrSet -> Derivation with passthru
 #   lean    the same stack without archives: image directories and stack.json, kilobytes whatever the models weigh
-#   images  the images by name, with their `imageRef`
+#   images  the images by short name (`redis`), with their `imageRef`
 #   models  the models by name
 #
 # The result:
@@ -63,6 +63,6 @@ else
 archives
 // {
   inherit lean;
-  images = byName "imageName" images;
+  images = byName "stackName" images;
   models = allModels;
 }

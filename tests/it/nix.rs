@@ -88,6 +88,28 @@ fn a_config_brings_its_closure_and_the_names_are_known_before_the_build() {
 }
 
 #[test]
+fn a_tag_depends_on_what_is_in_the_image_and_not_on_the_windlass_that_builds_it() {
+    let env = Env::new();
+    let model = env.write("m.gguf", vec![7; 1000]);
+    let image = |functions: &str, cmd: &str| {
+        eval(&format!(
+            r#"let f = {functions}; m = f.buildModel {{ name = "m"; files."m.gguf" = {}; }}; base = f.buildLayer {{ deps = [ pkgs.zlib ]; }};
+            in (f.buildIndex {{ name = "app"; images = [ (f.buildImage {{ name = "app"; models = [ m ]; layers = [ base ]; config.Cmd = [ "{cmd}" ]; }}) ]; }}).imageRef"#,
+            model.display()
+        ))
+    };
+    let other = format!(
+        "import {}/nix/lib {{ windlass = derivation {{ name = \"another-windlass\"; system = builtins.currentSystem; builder = \"/bin/sh\"; }}; }}",
+        root().display()
+    );
+    assert_eq!(image("w", "a"), image(&other, "a"));
+    assert_ne!(image("w", "a"), image("w", "b"));
+    let before = image("w", "a");
+    env.write("m.gguf", vec![8; 1000]);
+    assert_ne!(image("w", "a"), before, "another model");
+}
+
+#[test]
 fn a_changed_app_does_not_build_the_model_again() {
     let env = Env::new();
     let model = env.write("m.gguf", vec![7; 3_000_000]);

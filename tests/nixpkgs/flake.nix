@@ -6,7 +6,7 @@
   outputs =
     { self }:
     let
-      lib = import ./lib.nix;
+      lib = import ./lib;
       packagesFor =
         system:
         let
@@ -18,10 +18,16 @@
             nixfmt = part "nixfmt";
             buildPackages = pkgs;
             stdenv = rec {
-              hostPlatform.system = system;
+              hostPlatform = {
+                inherit system;
+                libc = "glibc";
+                rust.rustcTarget = system;
+              };
               buildPlatform = hostPlatform // {
                 canExecute = _: true;
               };
+              cc.targetPrefix = "";
+              mkDerivation = args: part args.pname // { inherit (args) pname version meta; };
             };
             callPackage =
               file: args:
@@ -34,6 +40,10 @@
             windlassModels.smollm2 = part "smollm2";
 
             # Cargo's own build, put in the store by the set-up: whatever it is asked to build.
+            # The same of what is built by hand: windlass-probe.
+            rustc = null;
+            nukeReferences = null;
+
             rustPlatform.buildRustPackage =
               args:
               let
