@@ -11,6 +11,7 @@ mod determinism;
 mod doctor;
 mod engine;
 mod env;
+mod flake;
 mod forbid;
 mod gc;
 mod generations;
