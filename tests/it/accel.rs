@@ -73,8 +73,7 @@ fn libraries_that_were_not_asked_for_are_refused() {
     let cuda =
         ["cuda_cudart-12.4.99", "cuda12.9-libcublas-12.9.1.4-lib", "libcublas-12.4.5.8", "cudnn-9.8", "nccl-2.27"];
     let rocm = ["rocm-runtime-6.4.3", "rocblas-6.4.3", "hipblas-6.4.3", "clr-6.4.3", "miopen-6.4.3", "hsa-rocr-6.4"];
-    let other =
-        ["glibc-2.42", "openblas-0.3.30", "libcurl-8.16", "vulkan-loader-1.4", "llvm-21", "rocksdb-10.5"];
+    let other = ["glibc-2.42", "openblas-0.3.30", "libcurl-8.16", "vulkan-loader-1.4", "llvm-21", "rocksdb-10.5"];
     let names = |names: &[&str]| format!("[ {} ]", names.iter().map(|name| format!("{name:?} ")).collect::<String>());
     // Which of the names each accel forbids, by the expressions themselves.
     let forbidden = |name: &str, accel: &str| -> Value {
