@@ -47,6 +47,12 @@ let
       default = null;
       description = "User and group ID that it runs as, and that owns its data; null is the number of its port.";
     };
+    settings = mkOption {
+      type = types.attrsOf types.raw;
+      default = { };
+      description = "What else nix/ai-stack/${name}.nix takes as `settings`; its header says what.";
+      example = lib.literalExpression "{ extensions = p: [ p.pgvector p.postgis ]; }";
+    };
     container = mkOption {
       type = definitions;
       default = { };
@@ -114,7 +120,9 @@ let
         "image"
       ]
     );
-    settings = lib.genAttrs names (name: lib.filterAttrs (_: value: value != null) { inherit (cfg.${name}) package uid; });
+    settings = lib.genAttrs names (
+      name: cfg.${name}.settings // lib.filterAttrs (_: value: value != null) { inherit (cfg.${name}) package uid; }
+    );
   };
   imageOf = name: if elem name given then cfg.${name}.image else stack.describe.${name}.image;
 

@@ -211,11 +211,18 @@ in
           wants = lib.mkForce (first ++ login);
           after = lib.mkForce (first ++ login);
           requires = lib.mkForce [ ];
-          serviceConfig = mkIf ours {
-            Restart = mkIf (ofOci.${name}.restart != "always") (lib.mkForce ofOci.${name}.restart);
-            RuntimeDirectory = (runtime name).runtimeDirectory;
-            ExecStartPre = secretsFor name;
-          };
+          serviceConfig = mkIf ours (
+            {
+              ExecStartPre = secretsFor name;
+            }
+            # NixOS checks values with one mark around them at most, and a key's definitions are all lists or none is.
+            // lib.optionalAttrs (ofOci.${name}.restart != "always") {
+              Restart = lib.mkForce ofOci.${name}.restart;
+            }
+            // lib.optionalAttrs ((runtime name).runtimeDirectory != [ ]) {
+              RuntimeDirectory = lib.mkForce ([ name ] ++ (runtime name).runtimeDirectory);
+            }
+          );
         }
       ) oci)
     ];

@@ -12,6 +12,7 @@ mod determinism;
 mod doctor;
 mod engine;
 mod env;
+mod flake;
 mod forbid;
 mod gc;
 mod generations;

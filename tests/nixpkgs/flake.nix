@@ -12,10 +12,19 @@
         let
           part = import ./parts.nix { inherit system; };
           debian = import ./debian.nix { inherit part system; };
-          pkgs = debian // {
+          # Programs for people, which are looked at and never run.
+          tools = lib.genAttrs [ "cargo" "cargo-nextest" "clippy" "jq" "nixfmt" "openssl" "rustfmt" "shellcheck" "skopeo" ] part;
+          pkgs = tools // debian // {
             inherit lib system;
             installShellFiles = null;
-            nixfmt = part "nixfmt";
+            mkShell =
+              _:
+              derivation {
+                inherit system;
+                name = "nix-shell";
+                builder = "/bin/sh";
+                args = [ "-c" "echo >$out" ];
+              };
             buildPackages = pkgs;
             stdenv = rec {
               hostPlatform = {
@@ -39,11 +48,10 @@
             # The GGUF file itself, as huggingface would serve it: a flat store path.
             windlassModels.smollm2 = part "smollm2";
 
-            # Cargo's own build, put in the store by the set-up: whatever it is asked to build.
-            # The same of what is built by hand: windlass-probe.
+            # Cargo's own build, put in the store by the set-up: whatever it is asked to build. The same of what is built by
+            # hand: windlass-probe.
             rustc = null;
             nukeReferences = null;
-
             rustPlatform.buildRustPackage =
               args:
               let

@@ -21,8 +21,8 @@
         name = "images";
         images = [
           (w.buildImage {
-            name = "hello";
-            config.Cmd = [ "${pkgs.hello}/bin/hello" ];
+            name = "redis";
+            config.Cmd = [ "${pkgs.redis}/bin/redis-server" ];
           })
         ];
       };
