@@ -1,6 +1,6 @@
 # What the language model servers need for what they compute with.
 #
-# Type: { pkgs, accel, name } -> { package, forbid, env, devices }
+# Type: { pkgs, accel, name } -> { package, available, forbid, env, devices }
 #
 # accel: null for the processor, "vulkan", "rocm" or "cuda"
 # name:  the package, "llama-cpp" or "ollama"; nixpkgs has most of them as NAME-ACCEL too
@@ -24,13 +24,16 @@ let
     "^(hip|hsa-|miopen|rccl|clr-[0-9]|aqlprofile|amdsmi|composable_kernel)"
     "^roc(alution|blas|fft|prim|rand|solver|sparse|thrust|tracer|profiler)"
   ];
-in
-{
   package =
     if accel == null then
       pkgs.${name}
     else
       pkgs."${name}-${accel}" or (pkgs.${name}.override { "${accel}Support" = true; });
+in
+{
+  inherit package;
+  # Whether these packages have it at all, and for this platform.
+  available = pkgs ? ${name} && package.meta.available or true;
 }
 // (
   if accel == null then

@@ -1,6 +1,6 @@
 # llama.cpp's HTTP server, on 8080: with the models that lie in the image, or with those that are mounted.
 #
-# Type: { pkgs, windlass, probe, accel ? null, models ? [ ], settings ? { } } -> { image, state, container, serve }
+# Type: { pkgs, windlass, probe, accel ? null, models ? [ ], settings ? { } } -> { image, available, state, container, serve }
 #
 # models            from buildModel, each the file NAME.gguf; with just one of them the image serves it by itself
 # settings.package  instead of nixpkgs' llama-cpp for `accel`
@@ -57,6 +57,8 @@ in
           listen;
     };
   };
+
+  available = settings ? package || needs.available;
 
   state = null;
 

@@ -1,6 +1,6 @@
 # Ollama, on 11434: keeps its models and its key in /var/lib/ollama.
 #
-# Type: { pkgs, windlass, probe, accel ? null, settings ? { } } -> { image, state, container }
+# Type: { pkgs, windlass, probe, accel ? null, settings ? { } } -> { image, available, state, container }
 #
 # settings.package  instead of nixpkgs' ollama for `accel`
 # settings.uid      user and group, 11434 by default
@@ -60,6 +60,8 @@ in
       Cmd = [ "serve" ];
     };
   };
+
+  available = settings ? package || needs.available;
 
   inherit state;
 

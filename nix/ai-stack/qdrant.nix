@@ -1,6 +1,6 @@
 # Qdrant, on 6333 (HTTP) and 6334 (gRPC): keeps collections and snapshots in /qdrant/storage, as its own image does.
 #
-# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, container }
+# Type: { pkgs, windlass, probe, settings ? { } } -> { image, available, state, container }
 #
 # settings.package  instead of nixpkgs' qdrant
 # settings.uid      user and group, 6333 by default
@@ -74,6 +74,9 @@ in
       Entrypoint = [ "${package}/bin/qdrant" ];
     };
   };
+
+  # Whether these packages have it at all, and for this platform.
+  available = settings ? package || pkgs ? qdrant && pkgs.qdrant.meta.available or true;
 
   inherit state;
 
