@@ -24,16 +24,13 @@ let
     "^(hip|hsa-|miopen|rccl|clr-[0-9]|aqlprofile|amdsmi|composable_kernel)"
     "^roc(alution|blas|fft|prim|rand|solver|sparse|thrust|tracer|profiler)"
   ];
-  package =
-    if accel == null then
-      pkgs.${name}
-    else
-      pkgs."${name}-${accel}" or (pkgs.${name}.override { "${accel}Support" = true; });
+  variant = if accel == null then name else "${name}-${accel}";
+  package = pkgs.${variant} or (pkgs.${name}.override { "${accel}Support" = true; });
 in
 {
   inherit package;
   # Whether these packages have it at all, and for this platform.
-  available = pkgs ? ${name} && package.meta.available or true;
+  available = (pkgs ? ${variant} || pkgs ? ${name}.override) && package.meta.available or true;
 }
 // (
   if accel == null then
