@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod accel;
 mod architecture;
 mod bad_input;
 mod cli;
