@@ -234,6 +234,9 @@ in
             // lib.optionalAttrs (ofOci.${name}.restart != "always") {
               Restart = lib.mkForce ofOci.${name}.restart;
             }
+            // lib.optionalAttrs (ofOci.${name}.stopTimeout != null) {
+              TimeoutStopSec = lib.mkForce (ofOci.${name}.stopTimeout + 60);
+            }
             // lib.optionalAttrs ((runtime name).runtimeDirectory != [ ]) {
               RuntimeDirectory = lib.mkForce ([ name ] ++ (runtime name).runtimeDirectory);
             }
