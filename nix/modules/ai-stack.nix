@@ -195,6 +195,8 @@ let
     }
   ];
   serving = slot: flags: {
+    # Another model under the same path is a change too, for which the container is started anew.
+    labels."windlass.model.${slot}" = (stack.models.${active.${slot}} or { imageRef = active.${slot}; }).imageRef;
     command = describe.llama-cpp.serve (delivered slot).place ++ flags;
     volumes = (delivered slot).volumes or [ ];
     extraOptions = (delivered slot).extraOptions or [ ];

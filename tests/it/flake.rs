@@ -56,7 +56,6 @@ fn the_outputs_are_there_for_both_systems() {
         assert_eq!(names(&shown["checks"][system]), ["ai-stack-images", "dev-shell", "windlass", "windlass-probe"]);
     }
     assert_eq!(names(&shown["nixosModules"]), ["ai-stack", "default", "windlass"]);
-    assert_eq!(names(&shown["homeModules"]), ["default"]);
     assert_eq!(names(&shown["templates"]), ["ai-stack", "default"]);
 }
 
