@@ -12,7 +12,14 @@ use crate::nix::{nix, root};
 fn flake(verb: &[&str], flake: &str, arguments: &[&str]) -> Value {
     let stand_in = format!("path:{}", root().join("target/nixpkgs").display());
     let mut command = nix("nix");
-    command.args(verb).args([flake, "--json", "--no-write-lock-file", "--option", "allow-import-from-derivation", "false"]);
+    command.args(verb).args([
+        flake,
+        "--json",
+        "--no-write-lock-file",
+        "--option",
+        "allow-import-from-derivation",
+        "false",
+    ]);
     command.args(["--override-input", "nixpkgs", &stand_in]).args(arguments);
     serde_json::from_str(&run_ok(&mut command)).unwrap()
 }
@@ -27,9 +34,7 @@ fn the_outputs_are_there_for_both_systems() {
     let shown = flake(&["flake", "show"], &format!("path:{}", tracked().path("").display()), &[]);
     assert_eq!(
         names(&shown),
-        [
-            "checks", "devShells", "formatter", "homeModules", "lib", "nixosModules", "overlays", "packages", "templates"
-        ]
+        ["checks", "devShells", "formatter", "homeModules", "lib", "nixosModules", "overlays", "packages", "templates"]
     );
     for system in ["x86_64-linux", "aarch64-linux"] {
         assert_eq!(
@@ -63,7 +68,11 @@ fn nixpkgs_is_the_one_input() {
 /// The tracked files alone, as somebody who has the repository as an input sees them.
 fn tracked() -> Env {
     let env = Env::new();
-    let list = run_ok(Command::new("git").args(["ls-files", "-z", "flake.nix", "flake.lock", "nix", "src", "Cargo.toml", "Cargo.lock"]).current_dir(root()));
+    let list = run_ok(
+        Command::new("git")
+            .args(["ls-files", "-z", "flake.nix", "flake.lock", "nix", "src", "Cargo.toml", "Cargo.lock"])
+            .current_dir(root()),
+    );
     for file in list.split_terminator('\0') {
         env.write(file, std::fs::read(root().join(file)).unwrap());
     }
