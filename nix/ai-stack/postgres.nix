@@ -1,6 +1,6 @@
 # PostgreSQL with pgvector: keeps its cluster in /var/lib/postgresql/data, as the pgvector image does, on 5432.
 #
-# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, container }
+# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, available, container }
 #
 # settings.extensions  as `postgresql.withPackages` takes them: pgvector by default
 # settings.package     the server with its extensions, instead of PostgreSQL 17
@@ -85,6 +85,8 @@ in
   };
 
   inherit state;
+  # Whether nixpkgs has it for this platform.
+  available = package.meta.available or true;
 
   container = {
     ports = [ "127.0.0.1:5432:5432" ];

@@ -1,6 +1,6 @@
 # Redis: keeps its data in /data, on 6379.
 #
-# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, container }
+# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, available, container }
 #
 # settings.package  the server, pkgs.redis by default
 # settings.uid      user and group, 6379 by default
@@ -49,6 +49,8 @@ in
   };
 
   inherit state;
+  # Whether nixpkgs has it for this platform.
+  available = package.meta.available or true;
 
   container = {
     ports = [ "127.0.0.1:6379:6379" ];

@@ -31,4 +31,5 @@ mod podman;
 mod probe;
 mod pull;
 mod repair;
+mod services;
 mod status;
