@@ -98,7 +98,7 @@ let
 
   enabled = filter (name: cfg.${name}.enable) names;
   # What is built here, and what the user gives. A name of an image is refused by an assertion.
-  built = filter (name: cfg.${name}.image == null && stack.describe.${name}.image != null) enabled;
+  built = filter (name: cfg.${name}.image == null && describe.${name}.image != null) enabled;
   given = filter (name: cfg.${name}.image != null && !lib.isString cfg.${name}.image) enabled;
   run = filter (name: elem name built || elem name given) enabled;
 
@@ -110,9 +110,8 @@ let
     inherit (cfg.activeModel) embed;
   };
 
-  stack = windlass.lib.aiStack {
+  asked = {
     inherit (cfg) accel;
-    services = built;
     models = lib.mapAttrs (_: model: { inherit (model) src format mountPath; }) baked;
     mountedModels = lib.mapAttrs (_: model: { inherit (model) src format mountPath; }) (
       ofDelivery [
@@ -124,7 +123,10 @@ let
       name: cfg.${name}.settings // lib.filterAttrs (_: value: value != null) { inherit (cfg.${name}) package uid; }
     );
   };
-  imageOf = name: if elem name given then cfg.${name}.image else stack.describe.${name}.image;
+  # What there is, before it is known which of it is built.
+  inherit (windlass.lib.aiStack (asked // { services = [ ]; })) describe;
+  stack = windlass.lib.aiStack (asked // { services = built; });
+  imageOf = name: if elem name given then cfg.${name}.image else describe.${name}.image;
 
   # `IP:HOST:CONTAINER`, on the address and the port that are asked for.
   published =
@@ -139,7 +141,7 @@ let
         host = lib.toInt host;
         text = "${cfg.address}:${host}:${builtins.elemAt parts 1}";
       }
-    ) stack.describe.${name}.container.ports;
+    ) describe.${name}.container.ports;
   firstPort = name: (builtins.head (published name)).host;
 
   # The user of the image, a number: whose the data are.
@@ -181,19 +183,21 @@ let
 
   # The definitions of one container: the service, where it runs, and what the user changes.
   container = name: [
-    (removeAttrs stack.describe.${name}.container [ "ports" ])
+    (removeAttrs describe.${name}.container [ "ports" ])
     {
       image = (imageOf name).imageRef;
       ports = map (port: port.text) (published name);
       networks = [ cfg.network ];
       volumes =
-        lib.optional (stack.describe.${name}.state != null) "${cfg.dataDir}/${name}:${stack.describe.${name}.state}"
+        lib.optional (describe.${name}.state != null) "${cfg.dataDir}/${name}:${describe.${name}.state}"
         # An image that windlass has not built has no probe in it.
         ++ lib.optional (!((imageOf name) ? spec)) "${windlass.lib.probe}/bin/windlass-probe:/bin/windlass-probe:ro";
     }
   ];
   serving = slot: flags: {
-    command = stack.describe.llama-cpp.serve (delivered slot).place ++ flags;
+    # Another model under the same path is a change too, for which the container is started anew.
+    labels."windlass.model.${slot}" = (stack.models.${active.${slot}} or { imageRef = active.${slot}; }).imageRef;
+    command = describe.llama-cpp.serve (delivered slot).place ++ flags;
     volumes = (delivered slot).volumes or [ ];
     extraOptions = (delivered slot).extraOptions or [ ];
   };
@@ -301,7 +305,7 @@ in
       );
       directories = lib.listToAttrs (
         map (name: lib.nameValuePair "${cfg.dataDir}/${name}" (ids name)) (
-          filter (name: stack.describe.${name}.state != null) run
+          filter (name: describe.${name}.state != null) run
         )
       );
       containers = lib.mkMerge [

@@ -67,5 +67,6 @@ rec {
     ++ map (network: "windlass-network-${network}.service") (
       lib.intersectLists cfg.networks container.networks
     )
-    ++ map unit container.dependsOn;
+    # Those that there are: an assertion names the others.
+    ++ map unit (builtins.filter (other: cfg.containers ? ${other}) container.dependsOn);
 }

@@ -52,6 +52,32 @@ let
     else
       container // { extraOptions = [ "--userns=${keepId}" ] ++ container.extraOptions; };
 
+  # Whether the containers are units of the user's own systemd.
+  ofUser = cfg.user != null && cfg.runner == "quadlet";
+  login = lib.optionals (cfg.user != null) [
+    "linger-users.service"
+    "user@${toString account.uid}.service"
+  ];
+  networks =
+    more:
+    lib.listToAttrs (
+      map (
+        network:
+        lib.nameValuePair "windlass-network-${network}" (
+          lib.recursiveUpdate {
+            description = "Podman network ${network}";
+            path = [ podman ];
+            stopIfChanged = false;
+            serviceConfig = {
+              Type = "oneshot";
+              RemainAfterExit = true;
+              ExecStart = "${podman}/bin/podman network create --ignore ${network}";
+            };
+          } more
+        )
+      ) cfg.networks
+    );
+
   oneshot = {
     serviceConfig = {
       Type = "oneshot";
@@ -178,21 +204,14 @@ in
           }
         );
       }
-      (lib.listToAttrs (
-        map (
-          network:
-          lib.nameValuePair "windlass-network-${network}" {
-            description = "Podman network ${network}";
-            path = [ podman ];
-            stopIfChanged = false;
-            serviceConfig = {
-              Type = "oneshot";
-              RemainAfterExit = true;
-              ExecStart = "${podman}/bin/podman network create --ignore ${network}";
-              User = mkIf (cfg.user != null) cfg.user;
-            };
+      (mkIf (!ofUser) (
+        networks (
+          lib.optionalAttrs (cfg.user != null) {
+            wants = login;
+            after = login;
+            serviceConfig.User = cfg.user;
           }
-        ) cfg.networks
+        )
       ))
       # oci-containers makes a container whose image it does not load itself wait for the network; and what it requires, it
       # is restarted with.
@@ -200,10 +219,6 @@ in
         name: container:
         let
           ours = ofOci ? ${name};
-          login = lib.optionals (cfg.user != null) [
-            "linger-users.service"
-            "user@${toString account.uid}.service"
-          ];
           first =
             if ours then (runtime name).after ociUnit else [ "windlass-load.service" ] ++ map ociUnit container.dependsOn;
         in
@@ -219,6 +234,9 @@ in
             // lib.optionalAttrs (ofOci.${name}.restart != "always") {
               Restart = lib.mkForce ofOci.${name}.restart;
             }
+            // lib.optionalAttrs (ofOci.${name}.stopTimeout != null) {
+              TimeoutStopSec = lib.mkForce (ofOci.${name}.stopTimeout + 60);
+            }
             // lib.optionalAttrs ((runtime name).runtimeDirectory != [ ]) {
               RuntimeDirectory = lib.mkForce ([ name ] ++ (runtime name).runtimeDirectory);
             }
@@ -226,6 +244,9 @@ in
         }
       ) oci)
     ];
+
+    # The system's units cannot be wanted by a user's.
+    systemd.user.services = mkIf ofUser (networks { unitConfig.ConditionUser = cfg.user; });
 
     systemd.timers = {
       windlass-gc = mkIf cfg.gc.enable timer;
@@ -239,7 +260,8 @@ in
         ociContainer {
           container = withUserns name (withSecrets name container);
           podman = {
-            sdnotify = if (runtime name).isWaitedFor then "healthy" else "conmon";
+            # What conmon of a user who lingers says, does not reach the system's units.
+            sdnotify = if (runtime name).isWaitedFor || cfg.user != null then "healthy" else "conmon";
             user = if cfg.user == null then "root" else cfg.user;
           };
         }
@@ -255,15 +277,18 @@ in
         in
         lib.nameValuePair "containers/systemd/${folder}${name}.container" {
           text = quadlet {
-            inherit name;
-            container = withSecrets name container;
+            inherit name container;
             # A user's units do not see the system's; the user's own systemd starts after the loader.
-            after = if cfg.user == null then own.after quadletUnit else map quadletUnit container.dependsOn;
-            preStart = secretsFor name;
+            after = if ofUser then lib.remove "windlass-load.service" (own.after quadletUnit) else own.after quadletUnit;
+            preStart = own.installSecrets {
+              directory = "%t/windlass";
+              owner = if ofUser then null else { inherit (own) uid gid; };
+            };
+            mounts = own.secretVolumes "%t/windlass";
             inherit (own) runtimeDirectory;
             notifyHealthy = own.isWaitedFor;
-            userns = if cfg.user == null then null else own.keepId;
-            wantedBy = if cfg.user == null then "multi-user.target" else "default.target";
+            userns = if ofUser then own.keepId else null;
+            wantedBy = if ofUser then "default.target" else "multi-user.target";
           };
         }
       ) ofQuadlet)
@@ -278,7 +303,16 @@ in
       })
     ];
 
-    # NixOS does not see what Quadlet generates; a drop-in that changes with it makes it restart.
+    # NixOS restarts what is in /etc/systemd/system and has changed, with its drop-ins. So there is a link to what Quadlet
+    # generates, and a drop-in that changes with it.
+    systemd.packages = mkIf (cfg.user == null && ofQuadlet != { }) [
+      (pkgs.linkFarm "windlass-quadlet-units" (
+        map (name: {
+          name = "etc/systemd/system/${quadletUnit name}";
+          path = "/run/systemd/generator/${quadletUnit name}";
+        }) (builtins.attrNames ofQuadlet)
+      ))
+    ];
     systemd.units = mkIf (cfg.user == null) (
       lib.mapAttrs' (
         name: _:
@@ -313,6 +347,14 @@ in
         message = ''
           virtualisation.windlass.user: users.users.${toString cfg.user} needs a fixed `uid` and `linger = true`, so that its containers run
           without a login
+        '';
+      }
+      {
+        assertion = cfg.user == null || lib.all (container: container.health != null) (builtins.attrValues ofOci);
+        message = ''
+          virtualisation.windlass.user: the unit of a rootless container has started when the container is healthy; give those without
+          a health check one, or use runner = "quadlet":
+          ${toString (builtins.attrNames (lib.filterAttrs (_: container: container.health == null) ofOci))}
         '';
       }
       {

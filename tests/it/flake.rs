@@ -31,7 +31,8 @@ fn names(value: &Value) -> Vec<&str> {
 
 #[test]
 fn the_outputs_are_there_for_both_systems() {
-    let shown = flake(&["flake", "show"], &format!("path:{}", tracked().path("").display()), &[]);
+    let tracked = tracked();
+    let shown = flake(&["flake", "show"], &format!("path:{}", tracked.path("").display()), &[]);
     assert_eq!(
         names(&shown),
         ["checks", "devShells", "formatter", "homeModules", "lib", "nixosModules", "overlays", "packages", "templates"]
@@ -55,13 +56,13 @@ fn the_outputs_are_there_for_both_systems() {
         assert_eq!(names(&shown["checks"][system]), ["ai-stack-images", "dev-shell", "windlass", "windlass-probe"]);
     }
     assert_eq!(names(&shown["nixosModules"]), ["ai-stack", "default", "windlass"]);
-    assert_eq!(names(&shown["homeModules"]), ["default"]);
     assert_eq!(names(&shown["templates"]), ["ai-stack", "default"]);
 }
 
 #[test]
 fn nixpkgs_is_the_one_input() {
-    let metadata = flake(&["flake", "metadata"], &format!("path:{}", tracked().path("").display()), &[]);
+    let tracked = tracked();
+    let metadata = flake(&["flake", "metadata"], &format!("path:{}", tracked.path("").display()), &[]);
     assert_eq!(names(&metadata["locks"]["nodes"]["root"]["inputs"]), ["nixpkgs"]);
 }
 

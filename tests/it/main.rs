@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod accel;
 mod architecture;
 mod bad_input;
 mod cli;
@@ -22,6 +23,8 @@ mod load_faults;
 mod load_names;
 mod load_options;
 mod model;
+mod modules;
+mod modules_checks;
 mod nix;
 mod oracle;
 mod podman;

@@ -31,8 +31,18 @@ pub(crate) fn build(expression: &str) -> Result<PathBuf, String> {
 
 /// Evaluates such an expression to JSON.
 pub(crate) fn eval(expression: &str) -> Value {
-    let json = run_ok(nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &wrap(expression)]));
-    serde_json::from_str(&json).unwrap()
+    try_eval(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
+}
+
+/// The same, or what Nix says is wrong with it.
+pub(crate) fn try_eval(expression: &str) -> Result<Value, String> {
+    let output =
+        nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &wrap(expression)]).output().unwrap();
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
 }
 
 fn wrap(expression: &str) -> String {

@@ -53,6 +53,12 @@ in
       storageConf = config.virtualisation.containers.storage.settings or null;
       inherit (config.result) activation tmpfiles;
       packages = map lib.getName config.environment.systemPackages;
+      # Units that packages bring: file -> what it is a link to.
+      unitLinks = lib.listToAttrs (
+        map ({ name, path }: lib.nameValuePair name path) (
+          lib.concatMap (package: package.entries or [ ]) config.systemd.packages
+        )
+      );
     };
 
   home =

@@ -27,8 +27,11 @@ rec {
 
   types.dagOf =
     type:
+    let
+      plain = lib.types.addCheck lib.types.unspecified (value: !(builtins.isAttrs value && dag.isEntry value));
+    in
     lib.types.attrsOf (
-      lib.types.coercedTo (lib.types.addCheck lib.types.unspecified (value: !(builtins.isAttrs value && dag.isEntry value))) dag.entryAnywhere (
+      lib.types.coercedTo plain dag.entryAnywhere (
         lib.types.submodule {
           options = {
             data = mkOption { inherit type; };

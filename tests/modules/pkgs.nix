@@ -115,6 +115,22 @@ let
         };
       writeScript = name: text: write { inherit name text; executable = true; };
       writeShellScript = name: text: write { inherit name; text = shell + text; executable = true; };
+      linkFarm =
+        name: entries:
+        derivation {
+          inherit name system;
+          builder = "/bin/sh";
+          PATH = "/usr/bin:/bin";
+          args = [
+            "-c"
+            (lib.concatMapStrings (
+              link: "mkdir -p $out/${dirOf link.name} && ln -s ${link.path} $out/${link.name}\n"
+            ) entries)
+          ];
+        }
+        // {
+          inherit entries;
+        };
       writeShellScriptBin = name: text: program name "${shell}${text}\n";
       writeShellApplication =
         {

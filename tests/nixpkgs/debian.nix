@@ -84,6 +84,7 @@ let
 
     qdrant = missing "qdrant";
     ollama = missing "ollama";
+    cacert = missing "cacert";
 
     xllamacpp =
       let

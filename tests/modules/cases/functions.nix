@@ -46,7 +46,10 @@ in
     (lib.findFirst (n: n > 9) null [ 1 ])
   ];
   zipLists = is [ [ 5 7 ] [ { fst = 1; snd = 3; } ] ] [ (lib.zipListsWith (a: b: a + b) [ 1 2 9 ] [ 4 5 ]) (lib.zipLists [ 1 ] [ 3 4 ]) ];
-  sorts = is [ [ "bb" "a" ] [ "a2" "a10" ] ] [ (lib.sortOn (t: 0 - builtins.stringLength t) [ "a" "bb" ]) (lib.naturalSort [ "a10" "a2" ]) ];
+  sorts = is [ [ "bb" "a" ] [ "a2" "a10" ] ] [
+    (lib.sortOn (t: 0 - builtins.stringLength t) [ "a" "bb" ])
+    (lib.naturalSort [ "a10" "a2" ])
+  ];
   mutuallyExclusive = is [ true false ] [ (lib.mutuallyExclusive [ 1 ] [ 2 ]) (lib.mutuallyExclusive [ 1 2 ] [ 2 ]) ];
   toposort = is [ "a" "b" "c" ] (lib.toposort (a: b: a < b) [ "c" "a" "b" ]).result;
   toposort-cycle = is true ((lib.toposort (a: b: a != b) [ 1 2 ]) ? cycle);
@@ -78,7 +81,9 @@ in
   recursiveUpdate = is { a = { b = 2; c = 3; }; d = [ 1 ]; e = 1; } (
     lib.recursiveUpdate { a = { b = 1; c = 3; }; d = [ 0 ]; e.f = 1; } { a.b = 2; d = [ 1 ]; e = 1; }
   );
-  mapAttrsRecursive = is { a.b = "a.b=1"; } (lib.mapAttrsRecursive (path: v: "${lib.concatStringsSep "." path}=${toString v}") { a.b = 1; });
+  mapAttrsRecursive = is { a.b = "a.b=1"; } (
+    lib.mapAttrsRecursive (path: v: "${lib.concatStringsSep "." path}=${toString v}") { a.b = 1; }
+  );
   collect = is [ 1 2 ] (lib.collect builtins.isInt { a = 1; b.c = 2; d = "x"; });
   matchAttrs = is [ true false ] [ (lib.matchAttrs { a = 1; } set) (lib.matchAttrs { a = 2; } set) ];
   cartesianProduct = is [ { a = 1; b = 3; } { a = 2; b = 3; } ] (lib.cartesianProduct { a = [ 1 2 ]; b = [ 3 ]; });

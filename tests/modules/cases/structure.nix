@@ -87,6 +87,10 @@ in
     { freeformType = attrsOf int; options.a = mkOption { type = int; default = 1; }; }
     { b = 2; }
   ]);
+  a-freeform-module-without-more = is { a = 1; } (config [
+    { freeformType = attrsOf int; options.a = mkOption { type = int; default = 1; }; }
+  ]);
+  a-freeform-module-with-nothing-left = is { } (config [ { freeformType = attrsOf int; b = lib.mkIf false 1; } ]);
   a-freeform-module-is-deep = is { a.b = 1; a.c = "x"; } (config [
     { freeformType = attrsOf (attrsOf str); options.a.b = mkOption { type = int; default = 1; }; }
     { a.c = "x"; }

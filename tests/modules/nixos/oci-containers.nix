@@ -208,7 +208,11 @@ in
   options.result.preStart = mkOption { type = types.raw; };
 
   config = lib.mkMerge [
-    { result.preStart = lib.mapAttrs' (name: container: lib.nameValuePair container.serviceName (preStart name container).text) cfg.containers; }
+    {
+      result.preStart = lib.mapAttrs' (
+        name: container: lib.nameValuePair container.serviceName (preStart name container).text
+      ) cfg.containers;
+    }
     (mkIf (cfg.containers != { }) {
       systemd.services = lib.mapAttrs' (
         name: container: lib.nameValuePair container.serviceName (service name container)
@@ -245,8 +249,10 @@ in
             inherit (cfg.containers.${name}.podman) user sdnotify;
             inherit (config.users.users.${user}) linger;
           in
-          optional (user != "root" && linger && sdnotify == "conmon") "oci-containers ${name}: rootless with sdnotify=conmon, and its user lingers"
-          ++ optional (user != "root" && !linger && sdnotify == "healthy") "oci-containers ${name}: rootless with sdnotify=healthy, and its user does not linger"
+          optional (user != "root" && linger && sdnotify == "conmon")
+            "oci-containers ${name}: rootless with sdnotify=conmon, and its user lingers"
+          ++ optional (user != "root" && !linger && sdnotify == "healthy")
+            "oci-containers ${name}: rootless with sdnotify=healthy, and its user does not linger"
         ) (builtins.attrNames cfg.containers)
       );
     })

@@ -115,6 +115,27 @@ in
       name: source: lib.nameValuePair "systemd/system-generators/${name}" { inherit source; }
     ) cfg.generators;
 
+    # NixOS looks at the units before it says what failed: what cannot be evaluated in them hides that.
+    assertions = lib.mapAttrsToList (name: service: {
+      assertion = !(lib.elem "network-interfaces.target" (service.after ++ service.wants));
+      message = "${name}.service: there is no network-interfaces.target";
+    }) cfg.services;
+    warnings = lib.concatLists (
+      lib.mapAttrsToList (
+        name: service:
+        let
+          inherit (service) serviceConfig;
+          online = lib.elem "network-online.target";
+        in
+        lib.optional (
+          serviceConfig.Type or "" == "oneshot" && lib.elem (serviceConfig.Restart or "") [ "always" "on-success" ]
+        ) "${name}.service: Type=oneshot cannot be restarted always"
+        ++ lib.optional (
+          online service.after && !online (service.wants ++ service.requires ++ service.bindsTo)
+        ) "${name}.service is after network-online.target and does not want it"
+      ) cfg.services
+    );
+
     result.scripts = lib.mapAttrs (_: unitLib.scripts) cfg.services;
     result.tmpfiles =
       lib.mapAttrs' (

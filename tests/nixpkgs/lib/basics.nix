@@ -84,9 +84,6 @@ rec {
   min = a: b: if a < b then a else b;
   max = a: b: if a > b then a else b;
   boolToString = value: if value then "true" else "false";
-  importJSON = path: builtins.fromJSON (builtins.readFile path);
-  warn = message: builtins.trace "evaluation warning: ${message}";
-  warnIf = condition: message: if condition then warn message else id;
   throwIf = condition: message: if condition then throw message else id;
   throwIfNot = condition: throwIf (!condition);
   assertMsg = condition: message: condition || throw message;
@@ -181,7 +178,6 @@ rec {
     op: nul: sets:
     foldr (set: all: mapAttrs (name: value: op value (all.${name} or nul)) set // removeAttrs all (attrNames set)) { } sets;
   inherit (builtins) zipAttrsWith;
-  zipAttrsWithNames = names: f: sets: genAttrs names (name: f name (catAttrs name sets));
   zipAttrs = zipAttrsWith (_: values: values);
   attrByPath =
     path: default: set:
@@ -258,8 +254,12 @@ rec {
   getOutput = output: package: if package.outputSpecified or false then package else package.${output} or package.out or package;
   getBin = getOutput "bin";
   getLib = getOutput "lib";
-  getName = package: if builtins.isString package then (builtins.parseDrvName package).name else package.pname or (builtins.parseDrvName package.name).name;
-  getVersion = package: if builtins.isString package then (builtins.parseDrvName package).version else package.version or (builtins.parseDrvName package.name).version;
+  getName =
+    package:
+    if builtins.isString package then (builtins.parseDrvName package).name else package.pname or (getName package.name);
+  getVersion =
+    package:
+    if builtins.isString package then (builtins.parseDrvName package).version else package.version or (getVersion package.name);
   getExe = package: getExe' package (package.meta.mainProgram or (getName package));
   getExe' = package: program: "${getBin package}/bin/${program}";
   cartesianProduct =

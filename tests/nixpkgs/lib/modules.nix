@@ -2,11 +2,9 @@
 lib:
 let
   inherit (builtins)
-    all
     concatLists
     concatMap
     concatStringsSep
-    filter
     foldl'
     genericClosure
     head
@@ -17,7 +15,6 @@ let
     mapAttrs
     removeAttrs
     seq
-    tail
     typeOf
     ;
   inherit (lib)
@@ -81,7 +78,10 @@ let
       throw "The module ${own} disables others, which this stand-in does not know"
     else if module ? config || module ? options then
       if strange != { } then
-        throw "The module ${own} has `${concatStringsSep "', `" (builtins.attrNames strange)}' beside `config' or `options': move it into `config'"
+        throw ''
+          The module ${own} has `${concatStringsSep "', `" (builtins.attrNames strange)}' beside `config' or `options'; move it
+          into `config'
+        ''
       else
         part {
           options = module.options or { };
@@ -176,17 +176,17 @@ let
   evalOption =
     loc: option: definitions:
     let
-      all' =
+      definitions' =
         optional (option ? default) {
           file = head option.declarations;
           value = mkOptionDefault option.default;
         }
         ++ definitions;
       merged =
-        if option.readOnly or false && length all' > 1 then
-          throw "The option `${showOption loc}' is read-only, but set several times:${showDefs all'}"
+        if option.readOnly or false && length definitions' > 1 then
+          throw "The option `${showOption loc}' is read-only, but set several times:${showDefs definitions'}"
         else
-          mergeDefinitions loc option.type all';
+          mergeDefinitions loc option.type definitions';
     in
     option
     // {
@@ -235,7 +235,10 @@ let
         else if right == [ ] then
           evalTree loc declarations (pushed.${name} or [ ])
         else
-          throw "`${showOption loc}' is an option in ${showFiles (map (d: d.file) right)}, and has options below it in ${showFiles (map (d: d.file) wrong)}"
+          throw ''
+            `${showOption loc}' is an option in ${showFiles (lib.getFiles right)}, and has options below it in
+            ${showFiles (lib.getFiles wrong)}
+          ''
       ) declared;
     in
     {
@@ -311,7 +314,7 @@ in
           }) tree.unmatched
         )
       ).mergedValue;
-      config = if freeform == null then tree.config else recursiveUpdate taken tree.config;
+      config = if freeform == null || tree.unmatched == [ ] then tree.config else recursiveUpdate taken tree.config;
       inherit (tree) options;
       unknown = head tree.unmatched;
       check =

@@ -38,12 +38,9 @@ rec {
     _type = "merge";
     inherit contents;
   };
-  mkAssert = assertion: message: mkIf (if assertion then true else throw "\nFailed assertion: ${message}");
   mkOptionDefault = mkOverride 1500;
   mkDefault = mkOverride 1000;
-  mkImageMediaOverride = mkOverride 60;
   mkForce = mkOverride 50;
-  mkVMOverride = mkOverride 10;
   mkBefore = mkOrder 500;
   mkAfter = mkOrder 1500;
 

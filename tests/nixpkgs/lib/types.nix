@@ -14,7 +14,6 @@ let
     isFunction
     isInt
     isList
-    isPath
     isString
     length
     mapAttrs
@@ -38,7 +37,6 @@ let
     mergeDefaultOption
     mergeEqualOption
     mergeOneOption
-    showDefs
     showFiles
     showOption
     toList
