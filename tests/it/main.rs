@@ -7,6 +7,9 @@
 mod architecture;
 mod bad_input;
 mod cli;
+mod compose;
+mod compose_export;
+mod compose_keys;
 mod determinism;
 mod doctor;
 mod engine;
