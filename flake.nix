@@ -18,40 +18,38 @@
             value = f system nixpkgs.legacyPackages.${system};
           }) systems
         );
-      # The functions for a caller's own packages, overlays and cross-compilation: lib.mkLib { pkgs = …; }.
-      mkLib =
-        {
-          pkgs,
-          windlass ? pkgs.buildPackages.callPackage ./nix/package.nix { },
-        }:
-        let
-          functions = import ./nix/lib {
-            inherit windlass;
-            inherit (pkgs.stdenv.buildPlatform) system;
-            targetSystem = pkgs.stdenv.hostPlatform.system;
-          };
-        in
-        functions
-        // {
-          # The example stack: aiStack { models.NAME = GGUF-FILE; }.
-          aiStack =
-            args:
-            import ./nix/ai-stack (
-              {
-                inherit pkgs;
-                windlass = functions;
-              }
-              // args
-            );
-        };
+      mkLib = import ./nix;
+      prefixed =
+        prefix: values:
+        builtins.listToAttrs (
+          map (name: {
+            name = prefix + name;
+            value = values.${name};
+          }) (builtins.attrNames values)
+        );
+      modules = {
+        windlass = ./nix/modules/windlass.nix;
+        ai-stack = ./nix/modules/ai-stack.nix;
+      };
     in
     {
       packages = forEach (
-        system: pkgs: {
+        system: pkgs:
+        let
+          stack = self.lib.${system}.aiStack { };
+        in
+        {
           default = self.packages.${system}.windlass;
           windlass = pkgs.callPackage ./nix/package.nix { };
-          ai-stack-images = self.lib.${system}.aiStack { };
+          windlass-probe = self.lib.${system}.probe;
+          ai-stack-images = stack;
+          # One name for both platforms; the models are in it once.
+          ai-stack-images-multiarch = self.lib.${system}.aiStackMultiarch (
+            map (platform: self.lib.${platform}.aiStack { }) systems
+          );
         }
+        // prefixed "image-" stack.images
+        // prefixed "model-" stack.models
       );
 
       lib = {
@@ -65,7 +63,51 @@
         }
       );
 
+      nixosModules = modules // {
+        default.imports = builtins.attrValues modules;
+      };
+
+      # Rootless, with Quadlet files.
+      homeModules.default.imports = [
+        ./nix/modules/home.nix
+        ./nix/modules/ai-stack.nix
+      ];
+
       overlays.default = final: _: { windlass = final.callPackage ./nix/package.nix { }; };
+
+      templates = {
+        default = {
+          path = ./nix/templates/default;
+          description = "Images of your own, built by Nix and loaded into Podman";
+        };
+        ai-stack = {
+          path = ./nix/templates/ai-stack;
+          description = "A NixOS machine with the AI stack in containers that never pull";
+        };
+      };
+
+      checks = forEach (
+        system: pkgs:
+        {
+          inherit (self.packages.${system}) windlass windlass-probe;
+          # The images themselves, without archives.
+          ai-stack-images = self.packages.${system}.ai-stack-images.lean;
+          dev-shell = self.devShells.${system}.default;
+        }
+        # A machine that runs the stack, where there is nixpkgs to make one.
+        // (
+          if pkgs ? testers then
+            { ai-stack-vm = pkgs.testers.runNixOSTest (import ./nix/tests/ai-stack.nix { inherit self; }); }
+          else
+            { }
+        )
+      );
+
+      devShells = forEach (
+        _: pkgs: {
+          default = pkgs.callPackage ./nix/shell.nix { };
+        }
+      );
 
       formatter = forEach (_: pkgs: pkgs.nixfmt);
     };

@@ -22,6 +22,9 @@ rustPlatform.buildRustPackage {
 
   nativeBuildInputs = [ installShellFiles ];
 
+  # Not windlass-probe, which is linked otherwise: see probe.nix.
+  cargoBuildFlags = [ "--bin=windlass" ];
+
   # The integration tests need Nix, Podman and root, which a sandbox has not; the unit tests run.
   cargoTestFlags = [ "--lib" ];
 

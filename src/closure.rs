@@ -4,7 +4,7 @@
 //!
 //! Reproducibility: the order of the input does not matter; the graph is a map in the order of the paths.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde_json::Value;
 
@@ -114,6 +114,38 @@ impl ClosureGraph {
             }
         }
         Ok(found)
+    }
+
+    /// The shortest way along references from one of these paths to `target`, both ends with it; of several the first
+    /// in the order of the paths.
+    #[must_use]
+    pub fn chain<'a>(
+        &self,
+        starts: impl IntoIterator<Item = &'a StorePath>,
+        target: &StorePath,
+    ) -> Option<Vec<StorePath>> {
+        let mut referrer: BTreeMap<&StorePath, Option<&StorePath>> = BTreeMap::new();
+        let mut pending = VecDeque::new();
+        let starts: BTreeSet<&StorePath> = starts.into_iter().collect();
+        for (path, _) in starts.into_iter().filter_map(|start| self.nodes.get_key_value(start)) {
+            referrer.insert(path, None);
+            pending.push_back(path);
+        }
+        while let Some(path) = pending.pop_front() {
+            if path == target {
+                let mut chain: Vec<StorePath> =
+                    std::iter::successors(Some(path), |path| referrer[path]).cloned().collect();
+                chain.reverse();
+                return Some(chain);
+            }
+            for reference in self.nodes.get(path).into_iter().flat_map(|info| &info.references) {
+                referrer.entry(reference).or_insert_with(|| {
+                    pending.push_back(reference);
+                    Some(path)
+                });
+            }
+        }
+        None
     }
 
     /// For each path of `within`: how many *other* paths of `within` need it, directly or through any path of the
@@ -391,6 +423,19 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_is_the_shortest_one() {
+        // 4 -> 3 -> 2 -> 0 and 4 -> 1 -> 0; 5 -> 2 is as far as 4 -> 1 and comes later.
+        let graph = graph(&[vec![], vec![0], vec![0], vec![2], vec![3, 1], vec![2]]).unwrap();
+        let chain = |starts: &[usize], target: usize| {
+            let starts: Vec<StorePath> = starts.iter().copied().map(numbered).collect();
+            graph.chain(&starts, &numbered(target))
+        };
+        assert_eq!(chain(&[5, 4], 0).unwrap(), [4, 1, 0].map(numbered));
+        assert_eq!(chain(&[4, 2], 2).unwrap(), [2].map(numbered));
+        assert_eq!((chain(&[0, 1], 4), chain(&[7], 0)), (None, None));
+    }
+
+    #[test]
     fn depth_does_not_overflow_the_stack() {
         let deep: Vec<Vec<usize>> = (0..100_000).map(|n| if n == 0 { vec![] } else { vec![n - 1] }).collect();
         let deep = graph(&deep).unwrap();
@@ -423,7 +468,14 @@ mod tests {
             let chosen: BTreeSet<usize> = chosen.iter().map(|i| i.index(edges.len())).collect();
             let closure: BTreeSet<StorePath> = chosen.iter().flat_map(|&n| naive(&edges, n)).map(numbered).collect();
             let within: BTreeSet<StorePath> = chosen.iter().copied().map(numbered).collect();
-            prop_assert_eq!(graph.closure_of(&within).unwrap(), closure);
+            prop_assert_eq!(&graph.closure_of(&within).unwrap(), &closure);
+            for n in 0..edges.len() {
+                let chain = graph.chain(&within, &numbered(n));
+                prop_assert_eq!(chain.is_some(), closure.contains(&numbered(n)));
+                for pair in chain.iter().flat_map(|chain| chain.windows(2)) {
+                    prop_assert!(graph.get(&pair[0]).unwrap().references.contains(&pair[1]));
+                }
+            }
             let counts = graph.referrer_counts(&within);
             prop_assert_eq!(counts.len(), within.len());
             let below: Vec<(usize, BTreeSet<usize>)> = chosen.iter().map(|&n| (n, naive(&edges, n))).collect();

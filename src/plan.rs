@@ -56,6 +56,18 @@ pub enum PlanError {
         /// The place in the image.
         target: PathBuf,
     },
+    /// A store path that the image must not have.
+    #[error("image '{image}': {path} is forbidden by '{expression}'; it comes by way of {}", .chain.join(" -> "))]
+    Forbidden {
+        /// The image.
+        image: String,
+        /// The store path.
+        path: StorePath,
+        /// The expression.
+        expression: String,
+        /// The way along references to it from what the image names.
+        chain: Vec<String>,
+    },
     /// A perms rule that no layer can follow.
     #[error("'{name}': a perms rule is for {path}, which is not an input of it", path = path.display())]
     PermWithoutInput {
@@ -165,6 +177,7 @@ pub fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<
         .iter()
         .map(|ImageRequest { spec, layers, .. }| {
             let mut closure = closure(graph, &spec.roots(), &spec.name)?;
+            check_names(graph, spec, &closure, layers)?;
             without_layers(&mut closure, layers, &spec.store_dir);
             Ok(Request { closure, max_layers: spec.max_layers })
         })
@@ -264,23 +277,63 @@ fn closure(graph: &ClosureGraph, roots: &[Root], name: &str) -> Result<BTreeSet<
     for root in roots {
         match (root, graph.get(root.path())) {
             (Root::Moved(_), Some(info)) if !info.self_reference => starts.extend(info.references.iter().cloned()),
-            (Root::Mentioned(path), None) => {
-                let same_hash = graph.iter().find(|info| info.path.hash_part() == path.hash_part());
-                starts.extend(same_hash.map(|info| info.path.clone()));
-            }
-            _ => drop(starts.insert(root.path().clone())),
+            _ => starts.extend(in_graph(graph, root).cloned()),
         }
     }
     graph.closure_of(&starts).map_err(|source| PlanError::Closure { image: name.to_owned(), source })
 }
 
-fn without_layers(closure: &mut BTreeSet<StorePath>, layers: &[Layer], store: &StoreDir) {
-    for source in layers.iter().flat_map(|layer| &layer.recipe.inputs) {
-        if let Input::StorePath { path, .. } = source
-            && let Ok(path) = store.parse(&path.to_string_lossy())
-        {
-            closure.remove(&path);
+/// The store path that a root stands for: a text may mention it by its hash alone.
+fn in_graph<'a>(graph: &'a ClosureGraph, root: &'a Root) -> Option<&'a StorePath> {
+    match (root, graph.get(root.path())) {
+        (Root::Mentioned(path), None) => {
+            graph.iter().map(|info| &info.path).find(|known| known.hash_part() == path.hash_part())
         }
+        _ => Some(root.path()),
+    }
+}
+
+/// Looks at the names of all store paths of an image: its closure, what it moves elsewhere, and its layers.
+fn check_names(
+    graph: &ClosureGraph,
+    spec: &ImageSpec,
+    closure: &BTreeSet<StorePath>,
+    layers: &[Layer],
+) -> Result<(), PlanError> {
+    let roots = spec.roots();
+    let in_layers: BTreeMap<StorePath, &Layer> =
+        layers.iter().flat_map(|layer| paths_of(layer, &spec.store_dir).map(move |path| (path, layer))).collect();
+    let named = || roots.iter().filter_map(|root| in_graph(graph, root));
+    let all: BTreeSet<&StorePath> = closure.iter().chain(named()).chain(in_layers.keys()).collect();
+    let fit = |path| Some((path, spec.forbid.iter().find(|pattern| pattern.fits(path))?));
+    let Some((path, pattern)) = all.into_iter().find_map(fit) else { return Ok(()) };
+    let mut chain: Vec<String> = Vec::new();
+    let mut links = graph.chain(named(), path);
+    if let (None, Some(layer)) = (&links, in_layers.get(path)) {
+        chain.push(format!("layer '{}'", layer.record.title));
+        // From what nothing else in the layers refers to.
+        let referred = |path: &&StorePath| {
+            graph.iter().any(|info| in_layers.contains_key(&info.path) && info.references.contains(path))
+        };
+        links = graph.chain(in_layers.keys().filter(|path| !referred(path)), path);
+    }
+    let links = links.unwrap_or_else(|| vec![path.clone()]);
+    chain.extend(links.iter().map(|path| path.base_name().to_owned()));
+    let (image, expression) = (spec.name.clone(), pattern.to_string());
+    Err(PlanError::Forbidden { image, path: path.clone(), expression, chain })
+}
+
+/// The store paths that a layer has as they are.
+fn paths_of<'a>(layer: &'a Layer, store: &'a StoreDir) -> impl Iterator<Item = StorePath> + 'a {
+    layer.recipe.inputs.iter().filter_map(|input| match input {
+        Input::StorePath { path, .. } => store.parse(&path.to_string_lossy()).ok(),
+        _ => None,
+    })
+}
+
+fn without_layers(closure: &mut BTreeSet<StorePath>, layers: &[Layer], store: &StoreDir) {
+    for path in layers.iter().flat_map(|layer| paths_of(layer, store)) {
+        closure.remove(&path);
     }
 }
 

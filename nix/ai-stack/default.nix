@@ -1,26 +1,95 @@
-# The images of the AI stack, planned together.
+# The AI stack: images that are planned together, and how each is run.
 #
-# pkgs:     the caller's own packages; `windlassModels` in them (an overlay's, name -> GGUF file) are the models
-# windlass: the functions of nix/lib
+# Type: AttrSet -> Derivation, as from buildStack, with passthru
+#   describe.<service>  { image, state, container }: what the file of that name gives, built or not
+#
+# Example:
+#   aiStack { models.qwen3 = ./qwen3.gguf; services = [ "llama-cpp" "redis" ]; accel = "vulkan"; }
 {
+  # The caller's own packages.
   pkgs,
+  # The functions of nix/lib, and the probe of nix/probe.nix.
   windlass,
+  probe,
+  # Name -> GGUF file, or { src, format ? "gguf" | "directory", mountPath ? "/models" }: in the images that serve models.
   models ? pkgs.windlassModels or { },
+  # The same, in the stack but in no image: they are mounted.
+  mountedModels ? { },
+  # Names of services; by default all that can be built from these packages.
+  services ? null,
+  # null, "vulkan", "rocm" or "cuda".
+  accel ? null,
+  # Service -> what its file takes as `settings`.
+  settings ? { },
 }:
 let
-  built = builtins.mapAttrs (
-    name: file:
+  inherit (builtins)
+    attrValues
+    elem
+    filter
+    listToAttrs
+    map
+    mapAttrs
+    ;
+  names = import ./names.nix;
+  genAttrs = f: list: listToAttrs (map (name: { inherit name; value = f name; }) list);
+
+  buildModel =
+    name: value:
+    let
+      # A package has a `src` too.
+      model = if value.type or null == "derivation" || !(value ? src) then { src = value; } else value;
+      suffix = if model.format or "gguf" == "gguf" then ".gguf" else "";
+    in
     windlass.buildModel {
       inherit name;
-      files."${name}.gguf" = file;
+      mountPath = model.mountPath or "/models";
+      files.${name + suffix} = model.src;
+    };
+  baked = attrValues (mapAttrs buildModel models);
+
+  describe = genAttrs (
+    name:
+    import (./. + "/${name}.nix") {
+      inherit
+        pkgs
+        windlass
+        probe
+        accel
+        ;
+      models = baked;
+      settings = settings.${name} or { };
     }
-  ) models;
-  service = file: import file { inherit pkgs windlass; models = builtins.attrValues built; };
+  ) names;
+
+  # nixpkgs says of each package whether it can be built here.
+  isThere = name: describe.${name}.image != null && describe.${name}.available or true;
+  chosen = if services == null then filter isThere names else services;
+  image =
+    name:
+    if !elem name names then
+      throw "aiStack: there is no service '${name}'; there are: ${toString names}"
+    else if describe.${name}.image == null then
+      throw "aiStack: ${name} comes from an upstream image only, which a later version pins; leave it out of `services`"
+    else
+      describe.${name}.image;
 in
 windlass.buildStack {
   name = "ai-stack-images";
-  images = [
-    (service ./llama-cpp.nix)
-    (service ./redis.nix)
-  ];
+  images = map image chosen;
+  models = attrValues (mapAttrs buildModel mountedModels);
+  services = genAttrs (
+    name:
+    let
+      inherit (describe.${name}) state container;
+    in
+    container
+    // {
+      image = name;
+      volumes = container.volumes or [ ] ++ (if state == null then [ ] else [ "${name}:${state}" ]);
+    }
+  ) chosen;
+}
+// {
+  inherit describe;
 }

@@ -1,35 +1,73 @@
-# Redis: keeps its data in the volume /data, runs as a user of its own, listens on 6379.
+# Redis: keeps its data in /data, on 6379.
+#
+# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, available, container }
+#
+# settings.package  the server, pkgs.redis by default
+# settings.uid      user and group, 6379 by default
+#
+# It saves as Redis does by default: after an hour with a change, 5 minutes with 100, a minute with 10 000, and when it
+# is stopped. What came after the last save is lost in a crash; the arguments `--appendonly yes` keep all but a second.
 {
   pkgs,
   windlass,
-  models,
+  probe,
+  settings ? { },
+  ...
 }:
-windlass.buildImage {
-  name = "redis";
-  # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
-  directories."/data" = "0755";
-  perms = [
-    {
-      regex = "^/data$";
-      uid = 999;
-      gid = 999;
-    }
-  ];
-  config = {
-    User = "999:999";
-    WorkingDir = "/data";
-    Volumes."/data" = { };
-    ExposedPorts."6379/tcp" = { };
-    # A container's own network is private: what may reach it is decided where ports are published.
-    Cmd = [
-      "${pkgs.redis}/bin/redis-server"
-      "--bind"
-      "0.0.0.0"
-      "-::*"
-      "--protected-mode"
-      "no"
-      "--dir"
-      "/data"
+let
+  inherit (pkgs.lib) getBin;
+  uid = settings.uid or 6379;
+  package = getBin (settings.package or pkgs.redis);
+  busybox = getBin pkgs.busybox;
+  state = "/data";
+in
+{
+  image = windlass.buildImage {
+    name = "redis";
+    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
+    directories.${state} = "0755";
+    perms = [
+      {
+        regex = "^${state}$";
+        inherit uid;
+        gid = uid;
+      }
     ];
+    symlinks."/bin/windlass-probe" = "${probe}/bin/windlass-probe";
+    config = {
+      User = "${toString uid}:${toString uid}";
+      WorkingDir = state;
+      Env = [ "PATH=${package}/bin:${busybox}/bin" ];
+      Entrypoint = [
+        "${busybox}/bin/ash"
+        "${./redis.sh}"
+      ];
+      Cmd = [ "redis-server" ];
+      Volumes.${state} = { };
+      ExposedPorts."6379/tcp" = { };
+    };
+  };
+
+  inherit state;
+  # Whether nixpkgs has it for this platform.
+  available = package.meta.available or true;
+
+  container = {
+    ports = [ "127.0.0.1:6379:6379" ];
+    readOnly = true;
+    tmpfs = [ "/tmp" ];
+    capDrop = [ "all" ];
+    noNewPrivileges = true;
+    health.command = [
+      "/bin/windlass-probe"
+      "tcp"
+      "127.0.0.1:6379"
+      "--send"
+      "AUTH health -\\r\\nPING\\r\\n"
+      "--expect"
+      "+PONG"
+    ];
+    # To save what is in memory.
+    stopTimeout = 120;
   };
 }

@@ -2,7 +2,7 @@
 #
 # Type: AttrSet -> Derivation with passthru
 #   imageName  "localhost/redis"
-#   imageTag   the hash part of a store path that depends on everything in the image
+#   imageTag   a hash of everything in the image
 #   imageRef   "localhost/redis:<imageTag>"; known at evaluation
 #   archive    derivation of one tar file: OCI archive and docker-archive at once (`podman load -i`)
 #   layout     derivation of an OCI directory (`skopeo copy oci:…`)
@@ -47,6 +47,9 @@ args@{
   # below the store. `regex` is searched for in the absolute path in the image; the last rule that fits wins. For store
   # paths give the rules to buildLayer.
   perms ? [ ],
+  # Regular expressions, searched for in the names of store paths (what comes after the hash): the build fails when the
+  # image would have one that fits, [ "^cuda" ], and says by which references it got there.
+  forbid ? [ ],
   # Layers from buildLayer, bottom first; they lie below the closure, and their store paths are not repeated in it.
   layers ? [ ],
   # Models from buildModel; each is a layer of its own at the very bottom.
@@ -71,6 +74,10 @@ in
 internal.build {
   inherit name tag;
   kind = "image";
+  built = {
+    layers = map internal.tagIn layers;
+    models = map internal.tagIn models;
+  };
   spec = {
     inherit
       name
@@ -96,7 +103,9 @@ internal.build {
     perms = map internal.perm perms;
     layers = map internal.path layers;
     models = map (model: { built = internal.path model; }) models;
-  };
+  }
+  # Only when given: the tag of an image that forbids nothing does not depend on it.
+  // (if forbid == [ ] then { } else { inherit forbid; });
 }
 // {
   inherit models;

@@ -18,6 +18,7 @@ internal:
 internal.build {
   inherit name tag;
   kind = "index";
+  built.images = map internal.tagIn images;
   spec = {
     inherit name annotations;
     images = map internal.path images;

@@ -29,6 +29,7 @@ internal.build {
   inherit name;
   tag = null;
   kind = "layer";
+  built.layers = map internal.tagIn layers;
   spec = {
     inherit name maxLayers;
     storeDir = builtins.storeDir;

@@ -2,11 +2,12 @@
 #
 # Type: AttrSet -> Derivation with passthru
 #   lean    the same stack without archives: image directories and stack.json, kilobytes whatever the models weigh
-#   images  the images by name, with their `imageRef`
+#   images  the images by short name (`redis`), with their `imageRef`
 #   models  the models by name
 #
 # The result:
 #   stack.json  images/<name>.tar  models/<model>.tar  load.sh  SHA256SUMS  lean -> the stack without archives
+#   services.json, if there are any
 # A model's archive is a derivation of its own that the result links to: a new version of an app does not write it again.
 #
 # A tag names what is in an image, a digest its bytes: when another image of the stack comes to share something, the
@@ -19,6 +20,8 @@ internal:
   images,
   # Models that no image has in it, to be mounted.
   models ? [ ],
+  # How containers of the images are run: name -> container description, whose `image` is the name of one of `images`.
+  services ? { },
 }:
 let
   inherit (builtins) attrValues listToAttrs map;
@@ -27,13 +30,17 @@ let
   ofKind = kind: builtins.filter (image: image.imageKind == kind) images;
   planned = ofKind "image";
   allModels = byName "modelName" (builtins.concatMap (image: image.models) images ++ models);
-  spec = internal.specFile "${name}-spec" {
-    kind = "stack";
-    inherit name;
-    images = map (image: image.spec) planned;
-    built = map internal.path (ofKind "index");
-    models = map (model: { built = internal.path model; }) (attrValues allModels);
-  };
+  spec = internal.specFile "${name}-spec" (
+    {
+      kind = "stack";
+      inherit name;
+      images = map (image: image.spec) planned;
+      built = map internal.path (ofKind "index");
+      models = map (model: { built = internal.path model; }) (attrValues allModels);
+    }
+    # Left out when empty: the derivation of a stack without services does not mention them.
+    // (if services == { } then { } else { inherit services; })
+  );
   lean = internal.derive {
     name = "${name}-lean";
     closureOf = [ spec ];
@@ -63,6 +70,6 @@ else
 archives
 // {
   inherit lean;
-  images = byName "imageName" images;
+  images = byName "stackName" images;
   models = allModels;
 }

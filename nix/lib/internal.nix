@@ -6,9 +6,9 @@
 }:
 let
   inherit (builtins)
-    baseNameOf
     compareVersions
     elemAt
+    hashString
     head
     isList
     length
@@ -19,6 +19,7 @@ let
     replaceStrings
     split
     substring
+    toJSON
     toString
     unsafeDiscardStringContext
     ;
@@ -81,8 +82,22 @@ rec {
       };
     };
 
-  # The hash part of a store path, as a tag.
-  hashOf = drv: unsafeDiscardStringContext (substring 0 32 (baseNameOf drv.outPath));
+  # A tag that depends on everything in an image, and on nothing else: a new windlass that makes the same bytes gives the
+  # same tag, so that no container restarts for it. `bytes` counts the changes to what is made of the same spec; the golden
+  # digests in tests/it/golden.rs say when that happens.
+  tagOf =
+    identity:
+    substring 0 32 (
+      hashString "sha256" (
+        unsafeDiscardStringContext (toJSON {
+          bytes = 1;
+          inherit identity;
+        })
+      )
+    );
+
+  # What stands for a layer, a model or an image in the tag of what is made with it.
+  tagIn = part: part.imageTag or (path part);
 
   # `redis` -> `localhost/redis`; a name with a registry stays. The same rule as src/reference.rs.
   fullName =
@@ -92,6 +107,9 @@ rec {
       hasRegistry = length (split "/" name) > 1 && (first == "localhost" || match ".*[.:].*" first != null);
     in
     if hasRegistry then name else "localhost/${name}";
+
+  # What an image is called among the files of a stack: `localhost/redis` -> `redis`. As `file_name` in src/reference.rs.
+  fileName = fullName: replaceStrings [ "/" ] [ "-" ] (head (match "[^/]*/(.*)" fullName));
 
   # `x86_64-linux` -> `linux/amd64`
   platformOf =
@@ -136,11 +154,14 @@ rec {
       name,
       kind,
       spec,
+      # What of the spec names things that windlass has built, by their tags: where these are differs from one windlass to
+      # the next.
+      built ? { },
       tag,
     }:
     let
       file = specFile "${kind}-${name}-spec" ({ inherit kind; } // spec);
-      imageTag = if tag == null then hashOf file else tag;
+      imageTag = if tag == null then tagOf ({ inherit kind; } // spec // built) else tag;
       imageName = fullName name;
       drv = derive {
         name = storeName "${kind}-${name}";
@@ -156,6 +177,7 @@ rec {
     drv
     // {
       inherit imageName imageTag;
+      stackName = fileName imageName;
       imageKind = kind;
       imageRef = "${imageName}:${imageTag}";
       spec = spec // {

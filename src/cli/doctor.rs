@@ -9,6 +9,7 @@ use super::failure::Environment;
 use super::host::{self, HostArgs};
 use super::printer::{Printer, count};
 use crate::podman::doctor::{Check, Doctor, State};
+use crate::podman::image_store;
 use crate::podman::linked::{DEFAULT, LinkedStore};
 use crate::podman::places::Places;
 
@@ -22,6 +23,11 @@ pub(super) struct Args {
     /// Mend what can be mended without losing anything.
     #[arg(long)]
     fix: bool,
+    /// Only make the linked store, or what is missing of it, and name it nowhere. For whatever writes storage.conf itself,
+    /// such as the NixOS module: the store has to be there first. Podman is not asked, and where all is there nothing is
+    /// said.
+    #[arg(long, conflicts_with = "fix")]
+    make_store: bool,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -35,6 +41,9 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+    if args.make_store {
+        return make_store(args.host.storage_dir.as_deref().unwrap_or(Path::new(DEFAULT)), printer);
+    }
     let (caller, overrides) = (host::caller(), args.host.overrides()?);
     let places = || Places::find(&caller, &overrides).ok();
     let ours = |places: Places| places.image_stores.into_iter().find(|store| LinkedStore::is_at(store));
@@ -67,6 +76,29 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     }
     let message = format!("{} with Podman on this host; each line says what to do", count(problems, "problem"));
     Err(Environment(message).into())
+}
+
+fn make_store(store: &Path, printer: &Printer) -> Result<()> {
+    let store = std::path::absolute(store)?;
+    if !image_store::is_ours_or_new(&store) {
+        let message = format!(
+            "{} is not a linked store, and not empty: windlass does not write there; choose another directory",
+            store.display()
+        );
+        return Err(Environment(message).into());
+    }
+    let made = image_store::create(&store)?;
+    if printer.json() {
+        return printer.value(&made);
+    }
+    match &made[..] {
+        [] => Ok(()),
+        [first, ..] if *first == store => printer.line(format!("made the linked store {}", store.display())),
+        mended => {
+            let names: Vec<String> = mended.iter().map(|path| path.display().to_string()).collect();
+            printer.line(format!("mended the linked store: {}", names.join(" ")))
+        }
+    }
 }
 
 fn print(report: &Report, fix: bool, printer: &Printer) -> Result<()> {

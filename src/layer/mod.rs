@@ -22,6 +22,7 @@ use regex::bytes::Regex;
 
 use self::checksums::Checksum;
 pub use self::checksums::Checksums;
+pub(crate) use self::recipe::compile;
 pub use self::recipe::{FORMAT, Input, Mode, Perm, Recipe};
 pub use self::tar::{ALIGN_FROM, ALIGNMENT, BLOCK, Entry, Kind, MTIME, TRAILER, header, padding};
 use self::walk::{Found, Item};

@@ -152,12 +152,17 @@ pub struct Perm {
 impl Perm {
     /// The regular expression, ready to use, or why it is none, in a few words.
     pub(crate) fn compile(&self) -> Result<Regex, String> {
-        Regex::new(&self.regex).map_err(|error| {
-            // It comes with a drawing of the place over several lines; the last one says what is wrong.
-            let text = error.to_string();
-            text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-        })
+        compile(&self.regex)
     }
+}
+
+/// A regular expression, or why it is none, in a few words.
+pub(crate) fn compile(regex: &str) -> Result<Regex, String> {
+    Regex::new(regex).map_err(|error| {
+        // It comes with a drawing of the place over several lines; the last one says what is wrong.
+        let text = error.to_string();
+        text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    })
 }
 
 fn anything() -> String {

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod accel;
 mod architecture;
 mod bad_input;
 mod cli;
@@ -14,6 +15,8 @@ mod determinism;
 mod doctor;
 mod engine;
 mod env;
+mod flake;
+mod forbid;
 mod gc;
 mod generations;
 mod golden;
@@ -23,9 +26,13 @@ mod load_faults;
 mod load_names;
 mod load_options;
 mod model;
+mod modules;
+mod modules_checks;
 mod nix;
 mod oracle;
 mod podman;
+mod probe;
 mod pull;
 mod repair;
+mod services;
 mod status;

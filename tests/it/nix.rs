@@ -31,8 +31,18 @@ pub(crate) fn build(expression: &str) -> Result<PathBuf, String> {
 
 /// Evaluates such an expression to JSON.
 pub(crate) fn eval(expression: &str) -> Value {
-    let json = run_ok(nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &wrap(expression)]));
-    serde_json::from_str(&json).unwrap()
+    try_eval(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
+}
+
+/// The same, or what Nix says is wrong with it.
+pub(crate) fn try_eval(expression: &str) -> Result<Value, String> {
+    let output =
+        nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &wrap(expression)]).output().unwrap();
+    if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).unwrap())
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
+    }
 }
 
 fn wrap(expression: &str) -> String {
@@ -85,6 +95,28 @@ fn a_config_brings_its_closure_and_the_names_are_known_before_the_build() {
     assert!(closure.iter().all(|path| references.contains(path)), "{references}");
     let size = run_ok(Command::new("du").args(["--summarize", "--bytes"]).arg(&image));
     assert!(size.split('\t').next().unwrap().parse::<u64>().unwrap() < 100_000, "lean: {size}");
+}
+
+#[test]
+fn a_tag_depends_on_what_is_in_the_image_and_not_on_the_windlass_that_builds_it() {
+    let env = Env::new();
+    let model = env.write("m.gguf", vec![7; 1000]);
+    let image = |functions: &str, cmd: &str| {
+        eval(&format!(
+            r#"let f = {functions}; m = f.buildModel {{ name = "m"; files."m.gguf" = {}; }}; base = f.buildLayer {{ deps = [ pkgs.zlib ]; }};
+            in (f.buildIndex {{ name = "app"; images = [ (f.buildImage {{ name = "app"; models = [ m ]; layers = [ base ]; config.Cmd = [ "{cmd}" ]; }}) ]; }}).imageRef"#,
+            model.display()
+        ))
+    };
+    let other = format!(
+        "import {}/nix/lib {{ windlass = derivation {{ name = \"another-windlass\"; system = builtins.currentSystem; builder = \"/bin/sh\"; }}; }}",
+        root().display()
+    );
+    assert_eq!(image("w", "a"), image(&other, "a"));
+    assert_ne!(image("w", "a"), image("w", "b"));
+    let before = image("w", "a");
+    env.write("m.gguf", vec![8; 1000]);
+    assert_ne!(image("w", "a"), before, "another model");
 }
 
 #[test]

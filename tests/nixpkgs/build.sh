@@ -1,4 +1,4 @@
-# The builder of debian.nix. Nix gives it: out, unpack (shell), drop (patterns), interpreter, libs (folders).
+# The builder of debian.nix. Nix gives it: out, unpack and install (shell), drop (patterns), interpreter, libs (folders).
 # shellcheck disable=SC2154
 set -euo pipefail
 shopt -s nullglob
@@ -35,6 +35,7 @@ cd "$out"
 eval "$unpack"
 eval "rm -rf -- $drop"
 find . -mindepth 1 -maxdepth 1 -type d -empty -delete
+eval "$install"
 
 if [[ -n $interpreter ]]; then
   while IFS= read -r -d '' file; do

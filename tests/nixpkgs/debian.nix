@@ -9,9 +9,9 @@ let
 
   # Runs `unpack` in the new store path, then moves it over to the Nix store's way of linking.
   build =
-    { name, unpack, deps ? [ ], drop ? [ ] }:
+    { name, unpack, deps ? [ ], drop ? [ ], install ? "" }:
     derivation {
-      inherit name system unpack drop;
+      inherit name system unpack drop install;
       builder = "/bin/bash";
       args = [ ./build.sh ];
       PATH = "/usr/bin:/bin";
@@ -21,23 +21,71 @@ let
     };
 
   fromDebs =
-    name: { debs, deps ? [ ], drop ? [ ], links ? { } }:
+    name: { debs, deps ? [ ], drop ? [ ], install ? "" }:
     let
       inherit (part (builtins.head debs)) version;
-      link = path: "ln -s ${links.${path}} ${path}\n";
     in
     build {
-      inherit deps drop;
+      inherit deps drop install;
       name = "${name}-${version}";
       unpack = ''
         for deb in ${toString (map part debs)}; do dpkg-deb -x "$deb" .; done
         flatten
-        ${toString (map link (builtins.attrNames links))}
       '';
     }
-    // { pname = name; inherit version; };
+    // { pname = name; inherit version; meta.available = true; };
 
-  packages = builtins.mapAttrs fromDebs (import ./packages.nix) // {
+  # What Debian has not: it can be looked at, as anything in nixpkgs can, and says why it cannot be built.
+  missing =
+    pname:
+    derivation {
+      inherit system;
+      name = "${pname}-0";
+      builder = "/bin/sh";
+      args = [ "-c" "echo '${pname} is not in Debian, and so not in this stand-in for nixpkgs' >&2; exit 1" ];
+    }
+    // { inherit pname; version = "0"; meta = { available = false; mainProgram = pname; }; };
+
+  debs = builtins.mapAttrs fromDebs (import ./packages.nix);
+
+  # PostgreSQL with extensions beside it, each a store path of its own. A program finds its extensions from the place
+  # where its file really is, so the programs that start the server are copies.
+  postgresqlWith =
+    extensions:
+    build {
+      name = "postgresql-and-plugins-${debs.postgresql_17.version}";
+      unpack = ''
+        for package in ${toString ([ debs.postgresql_17 ] ++ extensions)}; do
+          cp -rs "$package/." . && chmod -R u+w .
+        done
+        for program in postgres pg_ctl initdb; do
+          cp --remove-destination {${debs.postgresql_17},.}/lib/postgresql/17/bin/$program
+        done
+        for program in lib/postgresql/17/bin/*; do ln -sf ../$program bin/; done
+      '';
+    }
+    // {
+      inherit (debs.postgresql_17) version meta;
+      pname = "postgresql-and-plugins";
+      psqlSchema = "17";
+    };
+
+  packages = builtins.removeAttrs debs [ "pgvector" ] // {
+    postgresql_17 =
+      let
+        pkgs.pgvector = debs.pgvector;
+      in
+      debs.postgresql_17
+      // {
+        inherit pkgs;
+        psqlSchema = "17";
+        withPackages = extensions: postgresqlWith (extensions pkgs);
+      };
+
+    qdrant = missing "qdrant";
+    ollama = missing "ollama";
+    cacert = missing "cacert";
+
     xllamacpp =
       let
         wheel = part "xllamacpp";
@@ -45,7 +93,7 @@ let
       build {
         name = "xllamacpp-${wheel.version}";
         deps = [ "glibc" "gcc-libs" ];
-        unpack = "${packages.python3}/bin/python3 -IB -m zipfile -e ${wheel} lib/python3.11/site-packages";
+        unpack = "${packages.python3}/bin/python3 -IB -m zipfile -e ${wheel} lib/python3.13/site-packages";
       };
 
     llama-cpp =
@@ -57,14 +105,14 @@ let
         unpack = ''
           mkdir bin
           sed -e 's|@python@|${packages.python3}/bin/python3|' \
-            -e 's|@site@|${packages.xllamacpp}/lib/python3.11/site-packages|' ${./llama-server.py} >bin/llama-server
+            -e 's|@site@|${packages.xllamacpp}/lib/python3.13/site-packages|' ${./llama-server.py} >bin/llama-server
           chmod +x bin/llama-server
         '';
       }
       // {
         pname = "llama-cpp";
         inherit version;
-        meta.mainProgram = "llama-server";
+        meta = { available = true; mainProgram = "llama-server"; };
       };
   };
 in

@@ -6,22 +6,37 @@
   outputs =
     { self }:
     let
-      lib = import ./lib.nix;
+      lib = import ./lib;
       packagesFor =
         system:
         let
           part = import ./parts.nix { inherit system; };
           debian = import ./debian.nix { inherit part system; };
-          pkgs = debian // {
+          # Programs for people, which are looked at and never run.
+          tools = lib.genAttrs [ "cargo" "cargo-nextest" "clippy" "jq" "nixfmt" "openssl" "rustfmt" "shellcheck" "skopeo" ] part;
+          pkgs = tools // debian // {
             inherit lib system;
             installShellFiles = null;
-            nixfmt = part "nixfmt";
+            mkShell =
+              _:
+              derivation {
+                inherit system;
+                name = "nix-shell";
+                builder = "/bin/sh";
+                args = [ "-c" "echo >$out" ];
+              };
             buildPackages = pkgs;
             stdenv = rec {
-              hostPlatform.system = system;
+              hostPlatform = {
+                inherit system;
+                libc = "glibc";
+                rust.rustcTarget = system;
+              };
               buildPlatform = hostPlatform // {
                 canExecute = _: true;
               };
+              cc.targetPrefix = "";
+              mkDerivation = args: part args.pname // { inherit (args) pname version meta; };
             };
             callPackage =
               file: args:
@@ -33,7 +48,10 @@
             # The GGUF file itself, as huggingface would serve it: a flat store path.
             windlassModels.smollm2 = part "smollm2";
 
-            # Cargo's own build, put in the store by the set-up: whatever it is asked to build.
+            # Cargo's own build, put in the store by the set-up: whatever it is asked to build. The same of what is built by
+            # hand: windlass-probe.
+            rustc = null;
+            nukeReferences = null;
             rustPlatform.buildRustPackage =
               args:
               let

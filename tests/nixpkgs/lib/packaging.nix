@@ -3,9 +3,7 @@ let
   everything = _: null;
 in
 {
-  genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
   importTOML = file: builtins.fromTOML (builtins.readFile file);
-  getExe = drv: "${drv}/bin/${drv.meta.mainProgram or drv.pname}";
   licenses = builtins.listToAttrs (map (spdxId: { name = spdxId; value = { inherit spdxId; }; }) [ "mit" "asl20" ]);
   platforms.linux = [ "x86_64-linux" "aarch64-linux" ];
 

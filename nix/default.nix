@@ -1,0 +1,47 @@
+# The functions for a caller's own packages, overlays and cross-compilation.
+#
+# Type: { pkgs, windlass ? } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, aiStack, aiStackMultiarch, probe }
+#
+# pkgs:     the packages that images are made of
+# windlass: the package, with bin/windlass; by default built from this source, for the machine that builds
+{
+  pkgs,
+  windlass ? pkgs.buildPackages.callPackage ./package.nix { },
+}:
+let
+  functions = import ./lib {
+    inherit windlass;
+    inherit (pkgs.stdenv.buildPlatform) system;
+    targetSystem = pkgs.stdenv.hostPlatform.system;
+  };
+  # What health checks run inside of containers, for the machine that runs them.
+  probe = pkgs.callPackage ./probe.nix { };
+in
+functions
+// {
+  inherit probe;
+  # The stack of nix/ai-stack: aiStack { models.NAME = GGUF-FILE; }
+  aiStack =
+    args:
+    import ./ai-stack (
+      {
+        inherit pkgs probe;
+        windlass = functions;
+      }
+      // args
+    );
+
+  # The stacks of several platforms as one, with an index for each service: aiStackMultiarch [ x86_64-stack aarch64-stack ]
+  aiStackMultiarch =
+    stacks:
+    functions.buildStack {
+      name = "ai-stack-images-multiarch";
+      images = map (
+        name:
+        functions.buildIndex {
+          inherit name;
+          images = map (stack: stack.images.${name}) stacks;
+        }
+      ) (builtins.attrNames (builtins.head stacks).images);
+    };
+}

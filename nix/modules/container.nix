@@ -1,0 +1,147 @@
+# How one container is run: the keys of a service in `services.json`, which `windlass compose export` writes and `windlass
+# compose import` reads, as options. What they become is in oci-containers.nix and quadlet.nix.
+{ lib, ... }:
+let
+  inherit (lib) mkOption types;
+
+  list =
+    description:
+    mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      inherit description;
+    };
+  strings =
+    description:
+    mkOption {
+      type = types.attrsOf types.str;
+      default = { };
+      inherit description;
+    };
+  maybe =
+    type: description:
+    mkOption {
+      type = types.nullOr type;
+      default = null;
+      inherit description;
+    };
+  switch =
+    default: description:
+    mkOption {
+      type = types.bool;
+      inherit default description;
+    };
+  # As Podman and systemd both read it.
+  duration = types.strMatching "([0-9]+(ms|s|m|h))+";
+  size = types.strMatching "[0-9]+[bkmgBKMG]?";
+
+  health = {
+    options = {
+      command = mkOption {
+        type = types.nonEmptyListOf types.str;
+        description = "Program and arguments, run in the container without a shell. Healthy is what exits with 0.";
+        example = [
+          "/bin/windlass-probe"
+          "http"
+          "http://127.0.0.1:8080/health"
+        ];
+      };
+      interval = mkOption {
+        type = duration;
+        default = "30s";
+        description = "The pause between two checks.";
+      };
+      timeout = mkOption {
+        type = duration;
+        default = "5s";
+        description = "How long one check may take.";
+      };
+      retries = mkOption {
+        type = types.ints.positive;
+        default = 3;
+        description = "Failed checks in a row after which the container is unhealthy.";
+      };
+      startPeriod = mkOption {
+        type = duration;
+        default = "0s";
+        description = "The time after the start in which a failed check does not count.";
+      };
+      onFailure = mkOption {
+        type = types.enum [
+          "none"
+          "kill"
+          "restart"
+          "stop"
+        ];
+        default = "none";
+        description = ''
+          What Podman does with an unhealthy container. `kill` lets systemd start it anew; with `restart` Podman and systemd
+          both would.
+        '';
+      };
+    };
+  };
+in
+{
+  options = {
+    image = mkOption {
+      type = types.str;
+      description = "Reference of the image, `config.virtualisation.windlass.images.<name>.ref`. It is never pulled.";
+      example = "localhost/redis:m2v73f3qikq9h90j51f90hcc6cskm64x";
+    };
+    entrypoint = maybe (types.nonEmptyListOf types.str) "Program and first arguments, instead of the image's.";
+    command = list "Arguments, instead of the image's `Cmd`; none keeps it.";
+    environment = strings "Environment variables. They are world-readable in the Nix store: secrets go in `secrets`.";
+    environmentFiles = list "Files of `KEY=VALUE` lines on the host, read when the container starts.";
+    secrets = mkOption {
+      # They are words of a command line of systemd.
+      type = types.attrsOf (types.strMatching "/[A-Za-z0-9._/@+:-]+");
+      default = { };
+      description = ''
+        Name -> absolute path of a file on the host. The container finds it as `/run/secrets/<name>`, readable for its own user
+        only. The file is read when the container starts, and never copied to the Nix store or to a disk.
+      '';
+      example.postgres-password = "/run/keys/postgres-password";
+    };
+    ports = list "Published ports, `IP:HOST:CONTAINER[/udp]`. Without an IP, every address of the host.";
+    volumes = list "`SOURCE:TARGET[:OPTIONS]`; a source without a slash is a named volume.";
+    tmpfs = list "Directories in memory, `/tmp` or `/tmp:size=64m`.";
+    devices = list "Devices of the host, `/dev/dri`, or names of the Container Device Interface, `nvidia.com/gpu=all`.";
+    readOnly = switch false "Whether the root file system is read-only.";
+    user = maybe types.str "`UID[:GID]`, instead of the image's.";
+    workingDir = maybe types.str "Working directory, instead of the image's.";
+    hostname = maybe types.str "Host name in the container.";
+    labels = strings "Labels of the container.";
+    networks = list "Networks it is in; none is Podman's default network. Those of `virtualisation.windlass.networks` are made.";
+    extraHosts = list "`NAME:IP` lines of its /etc/hosts.";
+    capAdd = list "Capabilities that it has beyond Podman's default.";
+    capDrop = list "Capabilities that it has not; `all` for none.";
+    noNewPrivileges = switch false "Whether nothing in it can gain privileges, by set-user-ID files above all.";
+    privileged = switch false "Whether it may do what root on the host may.";
+    init = switch false "Whether an init process reaps its children.";
+    dependsOn = list "Other containers that are started first. One that has a health check is waited for until it is healthy.";
+    health = mkOption {
+      type = types.nullOr (types.submodule health);
+      default = null;
+      description = "Health check. Those of Docker images are not in OCI images, so it belongs to the container.";
+    };
+    memory = maybe size "Limit of its memory, `2g`.";
+    cpus = maybe types.number "Limit of its processor time, in processors.";
+    shmSize = maybe size "Size of /dev/shm.";
+    pidsLimit = maybe types.ints.unsigned "Limit of its processes.";
+    ulimits = strings "Name -> `SOFT:HARD`.";
+    stopSignal = maybe types.str "Signal that ends it, instead of the image's.";
+    stopTimeout = maybe types.ints.unsigned "Seconds after that signal until it is killed; Podman's default is 10.";
+    restart = mkOption {
+      type = types.enum [
+        "always"
+        "on-failure"
+        "no"
+      ];
+      default = "always";
+      description = "When systemd starts it again.";
+    };
+    autoStart = switch true "Whether it is started at boot.";
+    extraOptions = list "Further arguments of `podman run`.";
+  };
+}

@@ -1,0 +1,181 @@
+# home-manager: the same for one user's rootless Podman, with Quadlet files (Podman 5.0 or later).
+#
+# Images that root's linked store has are taken from there, others are unpacked into the user's own storage.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkIf mkOption types;
+  cfg = config.virtualisation.windlass;
+  windlass = "${cfg.package}/bin/windlass";
+  quadlet = import ./quadlet.nix { inherit lib; };
+  runtime = import ./runtime.nix {
+    inherit lib cfg;
+    install = "${pkgs.coreutils}/bin/install";
+  };
+  unit = name: "${name}.service";
+  systemctl = "${pkgs.systemd}/bin/systemctl --user";
+
+  service = description: lines: {
+    Unit.Description = description;
+    Service = {
+      Type = "oneshot";
+      # Podman needs the set-user-ID newuidmap, which lies where the system's own programs do.
+      Environment = "PATH=${
+        lib.makeBinPath [
+          cfg.podman
+          pkgs.skopeo
+          pkgs.nix
+        ]
+      }:/run/wrappers/bin:/run/current-system/sw/bin:/usr/bin:/bin";
+      ExecStart = lines;
+    };
+  };
+  timer = dates: {
+    Timer = {
+      OnCalendar = dates;
+      Persistent = true;
+      RandomizedDelaySec = "15min";
+    };
+    Install.WantedBy = [ "timers.target" ];
+  };
+  atStart = service: lib.recursiveUpdate service {
+    Service.RemainAfterExit = true;
+    Install.WantedBy = [ "default.target" ];
+  };
+  file = name: "containers/systemd/${name}.container";
+in
+{
+  imports = [ ./options.nix ];
+
+  options.virtualisation.windlass = {
+    slots = mkOption {
+      type = types.str;
+      internal = true;
+      readOnly = true;
+      default = "${config.xdg.dataHome}/containers/storage/windlass/models";
+      description = "Where the slots of `windlass model use` are.";
+    };
+    podman = lib.mkPackageOption pkgs "podman" { };
+    storageDir = mkOption {
+      type = types.nullOr (types.strMatching "/.*");
+      default = null;
+      example = "/nix/var/windlass/storage";
+      description = ''
+        Root's linked store, to take images from without a copy. It must exist: without it no podman command of this user works.
+        Null leaves storage.conf alone.
+      '';
+    };
+  };
+
+  config = mkIf cfg.enable {
+    home.packages = [ cfg.package ];
+
+    xdg.configFile = lib.mkMerge [
+      (lib.mapAttrs' (
+        name: container:
+        let
+          own = runtime name;
+        in
+        lib.nameValuePair (file name) {
+          text = quadlet {
+            inherit name container;
+            after = own.after unit;
+            preStart = own.installSecrets {
+              directory = "%t/windlass";
+              owner = null;
+            };
+            inherit (own) runtimeDirectory;
+            mounts = own.secretVolumes "%t/windlass";
+            notifyHealthy = own.isWaitedFor;
+            userns = own.keepId;
+          };
+        }
+      ) cfg.containers)
+      (mkIf (cfg.storageDir != null) {
+        "containers/storage.conf".text = ''
+          [storage]
+          driver = "overlay"
+
+          [storage.options]
+          additionalimagestores = ["${cfg.storageDir}"]
+        '';
+      })
+    ];
+
+    systemd.user = {
+      services = lib.mkMerge [
+        {
+          windlass-load = mkIf (cfg.loads != [ ]) (
+            atStart (
+              service "Load container images from the Nix store into Podman" (
+                [
+                  "${windlass} load --via ${cfg.via} ${toString cfg.loads}"
+                ]
+                ++ lib.mapAttrsToList (slot: model: "${windlass} model use ${model} --slot ${slot}") cfg.models
+              )
+            )
+          );
+          windlass-gc = mkIf cfg.gc.enable (
+            service "Remove container images that no kept generation has" [
+              (toString (
+                [
+                  "${windlass} gc --apply --yes --keep-generations ${toString cfg.keepGenerations}"
+                ]
+                ++ lib.optional (cfg.gc.above != null) "--above ${toString cfg.gc.above}%%"
+                ++ lib.optional (cfg.gc.downTo != null) "--down-to ${toString cfg.gc.downTo}%%"
+              ))
+            ]
+          );
+          windlass-verify = mkIf cfg.verify.enable (
+            service "Verify the container images in Podman" [
+              ("${windlass} verify" + lib.optionalString cfg.verify.full " --full")
+            ]
+          );
+        }
+        (lib.listToAttrs (
+          map (
+            network:
+            lib.nameValuePair "windlass-network-${network}" (
+              atStart (
+                service "Podman network ${network}" [
+                  "${cfg.podman}/bin/podman network create --ignore ${network}"
+                ]
+              )
+            )
+          ) cfg.networks
+        ))
+      ];
+      timers = {
+        windlass-gc = mkIf cfg.gc.enable (timer cfg.gc.dates);
+        windlass-verify = mkIf cfg.verify.enable (timer cfg.verify.dates);
+      };
+      tmpfiles.rules = lib.mapAttrsToList (
+        path: directory: "d ${path} ${directory.mode} - - - -"
+      ) cfg.directories;
+    };
+
+    # Units that Quadlet generates are not among those that home-manager compares: start anew those whose file changed, and
+    # stop those whose file is gone.
+    home.activation.windlassContainers = lib.hm.dag.entryAfter [ "reloadSystemd" ] (
+      lib.concatMapStrings (name: ''
+        if [[ -v oldGenPath ]] && ! cmp --quiet "$oldGenPath/home-files/.config/${file name}" "$newGenPath/home-files/.config/${file name}"; then
+          run ${systemctl} restart ${unit name}
+        fi
+      '') (builtins.attrNames (lib.filterAttrs (_: container: container.autoStart) cfg.containers))
+      + ''
+        if [[ -v oldGenPath ]]; then
+          for old in "$oldGenPath"/home-files/.config/${file "*"}; do
+            name=$(basename "$old" .container)
+            if grep --quiet "^# From virtualisation.windlass.containers.$name$" "$old" && [[ ! -e $newGenPath/home-files/.config/containers/systemd/$name.container ]]; then
+              run ${systemctl} stop "$name.service"
+            fi
+          done
+        fi
+      ''
+    );
+  };
+}

@@ -1,0 +1,126 @@
+# A container as the text of a Quadlet file, `<name>.container` (podman-systemd.unit(5), Podman 5.0 and later).
+#
+# Type: { lib } -> { name, container, after, preStart, runtimeDirectory, mounts, notifyHealthy, userns, wantedBy } -> string
+#
+# name:          of the container and of its unit
+# container:     as container.nix describes it
+# after:         units that are started before it
+# preStart:      command lines that run before it
+# runtimeDirectory: directories below /run, or the user's own, that exist while it runs
+# mounts:        further values of `Volume`, with specifiers of systemd
+# notifyHealthy: whether the unit has started only when the container is healthy
+# userns:        value of `--userns`, or null
+# wantedBy:      the target that starts it
+#
+# Keys are in the order of the manual page's sections; what Podman 5.0 has no key for is in `PodmanArgs`.
+{ lib }:
+let
+  inherit (lib) mapAttrsToList optional;
+
+  # Quadlet hands values on to an ExecStart of systemd, which would replace variables and specifiers.
+  raw = builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ];
+  # Some keys are split into words as a command line is.
+  word =
+    text:
+    if builtins.match "[A-Za-z0-9@:/._=,+-]+" text != null then
+      text
+    else
+      "\"${builtins.replaceStrings [ "\\" "\"" "\n" ] [ "\\\\" "\\\"" "\\n" ] (raw text)}\"";
+  words = lib.concatMapStringsSep " " word;
+
+  one = key: value: optional (value != null) "${key}=${raw (toString value)}";
+  each = key: map (value: "${key}=${raw value}");
+  eachWord = key: map (value: "${key}=${word value}");
+  pairs = key: mapAttrsToList (name: value: "${key}=${word "${name}=${value}"}");
+  set = key: value: optional value "${key}=true";
+  argument = name: value: optional (value != null) "PodmanArgs=${word "--${name}=${value}"}";
+  json = value: if value == null then null else builtins.toJSON value;
+in
+{
+  name,
+  container,
+  after ? [ ],
+  preStart ? [ ],
+  runtimeDirectory ? [ ],
+  mounts ? [ ],
+  notifyHealthy ? false,
+  userns ? null,
+  wantedBy ? "default.target",
+}:
+let
+  health =
+    { command, ... }@health:
+    one "HealthCmd" (import ./health-cmd.nix command)
+    ++ one "HealthInterval" health.interval
+    ++ one "HealthTimeout" health.timeout
+    ++ one "HealthRetries" health.retries
+    ++ one "HealthStartPeriod" health.startPeriod
+    ++ optional (health.onFailure != "none") "HealthOnFailure=${health.onFailure}";
+
+  sections = {
+    # Podman would have it wait for the network, which nothing here needs.
+    Quadlet = [ "DefaultDependencies=false" ];
+    Unit = [
+      "Description=Container ${name}"
+    ]
+    ++ map (unit: "Wants=${unit}") after
+    ++ map (unit: "After=${unit}") after;
+    Container = [
+      "ContainerName=${name}"
+      "Image=${container.image}"
+      "Pull=never"
+    ]
+    ++ one "Entrypoint" (json container.entrypoint)
+    ++ optional (container.command != [ ]) "Exec=${words container.command}"
+    ++ pairs "Environment" container.environment
+    ++ eachWord "EnvironmentFile" container.environmentFiles
+    ++ each "PublishPort" container.ports
+    ++ each "Volume" container.volumes
+    ++ map (mount: "Volume=${mount}") mounts
+    ++ each "Tmpfs" container.tmpfs
+    ++ eachWord "AddDevice" container.devices
+    ++ set "ReadOnly" container.readOnly
+    ++ one "UserNS" userns
+    ++ argument "user" container.user
+    ++ one "WorkingDir" container.workingDir
+    ++ one "HostName" container.hostname
+    ++ pairs "Label" container.labels
+    ++ each "Network" container.networks
+    ++ lib.concatMap (argument "add-host") container.extraHosts
+    ++ eachWord "AddCapability" container.capAdd
+    ++ eachWord "DropCapability" container.capDrop
+    ++ set "NoNewPrivileges" container.noNewPrivileges
+    ++ optional container.privileged "PodmanArgs=--privileged"
+    ++ set "RunInit" container.init
+    ++ lib.optionals (container.health != null) (health container.health)
+    ++ optional notifyHealthy "Notify=healthy"
+    ++ argument "memory" container.memory
+    ++ argument "cpus" (json container.cpus)
+    ++ one "ShmSize" container.shmSize
+    ++ one "PidsLimit" container.pidsLimit
+    ++ mapAttrsToList (name: limit: "Ulimit=${name}=${raw limit}") container.ulimits
+    ++ argument "stop-signal" container.stopSignal
+    ++ argument "stop-timeout" (json container.stopTimeout)
+    ++ map (option: "PodmanArgs=${word option}") container.extraOptions;
+    Service =
+      map (directory: "RuntimeDirectory=${directory}") runtimeDirectory
+      ++ map (line: "ExecStartPre=${line}") preStart
+      ++ [
+        "Restart=${container.restart}"
+        "TimeoutStartSec=infinity"
+        "TimeoutStopSec=${toString (60 + (if container.stopTimeout == null then 10 else container.stopTimeout))}"
+      ];
+    Install = optional container.autoStart "WantedBy=${wantedBy}";
+  };
+  section = header: "[${header}]\n" + lib.concatMapStrings (line: line + "\n") sections.${header};
+in
+"# From virtualisation.windlass.containers.${name}\n\n"
++ lib.concatMapStringsSep "\n" section (
+  [
+    "Quadlet"
+    "Unit"
+    "Container"
+    "Service"
+  ]
+  ++ optional (sections.Install != [ ]) "Install"
+)

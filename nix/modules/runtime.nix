@@ -1,0 +1,72 @@
+# What a container's unit needs beside the container: whom its files belong to, what is started before it, its secrets.
+#
+# Type: { lib, cfg, install } -> name -> AttrSet
+#
+# cfg:     `config.virtualisation.windlass`
+# install: path of coreutils' `install`
+{
+  lib,
+  cfg,
+  install,
+}:
+let
+  images = lib.listToAttrs (
+    map (image: lib.nameValuePair image.ref image.image) (builtins.attrValues cfg.images)
+  );
+  loader = lib.optional (cfg.loads != [ ]) "windlass-load.service";
+in
+name:
+let
+  container = cfg.containers.${name};
+  image = images.${container.image} or { };
+  # `UID[:GID]`; names are known inside of the image only, and images of ours use numbers.
+  user = if container.user != null then container.user else image.spec.config.User or "0";
+  parts = lib.splitString ":" user;
+  secrets = builtins.attrNames container.secrets;
+in
+rec {
+  uid = builtins.head parts;
+  gid = if builtins.length parts > 1 then builtins.elemAt parts 1 else uid;
+  # In a user namespace of one's own, the container's user is oneself: files and secrets are readable without a chown.
+  keepId = if uid == "0" then null else "keep-id:uid=${uid},gid=${gid}";
+
+  # Below /run, or the user's directory there. It is gone when the unit stops.
+  runtimeDirectory = lib.optional (secrets != [ ]) "windlass/${name}";
+
+  # Command lines that put the secrets there, below `directory`, for the user and group `owner`.
+  installSecrets =
+    { directory, owner }:
+    map (
+      secret:
+      toString (
+        [
+          install
+          "--mode=0400"
+        ]
+        ++ lib.optionals (owner != null) [
+          "--owner=${owner.uid}"
+          "--group=${owner.gid}"
+        ]
+        ++ [
+          container.secrets.${secret}
+          "${directory}/${name}/${secret}"
+        ]
+      )
+    ) secrets;
+  secretVolumes = directory: map (secret: "${directory}/${name}/${secret}:/run/secrets/${secret}:ro") secrets;
+
+  # Whether others wait until it is healthy.
+  isWaitedFor =
+    container.health != null
+    && builtins.any (other: builtins.elem name other.dependsOn) (builtins.attrValues cfg.containers);
+
+  # Units that come first. They are wanted, not required: a new version of one of them restarts nothing else.
+  after =
+    unit:
+    loader
+    ++ map (network: "windlass-network-${network}.service") (
+      lib.intersectLists cfg.networks container.networks
+    )
+    # Those that there are: an assertion names the others.
+    ++ map unit (builtins.filter (other: cfg.containers ? ${other}) container.dependsOn);
+}

@@ -1,0 +1,57 @@
+# windlass-probe, the health check that every image of the AI stack has: one static file that refers to nothing.
+#
+# Linked with the static glibc of the caller's own nixpkgs: pkgsStatic would build a Rust compiler first. What glibc
+# would read of its store path at run time is for locales and look-ups of names, which the probe has none of; the
+# reference is taken out, and `allowedReferences` says that there is no other.
+{
+  lib,
+  stdenv,
+  rustc,
+  glibc,
+  nukeReferences,
+}:
+stdenv.mkDerivation {
+  pname = "windlass-probe";
+  version = (builtins.fromTOML (builtins.readFile ../Cargo.toml)).package.version;
+  src = ../src/bin/windlass-probe.rs;
+  dontUnpack = true;
+
+  strictDeps = true;
+  nativeBuildInputs = [
+    rustc
+    nukeReferences
+  ];
+  buildInputs = lib.optional (stdenv.hostPlatform.libc == "glibc") glibc.static;
+
+  # It is linked as a static program at a fixed address.
+  hardeningDisable = [ "pie" ];
+
+  buildPhase = ''
+    runHook preBuild
+    rustc @${./probe.args} --target ${stdenv.hostPlatform.rust.rustcTarget} \
+      -C linker=${stdenv.cc.targetPrefix}cc -o windlass-probe "$src"
+    runHook postBuild
+  '';
+  installPhase = ''
+    runHook preInstall
+    install -D -m 555 windlass-probe "$out/bin/windlass-probe"
+    nuke-refs "$out/bin/windlass-probe"
+    runHook postInstall
+  '';
+  allowedReferences = [ ];
+
+  doInstallCheck = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
+  installCheckPhase = ''
+    "$out/bin/windlass-probe" exec --contains Usage -- "$out/bin/windlass-probe" --help
+  '';
+
+  meta = {
+    description = "Health check for images without a shell: http, tcp and exec";
+    license = with lib.licenses; [
+      mit
+      asl20
+    ];
+    mainProgram = "windlass-probe";
+    platforms = lib.platforms.linux;
+  };
+}

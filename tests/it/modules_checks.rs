@@ -1,0 +1,175 @@
+//! What the modules refuse, and what they warn of: each with the configuration that has it, and silence in the one that is good.
+
+use serde_json::{Value, json};
+
+use crate::modules::{homes, machines, refused};
+
+/// Of each machine, the assertions that failed or the warnings.
+fn messages(machine: &Value, kind: &str) -> Vec<String> {
+    let list = machine[kind].as_array().unwrap();
+    list.iter().map(|message| message.as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+fn expect<const N: usize>(kind: &str, cases: [(&str, &str); N]) {
+    for ((change, sentence), machine) in cases.iter().zip(machines(cases.map(|(change, _)| change))) {
+        let found = messages(&machine, kind);
+        assert_eq!(found.len(), 1, "{change}: {found:?}");
+        assert!(found[0].contains(sentence), "{change}: {found:?}");
+        let other = if kind == "warnings" { "assertions" } else { "warnings" };
+        assert_eq!(machine[other], json!([]), "{change}");
+    }
+}
+
+#[test]
+fn a_good_machine_is_told_nothing() {
+    let rootless =
+        r#"virtualisation.windlass.user = "ai"; users.users.ai = { isNormalUser = true; uid = 1234; linger = true; };"#;
+    let machines = machines([
+        "{ }",
+        r#"{ virtualisation.windlass.runner = "quadlet"; }"#,
+        r#"{ virtualisation.windlass.via = "podman"; virtualisation.podman.autoPrune.enable = true; }"#,
+        &format!(r#"{{ {rootless} virtualisation.windlass.runner = "quadlet"; }}"#),
+        &format!(r#"{{ {rootless} virtualisation.windlass.containers.app.health.command = [ "/bin/app" "check" ]; }}"#),
+        r#"{ virtualisation.windlass = {
+          models.chat = "words";
+          gc = { above = 80; downTo = 60; };
+          containers.app.environment = { POSTGRES_PASSWORD_FILE = "/run/secrets/pg"; TOKEN_USER = "me"; SECRET = ""; };
+          containers.redis = { health.onFailure = lib.mkForce "restart"; restart = lib.mkForce "no"; };
+        }; }"#,
+    ]);
+    for machine in machines.iter().chain(&homes(["{ }"])) {
+        assert_eq!((&machine["assertions"], &machine["warnings"]), (&json!([]), &json!([])));
+    }
+}
+
+#[test]
+fn what_cannot_work_is_an_assertion() {
+    expect(
+        "assertions",
+        [
+            (
+                r#"{ virtualisation.windlass.containers.app.image = lib.mkForce "docker.io/app:1"; }"#,
+                "virtualisation.windlass.containers.app.image: 'docker.io/app:1' is none of the images that are loaded; take the `ref` of one of virtualisation.windlass.images: app redis words",
+            ),
+            (
+                r#"{ virtualisation.windlass.containers.app.dependsOn = [ "postgres" ]; }"#,
+                "virtualisation.windlass.containers.app.dependsOn: there is no container postgres",
+            ),
+            (
+                r#"{ virtualisation.windlass.containers.redis.health.onFailure = lib.mkForce "restart"; }"#,
+                r#"virtualisation.windlass.containers.redis: with health.onFailure = "restart" both Podman and systemd restart it"#,
+            ),
+            (
+                r#"{ virtualisation.windlass.models.chat = "qwen3"; }"#,
+                "virtualisation.windlass.models.chat: no stack has a model 'qwen3'; there are: words",
+            ),
+            ("{ virtualisation.windlass.gc.downTo = 50; }", "virtualisation.windlass.gc.downTo needs gc.above"),
+            (
+                "{ virtualisation.windlass.gc = { above = 40; downTo = 50; }; }",
+                "virtualisation.windlass.gc.downTo needs gc.above, and is at most that",
+            ),
+            (
+                r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; }; users.users.ai = { isNormalUser = true; uid = 7; }; }"#,
+                "virtualisation.windlass.user: users.users.ai needs a fixed `uid` and `linger = true`",
+            ),
+            (
+                r#"{ virtualisation.windlass.user = "ai"; users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
+                r#"give those without a health check one, or use runner = "quadlet": app"#,
+            ),
+            (
+                r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; via = "podman"; };
+              users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
+                "virtualisation.windlass.user: a rootless Podman takes its images from the linked store",
+            ),
+            (
+                r#"{ virtualisation.windlass.via = "store"; virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,
+                r#"virtualisation.windlass.via = "store" needs Podman's driver overlay, and storage.conf says btrfs"#,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_meant_is_a_warning() {
+    expect(
+        "warnings",
+        [
+            (
+                r#"{ virtualisation.windlass.containers.app.environment.POSTGRES_PASSWORD = "hunter2"; }"#,
+                "virtualisation.windlass.containers.app.environment.POSTGRES_PASSWORD looks like a secret",
+            ),
+            (
+                r#"{ virtualisation.windlass.containers.app.environment.openai_api_key = "sk-1"; }"#,
+                "virtualisation.windlass.containers.app.environment.openai_api_key looks like a secret",
+            ),
+            (
+                r#"{ virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,
+                "with Podman's driver btrfs every image is copied",
+            ),
+            (
+                r#"{ virtualisation.podman.autoPrune = { enable = true; flags = [ "--all" ]; }; }"#,
+                "virtualisation.podman.autoPrune.flags has --all",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn options_take_only_what_they_can_use() {
+    for (change, option) in [
+        (r#"{ virtualisation.windlass.via = "docker"; }"#, "virtualisation.windlass.via"),
+        ("{ virtualisation.windlass.keepGenerations = 0; }", "virtualisation.windlass.keepGenerations"),
+        ("{ virtualisation.windlass.gc.above = 100; }", "virtualisation.windlass.gc.above"),
+        (r#"{ virtualisation.windlass.storageDir = "storage"; }"#, "virtualisation.windlass.storageDir"),
+        (r#"{ virtualisation.windlass.networks = [ "-x" ]; }"#, "virtualisation.windlass.networks"),
+        (
+            r#"{ virtualisation.windlass.directories."/x".mode = "755"; }"#,
+            r#"virtualisation.windlass.directories."/x".mode"#,
+        ),
+        (r#"{ virtualisation.windlass.stacks.a = "/etc"; }"#, "virtualisation.windlass.stacks.a"),
+        (r#"{ virtualisation.windlass.images.a = "docker.io/redis"; }"#, "virtualisation.windlass.images.a"),
+        (
+            r#"{ virtualisation.windlass.images.redis.ref = "localhost/redis:1"; }"#,
+            "virtualisation.windlass.images.redis.ref",
+        ),
+        ("{ virtualisation.windlass.containers.app.prot = 1; }", "virtualisation.windlass.containers.app.prot"),
+        ("{ virtualisation.windlass.containers.new.init = true; }", "virtualisation.windlass.containers.new.image"),
+        ("{ virtualisation.windlass.containers.app.ports = [ 80 ]; }", "virtualisation.windlass.containers.app.ports"),
+        (
+            "{ virtualisation.windlass.containers.app.environment.A = 1; }",
+            "virtualisation.windlass.containers.app.environment.A",
+        ),
+        (
+            r#"{ virtualisation.windlass.containers.app.memory = "lots"; }"#,
+            "virtualisation.windlass.containers.app.memory",
+        ),
+        (r#"{ virtualisation.windlass.containers.app.cpus = "2"; }"#, "virtualisation.windlass.containers.app.cpus"),
+        (
+            "{ virtualisation.windlass.containers.app.pidsLimit = -1; }",
+            "virtualisation.windlass.containers.app.pidsLimit",
+        ),
+        (
+            r#"{ virtualisation.windlass.containers.app.restart = "sometimes"; }"#,
+            "virtualisation.windlass.containers.app.restart",
+        ),
+        (
+            "{ virtualisation.windlass.containers.app.entrypoint = [ ]; }",
+            "virtualisation.windlass.containers.app.entrypoint",
+        ),
+        (
+            r#"{ virtualisation.windlass.containers.app.secrets.a = "keys/a"; }"#,
+            "virtualisation.windlass.containers.app.secrets.a",
+        ),
+        (
+            r#"{ virtualisation.windlass.containers.redis.health.interval = lib.mkForce "soon"; }"#,
+            "virtualisation.windlass.containers.redis.health.interval",
+        ),
+        (
+            r#"{ virtualisation.windlass.containers.redis.health.command = lib.mkForce "true"; }"#,
+            "virtualisation.windlass.containers.redis.health.command",
+        ),
+    ] {
+        let error = refused(change);
+        assert!(error.contains(&format!("`{option}")), "{change}: {error}");
+    }
+}

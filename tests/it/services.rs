@@ -1,0 +1,465 @@
+//! Redis and PostgreSQL, built by Nix, loaded by windlass, and run as the stack describes their containers.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::engine::{Podman, Said};
+use crate::env::run_ok;
+use crate::nix::{build, eval, root};
+
+/// A service of the stack, loaded into a Podman of its own.
+struct Service {
+    podman: Podman,
+    image: String,
+    /// Its description, as options of `podman run`.
+    flags: Vec<String>,
+    state: String,
+    uid: u32,
+}
+
+impl Service {
+    fn new(name: &str) -> Self {
+        let description = description(name);
+        let podman = Podman::linked();
+        let path = build(&format!("{description}.image")).unwrap();
+        podman.load(&path, &[]).last();
+        let told = eval(&format!(
+            "let s = {description}; in {{ inherit (s) container state; image = s.image.imageRef; \
+             user = s.image.spec.config.User; }}"
+        ));
+        let text = |key: &str| told[key].as_str().unwrap().to_owned();
+        let uid = text("user").split(':').next().unwrap().parse().unwrap();
+        Self { podman, image: text("image"), flags: flags(&told["container"]), state: text("state"), uid }
+    }
+
+    /// `podman run` with the container's description, these options, and a command instead of the image's.
+    fn run(&self, options: &[&str], command: &[&str]) -> Said {
+        let mut run = self.podman.command("podman");
+        run.args(["run", "--pull=never", "--network=none"]).args(&self.flags).args(options).arg(&self.image);
+        Said::of(&run.args(command).output().unwrap())
+    }
+
+    /// Started, with `source` as its state.
+    fn start(&self, name: &str, source: &str, options: &[&str]) {
+        let volume = format!("--volume={source}:{}", self.state);
+        self.run(&[&["--detach", "--name", name, &volume], options].concat(), &[]).last();
+    }
+
+    /// What a run says that is refused at once.
+    fn refused(&self, source: &Path, options: &[&str]) -> String {
+        let volume = format!("--volume={}:{}", source.display(), self.state);
+        let said = self.run(&[&["--rm", &volume], options].concat(), &[]);
+        assert!((1..=127).contains(&said.code), "{said:?}");
+        said.stderr
+    }
+
+    fn exec(&self, name: &str, command: &[&str]) -> Said {
+        Said::of(&self.podman.command("podman").args(["exec", name]).args(command).output().unwrap())
+    }
+
+    fn is_healthy(&self, name: &str) -> bool {
+        self.podman.command("podman").args(["healthcheck", "run", name]).output().unwrap().status.success()
+    }
+
+    fn healthy(&self, name: &str) {
+        until(&format!("{name} to be healthy"), || {
+            let state = self.podman.run(&["inspect", "--format={{.State.Status}}", name]);
+            assert_eq!(state, "running\n", "{}", self.logs(name));
+            self.is_healthy(name)
+        });
+    }
+
+    fn logs(&self, name: &str) -> String {
+        let output = self.podman.command("podman").args(["logs", name]).output().unwrap();
+        [Said::of(&output).stdout, Said::of(&output).stderr].concat()
+    }
+
+    fn kill(&self, name: &str) {
+        self.podman.run(&["kill", "--signal=KILL", name]);
+        self.podman.run(&["wait", name]);
+    }
+
+    /// A directory of the host, of this mode, that belongs to the container's user.
+    fn directory(&self, name: &str) -> PathBuf {
+        let path = self.podman.env.path(name);
+        fs::create_dir(&path).unwrap();
+        self.own(&path);
+        path
+    }
+
+    fn own(&self, path: &Path) {
+        std::os::unix::fs::chown(path, Some(self.uid), Some(self.uid)).unwrap();
+    }
+
+    /// `--volume` for a secret that only the container's user can read.
+    fn secret(&self, name: &str, text: &str) -> String {
+        let path = self.podman.env.write(format!("secret-{name}"), text);
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
+        self.own(&path);
+        format!("--volume={}:/run/secrets/{name}:ro", path.display())
+    }
+}
+
+/// What the file of a service gives, as a Nix expression.
+fn description(name: &str) -> String {
+    let root = root().display();
+    format!(
+        "(import {root}/nix/ai-stack/{name}.nix {{ \
+         inherit pkgs; windlass = w; probe = pkgs.callPackage {root}/nix/probe.nix {{ }}; }})"
+    )
+}
+
+/// The options of `podman run` that a container description stands for.
+fn flags(container: &Value) -> Vec<String> {
+    let strings = |value: &Value| {
+        let values = value.as_array().unwrap().iter();
+        values.map(|value| value.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let mut flags = Vec::new();
+    for (key, value) in container.as_object().unwrap() {
+        match key.as_str() {
+            // Without a network there is nothing to publish.
+            "ports" => assert!(strings(value).iter().all(|port| port.starts_with("127.0.0.1:")), "{value}"),
+            "readOnly" => flags.push(format!("--read-only={value}")),
+            "noNewPrivileges" => flags.push("--security-opt=no-new-privileges".to_owned()),
+            "tmpfs" => flags.extend(strings(value).iter().map(|place| format!("--tmpfs={place}"))),
+            "capDrop" => flags.extend(strings(value).iter().map(|name| format!("--cap-drop={name}"))),
+            "shmSize" => flags.push(format!("--shm-size={}", value.as_str().unwrap())),
+            "stopTimeout" => flags.push(format!("--stop-timeout={value}")),
+            // Asked by hand: what asks it at intervals is a timer of systemd.
+            "health" => {
+                flags.extend([format!("--health-cmd={}", value["command"]), "--health-interval=disable".into()])
+            }
+            other => panic!("no test runs a container with {other}"),
+        }
+    }
+    flags
+}
+
+/// Waits for a condition.
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !condition() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn redis_keeps_what_it_saved_and_is_healthy_when_it_answers() {
+    let redis = Service::new("redis");
+    let cli = |name: &str, arguments: &[&str]| {
+        let said = redis.exec(name, &[&["redis-cli", "--raw", "--no-auth-warning"], arguments].concat());
+        assert_eq!(said.code, 0, "{said:?}");
+        said.stdout.trim().to_owned()
+    };
+    redis.start("redis", "data", &[]);
+    redis.healthy("redis");
+    assert_eq!(cli("redis", &["set", "stopped", "1"]), "OK");
+    redis.podman.run(&["stop", "redis"]);
+    assert!(redis.logs("redis").contains("DB saved on disk"), "{}", redis.logs("redis"));
+    redis.podman.run(&["start", "redis"]);
+    redis.healthy("redis");
+    assert_eq!(cli("redis", &["get", "stopped"]), "1");
+
+    cli("redis", &["set", "saved", "2"]);
+    assert_eq!(cli("redis", &["save"]), "OK");
+    redis.kill("redis");
+    redis.podman.run(&["start", "redis"]);
+    redis.healthy("redis");
+    assert_eq!(cli("redis", &["mget", "stopped", "saved"]), "1\n2");
+
+    redis.podman.run(&["kill", "--signal=STOP", "redis"]);
+    assert!(!redis.is_healthy("redis"), "it does not answer");
+    redis.podman.run(&["kill", "--signal=CONT", "redis"]);
+    redis.healthy("redis");
+    let written = redis.exec("redis", &["touch", "/file"]);
+    assert!(written.stderr.contains("Read-only file system"), "{written:?}");
+    redis.podman.run(&["stop", "redis"]);
+
+    // A password is in a file alone; the health check needs none, and can do nothing else.
+    let (password, file) = (r#"a "b\c' d"#, redis.secret("redis-password", "a \"b\\c' d\n"));
+    redis.start("locked", "data", &[&file]);
+    redis.healthy("locked");
+    assert!(cli("locked", &["get", "saved"]).starts_with("NOAUTH"));
+    assert_eq!(cli("locked", &["-a", password, "get", "saved"]), "2");
+    let health = cli("locked", &["--user", "health", "--pass", "-", "get", "saved"]);
+    assert!(health.starts_with("NOPERM"), "{health}");
+    assert!(!redis.logs("locked").contains(password));
+    redis.podman.run(&["stop", "locked"]);
+    let config = redis.podman.env.write("redis.conf", "appendonly yes\nsave \"\"\n");
+    fs::set_permissions(&config, PermissionsExt::from_mode(0o644)).unwrap();
+    let config = format!("--volume={}:/redis.conf:ro", config.display());
+    let configured = redis.run(
+        &["--detach", "--name=configured", &config, "--volume=other:/data"],
+        &["redis-server", "/redis.conf", "--maxmemory", "5mb"],
+    );
+    configured.last();
+    redis.healthy("configured");
+    assert_eq!(cli("configured", &["config", "get", "appendonly"]), "appendonly\nyes");
+    assert_eq!(cli("configured", &["config", "get", "maxmemory"]), "maxmemory\n5242880");
+
+    // It would take data and be unable to save them.
+    let other = redis.podman.env.path("other");
+    fs::create_dir(&other).unwrap();
+    let said = redis.refused(&other, &[]);
+    let sentence =
+        "redis image: /data belongs to 0:0 and cannot be written by the server, which runs as 6379:6379. Mend it";
+    assert!(said.starts_with(sentence), "{said}");
+    redis.own(&other);
+    fs::write(other.join("dump.rdb"), "").unwrap();
+    fs::set_permissions(other.join("dump.rdb"), PermissionsExt::from_mode(0o600)).unwrap();
+    let said = redis.refused(&other, &[]);
+    assert!(said.starts_with("redis image: /data/dump.rdb belongs to 0:0"), "{said}");
+}
+
+const PASSWORD: &str = r#"s3cret 'of' "nobody" \else"#;
+
+/// SQL over the socket, as the superuser `app` in database `shop`.
+fn sql(postgres: &Service, name: &str, statement: &str) -> String {
+    let command = ["psql", "--no-psqlrc", "--username=app", "--dbname=shop", "-Atqc", statement];
+    let said = postgres.exec(name, &command);
+    assert_eq!(said.code, 0, "{said:?}");
+    said.stdout.trim().to_owned()
+}
+
+#[test]
+fn postgres_makes_a_cluster_in_an_empty_volume_and_comes_back_after_a_kill() {
+    let postgres = Service::new("postgres");
+    let scripts = postgres.directory("initdb.d");
+    let script = |name: &str, text: &[u8], mode: u32| {
+        fs::write(scripts.join(name), text).unwrap();
+        fs::set_permissions(scripts.join(name), PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let insert = |by: &str| format!("INSERT INTO seen (by) VALUES ('{by}');\n").into_bytes();
+    let packed = |program: &str, text: &[u8]| {
+        let plain = postgres.podman.env.write("plain", text);
+        let output = Command::new(program).arg("-c").arg(plain).output().unwrap();
+        assert!(output.status.success() && output.stdout != text, "{program}: {output:?}");
+        output.stdout
+    };
+    let zstd = eval("\"${pkgs.zstd}/bin/zstd\"").as_str().unwrap().to_owned();
+    let xz = "import lzma, sys; sys.stdout.buffer.write(lzma.compress(open(sys.argv[1], 'rb').read()))";
+    let xz =
+        Command::new("python3").args(["-c", xz]).arg(postgres.podman.env.write("xz", insert("xz"))).output().unwrap();
+    let waits = "#!/bin/sh\nset -e\npsql -qc 'CREATE TABLE seen (n serial, by text)'\n\
+                 psql -qc \"INSERT INTO seen (by) VALUES ('executed as $POSTGRES_USER')\"\n\
+                 until [ -e /docker-entrypoint-initdb.d/go ]; do sleep 0.05; done\n";
+    script("10-waits.sh", waits.as_bytes(), 0o755);
+    script("9-plain.sql", &insert("sql"), 0o644);
+    script("Z.sql.gz", &packed("gzip", &insert("gzip")), 0o644);
+    script("a.sql.xz", &xz.stdout, 0o644);
+    script("b.sql.zst", &packed(&zstd, &insert("zstd")), 0o644);
+    let sourced =
+        "psql -q <<SQL\nINSERT INTO seen (by) VALUES ('sourced in $POSTGRES_DB, ${#POSTGRES_PASSWORD}');\nSQL\n";
+    script("c.sh", sourced.as_bytes(), 0o644);
+    script("notes.txt", b"", 0o644);
+
+    let scripts_volume = format!("--volume={}:/docker-entrypoint-initdb.d:ro", scripts.display());
+    let secret = postgres.secret("postgres-password", &format!("{PASSWORD}\n"));
+    let options = [&scripts_volume, &secret, "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop"];
+    postgres.start("postgres", "data", &options);
+    until("the first script", || postgres.logs("postgres").contains("10-waits.sh"));
+    assert!(!postgres.is_healthy("postgres"), "while it is made");
+    script("go", b"", 0o644);
+    postgres.healthy("postgres");
+    let seen = "SELECT string_agg(by, '|' ORDER BY n) FROM seen";
+    let expected = format!("executed as app|sql|gzip|xz|zstd|sourced in shop, {}", PASSWORD.len());
+    assert_eq!(sql(&postgres, "postgres", seen), expected);
+    assert!(postgres.logs("postgres").contains("notes.txt is left out"));
+
+    let over_tcp = |password: &str, statement: &str| {
+        let variable = format!("--env=PGPASSWORD={password}");
+        let mut exec = postgres.podman.command("podman");
+        exec.args(["exec", &variable, "postgres", "psql", "--host=127.0.0.1", "--username=app", "--dbname=shop"]);
+        Said::of(&exec.args(["--no-password", "-Atqc", statement]).output().unwrap())
+    };
+    let settings = "SELECT rolname, rolpassword ^@ 'SCRAM-SHA-256', current_setting('data_checksums'), \
+                    current_setting('server_encoding') FROM pg_authid WHERE rolname = current_user";
+    assert_eq!(over_tcp(PASSWORD, settings).last(), "app|t|on|UTF8");
+    let wrong = over_tcp("wrong", "SELECT 1");
+    assert!(wrong.code == 2 && wrong.stderr.contains("password authentication failed"), "{wrong:?}");
+    let vectors = "CREATE EXTENSION vector; CREATE TABLE items (name text, at vector(3));
+        INSERT INTO items VALUES ('far', '[9,9,9]'), ('near', '[1,1,2]'), ('there', '[1,5,1]');
+        CREATE INDEX ON items USING hnsw (at vector_l2_ops);";
+    assert_eq!(over_tcp(PASSWORD, vectors).code, 0);
+    assert_eq!(over_tcp(PASSWORD, "SELECT name FROM items ORDER BY at <-> '[1,1,1]' LIMIT 1").last(), "near");
+
+    // Nowhere to be seen: not even by a program that the server starts.
+    let programs =
+        "CREATE TEMP TABLE env (line text); COPY env FROM PROGRAM 'env'; SELECT string_agg(line, ' ') FROM env";
+    let environment = sql(&postgres, "postgres", programs);
+    assert!(environment.contains("PGDATA=/var/lib/postgresql/data"), "{environment}");
+    let processes = postgres.exec("postgres", &["sh", "-c", "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ"]).stdout;
+    assert!(processes.contains("postgres: checkpointer"), "{processes}");
+    for text in [environment, processes, postgres.logs("postgres"), postgres.podman.run(&["inspect", "postgres"])] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+    let owner = postgres.exec("postgres", &["stat", "-c", "%u:%g", "/proc/1"]);
+    assert_eq!(owner.last(), "5432:5432");
+
+    postgres.kill("postgres");
+    postgres.podman.run(&["start", "postgres"]);
+    postgres.healthy("postgres");
+    assert_eq!(sql(&postgres, "postgres", "SELECT count(*) FROM items"), "3");
+    assert_eq!(sql(&postgres, "postgres", seen), expected, "the scripts ran once");
+    let logs = postgres.logs("postgres");
+    assert!(logs.contains("was not properly shut down; automatic recovery in progress"), "{logs}");
+    postgres.podman.run(&["stop", "postgres"]);
+    assert!(
+        postgres.logs("postgres").trim_end().ends_with("database system is shut down"),
+        "{}",
+        postgres.logs("postgres")
+    );
+    assert_eq!(postgres.podman.run(&["inspect", "--format={{.State.ExitCode}}", "postgres"]), "0\n");
+
+    // Given as a variable it is known to whoever inspects the container, but not to the server.
+    let variable = format!("--env=POSTGRES_PASSWORD={PASSWORD}");
+    postgres.start("variable", "other", &[&variable, "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop"]);
+    postgres.healthy("variable");
+    let environment = sql(&postgres, "variable", programs);
+    assert!(environment.contains("POSTGRES_USER=app") && !environment.contains("s3cret"), "{environment}");
+}
+
+#[test]
+fn a_kill_while_postgres_makes_its_cluster_is_repaired_by_the_next_start() {
+    let postgres = Service::new("postgres");
+    let scripts = postgres.directory("initdb.d");
+    let once = "CREATE TABLE once (n int); INSERT INTO once VALUES (1);\n";
+    fs::write(scripts.join("1.sql"), once).unwrap();
+    fs::write(scripts.join("2.sh"), "[ -e /docker-entrypoint-initdb.d/go ] || sleep 1000\n").unwrap();
+    let scripts_volume = format!("--volume={}:/docker-entrypoint-initdb.d:ro", scripts.display());
+    let secret = postgres.secret("postgres-password", PASSWORD);
+    let options = [&scripts_volume, &secret, "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop"];
+    let data = postgres.directory("data");
+    fs::create_dir(data.join("lost+found")).unwrap();
+    let new = data.join(".initialising");
+    postgres.start("postgres", data.to_str().unwrap(), &options);
+
+    // In initdb, in the server's first run, in a script.
+    for (moment, file) in [("initdb", "base/1"), ("the first run", "postmaster.pid"), ("a script", "")] {
+        until(moment, || {
+            if file.is_empty() {
+                postgres.logs("postgres").contains("2.sh")
+            } else {
+                new.join("data").join(file).exists()
+            }
+        });
+        postgres.kill("postgres");
+        assert!(new.exists() && !data.join("PG_VERSION").exists(), "{moment}");
+        postgres.podman.run(&["start", "postgres"]);
+    }
+    // Stopped there, it does not let the one wait who stops it.
+    until("the script again", || {
+        postgres.logs("postgres").matches("running /docker-entrypoint-initdb.d/2.sh").count() == 2
+    });
+    let begun = Instant::now();
+    postgres.podman.run(&["stop", "postgres"]);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    fs::write(scripts.join("go"), "").unwrap();
+    let starts = || {
+        postgres.podman.run(&["start", "postgres"]);
+        postgres.healthy("postgres");
+        assert_eq!(sql(&postgres, "postgres", "SELECT count(*) FROM once"), "1");
+        assert!(!new.exists() && data.join("lost+found").exists());
+        postgres.podman.run(&["stop", "postgres"]);
+    };
+    starts();
+
+    // In the move to its place: nothing moved, a part, all but the last, and the last too.
+    let mut entries: Vec<PathBuf> = fs::read_dir(&data).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.retain(|path| !path.ends_with("lost+found"));
+    entries.sort_by_key(|path| (path.ends_with("PG_VERSION"), path.clone()));
+    for moved in [0, entries.len() / 2, entries.len() - 1, entries.len()] {
+        fs::create_dir_all(new.join("data")).unwrap();
+        fs::write(new.join("whole"), "").unwrap();
+        for path in &entries[moved..] {
+            fs::rename(path, new.join("data").join(path.file_name().unwrap())).unwrap();
+        }
+        fs::set_permissions(new.join("data"), PermissionsExt::from_mode(0o700)).unwrap();
+        [&new, &new.join("data"), &new.join("whole")].iter().for_each(|path| postgres.own(path));
+        starts();
+    }
+}
+
+#[test]
+fn postgres_refuses_what_it_cannot_start_with_and_changes_nothing() {
+    let postgres = Service::new("postgres");
+    let secret = postgres.secret("postgres-password", "x");
+    let files = |path: &Path| run_ok(Command::new("find").arg(path).args(["-printf", "%P %m %U %s\n"]));
+    let refused = |volume: &Path, options: &[&str], expected: &str| {
+        let before = files(volume);
+        let said = postgres.refused(volume, options);
+        assert!(said.contains(expected), "{said}");
+        assert_eq!(files(volume), before, "{said}");
+    };
+    let empty = postgres.directory("empty");
+    fs::set_permissions(&empty, PermissionsExt::from_mode(0o700)).unwrap();
+    let both = ["--env=POSTGRES_PASSWORD=y", "--env=POSTGRES_PASSWORD_FILE=/run/secrets/postgres-password", &secret];
+    refused(&empty, &both, "POSTGRES_PASSWORD and POSTGRES_PASSWORD_FILE are both set: give one of them");
+    refused(&empty, &[], "the superuser needs a password: give the secret postgres-password or");
+    let nothing = postgres.secret("nothing", "\n");
+    let file = "--env=POSTGRES_PASSWORD_FILE=/run/secrets/nothing";
+    refused(&empty, &[&nothing, file], "the superuser needs a password");
+    refused(&empty, &[file], "POSTGRES_PASSWORD_FILE: there is no /run/secrets/nothing, or user 5432 may not read it");
+    refused(&empty, &["--user=0", &secret], "the server does not run as root");
+
+    let older = postgres.directory("older");
+    fs::write(older.join("PG_VERSION"), "15\n").unwrap();
+    postgres.own(&older.join("PG_VERSION"));
+    refused(
+        &older,
+        &[&secret],
+        "/var/lib/postgresql/data is of PostgreSQL 15, and this is 17; nothing was changed. Dump it",
+    );
+    fs::rename(older.join("PG_VERSION"), older.join("other")).unwrap();
+    fs::set_permissions(&older, PermissionsExt::from_mode(0o700)).unwrap();
+    refused(&older, &[&secret], "has other in it and no PG_VERSION: it is neither empty nor a data directory");
+    let foreign = postgres.podman.env.path("foreign");
+    fs::create_dir(&foreign).unwrap();
+    let sentence = "/var/lib/postgresql/data belongs to 0:0, and the server runs as 5432:5432. Mend it on the host with chown -R 5432:5432";
+    refused(&foreign, &[&secret], sentence);
+
+    // A script that fails is named, and after it nothing runs; mended, the next start makes the cluster.
+    let scripts = postgres.directory("initdb.d");
+    let scripts_volume = format!("--volume={}:/docker-entrypoint-initdb.d:ro", scripts.display());
+    let write = |name: &str, text: &str| fs::write(scripts.join(name), text).unwrap();
+    write("3.sh", "echo >&2 not reached\n");
+    let failing = [
+        ("1.sql", "SELECT 1;\nSELEC;\n", r#"1.sql:2: ERROR:  syntax error at or near "SELEC""#),
+        ("2.sh", "false\ntrue\n", ""),
+        ("1.sql.gz", "not gzip", "gunzip"),
+    ];
+    for (name, text, expected) in failing {
+        write(name, text);
+        let said = postgres.refused(&empty, &[&secret, &scripts_volume]);
+        assert!(said.contains(expected), "{said}");
+        assert!(
+            said.trim_end().ends_with(&format!("not initialised: stopped at /docker-entrypoint-initdb.d/{name}")),
+            "{said}"
+        );
+        assert!(!said.contains("not reached"), "{said}");
+        fs::remove_file(scripts.join(name)).unwrap();
+    }
+    write("1.sh", "#!/bin/bash\n");
+    fs::set_permissions(scripts.join("1.sh"), PermissionsExt::from_mode(0o755)).unwrap();
+    let said = postgres.refused(&empty, &[&secret, &scripts_volume]);
+    assert!(said.contains("here are the programs of PostgreSQL and busybox, sh among them, and no bash"), "{said}");
+    fs::remove_file(scripts.join("1.sh")).unwrap();
+    let trust =
+        ["--env=POSTGRES_HOST_AUTH_METHOD=trust", "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop", &scripts_volume];
+    postgres.start("postgres", empty.to_str().unwrap(), &trust);
+    postgres.healthy("postgres");
+    let logs = postgres.logs("postgres");
+    assert!(logs.contains("not reached") && logs.contains("is let in without a password"), "{logs}");
+    assert_eq!(sql(&postgres, "postgres", "SELECT 1"), "1");
+    postgres.podman.run(&["kill", "--signal=STOP", "postgres"]);
+    assert!(!postgres.is_healthy("postgres"), "it does not answer");
+    postgres.podman.run(&["kill", "--signal=CONT", "postgres"]);
+    postgres.healthy("postgres");
+}
