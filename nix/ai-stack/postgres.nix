@@ -106,7 +106,7 @@ in
         "--dbname=postgres"
       ];
       interval = "10s";
-      startPeriod = "120s";
+      startPeriod = "2m";
     };
     # Parallel queries and index builds share memory there; Podman's own limit is 64 MB.
     shmSize = "256m";

@@ -160,9 +160,9 @@ fn a_read_only_mount_over_the_nix_store_does_not_matter() {
     command.arg(podman.home("storage")).arg(model["platforms"][0]["layers"][0]["owners"][0].as_str().unwrap());
     let said = run_ok(command.arg(redis["ref"].as_str().unwrap()).arg(server));
     let lines: Vec<&str> = said.lines().collect();
-    assert!(lines[3].starts_with("3 images, 1 model: 4 loaded, 0 present"), "{said}");
-    assert_eq!(lines[4], "same", "{said}");
-    assert!(lines[5].starts_with("Redis server v="), "{said}");
+    assert!(lines[4].starts_with("3 images, 1 model: 4 loaded, 0 present"), "{said}");
+    assert_eq!(lines[5], "same", "{said}");
+    assert!(lines[6].starts_with("Redis server v="), "{said}");
 }
 
 #[test]
