@@ -19,7 +19,10 @@ fn fixtures() -> Env {
 
 /// What real Nix makes of a configuration.
 pub(crate) fn eval(text: &str) -> Value {
-    let json = run_ok(nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", text]));
+    let lib = "{ mapAttrs = builtins.mapAttrs; mkForce = value: value; }";
+    let expression =
+        format!("let module = {text}; in if builtins.isFunction module then module {{ lib = {lib}; }} else module");
+    let json = run_ok(nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &expression]));
     serde_json::from_str(&json).unwrap()
 }
 
@@ -54,6 +57,7 @@ fn the_ai_stack_of_a_compose_file() {
         .as_object()
         .unwrap()
         .iter()
+        .filter(|(name, _)| *name != "enable")
         .map(|(name, service)| (name.as_str(), service["port"].as_u64().unwrap()))
         .collect();
     let expected = [
@@ -88,6 +92,57 @@ fn every_key_of_a_large_file_is_taken_or_accounted_for() {
     assert_eq!(containers["web"]["environment"]["SCRIPT"], "first\nsecond\n");
     assert_eq!(containers["web"]["command"], serde_json::json!(["serve", "--greeting", "hello 1.4", "--price", "5$"]));
     assert_eq!(containers["worker"]["environment"], serde_json::json!({ "FROM_BASE": "1", "SHARED": "own" }));
+}
+
+/// What comes out is a module that NixOS takes: the containers are those of the file, in units.
+#[test]
+fn the_modules_take_what_an_import_writes() {
+    let env = fixtures();
+    let imported = |file: &str| {
+        let words = ["compose", "import", file, "--directory", "/srv", "--env-file", "variables.env", "--json"];
+        serde_json::from_str::<Value>(&env.ok(words)).unwrap()["nix"].as_str().unwrap().to_owned()
+    };
+    let ai = root().join("nix/modules/ai-stack.nix").display().to_string();
+    // Images of others are not there: whoever imports builds them, or pins them.
+    let app =
+        r#"virtualisation.windlass.images.mine = config.virtualisation.windlass.lib.buildImage { name = "mine"; };"#;
+    let images = |names: &[&str]| {
+        let image = |name: &&str| {
+            format!(
+                r#"virtualisation.windlass.containers.{name}.image = lib.mkForce config.virtualisation.windlass.images.mine.ref;"#
+            )
+        };
+        names.iter().map(image).collect::<String>()
+    };
+    let everything = format!(
+        "{{ config, lib, ... }}: {{ imports = [ {ai} ({}) ]; {app} {} }}",
+        imported("everything.yml"),
+        images(&["from-source", "second-cache", "web", "worker"])
+    );
+    // What nixpkgs has not here, and a model, which llama.cpp needs.
+    let stack = format!(
+        "{{ config, lib, ... }}: {{ imports = [ {ai} ({}) ]; services.ai-stack = {{ llama-cpp.enable = lib.mkForce false; \
+         mindsdb.enable = lib.mkForce false; open-webui.enable = lib.mkForce false; ollama.enable = lib.mkForce false; \
+         qdrant.enable = lib.mkForce false; }}; }}",
+        imported("ai-stack.yml")
+    );
+    let [machine, ai] = crate::modules::machines([&everything, &stack]);
+    for (machine, words) in [
+        (
+            &machine,
+            &["podman-web.service", "podman-worker.service", "podman-from-source.service", "podman-postgres.service"][..],
+        ),
+        (&machine, &["windlass-network-shop_front.service", "windlass-network-shop_default.service"]),
+        (&ai, &["podman-redis.service", "podman-postgres.service"]),
+    ] {
+        let units = machine["units"].as_object().unwrap();
+        for name in words {
+            assert!(units.contains_key(*name), "{name}: {:?}", units.keys());
+        }
+    }
+    let script = |machine: &Value, unit: &str| machine["scripts"][unit].to_string();
+    assert!(script(&machine, "podman-web").contains("hello 1.4"), "{}", script(&machine, "podman-web"));
+    assert!(script(&ai, "podman-redis").contains("appendonly"), "{}", script(&ai, "podman-redis"));
 }
 
 #[test]
@@ -167,7 +222,7 @@ fn what_is_no_compose_file_is_refused_with_its_line() {
         base + &(1..services).map(other).collect::<String>()
     };
     for (text, sentence) in [
-        (many(1, 100), "services.s1.extends: goes over more than 64 services"),
+        (many(1, 100), "services.s0.extends: goes over more than 64 services"),
         (many(1000, 300), "services.s200.extends: makes more than 200000 values"),
     ] {
         env.write("f.yml", text);
