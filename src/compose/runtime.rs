@@ -228,13 +228,12 @@ pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -
         for (key, child) in children {
             match (key, cx.plain(&child)?.as_deref()) {
                 ("condition", Some("service_started")) => cx.account.take(&child, "dependsOn", ""),
-                ("condition", Some("service_healthy")) if cx.ours => cx.account.take(&child, "dependsOn", ""),
+                ("condition", Some("service_healthy")) if cx.checked.contains(&name) => {
+                    cx.account.take(&child, "dependsOn", "");
+                }
                 ("condition", Some("service_healthy")) => {
-                    cx.account.take(
-                        &child,
-                        "dependsOn",
-                        format!("{name} is started before; nothing waits until it is healthy"),
-                    );
+                    let why = format!("{name} has no health check here, and is waited for until it has started");
+                    cx.account.take(&child, "dependsOn", why);
                 }
                 ("condition", Some("service_completed_successfully")) => {
                     let why = format!(

@@ -102,7 +102,6 @@ fn the_modules_take_what_an_import_writes() {
         let words = ["compose", "import", file, "--directory", "/srv", "--env-file", "variables.env", "--json"];
         serde_json::from_str::<Value>(&env.ok(words)).unwrap()["nix"].as_str().unwrap().to_owned()
     };
-    let ai = root().join("nix/modules/ai-stack.nix").display().to_string();
     // Images of others are not there: whoever imports builds them, or pins them.
     let app =
         r#"virtualisation.windlass.images.mine = config.virtualisation.windlass.lib.buildImage { name = "mine"; };"#;
@@ -115,18 +114,18 @@ fn the_modules_take_what_an_import_writes() {
         names.iter().map(image).collect::<String>()
     };
     let everything = format!(
-        "{{ config, lib, ... }}: {{ imports = [ {ai} ({}) ]; {app} {} }}",
+        "{{ config, lib, ... }}: {{ imports = [ ({}) ]; {app} {} }}",
         imported("everything.yml"),
         images(&["from-source", "second-cache", "web", "worker"])
     );
     // What nixpkgs has not here, and a model, which llama.cpp needs.
     let stack = format!(
-        "{{ config, lib, ... }}: {{ imports = [ {ai} ({}) ]; services.ai-stack = {{ llama-cpp.enable = lib.mkForce false; \
+        "{{ config, lib, ... }}: {{ imports = [ ({}) ]; services.ai-stack = {{ llama-cpp.enable = lib.mkForce false; \
          mindsdb.enable = lib.mkForce false; open-webui.enable = lib.mkForce false; ollama.enable = lib.mkForce false; \
          qdrant.enable = lib.mkForce false; }}; }}",
         imported("ai-stack.yml")
     );
-    let [machine, ai] = crate::modules::machines([&everything, &stack]);
+    let (machine, ai) = (crate::modules::nixos(&everything), crate::modules::nixos(&stack));
     for (machine, words) in [
         (
             &machine,
@@ -310,6 +309,38 @@ fn shared_directories_are_not_relabelled() {
                     b:\n    image: 'x:1'\n    volumes: ['/srv/s:/s', 'v:/v']\n";
     let expected = ["/srv/s:/s", "/srv/o:/o:Z", "/etc/ssl:/e:ro", "/run/x.sock:/x", "p_v:/v", "/srv/s2:/t:z"];
     assert_eq!(containers(services)["a"]["volumes"], serde_json::json!(expected));
+}
+
+#[test]
+fn values_take_the_form_that_the_modules_have() {
+    let services = "  a:\n    image: 'x:1'\n    mem_limit: 1.5gb\n    shm_size: 64mb\n    pids_limit: -1\n    entrypoint: ''\n    \
+                    stop_grace_period: 1500ms\n    cpus: '2'\n    healthcheck: { test: [CMD, x], interval: 1.5s }\n    \
+                    restart: on-failure:3\n    ulimits: { nofile: { hard: 5 } }\n";
+    let container = &containers(services)["a"];
+    let expected = serde_json::json!({
+        "image": "x:1", "memory": "1536m", "shmSize": "64m", "stopTimeout": 2, "cpus": 2, "restart": "on-failure",
+        "extraOptions": ["--pids-limit=-1", "--entrypoint="], "ulimits": { "nofile": "5:5" },
+        "health": { "command": ["x"], "interval": "2s" },
+    });
+    assert_eq!(container, &expected);
+}
+
+#[test]
+fn what_the_ai_stack_says_itself_is_not_said_twice() {
+    let text = "name: p\nservices:\n  qdrant:\n    image: qdrant/qdrant\n    ports: ['7000:6333', '6334:6334', '1:6335']\n    \
+                network_mode: host\n    read_only: true\n    tmpfs: [/tmp, /x]\n    cap_drop: [ALL, CHOWN]\n    user: '5'\n    \
+                security_opt: ['no-new-privileges:true']\n    entrypoint: sh\n    command: sh -c x\n    stop_grace_period: 5s\n  \
+                redis: { image: valkey/valkey, command: [valkey-server, --save, ''] }\n  \
+                llama-cpp: { image: 'ghcr.io/ggml-org/llama.cpp:server', command: /app/llama-server -m /m.gguf -c 5 }\n";
+    let all = configuration(text);
+    let stack = &all["services"]["ai-stack"];
+    let expected = serde_json::json!({
+        "enable": true, "port": 7000, "container": { "ports": ["1:6335"], "tmpfs": ["/x"], "capDrop": ["CHOWN"] }
+    });
+    assert_eq!(stack["qdrant"], expected);
+    assert_eq!(stack["redis"]["container"]["command"], serde_json::json!(["redis-server", "--save", ""]));
+    assert_eq!(stack["llama-cpp"]["container"]["command"], serde_json::json!(["-c", "5"]));
+    assert_eq!(all.get("virtualisation"), None, "they have a network of their own: {all}");
 }
 
 #[test]
