@@ -85,6 +85,8 @@ in
   };
 
   inherit state;
+  # No cluster is made without it, unless everybody is to be let in.
+  secrets = [ "postgres-password" ];
   # Whether nixpkgs has it for this platform.
   available = package.meta.available or true;
 
