@@ -219,9 +219,16 @@ impl Service {
             if !is_name(name) {
                 return Err(("secrets".to_owned(), format!("'{name}' is not a file name for /run/secrets")));
             }
-            if !file.starts_with('/') {
-                return Err((format!("secrets.{name}"), "is not an absolute path of the host".to_owned()));
+            if !is_secret_file(file) {
+                let message = "is not an absolute path of the host, of letters, digits and . _ / @ + : -";
+                return Err((format!("secrets.{name}"), message.to_owned()));
             }
+        }
+        if self.entrypoint.as_ref().is_some_and(Vec::is_empty) {
+            return Err(("entrypoint".to_owned(), "is empty; leave it out for that of the image".to_owned()));
+        }
+        if let Some(limit) = self.pids_limit.filter(|limit| *limit < 0) {
+            return Err(("pidsLimit".to_owned(), format!("{limit} is less than 0")));
         }
         for (name, limit) in &self.ulimits {
             let number = |text: &str| text.parse::<i64>().is_ok_and(|number| number >= -1);
@@ -249,7 +256,7 @@ impl Health {
         }
         let times = [("interval", &self.interval), ("timeout", &self.timeout), ("startPeriod", &self.start_period)];
         for (key, time) in times {
-            if let Some(time) = time.as_ref().filter(|time| seconds(time).is_none()) {
+            if let Some(time) = time.as_ref().filter(|time| !is_time(time)) {
                 return Err((format!("health.{key}"), format!("'{time}' is not a time like 30s or 1m30s")));
             }
         }
@@ -304,6 +311,12 @@ fn circle(
     None
 }
 
+/// Whether a secret can be read from there: the path is a word of systemd's.
+#[must_use]
+pub fn is_secret_file(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/@+:-".contains(&byte))
+}
+
 /// What Podman takes as the name of a container or of a volume.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
@@ -342,16 +355,17 @@ fn is_volume(text: &str) -> bool {
     }
 }
 
-/// `512m`, `2g`, `1.5GiB`: what Podman reads as an amount of memory.
+/// `512m`, `2g`: what Podman and the NixOS module both read as an amount of memory.
 #[must_use]
 pub fn is_size(text: &str) -> bool {
-    let lower = text.to_ascii_lowercase();
-    let number = lower.trim_end_matches('b').trim_end_matches('i').trim_end_matches(['k', 'm', 'g', 't', 'p']);
-    let unit = &lower[number.len()..];
-    let digits = number.trim_end();
-    let fits =
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.') && digits.parse::<f64>().is_ok();
-    fits && matches!(unit.as_bytes(), [] | [b'b' | b'k' | b'm' | b'g' | b't' | b'p'] | [_, b'b'] | [_, b'i', b'b'])
+    let digits = text.trim_end_matches(['b', 'k', 'm', 'g', 'B', 'K', 'M', 'G']);
+    text.len() - digits.len() < 2 && !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// `30s`, `1m30s`: what Podman and systemd both read as a time.
+#[must_use]
+pub fn is_time(text: &str) -> bool {
+    !text.contains(['.', 'u', 'n', 'µ']) && text != "0" && seconds(text).is_some()
 }
 
 /// The seconds of a time as Go writes it, `1m30s`, rounded up.
@@ -399,15 +413,21 @@ mod tests {
         for volume in ["", "data", "data:data", "./x:/x", "a:/b:", "a:/b:ro:rw"] {
             assert!(!is_volume(volume), "{volume}");
         }
-        for size in ["512m", "2g", "1.5GiB", "100", "64mb", "10b"] {
+        for size in ["512m", "2g", "100", "10b", "1G"] {
             assert!(is_size(size), "{size}");
         }
-        for size in ["", "g", "2x", "2 apples", "1.2.3g", "-1g"] {
+        for size in ["", "g", "2x", "2 apples", "1.5g", "64mb", "-1g"] {
             assert!(!is_size(size), "{size}");
         }
         for (time, whole) in [("30s", 30), ("1m30s", 90), ("1h", 3600), ("500ms", 1), ("1.5s", 2), ("0", 0), ("0s", 0)]
         {
             assert_eq!(seconds(time), Some(whole), "{time}");
+        }
+        for time in ["30s", "1h2m3s4ms"] {
+            assert!(is_time(time), "{time}");
+        }
+        for time in ["0", "1.5s", "3us"] {
+            assert!(!is_time(time), "{time}");
         }
         for time in ["", "30", "s", "1d", "1m30", "99999999999h"] {
             assert_eq!(seconds(time), None, "{time}");

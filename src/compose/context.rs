@@ -1,6 +1,6 @@
 //! What all parts of an import share: the file, its variables, and the account.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use super::account::{Account, At};
@@ -8,7 +8,7 @@ use super::import::ImportError;
 use super::known::Known;
 use super::variables::{Text, Variables, interpolate};
 use super::yaml::{Mark, Node, Value};
-use crate::service::Service;
+use crate::service::{Service, is_time, seconds};
 
 /// The state of an import.
 pub(super) struct Context<'a> {
@@ -34,8 +34,12 @@ pub(super) struct Context<'a> {
     pub(super) required: BTreeMap<String, (Mark, String)>,
     /// Directories and files of the host that containers mount.
     pub(super) binds: BTreeMap<String, Mark>,
-    /// Networks that must be there.
-    pub(super) networks: BTreeMap<String, Mark>,
+    /// Networks that must be there, and whether they are made by somebody else.
+    pub(super) networks: BTreeMap<String, bool>,
+    /// Whether every service is one of the AI stack under its own name: they have a network already.
+    pub(super) only_ai_stack: bool,
+    /// Services that say how to see that they are healthy.
+    pub(super) checked: BTreeSet<String>,
 }
 
 /// A service on its way.
@@ -128,6 +132,42 @@ impl Context<'_> {
     pub(super) fn number<T: std::str::FromStr>(&mut self, at: &At<'_>) -> Result<Option<T>, ImportError> {
         let Some(text) = self.plain(at)? else { return Ok(None) };
         text.trim().parse().map(Some).map_err(|_| self.wrong(at, "expected a number"))
+    }
+
+    /// An amount of memory, as compose has it (`1.5gb`), in the form that the description has.
+    pub(super) fn size(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+        let Some(text) = self.plain(at)? else { return Ok(None) };
+        let lower = text.trim().to_ascii_lowercase();
+        let number = lower.trim_end_matches('b').trim_end_matches('i').trim_end_matches(['k', 'm', 'g', 't']);
+        let unit = lower[number.len()..].chars().next().filter(|unit| *unit != 'b');
+        let (letter, factor) = match unit {
+            Some('t') => ("g", 1024.0),
+            Some('g') => ("g", 1.0),
+            Some('m') => ("m", 1.0),
+            Some('k') => ("k", 1.0),
+            _ => ("", 1.0),
+        };
+        let amount = number.trim().parse::<f64>().ok().filter(|amount| *amount >= 0.0).map(|amount| amount * factor);
+        let Some(amount) = amount else { return Err(self.wrong(at, "expected a size like 512m or 2g")) };
+        // What is no whole number of a unit is one of the next smaller.
+        let smaller = match letter {
+            "g" => "m",
+            "m" => "k",
+            _ => "",
+        };
+        let whole = if amount.fract() == 0.0 {
+            format!("{amount}{letter}")
+        } else {
+            format!("{:.0}{smaller}", amount * 1024.0)
+        };
+        Ok(Some(whole))
+    }
+
+    /// A time, as compose has it (`1.5s`), in the form that the description has.
+    pub(super) fn time(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+        let Some(text) = self.plain(at)? else { return Ok(None) };
+        let Some(whole) = seconds(&text) else { return Err(self.wrong(at, "expected a time like 30s or 1m30s")) };
+        Ok(Some(if is_time(&text) { text } else { format!("{whole}s") }))
     }
 
     /// One string or a list of them, each with where it is.

@@ -4,7 +4,7 @@ use super::account::{At, Fate};
 use super::context::{Context, Draft};
 use super::import::ImportError;
 use super::{is_floating, network, options, resources, runtime, storage};
-use crate::service::{OnFailure, Restart, is_size, seconds};
+use crate::service::{OnFailure, Restart, seconds};
 
 /// Converts all keys of a service that is taken over.
 pub(super) fn service(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
@@ -18,6 +18,15 @@ pub(super) fn service(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
             continue;
         }
         key_of(cx, draft, key, &child)?;
+    }
+    if let Some(known) = draft.known {
+        // The module has these already, and a list has what both say.
+        draft.service.tmpfs.retain(|place| place != "/tmp");
+        draft.service.no_new_privileges = None;
+        draft.service.cap_drop.retain(|name| !name.eq_ignore_ascii_case("all"));
+        if known.name == "llama-cpp" {
+            draft.comment("", "Serves services.ai-stack.activeModel.chat, one of services.ai-stack.models.");
+        }
     }
     let image = at.get("image").filter(|image| !image.node.is_null());
     if draft.known.is_none() && image.is_none() {
@@ -108,23 +117,22 @@ fn scalar(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
             cx.account.take(at, to, "");
         }
         "mem_limit" | "shm_size" => {
-            let Some(text) = cx.plain(at)? else { return Ok(()) };
-            if !is_size(&text) {
-                return Err(cx.wrong(at, "expected a size like 512m or 2g"));
-            }
+            let Some(size) = cx.size(at)? else { return Ok(()) };
             let (field, to) = match key {
                 "mem_limit" => (&mut draft.service.memory, "memory"),
                 _ => (&mut draft.service.shm_size, "shmSize"),
             };
-            *field = Some(text);
+            *field = Some(size);
             cx.account.take(at, to, "");
         }
         "cpus" => resources::cpus(cx, draft, at)?,
-        "pids_limit" => {
-            if let Some(limit) = cx.number(at)? {
-                draft.service.pids_limit = Some(limit);
-                cx.account.take(at, "pidsLimit", "");
-            }
+        "pids_limit" => resources::pids(cx, draft, at)?,
+        "read_only" | "stop_grace_period" if draft.known.is_some() => {
+            let own = if key == "read_only" { "readOnly" } else { "stopTimeout" };
+            cx.account.leave(
+                at,
+                format!("the AI stack says what is right for its image; container.{own} with lib.mkForce sets another"),
+            );
         }
         "read_only" | "privileged" | "init" => {
             let Some(value) = cx.boolean(at)? else { return Ok(()) };

@@ -196,6 +196,8 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         required: BTreeMap::new(),
         binds: BTreeMap::new(),
         networks: BTreeMap::new(),
+        only_ai_stack: false,
+        checked: BTreeSet::new(),
     };
     let all = cx.root.get("services").map(|services| services.children()).unwrap_or_default();
     let mut drafts = choose(&mut cx, &all, options)?;
@@ -225,7 +227,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         left: count(Fate::Left),
     };
     let drafts: Vec<Draft> = drafts.into_iter().map(|(draft, _)| draft).collect();
-    Ok(Imported { nix: text(&options.file, &drafts), notes: notes(&cx, &drafts), account, counts })
+    Ok(Imported { nix: text(&options.file, &drafts, &cx.networks), notes: notes(&cx, &drafts), account, counts })
 }
 
 fn variables(options: &Options, folder: &Path) -> Result<Variables, ImportError> {
@@ -306,7 +308,13 @@ fn choose<'n>(
             draft.container = format!("{}-{}", cx.project, draft.name);
         }
     }
+    cx.only_ai_stack = drafts.iter().all(|(draft, _)| draft.known.is_some_and(|known| known.name == draft.name));
     for (draft, at) in &drafts {
+        let test =
+            at.get("healthcheck").is_some_and(|check| check.get("test").is_some() && check.get("disable").is_none());
+        if test || draft.known.is_some() {
+            cx.checked.insert(draft.name.clone());
+        }
         cx.containers.insert(draft.name.clone(), draft.container.clone());
         let volumes = at.get("volumes").map(|volumes| volumes.children()).unwrap_or_default();
         for (_, item) in volumes {
@@ -326,10 +334,10 @@ fn notes(cx: &Context<'_>, drafts: &[Draft]) -> Vec<String> {
             mark.line
         ));
     }
-    if !cx.networks.is_empty() {
-        let names: Vec<String> = cx.networks.keys().cloned().collect();
-        notes
-            .push(format!("these networks must be there, as `podman network create` makes them: {}", names.join(", ")));
+    let external: Vec<&str> =
+        cx.networks.iter().filter(|(_, external)| **external).map(|(name, _)| name.as_str()).collect();
+    if !external.is_empty() {
+        notes.push(format!("these networks are made by somebody else: {}", external.join(", ")));
     }
     let mounts = drafts.iter().flat_map(|draft| &draft.service.volumes).filter_map(|volume| volume.split_once(':'));
     let volumes: BTreeSet<&str> = mounts.map(|(source, _)| source).filter(|source| !source.starts_with('/')).collect();
@@ -348,18 +356,21 @@ fn notes(cx: &Context<'_>, drafts: &[Draft]) -> Vec<String> {
     notes
 }
 
-fn text(file: &Path, drafts: &[Draft]) -> String {
+/// The module: what the AI stack has a service for, and the other containers.
+fn text(file: &Path, drafts: &[Draft], networks: &BTreeMap<String, bool>) -> String {
     let (mut stack, mut containers) = (Set::default(), Set::default());
     for draft in drafts {
         let mut set = Set::default();
         let description = serde_json::to_value(&draft.service).unwrap_or_default();
         if let Json::Object(keys) = description {
-            for (key, value) in keys {
-                if key == "image" && draft.known.is_some() {
-                    continue;
-                }
+            for (key, value) in keys.into_iter().filter(|(key, _)| key != "image" || draft.known.is_none()) {
                 let comments = draft.comments.get(&key).cloned().unwrap_or_default();
+                // These services have an environment of their own, over which that of the file goes.
+                let forced = key == "environment" && draft.known.is_some_and(|known| !known.built);
                 set.value(&key, value, &comments);
+                if forced {
+                    set.apply(&key, FORCE);
+                }
             }
         }
         if draft.known.is_none() {
@@ -374,31 +385,37 @@ fn text(file: &Path, drafts: &[Draft]) -> String {
         if !set.is_empty() {
             service.set("container", set, &[]);
         }
-        let comments = if draft.name == draft.container {
-            Vec::new()
-        } else {
-            vec![format!("{} in the compose file.", draft.name)]
-        };
+        let mut comments = draft.comments.get("").cloned().unwrap_or_default();
+        if draft.name != draft.container {
+            comments.insert(0, format!("{} in the compose file.", draft.name));
+        }
         stack.set(&draft.container, service, &comments);
     }
     let mut all = Set::default();
     if !stack.is_empty() {
-        all.set(
-            "services",
-            {
-                let mut services = Set::default();
-                services.set("ai-stack", stack, &[]);
-                services
-            },
-            &[],
-        );
+        let mut services = Set::default();
+        stack.value("enable", true, &[]);
+        services.set("ai-stack", stack, &[]);
+        all.set("services", services, &[]);
+    }
+    let networks: Vec<&String> = networks.iter().filter(|(_, external)| !**external).map(|(name, _)| name).collect();
+    let (mut virtualisation, mut windlass) = (Set::default(), Set::default());
+    if !networks.is_empty() {
+        windlass.value("networks", serde_json::json!(networks), &[]);
     }
     if !containers.is_empty() {
-        let (mut virtualisation, mut windlass) = (Set::default(), Set::default());
         windlass.set("containers", containers, &[]);
+        windlass.value("enable", true, &[]);
+    }
+    if !windlass.is_empty() {
         virtualisation.set("windlass", windlass, &[]);
         all.set("virtualisation", virtualisation, &[]);
     }
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("# {}, imported by windlass.\n{}\n", name.replace(['\n', '\r'], " "), all.text())
+    let all = all.text();
+    let head = if all.contains(FORCE) { "{ lib, ... }:\n" } else { "" };
+    format!("# {}, imported by windlass.\n{head}{all}\n", name.replace(['\n', '\r'], " "))
 }
+
+/// Over what a module says itself.
+const FORCE: &str = "lib.mapAttrs (_: lib.mkForce) ";

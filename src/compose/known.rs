@@ -9,12 +9,16 @@ pub struct Known {
     pub name: &'static str,
     /// Names of images, without a registry where that is Docker Hub.
     images: &'static [&'static str],
-    /// The port that it listens on in such an image.
-    pub port: &'static str,
+    /// The ports that it listens on in such an image; the first is `port`, and the module publishes all.
+    pub ports: &'static [&'static str],
     /// Where such an image keeps its data.
     pub data: &'static [&'static str],
-    /// The program that a command may begin with, which is the entrypoint of the image that is built.
+    /// The program that a command may begin with; its name in the image that is built comes first.
     pub programs: &'static [&'static str],
+    /// Whether the image that is built begins with a script that takes whole commands, and has a shell for it.
+    pub script: bool,
+    /// The secret that it takes its password from.
+    pub password: Option<&'static str>,
     /// Whether its image is built from packages; the others come from upstream as they are.
     pub built: bool,
 }
@@ -23,57 +27,71 @@ const ALL: [Known; 7] = [
     Known {
         name: "llama-cpp",
         images: &["ghcr.io/ggml-org/llama.cpp", "ghcr.io/ggerganov/llama.cpp"],
-        port: "8080",
+        ports: &["8080"],
         data: &[],
-        programs: &["llama-server", "/app/llama-server", "/server"],
+        programs: &["llama-server", "server"],
+        script: false,
+        password: None,
         built: true,
     },
     Known {
         name: "mindsdb",
         images: &["mindsdb/mindsdb"],
-        port: "47334",
+        ports: &["47334", "47335"],
         data: &["/root/mdb_storage", "/root/mindsdb_storage", "/mindsdb/var"],
         programs: &[],
+        script: false,
+        password: None,
         built: false,
     },
     Known {
         name: "ollama",
         images: &["ollama/ollama"],
-        port: "11434",
+        ports: &["11434"],
         data: &["/root/.ollama"],
-        programs: &["ollama", "/bin/ollama"],
+        programs: &["ollama"],
+        script: false,
+        password: None,
         built: true,
     },
     Known {
         name: "open-webui",
         images: &["ghcr.io/open-webui/open-webui"],
-        port: "8080",
+        ports: &["8080"],
         data: &["/app/backend/data"],
         programs: &[],
+        script: false,
+        password: None,
         built: false,
     },
     Known {
         name: "postgres",
         images: &["postgres", "pgvector/pgvector", "ankane/pgvector"],
-        port: "5432",
+        ports: &["5432"],
         data: &["/var/lib/postgresql/data", "/var/lib/postgresql"],
         programs: &["postgres"],
+        script: true,
+        password: Some("postgres-password"),
         built: true,
     },
     Known {
         name: "qdrant",
         images: &["qdrant/qdrant"],
-        port: "6333",
+        ports: &["6333", "6334"],
         data: &["/qdrant/storage"],
-        programs: &["qdrant", "./qdrant", "/qdrant/qdrant"],
+        programs: &["qdrant"],
+        script: false,
+        password: None,
         built: true,
     },
     Known {
         name: "redis",
         images: &["redis", "valkey/valkey"],
-        port: "6379",
+        ports: &["6379"],
         data: &["/data"],
         programs: &["redis-server", "valkey-server"],
+        script: true,
+        password: Some("redis-password"),
         built: true,
     },
 ];

@@ -25,19 +25,19 @@ pub(super) fn ports(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Res
 fn publish(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, port: String) -> Result<(), ImportError> {
     let (host, container, protocol) = split_port(&port);
     let (ip, number) = host.rsplit_once(':').unwrap_or(("", host));
-    if let Some(known) = draft.known
-        && container == known.port
-        && protocol != Some("udp")
-        && draft.port.is_none()
-        && let Ok(number) = number.parse()
-    {
-        draft.port = Some(number);
-        let why = if matches!(ip, "127.0.0.1" | "[::1]" | "localhost") {
-            ""
+    if let Some(known) = draft.known.filter(|known| protocol != Some("udp") && known.ports.contains(&container)) {
+        let open = !matches!(ip, "127.0.0.1" | "[::1]" | "localhost");
+        let why = if open { "on services.ai-stack.address, 127.0.0.1; compose opens it to the network" } else { "" };
+        if container == known.ports[0]
+            && let Ok(number) = number.parse()
+        {
+            draft.port = Some(number);
+            cx.account.take(at, "port", why);
+        } else if number == container {
+            cx.account.take(at, "published by the AI stack anyway", why);
         } else {
-            "on 127.0.0.1 only; compose opens it to the network"
-        };
-        cx.account.take(at, "port", why);
+            cx.account.leave(at, format!("the AI stack publishes it as {container}"));
+        }
         return Ok(());
     }
     let probe = crate::service::Service { ports: vec![port.clone()], ..crate::service::Service::default() };
@@ -94,12 +94,13 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
 }
 
 /// Puts the container into a network of the file, or of Podman.
-fn join(cx: &mut Context<'_>, draft: &mut Draft, key: &str, mut options: Vec<String>, at: &At<'_>) {
+fn join(cx: &mut Context<'_>, draft: &mut Draft, key: &str, mut options: Vec<String>) {
     let definition = cx.top("networks", key).cloned();
     let name = real_name(cx, definition.as_ref(), key);
     cx.uses("networks", key, &draft.name);
     if !cx.ours {
-        cx.networks.entry(name.clone()).or_insert(at.mark);
+        let external = definition.as_ref().is_some_and(|node| node.get("external").is_some());
+        cx.networks.insert(name.clone(), external);
     }
     // Others call it by the name that it has in the file.
     if draft.container != draft.name {
@@ -112,7 +113,7 @@ fn join(cx: &mut Context<'_>, draft: &mut Draft, key: &str, mut options: Vec<Str
 pub(super) fn networks(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     if !matches!(at.node.value, Value::Map(_)) {
         for (item, name) in cx.strings(at)? {
-            join(cx, draft, &name, Vec::new(), &item);
+            join(cx, draft, &name, Vec::new());
             cx.account.take(&item, "networks", "");
         }
         return Ok(());
@@ -144,7 +145,7 @@ pub(super) fn networks(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> 
         if cx.mapping(&child)?.is_empty() {
             cx.account.take(&child, "networks", "");
         }
-        join(cx, draft, name, options, &child);
+        join(cx, draft, name, options);
     }
     Ok(())
 }
@@ -152,15 +153,19 @@ pub(super) fn networks(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> 
 /// compose puts every service that names no network into one, where they find each other by name.
 pub(super) fn default_network(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     let says = |key: &str| at.get(key).is_some_and(|child| !child.node.is_null());
-    if cx.ours || says("networks") || says("network_mode") || cx.containers.len() < 2 {
+    if cx.ours || cx.only_ai_stack || says("networks") || says("network_mode") || cx.containers.len() < 2 {
         return Ok(());
     }
-    join(cx, draft, "default", Vec::new(), at);
+    join(cx, draft, "default", Vec::new());
     Ok(())
 }
 
 pub(super) fn mode(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     let Some(text) = cx.plain(at)? else { return Ok(()) };
+    if draft.known.is_some() {
+        cx.account.leave(at, "the AI stack puts its services into a network of their own, services.ai-stack.network");
+        return Ok(());
+    }
     let mode = if text == "bridge" { "podman".to_owned() } else { namespace(cx, draft, &text) };
     if let Some(service) = mode.strip_prefix("service:") {
         cx.account.leave(at, format!("{service} is not taken over"));

@@ -15,6 +15,8 @@ pub struct Set {
 struct Attribute {
     name: String,
     comments: Vec<String>,
+    /// What the value is given to.
+    function: &'static str,
     value: Expression,
 }
 
@@ -35,6 +37,14 @@ impl Set {
         self.add(name, Expression::Set(set), comments);
     }
 
+    /// Gives the value of an attribute to a function, whose text ends in a space.
+    pub fn apply(&mut self, name: &str, function: &'static str) {
+        let mut attributes = self.attributes.iter_mut();
+        if let Some(attribute) = attributes.find(|attribute| attribute.name == name) {
+            attribute.function = function;
+        }
+    }
+
     /// Whether there is nothing in it.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -42,7 +52,7 @@ impl Set {
     }
 
     fn add(&mut self, name: &str, value: Expression, comments: &[String]) {
-        self.attributes.push(Attribute { name: name.to_owned(), comments: comments.to_vec(), value });
+        self.attributes.push(Attribute { name: name.to_owned(), comments: comments.to_vec(), function: "", value });
         self.attributes.sort_by(|a, b| a.name.cmp(&b.name));
     }
 
@@ -76,7 +86,7 @@ impl Set {
                 names.extend([".", &name(&only.name)]);
                 value = &only.value;
             }
-            out.extend([&names, " = "]);
+            out.extend([&names, " = ", attribute.function]);
             match value {
                 Expression::Set(set) => set.write(out, indent + 1),
                 Expression::Value(value) => write_value(out, value, indent + 1),

@@ -4,7 +4,7 @@ use super::account::At;
 use super::context::{Context, Draft};
 use super::import::ImportError;
 use super::yaml::Value;
-use crate::service::{Restart, is_size};
+use crate::service::Restart;
 
 pub(super) fn key(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Result<(), ImportError> {
     match key {
@@ -28,6 +28,18 @@ pub(super) fn cpus(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Resu
         None if number == 0.0 => cx.account.take(at, "", "0 is no limit, as without the key"),
         None => return Err(cx.wrong(at, "expected a number of processors")),
     }
+    Ok(())
+}
+
+pub(super) fn pids(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+    let Some(limit) = cx.number::<i64>(at)? else { return Ok(()) };
+    let to = if limit < 0 {
+        draft.option("--pids-limit", "-1")
+    } else {
+        draft.service.pids_limit = Some(limit);
+        "pidsLimit".to_owned()
+    };
+    cx.account.take(at, to, "");
     Ok(())
 }
 
@@ -205,10 +217,7 @@ fn resources(cx: &mut Context<'_>, draft: &mut Draft, limits: bool, at: &At<'_>)
             "cpus" if limits => cpus(cx, draft, &child)?,
             "cpus" => cx.account.leave(&child, "Podman reserves no processors: cpu_shares weighs them"),
             "memory" => {
-                let Some(text) = cx.plain(&child)? else { continue };
-                if !is_size(&text) {
-                    return Err(cx.wrong(&child, "expected a size like 512m or 2g"));
-                }
+                let Some(text) = cx.size(&child)? else { continue };
                 let to = if limits {
                     draft.service.memory = Some(text);
                     "memory".to_owned()
@@ -217,12 +226,7 @@ fn resources(cx: &mut Context<'_>, draft: &mut Draft, limits: bool, at: &At<'_>)
                 };
                 cx.account.take(&child, to, "");
             }
-            "pids" if limits => {
-                if let Some(pids) = cx.number(&child)? {
-                    draft.service.pids_limit = Some(pids);
-                    cx.account.take(&child, "pidsLimit", "");
-                }
-            }
+            "pids" if limits => pids(cx, draft, &child)?,
             "devices" => child.children().iter().try_for_each(|(_, item)| gpu(cx, draft, item))?,
             "generic_resources" => cx.account.leave(&child, SWARM),
             _ => {}

@@ -8,10 +8,10 @@ use super::secrets::{in_arguments, is_secret};
 use super::variables::Text;
 use super::words;
 use super::yaml::Value;
-use crate::service::{Health, seconds};
+use crate::service::Health;
 
 /// A command: a list, or a string that is split. `None` if it holds a secret, and the key has its row.
-fn arguments(cx: &mut Context<'_>, at: &At<'_>) -> Result<Option<Vec<String>>, ImportError> {
+fn arguments(cx: &mut Context<'_>, draft: &Draft, at: &At<'_>) -> Result<Option<Vec<String>>, ImportError> {
     let mut texts: Vec<Text> = Vec::new();
     match &at.node.value {
         Value::List(_) => {
@@ -31,8 +31,11 @@ fn arguments(cx: &mut Context<'_>, at: &At<'_>) -> Result<Option<Vec<String>>, I
     };
     let variable = texts.iter().find_map(|text| text.secret.clone());
     if let Some(what) = variable.or_else(|| in_arguments(&arguments)) {
-        let why =
-            format!("gives a secret, {what}: {NOT_COPIED}; let the program read it from a file below /run/secrets");
+        let file = draft.known.and_then(|known| known.password).map_or_else(
+            || "let the program read it from a file below /run/secrets".to_owned(),
+            |password| format!("write it to a file, and set container.secrets.{password} to its path"),
+        );
+        let why = format!("gives a secret, {what}: {NOT_COPIED}; {file}");
         cx.account.leave(at, why);
         return Ok(None);
     }
@@ -41,31 +44,54 @@ fn arguments(cx: &mut Context<'_>, at: &At<'_>) -> Result<Option<Vec<String>>, I
 }
 
 pub(super) fn command(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    let Some(mut command) = arguments(cx, at)? else { return Ok(()) };
+    let Some(mut command) = arguments(cx, draft, at)? else { return Ok(()) };
     if command.is_empty() {
         cx.account.take(at, "", "nothing: the command is that of the image");
         return Ok(());
     }
-    let mut why = "";
+    let mut why = String::new();
     if let Some(known) = draft.known.filter(|known| known.built) {
-        let shell = |program: &str| matches!(program.rsplit('/').next(), Some("sh" | "bash" | "ash" | "env"));
-        if shell(&command[0]) {
+        let program = command[0].rsplit('/').next().unwrap_or_default().to_owned();
+        if known.script {
+            // The image begins with a script that knows the program's name.
+            if known.programs.contains(&program.as_str()) {
+                known.programs[0].clone_into(&mut command[0]);
+            }
+        } else if matches!(program.as_str(), "sh" | "bash" | "ash" | "env") {
             cx.account.leave(
                 at,
                 "runs a shell, and the image that is built has none: use environment, or files that are mounted",
             );
             return Ok(());
-        }
-        if known.programs.contains(&command[0].as_str()) {
+        } else if known.programs.contains(&program.as_str()) {
             command.remove(0);
-            why = "without the program, which is the entrypoint of the image that is built";
+            "without the program, which the image that is built starts by itself".clone_into(&mut why);
         } else {
-            why = "arguments for the program of the image that is built: see that it knows them";
+            "arguments for the program of the image that is built: see that it knows them".clone_into(&mut why);
+        }
+        if known.name == "llama-cpp" && without_model(&mut command) {
+            "without the model: services.ai-stack.models has it, and activeModel.chat says which".clone_into(&mut why);
+        }
+        if command.is_empty() {
+            cx.account.take(at, "", "");
+            return Ok(());
         }
     }
     draft.service.command = command;
     cx.account.take(at, "command", why);
     Ok(())
+}
+
+/// Takes `--model FILE` away; whether it was there.
+fn without_model(command: &mut Vec<String>) -> bool {
+    let Some(at) =
+        command.iter().position(|word| matches!(word.as_str(), "-m" | "--model") || word.starts_with("--model="))
+    else {
+        return false;
+    };
+    let words = if command[at].contains('=') { 1 } else { 2 };
+    command.drain(at..command.len().min(at + words));
+    true
 }
 
 pub(super) fn entrypoint(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
@@ -77,9 +103,14 @@ pub(super) fn entrypoint(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -
         cx.account.take(at, "", "nothing: the entrypoint is that of the image");
         return Ok(());
     }
-    if let Some(entrypoint) = arguments(cx, at)? {
-        draft.service.entrypoint = Some(entrypoint);
-        cx.account.take(at, "entrypoint", "");
+    if let Some(entrypoint) = arguments(cx, draft, at)? {
+        if entrypoint.is_empty() {
+            draft.service.extra_options.push("--entrypoint=".to_owned());
+            cx.account.take(at, "extraOptions --entrypoint", "");
+        } else {
+            draft.service.entrypoint = Some(entrypoint);
+            cx.account.take(at, "entrypoint", "");
+        }
     }
     Ok(())
 }
@@ -108,11 +139,11 @@ pub(super) fn environment(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) 
 
 /// What to do with a secret that is in the environment.
 fn secret_variable(name: &str, draft: &Draft) -> String {
-    let knows = draft.known.is_some_and(|known| known.name == "postgres") && name.starts_with("POSTGRES_");
-    let how = if knows {
-        format!("set secrets.{name} = \"FILE\" and environment.{name}_FILE = \"/run/secrets/{name}\"")
-    } else {
-        format!("write {name}=… to a file of the host and name it in environmentFiles")
+    let how = match draft.known.and_then(|known| known.password) {
+        Some(password) if name.ends_with("PASSWORD") => {
+            format!("write it to a file, and set container.secrets.{password} to its path")
+        }
+        _ => format!("write {name}=… to a file of the host and name it in environmentFiles"),
     };
     format!("{name} looks like a secret, and {NOT_COPIED}: {how}")
 }
@@ -197,13 +228,12 @@ pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -
         for (key, child) in children {
             match (key, cx.plain(&child)?.as_deref()) {
                 ("condition", Some("service_started")) => cx.account.take(&child, "dependsOn", ""),
-                ("condition", Some("service_healthy")) if cx.ours => cx.account.take(&child, "dependsOn", ""),
+                ("condition", Some("service_healthy")) if cx.checked.contains(&name) => {
+                    cx.account.take(&child, "dependsOn", "");
+                }
                 ("condition", Some("service_healthy")) => {
-                    cx.account.take(
-                        &child,
-                        "dependsOn",
-                        format!("{name} is started before; nothing waits until it is healthy"),
-                    );
+                    let why = format!("{name} has no health check here, and is waited for until it has started");
+                    cx.account.take(&child, "dependsOn", why);
                 }
                 ("condition", Some("service_completed_successfully")) => {
                     let why = format!(
@@ -274,10 +304,7 @@ pub(super) fn health(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Re
             }
             _ => continue,
         };
-        let Some(text) = cx.plain(&child)? else { continue };
-        if seconds(&text).is_none() {
-            return Err(cx.wrong(&child, "expected a time like 30s or 1m30s"));
-        }
+        let Some(text) = cx.time(&child)? else { continue };
         *field = Some(text);
         let key = if key == "start_period" { "startPeriod" } else { key };
         cx.account.take(&child, format!("health.{key}"), "");
@@ -296,7 +323,7 @@ fn test_of(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, health: &mut He
     let shell = |script: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), script];
     let why = "run by a shell, which the image must have";
     let (command, why) = if is_list {
-        let Some(mut list) = arguments(cx, at)? else { return Ok(()) };
+        let Some(mut list) = arguments(cx, draft, at)? else { return Ok(()) };
         match list.first().map(String::as_str) {
             Some("NONE") => {
                 let to = draft.option("--no-healthcheck", "");

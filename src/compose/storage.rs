@@ -6,6 +6,7 @@ use super::import::ImportError;
 use super::options::depend;
 use super::variables::interpolate;
 use super::yaml::{Node, Value};
+use crate::service::is_secret_file;
 
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -372,6 +373,9 @@ pub(super) fn secrets(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
             Origin::File(path) if file.starts_with('/') => {
                 draft.service.volumes.push(format!("{path}:{file}:ro"));
                 cx.account.take(&row, "volumes", "mounted: secrets are files below /run/secrets");
+            }
+            Origin::File(path) if !is_secret_file(&path) => {
+                cx.account.leave(&row, "systemd cannot read a path with such characters: give the file another name");
             }
             Origin::File(path) => {
                 cx.account.take(&row, format!("secrets.{file}"), "");

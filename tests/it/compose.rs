@@ -19,7 +19,10 @@ fn fixtures() -> Env {
 
 /// What real Nix makes of a configuration.
 pub(crate) fn eval(text: &str) -> Value {
-    let json = run_ok(nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", text]));
+    let lib = "{ mapAttrs = builtins.mapAttrs; mkForce = value: value; }";
+    let expression =
+        format!("let module = {text}; in if builtins.isFunction module then module {{ lib = {lib}; }} else module");
+    let json = run_ok(nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &expression]));
     serde_json::from_str(&json).unwrap()
 }
 
@@ -54,6 +57,7 @@ fn the_ai_stack_of_a_compose_file() {
         .as_object()
         .unwrap()
         .iter()
+        .filter(|(name, _)| *name != "enable")
         .map(|(name, service)| (name.as_str(), service["port"].as_u64().unwrap()))
         .collect();
     let expected = [
@@ -88,6 +92,56 @@ fn every_key_of_a_large_file_is_taken_or_accounted_for() {
     assert_eq!(containers["web"]["environment"]["SCRIPT"], "first\nsecond\n");
     assert_eq!(containers["web"]["command"], serde_json::json!(["serve", "--greeting", "hello 1.4", "--price", "5$"]));
     assert_eq!(containers["worker"]["environment"], serde_json::json!({ "FROM_BASE": "1", "SHARED": "own" }));
+}
+
+/// What comes out is a module that NixOS takes: the containers are those of the file, in units.
+#[test]
+fn the_modules_take_what_an_import_writes() {
+    let env = fixtures();
+    let imported = |file: &str| {
+        let words = ["compose", "import", file, "--directory", "/srv", "--env-file", "variables.env", "--json"];
+        serde_json::from_str::<Value>(&env.ok(words)).unwrap()["nix"].as_str().unwrap().to_owned()
+    };
+    // Images of others are not there: whoever imports builds them, or pins them.
+    let app =
+        r#"virtualisation.windlass.images.mine = config.virtualisation.windlass.lib.buildImage { name = "mine"; };"#;
+    let images = |names: &[&str]| {
+        let image = |name: &&str| {
+            format!(
+                r#"virtualisation.windlass.containers.{name}.image = lib.mkForce config.virtualisation.windlass.images.mine.ref;"#
+            )
+        };
+        names.iter().map(image).collect::<String>()
+    };
+    let everything = format!(
+        "{{ config, lib, ... }}: {{ imports = [ ({}) ]; {app} {} }}",
+        imported("everything.yml"),
+        images(&["from-source", "second-cache", "web", "worker"])
+    );
+    // What nixpkgs has not here, and a model, which llama.cpp needs.
+    let stack = format!(
+        "{{ config, lib, ... }}: {{ imports = [ ({}) ]; services.ai-stack = {{ llama-cpp.enable = lib.mkForce false; \
+         mindsdb.enable = lib.mkForce false; open-webui.enable = lib.mkForce false; ollama.enable = lib.mkForce false; \
+         qdrant.enable = lib.mkForce false; }}; }}",
+        imported("ai-stack.yml")
+    );
+    let (machine, ai) = (crate::modules::nixos(&everything), crate::modules::nixos(&stack));
+    for (machine, words) in [
+        (
+            &machine,
+            &["podman-web.service", "podman-worker.service", "podman-from-source.service", "podman-postgres.service"][..],
+        ),
+        (&machine, &["windlass-network-shop_front.service", "windlass-network-shop_default.service"]),
+        (&ai, &["podman-redis.service", "podman-postgres.service"]),
+    ] {
+        let units = machine["units"].as_object().unwrap();
+        for name in words {
+            assert!(units.contains_key(*name), "{name}: {:?}", units.keys());
+        }
+    }
+    let script = |machine: &Value, unit: &str| machine["scripts"][unit].to_string();
+    assert!(script(&machine, "podman-web").contains("hello 1.4"), "{}", script(&machine, "podman-web"));
+    assert!(script(&ai, "podman-redis").contains("appendonly"), "{}", script(&ai, "podman-redis"));
 }
 
 #[test]
@@ -167,7 +221,7 @@ fn what_is_no_compose_file_is_refused_with_its_line() {
         base + &(1..services).map(other).collect::<String>()
     };
     for (text, sentence) in [
-        (many(1, 100), "services.s1.extends: goes over more than 64 services"),
+        (many(1, 100), "services.s0.extends: goes over more than 64 services"),
         (many(1000, 300), "services.s200.extends: makes more than 200000 values"),
     ] {
         env.write("f.yml", text);
@@ -255,6 +309,38 @@ fn shared_directories_are_not_relabelled() {
                     b:\n    image: 'x:1'\n    volumes: ['/srv/s:/s', 'v:/v']\n";
     let expected = ["/srv/s:/s", "/srv/o:/o:Z", "/etc/ssl:/e:ro", "/run/x.sock:/x", "p_v:/v", "/srv/s2:/t:z"];
     assert_eq!(containers(services)["a"]["volumes"], serde_json::json!(expected));
+}
+
+#[test]
+fn values_take_the_form_that_the_modules_have() {
+    let services = "  a:\n    image: 'x:1'\n    mem_limit: 1.5gb\n    shm_size: 64mb\n    pids_limit: -1\n    entrypoint: ''\n    \
+                    stop_grace_period: 1500ms\n    cpus: '2'\n    healthcheck: { test: [CMD, x], interval: 1.5s }\n    \
+                    restart: on-failure:3\n    ulimits: { nofile: { hard: 5 } }\n";
+    let container = &containers(services)["a"];
+    let expected = serde_json::json!({
+        "image": "x:1", "memory": "1536m", "shmSize": "64m", "stopTimeout": 2, "cpus": 2, "restart": "on-failure",
+        "extraOptions": ["--pids-limit=-1", "--entrypoint="], "ulimits": { "nofile": "5:5" },
+        "health": { "command": ["x"], "interval": "2s" },
+    });
+    assert_eq!(container, &expected);
+}
+
+#[test]
+fn what_the_ai_stack_says_itself_is_not_said_twice() {
+    let text = "name: p\nservices:\n  qdrant:\n    image: qdrant/qdrant\n    ports: ['7000:6333', '6334:6334', '1:6335']\n    \
+                network_mode: host\n    read_only: true\n    tmpfs: [/tmp, /x]\n    cap_drop: [ALL, CHOWN]\n    user: '5'\n    \
+                security_opt: ['no-new-privileges:true']\n    entrypoint: sh\n    command: sh -c x\n    stop_grace_period: 5s\n  \
+                redis: { image: valkey/valkey, command: [valkey-server, --save, ''] }\n  \
+                llama-cpp: { image: 'ghcr.io/ggml-org/llama.cpp:server', command: /app/llama-server -m /m.gguf -c 5 }\n";
+    let all = configuration(text);
+    let stack = &all["services"]["ai-stack"];
+    let expected = serde_json::json!({
+        "enable": true, "port": 7000, "container": { "ports": ["1:6335"], "tmpfs": ["/x"], "capDrop": ["CHOWN"] }
+    });
+    assert_eq!(stack["qdrant"], expected);
+    assert_eq!(stack["redis"]["container"]["command"], serde_json::json!(["redis-server", "--save", ""]));
+    assert_eq!(stack["llama-cpp"]["container"]["command"], serde_json::json!(["-c", "5"]));
+    assert_eq!(all.get("virtualisation"), None, "they have a network of their own: {all}");
 }
 
 #[test]

@@ -41,6 +41,12 @@ pub(crate) fn homes<const N: usize>(changes: [&str; N]) -> [Value; N] {
     serde_json::from_value::<Vec<Value>>(list).unwrap().try_into().unwrap()
 }
 
+/// A NixOS machine that is nothing but this module, with all of ours.
+pub(crate) fn nixos(module: &str) -> Value {
+    let ai_stack = root().join("nix/modules/ai-stack.nix");
+    eval(&with_modules(&format!("view (evaluate.nixos [ windlass {} ({module}) ])", ai_stack.display())))
+}
+
 /// Why the machine with this module cannot be evaluated.
 pub(crate) fn refused(change: &str) -> String {
     try_eval(&with_modules(&format!("view (evaluate.nixos [ windlass machine ({change}) ])"))).unwrap_err()
