@@ -27,9 +27,10 @@
             value = values.${name};
           }) (builtins.attrNames values)
         );
+      # By their paths: whoever imports one twice has it once.
       modules = {
-        windlass = ./nix/modules/windlass.nix;
-        ai-stack = ./nix/modules/ai-stack.nix;
+        windlass.imports = [ ./nix/modules/windlass.nix ];
+        ai-stack.imports = [ ./nix/modules/ai-stack.nix ];
       };
     in
     {

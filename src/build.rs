@@ -4,7 +4,7 @@
 //! parallel, the largest first, so that the weights do not start last.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -20,7 +20,8 @@ use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedMode
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
-use crate::spec::{DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource, ModelSpec, StackSpec};
+use crate::service::Service;
+use crate::spec::{DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource, ModelSpec, SpecError, StackSpec};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,9 @@ pub enum BuildError {
     /// A name or a tag.
     #[error("{0}")]
     Reference(#[from] ReferenceError),
+    /// A key of the spec that does not fit what was built before.
+    #[error("{0}")]
+    Spec(#[from] SpecError),
     /// A place that is written to.
     #[error("{0}")]
     Write(#[from] WriteError),
@@ -73,6 +77,8 @@ pub struct Stack {
     pub images: Vec<Image>,
     /// The models' own images by name.
     pub models: Vec<(String, Image)>,
+    /// How containers of the images are run.
+    pub services: BTreeMap<String, Service>,
 }
 
 /// Builds one image.
@@ -172,7 +178,9 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
         images.push(built);
     }
     images.sort_by(|a, b| a.summary.name.cmp(&b.summary.name));
-    Ok(Stack { images, models: models.into_iter().map(|(name, model)| (name, model.image)).collect() })
+    let names: BTreeSet<String> = images.iter().map(|image| file_name(&image.summary.name)).collect();
+    let services = spec.services_of(&names)?;
+    Ok(Stack { images, models: models.into_iter().map(|(name, model)| (name, model.image)).collect(), services })
 }
 
 /// The plans of a stack or a single image, with models measured instead of hashed.

@@ -22,6 +22,7 @@
 //! | `platform` | |
 //! | `progress` | |
 //! | `reference` | |
+//! | `service` | |
 //! | `store` | |
 //! | `config` | |
 //! | `nar` | `digest` `store` |
@@ -30,16 +31,17 @@
 //! | `pipe` | `progress` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
 //! | `content` | `layer` `store` |
-//! | `spec` | `canonical` `config` `content` `layer` `platform` `reference` `store` |
+//! | `spec` | `canonical` `config` `content` `layer` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
 //! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
-//! | `build` | `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `spec` |
+//! | `build` | `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
-//! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` |
+//! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
+//! | `compose` | `blobs` `digest` `layout` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `cli` | anything |
 //!
@@ -52,6 +54,7 @@ pub mod build;
 pub mod canonical;
 pub mod cli;
 pub mod closure;
+pub mod compose;
 pub mod config;
 pub mod content;
 pub mod digest;
@@ -67,6 +70,7 @@ pub mod platform;
 pub mod podman;
 pub mod progress;
 pub mod reference;
+pub mod service;
 pub mod spec;
 pub mod split;
 pub mod stack;

@@ -16,6 +16,7 @@ use crate::content::{Content, Root, check_source, is_place};
 use crate::layer::{Input, Perm, compile};
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
+use crate::service::{self, Service};
 use crate::store::{StoreDir, StorePath};
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
@@ -114,7 +115,9 @@ impl Spec {
                 for (n, model) in stack.models.iter().enumerate() {
                     model.check(&format!("models[{n}]."))?;
                 }
-                Ok(())
+                service::check_all(&stack.services).map_err(|(key, message)| wrong(key, message))?;
+                // What was built before has names of its own, which are known when it is read.
+                if stack.built.is_empty() { stack.services_of(&names).map(drop) } else { Ok(()) }
             }
         }
     }
@@ -309,6 +312,9 @@ pub struct StackSpec {
     /// Models beside those that the images name.
     #[serde(default)]
     pub models: Vec<ModelSource>,
+    /// How containers of its images are run, by name.
+    #[serde(default)]
+    pub services: BTreeMap<String, Service>,
 }
 
 fn default_created() -> String {
@@ -402,6 +408,27 @@ impl ModelSpec {
                 vec![copy(&in_store.unwrap_or(name), source)]
             }
         }
+    }
+}
+
+impl StackSpec {
+    /// The services, each with the name that its image has among these of the stack.
+    ///
+    /// # Errors
+    /// If one names another image.
+    pub(crate) fn services_of(&self, images: &BTreeSet<String>) -> Result<BTreeMap<String, Service>, SpecError> {
+        let named = |(name, service): (&String, &Service)| {
+            let image = full_name(&service.image).ok().map(|full| file_name(&full));
+            match image.filter(|image| images.contains(image)) {
+                Some(image) => Ok((name.clone(), Service { image, ..service.clone() })),
+                None => {
+                    let there = images.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    let message = format!("'{}' is no image of this stack, which has: {there}", service.image);
+                    Err(wrong(format!("services.{name}.image"), message))
+                }
+            }
+        };
+        self.services.iter().map(named).collect()
     }
 }
 

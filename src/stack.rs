@@ -3,12 +3,14 @@
 //! ```text
 //! lean (`buildStack`'s passthru `lean`)      with archives (`ai-stack-images`)
 //!   stack.json                                 stack.json
+//!   services.json    if it has any             services.json
 //!   images/<name>/   image directories         images/<name>.tar   without the weights
 //!   models/<name>/   image directories         models/<name>.tar   one model each, once
 //!                                              load.sh  SHA256SUMS
 //! ```
 //!
-//! `stack.json` is for scripts. It only ever grows; a key that changes its meaning is a new `version`.
+//! `stack.json` is for scripts. It only ever grows; a key that changes its meaning is a new `version`. `services.json` says
+//! how containers of the images are run; no digest depends on it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,6 +30,7 @@ use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_version
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::file_name;
+use crate::service::{Service, ServicesJson};
 
 /// `stack.json`. Paths are relative to the directory that it is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,7 +199,31 @@ pub fn write_lean(stack: &Stack, directory: &Path, progress: &Progress) -> Resul
     stack.models.iter().try_for_each(|(name, image)| write("models", name, image))?;
     let images: Vec<_> = stack.images.iter().map(|image| &image.summary).collect();
     let models: Vec<_> = stack.models.iter().map(|(name, image)| (name.as_str(), &image.summary)).collect();
+    if let Some(services) = services_file(&stack.services) {
+        write_file(&directory.join(SERVICES), &services, progress)?;
+    }
     write_file(&directory.join("stack.json"), &canonical::to_pretty(&describe(&images, &models, Form::Lean)), progress)
+}
+
+/// The file beside `stack.json`.
+const SERVICES: &str = "services.json";
+
+/// What it holds; a stack without services has none.
+fn services_file(services: &BTreeMap<String, Service>) -> Option<Vec<u8>> {
+    let json = || canonical::to_pretty(&ServicesJson { version: VERSION, services: services.clone() });
+    (!services.is_empty()).then(json)
+}
+
+/// The services of a stack, lean or with archives.
+///
+/// # Errors
+/// If there is a `services.json` that cannot be read.
+pub fn read_services(stack: &Path) -> Result<BTreeMap<String, Service>, LayoutError> {
+    let path = stack.join(SERVICES);
+    if path.symlink_metadata().is_err() {
+        return Ok(BTreeMap::new());
+    }
+    Ok(read_versioned::<ServicesJson>(&path)?.services)
 }
 
 /// A lean stack on disk.
@@ -206,6 +233,8 @@ pub struct StackDir {
     pub images: Vec<ImageDir>,
     /// Its models by name.
     pub models: Vec<(String, ImageDir)>,
+    /// How containers of its images are run.
+    pub services: BTreeMap<String, Service>,
 }
 
 impl StackDir {
@@ -230,7 +259,8 @@ impl StackDir {
             }
         }
         let model = |model: &StackModel| Ok((model.name.clone(), lean(model.directory.as_ref())?));
-        Ok(Self { images, models: json.models.iter().map(model).collect::<Result<_, LayoutError>>()? })
+        let models = json.models.iter().map(model).collect::<Result<_, LayoutError>>()?;
+        Ok(Self { images, models, services: read_services(path)? })
     }
 
     /// Images and models, for what treats them alike.
@@ -298,6 +328,9 @@ pub fn write_archives(
         write_file(&directory.join(name), bytes, options.progress)
     };
     add("stack.json", &canonical::to_pretty(&json))?;
+    if let Some(services) = services_file(&stack.services) {
+        add(SERVICES, &services)?;
+    }
     add("load.sh", load_script(&json).as_bytes())?;
     let script = directory.join("load.sh");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).at("make executable", &script)?;

@@ -1,7 +1,7 @@
 # The AI stack: images that are planned together, and how each is run.
 #
 # Type: AttrSet -> Derivation, as from buildStack, with passthru
-#   describe.<service>  { image, state, container }: what the file of that name gives, built or not
+#   describe.<service>  { image, state, container, … }: what the file of that name gives, built or not
 #
 # Example:
 #   aiStack { models.qwen3 = ./qwen3.gguf; services = [ "llama-cpp" "redis" ]; accel = "vulkan"; }
@@ -82,8 +82,11 @@ windlass.buildStack {
     name:
     let
       inherit (describe.${name}) state container;
+      secrets = describe.${name}.secrets or [ ];
     in
     container
+    # Where they are is another place on every host; whoever runs it says so.
+    // (if secrets == [ ] then { } else { secrets = genAttrs (secret: "/run/secrets/${secret}") secrets; })
     // {
       image = name;
       volumes = container.volumes or [ ] ++ (if state == null then [ ] else [ "${name}:${state}" ]);

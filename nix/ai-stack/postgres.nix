@@ -85,6 +85,8 @@ in
   };
 
   inherit state;
+  # No cluster is made without it, unless everybody is to be let in.
+  secrets = [ "postgres-password" ];
   # Whether nixpkgs has it for this platform.
   available = package.meta.available or true;
 
@@ -106,7 +108,7 @@ in
         "--dbname=postgres"
       ];
       interval = "10s";
-      startPeriod = "120s";
+      startPeriod = "2m";
     };
     # Parallel queries and index builds share memory there; Podman's own limit is 64 MB.
     shmSize = "256m";

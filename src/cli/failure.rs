@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use super::printer::{Printer, count};
 use crate::blobs::WriteError;
+use crate::compose::export::ExportError;
+use crate::compose::import::ImportError;
 use crate::layout::LayoutError;
 use crate::podman::decide::DecideError;
 use crate::podman::engine::EngineError;
@@ -98,6 +100,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || matches!(error.downcast_ref(), Some(ModelError::Unknown { .. } | ModelError::SlotName(_)))
         || matches!(error.downcast_ref(), Some(GenerationError::Unknown { .. }))
         || matches!(error.downcast_ref(), Some(DecideError::SameName { .. }))
+        || error.downcast_ref().is_some_and(|error| !matches!(error, ImportError::Read { .. }))
+        || matches!(error.downcast_ref(), Some(ExportError::Archives { .. }))
     {
         return Some(2);
     }

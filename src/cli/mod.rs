@@ -5,6 +5,7 @@
 
 mod build;
 mod closure;
+mod compose;
 mod diff;
 mod docs;
 mod doctor;
@@ -71,6 +72,7 @@ enum Verb {
     Gc(gc::Args),
     Model(model::Args),
     Doctor(doctor::Args),
+    Compose(compose::Args),
     #[command(hide = true)]
     NixBuilder,
     #[command(hide = true)]
@@ -101,6 +103,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
         Verb::Doctor(args) => doctor::run(&args, &printer),
+        Verb::Compose(args) => compose::run(&args, &printer),
         Verb::Model(args) => model::run(&args, &printer, start()),
         Verb::Status(args) => status::run(&args, &printer),
         Verb::Generations(args) => generations::run(&args, &printer),

@@ -233,7 +233,10 @@ fn ports_that_two_would_have_are_refused() {
     expect(
         STACK,
         "assertions",
-        [(quadlet, r#"virtualisation.windlass.runner = "quadlet": the system has ollama.service already; disable that"#)],
+        [(
+            quadlet,
+            r#"virtualisation.windlass.runner = "quadlet": the system has ollama.service already; disable that"#,
+        )],
     );
 }
 

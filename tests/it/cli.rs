@@ -30,6 +30,9 @@ fn help_of_every_verb() {
         &["model", "list"],
         &["model", "use"],
         &["doctor"],
+        &["compose"],
+        &["compose", "import"],
+        &["compose", "export"],
     ];
     let page = |verb: &&[&str]| {
         let help = env.ok([verb, &["--help"][..]].concat());
@@ -170,6 +173,9 @@ fn completions_and_man_pages() {
     pages.sort();
     let verbs = [
         "-build",
+        "-compose-export",
+        "-compose-import",
+        "-compose",
         "-diff",
         "-doctor",
         "-export",

@@ -71,12 +71,12 @@ fn own_bytes(folder: &Path) -> u64 {
 fn the_stack_is_linked_and_stock_tools_find_what_was_built() {
     let podman = Podman::linked();
     let loaded = podman.load(stack(), &[]);
-    assert!(loaded.last().starts_with("2 images, 1 model: 3 loaded, 0 present; wrote "), "{loaded:?}");
+    assert!(loaded.last().starts_with("3 images, 1 model: 4 loaded, 0 present; wrote "), "{loaded:?}");
     assert!(loaded.last().ends_with("; network 0 bytes") && loaded.last().contains(", linked "), "{loaded:?}");
     assert_eq!(fs::read_dir(podman.env.path("podman/tmp")).unwrap().count(), 0);
 
     let mut size = 0;
-    for name in ["images/redis", "images/llama-cpp", "models/smollm2"] {
+    for name in ["images/redis", "images/postgres", "images/llama-cpp", "models/smollm2"] {
         let directory = stack().join(name);
         let summary = json_of(directory.join("image.json"));
         let platform = &summary["platforms"][0];
@@ -160,9 +160,9 @@ fn a_read_only_mount_over_the_nix_store_does_not_matter() {
     command.arg(podman.home("storage")).arg(model["platforms"][0]["layers"][0]["owners"][0].as_str().unwrap());
     let said = run_ok(command.arg(redis["ref"].as_str().unwrap()).arg(server));
     let lines: Vec<&str> = said.lines().collect();
-    assert!(lines[3].starts_with("2 images, 1 model: 3 loaded, 0 present"), "{said}");
-    assert_eq!(lines[4], "same", "{said}");
-    assert!(lines[5].starts_with("Redis server v="), "{said}");
+    assert!(lines[4].starts_with("3 images, 1 model: 4 loaded, 0 present"), "{said}");
+    assert_eq!(lines[5], "same", "{said}");
+    assert!(lines[6].starts_with("Redis server v="), "{said}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn options_choose_and_json_tells_everything() {
     assert_eq!((unready.code, unready.stderr.as_str()), (7, sentence));
     let podman = Podman::linked();
     let unknown = podman.load(stack(), &["--image", "redi"]);
-    let there = "windlass: --image redi: there is no such image; there are: smollm2, llama-cpp, redis\n";
+    let there = "windlass: --image redi: there is no such image; there are: smollm2, llama-cpp, postgres, redis\n";
     assert_eq!((unknown.code, unknown.stderr.as_str()), (2, there));
 
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
@@ -23,8 +23,8 @@ fn options_choose_and_json_tells_everything() {
                ref repository size store";
     let planned: Value = serde_json::from_str(&podman.load(stack(), &["--dry-run", "--json"]).stdout).unwrap();
     assert_eq!(keys(&planned), "bytesToWrite free images place present toLoad");
-    assert_eq!(planned["images"].as_array().unwrap().iter().map(keys).collect::<Vec<_>>(), [row; 3]);
-    assert_eq!((&planned["toLoad"], &planned["present"], &planned["bytesToWrite"]), (&json!(3), &json!(0), &json!(0)));
+    assert_eq!(planned["images"].as_array().unwrap().iter().map(keys).collect::<Vec<_>>(), [row; 4]);
+    assert_eq!((&planned["toLoad"], &planned["present"], &planned["bytesToWrite"]), (&json!(4), &json!(0), &json!(0)));
     assert!(!podman.places().graph_root.join("windlass").exists(), "nothing was written");
 
     // One image, from the stack of archives, which leads to the lean one.
@@ -35,7 +35,7 @@ fn options_choose_and_json_tells_everything() {
     let numbers = ["loaded", "present", "failed", "network", "generation"].map(|key| loaded[key].as_u64().unwrap());
     assert_eq!(numbers, [1, 0, 0, 0, 1]);
     assert_eq!(podman.run(&["images", "--format", "{{.Repository}}"]), "localhost/redis\n");
-    assert!(podman.load(stack(), &[]).last().starts_with("2 images, 1 model: 2 loaded, 1 present"));
+    assert!(podman.load(stack(), &[]).last().starts_with("3 images, 1 model: 3 loaded, 1 present"));
 }
 
 #[test]

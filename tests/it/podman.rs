@@ -82,11 +82,11 @@ fn the_stack_loads_runs_and_loads_again_for_nothing() {
     let podman = Podman::new();
     let first = load(&podman, &[]);
     assert!(first.status.success(), "{}", text(&first.stderr));
-    assert_eq!(text(&first.stdout).lines().last(), Some("3 loaded, 0 present"));
+    assert_eq!(text(&first.stdout).lines().last(), Some("4 loaded, 0 present"));
     let again = load(&podman, &[]);
-    assert_eq!(text(&again.stdout).lines().last(), Some("0 loaded, 3 present"));
+    assert_eq!(text(&again.stdout).lines().last(), Some("0 loaded, 4 present"));
 
-    for name in ["redis", "llama-cpp", "smollm2"] {
+    for name in ["redis", "postgres", "llama-cpp", "smollm2"] {
         let entry = entry(name);
         let inspect: Value = serde_json::from_str(&podman.run(&["image", "inspect", &by_digest(name)])).unwrap();
         let layers: Vec<&Value> = entry["layers"].as_array().unwrap().iter().map(|layer| &layer["digest"]).collect();
@@ -134,7 +134,7 @@ fn load_sh_names_what_is_missing_and_believes_only_what_it_sees() {
     let unknown = load(&podman, &["redi"]);
     assert_eq!(
         (unknown.status.code(), text(&unknown.stderr).as_str()),
-        (Some(2), "load.sh: 'redi' is not a name of this stack; it has: smollm2 llama-cpp redis\n")
+        (Some(2), "load.sh: 'redi' is not a name of this stack; it has: smollm2 llama-cpp postgres redis\n")
     );
     assert_eq!(text(&load(&podman, &["redis"]).stdout).lines().last(), Some("1 loaded, 0 present"));
 

@@ -24,7 +24,11 @@ struct Service {
 
 impl Service {
     fn new(name: &str) -> Self {
-        let description = description(name);
+        let root = root().display();
+        let description = format!(
+            "(import {root}/nix/ai-stack/{name}.nix {{ inherit pkgs; windlass = w; \
+             probe = pkgs.callPackage {root}/nix/probe.nix {{ }}; }})"
+        );
         let podman = Podman::linked();
         let path = build(&format!("{description}.image")).unwrap();
         podman.load(&path, &[]).last();
@@ -40,7 +44,11 @@ impl Service {
     /// `podman run` with the container's description, these options, and a command instead of the image's.
     fn run(&self, options: &[&str], command: &[&str]) -> Said {
         let mut run = self.podman.command("podman");
-        run.args(["run", "--pull=never", "--network=none"]).args(&self.flags).args(options).arg(&self.image);
+        // Health is asked for by hand: what asks at intervals is a timer of systemd.
+        run.args(["run", "--pull=never", "--network=none", "--health-interval=disable"])
+            .args(&self.flags)
+            .args(options)
+            .arg(&self.image);
         Said::of(&run.args(command).output().unwrap())
     }
 
@@ -75,8 +83,8 @@ impl Service {
     }
 
     fn logs(&self, name: &str) -> String {
-        let output = self.podman.command("podman").args(["logs", name]).output().unwrap();
-        [Said::of(&output).stdout, Said::of(&output).stderr].concat()
+        let said = Said::of(&self.podman.command("podman").args(["logs", name]).output().unwrap());
+        said.stdout + &said.stderr
     }
 
     fn kill(&self, name: &str) {
@@ -84,7 +92,7 @@ impl Service {
         self.podman.run(&["wait", name]);
     }
 
-    /// A directory of the host, of this mode, that belongs to the container's user.
+    /// A directory of the host that belongs to the container's user.
     fn directory(&self, name: &str) -> PathBuf {
         let path = self.podman.env.path(name);
         fs::create_dir(&path).unwrap();
@@ -98,20 +106,11 @@ impl Service {
 
     /// `--volume` for a secret that only the container's user can read.
     fn secret(&self, name: &str, text: &str) -> String {
-        let path = self.podman.env.write(format!("secret-{name}"), text);
-        fs::set_permissions(&path, PermissionsExt::from_mode(0o400)).unwrap();
+        let path = self.podman.env.path(format!("secret-{name}"));
+        write(&path, text.as_bytes(), 0o400);
         self.own(&path);
         format!("--volume={}:/run/secrets/{name}:ro", path.display())
     }
-}
-
-/// What the file of a service gives, as a Nix expression.
-fn description(name: &str) -> String {
-    let root = root().display();
-    format!(
-        "(import {root}/nix/ai-stack/{name}.nix {{ \
-         inherit pkgs; windlass = w; probe = pkgs.callPackage {root}/nix/probe.nix {{ }}; }})"
-    )
 }
 
 /// The options of `podman run` that a container description stands for.
@@ -131,14 +130,17 @@ fn flags(container: &Value) -> Vec<String> {
             "capDrop" => flags.extend(strings(value).iter().map(|name| format!("--cap-drop={name}"))),
             "shmSize" => flags.push(format!("--shm-size={}", value.as_str().unwrap())),
             "stopTimeout" => flags.push(format!("--stop-timeout={value}")),
-            // Asked by hand: what asks it at intervals is a timer of systemd.
-            "health" => {
-                flags.extend([format!("--health-cmd={}", value["command"]), "--health-interval=disable".into()])
-            }
+            "health" => flags.push(format!("--health-cmd={}", value["command"])),
             other => panic!("no test runs a container with {other}"),
         }
     }
     flags
+}
+
+/// Writes a file of this mode.
+fn write(path: &Path, text: &[u8], mode: u32) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
 /// Waits for a condition.
@@ -192,14 +194,11 @@ fn redis_keeps_what_it_saved_and_is_healthy_when_it_answers() {
     assert!(health.starts_with("NOPERM"), "{health}");
     assert!(!redis.logs("locked").contains(password));
     redis.podman.run(&["stop", "locked"]);
-    let config = redis.podman.env.write("redis.conf", "appendonly yes\nsave \"\"\n");
-    fs::set_permissions(&config, PermissionsExt::from_mode(0o644)).unwrap();
+    let config = redis.podman.env.path("redis.conf");
+    write(&config, b"appendonly yes\nsave \"\"\n", 0o644);
     let config = format!("--volume={}:/redis.conf:ro", config.display());
-    let configured = redis.run(
-        &["--detach", "--name=configured", &config, "--volume=other:/data"],
-        &["redis-server", "/redis.conf", "--maxmemory", "5mb"],
-    );
-    configured.last();
+    let options = ["--detach", "--name=configured", &config, "--volume=other:/data"];
+    redis.run(&options, &["redis-server", "/redis.conf", "--maxmemory", "5mb"]).last();
     redis.healthy("configured");
     assert_eq!(cli("configured", &["config", "get", "appendonly"]), "appendonly\nyes");
     assert_eq!(cli("configured", &["config", "get", "maxmemory"]), "maxmemory\n5242880");
@@ -212,11 +211,13 @@ fn redis_keeps_what_it_saved_and_is_healthy_when_it_answers() {
         "redis image: /data belongs to 0:0 and cannot be written by the server, which runs as 6379:6379. Mend it";
     assert!(said.starts_with(sentence), "{said}");
     redis.own(&other);
-    fs::write(other.join("dump.rdb"), "").unwrap();
-    fs::set_permissions(other.join("dump.rdb"), PermissionsExt::from_mode(0o600)).unwrap();
+    write(&other.join("dump.rdb"), b"", 0o600);
     let said = redis.refused(&other, &[]);
     assert!(said.starts_with("redis image: /data/dump.rdb belongs to 0:0"), "{said}");
 }
+
+/// What survives a kill need not be on the disk; this saves the tests some seconds.
+const NO_SYNC: &str = "--env=POSTGRES_INITDB_ARGS=--no-sync";
 
 const PASSWORD: &str = r#"s3cret 'of' "nobody" \else"#;
 
@@ -232,10 +233,7 @@ fn sql(postgres: &Service, name: &str, statement: &str) -> String {
 fn postgres_makes_a_cluster_in_an_empty_volume_and_comes_back_after_a_kill() {
     let postgres = Service::new("postgres");
     let scripts = postgres.directory("initdb.d");
-    let script = |name: &str, text: &[u8], mode: u32| {
-        fs::write(scripts.join(name), text).unwrap();
-        fs::set_permissions(scripts.join(name), PermissionsExt::from_mode(mode)).unwrap();
-    };
+    let script = |name: &str, text: &[u8], mode: u32| write(&scripts.join(name), text, mode);
     let insert = |by: &str| format!("INSERT INTO seen (by) VALUES ('{by}');\n").into_bytes();
     let packed = |program: &str, text: &[u8]| {
         let plain = postgres.podman.env.write("plain", text);
@@ -300,8 +298,7 @@ fn postgres_makes_a_cluster_in_an_empty_volume_and_comes_back_after_a_kill() {
     for text in [environment, processes, postgres.logs("postgres"), postgres.podman.run(&["inspect", "postgres"])] {
         assert!(!text.contains("s3cret"), "{text}");
     }
-    let owner = postgres.exec("postgres", &["stat", "-c", "%u:%g", "/proc/1"]);
-    assert_eq!(owner.last(), "5432:5432");
+    assert_eq!(postgres.exec("postgres", &["stat", "-c", "%u:%g", "/proc/1"]).last(), "5432:5432");
 
     postgres.kill("postgres");
     postgres.podman.run(&["start", "postgres"]);
@@ -335,21 +332,21 @@ fn a_kill_while_postgres_makes_its_cluster_is_repaired_by_the_next_start() {
     fs::write(scripts.join("2.sh"), "[ -e /docker-entrypoint-initdb.d/go ] || sleep 1000\n").unwrap();
     let scripts_volume = format!("--volume={}:/docker-entrypoint-initdb.d:ro", scripts.display());
     let secret = postgres.secret("postgres-password", PASSWORD);
-    let options = [&scripts_volume, &secret, "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop"];
+    let options = [&scripts_volume, &secret, "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop", NO_SYNC];
     let data = postgres.directory("data");
     fs::create_dir(data.join("lost+found")).unwrap();
     let new = data.join(".initialising");
     postgres.start("postgres", data.to_str().unwrap(), &options);
 
     // In initdb, in the server's first run, in a script.
-    for (moment, file) in [("initdb", "base/1"), ("the first run", "postmaster.pid"), ("a script", "")] {
-        until(moment, || {
-            if file.is_empty() {
-                postgres.logs("postgres").contains("2.sh")
-            } else {
-                new.join("data").join(file).exists()
-            }
-        });
+    let logged = |text: &str| postgres.logs("postgres").contains(text);
+    let moments: [(&str, &dyn Fn() -> bool); 3] = [
+        ("initdb", &|| new.join("data/base/1").exists()),
+        ("the server's first run", &|| logged("listening on Unix socket")),
+        ("a script", &|| logged("running /docker-entrypoint-initdb.d/2.sh")),
+    ];
+    for (moment, has_come) in moments {
+        until(moment, has_come);
         postgres.kill("postgres");
         assert!(new.exists() && !data.join("PG_VERSION").exists(), "{moment}");
         postgres.podman.run(&["start", "postgres"]);
@@ -428,31 +425,33 @@ fn postgres_refuses_what_it_cannot_start_with_and_changes_nothing() {
     // A script that fails is named, and after it nothing runs; mended, the next start makes the cluster.
     let scripts = postgres.directory("initdb.d");
     let scripts_volume = format!("--volume={}:/docker-entrypoint-initdb.d:ro", scripts.display());
-    let write = |name: &str, text: &str| fs::write(scripts.join(name), text).unwrap();
-    write("3.sh", "echo >&2 not reached\n");
+    let script = |name: &str, text: &str, mode: u32| write(&scripts.join(name), text.as_bytes(), mode);
+    script("3.sh", "echo >&2 not reached\n", 0o644);
     let failing = [
         ("1.sql", "SELECT 1;\nSELEC;\n", r#"1.sql:2: ERROR:  syntax error at or near "SELEC""#),
         ("2.sh", "false\ntrue\n", ""),
         ("1.sql.gz", "not gzip", "gunzip"),
     ];
     for (name, text, expected) in failing {
-        write(name, text);
-        let said = postgres.refused(&empty, &[&secret, &scripts_volume]);
+        script(name, text, 0o644);
+        let said = postgres.refused(&empty, &[&secret, &scripts_volume, NO_SYNC]);
         assert!(said.contains(expected), "{said}");
-        assert!(
-            said.trim_end().ends_with(&format!("not initialised: stopped at /docker-entrypoint-initdb.d/{name}")),
-            "{said}"
-        );
+        let end = format!("not initialised: stopped at /docker-entrypoint-initdb.d/{name}\n");
+        assert!(said.ends_with(&end), "{said}");
         assert!(!said.contains("not reached"), "{said}");
         fs::remove_file(scripts.join(name)).unwrap();
     }
-    write("1.sh", "#!/bin/bash\n");
-    fs::set_permissions(scripts.join("1.sh"), PermissionsExt::from_mode(0o755)).unwrap();
-    let said = postgres.refused(&empty, &[&secret, &scripts_volume]);
+    script("1.sh", "#!/bin/bash\n", 0o755);
+    let said = postgres.refused(&empty, &[&secret, &scripts_volume, NO_SYNC]);
     assert!(said.contains("here are the programs of PostgreSQL and busybox, sh among them, and no bash"), "{said}");
     fs::remove_file(scripts.join("1.sh")).unwrap();
-    let trust =
-        ["--env=POSTGRES_HOST_AUTH_METHOD=trust", "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop", &scripts_volume];
+    let trust = [
+        "--env=POSTGRES_HOST_AUTH_METHOD=trust",
+        "--env=POSTGRES_USER=app",
+        "--env=POSTGRES_DB=shop",
+        &scripts_volume,
+        NO_SYNC,
+    ];
     postgres.start("postgres", empty.to_str().unwrap(), &trust);
     postgres.healthy("postgres");
     let logs = postgres.logs("postgres");
@@ -462,4 +461,37 @@ fn postgres_refuses_what_it_cannot_start_with_and_changes_nothing() {
     assert!(!postgres.is_healthy("postgres"), "it does not answer");
     postgres.podman.run(&["kill", "--signal=CONT", "postgres"]);
     postgres.healthy("postgres");
+}
+
+/// A user's Podman, with the user's own number as the container's: their directory, the image from root's store.
+#[test]
+fn a_user_runs_postgres_in_a_directory_of_their_own() {
+    let postgres = Service::new("postgres");
+    let script = r#"set -e
+        chmod 755 $T; mkdir -p $T/home/.config/containers $T/rt $T/home/data; chmod 700 $T/rt; printf pw >$T/home/password
+        cp /etc/passwd $T/passwd; echo w:x:12345:12345::$T/home:/bin/sh >>$T/passwd; mount --bind $T/passwd /etc/passwd
+        echo w:200000:65536 >$T/ids; mount --bind $T/ids /etc/subuid; mount --bind $T/ids /etc/subgid
+        mount -t tmpfs tmpfs /etc/containers
+        printf '[storage]\ndriver = "overlay"\n[storage.options]\nadditionalimagestores = ["%s"]\n' $STORE \
+            >$T/home/.config/containers/storage.conf
+        sed /tmp_dir/d $T/podman/containers.conf >$T/home/.config/containers/containers.conf
+        chown -R 12345:12345 $T/home $T/rt; cd /
+        as() { setpriv --reuid=12345 --regid=12345 --clear-groups env HOME=$T/home XDG_RUNTIME_DIR=$T/rt "$@"; }
+        as podman run --detach --name postgres --pull=never --network=none --health-interval=disable \
+            --userns=keep-id:uid=5432,gid=5432 --volume=$T/home/data:/var/lib/postgresql/data \
+            --volume=$T/home/password:/run/secrets/postgres-password:ro "$@" >/dev/null
+        for try in $(seq 600); do
+            if as podman healthcheck run postgres >/dev/null 2>&1; then break; fi; sleep 0.1
+        done
+        as podman exec postgres psql -Atqc 'SELECT current_user' || as podman logs postgres >&2
+        stat --format '%U' $T/home/data/PG_VERSION
+        as podman rm --force postgres >/dev/null
+        overlay=$T/home/.local/share/containers/storage/overlay
+        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay"#;
+    let mut namespace = Command::new("unshare");
+    namespace.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script, "bash"]);
+    namespace.args(&postgres.flags).arg(&postgres.image).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    namespace.env("T", postgres.podman.env.path("").to_str().unwrap().trim_end_matches('/'));
+    namespace.env("STORE", postgres.podman.home("storage")).env("PODMAN_IGNORE_CGROUPSV1_WARNING", "1");
+    assert_eq!(run_ok(&mut namespace), "postgres\nw\n");
 }

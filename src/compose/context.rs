@@ -1,0 +1,265 @@
+//! What all parts of an import share: the file, its variables, and the account.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
+
+use super::account::{Account, At};
+use super::import::ImportError;
+use super::known::Known;
+use super::variables::{Text, Variables, interpolate};
+use super::yaml::{Mark, Node, Value};
+use crate::service::{Service, is_time, seconds};
+
+/// The state of an import.
+pub(super) struct Context<'a> {
+    pub(super) root: At<'a>,
+    pub(super) account: Account,
+    pub(super) variables: Variables,
+    /// What relative paths are relative to.
+    pub(super) directory: PathBuf,
+    pub(super) project: String,
+    /// Whether `windlass compose export` wrote the file: what it leaves out has Podman's defaults, not compose's.
+    pub(super) ours: bool,
+    /// The files that were read; the first is the one that was asked for.
+    pub(super) files: Vec<String>,
+    /// Service of the file → container, for those that are taken over.
+    pub(super) containers: BTreeMap<String, String>,
+    /// Host path or volume → how many services mount it.
+    pub(super) mounted: BTreeMap<String, usize>,
+    /// What is used of the top level, `volumes.data`.
+    pub(super) used: BTreeMap<String, Vec<String>>,
+    /// Variables without a value → where the first is.
+    pub(super) unset: BTreeMap<String, Mark>,
+    /// Variables that the file demands.
+    pub(super) required: BTreeMap<String, (Mark, String)>,
+    /// Directories and files of the host that containers mount.
+    pub(super) binds: BTreeMap<String, Mark>,
+    /// Networks that must be there, and whether they are made by somebody else.
+    pub(super) networks: BTreeMap<String, bool>,
+    /// Whether every service is one of the AI stack under its own name: they have a network already.
+    pub(super) only_ai_stack: bool,
+    /// Services that say how to see that they are healthy.
+    pub(super) checked: BTreeSet<String>,
+}
+
+/// A service on its way.
+pub(super) struct Draft {
+    /// Its name in the file.
+    pub(super) name: String,
+    /// Its container.
+    pub(super) container: String,
+    pub(super) service: Service,
+    pub(super) known: Option<Known>,
+    /// The port on the host, of a service of the AI stack.
+    pub(super) port: Option<u16>,
+    /// Comments before keys of the description.
+    pub(super) comments: BTreeMap<String, Vec<String>>,
+}
+
+impl Draft {
+    pub(super) fn comment(&mut self, key: &str, text: impl Into<String>) {
+        self.comments.entry(key.to_owned()).or_default().push(text.into());
+    }
+
+    /// An option of `podman run`, and how the account calls it.
+    pub(super) fn option(&mut self, flag: &str, value: &str) -> String {
+        let option = if value.is_empty() { flag.to_owned() } else { format!("{flag}={value}") };
+        self.service.extra_options.push(option);
+        format!("extraOptions {flag}")
+    }
+}
+
+impl Context<'_> {
+    pub(super) fn wrong(&self, at: &At<'_>, message: impl Into<String>) -> ImportError {
+        let file = self.files.get(at.node.mark.file).cloned().unwrap_or_default();
+        ImportError::Shape { file, mark: at.node.mark, path: at.path.to_string(), message: message.into() }
+    }
+
+    /// A scalar with its variables put in.
+    pub(super) fn text(&self, at: &At<'_>) -> Result<Text, ImportError> {
+        let Value::Scalar { text, .. } = &at.node.value else {
+            return Err(self.wrong(at, format!("expected a string, found {}", at.node.kind())));
+        };
+        self.interpolated(at, text)
+    }
+
+    pub(super) fn interpolated(&self, at: &At<'_>, text: &str) -> Result<Text, ImportError> {
+        interpolate(text, &self.variables).map_err(|message| self.wrong(at, message))
+    }
+
+    /// Notes that the value is used: variables that the file demands must be there then.
+    pub(super) fn demand(&mut self, at: &At<'_>, text: &Text) {
+        for name in &text.unset {
+            self.unset.entry(name.clone()).or_insert(at.node.mark);
+        }
+        for (name, message) in &text.required {
+            self.required.entry(name.clone()).or_insert((at.node.mark, message.clone()));
+        }
+    }
+
+    /// A scalar that may be written to the configuration. If there is nothing, or a secret, the key has its row.
+    pub(super) fn plain(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+        if at.node.is_null() {
+            self.account.leave(at, "has no value");
+            return Ok(None);
+        }
+        let text = self.text(at)?;
+        Ok(self.open(at, text))
+    }
+
+    /// The same of a text that was taken apart.
+    pub(super) fn open(&mut self, at: &At<'_>, text: Text) -> Option<String> {
+        if let Some(variable) = &text.secret {
+            self.account
+                .leave(at, format!("has the value of {variable} in it, which looks like a secret: {NOT_COPIED}"));
+            return None;
+        }
+        self.demand(at, &text);
+        Some(text.value)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn boolean(&mut self, at: &At<'_>) -> Result<Option<bool>, ImportError> {
+        let Some(text) = self.plain(at)? else { return Ok(None) };
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "yes" | "on" | "y" | "1" => Ok(Some(true)),
+            "false" | "no" | "off" | "n" | "0" | "" => Ok(Some(false)),
+            _ => Err(self.wrong(at, "expected true or false")),
+        }
+    }
+
+    /// A number.
+    pub(super) fn number<T: std::str::FromStr>(&mut self, at: &At<'_>) -> Result<Option<T>, ImportError> {
+        let Some(text) = self.plain(at)? else { return Ok(None) };
+        text.trim().parse().map(Some).map_err(|_| self.wrong(at, "expected a number"))
+    }
+
+    /// An amount of memory, as compose has it (`1.5gb`), in the form that the description has.
+    pub(super) fn size(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+        let Some(text) = self.plain(at)? else { return Ok(None) };
+        let lower = text.trim().to_ascii_lowercase();
+        let number = lower.trim_end_matches('b').trim_end_matches('i').trim_end_matches(['k', 'm', 'g', 't']);
+        let unit = lower[number.len()..].chars().next().filter(|unit| *unit != 'b');
+        let (letter, factor) = match unit {
+            Some('t') => ("g", 1024.0),
+            Some('g') => ("g", 1.0),
+            Some('m') => ("m", 1.0),
+            Some('k') => ("k", 1.0),
+            _ => ("", 1.0),
+        };
+        let amount = number.trim().parse::<f64>().ok().filter(|amount| *amount >= 0.0).map(|amount| amount * factor);
+        let Some(amount) = amount else { return Err(self.wrong(at, "expected a size like 512m or 2g")) };
+        // What is no whole number of a unit is one of the next smaller.
+        let smaller = match letter {
+            "g" => "m",
+            "m" => "k",
+            _ => "",
+        };
+        let whole = if amount.fract() == 0.0 {
+            format!("{amount}{letter}")
+        } else {
+            format!("{:.0}{smaller}", amount * 1024.0)
+        };
+        Ok(Some(whole))
+    }
+
+    /// A time, as compose has it (`1.5s`), in the form that the description has.
+    pub(super) fn time(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+        let Some(text) = self.plain(at)? else { return Ok(None) };
+        let Some(whole) = seconds(&text) else { return Err(self.wrong(at, "expected a time like 30s or 1m30s")) };
+        Ok(Some(if is_time(&text) { text } else { format!("{whole}s") }))
+    }
+
+    /// One string or a list of them, each with where it is.
+    pub(super) fn strings<'n>(&mut self, at: &At<'n>) -> Result<Vec<(At<'n>, String)>, ImportError> {
+        let items = match &at.node.value {
+            Value::List(_) => at.children().into_iter().map(|(_, item)| item).collect(),
+            Value::Map(_) => return Err(self.wrong(at, "expected a string or a list of strings, found a mapping")),
+            Value::Scalar { .. } => vec![at.clone()],
+        };
+        let mut strings = Vec::new();
+        for item in items {
+            if let Some(text) = self.plain(&item)? {
+                strings.push((item, text));
+            }
+        }
+        Ok(strings)
+    }
+
+    /// A mapping, or a list of `NAME=value`: names with their values, `None` where there is only a name.
+    pub(super) fn pairs<'n>(&mut self, at: &At<'n>) -> Result<Vec<(At<'n>, String, Option<Text>)>, ImportError> {
+        let mut pairs = Vec::new();
+        if let Value::Scalar { .. } = at.node.value {
+            if !at.node.is_null() {
+                return Err(self.wrong(at, "expected a mapping or a list, found a string"));
+            }
+            self.account.leave(at, "has no value");
+        }
+        for (key, child) in at.children() {
+            if let Value::Map(_) = at.node.value {
+                let value = if child.node.is_null() { None } else { Some(self.text(&child)?) };
+                pairs.push((child, key.to_owned(), value));
+                continue;
+            }
+            let Value::Scalar { text, .. } = &child.node.value else {
+                return Err(self.wrong(&child, format!("expected NAME=value, found {}", child.node.kind())));
+            };
+            // The name is told from the value before variables are put in: a value may have a '=' too.
+            let (name, value) = text.split_once('=').map_or((text.as_str(), None), |(name, value)| (name, Some(value)));
+            let name = self.interpolated(&child, name)?.value;
+            let value = value.map(|value| self.interpolated(&child, value)).transpose()?;
+            pairs.push((child, name, value));
+        }
+        Ok(pairs)
+    }
+
+    /// The children of a mapping; nothing at all is an empty one.
+    pub(super) fn mapping<'n>(&self, at: &At<'n>) -> Result<Vec<(&'n str, At<'n>)>, ImportError> {
+        match &at.node.value {
+            Value::Map(_) => Ok(at.children()),
+            _ if at.node.is_null() => Ok(Vec::new()),
+            _ => Err(self.wrong(at, format!("expected a mapping, found {}", at.node.kind()))),
+        }
+    }
+
+    /// A path of the host, absolute. `None` with a reason if it cannot be known.
+    pub(super) fn host_path(&self, text: &str) -> Result<String, &'static str> {
+        if text.starts_with('~') {
+            return Err("is below the home of whoever runs compose: give the whole path");
+        }
+        Ok(absolute(&self.directory, text))
+    }
+
+    /// The container of a service that is taken over.
+    pub(super) fn container(&self, service: &str) -> Option<String> {
+        self.containers.get(service).cloned()
+    }
+
+    pub(super) fn uses(&mut self, section: &str, name: &str, by: &str) {
+        let users = self.used.entry(format!("{section}.{name}")).or_default();
+        if !users.iter().any(|user| user == by) {
+            users.push(by.to_owned());
+        }
+    }
+
+    /// What the top level says of a volume, a network, a secret or a config.
+    pub(super) fn top(&self, section: &str, name: &str) -> Option<&Node> {
+        Some(&self.root.node.get(section)?.value.get(name)?.value)
+    }
+}
+
+/// Why a secret is not in the text.
+pub(super) const NOT_COPIED: &str = "what is in the configuration can be read by everybody on the host";
+
+/// A path made absolute and without `.` and `..`, as compose does it: by its text alone.
+pub(super) fn absolute(directory: &Path, text: &str) -> String {
+    let mut path = PathBuf::new();
+    for component in directory.join(text).components() {
+        match component {
+            Component::ParentDir => drop(path.pop()),
+            Component::CurDir => {}
+            other => path.push(other),
+        }
+    }
+    path.display().to_string()
+}

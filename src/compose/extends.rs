@@ -1,0 +1,219 @@
+//! `extends`: a service that begins as another one, of this file or of one that lies beside or below it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::import::{ImportError, read_file};
+use super::variables::{Variables, interpolate};
+use super::yaml::{self, Entry, MAX_DEPTH, MAX_NODES, MERGED, Mark, Node, Value};
+
+/// Services with what they extend put into them.
+pub(super) struct Extender<'a> {
+    /// The folder of the file that was asked for: nothing outside of it is read.
+    pub(super) folder: PathBuf,
+    pub(super) variables: &'a Variables,
+    /// The files by their index.
+    pub(super) files: Vec<PathBuf>,
+    pub(super) roots: BTreeMap<usize, Node>,
+    /// The values that were copied so far.
+    pub(super) copied: usize,
+}
+
+impl Extender<'_> {
+    /// One service of a file, whole.
+    pub(super) fn service(
+        &mut self,
+        file: usize,
+        name: &str,
+        way: &mut Vec<(usize, String)>,
+    ) -> Result<Node, ImportError> {
+        let step = (file, name.to_owned());
+        let wrong = |this: &Self, mark: Mark, message: String| ImportError::Shape {
+            file: this.files[mark.file].display().to_string(),
+            mark,
+            path: format!("services.{name}.extends"),
+            message,
+        };
+        let services = self.roots[&file].get("services").map(|entry| &entry.value);
+        let Some(own) = services.and_then(|services| services.get(name)).map(|entry| entry.value.clone()) else {
+            let mark = Mark { line: 1, column: 1, file };
+            return Err(wrong(self, mark, "there is no service of this name".to_owned()));
+        };
+        if way.contains(&step) {
+            return Err(wrong(self, own.mark, "is a circle".to_owned()));
+        }
+        if way.len() >= MAX_DEPTH {
+            return Err(wrong(self, own.mark, format!("goes over more than {MAX_DEPTH} services")));
+        }
+        let Some(extends) = own.get("extends").map(|entry| entry.value.clone()).filter(|node| !node.is_null()) else {
+            return Ok(own);
+        };
+        way.push(step);
+        let text = |this: &Self, node: &Node| match &node.value {
+            Value::Scalar { text, .. } => interpolate(text, this.variables)
+                .map(|text| text.value)
+                .map_err(|message| wrong(this, node.mark, message)),
+            _ => Err(wrong(this, node.mark, format!("expected a string, found {}", node.kind()))),
+        };
+        let (other, place) = match &extends.value {
+            Value::Map(_) => {
+                let get = |key: &str| extends.get(key).map(|entry| text(self, &entry.value)).transpose();
+                let service =
+                    get("service")?.ok_or_else(|| wrong(self, extends.mark, "expected a key 'service'".to_owned()))?;
+                (service, get("file")?)
+            }
+            _ => (text(self, &extends)?, None),
+        };
+        let from = match place {
+            None => file,
+            Some(place) => self.open(file, &place).map_err(|error| match error {
+                Opened::Outside => wrong(
+                    self,
+                    extends.mark,
+                    "names a file outside of the folder of the compose file, which is not read: copy it there"
+                        .to_owned(),
+                ),
+                Opened::Failed(error) => error,
+            })?,
+        };
+        let base = self.service(from, &other, way)?;
+        way.pop();
+        self.copied += count(&base);
+        if self.copied > MAX_NODES {
+            return Err(wrong(self, extends.mark, format!("makes more than {MAX_NODES} values")));
+        }
+        Ok(merge(base, own, &[]))
+    }
+
+    fn open(&mut self, from: usize, place: &str) -> Result<usize, Opened> {
+        let parent = self.files[from].parent().unwrap_or(Path::new("")).to_owned();
+        let path = parent.join(place);
+        // By what it leads to, so that a link is no way out.
+        let (real, folder) = (path.canonicalize(), self.folder.canonicalize());
+        if let (Ok(real), Ok(folder)) = (&real, &folder)
+            && !real.starts_with(folder)
+        {
+            return Err(Opened::Outside);
+        }
+        if let Some(index) = self.files.iter().position(|file| *file == path) {
+            return Ok(index);
+        }
+        let index = self.files.len();
+        let text = read_file(&path).map_err(Opened::Failed)?;
+        let shown = path.display().to_string();
+        let document = yaml::parse(&text, index).map_err(|error| {
+            Opened::Failed(ImportError::Yaml { file: shown, mark: error.mark, message: error.message })
+        })?;
+        self.files.push(path);
+        self.roots.insert(index, document.root);
+        Ok(index)
+    }
+}
+
+fn count(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar { .. } => 1,
+        Value::List(entries) | Value::Map(entries) => {
+            1 + entries.iter().map(|entry| count(&entry.value)).sum::<usize>()
+        }
+    }
+}
+
+enum Opened {
+    Outside,
+    Failed(ImportError),
+}
+
+/// Keys whose list is one value: the service's own takes the place of that which it extends.
+const WHOLE: [&str; 3] = ["command", "entrypoint", "test"];
+/// Keys that are not inherited.
+const OWN: [&str; 3] = ["extends", "profiles", "depends_on"];
+
+fn merge(base: Node, own: Node, path: &[&str]) -> Node {
+    let own_mark = own.mark;
+    let value = match (base.value, own.value) {
+        (Value::Map(base), Value::Map(mut own)) => {
+            for entry in base {
+                if entry.key == MERGED || (path.is_empty() && OWN.contains(&entry.key.as_str())) {
+                    continue;
+                }
+                match own.iter().position(|other| other.key == entry.key) {
+                    None => own.push(entry),
+                    Some(_) if WHOLE.contains(&entry.key.as_str()) => {}
+                    Some(at) => {
+                        let deeper: Vec<&str> = path.iter().copied().chain([entry.key.as_str()]).collect();
+                        own[at].value = merge(entry.value, own[at].value.clone(), &deeper);
+                    }
+                }
+            }
+            Value::Map(own)
+        }
+        (Value::List(base), Value::List(own)) => Value::List(lists(base, own, path.first() == Some(&"volumes"))),
+        // One of them in the form of a list: the names decide.
+        (Value::List(base), Value::Map(own)) => {
+            let own_has = |entry: &Entry| own.iter().any(|other| Some(&other.key) == name_of(entry).as_ref());
+            let mut all: Vec<Entry> = own.clone();
+            all.extend(base.into_iter().filter(|entry| !own_has(entry)).filter_map(as_pair));
+            Value::Map(all)
+        }
+        (Value::Map(base), Value::List(own)) => {
+            let own_has = |entry: &Entry| own.iter().any(|other| name_of(other).as_ref() == Some(&entry.key));
+            let rest = base.into_iter().filter(|entry| entry.key != MERGED && !own_has(entry)).filter_map(as_item);
+            Value::List(own.clone().into_iter().chain(rest).collect())
+        }
+        (_, own) => own,
+    };
+    Node { mark: own_mark, value }
+}
+
+/// The service's own items keep their numbers; of two that mean the same name or place its own stays.
+fn lists(base: Vec<Entry>, own: Vec<Entry>, volumes: bool) -> Vec<Entry> {
+    let key = |entry: &Entry| if volumes { target_of(entry) } else { name_of(entry) };
+    let mut all: Vec<Entry> = Vec::new();
+    for entry in base {
+        let replaced = own.iter().any(|other| key(other).is_some() && key(other) == key(&entry));
+        if !replaced {
+            all.push(Entry { key: format!("extended.{}", entry.key), ..entry });
+        }
+    }
+    all.extend(own);
+    all
+}
+
+fn text_of(entry: &Entry) -> Option<&str> {
+    match &entry.value.value {
+        Value::Scalar { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+/// `NAME` of `NAME=value`, or the whole text.
+fn name_of(entry: &Entry) -> Option<String> {
+    text_of(entry).map(|text| text.split_once('=').map_or(text, |(name, _)| name).to_owned())
+}
+
+fn target_of(entry: &Entry) -> Option<String> {
+    match text_of(entry) {
+        Some(text) => Some(text.split(':').nth(1).unwrap_or(text).to_owned()),
+        None => match &entry.value.get("target")?.value.value {
+            Value::Scalar { text, .. } => Some(text.clone()),
+            _ => None,
+        },
+    }
+}
+
+fn as_pair(entry: Entry) -> Option<Entry> {
+    let text = text_of(&entry)?;
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    let quoted = text.contains('=');
+    let value = Node { mark: entry.value.mark, value: Value::Scalar { text: value.to_owned(), quoted } };
+    Some(Entry { key: name.to_owned(), mark: entry.mark, value })
+}
+
+fn as_item(entry: Entry) -> Option<Entry> {
+    let is_null = entry.value.is_null();
+    let text =
+        text_of(&entry).map(|value| if is_null { entry.key.clone() } else { format!("{}={value}", entry.key) })?;
+    let value = Node { mark: entry.value.mark, value: Value::Scalar { text, quoted: true } };
+    Some(Entry { key: format!("extended.{}", entry.key), mark: entry.mark, value })
+}
