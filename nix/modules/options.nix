@@ -250,8 +250,14 @@ in
 
     warnings =
       let
-        # Not of files with a secret in them, and not of the user that belongs to it.
-        secret = key: value: value != "" && builtins.match ".*(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|PRIVATE_?KEY)" (lib.toUpper key) != null;
+        # Not of files with a secret in them, and not of the user that belongs to it; and URLs with a password in them. What
+        # `compose import` leaves out (src/compose/secrets.rs) is more, as it is there for a person to look at.
+        names = "(.*_)?PASS|.*(PASSWORD|PASSWD|PASSPHRASE|_PWD|SECRET|TOKEN|(API|PRIVATE|SECRET|ACCESS|ENCRYPTION)_?KEY)";
+        urls = ".*://[^/@:]*:[^/@$][^/@]*@.*";
+        secret =
+          key: value:
+          !(builtins.elem value [ "" "true" "false" ])
+          && (builtins.match names (lib.toUpper key) != null || builtins.match urls value != null);
       in
       concatMap (
         name:

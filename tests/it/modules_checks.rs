@@ -21,7 +21,8 @@ fn a_good_machine_is_told_nothing() {
             r#"{ virtualisation.windlass = {
           models.chat = "words";
           gc = { above = 80; downTo = 60; };
-          containers.app.environment = { POSTGRES_PASSWORD_FILE = "/run/secrets/pg"; TOKEN_USER = "me"; SECRET = ""; };
+          containers.app.environment = { POSTGRES_PASSWORD_FILE = "/run/secrets/pg"; TOKEN_USER = "me"; SECRET = ""; PASS = "true"; BYPASS = "all";
+            DATABASE_URL = "postgres://me@db:5432/shop"; REDIS_URL = "redis://:$PASSWORD@redis:6379"; PWD = "/srv"; };
           containers.redis = { health.onFailure = lib.mkForce "restart"; restart = lib.mkForce "no"; };
         }; }"#,
         ],
@@ -92,6 +93,18 @@ fn what_is_not_meant_is_a_warning() {
             (
                 r#"{ virtualisation.windlass.containers.app.environment.openai_api_key = "sk-1"; }"#,
                 "virtualisation.windlass.containers.app.environment.openai_api_key looks like a secret",
+            ),
+            (
+                r#"{ virtualisation.windlass.containers.app.environment.DB_PASS = "a"; }"#,
+                "virtualisation.windlass.containers.app.environment.DB_PASS looks like a secret",
+            ),
+            (
+                r#"{ virtualisation.windlass.containers.app.environment.AWS_SECRET_ACCESS_KEY = "a"; }"#,
+                "virtualisation.windlass.containers.app.environment.AWS_SECRET_ACCESS_KEY looks like a secret",
+            ),
+            (
+                r#"{ virtualisation.windlass.containers.app.environment.DATABASE_URL = "postgres://me:hunter2@db/shop"; }"#,
+                "virtualisation.windlass.containers.app.environment.DATABASE_URL looks like a secret",
             ),
             (
                 r#"{ virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,
