@@ -25,5 +25,6 @@ internal.build {
   };
 }
 // {
+  inherit images;
   models = builtins.concatMap (image: image.models) images;
 }

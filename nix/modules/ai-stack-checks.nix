@@ -1,18 +1,20 @@
 # What of `services.ai-stack` cannot work, or will not do what was meant.
 #
-# Type: { lib, config, services, unavailable, active, ports, memory } -> { assertions, warnings }
+# Type: { lib, config, services, unavailable, active, withoutModel, ports, memory } -> { assertions, warnings }
 #
-# services:    names of the containers that run
-# unavailable: names of services that are enabled and have no image
-# active:      slot -> name of its model
-# ports:       [ { service, host } ], the published ones
-# memory:      sum of the containers' limits, in MiB
+# services:     names of the containers that run
+# unavailable:  names of services that are enabled and have no image
+# active:       slot -> name of its model
+# withoutModel: names of active models that would have to be in the user's own image, and are not
+# ports:        [ { name, host, option } ], those that the container `name` publishes, and what changes them
+# memory:       sum of the containers' limits, in MiB
 {
   lib,
   config,
   services,
   unavailable,
   active,
+  withoutModel,
   ports,
   memory,
 }:
@@ -35,11 +37,11 @@ let
       || builtins.match "latest|main|master|edge|nightly|stable|dev|server.*" (lib.last parts) != null
     );
 
-  # Services of the host itself, of NixOS only: [ { service, host } ].
+  # Services of the host itself, of NixOS only: [ { name, host } ].
   native =
     let
       of = config.services;
-      one = enabled: name: port: lib.optional (enabled && port != null && port != 0) { service = name; host = port; };
+      one = enabled: name: port: lib.optional (enabled && port != null && port != 0) { inherit name; host = port; };
       has = name: of.${name}.enable or false;
       redis = of.redis.servers or { };
     in
@@ -48,19 +50,18 @@ let
     ++ one (has "qdrant") "services.qdrant" (of.qdrant.settings.service.http_port or 6333)
     ++ one (has "qdrant") "services.qdrant" (of.qdrant.settings.service.grpc_port or 6334)
     ++ one (has "ollama") "services.ollama" (of.ollama.port or 11434)
-    ++ one (has "llama-cpp") "services.llama-cpp" (of.llama-cpp.port or of.llama-cpp.settings.port or 8080)
+    ++ one (has "llama-cpp") "services.llama-cpp" (of.llama-cpp.settings.port or of.llama-cpp.port or 8080)
     ++ one (has "open-webui") "services.open-webui" (of.open-webui.port or 8080);
   clash =
     mine:
     let
-      others = filter (other: other.host == mine.host && other.service != mine.service) (native ++ ports);
+      others = filter (other: other.host == mine.host && other.name != mine.name) (native ++ ports);
     in
     {
       assertion = others == [ ];
       message = ''
-        services.ai-stack.${mine.service}: port ${toString mine.host} is also that of
-        ${list (lib.unique (map (other: other.service) others))}; set services.ai-stack.${mine.service}.port to another, or
-        disable one of them
+        services.ai-stack: port ${toString mine.host} of ${mine.name} is also that of
+        ${list (lib.unique (map (other: other.name) others))}; change ${mine.option}, or disable one of them
       '';
     };
 
@@ -93,10 +94,19 @@ in
     }) (attrNames cfg.activeModel)
     ++ [
       {
-        assertion = !(elem "llama-cpp" services) || active ? chat;
+        # A name that there is not has an assertion of its own.
+        assertion = !(elem "llama-cpp" services) || active ? chat || cfg.activeModel.chat != null;
         message = ''
           services.ai-stack.llama-cpp serves one model: say which in services.ai-stack.activeModel.chat; there are:
           ${list (attrNames cfg.models)}
+        '';
+      }
+      {
+        assertion = withoutModel == [ ];
+        message = ''
+          services.ai-stack.models: ${list withoutModel} with delivery = "layer" would be in the image that is built here, and
+          services.ai-stack.llama-cpp.image is one without it; build that with the model in its `models`, or use
+          delivery = "bind"
         '';
       }
       {

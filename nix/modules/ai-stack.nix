@@ -32,20 +32,23 @@ let
     package = mkOption {
       type = types.nullOr types.package;
       default = null;
-      description = "The program in the image; null is that of nixpkgs for `services.ai-stack.accel`.";
+      description = "The program in the image that is built here; null is that of nixpkgs for `services.ai-stack.accel`.";
     };
     image = mkOption {
       type = types.nullOr (types.either types.package types.str);
       default = null;
       description = ''
-        An image of your own from `buildImage`, instead of the one that is built here. A name like `docker.io/redis:8` is refused:
-        nothing is pulled.
+        An image of your own from `buildImage`, instead of the one that is built here; where it has no probe, the probe is
+        mounted. A name like `docker.io/redis:8` is refused: nothing is pulled.
       '';
     };
     uid = mkOption {
       type = types.nullOr types.ints.positive;
       default = null;
-      description = "User and group ID that it runs as, and that owns its data; null is the number of its port.";
+      description = ''
+        User and group ID that it runs as, and that owns its data; null is the number of its port. An image of your own runs as
+        the user that it names, and so does mindsdb's; open-webui's does where this is null.
+      '';
     };
     settings = mkOption {
       type = types.attrsOf types.raw;
@@ -123,11 +126,16 @@ let
       name: cfg.${name}.settings // lib.filterAttrs (_: value: value != null) { inherit (cfg.${name}) package uid; }
     );
   };
+  userOf = import ./container-user.nix {
+    inherit lib;
+    cfg = windlass;
+  };
   # What there is, before it is known which of it is built.
   inherit (windlass.lib.aiStack (asked // { services = [ ]; })) describe;
   stack = windlass.lib.aiStack (asked // { services = built; });
   imageOf = name: if elem name given then cfg.${name}.image else describe.${name}.image;
 
+  address = if lib.hasInfix ":" cfg.address then "[${cfg.address}]" else cfg.address;
   # `IP:HOST:CONTAINER`, on the address and the port that are asked for.
   published =
     name:
@@ -139,16 +147,16 @@ let
       in
       {
         host = lib.toInt host;
-        text = "${cfg.address}:${host}:${builtins.elemAt parts 1}";
+        text = "${address}:${host}:${builtins.elemAt parts 1}";
       }
     ) describe.${name}.container.ports;
   firstPort = name: (builtins.head (published name)).host;
 
-  # The user of the image, a number: whose the data are.
+  # The user of the container, a number: whose the data are.
   ids =
     name:
     let
-      parts = lib.splitString ":" ((imageOf name).spec.config.User or "0");
+      parts = lib.splitString ":" (userOf windlass.containers.${name});
     in
     {
       user = builtins.head parts;
@@ -172,7 +180,7 @@ let
       bind = {
         inherit place;
         # Without a slot that this user can reach, the file of the store itself.
-        volumes = [ "${if windlass.slots == null then toString model.src else inSlot}:${place}:ro" ];
+        volumes = [ "${if windlass.slots == null then "${model.src}" else inSlot}:${place}:ro" ];
       };
       image = {
         place = "/mnt${place}";
@@ -190,10 +198,11 @@ let
       networks = [ cfg.network ];
       volumes =
         lib.optional (describe.${name}.state != null) "${cfg.dataDir}/${name}:${describe.${name}.state}"
-        # An image that windlass has not built has no probe in it.
-        ++ lib.optional (!((imageOf name) ? spec)) "${windlass.lib.probe}/bin/windlass-probe:/bin/windlass-probe:ro";
+        # Those that are built here have it in them.
+        ++ lib.optional (!hasProbe (imageOf name)) "${windlass.lib.probe}/bin/windlass-probe:/bin/windlass-probe:ro";
     }
   ];
+  hasProbe = image: image.spec.content.symlinks or { } ? "/bin/windlass-probe";
   serving = slot: flags: {
     # Another model under the same path is a change too, for which the container is started anew.
     labels."windlass.model.${slot}" = (stack.models.${active.${slot}} or { imageRef = active.${slot}; }).imageRef;
@@ -206,6 +215,22 @@ let
   limits = lib.concatMap (name: lib.optional (memoryOf name != null) (memoryOf name)) (attrNames ours);
   ours = lib.filterAttrs (name: _: elem name run || name == "llama-cpp-embed") windlass.containers;
   memoryOf = name: windlass.containers.${name}.memory;
+  # What is published in the end, with the option that says so.
+  hostPorts =
+    name:
+    lib.concatMap (
+      port:
+      let
+        parts = builtins.match "(.*:)?([0-9]+):[0-9]+(/tcp)?" port;
+        host = lib.toInt (builtins.elemAt parts 1);
+        service = if name == "llama-cpp-embed" then "llama-cpp" else name;
+        isFirst = name != service || host == firstPort name;
+      in
+      lib.optional (parts != null) {
+        inherit name host;
+        option = "services.ai-stack.${service}.${if isFirst then "port" else "container.ports"}";
+      }
+    ) ours.${name}.ports;
   mebibytes =
     text:
     let
@@ -224,12 +249,13 @@ let
     inherit lib config active;
     services = attrNames ours;
     unavailable = filter (name: !elem name run && !lib.isString cfg.${name}.image) enabled;
-    ports =
-      lib.concatMap (name: map (port: { service = name; inherit (port) host; }) (published name)) run
-      ++ lib.optional hasEmbed {
-        service = "llama-cpp-embed";
-        host = firstPort "llama-cpp" + 1;
-      };
+    ports = lib.concatMap hostPorts (attrNames ours);
+    withoutModel = filter (
+      name:
+      elem "llama-cpp" given
+      && cfg.models.${name}.delivery == "layer"
+      && !lib.any (model: model.modelName == name) (cfg.llama-cpp.image.models or [ ])
+    ) (lib.unique (attrValues active));
     memory = lib.foldl' (total: text: total + mebibytes text) 0 limits;
   };
 in
@@ -243,12 +269,12 @@ in
       description = "Where the services keep their data, each in a directory of its name. No clean-up touches it.";
     };
     address = mkOption {
-      type = types.str;
+      type = types.strMatching "[0-9A-Fa-f.:]+";
       default = "127.0.0.1";
       description = "The host's address on which ports are published. Podman's ports pass by NixOS' firewall.";
     };
     network = mkOption {
-      type = types.str;
+      type = types.strMatching "[a-zA-Z0-9][a-zA-Z0-9_.-]*";
       default = "ai-stack";
       description = "Podman network in which the services find each other by name.";
     };
@@ -286,7 +312,10 @@ in
         description =
           {
             chat = "The model that llama.cpp serves; null is the only one, if there is only one.";
-            embed = "The model of a second llama.cpp, `llama-cpp-embed`, for embeddings only, on the next port; null: there is none.";
+            embed = ''
+              The model of a second llama.cpp for embeddings only, on the next port; null: there is none. What is different about its
+              container is in `virtualisation.windlass.containers.llama-cpp-embed`.
+            '';
           }
           .${slot};
       }
@@ -297,7 +326,7 @@ in
   config = lib.mkIf cfg.enable {
     virtualisation.windlass = {
       enable = true;
-      stacks = lib.mkIf (built != [ ]) { ai-stack = stack; };
+      stacks = lib.mkIf (stack.images != { } || stack.models != { }) { ai-stack = stack; };
       images = lib.genAttrs given imageOf;
       networks = [ cfg.network ];
       models = lib.mkIf (windlass.slots != null) (
@@ -316,7 +345,7 @@ in
             container "llama-cpp"
             ++ [
               (serving "embed" [ "--embeddings" ])
-              { ports = lib.mkForce [ "${cfg.address}:${toString (firstPort "llama-cpp" + 1)}:8080" ]; }
+              { ports = lib.mkForce [ "${address}:${toString (firstPort "llama-cpp" + 1)}:8080" ]; }
             ]
           );
         })

@@ -33,23 +33,26 @@ let
       description = "Its mode.";
     };
     user = mkOption {
-      type = types.str;
+      type = types.strMatching "[0-9]+";
       default = "0";
       description = "Its owner, a number.";
     };
     group = mkOption {
-      type = types.str;
+      type = types.strMatching "[0-9]+";
       default = "0";
       description = "Its group, a number.";
     };
   };
 
   inherit (lib) attrValues concatMap filter;
-  stackImages = stack: attrValues (stack.images // stack.models);
+  stackImages = stack: attrValues stack.images ++ attrValues stack.models;
   # What is loaded beside the stacks.
   inStacks = map (image: image.imageRef) (concatMap stackImages (attrValues cfg.stacks));
   single = filter (image: !builtins.elem image.ref inStacks) (attrValues cfg.images);
   refs = map (image: image.ref) (attrValues cfg.images);
+  userOf = import ./container-user.nix { inherit lib cfg; };
+  # home-manager has no such option: all there is rootless.
+  isRootless = (cfg.user or "") != null;
 in
 {
   options.virtualisation.windlass = {
@@ -198,7 +201,7 @@ in
 
   config = lib.mkIf cfg.enable {
     virtualisation.windlass.images = lib.mkMerge (
-      lib.mapAttrsToList (_: stack: stack.images // stack.models) cfg.stacks
+      lib.mapAttrsToList (_: stack: stack.models // stack.images) cfg.stacks
     );
 
     assertions =
@@ -221,6 +224,14 @@ in
         message = ''
           virtualisation.windlass.containers.${name}: with health.onFailure = "restart" both Podman and systemd restart it; use
           "kill", or restart = "no"
+        '';
+      }) cfg.containers
+      ++ lib.mapAttrsToList (name: container: {
+        assertion =
+          !(container.secrets != { } || isRootless) || builtins.match "[0-9]+(:[0-9]+)?" (userOf container) != null;
+        message = ''
+          virtualisation.windlass.containers.${name}: its files are given to its user, and '${userOf container}' is a name that only
+          the image knows; give its number as virtualisation.windlass.containers.${name}.user
         '';
       }) cfg.containers
       ++ lib.mapAttrsToList (slot: model: {

@@ -10,18 +10,13 @@
   install,
 }:
 let
-  images = lib.listToAttrs (
-    map (image: lib.nameValuePair image.ref image.image) (builtins.attrValues cfg.images)
-  );
+  userOf = import ./container-user.nix { inherit lib cfg; };
   loader = lib.optional (cfg.loads != [ ]) "windlass-load.service";
 in
 name:
 let
   container = cfg.containers.${name};
-  image = images.${container.image} or { };
-  # `UID[:GID]`; names are known inside of the image only, and images of ours use numbers.
-  user = if container.user != null then container.user else image.spec.config.User or "0";
-  parts = lib.splitString ":" user;
+  parts = lib.splitString ":" (userOf container);
   secrets = builtins.attrNames container.secrets;
 in
 rec {

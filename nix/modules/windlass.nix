@@ -28,6 +28,15 @@ let
   oci = lib.filterAttrs (_: container: builtins.elem container.image refs) containers;
   ociUnit = name: "${containers.${name}.serviceName}.service";
   quadletUnit = name: "${name}.service";
+  # Containers whose units the system has others of the same name for.
+  shadowed = lib.optionals (cfg.user == null) (
+    builtins.filter (name: config.systemd.services ? ${name}) (builtins.attrNames ofQuadlet)
+  );
+
+  # Whether `podman system prune` is told --all, -a, or -af.
+  prunesAll = lib.any (flag: builtins.match "--all(=true)?|-[a-z]*a[a-z]*" flag != null) (
+    lib.concatMap (lib.splitString " ") config.virtualisation.podman.autoPrune.flags
+  );
 
   # Where the secrets of a container are while it runs.
   secretsAt = "/run/windlass";
@@ -235,7 +244,7 @@ in
               Restart = lib.mkForce ofOci.${name}.restart;
             }
             // lib.optionalAttrs (ofOci.${name}.stopTimeout != null) {
-              TimeoutStopSec = lib.mkForce (ofOci.${name}.stopTimeout + 60);
+              TimeoutStopSec = lib.mkForce (lib.max 120 (ofOci.${name}.stopTimeout + 60));
             }
             // lib.optionalAttrs ((runtime name).runtimeDirectory != [ ]) {
               RuntimeDirectory = lib.mkForce ([ name ] ++ (runtime name).runtimeDirectory);
@@ -323,7 +332,7 @@ in
             X-Windlass-Quadlet=${builtins.hashString "sha256" config.environment.etc."containers/systemd/${name}.container".text}
           '';
         }
-      ) ofQuadlet
+      ) (removeAttrs ofQuadlet shadowed)
     );
 
     systemd.tmpfiles.rules =
@@ -358,6 +367,13 @@ in
         '';
       }
       {
+        assertion = shadowed == [ ];
+        message = ''
+          virtualisation.windlass.runner = "quadlet": the system has ${toString (map quadletUnit shadowed)} already; disable that, give the
+          container another name, or use runner = "oci-containers"
+        '';
+      }
+      {
         assertion = cfg.user == null || linked;
         message = ''
           virtualisation.windlass.user: a rootless Podman takes its images from the linked store, so `via` cannot be "podman"; or use
@@ -378,7 +394,7 @@ in
         linked store
       ''
       ++ lib.optional
-        (config.virtualisation.podman.autoPrune.enable && builtins.elem "--all" config.virtualisation.podman.autoPrune.flags)
+        (config.virtualisation.podman.autoPrune.enable && prunesAll)
         ''
           virtualisation.podman.autoPrune.flags has --all: it removes every image that Podman itself unpacked and no container uses.
           Linked images are safe; virtualisation.windlass.gc removes what is superseded

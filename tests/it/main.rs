@@ -5,6 +5,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod accel;
+mod ai_stack;
+mod ai_stack_checks;
 mod architecture;
 mod bad_input;
 mod cli;
@@ -25,6 +27,7 @@ mod load;
 mod load_faults;
 mod load_names;
 mod load_options;
+mod machine;
 mod model;
 mod modules;
 mod modules_checks;

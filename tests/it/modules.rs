@@ -1,104 +1,15 @@
 //! The modules, evaluated as NixOS and home-manager evaluate them, and the texts of what they make.
 //!
-//! The module system is tests/nixpkgs/lib, or nixpkgs' own where NIXPKGS_LIB names it: every test here runs with either.
+//! Every test here runs with the stand-in for nixpkgs' lib, and with the real one.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::machine::{
+    SHOP, SHOP_HOME, assert_page, changed, containers_without_a_network, evaluated, page, texts, values, with_modules,
+};
 use crate::nix::{eval, root, try_eval};
-
-/// What an expression needs around it: `modules`, to be given to `nixos` or `home`.
-fn with_modules(expression: &str) -> String {
-    let root = root().display();
-    let lib = std::env::var("NIXPKGS_LIB").unwrap_or_else(|_| format!("{root}/tests/nixpkgs/lib"));
-    format!(
-        "let lib = import {lib}; machine = {root}/tests/modules/machine.nix; \
-         evaluate = import {root}/tests/modules {{ inherit lib pkgs; }}; \
-         windlass = {root}/nix/modules/windlass.nix; home = {root}/nix/modules/home.nix; \
-         view = all: removeAttrs all [ \"config\" ]; in {expression}"
-    )
-}
-
-/// The machine of tests/modules/machine.nix under NixOS, once with each of these modules added.
-pub(crate) fn machines<const N: usize>(changes: [&str; N]) -> [Value; N] {
-    let changes: Vec<String> = changes.iter().map(|change| format!("({change})")).collect();
-    let list = eval(&with_modules(&format!(
-        "map (change: view (evaluate.nixos [ windlass machine change ])) [ {} ]",
-        changes.join(" ")
-    )));
-    serde_json::from_value::<Vec<Value>>(list).unwrap().try_into().unwrap()
-}
-
-/// The same under home-manager.
-pub(crate) fn homes<const N: usize>(changes: [&str; N]) -> [Value; N] {
-    let changes: Vec<String> = changes.iter().map(|change| format!("({change})")).collect();
-    let list = eval(&with_modules(&format!(
-        "map (change: view (evaluate.home [ home machine change ])) [ {} ]",
-        changes.join(" ")
-    )));
-    serde_json::from_value::<Vec<Value>>(list).unwrap().try_into().unwrap()
-}
-
-/// A NixOS machine that is nothing but this module, with all of ours.
-pub(crate) fn nixos(module: &str) -> Value {
-    let ai_stack = root().join("nix/modules/ai-stack.nix");
-    eval(&with_modules(&format!("view (evaluate.nixos [ windlass {} ({module}) ])", ai_stack.display())))
-}
-
-/// Why the machine with this module cannot be evaluated.
-pub(crate) fn refused(change: &str) -> String {
-    try_eval(&with_modules(&format!("view (evaluate.nixos [ windlass machine ({change}) ])"))).unwrap_err()
-}
-
-/// Names and texts of one kind of files.
-pub(crate) fn texts<'a>(machine: &'a Value, kind: &str) -> Vec<(&'a str, &'a str)> {
-    machine[kind].as_object().unwrap().iter().map(|(name, text)| (name.as_str(), text.as_str().unwrap())).collect()
-}
-
-/// The lines of a unit that begin with that key.
-fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
-    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
-}
-
-/// The units of which two machines have not the same.
-fn changed(a: &Value, b: &Value) -> Vec<String> {
-    let names = |machine: &Value| machine["units"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
-    names(a).union(&names(b)).filter(|name| a["units"][*name] != b["units"][*name]).cloned().collect()
-}
-
-/// What a machine is made of, without what NixOS makes anyway: units with their scripts, files, and what runs at activation.
-fn page(machine: &Value) -> String {
-    let mut page = String::new();
-    let mut part = |title: String, text: &str| writeln!(page, "──── {title}\n{}", text.trim_end()).unwrap();
-    for (name, text) in texts(machine, "units").into_iter().filter(|(name, _)| !name.starts_with("podman-prune")) {
-        part(name.to_owned(), text);
-        let service = name.strip_suffix(".service").unwrap_or_default();
-        for (job, script) in machine["scripts"][service].as_object().into_iter().flatten() {
-            part(format!("{name} {job}"), script.as_str().unwrap());
-        }
-    }
-    for kind in ["userUnits", "etc", "tmpfiles"] {
-        for (name, text) in texts(machine, kind).into_iter().filter(|(name, _)| !name.ends_with("containers.conf")) {
-            part(format!("{kind} {name}"), text);
-        }
-    }
-    for step in machine["activation"].as_array().unwrap() {
-        part(format!("activation {}", step["name"].as_str().unwrap()), step["text"].as_str().unwrap());
-    }
-    page
-}
-
-/// Hashes and versions change with the program under test and with the packages; the search path is only packages.
-fn assert_page(name: &str, page: &str) {
-    insta::with_settings!({ filters => vec![
-        (r"/nix/store/[0-9a-z]{32}-([a-z+-]*[a-z])(-[0-9][0-9.]*)?", "/nix/store/<hash>-$1"),
-        (r"(localhost/[a-z/-]+:)[0-9a-z]{32}", "$1<tag>"),
-        (r"sha256=[0-9a-f]{64}|(Quadlet=)[0-9a-f]{64}", "$1<sha256>"),
-        (r#"Environment="PATH=[^"]*""#, r#"Environment="PATH=…""#),
-    ] }, { insta::assert_snapshot!(name, page) });
-}
 
 #[test]
 fn the_module_system_says_what_nixpkgs_says() {
@@ -120,33 +31,36 @@ fn the_module_system_says_what_nixpkgs_says() {
 
 #[test]
 fn containers_of_others_are_as_nixos_makes_them() {
-    let [machine] = machines([r#"{
+    let [machine] = evaluated(
+        SHOP,
+        [r#"{
       virtualisation.windlass.enable = lib.mkForce false;
       virtualisation.oci-containers.containers = {
         web = { image = "docker.io/nginx:1"; cmd = [ "a b" ]; environment.A = "it's"; capabilities.NET_ADMIN = true; };
         api = { image = "localhost/api:1"; dependsOn = [ "web" ]; pull = "never"; autoStart = false; };
       };
-    }"#]);
+    }"#],
+    );
     assert_page("oci_containers", &page(&machine));
     // Beside ours they still are.
     let foreign = r#"virtualisation.oci-containers.containers.web.image = "docker.io/nginx:1";"#;
-    let [alone, beside] = machines([
-        &format!("{{ virtualisation.windlass.enable = lib.mkForce false; {foreign} }}"),
-        &format!("{{ {foreign} }}"),
-    ]);
+    let [alone, beside] = evaluated(
+        SHOP,
+        [&format!("{{ virtualisation.windlass.enable = lib.mkForce false; {foreign} }}"), &format!("{{ {foreign} }}")],
+    );
     assert_eq!(alone["units"]["podman-web.service"], beside["units"]["podman-web.service"]);
 }
 
 #[test]
 fn the_units_of_a_machine() {
-    let [machine] = machines(["{ }"]);
+    let [machine] = evaluated(SHOP, ["{ }"]);
     assert_page("machine", &page(&machine));
     assert_eq!(machine["packages"], serde_json::json!(["podman", "windlass"]));
 }
 
 #[test]
 fn the_units_of_a_machine_with_quadlet() {
-    let [machine] = machines([r#"{ virtualisation.windlass.runner = "quadlet"; }"#]);
+    let [machine] = evaluated(SHOP, [r#"{ virtualisation.windlass.runner = "quadlet"; }"#]);
     assert_page("machine_quadlet", &page(&machine));
 }
 
@@ -158,17 +72,17 @@ const ROOTLESS: &str = r#"
 
 #[test]
 fn the_units_of_a_rootless_machine() {
-    let [oci, quadlet] = machines([
-        &format!("{{ {ROOTLESS} }}"),
-        &format!(r#"{{ {ROOTLESS} virtualisation.windlass.runner = "quadlet"; }}"#),
-    ]);
+    let [oci, quadlet] = evaluated(
+        SHOP,
+        [&format!("{{ {ROOTLESS} }}"), &format!(r#"{{ {ROOTLESS} virtualisation.windlass.runner = "quadlet"; }}"#)],
+    );
     assert_page("rootless", &page(&oci));
     assert_page("rootless_quadlet", &page(&quadlet));
 }
 
 #[test]
 fn a_rootless_container_finds_its_network_and_its_secrets() {
-    let [machine] = machines([&format!(r#"{{ {ROOTLESS} virtualisation.windlass.runner = "quadlet"; }}"#)]);
+    let [machine] = evaluated(SHOP, [&format!(r#"{{ {ROOTLESS} virtualisation.windlass.runner = "quadlet"; }}"#)]);
     // Units of the user's own systemd see no others.
     let own: BTreeSet<&str> = texts(&machine, "userUnits").into_iter().map(|(name, _)| name).collect();
     for name in ["app", "redis"] {
@@ -187,64 +101,35 @@ fn a_rootless_container_finds_its_network_and_its_secrets() {
 
 #[test]
 fn the_files_of_a_home() {
-    let [home] = homes(["{ }"]);
-    let mut page = String::new();
-    for (name, text) in texts(&home, "files") {
-        writeln!(page, "──── {name}\n{}", text.trim_end()).unwrap();
-    }
-    for step in home["activation"].as_array().unwrap() {
-        let text = step["text"].as_str().unwrap().trim_end();
-        writeln!(page, "──── activation {}\n{text}", step["name"].as_str().unwrap()).unwrap();
-    }
-    assert_page("home", &page);
+    let [home] = evaluated(SHOP_HOME, ["{ }"]);
+    assert_page("home", &page(&home));
 }
 
 #[test]
 fn nothing_pulls_and_nothing_waits_for_the_network() {
     let quadlet = r#"virtualisation.windlass.runner = "quadlet";"#;
-    let machines = machines([
-        "{ }",
-        &format!("{{ {quadlet} }}"),
-        &format!("{{ {ROOTLESS} }}"),
-        &format!("{{ {ROOTLESS} {quadlet} }}"),
-        // A container that others declare, with an image of ours.
-        r#"({ config, ... }: { virtualisation.oci-containers.containers.other = {
+    let machines = evaluated(
+        SHOP,
+        [
+            "{ }",
+            &format!("{{ {quadlet} }}"),
+            &format!("{{ {ROOTLESS} }}"),
+            &format!("{{ {ROOTLESS} {quadlet} }}"),
+            // A container that others declare, with an image of ours.
+            r#"({ config, ... }: { virtualisation.oci-containers.containers.other = {
           image = config.virtualisation.windlass.images.redis.ref; pull = "never"; }; })"#,
-    ]);
-    let [home] = homes(["{ }"]);
+        ],
+    );
+    let [home] = evaluated(SHOP_HOME, ["{ }"]);
     for (machine, runs) in machines.iter().chain([&home]).zip([2, 2, 2, 2, 3, 2]) {
-        let mut containers = 0;
-        for kind in ["units", "userUnits", "etc", "files"] {
-            if !machine[kind].is_object() {
-                continue;
-            }
-            for (name, text) in texts(machine, kind) {
-                assert!(!text.contains("network-online.target"), "{name}: {text}");
-                if name.ends_with(".container") {
-                    containers += 1;
-                    assert_eq!(values(text, "Pull"), ["never"], "{name}: {text}");
-                }
-            }
-        }
-        for (name, scripts) in machine["scripts"].as_object().into_iter().flatten() {
-            for script in scripts.as_object().unwrap().values() {
-                let script = script.as_str().unwrap();
-                assert!(!script.contains(" pull ") && !script.contains("podman load"), "{name}: {script}");
-                if script.contains("--name=") {
-                    containers += 1;
-                    assert_eq!(script.matches("--pull ").count(), 1, "{name}: {script}");
-                    assert!(script.contains("\n  --pull never \\\n"), "{name}: {script}");
-                }
-            }
-        }
-        assert_eq!(containers, runs);
+        assert_eq!(containers_without_a_network(machine), runs);
     }
 }
 
 #[test]
 fn images_are_loaded_once_and_before_the_containers() {
     let quadlet = r#"virtualisation.windlass.runner = "quadlet";"#;
-    for (machine, containers) in machines(["{ }", &format!("{{ {quadlet} }}")])
+    for (machine, containers) in evaluated(SHOP, ["{ }", &format!("{{ {quadlet} }}")])
         .iter()
         .zip([["podman-app.service", "podman-redis.service"], ["app.service", "redis.service"]])
     {
@@ -272,19 +157,25 @@ fn images_are_loaded_once_and_before_the_containers() {
         }
     }
     // Nothing to load, nothing that loads.
-    let [none] = machines([r"{ virtualisation.windlass = {
-      stacks = lib.mkForce { }; images = lib.mkForce { }; containers = lib.mkForce { }; }; }"]);
+    let [none] = evaluated(
+        SHOP,
+        [r"{ virtualisation.windlass = {
+      stacks = lib.mkForce { }; images = lib.mkForce { }; containers = lib.mkForce { }; }; }"],
+    );
     assert!(none["units"]["windlass-load.service"].is_null(), "{none}");
 }
 
 #[test]
 fn the_store_is_there_before_storage_conf_names_it() {
-    let [linked, podman, own] = machines([
-        "{ }",
-        r#"{ virtualisation.windlass.via = "podman"; }"#,
-        r#"{ virtualisation.windlass.storageDir = "/big/windlass"; virtualisation.containers.storage.settings.storage = {
+    let [linked, podman, own] = evaluated(
+        SHOP,
+        [
+            "{ }",
+            r#"{ virtualisation.windlass.via = "podman"; }"#,
+            r#"{ virtualisation.windlass.storageDir = "/big/windlass"; virtualisation.containers.storage.settings.storage = {
           graphroot = "/big/containers"; options.additionalimagestores = [ "/other" ]; }; }"#,
-    ]);
+        ],
+    );
     assert_eq!(linked["storageConf"]["storage"]["driver"], "overlay");
     assert_eq!(linked["storageConf"]["storage"]["graphroot"], "/var/lib/containers/storage");
     assert_eq!(
@@ -309,17 +200,20 @@ fn the_store_is_there_before_storage_conf_names_it() {
 
 #[test]
 fn a_unit_changes_when_what_it_runs_changes() {
-    let [machine, environment, release, weights, port, unrelated, verify] = machines([
-        "{ }",
-        r#"{ virtualisation.windlass.containers.app.environment.GREETING = lib.mkForce "hello"; }"#,
-        r#"{ shop.release = "2"; }"#,
-        "{ shop.weights = /etc/hosts; }",
-        r#"{ virtualisation.windlass.containers.redis.ports = lib.mkForce [ "127.0.0.1:6380:6379" ]; }"#,
-        r#"{ environment.etc.motd.text = "hello"; users.users.me.isNormalUser = true;
+    let [machine, environment, release, weights, port, unrelated, verify] = evaluated(
+        SHOP,
+        [
+            "{ }",
+            r#"{ virtualisation.windlass.containers.app.environment.GREETING = lib.mkForce "hello"; }"#,
+            r#"{ shop.release = "2"; }"#,
+            "{ shop.weights = /etc/hosts; }",
+            r#"{ virtualisation.windlass.containers.redis.ports = lib.mkForce [ "127.0.0.1:6380:6379" ]; }"#,
+            r#"{ environment.etc.motd.text = "hello"; users.users.me.isNormalUser = true;
           virtualisation.windlass.directories."/srv/x" = { }; }"#,
-        "{ virtualisation.windlass.verify.enable = true; }",
-    ]);
-    let [again] = machines(["{ }"]);
+            "{ virtualisation.windlass.verify.enable = true; }",
+        ],
+    );
+    let [again] = evaluated(SHOP, ["{ }"]);
     assert_eq!(machine, again);
     assert_eq!(changed(&machine, &unrelated), [""; 0]);
     assert_eq!(changed(&machine, &environment), ["podman-app.service"]);
@@ -332,7 +226,8 @@ fn a_unit_changes_when_what_it_runs_changes() {
 
 #[test]
 fn a_quadlet_file_that_changes_restarts_its_unit_only() {
-    let [machine, environment, release] = machines(
+    let [machine, environment, release] = evaluated(
+        SHOP,
         [
             "",
             r#"virtualisation.windlass.containers.app.environment.GREETING = lib.mkForce "hello";"#,
@@ -360,15 +255,18 @@ fn a_quadlet_file_that_changes_restarts_its_unit_only() {
 
 #[test]
 fn timers_are_those_that_are_asked_for() {
-    let [machine, none, all] = machines([
-        "{ }",
-        "{ virtualisation.windlass.gc.enable = false; }",
-        r#"{ virtualisation.windlass = {
+    let [machine, none, all] = evaluated(
+        SHOP,
+        [
+            "{ }",
+            "{ virtualisation.windlass.gc.enable = false; }",
+            r#"{ virtualisation.windlass = {
           gc = { dates = "daily"; above = 80; downTo = 60; };
           keepGenerations = 5;
           verify = { enable = true; dates = "Sun 04:00"; full = true; };
         }; }"#,
-    ]);
+        ],
+    );
     let timers = |machine: &Value| -> Vec<String> {
         let names = texts(machine, "units").into_iter().map(|(name, _)| name.to_owned());
         names.filter(|name| name.starts_with("windlass-") && name.ends_with(".timer")).collect()

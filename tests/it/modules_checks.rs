@@ -1,43 +1,32 @@
 //! What the modules refuse, and what they warn of: each with the configuration that has it, and silence in the one that is good.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::modules::{homes, machines, refused};
-
-/// Of each machine, the assertions that failed or the warnings.
-fn messages(machine: &Value, kind: &str) -> Vec<String> {
-    let list = machine[kind].as_array().unwrap();
-    list.iter().map(|message| message.as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")).collect()
-}
-
-fn expect<const N: usize>(kind: &str, cases: [(&str, &str); N]) {
-    for ((change, sentence), machine) in cases.iter().zip(machines(cases.map(|(change, _)| change))) {
-        let found = messages(&machine, kind);
-        assert_eq!(found.len(), 1, "{change}: {found:?}");
-        assert!(found[0].contains(sentence), "{change}: {found:?}");
-        let other = if kind == "warnings" { "assertions" } else { "warnings" };
-        assert_eq!(machine[other], json!([]), "{change}");
-    }
-}
+use crate::machine::{SHOP, SHOP_HOME, evaluated, expect, refused};
 
 #[test]
 fn a_good_machine_is_told_nothing() {
     let rootless =
         r#"virtualisation.windlass.user = "ai"; users.users.ai = { isNormalUser = true; uid = 1234; linger = true; };"#;
-    let machines = machines([
-        "{ }",
-        r#"{ virtualisation.windlass.runner = "quadlet"; }"#,
-        r#"{ virtualisation.windlass.via = "podman"; virtualisation.podman.autoPrune.enable = true; }"#,
-        &format!(r#"{{ {rootless} virtualisation.windlass.runner = "quadlet"; }}"#),
-        &format!(r#"{{ {rootless} virtualisation.windlass.containers.app.health.command = [ "/bin/app" "check" ]; }}"#),
-        r#"{ virtualisation.windlass = {
+    let machines = evaluated(
+        SHOP,
+        [
+            "{ }",
+            r#"{ virtualisation.windlass.runner = "quadlet"; }"#,
+            r#"{ virtualisation.windlass.via = "podman"; virtualisation.podman.autoPrune.enable = true; }"#,
+            &format!(r#"{{ {rootless} virtualisation.windlass.runner = "quadlet"; }}"#),
+            &format!(
+                r#"{{ {rootless} virtualisation.windlass.containers.app.health.command = [ "/bin/app" "check" ]; }}"#
+            ),
+            r#"{ virtualisation.windlass = {
           models.chat = "words";
           gc = { above = 80; downTo = 60; };
           containers.app.environment = { POSTGRES_PASSWORD_FILE = "/run/secrets/pg"; TOKEN_USER = "me"; SECRET = ""; };
           containers.redis = { health.onFailure = lib.mkForce "restart"; restart = lib.mkForce "no"; };
         }; }"#,
-    ]);
-    for machine in machines.iter().chain(&homes(["{ }"])) {
+        ],
+    );
+    for machine in machines.iter().chain(&evaluated(SHOP_HOME, ["{ }"])) {
         assert_eq!((&machine["assertions"], &machine["warnings"]), (&json!([]), &json!([])));
     }
 }
@@ -45,6 +34,7 @@ fn a_good_machine_is_told_nothing() {
 #[test]
 fn what_cannot_work_is_an_assertion() {
     expect(
+        SHOP,
         "assertions",
         [
             (
@@ -92,6 +82,7 @@ fn what_cannot_work_is_an_assertion() {
 #[test]
 fn what_is_not_meant_is_a_warning() {
     expect(
+        SHOP,
         "warnings",
         [
             (
@@ -169,7 +160,7 @@ fn options_take_only_what_they_can_use() {
             "virtualisation.windlass.containers.redis.health.command",
         ),
     ] {
-        let error = refused(change);
+        let error = refused(SHOP, change);
         assert!(error.contains(&format!("`{option}")), "{change}: {error}");
     }
 }

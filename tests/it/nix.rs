@@ -29,20 +29,39 @@ pub(crate) fn build(expression: &str) -> Result<PathBuf, String> {
     if output.status.success() { Ok(text(&output.stdout).into()) } else { Err(text(&output.stderr)) }
 }
 
-/// Evaluates such an expression to JSON.
+/// Evaluates such an expression to JSON, reading nothing that would have to be built.
 pub(crate) fn eval(expression: &str) -> Value {
     try_eval(expression).unwrap_or_else(|error| panic!("{expression}: {error}"))
 }
 
 /// The same, or what Nix says is wrong with it.
 pub(crate) fn try_eval(expression: &str) -> Result<Value, String> {
-    let output =
-        nix("nix-instantiate").args(["--eval", "--strict", "--json", "--expr", &wrap(expression)]).output().unwrap();
+    let output = nix("nix-instantiate")
+        .args([
+            "--eval",
+            "--strict",
+            "--json",
+            "--option",
+            "allow-import-from-derivation",
+            "false",
+            "--expr",
+            &wrap(expression),
+        ])
+        .output()
+        .unwrap();
     if output.status.success() {
         Ok(serde_json::from_slice(&output.stdout).unwrap())
     } else {
         Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
     }
+}
+
+/// The derivations that have to be built for what such an expression gives, by name.
+pub(crate) fn requisites(expression: &str) -> Vec<String> {
+    let derivation = run_ok(nix("nix-instantiate").args(["--expr", &wrap(expression)]));
+    let all = run_ok(nix("nix-store").args(["--query", "--requisites", derivation.trim()]));
+    let name = |path: &str| path["/nix/store/".len() + 33..].strip_suffix(".drv").map(str::to_owned);
+    all.lines().filter_map(name).collect()
 }
 
 fn wrap(expression: &str) -> String {

@@ -31,9 +31,14 @@ let
     "findutils"
     "gnugrep"
     "gnused"
+    "llama-cpp-vulkan"
+    "mesa"
     "netavark"
     "nix"
     "ollama"
+    "ollama-cuda"
+    "ollama-rocm"
+    "ollama-vulkan"
     "podman"
     "postgresql"
     "qdrant"
@@ -101,6 +106,9 @@ let
     lib.genAttrs names stand-in
     // pkgs
     // {
+      llama-cpp = pkgs.llama-cpp // {
+        override = support: stand-in "llama-cpp-with-${toString (builtins.attrNames support)}";
+      };
       inherit lib;
       buildPackages = all;
       runtimeShell = "${all.bash}/bin/bash";
