@@ -43,8 +43,8 @@ enum Verb {
 
 /// Turn a compose file into a NixOS configuration, and account for every key of it.
 ///
-/// Images that the AI stack has a service for become services.ai-stack.<service>, all others
-/// virtualisation.windlass.containers.<name>. The account has a line for every key that was not taken over, or that means
+/// Images that the AI stack has a service for become services.ai-stack.SERVICE, all others
+/// virtualisation.windlass.containers.NAME. The account has a line for every key that was not taken over, or that means
 /// something else now, and why. Secrets are never copied: the account says where they go.
 ///
 /// Variables come from --env-file, or from `.env` beside the file; the environment of the shell is not read.
