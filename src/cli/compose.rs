@@ -19,9 +19,9 @@ const EXAMPLE: &str = "Examples:
   windlass compose export ./result --output compose.yaml";
 
 const IMPORT: &str = "Examples:
-  windlass compose import docker-compose.yml                           the configuration, and what was left
-  windlass compose import docker-compose.yml --output containers.nix   to a file, for `imports`
-  windlass compose import docker-compose.yml --all                     with the keys that were taken over";
+  windlass compose import docker-compose.yml                   configuration and account
+  windlass compose import docker-compose.yml --output new.nix  to a file, for `imports`
+  windlass compose import docker-compose.yml --all             with what was taken over";
 
 const EXPORT: &str = "Examples:
   windlass compose export ./result > compose.yaml
