@@ -244,7 +244,7 @@ in
               Restart = lib.mkForce ofOci.${name}.restart;
             }
             // lib.optionalAttrs (ofOci.${name}.stopTimeout != null) {
-              TimeoutStopSec = lib.mkForce (ofOci.${name}.stopTimeout + 60);
+              TimeoutStopSec = lib.mkForce (lib.max 120 (ofOci.${name}.stopTimeout + 60));
             }
             // lib.optionalAttrs ((runtime name).runtimeDirectory != [ ]) {
               RuntimeDirectory = lib.mkForce ([ name ] ++ (runtime name).runtimeDirectory);

@@ -19,9 +19,9 @@ const EXAMPLE: &str = "Examples:
   windlass compose export ./result --output compose.yaml";
 
 const IMPORT: &str = "Examples:
-  windlass compose import docker-compose.yml                           the configuration, and what was left
-  windlass compose import docker-compose.yml --output containers.nix   to a file, for `imports`
-  windlass compose import docker-compose.yml --all                     with the keys that were taken over";
+  windlass compose import docker-compose.yml                   configuration and account
+  windlass compose import docker-compose.yml --output new.nix  to a file, for `imports`
+  windlass compose import docker-compose.yml --all             with what was taken over";
 
 const EXPORT: &str = "Examples:
   windlass compose export ./result > compose.yaml
@@ -43,8 +43,8 @@ enum Verb {
 
 /// Turn a compose file into a NixOS configuration, and account for every key of it.
 ///
-/// Images that the AI stack has a service for become services.ai-stack.<service>, all others
-/// virtualisation.windlass.containers.<name>. The account has a line for every key that was not taken over, or that means
+/// Images that the AI stack has a service for become services.ai-stack.SERVICE, all others
+/// virtualisation.windlass.containers.NAME. The account has a line for every key that was not taken over, or that means
 /// something else now, and why. Secrets are never copied: the account says where they go.
 ///
 /// Variables come from --env-file, or from `.env` beside the file; the environment of the shell is not read.

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::env::{Env, run_ok};
+use crate::machine::evaluated;
 use crate::nix::{nix, root};
 
 /// A folder with the fixtures; relative paths in them are taken from `/srv`, so that none depends on the folder.
@@ -125,7 +126,7 @@ fn the_modules_take_what_an_import_writes() {
          qdrant.enable = lib.mkForce false; }}; }}",
         imported("ai-stack.yml")
     );
-    let (machine, ai) = (crate::machine::nixos(&everything), crate::machine::nixos(&stack));
+    let [machine, ai] = evaluated("[ windlass stack ]", [&everything, &stack]);
     for (machine, words) in [
         (
             &machine,

@@ -39,12 +39,6 @@ pub(crate) fn evaluated<const N: usize>(base: &str, changes: [&str; N]) -> [Valu
     serde_json::from_value::<Vec<Value>>(list).unwrap().try_into().unwrap()
 }
 
-/// A machine under NixOS that is nothing but this module, with all of ours.
-pub(crate) fn nixos(module: &str) -> Value {
-    let [machine] = evaluated("[ windlass stack ]", [module]);
-    machine
-}
-
 /// Why a machine with this module cannot be evaluated.
 pub(crate) fn refused(base: &str, change: &str) -> String {
     try_eval(&with_modules(&format!("view (evaluate.nixos ({base} ++ [ ({change}) ]))"))).unwrap_err()
