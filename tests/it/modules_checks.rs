@@ -26,7 +26,7 @@ fn a_good_machine_is_told_nothing() {
         r#"virtualisation.windlass.user = "ai"; users.users.ai = { isNormalUser = true; uid = 1234; linger = true; };"#;
     let machines = machines([
         "{ }",
-        r#"{ virtualisation.windlass.runner = "quadlet"; }"#,
+        r#"{ virtualisation.windlass.runner = "quadlet"; systemd.services.other.serviceConfig.RuntimeDirectory = "redis"; }"#,
         r#"{ virtualisation.windlass.via = "podman"; virtualisation.podman.autoPrune.enable = true; }"#,
         &format!(r#"{{ {rootless} virtualisation.windlass.runner = "quadlet"; }}"#),
         &format!(r#"{{ {rootless} virtualisation.windlass.containers.app.health.command = [ "/bin/app" "check" ]; }}"#),
@@ -62,6 +62,10 @@ fn what_cannot_work_is_an_assertion() {
             (
                 r#"{ virtualisation.windlass.models.chat = "qwen3"; }"#,
                 "virtualisation.windlass.models.chat: no stack has a model 'qwen3'; there are: words",
+            ),
+            (
+                r#"{ systemd.services.other.serviceConfig.RuntimeDirectory = "other redis"; }"#,
+                "virtualisation.windlass.containers.redis: its unit keeps its files in /run/redis, which belongs to other too",
             ),
             ("{ virtualisation.windlass.gc.downTo = 50; }", "virtualisation.windlass.gc.downTo needs gc.above"),
             (
