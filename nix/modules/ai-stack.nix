@@ -172,7 +172,7 @@ let
       bind = {
         inherit place;
         # Without a slot that this user can reach, the file of the store itself.
-        volumes = [ "${if windlass.slots == null then toString model.src else inSlot}:${place}:ro" ];
+        volumes = [ "${if windlass.slots == null then "${model.src}" else inSlot}:${place}:ro" ];
       };
       image = {
         place = "/mnt${place}";
@@ -180,6 +180,8 @@ let
       };
     }
     .${model.delivery};
+
+  hasProbe = image: (image.spec.content.symlinks or { }) ? "/bin/windlass-probe";
 
   # The definitions of one container: the service, where it runs, and what the user changes.
   container = name: [
@@ -190,8 +192,8 @@ let
       networks = [ cfg.network ];
       volumes =
         lib.optional (describe.${name}.state != null) "${cfg.dataDir}/${name}:${describe.${name}.state}"
-        # An image that windlass has not built has no probe in it.
-        ++ lib.optional (!((imageOf name) ? spec)) "${windlass.lib.probe}/bin/windlass-probe:/bin/windlass-probe:ro";
+        # An image of the user's own may have no probe in it.
+        ++ lib.optional (!hasProbe (imageOf name)) "${windlass.lib.probe}/bin/windlass-probe:/bin/windlass-probe:ro";
     }
   ];
   serving = slot: flags: {
