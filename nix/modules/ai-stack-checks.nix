@@ -91,6 +91,12 @@ in
         ${list (attrNames cfg.models)}
       '';
     }) (attrNames cfg.activeModel)
+    ++ map (slot: {
+      assertion = !(elem "llama-cpp" services) || cfg.models.${active.${slot}}.format == "gguf";
+      message = ''
+        services.ai-stack.activeModel.${slot}: llama.cpp serves one GGUF file, and '${active.${slot}}' has format = "directory"
+      '';
+    }) (attrNames active)
     ++ [
       {
         assertion = !(elem "llama-cpp" services) || active ? chat;

@@ -94,6 +94,7 @@ in
             mounts = own.secretVolumes "%t/windlass";
             notifyHealthy = own.isWaitedFor;
             userns = own.keepId;
+            path = own.userPath;
           };
         }
       ) cfg.containers)

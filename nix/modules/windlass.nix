@@ -301,6 +301,7 @@ in
             inherit (own) runtimeDirectory;
             notifyHealthy = own.isWaitedFor;
             userns = if ofUser then own.keepId else null;
+            path = if ofUser then own.userPath else null;
             wantedBy = if ofUser then "default.target" else "multi-user.target";
           };
         }
@@ -371,10 +372,10 @@ in
         '';
       }
       {
-        assertion = cfg.user == null || linked;
+        assertion = cfg.user == null || linked && (storage.driver == "overlay" || cfg.via == "store");
         message = ''
-          virtualisation.windlass.user: a rootless Podman takes its images from the linked store, so `via` cannot be "podman"; or use
-          the home-manager module, with which the user loads them
+          virtualisation.windlass.user: a rootless Podman takes its images from the linked store, so `via` cannot be "podman", and
+          root's driver has to be overlay; or use the home-manager module, with which the user loads them
         '';
       }
       {

@@ -176,6 +176,12 @@ fn a_rootless_container_finds_its_network_and_its_secrets() {
     // %t of a user's unit is the directory of that user, as RuntimeDirectory is.
     assert_eq!(values(redis, "RuntimeDirectory"), ["windlass/redis"]);
     assert!(values(redis, "ExecStartPre")[0].ends_with(" /run/keys/redis %t/windlass/redis/password"), "{redis}");
+    // Where newuidmap is, whatever the path of the user's systemd.
+    assert_eq!(
+        values(redis, "Environment"),
+        ["PATH=/run/wrappers/bin:/run/current-system/sw/bin:/usr/bin:/bin"],
+        "{redis}"
+    );
     assert!(values(redis, "Volume").contains(&"%t/windlass/redis/password:/run/secrets/password:ro"), "{redis}");
 }
 

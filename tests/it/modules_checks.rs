@@ -86,6 +86,12 @@ fn what_cannot_work_is_an_assertion() {
                 "virtualisation.windlass.user: a rootless Podman takes its images from the linked store",
             ),
             (
+                r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; via = "podman"; };
+              virtualisation.containers.storage.settings.storage.driver = "vfs";
+              users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
+                "and root's driver has to be overlay",
+            ),
+            (
                 r#"{ virtualisation.windlass.via = "store"; virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,
                 r#"virtualisation.windlass.via = "store" needs Podman's driver overlay, and storage.conf says btrfs"#,
             ),
