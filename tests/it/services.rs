@@ -133,7 +133,7 @@ fn flags(container: &Value) -> Vec<String> {
             "stopTimeout" => flags.push(format!("--stop-timeout={value}")),
             // Asked by hand: what asks it at intervals is a timer of systemd.
             "health" => {
-                flags.extend([format!("--health-cmd={}", value["command"]), "--health-interval=disable".into()])
+                flags.extend([format!("--health-cmd={}", value["command"]), "--health-interval=disable".into()]);
             }
             other => panic!("no test runs a container with {other}"),
         }
