@@ -18,9 +18,10 @@ esac
 shift
 
 uid=$(id -u) gid=$(id -g)
-for path in . ./dump.rdb ./appendonlydir; do
+# By absolute paths: in a directory that only another may enter, nothing can be asked of the relative ones.
+for path in "$PWD" "$PWD/dump.rdb" "$PWD/appendonlydir"; do
   if [ ! -e "$path" ] || [ -w "$path" ]; then continue; fi
-  die "$PWD${path#.} belongs to $(stat -c %u:%g "$path") and cannot be written by the server, which runs as $uid:$gid." \
+  die "$path belongs to $(stat -c %u:%g "$path") and cannot be written by the server, which runs as $uid:$gid." \
     "Mend it on the host with chown -R $uid:$gid DIRECTORY (of a rootless container: podman unshare chown -R" \
     "$uid:$gid DIRECTORY), or mount the volume with the option U once: --volume VOLUME:$PWD:U"
 done

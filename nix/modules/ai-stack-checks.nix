@@ -92,6 +92,12 @@ in
         ${list (attrNames cfg.models)}
       '';
     }) (attrNames cfg.activeModel)
+    ++ map (slot: {
+      assertion = !(elem "llama-cpp" services) || cfg.models.${active.${slot}}.format == "gguf";
+      message = ''
+        services.ai-stack.activeModel.${slot}: llama.cpp serves one GGUF file, and '${active.${slot}}' has format = "directory"
+      '';
+    }) (attrNames active)
     ++ [
       {
         # A name that there is not has an assertion of its own.

@@ -189,6 +189,8 @@ let
     }
     .${model.delivery};
 
+  hasProbe = image: (image.spec.content.symlinks or { }) ? "/bin/windlass-probe";
+
   # The definitions of one container: the service, where it runs, and what the user changes.
   container = name: [
     (removeAttrs describe.${name}.container [ "ports" ])
@@ -198,11 +200,10 @@ let
       networks = [ cfg.network ];
       volumes =
         lib.optional (describe.${name}.state != null) "${cfg.dataDir}/${name}:${describe.${name}.state}"
-        # Those that are built here have it in them.
+        # An image of the user's own may have no probe in it.
         ++ lib.optional (!hasProbe (imageOf name)) "${windlass.lib.probe}/bin/windlass-probe:/bin/windlass-probe:ro";
     }
   ];
-  hasProbe = image: image.spec.content.symlinks or { } ? "/bin/windlass-probe";
   serving = slot: flags: {
     # Another model under the same path is a change too, for which the container is started anew.
     labels."windlass.model.${slot}" = (stack.models.${active.${slot}} or { imageRef = active.${slot}; }).imageRef;

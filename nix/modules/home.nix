@@ -17,7 +17,6 @@ let
     install = "${pkgs.coreutils}/bin/install";
   };
   unit = name: "${name}.service";
-  systemctl = "${pkgs.systemd}/bin/systemctl --user";
 
   service = description: lines: {
     Unit.Description = description;
@@ -47,6 +46,9 @@ let
     Install.WantedBy = [ "default.target" ];
   };
   file = name: "containers/systemd/${name}.container";
+  # In a generation of home-manager.
+  folder = "home-files${lib.removePrefix config.home.homeDirectory config.xdg.configHome}/containers/systemd";
+  started = builtins.attrNames (lib.filterAttrs (_: container: container.autoStart) cfg.containers);
 in
 {
   imports = [ ./options.nix ];
@@ -92,6 +94,7 @@ in
             mounts = own.secretVolumes "%t/windlass";
             notifyHealthy = own.isWaitedFor;
             userns = own.keepId;
+            path = own.userPath;
           };
         }
       ) cfg.containers)
@@ -158,24 +161,41 @@ in
       ) cfg.directories;
     };
 
-    # Units that Quadlet generates are not among those that home-manager compares: start anew those whose file changed, and
-    # stop those whose file is gone.
-    home.activation.windlassContainers = lib.hm.dag.entryAfter [ "reloadSystemd" ] (
-      lib.concatMapStrings (name: ''
-        if [[ -v oldGenPath ]] && ! cmp --quiet "$oldGenPath/home-files/.config/${file name}" "$newGenPath/home-files/.config/${file name}"; then
-          run ${systemctl} restart ${unit name}
-        fi
-      '') (builtins.attrNames (lib.filterAttrs (_: container: container.autoStart) cfg.containers))
-      + ''
-        if [[ -v oldGenPath ]]; then
-          for old in "$oldGenPath"/home-files/.config/${file "*"}; do
-            name=$(basename "$old" .container)
-            if grep --quiet "^# From virtualisation.windlass.containers.$name$" "$old" && [[ ! -e $newGenPath/home-files/.config/containers/systemd/$name.container ]]; then
-              run ${systemctl} stop "$name.service"
+    # Units that Quadlet generates are not among those that home-manager compares: stop those whose file is gone, and start
+    # anew those whose file changed. As home-manager does it with its own: only where this user's systemd runs (at boot it
+    # does not yet), and where to find it is not known in an activation by NixOS. What does not start is told, and no
+    # reason to leave the rest of the activation undone.
+    home.activation.windlassContainers = lib.hm.dag.entryAfter [ "reloadSystemd" ] ''
+      windlassSystemctl() {
+        env XDG_RUNTIME_DIR="''${XDG_RUNTIME_DIR:-/run/user/$(id -u)}" ${pkgs.systemd}/bin/systemctl --user "$@"
+      }
+      case $(windlassSystemctl is-system-running 2>/dev/null) in
+        running | degraded)
+          windlassOld=''${oldGenPath:+$oldGenPath/${folder}}
+          windlassNew=$newGenPath/${folder}
+          windlassGone=()
+          windlassChanged=()
+          for file in "$windlassOld"/*.container; do
+            name=$(basename "$file" .container)
+            if grep --quiet --no-messages "^# From virtualisation.windlass.containers.$name$" "$file" && [[ ! -e $windlassNew/$name.container ]]; then
+              windlassGone+=("$name.service")
             fi
           done
-        fi
-      ''
-    );
+          for name in ${toString started}; do
+            if ! cmp --quiet "$windlassOld/$name.container" "$windlassNew/$name.container"; then
+              windlassChanged+=("$name.service")
+            fi
+          done
+          if (( ''${#windlassGone[@]} )); then
+            run windlassSystemctl stop "''${windlassGone[@]}" || warnEcho "windlass: could not stop ''${windlassGone[*]}"
+          fi
+          if (( ''${#windlassChanged[@]} )); then
+            run windlassSystemctl daemon-reload
+            run windlassSystemctl restart "''${windlassChanged[@]}" || warnEcho "windlass: not all of these started: ''${windlassChanged[*]}"
+          fi
+          ;;
+        *) echo "The systemd of this user is not running. Containers start with it." ;;
+      esac
+    '';
   };
 }

@@ -1,6 +1,6 @@
 # A container as the text of a Quadlet file, `<name>.container` (podman-systemd.unit(5), Podman 5.0 and later).
 #
-# Type: { lib } -> { name, container, after, preStart, runtimeDirectory, mounts, notifyHealthy, userns, wantedBy } -> string
+# Type: { lib } -> { name, container, after, preStart, runtimeDirectory, mounts, notifyHealthy, userns, path, wantedBy } -> string
 #
 # name:          of the container and of its unit
 # container:     as container.nix describes it
@@ -10,6 +10,7 @@
 # mounts:        further values of `Volume`, with specifiers of systemd
 # notifyHealthy: whether the unit has started only when the container is healthy
 # userns:        value of `--userns`, or null
+# path:          where podman looks for other programs, or null
 # wantedBy:      the target that starts it
 #
 # Keys are in the order of the manual page's sections; what Podman 5.0 has no key for is in `PodmanArgs`.
@@ -45,6 +46,7 @@ in
   mounts ? [ ],
   notifyHealthy ? false,
   userns ? null,
+  path ? null,
   wantedBy ? "default.target",
 }:
 let
@@ -103,7 +105,8 @@ let
     ++ argument "stop-timeout" (json container.stopTimeout)
     ++ map (option: "PodmanArgs=${word option}") container.extraOptions;
     Service =
-      map (directory: "RuntimeDirectory=${directory}") runtimeDirectory
+      optional (path != null) "Environment=PATH=${path}"
+      ++ map (directory: "RuntimeDirectory=${directory}") runtimeDirectory
       ++ map (line: "ExecStartPre=${line}") preStart
       ++ [
         "Restart=${container.restart}"

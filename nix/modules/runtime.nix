@@ -25,6 +25,10 @@ rec {
   # In a user namespace of one's own, the container's user is oneself: files and secrets are readable without a chown.
   keepId = if uid == "0" then null else "keep-id:uid=${uid},gid=${gid}";
 
+  # Rootless Podman needs the set-user-ID newuidmap, which lies where the system's own programs do, and not always on the
+  # path of a user's systemd.
+  userPath = "/run/wrappers/bin:/run/current-system/sw/bin:/usr/bin:/bin";
+
   # Below /run, or the user's directory there. It is gone when the unit stops.
   runtimeDirectory = lib.optional (secrets != [ ]) "windlass/${name}";
 

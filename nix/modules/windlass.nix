@@ -38,6 +38,15 @@ let
     lib.concatMap (lib.splitString " ") config.virtualisation.podman.autoPrune.flags
   );
 
+  # Whose directory /run/<name> is too: the unit of a container by that name would take it away when it stops.
+  sharedBy =
+    name:
+    let
+      directories = unit: lib.concatMap (lib.splitString " ") (lib.toList (unit.serviceConfig.RuntimeDirectory or [ ]));
+      others = removeAttrs config.systemd.services [ containers.${name}.serviceName ];
+    in
+    builtins.attrNames (lib.filterAttrs (_: unit: unit.enable && builtins.elem name (directories unit)) others);
+
   # Where the secrets of a container are while it runs.
   secretsAt = "/run/windlass";
   secretsFor =
@@ -157,6 +166,10 @@ in
 
     virtualisation.podman.enable = true;
     virtualisation.containers.enable = true;
+    # Podman's name server listens on the host's end of a network, where NixOS' firewall lets nothing in.
+    networking.firewall.interfaces = mkIf (cfg.user == null && cfg.networks != [ ]) {
+      ${if config.networking.nftables.enable then "podman*" else "podman+"}.allowedUDPPorts = [ 53 ];
+    };
     virtualisation.containers.storage.settings.storage = {
       # NixOS' own defaults, which would be gone with the first definition.
       driver = lib.mkDefault "overlay";
@@ -297,6 +310,7 @@ in
             inherit (own) runtimeDirectory;
             notifyHealthy = own.isWaitedFor;
             userns = if ofUser then own.keepId else null;
+            path = if ofUser then own.userPath else null;
             wantedBy = if ofUser then "default.target" else "multi-user.target";
           };
         }
@@ -374,10 +388,10 @@ in
         '';
       }
       {
-        assertion = cfg.user == null || linked;
+        assertion = cfg.user == null || linked && (storage.driver == "overlay" || cfg.via == "store");
         message = ''
-          virtualisation.windlass.user: a rootless Podman takes its images from the linked store, so `via` cannot be "podman"; or use
-          the home-manager module, with which the user loads them
+          virtualisation.windlass.user: a rootless Podman takes its images from the linked store, so `via` cannot be "podman", and
+          root's driver has to be overlay; or use the home-manager module, with which the user loads them
         '';
       }
       {
@@ -386,7 +400,14 @@ in
           virtualisation.windlass.via = "store" needs Podman's driver overlay, and storage.conf says ${storage.driver}
         '';
       }
-    ];
+    ]
+    ++ map (name: {
+      assertion = sharedBy name == [ ];
+      message = ''
+        virtualisation.windlass.containers.${name}: its unit keeps its files in /run/${name}, which belongs to
+        ${toString (sharedBy name)} too, and goes with the first of them that stops; disable one of them, or name it otherwise
+      '';
+    }) (builtins.attrNames ofOci);
 
     warnings =
       lib.optional (storage.driver != "overlay" && cfg.via == "auto") ''

@@ -4,10 +4,13 @@
 //! is missing, a lock file that it can neither open nor make, or records that are not whole JSON, and the command fails.
 //! Lock files are only looked at here, never opened: a process that closes one gives up its locks on it.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
 
 use crate::blobs::{At, WriteError};
 
@@ -114,57 +117,86 @@ fn record_fault(path: &Path) -> Option<Fault> {
     Some(Fault { path: path.to_owned(), kind })
 }
 
-/// Whether windlass may write there: to a directory that it made, or that is empty, or that is not there.
+/// Whether windlass may write there: to a directory that it made, or that is empty, or that is not there. One that another
+/// windlass is making, or was killed over, has nothing before its marker but that unfinished file.
 #[must_use]
 pub fn is_ours_or_new(store: &Path) -> bool {
-    store.join(MARKER).is_file()
+    let is_ours = || store.join(MARKER).is_file();
+    let unfinished = |name: &OsStr| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
+    is_ours()
         || match fs::read_dir(store) {
-            Ok(mut entries) => entries.next().is_none(),
+            Ok(entries) => entries.flatten().all(|entry| unfinished(&entry.file_name())) || is_ours(),
             Err(error) => error.kind() == ErrorKind::NotFound,
         }
 }
 
 /// Makes what is missing of a store, and readable for all what is not; leaves the rest as it is. What was made.
 ///
+/// The marker is first, so that a store which is not finished is known as ours. Several at once do not harm each other: a
+/// file that is there is never replaced.
+///
 /// # Errors
 /// If the directory cannot be written to.
 pub fn create(store: &Path) -> Result<Vec<PathBuf>, WriteError> {
-    let mut made = Vec::new();
-    for name in DIRECTORIES {
+    let made = std::cell::RefCell::new(Vec::new());
+    let directory = |name: &str| {
         let path = if name.is_empty() { store.to_owned() } else { store.join(name) };
         if !path.is_dir() {
             DirBuilder::new().recursive(true).mode(0o755).create(&path).at("create", &path)?;
-            made.push(path.clone());
+            made.borrow_mut().push(path.clone());
         }
-        made.extend(open_up(&path, 0o755)?);
-    }
-    let mut file = |name: &str, text: &str| {
-        let path = store.join(name);
-        if !path.exists() {
-            replace(&path, text.as_bytes())?;
-            made.push(path.clone());
-        }
-        made.extend(open_up(&path, 0o644)?);
+        made.borrow_mut().extend(open_up(&path, 0o755)?);
         Ok(())
     };
+    let file = |name: &str, text: &str| {
+        let path = store.join(name);
+        if !path.exists() && add(&path, text.as_bytes())? {
+            made.borrow_mut().push(path.clone());
+        }
+        made.borrow_mut().extend(open_up(&path, 0o644)?);
+        Ok(())
+    };
+    directory("")?;
     file(MARKER, "{\"version\":1}\n")?;
+    DIRECTORIES.into_iter().try_for_each(directory)?;
     file(LOCK, "")?;
     for [records, lock] in RECORDS {
         file(lock, "")?;
         file(records, "[]")?;
     }
+    let mut made = made.into_inner();
     made.dedup();
     Ok(made)
 }
 
 /// A small file that all can read, replaced whole and durably: nobody ever sees half of it.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    finished(path, bytes)?.persist(path).map_err(|error| error.error).at("replace", path)?;
+    sync_parent(path)
+}
+
+/// The same, unless it is there already: then that one stays, and the answer is false.
+fn add(path: &Path, bytes: &[u8]) -> Result<bool, WriteError> {
+    match finished(path, bytes)?.persist_noclobber(path) {
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
+        result => result.map_err(|error| error.error).at("create", path)?,
+    };
+    sync_parent(path)?;
+    Ok(true)
+}
+
+/// The file beside its place.
+fn finished(path: &Path, bytes: &[u8]) -> Result<NamedTempFile, WriteError> {
     let parent = path.parent().unwrap_or(path);
     let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(parent).at("create a file in", parent)?;
     file.write_all(bytes).at("write", path)?;
     file.as_file().set_permissions(Permissions::from_mode(0o644)).at("set the mode of", path)?;
     file.as_file().sync_all().at("sync", path)?;
-    file.persist(path).map_err(|error| error.error).at("replace", path)?;
+    Ok(file)
+}
+
+fn sync_parent(path: &Path) -> Result<(), WriteError> {
+    let parent = path.parent().unwrap_or(path);
     File::open(parent).and_then(|parent| parent.sync_all()).at("sync", parent)
 }
 
@@ -209,6 +241,38 @@ mod tests {
         fs::write(&records, "[{\"id\":").unwrap();
         assert!(matches!(&own_faults(&store)[..], [Fault { path, kind: FaultKind::Torn(_) }] if *path == records));
         assert_eq!(create(&store).unwrap(), Vec::<PathBuf>::new(), "records are not thrown away");
+    }
+
+    #[test]
+    fn a_store_that_several_make_at_once_is_made_and_a_killed_one_is_made_on() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let store = folder.path().join(round.to_string());
+            let make = || (is_ours_or_new(&store), create(&store).unwrap().len());
+            let made: Vec<(bool, usize)> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(made.iter().all(|(ours, _)| *ours), "{made:?}");
+            assert_eq!(own_faults(&store), vec![]);
+        }
+        let killed = folder.path().join("killed");
+        fs::create_dir(&killed).unwrap();
+        fs::write(killed.join(".windlass-x"), "{").unwrap();
+        assert!(is_ours_or_new(&killed), "before its marker");
+        create(&killed).unwrap();
+        assert_eq!(own_faults(&killed), vec![]);
+    }
+
+    #[test]
+    fn records_that_come_between_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = folder.path().join("images.json");
+        assert!(add(&records, b"[]").unwrap());
+        fs::write(&records, "[1]").unwrap();
+        assert!(!add(&records, b"[]").unwrap());
+        assert_eq!(fs::read(&records).unwrap(), b"[1]");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -96,6 +96,12 @@ fn a_rootless_container_finds_its_network_and_its_secrets() {
     // %t of a user's unit is the directory of that user, as RuntimeDirectory is.
     assert_eq!(values(redis, "RuntimeDirectory"), ["windlass/redis"]);
     assert!(values(redis, "ExecStartPre")[0].ends_with(" /run/keys/redis %t/windlass/redis/password"), "{redis}");
+    // Where newuidmap is, whatever the path of the user's systemd.
+    assert_eq!(
+        values(redis, "Environment"),
+        ["PATH=/run/wrappers/bin:/run/current-system/sw/bin:/usr/bin:/bin"],
+        "{redis}"
+    );
     assert!(values(redis, "Volume").contains(&"%t/windlass/redis/password:/run/secrets/password:ro"), "{redis}");
 }
 
@@ -103,6 +109,79 @@ fn a_rootless_container_finds_its_network_and_its_secrets() {
 fn the_files_of_a_home() {
     let [home] = evaluated(SHOP_HOME, ["{ }"]);
     assert_page("home", &page(&home));
+}
+
+/// What home-manager puts around a step, and a systemctl that says what it is asked.
+const ACTIVATION: &str = r#"
+  set -eu -o pipefail
+  run() { "$@"; }
+  warnEcho() { echo "warning: $*"; }
+  env() { [[ $1 == XDG_RUNTIME_DIR=/run/user/* ]]; shift 2; systemctl "$@"; }
+  systemctl() {
+    case "$*" in
+      "--user is-system-running") echo "$STATE"; [[ $STATE == running ]] ;;
+      *) echo "$*"; [[ "$*" != *"$FAILS"* ]] ;;
+    esac
+  }
+"#;
+
+#[test]
+fn home_manager_restarts_what_changed_where_systemd_runs() {
+    let [home] = evaluated(SHOP_HOME, ["{ }"]);
+    let steps = home["activation"].as_array().unwrap();
+    let step = steps.iter().find(|step| step["name"] == "windlassContainers").unwrap()["text"].as_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let generation = |name: &str, files: &[(&str, &str)]| {
+        let containers = folder.path().join(name).join("home-files/.config/containers/systemd");
+        std::fs::create_dir_all(&containers).unwrap();
+        for (file, text) in files {
+            let text = format!("# From virtualisation.windlass.containers.{file}\n{text}");
+            std::fs::write(containers.join(format!("{file}.container")), text).unwrap();
+        }
+        folder.path().join(name)
+    };
+    let old = generation("old", &[("app", "1"), ("redis", "1"), ("gone", "1")]);
+    let foreign = old.join("home-files/.config/containers/systemd/foreign.container");
+    std::fs::write(foreign, "[Container]\n").unwrap();
+    let new = generation("new", &[("app", "2"), ("redis", "1")]);
+    let activate = |old: Option<&std::path::Path>, state: &str, fails: &str| {
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", &format!("{ACTIVATION}\n{step}\necho end")]).env_remove("XDG_RUNTIME_DIR");
+        bash.env("newGenPath", &new).envs(old.map(|old| ("oldGenPath", old))).env("STATE", state).env("FAILS", fails);
+        let output = bash.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let changed = "--user stop gone.service\n--user daemon-reload\n--user restart app.service\nend\n";
+    assert_eq!(activate(Some(&old), "running", "none"), changed);
+    assert_eq!(activate(Some(&old), "degraded", "none"), changed);
+    assert_eq!(activate(Some(&new), "running", "none"), "end\n");
+    let first = "--user daemon-reload\n--user restart app.service redis.service\n";
+    assert_eq!(activate(None, "running", "none"), format!("{first}end\n"));
+    let told = "warning: windlass: not all of these started: app.service redis.service\nend\n";
+    assert_eq!(activate(None, "running", "restart"), format!("{first}{told}"));
+    for state in ["offline", ""] {
+        let said = "The systemd of this user is not running. Containers start with it.\nend\n";
+        assert_eq!(activate(Some(&old), state, "none"), said);
+    }
+}
+
+#[test]
+fn containers_of_a_network_reach_its_name_server() {
+    let [machine, nftables, none, rootless] = evaluated(
+        SHOP,
+        [
+            "{ }",
+            "{ networking.nftables.enable = true; }",
+            "{ virtualisation.windlass.networks = lib.mkForce [ ]; }",
+            &format!("{{ {ROOTLESS} }}"),
+        ],
+    );
+    let open = serde_json::json!({ "allowedTCPPorts": [], "allowedUDPPorts": [53] });
+    assert_eq!(machine["firewall"], serde_json::json!({ "podman+": open }));
+    assert_eq!(nftables["firewall"], serde_json::json!({ "podman*": open }));
+    // A rootless network is in a namespace of its own.
+    assert_eq!((&none["firewall"], &rootless["firewall"]), (&serde_json::json!({}), &serde_json::json!({})));
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn a_good_machine_is_told_nothing() {
         SHOP,
         [
             "{ }",
-            r#"{ virtualisation.windlass.runner = "quadlet"; }"#,
+            r#"{ virtualisation.windlass.runner = "quadlet"; systemd.services.other.serviceConfig.RuntimeDirectory = "redis"; }"#,
             r#"{ virtualisation.windlass.via = "podman"; virtualisation.podman.autoPrune.enable = true; }"#,
             &format!(r#"{{ {rootless} virtualisation.windlass.runner = "quadlet"; }}"#),
             &format!(
@@ -54,6 +54,10 @@ fn what_cannot_work_is_an_assertion() {
                 r#"{ virtualisation.windlass.models.chat = "qwen3"; }"#,
                 "virtualisation.windlass.models.chat: no stack has a model 'qwen3'; there are: words",
             ),
+            (
+                r#"{ systemd.services.other.serviceConfig.RuntimeDirectory = "other redis"; }"#,
+                "virtualisation.windlass.containers.redis: its unit keeps its files in /run/redis, which belongs to other too",
+            ),
             ("{ virtualisation.windlass.gc.downTo = 50; }", "virtualisation.windlass.gc.downTo needs gc.above"),
             (
                 "{ virtualisation.windlass.gc = { above = 40; downTo = 50; }; }",
@@ -71,6 +75,12 @@ fn what_cannot_work_is_an_assertion() {
                 r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; via = "podman"; };
               users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
                 "virtualisation.windlass.user: a rootless Podman takes its images from the linked store",
+            ),
+            (
+                r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; via = "podman"; };
+              virtualisation.containers.storage.settings.storage.driver = "vfs";
+              users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
+                "and root's driver has to be overlay",
             ),
             (
                 r#"{ virtualisation.windlass.via = "store"; virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,

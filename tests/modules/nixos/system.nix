@@ -116,6 +116,10 @@ in
     networking = {
       proxy.envVars = of (types.attrsOf types.str) { };
       firewall.allowedTCPPorts = list types.port;
+      firewall.interfaces = of (types.attrsOf (
+        types.submodule { options = lib.genAttrs [ "allowedTCPPorts" "allowedUDPPorts" ] (_: list types.port); }
+      )) { };
+      nftables.enable = enable;
     };
     system = {
       stateVersion = of types.str "26.05";
