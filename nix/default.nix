@@ -31,7 +31,8 @@ functions
       // args
     );
 
-  # The stacks of several platforms as one, with an index for each service: aiStackMultiarch [ x86_64-stack aarch64-stack ]
+  # The stacks of several platforms as one, with an index for each service, of the platforms that have it:
+  # aiStackMultiarch [ x86_64-stack aarch64-stack ]
   aiStackMultiarch =
     stacks:
     functions.buildStack {
@@ -40,8 +41,8 @@ functions
         name:
         functions.buildIndex {
           inherit name;
-          images = map (stack: stack.images.${name}) stacks;
+          images = builtins.catAttrs name (map (stack: stack.images) stacks);
         }
-      ) (builtins.attrNames (builtins.head stacks).images);
+      ) (builtins.attrNames (builtins.foldl' (all: stack: all // stack.images) { } stacks));
     };
 }

@@ -51,7 +51,7 @@ in
       Env = [ "HOME=/tmp" ] ++ needs.env;
       Entrypoint = [ "${package}/bin/llama-server" ];
       Cmd =
-        if builtins.length models == 1 then
+        if builtins.length models == 1 && only.spec.files ? "${only.modelName}.gguf" then
           serve "${only.spec.mountPath}/${only.modelName}.gguf"
         else
           listen;

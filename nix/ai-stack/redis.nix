@@ -58,15 +58,19 @@ in
     tmpfs = [ "/tmp" ];
     capDrop = [ "all" ];
     noNewPrivileges = true;
-    health.command = [
-      "/bin/windlass-probe"
-      "tcp"
-      "127.0.0.1:6379"
-      "--send"
-      "AUTH health -\\r\\nPING\\r\\n"
-      "--expect"
-      "+PONG"
-    ];
+    health = {
+      command = [
+        "/bin/windlass-probe"
+        "tcp"
+        "127.0.0.1:6379"
+        "--send"
+        "AUTH health -\\r\\nPING\\r\\n"
+        "--expect"
+        "+PONG"
+      ];
+      # Podman asks at the start, which may be too early, and then after this time: what waits for it waits so long.
+      interval = "10s";
+    };
     # To save what is in memory.
     stopTimeout = 120;
   };

@@ -1,12 +1,13 @@
 # What of `services.ai-stack` cannot work, or will not do what was meant.
 #
-# Type: { lib, config, services, unavailable, active, withoutModel, ports, memory } -> { assertions, warnings }
+# Type: { lib, config, services, unavailable, active, withoutModel, ports, needed, memory } -> { assertions, warnings }
 #
 # services:     names of the containers that run
 # unavailable:  names of services that are enabled and have no image
 # active:       slot -> name of its model
 # withoutModel: names of active models that would have to be in the user's own image, and are not
 # ports:        [ { name, host, option } ], those that the container `name` publishes, and what changes them
+# needed:       [ { service, secret } ], secrets that a first start needs and that are not given
 # memory:       sum of the containers' limits, in MiB
 {
   lib,
@@ -16,6 +17,7 @@
   active,
   withoutModel,
   ports,
+  needed,
   memory,
 }:
 let
@@ -139,5 +141,9 @@ in
     ''
     ++ lib.optional (cfg.accel == "cuda" && !(config.hardware.nvidia-container-toolkit.enable or true)) ''
       services.ai-stack.accel = "cuda": containers see the GPU through hardware.nvidia-container-toolkit, which is not enabled
-    '';
+    ''
+    ++ map ({ service, secret }: ''
+      services.ai-stack.${service}: without the secret ${secret} it cannot start on an empty ${cfg.dataDir}/${service}; set
+      services.ai-stack.${service}.container.secrets.${secret} = "/path/of/a/file"
+    '') needed;
 }

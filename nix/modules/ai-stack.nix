@@ -47,7 +47,8 @@ let
       default = null;
       description = ''
         User and group ID that it runs as, and that owns its data; null is the number of its port. An image of your own runs as
-        the user that it names, and so does mindsdb's; open-webui's does where this is null.
+        the user that it names, and so does mindsdb's; open-webui's does where this is null. After a change the data that are there
+        have to be given to the new user by hand (`chown -R`): the image says so when it starts.
       '';
     };
     settings = mkOption {
@@ -189,19 +190,29 @@ let
     }
     .${model.delivery};
 
-  hasProbe = image: (image.spec.content.symlinks or { }) ? "/bin/windlass-probe";
+  # An image of the user's own may have no probe in it. It is mounted at the top then: a rootless Podman that has the image
+  # from root's store can make nothing further down.
+  hasProbe = name: ((imageOf name).spec.content.symlinks or { }) ? "/bin/windlass-probe";
+  probeOf = name: if hasProbe name then "/bin/windlass-probe" else "/windlass-probe";
 
   # The definitions of one container: the service, where it runs, and what the user changes.
   container = name: [
-    (removeAttrs describe.${name}.container [ "ports" ])
+    (removeAttrs describe.${name}.container [
+      "health"
+      "ports"
+    ])
     {
+      health =
+        let
+          inherit (describe.${name}.container) health;
+        in
+        health // { command = [ (probeOf name) ] ++ builtins.tail health.command; };
       image = (imageOf name).imageRef;
       ports = map (port: port.text) (published name);
       networks = [ cfg.network ];
       volumes =
         lib.optional (describe.${name}.state != null) "${cfg.dataDir}/${name}:${describe.${name}.state}"
-        # An image of the user's own may have no probe in it.
-        ++ lib.optional (!hasProbe (imageOf name)) "${windlass.lib.probe}/bin/windlass-probe:/bin/windlass-probe:ro";
+        ++ lib.optional (!hasProbe name) "${windlass.lib.probe}/bin/windlass-probe:${probeOf name}:ro";
     }
   ];
   serving = slot: flags: {
@@ -257,6 +268,21 @@ let
       && cfg.models.${name}.delivery == "layer"
       && !lib.any (model: model.modelName == name) (cfg.llama-cpp.image.models or [ ])
     ) (lib.unique (attrValues active));
+    needed = lib.concatMap (
+      service:
+      let
+        container = windlass.containers.${service};
+        isGiven =
+          secret:
+          container.secrets ? ${secret}
+          || container.environmentFiles != [ ]
+          || container.environment ? POSTGRES_PASSWORD_FILE
+          || container.environment ? POSTGRES_HOST_AUTH_METHOD;
+      in
+      map (secret: { inherit service secret; }) (
+        filter (secret: !isGiven secret) (describe.${service}.secrets or [ ])
+      )
+    ) built;
     memory = lib.foldl' (total: text: total + mebibytes text) 0 limits;
   };
 in

@@ -143,5 +143,6 @@ in
     };
     autoStart = switch true "Whether it is started at boot.";
     extraOptions = list "Further arguments of `podman run`.";
+    after = list "Units of systemd that are started first, `sops-install-secrets.service`; what is said of the unit itself, is not kept.";
   };
 }

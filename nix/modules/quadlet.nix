@@ -110,7 +110,8 @@ let
       ++ map (line: "ExecStartPre=${line}") preStart
       ++ [
         "Restart=${container.restart}"
-        "TimeoutStartSec=infinity"
+        # To be healthy may take a while, but not for ever.
+        "TimeoutStartSec=${if notifyHealthy then "15min" else "infinity"}"
         "TimeoutStopSec=${toString (60 + (if container.stopTimeout == null then 10 else container.stopTimeout))}"
       ];
     Install = optional container.autoStart "WantedBy=${wantedBy}";

@@ -67,5 +67,6 @@ rec {
       lib.intersectLists cfg.networks container.networks
     )
     # Those that there are: an assertion names the others.
-    ++ map unit (builtins.filter (other: cfg.containers ? ${other}) container.dependsOn);
+    ++ map unit (builtins.filter (other: cfg.containers ? ${other}) container.dependsOn)
+    ++ container.after;
 }

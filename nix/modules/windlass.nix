@@ -70,6 +70,10 @@ let
     else
       container // { extraOptions = [ "--userns=${keepId}" ] ++ container.extraOptions; };
 
+  # Whether a unit has started only when its container is healthy. What conmon of a user who lingers says, does not reach
+  # the system's units.
+  waits = name: (runtime name).isWaitedFor || cfg.user != null;
+
   # Whether the containers are units of the user's own systemd.
   ofUser = cfg.user != null && cfg.runner == "quadlet";
   login = lib.optionals (cfg.user != null) [
@@ -156,7 +160,8 @@ in
       example = "ai";
       description = ''
         The account whose rootless Podman runs the containers; null is root's. It takes the images from the linked store, which
-        root fills, and needs a `uid`, `linger = true` and subordinate IDs.
+        root fills, and needs a `uid`, `linger = true` and subordinate IDs. A storage.conf of its own that is there is left alone,
+        and then has to name the linked store; `windlass doctor` says whether it does.
       '';
     };
   };
@@ -256,6 +261,10 @@ in
             // lib.optionalAttrs (ofOci.${name}.restart != "always") {
               Restart = lib.mkForce ofOci.${name}.restart;
             }
+            # A start that waits for a container to be healthy would wait for ever, and `nixos-rebuild switch` with it.
+            // lib.optionalAttrs (waits name) {
+              TimeoutStartSec = lib.mkForce "15min";
+            }
             // lib.optionalAttrs (ofOci.${name}.stopTimeout != null) {
               TimeoutStopSec = lib.mkForce (lib.max 120 (ofOci.${name}.stopTimeout + 60));
             }
@@ -282,8 +291,7 @@ in
         ociContainer {
           container = withUserns name (withSecrets name container);
           podman = {
-            # What conmon of a user who lingers says, does not reach the system's units.
-            sdnotify = if (runtime name).isWaitedFor || cfg.user != null then "healthy" else "conmon";
+            sdnotify = if waits name then "healthy" else "conmon";
             user = if cfg.user == null then "root" else cfg.user;
           };
         }
@@ -361,7 +369,7 @@ in
       ++ lib.optionals (cfg.user != null) [
         "d ${account.home}/.config 0755 ${cfg.user} ${account.group} - -"
         "d ${account.home}/.config/containers 0755 ${cfg.user} ${account.group} - -"
-        "L+ ${account.home}/.config/containers/storage.conf - ${cfg.user} ${account.group} - /etc/containers/windlass-rootless.conf"
+        "L ${account.home}/.config/containers/storage.conf - ${cfg.user} ${account.group} - /etc/containers/windlass-rootless.conf"
       ];
 
     assertions = [

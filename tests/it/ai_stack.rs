@@ -377,7 +377,8 @@ fn an_image_of_ones_own_runs_in_the_place_of_ours() {
         assert_good(machine);
         let command = run(machine, name);
         assert!(command.contains(&format!("\n  {reference}")), "{command}");
-        assert_eq!(command.contains("/bin/windlass-probe:/bin/windlass-probe:ro"), mounted, "{command}");
+        assert_eq!(command.contains("/bin/windlass-probe:/windlass-probe:ro"), mounted, "{command}");
+        assert_eq!(command.contains(r#"--health-cmd=["/windlass-probe""#), mounted, "{command}");
         let rules = machine["tmpfiles"]["00-nixos.conf"].as_str().unwrap_or_default();
         assert!(rules.contains(rule), "{rules}");
     }

@@ -55,6 +55,7 @@ fn a_good_stack_is_told_nothing() {
         r#"{ services.ai-stack = { models = { vectors.delivery = "bind"; }; };
           virtualisation.windlass.via = "podman"; virtualisation.podman.autoPrune = { enable = true; flags = [ "--volumes" "--filter=label=a" ]; }; }"#,
         r#"{ virtualisation.podman.autoPrune.flags = [ "--all" ]; }"#,
+        r#"{ services.ai-stack.postgres.container = { secrets = lib.mkForce { }; environment.POSTGRES_HOST_AUTH_METHOD = "trust"; }; }"#,
         r#"{ services.ai-stack = { activeModel.embed = lib.mkForce null; llama-cpp.container.environment.LLAMA_API_KEY_FILE = "/run/secrets/key"; }; }"#,
         r#"{ services.ai-stack.accel = "cuda"; hardware.nvidia-container-toolkit.enable = true; }"#,
         r#"{ services.ollama.enable = true; services.ai-stack.ollama.enable = lib.mkForce false; virtualisation.windlass.runner = "quadlet"; }"#,
@@ -275,6 +276,10 @@ fn what_is_not_meant_is_a_warning() {
             (
                 r#"accel = "cuda";"#,
                 r#"services.ai-stack.accel = "cuda": containers see the GPU through hardware.nvidia-container-toolkit, which is not enabled"#,
+            ),
+            (
+                "postgres.container.secrets = lib.mkForce { };",
+                "services.ai-stack.postgres: without the secret postgres-password it cannot start on an empty /var/lib/ai-stack/postgres; set",
             ),
             (
                 r#"postgres.container.environment.POSTGRES_PASSWORD = "hunter2";"#,
