@@ -56,6 +56,19 @@ for _ in {1..50}; do
 done
 show podman exec redis "$redis" ping
 
+step "PostgreSQL with pgvector, from an empty directory and a password file: the nearest of three"
+mkdir "$work/data" && chown 5432:5432 "$work/data"
+openssl rand -hex 16 | install -m 0400 -o 5432 -g 5432 /dev/stdin "$work/password"
+podman run --detach --pull=never --network=none --read-only --tmpfs /tmp --cap-drop=all --name postgres \
+  --volume "$work/data:/var/lib/postgresql/data" --volume "$work/password:/run/secrets/postgres-password:ro" \
+  "$(digest result/stack.json postgres)" >/dev/null
+for _ in {1..150}; do
+  if podman exec postgres pg_isready --quiet --host=127.0.0.1; then break; fi
+  sleep 0.2
+done
+show podman exec postgres psql --username=postgres --quiet --command="CREATE EXTENSION vector" \
+  --command="SELECT v FROM (VALUES ('[0,1]'::vector), ('[3,3]'), ('[2,1]')) AS t (v) ORDER BY v <-> '[2,2]' LIMIT 1"
+
 # ask NAME: puts the question to the model server in a container
 ask() {
   local pid
