@@ -1,5 +1,6 @@
 //! What all parts of an import share: the file, its variables, and the account.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +8,7 @@ use super::account::{Account, At};
 use super::import::ImportError;
 use super::known::Known;
 use super::variables::{Text, Variables, interpolate};
-use super::yaml::{Mark, Node, Value};
+use super::yaml::{MAX_BYTES, Mark, Node, Value};
 use crate::service::{Service, is_time, seconds};
 
 /// The state of an import.
@@ -15,6 +16,8 @@ pub(super) struct Context<'a> {
     pub(super) root: At<'a>,
     pub(super) account: Account,
     pub(super) variables: Variables,
+    /// The bytes of all values so far, with their variables put in.
+    pub(super) bytes: Cell<usize>,
     /// What relative paths are relative to.
     pub(super) directory: PathBuf,
     pub(super) project: String,
@@ -27,7 +30,7 @@ pub(super) struct Context<'a> {
     /// Host path or volume → how many services mount it.
     pub(super) mounted: BTreeMap<String, usize>,
     /// What is used of the top level, `volumes.data`.
-    pub(super) used: BTreeMap<String, Vec<String>>,
+    pub(super) used: BTreeSet<String>,
     /// Variables without a value → where the first is.
     pub(super) unset: BTreeMap<String, Mark>,
     /// Variables that the file demands.
@@ -84,7 +87,14 @@ impl Context<'_> {
     }
 
     pub(super) fn interpolated(&self, at: &At<'_>, text: &str) -> Result<Text, ImportError> {
-        interpolate(text, &self.variables).map_err(|message| self.wrong(at, message))
+        let text = interpolate(text, &self.variables).map_err(|message| self.wrong(at, message))?;
+        self.bytes.set(self.bytes.get() + text.value.len());
+        if self.bytes.get() > 4 * MAX_BYTES {
+            return Err(
+                self.wrong(at, format!("with its variables put in, the file is larger than {} MiB", MAX_BYTES >> 18))
+            );
+        }
+        Ok(text)
     }
 
     /// Notes that the value is used: variables that the file demands must be there then.
@@ -235,11 +245,8 @@ impl Context<'_> {
         self.containers.get(service).cloned()
     }
 
-    pub(super) fn uses(&mut self, section: &str, name: &str, by: &str) {
-        let users = self.used.entry(format!("{section}.{name}")).or_default();
-        if !users.iter().any(|user| user == by) {
-            users.push(by.to_owned());
-        }
+    pub(super) fn uses(&mut self, section: &str, name: &str) {
+        self.used.insert(format!("{section}.{name}"));
     }
 
     /// What the top level says of a volume, a network, a secret or a config.

@@ -1,5 +1,6 @@
 //! From a compose file to a NixOS configuration, with an account of every key.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -117,6 +118,11 @@ pub struct Counts {
 
 pub(super) fn read_file(path: &Path) -> Result<String, ImportError> {
     let failed = |source| ImportError::Read { path: path.to_owned(), source };
+    // Before it is in memory.
+    if path.metadata().is_ok_and(|metadata| metadata.len() > yaml::MAX_BYTES as u64) {
+        let message = format!("it is larger than {} MiB", yaml::MAX_BYTES >> 20);
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message)));
+    }
     let bytes = crate::blobs::read_file(path).map_err(failed)?;
     String::from_utf8(bytes)
         .map_err(|_| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8")))
@@ -187,11 +193,12 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         project: project(&root, &variables, &folder),
         directory: options.directory.clone(),
         variables,
+        bytes: Cell::new(0),
         ours: root.get("x-windlass").is_some(),
         files,
         containers: BTreeMap::new(),
         mounted: BTreeMap::new(),
-        used: BTreeMap::new(),
+        used: BTreeSet::new(),
         unset: BTreeMap::new(),
         required: BTreeMap::new(),
         binds: BTreeMap::new(),
@@ -232,7 +239,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
 
 fn variables(options: &Options, folder: &Path) -> Result<Variables, ImportError> {
     // What compose has from the shell, and what is known without one.
-    let mut variables = Variables::from([("PWD".to_owned(), options.directory.display().to_string())]);
+    let mut variables = Variables::from([("PWD".to_owned(), options.directory.display().to_string().as_str().into())]);
     let beside = folder.join(".env");
     let files = match &options.env_files[..] {
         [] if beside.is_file() => vec![beside],
@@ -249,12 +256,14 @@ fn variables(options: &Options, folder: &Path) -> Result<Variables, ImportError>
 
 /// What compose puts before names of volumes and networks.
 fn project(root: &Node, variables: &Variables, folder: &Path) -> String {
-    let given = root.get("name").and_then(|entry| match &entry.value.value {
-        Value::Scalar { text, .. } => super::variables::interpolate(text, variables).ok().map(|text| text.value),
-        _ => None,
-    });
+    let given = root.get("name").and_then(|entry| storage::scalar(variables, &entry.value));
     let folder = || folder.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = variables.get("COMPOSE_PROJECT_NAME").cloned().or(given).or_else(folder).unwrap_or_default();
+    let name = variables
+        .get("COMPOSE_PROJECT_NAME")
+        .map(|text| text.value.clone())
+        .or(given)
+        .or_else(folder)
+        .unwrap_or_default();
     let name: String =
         name.to_lowercase().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect();
     let name = name.trim_start_matches(['_', '-']);
@@ -272,7 +281,7 @@ fn choose<'n>(
         wanted = cx
             .variables
             .get("COMPOSE_PROFILES")
-            .map(|text| text.split(',').map(str::to_owned).collect())
+            .map(|text| text.value.split(',').map(str::to_owned).collect())
             .unwrap_or_default();
     }
     let mut drafts: Vec<(Draft, At<'n>)> = Vec::new();
@@ -286,7 +295,7 @@ fn choose<'n>(
             cx.account.leave(at, format!("is of the profile {names}: ask for it with --profile {}", profiles[0]));
             continue;
         }
-        let image = at.get("image").and_then(|image| storage::scalar(cx, image.node));
+        let image = at.get("image").and_then(|image| storage::scalar(&cx.variables, image.node));
         // A second one of the same kind has no place in the AI stack.
         let known = image.as_deref().and_then(known);
         let known = known.filter(|known| !drafts.iter().any(|(other, _)| other.known == Some(*known)));

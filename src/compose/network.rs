@@ -97,7 +97,7 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
 fn join(cx: &mut Context<'_>, draft: &mut Draft, key: &str, mut options: Vec<String>) {
     let definition = cx.top("networks", key).cloned();
     let name = real_name(cx, definition.as_ref(), key);
-    cx.uses("networks", key, &draft.name);
+    cx.uses("networks", key);
     if !cx.ours {
         let external = definition.as_ref().is_some_and(|node| node.get("external").is_some());
         cx.networks.insert(name.clone(), external);

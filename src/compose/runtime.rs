@@ -117,9 +117,8 @@ pub(super) fn entrypoint(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -
 
 pub(super) fn environment(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     for (item, name, value) in cx.pairs(at)? {
-        let from_shell = || Text { value: cx.variables.get(&name).cloned().unwrap_or_default(), ..Text::default() };
         let known = value.is_some() || cx.variables.contains_key(&name);
-        let value = value.unwrap_or_else(from_shell);
+        let value = value.or_else(|| cx.variables.get(&name).cloned()).unwrap_or_default();
         // Of a variable that nothing gives here, compose may well have a value.
         let whole = value.required.is_empty() && value.unset.is_empty();
         let given = if whole { value.value.as_str() } else { "given" };

@@ -175,6 +175,7 @@ fn what_is_no_compose_file_is_refused_with_its_line() {
         ("services:\n  a: *b\n", "f.yml:2:6: is not YAML: while parsing node, found unknown anchor"),
         (&deep, "f.yml:1:75: lies more than 64 levels deep"),
         (&format!("x:\n  a0: &a0 x\n{bomb}"), "f.yml:2:11: makes more than 200000 values, with every alias copied"),
+        ("services:\n  a:\n    image: \"x\\0\"\n", "f.yml:3:12: has a NUL character in it"),
         ("a: 1\n", "f.yml:1:1: services: expected a mapping with the services"),
         ("services: [a]\n", "f.yml:1:1: services: expected a mapping with the services"),
         ("services:\n  a: [b]\n", "f.yml:2:6: services.a: expected a mapping, found a list"),
@@ -348,11 +349,11 @@ fn what_the_ai_stack_says_itself_is_not_said_twice() {
 fn secrets_in_every_place_stay_out() {
     let env = Env::new();
     let text = "services:\n  a:\n    image: 'x:1'\n    command: [run, --api-key, hidden]\n    entrypoint: sh -c 'x --token=hidden'\n    \
-                environment:\n      - API_KEY=hidden\n      - URL=amqp://u:hidden@h\n      - OPTS=-p ${DB_PASSWORD}\n      - DB_PASSWORD_FILE=/run/secrets/x\n      - MAX_TOKENS=5\n    \
+                environment:\n      - API_KEY=hidden\n      - URL=amqp://u:hidden@h\n      - OPTS=-p ${DB_PASSWORD}\n      - DERIVED\n      - ALSO=$DERIVED\n      - DB_PASSWORD_FILE=/run/secrets/x\n      - MAX_TOKENS=5\n    \
                 healthcheck: { test: ['CMD', 'x', '--password', 'hidden'] }\n    labels: { token: hidden }\n    hostname: h-${DB_PASSWORD}\n    \
                 annotations: { a: '${DB_PASSWORD}' }\n";
     env.write("docker-compose.yml", text);
-    env.write(".env", "DB_PASSWORD=hidden\n");
+    env.write(".env", "DB_PASSWORD=hidden\nDERIVED=x-${DB_PASSWORD}\n");
     let imported = import(&env, &[]);
     assert!(!imported.to_string().contains("hidden"), "{imported}");
     let all = eval(imported["nix"].as_str().unwrap());
@@ -361,7 +362,7 @@ fn secrets_in_every_place_stay_out() {
     });
     assert_eq!(all["virtualisation"]["windlass"]["containers"]["a"], expected);
     let left = imported["counts"]["left"].as_u64().unwrap();
-    assert_eq!(left, 9, "{imported}");
+    assert_eq!(left, 11, "{imported}");
 }
 
 #[test]
