@@ -18,8 +18,8 @@ pub(super) struct Context<'a> {
     pub(super) variables: Variables,
     /// The bytes of all values so far, with their variables put in.
     pub(super) bytes: Cell<usize>,
-    /// What relative paths are relative to.
-    pub(super) directory: PathBuf,
+    /// What relative paths of each file are relative to.
+    pub(super) directories: Vec<PathBuf>,
     pub(super) project: String,
     /// Whether `windlass compose export` wrote the file: what it leaves out has Podman's defaults, not compose's.
     pub(super) ours: bool,
@@ -41,7 +41,7 @@ pub(super) struct Context<'a> {
     pub(super) networks: BTreeMap<String, bool>,
     /// Whether every service is one of the AI stack under its own name: they have a network already.
     pub(super) only_ai_stack: bool,
-    /// Services that say how to see that they are healthy.
+    /// Services whose containers have a health check, for which those that depend on them wait.
     pub(super) checked: BTreeSet<String>,
 }
 
@@ -232,12 +232,12 @@ impl Context<'_> {
         }
     }
 
-    /// A path of the host, absolute. `None` with a reason if it cannot be known.
-    pub(super) fn host_path(&self, text: &str) -> Result<String, &'static str> {
+    /// A path of the host, absolute, as the file that it is written in has it; or why it cannot be known.
+    pub(super) fn host_path(&self, mark: Mark, text: &str) -> Result<String, &'static str> {
         if text.starts_with('~') {
             return Err("is below the home of whoever runs compose: give the whole path");
         }
-        Ok(absolute(&self.directory, text))
+        Ok(absolute(&self.directories[mark.file], text))
     }
 
     /// The container of a service that is taken over.

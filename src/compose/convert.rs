@@ -44,9 +44,7 @@ pub(super) fn service(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
     if draft.service.health.as_ref().is_some_and(|health| health.command.is_empty()) {
         draft.service.health = None;
     }
-    network::default_network(cx, draft, at)?;
-    cx.account.sweep(at, "is no key that windlass knows");
-    Ok(())
+    network::default_network(cx, draft, at)
 }
 
 fn key_of(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Result<(), ImportError> {
@@ -58,7 +56,8 @@ fn key_of(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
         "env_file" => runtime::env_file(cx, draft, at),
         "healthcheck" => runtime::health(cx, draft, at),
         "labels" => runtime::labels(cx, draft, at),
-        "depends_on" => runtime::depends_on(cx, draft, at),
+        // Comes last, when it is known which services have a health check.
+        "depends_on" => Ok(()),
         "volumes" => storage::volumes(cx, draft, at),
         "tmpfs" => storage::tmpfs(cx, draft, at),
         "secrets" => storage::secrets(cx, draft, at),

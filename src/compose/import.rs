@@ -14,7 +14,7 @@ use super::known::known;
 use super::nix::Set;
 use super::variables::{Variables, parse_env_file};
 use super::yaml::{self, Entry, Mark, Node, Value};
-use super::{convert, storage, top};
+use super::{convert, runtime, storage, top};
 use crate::service::{Service, is_name};
 
 /// Why nothing was imported.
@@ -157,6 +157,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         folder: folder.clone(),
         variables: &variables,
         files: vec![options.file.clone()],
+        directories: vec![options.directory.clone()],
         roots: BTreeMap::from([(0, document.root.clone())]),
         copied: 0,
     };
@@ -179,6 +180,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         }
         whole.push(Entry { value, ..entry.clone() });
     }
+    let directories = extender.directories;
     let files: Vec<String> = extender.files.iter().map(|file| file.display().to_string()).collect();
     let mut root = document.root.clone();
     if let Value::Map(entries) = &mut root.value
@@ -191,7 +193,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         root: At::root(&root),
         account: Account::default(),
         project: project(&root, &variables, &folder),
-        directory: options.directory.clone(),
+        directories,
         variables,
         bytes: Cell::new(0),
         ours: root.get("x-windlass").is_some(),
@@ -210,6 +212,12 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
     let mut drafts = choose(&mut cx, &all, options)?;
     for (draft, at) in &mut drafts {
         convert::service(&mut cx, draft, at)?;
+    }
+    // What is waited for depends on what became of the others.
+    let checked = |(draft, _): &&(Draft, At<'_>)| draft.known.is_some() || draft.service.health.is_some();
+    cx.checked = drafts.iter().filter(checked).map(|(draft, _)| draft.name.clone()).collect();
+    for (draft, at) in &mut drafts {
+        runtime::depends_on(&mut cx, draft, at)?;
     }
     top::account(&mut cx, &document);
     let root = cx.root.clone();
@@ -319,11 +327,6 @@ fn choose<'n>(
     }
     cx.only_ai_stack = drafts.iter().all(|(draft, _)| draft.known.is_some_and(|known| known.name == draft.name));
     for (draft, at) in &drafts {
-        let test =
-            at.get("healthcheck").is_some_and(|check| check.get("test").is_some() && check.get("disable").is_none());
-        if test || draft.known.is_some() {
-            cx.checked.insert(draft.name.clone());
-        }
         cx.containers.insert(draft.name.clone(), draft.container.clone());
         let volumes = at.get("volumes").map(|volumes| volumes.children()).unwrap_or_default();
         for (_, item) in volumes {
@@ -357,7 +360,7 @@ fn notes(cx: &Context<'_>, drafts: &[Draft]) -> Vec<String> {
         ));
     }
     if !cx.binds.is_empty() {
-        let directory = absolute(&cx.directory, ".");
+        let directory = absolute(&cx.directories[0], ".");
         let paths: Vec<String> = cx.binds.keys().cloned().collect();
         let paths = paths.join(", ");
         notes.push(format!("relative paths were taken from {directory}; Podman makes no path of the host, so these must be there: {paths}"));

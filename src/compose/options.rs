@@ -131,7 +131,7 @@ fn security(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), 
                 draft.service.no_new_privileges = Some(value != "false");
                 cx.account.take(&item, "noNewPrivileges", "");
             }
-            ("seccomp", file) if file != "unconfined" => match cx.host_path(file) {
+            ("seccomp", file) if file != "unconfined" => match cx.host_path(item.node.mark, file) {
                 Ok(file) => {
                     let to = draft.option("--security-opt", &format!("seccomp={file}"));
                     cx.account.take(&item, to, "");

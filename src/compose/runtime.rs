@@ -173,7 +173,7 @@ pub(super) fn env_file(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> 
             _ => item.clone(),
         };
         let Some(text) = cx.plain(&place)? else { continue };
-        match cx.host_path(&text) {
+        match cx.host_path(place.node.mark, &text) {
             Ok(path) if !required && !std::path::Path::new(&path).exists() => {
                 cx.account.leave(&place, "is not required, and not there");
             }
@@ -205,7 +205,10 @@ pub(super) fn labels(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Re
     Ok(())
 }
 
-pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+/// `depends_on` of a service, if it has it. The module waits until a dependency with a health check is healthy, whatever the
+/// condition; one without a check is waited for until it has started.
+pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, service: &At<'_>) -> Result<(), ImportError> {
+    let Some(at) = &service.get("depends_on").filter(|at| !at.node.is_null()) else { return Ok(()) };
     let is_map = matches!(at.node.value, Value::Map(_));
     let items = if is_map {
         at.children().into_iter().map(|(key, child)| (child, key.to_owned())).collect()
@@ -221,14 +224,19 @@ pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -
         };
         depend(draft, &container);
         let children = if is_map { cx.mapping(&item)? } else { Vec::new() };
+        let stronger = if cx.checked.contains(&name) {
+            format!("{name} has a health check, and is waited for until it is healthy")
+        } else {
+            String::new()
+        };
         if children.is_empty() {
-            cx.account.take(&item, "dependsOn", "");
+            cx.account.take(&item, "dependsOn", stronger.as_str());
         }
         for (key, child) in children {
             match (key, cx.plain(&child)?.as_deref()) {
-                ("condition", Some("service_started")) => cx.account.take(&child, "dependsOn", ""),
+                ("condition", Some("service_started")) => cx.account.take(&child, "dependsOn", stronger.as_str()),
                 ("condition", Some("service_healthy")) if cx.checked.contains(&name) => {
-                    cx.account.take(&child, "dependsOn", "");
+                    cx.account.take(&child, "dependsOn, which waits until it is healthy", "");
                 }
                 ("condition", Some("service_healthy")) => {
                     let why = format!("{name} has no health check here, and is waited for until it has started");

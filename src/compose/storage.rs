@@ -5,7 +5,7 @@ use super::context::{Context, Draft};
 use super::import::ImportError;
 use super::options::depend;
 use super::variables::{Variables, interpolate};
-use super::yaml::{Node, Value};
+use super::yaml::{Mark, Node, Value};
 use crate::service::is_secret_file;
 
 /// Where a mount comes from.
@@ -41,7 +41,7 @@ pub(super) fn volumes(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
         let options = options.map(|options| options.split(',').map(str::to_owned).collect()).unwrap_or_default();
         let (source, target) = match second {
             None => (Ok(Source::Anonymous), first),
-            Some(target) => (source(cx, first), target),
+            Some(target) => (source(cx, item.node.mark, first), target),
         };
         match source {
             Ok(source) => mount(cx, draft, &item, Mount { source, target: target.to_owned(), options }),
@@ -52,9 +52,9 @@ pub(super) fn volumes(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
 }
 
 /// What the text before the first ':' of a volume means.
-fn source(cx: &mut Context<'_>, text: &str) -> Result<Source, &'static str> {
+fn source(cx: &mut Context<'_>, mark: Mark, text: &str) -> Result<Source, &'static str> {
     if text.starts_with(['/', '.', '~']) {
-        return cx.host_path(text).map(Source::Bind);
+        return cx.host_path(mark, text).map(Source::Bind);
     }
     cx.uses("volumes", text);
     Ok(named(cx, text))
@@ -74,7 +74,7 @@ fn bound_device(cx: &Context<'_>, volume: &Node) -> Option<String> {
     let options = &volume.get("driver_opts")?.value;
     let option = |name: &str| scalar(&cx.variables, &options.get(name)?.value);
     let binds = option("o")?.split(',').any(|word| matches!(word, "bind" | "rbind"));
-    binds.then(|| cx.host_path(&option("device")?).ok()).flatten()
+    binds.then(|| cx.host_path(volume.mark, &option("device")?).ok()).flatten()
 }
 
 /// A scalar with its variables, for what is read more than once and accounted for elsewhere.
@@ -104,7 +104,11 @@ pub(super) fn peek(cx: &Context<'_>, item: &Node) -> Option<String> {
         Value::Map(_) => scalar(&cx.variables, &item.get("source")?.value)?,
         _ => scalar(&cx.variables, item)?.split_once(':')?.0.to_owned(),
     };
-    match if text.starts_with(['/', '.', '~']) { Source::Bind(cx.host_path(&text).ok()?) } else { named(cx, &text) } {
+    match if text.starts_with(['/', '.', '~']) {
+        Source::Bind(cx.host_path(item.mark, &text).ok()?)
+    } else {
+        named(cx, &text)
+    } {
         Source::Bind(path) => Some(path),
         Source::Named(name) => Some(name),
         Source::Anonymous => None,
@@ -256,9 +260,9 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
             take_rest(cx, "tmpfs");
             return Ok(());
         }
-        "bind" => cx.host_path(&value("source")).map(Source::Bind),
+        "bind" => cx.host_path(row.node.mark, &value("source")).map(Source::Bind),
         "volume" if !values.contains_key("source") => Ok(Source::Anonymous),
-        "volume" | "" => source(cx, &value("source")),
+        "volume" | "" => source(cx, row.node.mark, &value("source")),
         _ => Err("is of a type that Podman does not mount so: bind, volume and tmpfs are taken"),
     };
     match place {
@@ -317,7 +321,7 @@ fn origin(cx: &mut Context<'_>, section: &str, name: &str) -> Origin {
     };
     let text = |key: &str| definition.get(key).and_then(|entry| scalar(&cx.variables, &entry.value));
     if let Some(file) = text("file") {
-        return match cx.host_path(&file) {
+        return match cx.host_path(definition.mark, &file) {
             Ok(path) => Origin::File(path),
             Err(why) => Origin::No(why),
         };

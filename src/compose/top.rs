@@ -113,7 +113,7 @@ fn network(cx: &mut Context<'_>, name: &str, at: &At<'_>) {
 fn file(cx: &mut Context<'_>, _: &str, at: &At<'_>) {
     for (key, child) in at.children() {
         match key {
-            "file" => match scalar(&cx.variables, child.node).map(|text| cx.host_path(&text)) {
+            "file" => match scalar(&cx.variables, child.node).map(|text| cx.host_path(child.node.mark, &text)) {
                 Some(Ok(path)) => cx.account.take(&child, "the file of the host", path),
                 Some(Err(why)) => cx.account.leave(&child, why),
                 None => cx.account.leave(&child, "is no path"),

@@ -257,6 +257,51 @@ fn extends_does_not_leave_the_folder() {
 }
 
 #[test]
+fn an_extended_service_is_put_together_as_compose_does_it() {
+    let env = Env::new();
+    let base = "services:\n  base:\n    image: 'x:1'\n    command: [a]\n    env_file: base.env\n    volumes: ['./data:/data', './old:/own']\n    \
+                depends_on: { db: { condition: service_started } }\n    environment: { A: base, B: base }\n    labels: [l=1]\n    dns: 1.1.1.1\n";
+    env.write("sub/base.yml", base);
+    let text = "name: p\nservices:\n  db: { image: 'x:1' }\n  other: { image: 'x:1' }\n  a:\n    extends: { file: sub/base.yml, service: base }\n    \
+                command: [b]\n    env_file: [own.env]\n    volumes: ['./new:/own']\n    depends_on: [other]\n    environment: [B=own]\n    labels:\n    dns: [8.8.8.8]\n";
+    env.write("docker-compose.yml", text);
+    let all = eval(import(&env, &[])["nix"].as_str().unwrap());
+    let expected = serde_json::json!({
+        "image": "x:1", "restart": "no", "networks": ["p_default"], "command": ["b"], "dependsOn": ["db", "other"],
+        "environmentFiles": ["/srv/sub/base.env", "/srv/own.env"], "volumes": ["/srv/sub/data:/data", "/srv/new:/own"],
+        "environment": { "A": "base", "B": "own" }, "labels": { "l": "1" }, "extraOptions": ["--dns=1.1.1.1", "--dns=8.8.8.8"],
+    });
+    assert_eq!(all["virtualisation"]["windlass"]["containers"]["a"], expected);
+}
+
+#[test]
+fn the_account_says_what_is_waited_for() {
+    let env = Env::new();
+    let text = "services:\n  db: { image: 'postgres:17' }\n  sick: { image: 'x:1', healthcheck: { test: [CMD, x, --token, hidden] } }\n  \
+                well: { image: 'x:1', healthcheck: { test: [CMD, x], disable: false } }\n  \
+                a: { image: 'x:1', depends_on: { db: { condition: service_healthy }, sick: { condition: service_healthy }, well: { condition: service_started } } }\n  \
+                b: { image: 'x:1', depends_on: [well, sick] }\n";
+    env.write("docker-compose.yml", text);
+    let imported = import(&env, &[]);
+    let row = |path: &str| {
+        let row = imported["account"].as_array().unwrap().iter().find(|row| row["path"] == path).unwrap();
+        format!("{}: {}", row["to"].as_str().unwrap(), row["why"].as_str().unwrap_or_default())
+    };
+    for (path, said) in [
+        ("a.depends_on.db.condition", "dependsOn, which waits until it is healthy: "),
+        (
+            "a.depends_on.sick.condition",
+            "dependsOn: sick has no health check here, and is waited for until it has started",
+        ),
+        ("a.depends_on.well.condition", "dependsOn: well has a health check, and is waited for until it is healthy"),
+        ("b.depends_on[0]", "dependsOn: well has a health check, and is waited for until it is healthy"),
+        ("b.depends_on[1]", "dependsOn: "),
+    ] {
+        assert_eq!(row(&format!("services.{path}")), said, "{path}");
+    }
+}
+
+#[test]
 fn profiles_decide_what_is_taken_over() {
     let env = Env::new();
     let text = "services:\n  a: { image: 'x:1' }\n  b: { image: 'x:1', profiles: [p, q] }\n  c: { image: 'x:1', profiles: [r] }\n";
