@@ -157,7 +157,9 @@ impl Context<'_> {
             Some('k') => ("k", 1.0),
             _ => ("", 1.0),
         };
-        let amount = number.trim().parse::<f64>().ok().filter(|amount| *amount >= 0.0).map(|amount| amount * factor);
+        let number = number.trim();
+        let is_number = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && number.len() < 16;
+        let amount = number.parse::<f64>().ok().filter(|_| is_number).map(|amount| amount * factor);
         let Some(amount) = amount else { return Err(self.wrong(at, "expected a size like 512m or 2g")) };
         // What is no whole number of a unit is one of the next smaller.
         let smaller = match letter {

@@ -1,6 +1,6 @@
 //! One service: which part of the import each of its keys goes to.
 
-use super::account::{At, Fate};
+use super::account::At;
 use super::context::{Context, Draft};
 use super::import::ImportError;
 use super::{is_floating, network, options, resources, runtime, storage};
@@ -163,13 +163,11 @@ fn scalar(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
             cx.account.take(at, "stopTimeout", if text.ends_with("ms") { "in whole seconds" } else { "" });
         }
         "pull_policy" => {
-            if let Some(text) = cx.plain(at)? {
-                let why = "a unit never pulls: what it runs was built or pinned, and loaded before";
-                let fate = if text == "never" { Fate::Taken } else { Fate::Left };
-                match fate {
-                    Fate::Taken => cx.account.take(at, "pull = \"never\" in every unit", ""),
-                    Fate::Left => cx.account.leave(at, why),
-                }
+            let Some(text) = cx.plain(at)? else { return Ok(()) };
+            if text == "never" {
+                cx.account.take(at, "pull = \"never\" in every unit", "");
+            } else {
+                cx.account.leave(at, "a unit never pulls: what it runs was built or pinned, and loaded before");
             }
         }
         _ => options::key(cx, draft, key, at)?,
@@ -252,10 +250,6 @@ fn ours(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
                 let options: Vec<String> = cx.strings(&child)?.into_iter().map(|(_, option)| option).collect();
                 draft.service.extra_options.extend(options);
                 cx.account.take(&child, "extraOptions", "");
-            }
-            "noNewPrivileges" => {
-                draft.service.no_new_privileges = cx.boolean(&child)?;
-                cx.account.take(&child, "noNewPrivileges", "");
             }
             _ => {}
         }

@@ -33,7 +33,7 @@ fn arguments(cx: &mut Context<'_>, draft: &Draft, at: &At<'_>) -> Result<Option<
     if let Some(what) = variable.or_else(|| in_arguments(&arguments)) {
         let file = draft.known.and_then(|known| known.password).map_or_else(
             || "let the program read it from a file below /run/secrets".to_owned(),
-            |password| format!("write it to a file, and set container.secrets.{password} to its path"),
+            |password| secret_file(draft, password),
         );
         let why = format!("gives a secret, {what}: {NOT_COPIED}; {file}");
         cx.account.leave(at, why);
@@ -136,12 +136,16 @@ pub(super) fn environment(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) 
     Ok(())
 }
 
+/// Where a service of the AI stack takes its password from.
+fn secret_file(draft: &Draft, secret: &str) -> String {
+    let service = &draft.container;
+    format!("write it to a file, and set services.ai-stack.{service}.container.secrets.{secret} to its path")
+}
+
 /// What to do with a secret that is in the environment.
 fn secret_variable(name: &str, draft: &Draft) -> String {
     let how = match draft.known.and_then(|known| known.password) {
-        Some(password) if name.ends_with("PASSWORD") => {
-            format!("write it to a file, and set container.secrets.{password} to its path")
-        }
+        Some(password) if name.ends_with("PASSWORD") => secret_file(draft, password),
         _ => format!("write {name}=… to a file of the host and name it in environmentFiles"),
     };
     format!("{name} looks like a secret, and {NOT_COPIED}: {how}")
@@ -178,11 +182,7 @@ pub(super) fn env_file(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> 
                 cx.account.leave(&place, "is not required, and not there");
             }
             Ok(path) => {
-                let why = if path == text {
-                    String::new()
-                } else {
-                    format!("{path}, read as NAME=value lines without quotes")
-                };
+                let why = format!("{path}, which Podman reads as NAME=value lines, without quotes and variables");
                 cx.account.take(&place, "environmentFiles", why);
                 draft.service.environment_files.push(path);
             }

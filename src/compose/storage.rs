@@ -1,12 +1,14 @@
 //! What a container sees of the host's storage: volumes, temporary file systems, secrets and configs.
 
+use std::path::Path;
+
 use super::account::At;
-use super::context::{Context, Draft};
+use super::context::{Context, Draft, absolute};
 use super::import::ImportError;
 use super::options::depend;
 use super::variables::{Variables, interpolate};
 use super::yaml::{Mark, Node, Value};
-use crate::service::is_secret_file;
+use crate::service::{is_name, is_secret_file};
 
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +59,12 @@ fn source(cx: &mut Context<'_>, mark: Mark, text: &str) -> Result<Source, &'stat
         return cx.host_path(mark, text).map(Source::Bind);
     }
     cx.uses("volumes", text);
-    Ok(named(cx, text))
+    match named(cx, text) {
+        Source::Named(name) if !is_name(&name) => {
+            Err("is no name of a volume: a path of the host begins with '/' or '.'")
+        }
+        source => Ok(source),
+    }
 }
 
 /// The volume that a name of the file stands for.
@@ -373,21 +380,24 @@ fn wanted<'n>(cx: &mut Context<'_>, at: &At<'n>) -> Result<Vec<Wanted<'n>>, Impo
 pub(super) fn secrets(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     for Wanted { row, name, target } in wanted(cx, at)? {
         let place = target.unwrap_or_else(|| name.clone());
-        let file = place.strip_prefix("/run/secrets/").unwrap_or(&place).to_owned();
+        let place = absolute(Path::new("/run/secrets"), &place);
+        let file = place.strip_prefix("/run/secrets/").filter(|file| is_name(file)).map(str::to_owned);
         match origin(cx, "secrets", &name) {
-            Origin::File(path) if file.starts_with('/') => {
-                draft.service.volumes.push(format!("{path}:{file}:ro"));
-                cx.account.take(&row, "volumes", "mounted: secrets are files below /run/secrets");
-            }
             Origin::File(path) if !is_secret_file(&path) => {
                 cx.account.leave(&row, "systemd cannot read a path with such characters: give the file another name");
             }
             Origin::File(path) => {
-                cx.account.take(&row, format!("secrets.{file}"), "");
-                draft.service.secrets.insert(file, path);
+                if let Some(file) = file {
+                    cx.account.take(&row, format!("secrets.{file}"), "");
+                    draft.service.secrets.insert(file, path);
+                } else {
+                    draft.service.volumes.push(format!("{path}:{place}:ro"));
+                    cx.account.take(&row, "volumes", "mounted: secrets are files right below /run/secrets");
+                }
             }
             Origin::External(secret) => {
-                let to = draft.option("--secret", &format!("{secret},target={place}"));
+                let target = file.unwrap_or(place);
+                let to = draft.option("--secret", &format!("{secret},target={target}"));
                 cx.account.take(&row, to, "a secret of Podman: `podman secret create` makes it");
             }
             Origin::No(why) => cx.account.leave(&row, why),

@@ -391,6 +391,41 @@ fn what_the_ai_stack_says_itself_is_not_said_twice() {
 }
 
 #[test]
+fn what_podman_would_refuse_is_left_with_a_reason() {
+    let env = Env::new();
+    let text = "name: p\nservices:\n  a:\n    image: 'x:1'\n    ports: ['53:53/UDP', '8000-8009:80']\n    ipc: service:gone\n    \
+                volumes: ['data/x:/x', 'v:/v']\n    annotations: { token: hidden }\n    secrets: [{ source: s, target: ../x }, { source: s, target: sub/y }, s]\n    \
+                deploy: { restart_policy: { condition: unless-stopped } }\n  \
+                b: { image: 'x:1', deploy: { restart_policy: { delay: 5s } } }\n  \
+                redis: { image: redis, ports: ['7000:6379', '7001:6379'], environment: { REDIS_PASSWORD: hidden } }\n\
+                secrets: { s: { file: ./s } }\n";
+    env.write("docker-compose.yml", text);
+    let imported = import(&env, &[]);
+    let all = eval(imported["nix"].as_str().unwrap());
+    let expected = serde_json::json!({
+        "image": "x:1", "restart": "always", "networks": ["p_default"], "ports": ["53:53/udp"],
+        "volumes": ["p_v:/v", "/srv/s:/run/x:ro", "/srv/s:/run/secrets/sub/y:ro"], "secrets": { "s": "/srv/s" },
+    });
+    assert_eq!(all["virtualisation"]["windlass"]["containers"]["a"], expected);
+    assert_eq!(all["virtualisation"]["windlass"]["containers"]["b"]["restart"], "always");
+    assert_eq!(all["services"]["ai-stack"]["redis"]["port"], 7000);
+    let account = imported["account"].as_array().unwrap();
+    let left = account.iter().filter(|row| row["fate"] == "left").map(|row| row["path"].as_str().unwrap());
+    let expected = [
+        "services.a.ports[1]",
+        "services.a.ipc",
+        "services.a.volumes[0]",
+        "services.a.annotations.token",
+        "services.b.deploy.restart_policy.delay",
+        "services.redis.ports[1]",
+        "services.redis.environment.REDIS_PASSWORD",
+    ];
+    assert_eq!(left.collect::<Vec<_>>(), expected);
+    let advice = "set services.ai-stack.redis.container.secrets.redis-password to its path";
+    assert!(imported.to_string().contains(advice), "{imported}");
+}
+
+#[test]
 fn secrets_in_every_place_stay_out() {
     let env = Env::new();
     let text = "services:\n  a:\n    image: 'x:1'\n    command: [run, --api-key, hidden]\n    entrypoint: sh -c 'x --token=hidden'\n    \
