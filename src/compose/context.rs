@@ -1,5 +1,6 @@
 //! What all parts of an import share: the file, its variables, and the account.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +8,7 @@ use super::account::{Account, At};
 use super::import::ImportError;
 use super::known::Known;
 use super::variables::{Text, Variables, interpolate};
-use super::yaml::{Mark, Node, Value};
+use super::yaml::{MAX_BYTES, Mark, Node, Value};
 use crate::service::{Service, is_time, seconds};
 
 /// The state of an import.
@@ -15,8 +16,10 @@ pub(super) struct Context<'a> {
     pub(super) root: At<'a>,
     pub(super) account: Account,
     pub(super) variables: Variables,
-    /// What relative paths are relative to.
-    pub(super) directory: PathBuf,
+    /// The bytes of all values so far, with their variables put in.
+    pub(super) bytes: Cell<usize>,
+    /// What relative paths of each file are relative to.
+    pub(super) directories: Vec<PathBuf>,
     pub(super) project: String,
     /// Whether `windlass compose export` wrote the file: what it leaves out has Podman's defaults, not compose's.
     pub(super) ours: bool,
@@ -27,7 +30,7 @@ pub(super) struct Context<'a> {
     /// Host path or volume → how many services mount it.
     pub(super) mounted: BTreeMap<String, usize>,
     /// What is used of the top level, `volumes.data`.
-    pub(super) used: BTreeMap<String, Vec<String>>,
+    pub(super) used: BTreeSet<String>,
     /// Variables without a value → where the first is.
     pub(super) unset: BTreeMap<String, Mark>,
     /// Variables that the file demands.
@@ -38,7 +41,7 @@ pub(super) struct Context<'a> {
     pub(super) networks: BTreeMap<String, bool>,
     /// Whether every service is one of the AI stack under its own name: they have a network already.
     pub(super) only_ai_stack: bool,
-    /// Services that say how to see that they are healthy.
+    /// Services whose containers have a health check, for which those that depend on them wait.
     pub(super) checked: BTreeSet<String>,
 }
 
@@ -84,7 +87,14 @@ impl Context<'_> {
     }
 
     pub(super) fn interpolated(&self, at: &At<'_>, text: &str) -> Result<Text, ImportError> {
-        interpolate(text, &self.variables).map_err(|message| self.wrong(at, message))
+        let text = interpolate(text, &self.variables).map_err(|message| self.wrong(at, message))?;
+        self.bytes.set(self.bytes.get() + text.value.len());
+        if self.bytes.get() > 4 * MAX_BYTES {
+            return Err(
+                self.wrong(at, format!("with its variables put in, the file is larger than {} MiB", MAX_BYTES >> 18))
+            );
+        }
+        Ok(text)
     }
 
     /// Notes that the value is used: variables that the file demands must be there then.
@@ -147,7 +157,9 @@ impl Context<'_> {
             Some('k') => ("k", 1.0),
             _ => ("", 1.0),
         };
-        let amount = number.trim().parse::<f64>().ok().filter(|amount| *amount >= 0.0).map(|amount| amount * factor);
+        let number = number.trim();
+        let is_number = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') && number.len() < 16;
+        let amount = number.parse::<f64>().ok().filter(|_| is_number).map(|amount| amount * factor);
         let Some(amount) = amount else { return Err(self.wrong(at, "expected a size like 512m or 2g")) };
         // What is no whole number of a unit is one of the next smaller.
         let smaller = match letter {
@@ -222,12 +234,12 @@ impl Context<'_> {
         }
     }
 
-    /// A path of the host, absolute. `None` with a reason if it cannot be known.
-    pub(super) fn host_path(&self, text: &str) -> Result<String, &'static str> {
+    /// A path of the host, absolute, as the file that it is written in has it; or why it cannot be known.
+    pub(super) fn host_path(&self, mark: Mark, text: &str) -> Result<String, &'static str> {
         if text.starts_with('~') {
             return Err("is below the home of whoever runs compose: give the whole path");
         }
-        Ok(absolute(&self.directory, text))
+        Ok(absolute(&self.directories[mark.file], text))
     }
 
     /// The container of a service that is taken over.
@@ -235,11 +247,8 @@ impl Context<'_> {
         self.containers.get(service).cloned()
     }
 
-    pub(super) fn uses(&mut self, section: &str, name: &str, by: &str) {
-        let users = self.used.entry(format!("{section}.{name}")).or_default();
-        if !users.iter().any(|user| user == by) {
-            users.push(by.to_owned());
-        }
+    pub(super) fn uses(&mut self, section: &str, name: &str) {
+        self.used.insert(format!("{section}.{name}"));
     }
 
     /// What the top level says of a volume, a network, a secret or a config.

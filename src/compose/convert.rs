@@ -1,6 +1,6 @@
 //! One service: which part of the import each of its keys goes to.
 
-use super::account::{At, Fate};
+use super::account::At;
 use super::context::{Context, Draft};
 use super::import::ImportError;
 use super::{is_floating, network, options, resources, runtime, storage};
@@ -44,9 +44,7 @@ pub(super) fn service(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
     if draft.service.health.as_ref().is_some_and(|health| health.command.is_empty()) {
         draft.service.health = None;
     }
-    network::default_network(cx, draft, at)?;
-    cx.account.sweep(at, "is no key that windlass knows");
-    Ok(())
+    network::default_network(cx, draft, at)
 }
 
 fn key_of(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Result<(), ImportError> {
@@ -58,7 +56,8 @@ fn key_of(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
         "env_file" => runtime::env_file(cx, draft, at),
         "healthcheck" => runtime::health(cx, draft, at),
         "labels" => runtime::labels(cx, draft, at),
-        "depends_on" => runtime::depends_on(cx, draft, at),
+        // Comes last, when it is known which services have a health check.
+        "depends_on" => Ok(()),
         "volumes" => storage::volumes(cx, draft, at),
         "tmpfs" => storage::tmpfs(cx, draft, at),
         "secrets" => storage::secrets(cx, draft, at),
@@ -164,13 +163,11 @@ fn scalar(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
             cx.account.take(at, "stopTimeout", if text.ends_with("ms") { "in whole seconds" } else { "" });
         }
         "pull_policy" => {
-            if let Some(text) = cx.plain(at)? {
-                let why = "a unit never pulls: what it runs was built or pinned, and loaded before";
-                let fate = if text == "never" { Fate::Taken } else { Fate::Left };
-                match fate {
-                    Fate::Taken => cx.account.take(at, "pull = \"never\" in every unit", ""),
-                    Fate::Left => cx.account.leave(at, why),
-                }
+            let Some(text) = cx.plain(at)? else { return Ok(()) };
+            if text == "never" {
+                cx.account.take(at, "pull = \"never\" in every unit", "");
+            } else {
+                cx.account.leave(at, "a unit never pulls: what it runs was built or pinned, and loaded before");
             }
         }
         _ => options::key(cx, draft, key, at)?,
@@ -253,10 +250,6 @@ fn ours(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
                 let options: Vec<String> = cx.strings(&child)?.into_iter().map(|(_, option)| option).collect();
                 draft.service.extra_options.extend(options);
                 cx.account.take(&child, "extraOptions", "");
-            }
-            "noNewPrivileges" => {
-                draft.service.no_new_privileges = cx.boolean(&child)?;
-                cx.account.take(&child, "noNewPrivileges", "");
             }
             _ => {}
         }

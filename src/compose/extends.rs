@@ -14,6 +14,8 @@ pub(super) struct Extender<'a> {
     pub(super) variables: &'a Variables,
     /// The files by their index.
     pub(super) files: Vec<PathBuf>,
+    /// What relative paths of each file are relative to.
+    pub(super) directories: Vec<PathBuf>,
     pub(super) roots: BTreeMap<usize, Node>,
     /// The values that were copied so far.
     pub(super) copied: usize,
@@ -105,6 +107,7 @@ impl Extender<'_> {
             Opened::Failed(ImportError::Yaml { file: shown, mark: error.mark, message: error.message })
         })?;
         self.files.push(path);
+        self.directories.push(self.directories[from].join(Path::new(place).parent().unwrap_or(Path::new(""))));
         self.roots.insert(index, document.root);
         Ok(index)
     }
@@ -124,46 +127,55 @@ enum Opened {
     Failed(ImportError),
 }
 
-/// Keys whose list is one value: the service's own takes the place of that which it extends.
-const WHOLE: [&str; 3] = ["command", "entrypoint", "test"];
-/// Keys that are not inherited.
-const OWN: [&str; 3] = ["extends", "profiles", "depends_on"];
+/// Keys that are one value, or a list of them: both are in the end.
+const ONE_OR_MORE: [&str; 6] = ["dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs"];
 
 fn merge(base: Node, own: Node, path: &[&str]) -> Node {
+    // Keys whose list is one value: the service's own takes the place of that which it extends.
+    if matches!(path, ["command" | "entrypoint"] | ["healthcheck", "test"]) {
+        return own;
+    }
+    if own.is_null() {
+        return base;
+    }
     let own_mark = own.mark;
+    let (base, own) = match path {
+        [key] if ONE_OR_MORE.contains(key) => (as_list(base), as_list(own)),
+        _ => (base, own),
+    };
     let value = match (base.value, own.value) {
-        (Value::Map(base), Value::Map(mut own)) => {
-            for entry in base {
-                if entry.key == MERGED || (path.is_empty() && OWN.contains(&entry.key.as_str())) {
-                    continue;
-                }
-                match own.iter().position(|other| other.key == entry.key) {
-                    None => own.push(entry),
-                    Some(_) if WHOLE.contains(&entry.key.as_str()) => {}
-                    Some(at) => {
-                        let deeper: Vec<&str> = path.iter().copied().chain([entry.key.as_str()]).collect();
-                        own[at].value = merge(entry.value, own[at].value.clone(), &deeper);
-                    }
-                }
-            }
-            Value::Map(own)
-        }
-        (Value::List(base), Value::List(own)) => Value::List(lists(base, own, path.first() == Some(&"volumes"))),
+        (Value::Map(base), Value::Map(own)) => Value::Map(maps(base, own, path)),
+        (Value::List(base), Value::List(own)) => Value::List(lists(base, own, path == ["volumes"])),
         // One of them in the form of a list: the names decide.
-        (Value::List(base), Value::Map(own)) => {
-            let own_has = |entry: &Entry| own.iter().any(|other| Some(&other.key) == name_of(entry).as_ref());
-            let mut all: Vec<Entry> = own.clone();
-            all.extend(base.into_iter().filter(|entry| !own_has(entry)).filter_map(as_pair));
-            Value::Map(all)
-        }
-        (Value::Map(base), Value::List(own)) => {
-            let own_has = |entry: &Entry| own.iter().any(|other| name_of(other).as_ref() == Some(&entry.key));
-            let rest = base.into_iter().filter(|entry| entry.key != MERGED && !own_has(entry)).filter_map(as_item);
-            Value::List(own.clone().into_iter().chain(rest).collect())
-        }
+        (Value::List(base), Value::Map(own)) => Value::Map(maps(base.iter().filter_map(as_pair).collect(), own, path)),
+        (Value::Map(base), Value::List(own)) => Value::Map(maps(base, own.iter().filter_map(as_pair).collect(), path)),
         (_, own) => own,
     };
     Node { mark: own_mark, value }
+}
+
+fn maps(base: Vec<Entry>, mut own: Vec<Entry>, path: &[&str]) -> Vec<Entry> {
+    for entry in base {
+        if entry.key == MERGED || (path.is_empty() && entry.key == "extends") {
+            continue;
+        }
+        match own.iter_mut().find(|other| other.key == entry.key) {
+            None => own.push(entry),
+            Some(other) => {
+                let deeper: Vec<&str> = path.iter().copied().chain([entry.key.as_str()]).collect();
+                other.value = merge(entry.value, other.value.clone(), &deeper);
+            }
+        }
+    }
+    own
+}
+
+fn as_list(node: Node) -> Node {
+    if matches!(node.value, Value::List(_)) {
+        return node;
+    }
+    let mark = node.mark;
+    Node { mark, value: Value::List(vec![Entry { key: "0".to_owned(), mark, value: node }]) }
 }
 
 /// The service's own items keep their numbers; of two that mean the same name or place its own stays.
@@ -202,18 +214,11 @@ fn target_of(entry: &Entry) -> Option<String> {
     }
 }
 
-fn as_pair(entry: Entry) -> Option<Entry> {
-    let text = text_of(&entry)?;
+/// `NAME=value`, or a name alone, as a key of a mapping.
+fn as_pair(entry: &Entry) -> Option<Entry> {
+    let text = text_of(entry)?;
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     let quoted = text.contains('=');
     let value = Node { mark: entry.value.mark, value: Value::Scalar { text: value.to_owned(), quoted } };
     Some(Entry { key: name.to_owned(), mark: entry.mark, value })
-}
-
-fn as_item(entry: Entry) -> Option<Entry> {
-    let is_null = entry.value.is_null();
-    let text =
-        text_of(&entry).map(|value| if is_null { entry.key.clone() } else { format!("{}={value}", entry.key) })?;
-    let value = Node { mark: entry.value.mark, value: Value::Scalar { text, quoted: true } };
-    Some(Entry { key: format!("extended.{}", entry.key), mark: entry.mark, value })
 }

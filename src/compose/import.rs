@@ -1,5 +1,6 @@
 //! From a compose file to a NixOS configuration, with an account of every key.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -13,7 +14,7 @@ use super::known::known;
 use super::nix::Set;
 use super::variables::{Variables, parse_env_file};
 use super::yaml::{self, Entry, Mark, Node, Value};
-use super::{convert, storage, top};
+use super::{convert, runtime, storage, top};
 use crate::service::{Service, is_name};
 
 /// Why nothing was imported.
@@ -117,6 +118,11 @@ pub struct Counts {
 
 pub(super) fn read_file(path: &Path) -> Result<String, ImportError> {
     let failed = |source| ImportError::Read { path: path.to_owned(), source };
+    // Before it is in memory.
+    if path.metadata().is_ok_and(|metadata| metadata.len() > yaml::MAX_BYTES as u64) {
+        let message = format!("it is larger than {} MiB", yaml::MAX_BYTES >> 20);
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message)));
+    }
     let bytes = crate::blobs::read_file(path).map_err(failed)?;
     String::from_utf8(bytes)
         .map_err(|_| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8")))
@@ -151,6 +157,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         folder: folder.clone(),
         variables: &variables,
         files: vec![options.file.clone()],
+        directories: vec![options.directory.clone()],
         roots: BTreeMap::from([(0, document.root.clone())]),
         copied: 0,
     };
@@ -173,6 +180,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         }
         whole.push(Entry { value, ..entry.clone() });
     }
+    let directories = extender.directories;
     let files: Vec<String> = extender.files.iter().map(|file| file.display().to_string()).collect();
     let mut root = document.root.clone();
     if let Value::Map(entries) = &mut root.value
@@ -185,13 +193,14 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         root: At::root(&root),
         account: Account::default(),
         project: project(&root, &variables, &folder),
-        directory: options.directory.clone(),
+        directories,
         variables,
+        bytes: Cell::new(0),
         ours: root.get("x-windlass").is_some(),
         files,
         containers: BTreeMap::new(),
         mounted: BTreeMap::new(),
-        used: BTreeMap::new(),
+        used: BTreeSet::new(),
         unset: BTreeMap::new(),
         required: BTreeMap::new(),
         binds: BTreeMap::new(),
@@ -203,6 +212,12 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
     let mut drafts = choose(&mut cx, &all, options)?;
     for (draft, at) in &mut drafts {
         convert::service(&mut cx, draft, at)?;
+    }
+    // What is waited for depends on what became of the others.
+    let checked = |(draft, _): &&(Draft, At<'_>)| draft.known.is_some() || draft.service.health.is_some();
+    cx.checked = drafts.iter().filter(checked).map(|(draft, _)| draft.name.clone()).collect();
+    for (draft, at) in &mut drafts {
+        runtime::depends_on(&mut cx, draft, at)?;
     }
     top::account(&mut cx, &document);
     let root = cx.root.clone();
@@ -232,7 +247,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
 
 fn variables(options: &Options, folder: &Path) -> Result<Variables, ImportError> {
     // What compose has from the shell, and what is known without one.
-    let mut variables = Variables::from([("PWD".to_owned(), options.directory.display().to_string())]);
+    let mut variables = Variables::from([("PWD".to_owned(), options.directory.display().to_string().as_str().into())]);
     let beside = folder.join(".env");
     let files = match &options.env_files[..] {
         [] if beside.is_file() => vec![beside],
@@ -249,12 +264,14 @@ fn variables(options: &Options, folder: &Path) -> Result<Variables, ImportError>
 
 /// What compose puts before names of volumes and networks.
 fn project(root: &Node, variables: &Variables, folder: &Path) -> String {
-    let given = root.get("name").and_then(|entry| match &entry.value.value {
-        Value::Scalar { text, .. } => super::variables::interpolate(text, variables).ok().map(|text| text.value),
-        _ => None,
-    });
+    let given = root.get("name").and_then(|entry| storage::scalar(variables, &entry.value));
     let folder = || folder.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned());
-    let name = variables.get("COMPOSE_PROJECT_NAME").cloned().or(given).or_else(folder).unwrap_or_default();
+    let name = variables
+        .get("COMPOSE_PROJECT_NAME")
+        .map(|text| text.value.clone())
+        .or(given)
+        .or_else(folder)
+        .unwrap_or_default();
     let name: String =
         name.to_lowercase().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect();
     let name = name.trim_start_matches(['_', '-']);
@@ -272,7 +289,7 @@ fn choose<'n>(
         wanted = cx
             .variables
             .get("COMPOSE_PROFILES")
-            .map(|text| text.split(',').map(str::to_owned).collect())
+            .map(|text| text.value.split(',').map(str::to_owned).collect())
             .unwrap_or_default();
     }
     let mut drafts: Vec<(Draft, At<'n>)> = Vec::new();
@@ -286,7 +303,7 @@ fn choose<'n>(
             cx.account.leave(at, format!("is of the profile {names}: ask for it with --profile {}", profiles[0]));
             continue;
         }
-        let image = at.get("image").and_then(|image| storage::scalar(cx, image.node));
+        let image = at.get("image").and_then(|image| storage::scalar(&cx.variables, image.node));
         // A second one of the same kind has no place in the AI stack.
         let known = image.as_deref().and_then(known);
         let known = known.filter(|known| !drafts.iter().any(|(other, _)| other.known == Some(*known)));
@@ -310,11 +327,6 @@ fn choose<'n>(
     }
     cx.only_ai_stack = drafts.iter().all(|(draft, _)| draft.known.is_some_and(|known| known.name == draft.name));
     for (draft, at) in &drafts {
-        let test =
-            at.get("healthcheck").is_some_and(|check| check.get("test").is_some() && check.get("disable").is_none());
-        if test || draft.known.is_some() {
-            cx.checked.insert(draft.name.clone());
-        }
         cx.containers.insert(draft.name.clone(), draft.container.clone());
         let volumes = at.get("volumes").map(|volumes| volumes.children()).unwrap_or_default();
         for (_, item) in volumes {
@@ -348,7 +360,7 @@ fn notes(cx: &Context<'_>, drafts: &[Draft]) -> Vec<String> {
         ));
     }
     if !cx.binds.is_empty() {
-        let directory = absolute(&cx.directory, ".");
+        let directory = absolute(&cx.directories[0], ".");
         let paths: Vec<String> = cx.binds.keys().cloned().collect();
         let paths = paths.join(", ");
         notes.push(format!("relative paths were taken from {directory}; Podman makes no path of the host, so these must be there: {paths}"));

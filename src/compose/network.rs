@@ -23,12 +23,14 @@ pub(super) fn ports(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Res
 }
 
 fn publish(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, port: String) -> Result<(), ImportError> {
+    let port = port.to_ascii_lowercase();
     let (host, container, protocol) = split_port(&port);
     let (ip, number) = host.rsplit_once(':').unwrap_or(("", host));
     if let Some(known) = draft.known.filter(|known| protocol != Some("udp") && known.ports.contains(&container)) {
         let open = !matches!(ip, "127.0.0.1" | "[::1]" | "localhost");
         let why = if open { "on services.ai-stack.address, 127.0.0.1; compose opens it to the network" } else { "" };
         if container == known.ports[0]
+            && draft.port.is_none()
             && let Ok(number) = number.parse()
         {
             draft.port = Some(number);
@@ -36,8 +38,20 @@ fn publish(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, port: String) -
         } else if number == container {
             cx.account.take(at, "published by the AI stack anyway", why);
         } else {
-            cx.account.leave(at, format!("the AI stack publishes it as {container}"));
+            let name = known.name;
+            let why =
+                format!("the AI stack publishes {container} once: services.ai-stack.{name}.container.ports takes more");
+            cx.account.leave(at, why);
         }
+        return Ok(());
+    }
+    let width = |range: &str| {
+        let (first, last) = range.split_once('-')?;
+        last.parse::<u32>().ok()?.checked_sub(first.parse().ok()?)
+    };
+    if number.contains('-') && width(number) != width(container) {
+        cx.account
+            .leave(at, "Podman takes no free port out of a range: give as many ports of the host as of the container");
         return Ok(());
     }
     let probe = crate::service::Service { ports: vec![port.clone()], ..crate::service::Service::default() };
@@ -97,7 +111,7 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
 fn join(cx: &mut Context<'_>, draft: &mut Draft, key: &str, mut options: Vec<String>) {
     let definition = cx.top("networks", key).cloned();
     let name = real_name(cx, definition.as_ref(), key);
-    cx.uses("networks", key, &draft.name);
+    cx.uses("networks", key);
     if !cx.ours {
         let external = definition.as_ref().is_some_and(|node| node.get("external").is_some());
         cx.networks.insert(name.clone(), external);

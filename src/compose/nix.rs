@@ -1,5 +1,7 @@
 //! Nix text, as nixfmt writes it.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 /// Words that cannot be the name of an attribute without quotes.
@@ -8,12 +10,11 @@ const KEYWORDS: [&str; 10] = ["assert", "else", "if", "in", "inherit", "let", "o
 /// An attribute set with comments.
 #[derive(Debug, Clone, Default)]
 pub struct Set {
-    attributes: Vec<Attribute>,
+    attributes: BTreeMap<String, Attribute>,
 }
 
 #[derive(Debug, Clone)]
 struct Attribute {
-    name: String,
     comments: Vec<String>,
     /// What the value is given to.
     function: &'static str,
@@ -39,21 +40,20 @@ impl Set {
 
     /// Gives the value of an attribute to a function, whose text ends in a space.
     pub fn apply(&mut self, name: &str, function: &'static str) {
-        let mut attributes = self.attributes.iter_mut();
-        if let Some(attribute) = attributes.find(|attribute| attribute.name == name) {
+        if let Some(attribute) = self.attributes.get_mut(name) {
             attribute.function = function;
         }
     }
 
     /// Whether there is nothing in it.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.attributes.is_empty()
     }
 
     fn add(&mut self, name: &str, value: Expression, comments: &[String]) {
-        self.attributes.push(Attribute { name: name.to_owned(), comments: comments.to_vec(), function: "", value });
-        self.attributes.sort_by(|a, b| a.name.cmp(&b.name));
+        let attribute = Attribute { comments: comments.to_vec(), function: "", value };
+        self.attributes.insert(name.to_owned(), attribute);
     }
 
     /// The text, without a newline at the end.
@@ -70,20 +70,21 @@ impl Set {
             return;
         }
         out.push('{');
-        for attribute in &self.attributes {
+        for (first, attribute) in &self.attributes {
             for comment in &attribute.comments {
                 line(out, indent + 1);
                 out.extend(["# ", &one_line(comment)]);
             }
             line(out, indent + 1);
-            let (mut names, mut value) = (name(&attribute.name), &attribute.value);
+            let (mut names, mut value) = (name(first), &attribute.value);
             // `a.b = { … };` where `a` has nothing else.
             while let Expression::Set(set) = value
-                && let [only] = &set.attributes[..]
+                && set.attributes.len() == 1
+                && let Some((next, only)) = set.attributes.first_key_value()
                 && only.comments.is_empty()
                 && matches!(only.value, Expression::Set(_))
             {
-                names.extend([".", &name(&only.name)]);
+                names.extend([".", &name(next)]);
                 value = &only.value;
             }
             out.extend([&names, " = ", attribute.function]);
@@ -112,7 +113,7 @@ fn write_value(out: &mut String, value: &Value, indent: usize) {
     match value {
         Value::Null => out.push_str("null"),
         Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Value::Number(number) => out.push_str(&number.to_string()),
+        Value::Number(number) => out.push_str(&number_text(number)),
         Value::String(text) => out.push_str(&string(text)),
         Value::Array(items) => match &items[..] {
             [] => out.push_str("[ ]"),
@@ -136,6 +137,15 @@ fn write_value(out: &mut String, value: &Value, indent: usize) {
             entries.iter().for_each(|(name, value)| set.value(name, value.clone(), &[]));
             set.write(out, indent);
         }
+    }
+}
+
+/// Nix reads `1e-5` as two words: without an exponent, and with a point where it is no whole number.
+fn number_text(number: &serde_json::Number) -> String {
+    match number.as_f64().filter(|_| number.is_f64()) {
+        Some(float) if float.fract() == 0.0 => format!("{float:.1}"),
+        Some(float) => float.to_string(),
+        None => number.to_string(),
     }
 }
 
@@ -217,6 +227,17 @@ mod tests {
           };
         }
         "#);
+    }
+
+    #[test]
+    fn numbers_are_one_word() {
+        let text = |value: Value| {
+            let mut out = String::new();
+            write_value(&mut out, &value, 0);
+            out
+        };
+        let texts = [json!(1), json!(0.5), json!(0.000_01), json!(2.0), json!(1e20)].map(text);
+        assert_eq!(texts, ["1", "0.5", "0.00001", "2.0", "100000000000000000000.0"]);
     }
 
     #[test]

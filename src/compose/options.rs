@@ -1,8 +1,9 @@
 //! Keys of a service that are options of `podman run`, and keys that mean nothing to Podman.
 
 use super::account::At;
-use super::context::{Context, Draft};
+use super::context::{Context, Draft, NOT_COPIED};
 use super::import::ImportError;
+use super::secrets::is_secret;
 
 /// Keys with one value.
 const SCALARS: [(&str, &str); 17] = [
@@ -73,6 +74,10 @@ pub(super) fn key(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_
         if let Some(text) = cx.plain(at)? {
             let text =
                 if matches!(key, "ipc" | "pid" | "uts" | "userns_mode") { namespace(cx, draft, &text) } else { text };
+            if let Some(service) = text.strip_prefix("service:") {
+                cx.account.leave(at, format!("{service} is not taken over"));
+                return Ok(());
+            }
             let to = draft.option(flag, &text);
             cx.account.take(at, to, "");
         }
@@ -93,7 +98,9 @@ pub(super) fn key(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_
     } else if let Some(flag) = find(&PAIRS) {
         for (item, name, value) in cx.pairs(at)? {
             let value = value.unwrap_or_default();
-            if let Some(value) = cx.open(&item, value) {
+            if is_secret(&name, &value.value) {
+                cx.account.leave(&item, format!("looks like a secret: {NOT_COPIED}"));
+            } else if let Some(value) = cx.open(&item, value) {
                 let to = draft.option(flag, &format!("{name}={value}"));
                 cx.account.take(&item, to, "");
             }
@@ -131,7 +138,7 @@ fn security(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), 
                 draft.service.no_new_privileges = Some(value != "false");
                 cx.account.take(&item, "noNewPrivileges", "");
             }
-            ("seccomp", file) if file != "unconfined" => match cx.host_path(file) {
+            ("seccomp", file) if file != "unconfined" => match cx.host_path(item.node.mark, file) {
                 Ok(file) => {
                     let to = draft.option("--security-opt", &format!("seccomp={file}"));
                     cx.account.take(&item, to, "");

@@ -243,9 +243,9 @@ fn restart_policy(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Resul
         }
         let restart = match cx.plain(&child)?.as_deref() {
             None => continue,
-            Some("none") => Restart::No,
+            Some("none" | "no") => Restart::No,
             Some("on-failure") => Restart::OnFailure,
-            Some("any") => Restart::Always,
+            Some("any" | "always" | "unless-stopped") => Restart::Always,
             Some(_) => return Err(cx.wrong(&child, "expected none, on-failure or any")),
         };
         // `restart` beside `deploy` is what compose goes by.
@@ -255,6 +255,9 @@ fn restart_policy(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Resul
             draft.service.restart = Some(restart);
             cx.account.take(&child, "restart", "");
         }
+    }
+    if at.get("condition").is_none() && matches!(at.node.value, Value::Map(_)) {
+        draft.service.restart.get_or_insert(Restart::Always);
     }
     Ok(())
 }

@@ -33,7 +33,7 @@ fn arguments(cx: &mut Context<'_>, draft: &Draft, at: &At<'_>) -> Result<Option<
     if let Some(what) = variable.or_else(|| in_arguments(&arguments)) {
         let file = draft.known.and_then(|known| known.password).map_or_else(
             || "let the program read it from a file below /run/secrets".to_owned(),
-            |password| format!("write it to a file, and set container.secrets.{password} to its path"),
+            |password| secret_file(draft, password),
         );
         let why = format!("gives a secret, {what}: {NOT_COPIED}; {file}");
         cx.account.leave(at, why);
@@ -117,9 +117,8 @@ pub(super) fn entrypoint(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -
 
 pub(super) fn environment(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     for (item, name, value) in cx.pairs(at)? {
-        let from_shell = || Text { value: cx.variables.get(&name).cloned().unwrap_or_default(), ..Text::default() };
         let known = value.is_some() || cx.variables.contains_key(&name);
-        let value = value.unwrap_or_else(from_shell);
+        let value = value.or_else(|| cx.variables.get(&name).cloned()).unwrap_or_default();
         // Of a variable that nothing gives here, compose may well have a value.
         let whole = value.required.is_empty() && value.unset.is_empty();
         let given = if whole { value.value.as_str() } else { "given" };
@@ -137,12 +136,16 @@ pub(super) fn environment(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) 
     Ok(())
 }
 
+/// Where a service of the AI stack takes its password from.
+fn secret_file(draft: &Draft, secret: &str) -> String {
+    let service = &draft.container;
+    format!("write it to a file, and set services.ai-stack.{service}.container.secrets.{secret} to its path")
+}
+
 /// What to do with a secret that is in the environment.
 fn secret_variable(name: &str, draft: &Draft) -> String {
     let how = match draft.known.and_then(|known| known.password) {
-        Some(password) if name.ends_with("PASSWORD") => {
-            format!("write it to a file, and set container.secrets.{password} to its path")
-        }
+        Some(password) if name.ends_with("PASSWORD") => secret_file(draft, password),
         _ => format!("write {name}=… to a file of the host and name it in environmentFiles"),
     };
     format!("{name} looks like a secret, and {NOT_COPIED}: {how}")
@@ -174,16 +177,12 @@ pub(super) fn env_file(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> 
             _ => item.clone(),
         };
         let Some(text) = cx.plain(&place)? else { continue };
-        match cx.host_path(&text) {
+        match cx.host_path(place.node.mark, &text) {
             Ok(path) if !required && !std::path::Path::new(&path).exists() => {
                 cx.account.leave(&place, "is not required, and not there");
             }
             Ok(path) => {
-                let why = if path == text {
-                    String::new()
-                } else {
-                    format!("{path}, read as NAME=value lines without quotes")
-                };
+                let why = format!("{path}, which Podman reads as NAME=value lines, without quotes and variables");
                 cx.account.take(&place, "environmentFiles", why);
                 draft.service.environment_files.push(path);
             }
@@ -206,7 +205,10 @@ pub(super) fn labels(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Re
     Ok(())
 }
 
-pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+/// `depends_on` of a service, if it has it. The module waits until a dependency with a health check is healthy, whatever the
+/// condition; one without a check is waited for until it has started.
+pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, service: &At<'_>) -> Result<(), ImportError> {
+    let Some(at) = &service.get("depends_on").filter(|at| !at.node.is_null()) else { return Ok(()) };
     let is_map = matches!(at.node.value, Value::Map(_));
     let items = if is_map {
         at.children().into_iter().map(|(key, child)| (child, key.to_owned())).collect()
@@ -222,14 +224,19 @@ pub(super) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -
         };
         depend(draft, &container);
         let children = if is_map { cx.mapping(&item)? } else { Vec::new() };
+        let stronger = if cx.checked.contains(&name) {
+            format!("{name} has a health check, and is waited for until it is healthy")
+        } else {
+            String::new()
+        };
         if children.is_empty() {
-            cx.account.take(&item, "dependsOn", "");
+            cx.account.take(&item, "dependsOn", stronger.as_str());
         }
         for (key, child) in children {
             match (key, cx.plain(&child)?.as_deref()) {
-                ("condition", Some("service_started")) => cx.account.take(&child, "dependsOn", ""),
+                ("condition", Some("service_started")) => cx.account.take(&child, "dependsOn", stronger.as_str()),
                 ("condition", Some("service_healthy")) if cx.checked.contains(&name) => {
-                    cx.account.take(&child, "dependsOn", "");
+                    cx.account.take(&child, "dependsOn, which waits until it is healthy", "");
                 }
                 ("condition", Some("service_healthy")) => {
                     let why = format!("{name} has no health check here, and is waited for until it has started");

@@ -54,7 +54,29 @@ const KINDS_OF_KEY: [&str; 9] =
 #[must_use]
 pub fn is_secret(name: &str, value: &str) -> bool {
     let nothing = matches!(value.trim().to_ascii_lowercase().as_str(), "" | "true" | "false" | "yes" | "no" | "null");
-    (!nothing && (is_secret_name(name) || is_pair(name, value))) || has_url_password(value)
+    (!nothing && (is_secret_name(name) || is_pair(name, value) || is_long_key(name, value)))
+        || has_url_password(value)
+        || has_assignment(value)
+        || value.contains("PRIVATE KEY-----")
+        || value.to_ascii_lowercase().contains("authorization: ")
+}
+
+/// `APP_KEY=base64:…`, `SALT=…`: a long value that is no path or address.
+fn is_long_key(name: &str, value: &str) -> bool {
+    let last = name.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default().to_ascii_uppercase();
+    matches!(last.as_str(), "KEY" | "SALT")
+        && value.len() >= 16
+        && !value.starts_with(['/', '.'])
+        && !value.contains([' ', '$'])
+}
+
+/// `Server=db;Password=…`, `jdbc:…?user=a&password=…`.
+fn has_assignment(value: &str) -> bool {
+    value
+        .split([';', '&', '?', ','])
+        .skip(1)
+        .filter_map(|part| part.split_once('='))
+        .any(|(name, value)| !value.is_empty() && !value.starts_with('$') && is_secret_name(name.trim()))
 }
 
 /// `NEO4J_AUTH=user/password`.
@@ -89,12 +111,44 @@ fn has_url_password(value: &str) -> bool {
     })
 }
 
+/// Programs with a short option that takes a password, as the next word or in the same one.
+const SHORT: [(&str, &str); 8] = [
+    ("curl", "-u"),
+    ("mariadb", "-p"),
+    ("mariadb-admin", "-p"),
+    ("mysql", "-p"),
+    ("mysqladmin", "-p"),
+    ("redis-cli", "-a"),
+    ("sqlcmd", "-P"),
+    ("valkey-cli", "-a"),
+];
+
+/// A password after such a program, up to the end of the arguments or of a command in a script.
+fn after_program(program: &str, arguments: &[String]) -> Option<String> {
+    let program = program.rsplit('/').next().unwrap_or_default();
+    let (_, option) = SHORT.iter().find(|(name, _)| *name == program)?;
+    let mut words = arguments.iter().take_while(|word| !matches!(word.as_str(), "|" | "||" | "&&" | ";"));
+    let value = words.find_map(|word| word.strip_prefix(option))?;
+    // Programs of MySQL ask for it when it is not in the same word.
+    let value = if value.is_empty() && *option != "-p" { words.next()?.as_str() } else { value };
+    let given = !value.is_empty()
+        && !value.starts_with('$')
+        && (program != "curl" || value.contains(':') && !value.contains(":$"));
+    given.then(|| format!("{program} {option}"))
+}
+
 /// A secret among the arguments of a command: the option that takes it.
 #[must_use]
 pub fn in_arguments(arguments: &[String]) -> Option<String> {
     for (n, argument) in arguments.iter().enumerate() {
         if has_url_password(argument) {
             return Some("a URL with a password".to_owned());
+        }
+        if argument.to_ascii_lowercase().starts_with("authorization: ") && !argument.contains('$') {
+            return Some("a header".to_owned());
+        }
+        if let Some(option) = after_program(argument, &arguments[n + 1..]) {
+            return Some(option);
         }
         // A script for a shell is one argument that has words of its own.
         if argument.contains(' ')
@@ -160,7 +214,18 @@ mod tests {
         for value in ["", "true", "False"] {
             assert!(!is_secret("PASSWORD", value), "{value}");
         }
-        assert!(is_secret("DATABASE_URL", "postgres://me:hidden@db/x"));
+        for (name, value) in [
+            ("DATABASE_URL", "postgres://me:hidden@db/x"),
+            ("ConnectionStrings__Default", "Server=db;User Id=a;Password=hidden"),
+            ("JDBC", "jdbc:postgresql://db/x?user=a&password=hidden"),
+            ("APP_KEY", "base64:AAAAAAAAAAAAAAAAAAAA="),
+            ("X", "-----BEGIN PRIVATE KEY-----"),
+        ] {
+            assert!(is_secret(name, value), "{name}");
+        }
+        for (name, value) in [("TLS_KEY", "/etc/ssl/private/key.pem"), ("SORT_KEY", "name"), ("Q", "a=1&token=&b=2")] {
+            assert!(!is_secret(name, value), "{name}");
+        }
         for value in ["postgres://db/x", "http://a:80/b", "postgres://me@db", "redis://:$PASS@db"] {
             assert!(!is_secret("DATABASE_URL", value), "{value}");
         }
@@ -174,6 +239,11 @@ mod tests {
             "x --password=hidden",
             "sh -c 'exec redis-server --requirepass hidden'",
             "env REDIS_PASSWORD=hidden x",
+            "redis-cli -a hidden ping",
+            "sh -c 'redis-cli --raw -a hidden ping | grep PONG'",
+            "mysqladmin ping -uroot -phidden",
+            "curl -su me x -u me:hidden http://x",
+            "curl -H 'Authorization: Bearer hidden' http://x",
             "x --url postgres://me:hidden@db",
         ] {
             assert!(found(text).is_some(), "{text}");
@@ -184,6 +254,13 @@ mod tests {
             "x --token --verbose",
             "sh -c 'x --password \"$P\"'",
             "x password",
+            "redis-cli ping",
+            "redis-cli -a $PASSWORD ping",
+            "mysqladmin ping -h db -p$PASSWORD",
+            "mysqladmin ping -p db",
+            "curl -u me:$PASSWORD http://x",
+            "curl -f http://x && ls -u a:b",
+            "x -a b",
         ] {
             assert_eq!(found(text), None, "{text}");
         }

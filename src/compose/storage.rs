@@ -1,12 +1,14 @@
 //! What a container sees of the host's storage: volumes, temporary file systems, secrets and configs.
 
+use std::path::Path;
+
 use super::account::At;
-use super::context::{Context, Draft};
+use super::context::{Context, Draft, absolute};
 use super::import::ImportError;
 use super::options::depend;
-use super::variables::interpolate;
-use super::yaml::{Node, Value};
-use crate::service::is_secret_file;
+use super::variables::{Variables, interpolate};
+use super::yaml::{Mark, Node, Value};
+use crate::service::{is_name, is_secret_file};
 
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub(super) fn volumes(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
         let options = options.map(|options| options.split(',').map(str::to_owned).collect()).unwrap_or_default();
         let (source, target) = match second {
             None => (Ok(Source::Anonymous), first),
-            Some(target) => (source(cx, draft, first), target),
+            Some(target) => (source(cx, item.node.mark, first), target),
         };
         match source {
             Ok(source) => mount(cx, draft, &item, Mount { source, target: target.to_owned(), options }),
@@ -52,12 +54,17 @@ pub(super) fn volumes(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
 }
 
 /// What the text before the first ':' of a volume means.
-fn source(cx: &mut Context<'_>, draft: &Draft, text: &str) -> Result<Source, &'static str> {
+fn source(cx: &mut Context<'_>, mark: Mark, text: &str) -> Result<Source, &'static str> {
     if text.starts_with(['/', '.', '~']) {
-        return cx.host_path(text).map(Source::Bind);
+        return cx.host_path(mark, text).map(Source::Bind);
     }
-    cx.uses("volumes", text, &draft.name);
-    Ok(named(cx, text))
+    cx.uses("volumes", text);
+    match named(cx, text) {
+        Source::Named(name) if !is_name(&name) => {
+            Err("is no name of a volume: a path of the host begins with '/' or '.'")
+        }
+        source => Ok(source),
+    }
 }
 
 /// The volume that a name of the file stands for.
@@ -72,23 +79,24 @@ fn named(cx: &Context<'_>, name: &str) -> Source {
 /// `driver_opts: { type: none, o: bind, device: DIR }`: a volume that is a directory of the host.
 fn bound_device(cx: &Context<'_>, volume: &Node) -> Option<String> {
     let options = &volume.get("driver_opts")?.value;
-    let option = |name: &str| scalar(cx, &options.get(name)?.value);
+    let option = |name: &str| scalar(&cx.variables, &options.get(name)?.value);
     let binds = option("o")?.split(',').any(|word| matches!(word, "bind" | "rbind"));
-    binds.then(|| cx.host_path(&option("device")?).ok()).flatten()
+    binds.then(|| cx.host_path(volume.mark, &option("device")?).ok()).flatten()
 }
 
 /// A scalar with its variables, for what is read more than once and accounted for elsewhere.
-pub(super) fn scalar(cx: &Context<'_>, node: &Node) -> Option<String> {
+pub(super) fn scalar(variables: &Variables, node: &Node) -> Option<String> {
     let Value::Scalar { text, .. } = &node.value else { return None };
-    interpolate(text, &cx.variables).ok().filter(|text| text.secret.is_none()).map(|text| text.value)
+    interpolate(text, variables).ok().filter(|text| text.secret.is_none()).map(|text| text.value)
 }
 
 /// The name of a volume or a network outside of the file: its own, or that of the project before its key.
 pub(super) fn real_name(cx: &Context<'_>, definition: Option<&Node>, key: &str) -> String {
-    let name = |node: &Node| node.get("name").and_then(|entry| scalar(cx, &entry.value));
+    let name = |node: &Node| node.get("name").and_then(|entry| scalar(&cx.variables, &entry.value));
     let external = definition.and_then(|node| node.get("external")).map(|entry| &entry.value);
-    let is_external =
-        external.is_some_and(|node| matches!(node.value, Value::Map(_)) || scalar(cx, node).as_deref() == Some("true"));
+    let is_external = external.is_some_and(|node| {
+        matches!(node.value, Value::Map(_)) || scalar(&cx.variables, node).as_deref() == Some("true")
+    });
     let given = definition.and_then(name).or_else(|| external.and_then(name));
     match given {
         Some(name) => name,
@@ -100,10 +108,14 @@ pub(super) fn real_name(cx: &Context<'_>, definition: Option<&Node>, key: &str) 
 /// What would be mounted, for counting who mounts it; nothing is noted.
 pub(super) fn peek(cx: &Context<'_>, item: &Node) -> Option<String> {
     let text = match &item.value {
-        Value::Map(_) => scalar(cx, &item.get("source")?.value)?,
-        _ => scalar(cx, item)?.split_once(':')?.0.to_owned(),
+        Value::Map(_) => scalar(&cx.variables, &item.get("source")?.value)?,
+        _ => scalar(&cx.variables, item)?.split_once(':')?.0.to_owned(),
     };
-    match if text.starts_with(['/', '.', '~']) { Source::Bind(cx.host_path(&text).ok()?) } else { named(cx, &text) } {
+    match if text.starts_with(['/', '.', '~']) {
+        Source::Bind(cx.host_path(item.mark, &text).ok()?)
+    } else {
+        named(cx, &text)
+    } {
         Source::Bind(path) => Some(path),
         Source::Named(name) => Some(name),
         Source::Anonymous => None,
@@ -255,9 +267,9 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
             take_rest(cx, "tmpfs");
             return Ok(());
         }
-        "bind" => cx.host_path(&value("source")).map(Source::Bind),
+        "bind" => cx.host_path(row.node.mark, &value("source")).map(Source::Bind),
         "volume" if !values.contains_key("source") => Ok(Source::Anonymous),
-        "volume" | "" => source(cx, draft, &value("source")),
+        "volume" | "" => source(cx, row.node.mark, &value("source")),
         _ => Err("is of a type that Podman does not mount so: bind, volume and tmpfs are taken"),
     };
     match place {
@@ -309,14 +321,14 @@ enum Origin {
     No(&'static str),
 }
 
-fn origin(cx: &mut Context<'_>, draft: &Draft, section: &str, name: &str) -> Origin {
-    cx.uses(section, name, &draft.name);
+fn origin(cx: &mut Context<'_>, section: &str, name: &str) -> Origin {
+    cx.uses(section, name);
     let Some(definition) = cx.top(section, name).cloned() else {
         return Origin::No("the top level has nothing of this name");
     };
-    let text = |key: &str| definition.get(key).and_then(|entry| scalar(cx, &entry.value));
+    let text = |key: &str| definition.get(key).and_then(|entry| scalar(&cx.variables, &entry.value));
     if let Some(file) = text("file") {
-        return match cx.host_path(&file) {
+        return match cx.host_path(definition.mark, &file) {
             Ok(path) => Origin::File(path),
             Err(why) => Origin::No(why),
         };
@@ -368,21 +380,24 @@ fn wanted<'n>(cx: &mut Context<'_>, at: &At<'n>) -> Result<Vec<Wanted<'n>>, Impo
 pub(super) fn secrets(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     for Wanted { row, name, target } in wanted(cx, at)? {
         let place = target.unwrap_or_else(|| name.clone());
-        let file = place.strip_prefix("/run/secrets/").unwrap_or(&place).to_owned();
-        match origin(cx, draft, "secrets", &name) {
-            Origin::File(path) if file.starts_with('/') => {
-                draft.service.volumes.push(format!("{path}:{file}:ro"));
-                cx.account.take(&row, "volumes", "mounted: secrets are files below /run/secrets");
-            }
+        let place = absolute(Path::new("/run/secrets"), &place);
+        let file = place.strip_prefix("/run/secrets/").filter(|file| is_name(file)).map(str::to_owned);
+        match origin(cx, "secrets", &name) {
             Origin::File(path) if !is_secret_file(&path) => {
                 cx.account.leave(&row, "systemd cannot read a path with such characters: give the file another name");
             }
             Origin::File(path) => {
-                cx.account.take(&row, format!("secrets.{file}"), "");
-                draft.service.secrets.insert(file, path);
+                if let Some(file) = file {
+                    cx.account.take(&row, format!("secrets.{file}"), "");
+                    draft.service.secrets.insert(file, path);
+                } else {
+                    draft.service.volumes.push(format!("{path}:{place}:ro"));
+                    cx.account.take(&row, "volumes", "mounted: secrets are files right below /run/secrets");
+                }
             }
             Origin::External(secret) => {
-                let to = draft.option("--secret", &format!("{secret},target={place}"));
+                let target = file.unwrap_or(place);
+                let to = draft.option("--secret", &format!("{secret},target={target}"));
                 cx.account.take(&row, to, "a secret of Podman: `podman secret create` makes it");
             }
             Origin::No(why) => cx.account.leave(&row, why),
@@ -394,7 +409,7 @@ pub(super) fn secrets(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
 pub(super) fn configs(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
     for Wanted { row, name, target } in wanted(cx, at)? {
         let place = target.unwrap_or_else(|| format!("/{name}"));
-        match origin(cx, draft, "configs", &name) {
+        match origin(cx, "configs", &name) {
             Origin::File(path) => {
                 cx.binds.entry(path.clone()).or_insert(row.mark);
                 draft.service.volumes.push(format!("{path}:{place}:ro"));

@@ -42,7 +42,7 @@ fn section(cx: &mut Context<'_>, section: &str, at: &At<'_>, one: One) {
         cx.account.leave(at, "has nothing in it");
     }
     for (name, child) in children {
-        if cx.used.contains_key(&format!("{section}.{name}")) {
+        if cx.used.contains(&format!("{section}.{name}")) {
             one(cx, name, &child);
         } else {
             cx.account.leave(&child, "no service that is taken over uses it");
@@ -52,9 +52,12 @@ fn section(cx: &mut Context<'_>, section: &str, at: &At<'_>, one: One) {
 
 fn volume(cx: &mut Context<'_>, name: &str, at: &At<'_>) {
     let real = real_name(cx, Some(at.node), name);
-    let driver = at.node.get("driver").and_then(|entry| scalar(cx, &entry.value));
-    let bind =
-        at.node.get("driver_opts").and_then(|entry| entry.value.get("o")).and_then(|entry| scalar(cx, &entry.value));
+    let driver = at.node.get("driver").and_then(|entry| scalar(&cx.variables, &entry.value));
+    let bind = at
+        .node
+        .get("driver_opts")
+        .and_then(|entry| entry.value.get("o"))
+        .and_then(|entry| scalar(&cx.variables, &entry.value));
     let binds = bind.is_some_and(|options| options.split(',').any(|word| matches!(word, "bind" | "rbind")));
     let children = at.children();
     for (key, child) in &children {
@@ -83,7 +86,7 @@ fn network(cx: &mut Context<'_>, name: &str, at: &At<'_>) {
     let real = real_name(cx, Some(at.node), name);
     let children = at.children();
     for (key, child) in &children {
-        let driver = || scalar(cx, child.node);
+        let driver = || scalar(&cx.variables, child.node);
         match *key {
             "name" | "external" => cx.account.take(child, format!("network {real}"), ""),
             "driver" if driver().as_deref() == Some("bridge") => {
@@ -110,7 +113,7 @@ fn network(cx: &mut Context<'_>, name: &str, at: &At<'_>) {
 fn file(cx: &mut Context<'_>, _: &str, at: &At<'_>) {
     for (key, child) in at.children() {
         match key {
-            "file" => match scalar(cx, child.node).map(|text| cx.host_path(&text)) {
+            "file" => match scalar(&cx.variables, child.node).map(|text| cx.host_path(child.node.mark, &text)) {
                 Some(Ok(path)) => cx.account.take(&child, "the file of the host", path),
                 Some(Err(why)) => cx.account.leave(&child, why),
                 None => cx.account.leave(&child, "is no path"),

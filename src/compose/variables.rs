@@ -3,15 +3,19 @@
 //! The environment of the shell is never read: the same files give the same result. What a variable held whose name
 //! says that it is a secret is marked, so that it does not end in a configuration that everybody may read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::secrets::is_secret;
 
 /// How deep defaults may lie in each other.
 const MAX_DEPTH: usize = 16;
 
-/// Variables by name.
-pub type Variables = BTreeMap<String, String>;
+/// The bytes of a text with variables: Linux gives no program a longer argument. It also keeps variables that are made of
+/// each other from growing without end.
+const MAX_BYTES: usize = 128 << 10;
+
+/// Variables by name, each with what is to know of its value.
+pub type Variables = BTreeMap<String, Text>;
 
 /// A value with its variables put in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,11 +23,17 @@ pub struct Text {
     /// The value.
     pub value: String,
     /// Variables without a value and without a default, for which nothing was put in.
-    pub unset: Vec<String>,
+    pub unset: BTreeSet<String>,
     /// Variables that must have a value and have none, each with what the file says of it.
-    pub required: Vec<(String, String)>,
+    pub required: BTreeMap<String, String>,
     /// A variable in it that holds a secret, by its name.
     pub secret: Option<String>,
+}
+
+impl From<&str> for Text {
+    fn from(value: &str) -> Self {
+        Self { value: value.to_owned(), ..Self::default() }
+    }
 }
 
 /// Puts the variables in.
@@ -58,6 +68,9 @@ fn expand(text: &str, variables: &Variables, result: &mut Text, depth: usize) ->
             }
             out.push_str(&value_of(name, variables, result));
             rest = &after[name.len()..];
+        }
+        if out.len() > MAX_BYTES {
+            return Err(format!("is longer than {} KiB with its variables put in", MAX_BYTES >> 10));
         }
     }
     out.push_str(rest);
@@ -95,7 +108,7 @@ fn braced(text: &str, variables: &Variables, result: &mut Text, depth: usize) ->
         Some(operation) => (true, operation),
         None => (false, rest),
     };
-    let value = variables.get(name).filter(|value| !or_empty || !value.is_empty());
+    let value = variables.get(name).filter(|text| !or_empty || !text.value.is_empty());
     let mut operator = operation.chars();
     let kind = operator.next();
     let word = operator.as_str();
@@ -108,7 +121,7 @@ fn braced(text: &str, variables: &Variables, result: &mut Text, depth: usize) ->
         }
         (Some('?'), None) => {
             let message = expand(word, variables, result, depth + 1)?;
-            result.required.push((name.to_owned(), message));
+            result.required.insert(name.to_owned(), message);
             Ok(String::new())
         }
         (Some('-' | '?'), Some(_)) => Ok(value_of(name, variables, result)),
@@ -119,12 +132,16 @@ fn braced(text: &str, variables: &Variables, result: &mut Text, depth: usize) ->
 }
 
 fn value_of(name: &str, variables: &Variables, result: &mut Text) -> String {
-    let Some(value) = variables.get(name) else {
-        result.unset.push(name.to_owned());
+    let Some(text) = variables.get(name) else {
+        result.unset.insert(name.to_owned());
         return String::new();
     };
-    note_secret(name, value, result);
-    value.clone()
+    // What holds of a variable holds of everything that is made of it.
+    result.unset.extend(text.unset.iter().cloned());
+    result.required.extend(text.required.clone());
+    result.secret = result.secret.take().or_else(|| text.secret.clone());
+    note_secret(name, &text.value, result);
+    text.value.clone()
 }
 
 fn note_secret(name: &str, value: &str, result: &mut Text) {
@@ -140,13 +157,15 @@ fn note_secret(name: &str, value: &str, result: &mut Text) {
 /// With the number of the line and what is wrong with it, without its text.
 pub fn parse_env_file(text: &str, variables: &mut Variables) -> Result<(), (usize, String)> {
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let line_of = |rest: &str| text[..text.len() - rest.len()].matches('\n').count() + 1;
+    let (mut line, mut counted) = (1, 0);
     loop {
         rest = rest.trim_start();
         if rest.is_empty() {
             return Ok(());
         }
-        let line = line_of(rest);
+        let here = text.len() - rest.len();
+        line += text[counted..here].matches('\n').count();
+        counted = here;
         let (this, after) = rest.split_once('\n').unwrap_or((rest, ""));
         if this.starts_with('#') {
             rest = after;
@@ -169,16 +188,16 @@ pub fn parse_env_file(text: &str, variables: &mut Variables) -> Result<(), (usiz
         let unclosed = || (line, "has a quote without its end".to_owned());
         let (value, after) = if let Some(quoted) = value.strip_prefix('\'') {
             let end = quoted.find('\'').ok_or_else(unclosed)?;
-            (quoted[..end].to_owned(), &quoted[end + 1..])
+            (Text::from(&quoted[..end]), &quoted[end + 1..])
         } else if let Some(quoted) = value.strip_prefix('"') {
             let end = end_of_quotes(quoted).ok_or_else(unclosed)?;
-            let value = interpolate(&unescape(&quoted[..end]), variables).map_err(|message| (line, message))?.value;
+            let value = interpolate(&unescape(&quoted[..end]), variables).map_err(|message| (line, message))?;
             (value, &quoted[end + 1..])
         } else {
             let (value, after) = value.split_once('\n').map_or((value, ""), |(value, after)| (value, after));
             let comment = if value.starts_with('#') { Some(0) } else { value.find(" #").or(value.find("\t#")) };
             let value = value[..comment.unwrap_or(value.len())].trim_end();
-            let value = interpolate(value, variables).map_err(|message| (line, message))?.value;
+            let value = interpolate(value, variables).map_err(|message| (line, message))?;
             variables.insert(name.to_owned(), value);
             rest = after;
             continue;
@@ -233,7 +252,7 @@ mod tests {
 
     fn variables() -> Variables {
         let pairs = [("A", "a"), ("EMPTY", ""), ("DB_PASSWORD", "hidden")];
-        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        pairs.map(|(name, value)| (name.to_owned(), value.into())).into()
     }
 
     #[test]
@@ -261,8 +280,8 @@ mod tests {
     #[test]
     fn what_has_no_value_and_what_is_secret_is_told() {
         let text = interpolate("${NONE}$ALSO${NEEDED:?give one}", &variables()).unwrap();
-        assert_eq!(text.unset, ["NONE", "ALSO"]);
-        assert_eq!(text.required, [("NEEDED".to_owned(), "give one".to_owned())]);
+        assert_eq!(text.unset, ["ALSO", "NONE"].map(str::to_owned).into());
+        assert_eq!(text.required, [("NEEDED".to_owned(), "give one".to_owned())].into());
         assert_eq!(text.secret, None);
         for text in ["x${DB_PASSWORD}", "${API_KEY:-sk-123}", "${A:+${DB_PASSWORD}}"] {
             assert!(interpolate(text, &variables()).unwrap().secret.is_some(), "{text}");
@@ -287,9 +306,30 @@ mod tests {
             ("J", "a#b"),
             ("K", "http://x:1/y=z"),
         ];
-        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.into())).into());
         for (text, line) in [("A=1\nA B=2", 2), ("A=1\n\n'x", 3), ("A=\"x", 1), ("A='x' y", 1), ("=x", 1)] {
             assert_eq!(parse_env_file(text, &mut Variables::new()).unwrap_err().0, line, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_made_of_a_secret_is_one() {
+        let mut found = Variables::new();
+        parse_env_file("DB_PASSWORD=hidden\nA=x${DB_PASSWORD}\nB=\"$A\"\nC=${NONE}${D:?say}\n", &mut found).unwrap();
+        assert_eq!(interpolate("-$B-", &found).unwrap().secret.as_deref(), Some("DB_PASSWORD"));
+        let text = interpolate("$C", &found).unwrap();
+        assert_eq!((text.unset.first().unwrap().as_str(), text.required["D"].as_str()), ("NONE", "say"));
+    }
+
+    #[test]
+    fn variables_do_not_grow_without_end() {
+        let tens = |first: &str| {
+            let lines = (1..40).map(|n| format!("A{n}={}\n", format!("${{A{}}}", n - 1).repeat(10)));
+            format!("A0={first}\n") + &lines.collect::<String>()
+        };
+        assert_eq!(parse_env_file(&tens("x"), &mut Variables::new()).unwrap_err().0, 7);
+        assert_eq!(parse_env_file(&tens("$NONE"), &mut Variables::new()), Ok(()));
+        let many = "A=1\n".repeat(200_000) + "'";
+        assert_eq!(parse_env_file(&many, &mut Variables::new()).unwrap_err().0, 200_001);
     }
 }

@@ -1,5 +1,7 @@
 //! YAML text with comments, the same for the same value.
 
+use std::fmt::Write as _;
+
 /// A value to be written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Yaml {
@@ -92,8 +94,18 @@ fn quoted(text: &str) -> String {
     if first && !word && (plain || colon && !text.ends_with(':')) {
         return text.to_owned();
     }
-    // JSON is YAML: its escapes are known there too.
-    serde_json::Value::from(text).to_string()
+    // JSON is YAML: its escapes are known there too. JSON leaves some characters as they are that YAML takes for the end of a
+    // line, or for none.
+    let mut out = String::new();
+    for c in serde_json::Value::from(text).to_string().chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                let _ = write!(out, "\\u{:04x}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -114,6 +126,7 @@ mod tests {
             ("a\n\"b\"\\", "\"a\\n\\\"b\\\"\\\\\""),
             ("1.10", "\"1.10\""),
             ("*x", "\"*x\""),
+            ("a\u{85}b\u{2028}\u{7f}\u{feff}é", "\"a\\u0085b\\u2028\\u007f\\ufeffé\""),
         ] {
             assert_eq!(quoted(text), written);
             let read = super::super::yaml::parse(&format!("k: {written}"), 0).unwrap().root;

@@ -228,6 +228,10 @@ impl<'a> Reader<'a> {
         let (anchor, value) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 check_tag(mark, tag.as_deref())?;
+                if text.contains('\0') {
+                    // Neither an argument nor a variable can have it, and Nix text ends there.
+                    return Err(YamlError { mark, message: "has a NUL character in it".to_owned() });
+                }
                 let quoted = style != ScalarStyle::Plain;
                 (anchor, RawValue::Scalar { text: text.into_owned(), quoted })
             }
@@ -331,6 +335,7 @@ impl Expander<'_> {
     fn map(&mut self, raw: &[(Raw, Raw)], depth: usize) -> Result<Vec<Entry>, YamlError> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut merges: Vec<Entry> = Vec::new();
+        let mut lines: BTreeMap<String, usize> = BTreeMap::new();
         for (key, value) in raw {
             let node = self.expand(key, depth + 1)?;
             let Value::Scalar { text, quoted } = node.value else {
@@ -338,9 +343,8 @@ impl Expander<'_> {
             };
             let value = self.expand(value, depth + 1)?;
             let entry = Entry { key: text, mark: key.mark, value };
-            let known = entries.iter().chain(&merges).find(|other| other.key == entry.key);
-            if let Some(other) = known {
-                let message = format!("'{}' is there twice, first on line {}", entry.key, other.mark.line);
+            if let Some(first) = lines.insert(entry.key.clone(), key.mark.line) {
+                let message = format!("'{}' is there twice, first on line {first}", entry.key);
                 return Err(YamlError { mark: key.mark, message });
             }
             if entry.key == "<<" && !quoted { merges.push(entry) } else { entries.push(entry) }
@@ -357,7 +361,8 @@ impl Expander<'_> {
                     return Err(YamlError { mark: merge.mark, message: "'<<' takes mappings".to_owned() });
                 };
                 for entry in from {
-                    if entry.key != MERGED && !entries.iter().any(|other| other.key == entry.key) {
+                    if entry.key != MERGED && !lines.contains_key(&entry.key) {
+                        lines.insert(entry.key.clone(), entry.mark.line);
                         entries.push(entry);
                     }
                 }

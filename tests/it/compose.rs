@@ -175,6 +175,7 @@ fn what_is_no_compose_file_is_refused_with_its_line() {
         ("services:\n  a: *b\n", "f.yml:2:6: is not YAML: while parsing node, found unknown anchor"),
         (&deep, "f.yml:1:75: lies more than 64 levels deep"),
         (&format!("x:\n  a0: &a0 x\n{bomb}"), "f.yml:2:11: makes more than 200000 values, with every alias copied"),
+        ("services:\n  a:\n    image: \"x\\0\"\n", "f.yml:3:12: has a NUL character in it"),
         ("a: 1\n", "f.yml:1:1: services: expected a mapping with the services"),
         ("services: [a]\n", "f.yml:1:1: services: expected a mapping with the services"),
         ("services:\n  a: [b]\n", "f.yml:2:6: services.a: expected a mapping, found a list"),
@@ -252,6 +253,51 @@ fn extends_does_not_leave_the_folder() {
         env.write("in/f.yml", format!("services:\n  a:\n    extends: {{ file: {file}, service: a }}\n"));
         let (code, sentence) = env.refused(&mut env.windlass(["compose", "import", "in/f.yml"]));
         assert!(code == 2 && sentence.contains("outside of the folder of the compose file"), "{sentence}");
+    }
+}
+
+#[test]
+fn an_extended_service_is_put_together_as_compose_does_it() {
+    let env = Env::new();
+    let base = "services:\n  base:\n    image: 'x:1'\n    command: [a]\n    env_file: base.env\n    volumes: ['./data:/data', './old:/own']\n    \
+                depends_on: { db: { condition: service_started } }\n    environment: { A: base, B: base }\n    labels: [l=1]\n    dns: 1.1.1.1\n";
+    env.write("sub/base.yml", base);
+    let text = "name: p\nservices:\n  db: { image: 'x:1' }\n  other: { image: 'x:1' }\n  a:\n    extends: { file: sub/base.yml, service: base }\n    \
+                command: [b]\n    env_file: [own.env]\n    volumes: ['./new:/own']\n    depends_on: [other]\n    environment: [B=own]\n    labels:\n    dns: [8.8.8.8]\n";
+    env.write("docker-compose.yml", text);
+    let all = eval(import(&env, &[])["nix"].as_str().unwrap());
+    let expected = serde_json::json!({
+        "image": "x:1", "restart": "no", "networks": ["p_default"], "command": ["b"], "dependsOn": ["db", "other"],
+        "environmentFiles": ["/srv/sub/base.env", "/srv/own.env"], "volumes": ["/srv/sub/data:/data", "/srv/new:/own"],
+        "environment": { "A": "base", "B": "own" }, "labels": { "l": "1" }, "extraOptions": ["--dns=1.1.1.1", "--dns=8.8.8.8"],
+    });
+    assert_eq!(all["virtualisation"]["windlass"]["containers"]["a"], expected);
+}
+
+#[test]
+fn the_account_says_what_is_waited_for() {
+    let env = Env::new();
+    let text = "services:\n  db: { image: 'postgres:17' }\n  sick: { image: 'x:1', healthcheck: { test: [CMD, x, --token, hidden] } }\n  \
+                well: { image: 'x:1', healthcheck: { test: [CMD, x], disable: false } }\n  \
+                a: { image: 'x:1', depends_on: { db: { condition: service_healthy }, sick: { condition: service_healthy }, well: { condition: service_started } } }\n  \
+                b: { image: 'x:1', depends_on: [well, sick] }\n";
+    env.write("docker-compose.yml", text);
+    let imported = import(&env, &[]);
+    let row = |path: &str| {
+        let row = imported["account"].as_array().unwrap().iter().find(|row| row["path"] == path).unwrap();
+        format!("{}: {}", row["to"].as_str().unwrap(), row["why"].as_str().unwrap_or_default())
+    };
+    for (path, said) in [
+        ("a.depends_on.db.condition", "dependsOn, which waits until it is healthy: "),
+        (
+            "a.depends_on.sick.condition",
+            "dependsOn: sick has no health check here, and is waited for until it has started",
+        ),
+        ("a.depends_on.well.condition", "dependsOn: well has a health check, and is waited for until it is healthy"),
+        ("b.depends_on[0]", "dependsOn: well has a health check, and is waited for until it is healthy"),
+        ("b.depends_on[1]", "dependsOn: "),
+    ] {
+        assert_eq!(row(&format!("services.{path}")), said, "{path}");
     }
 }
 
@@ -345,14 +391,49 @@ fn what_the_ai_stack_says_itself_is_not_said_twice() {
 }
 
 #[test]
+fn what_podman_would_refuse_is_left_with_a_reason() {
+    let env = Env::new();
+    let text = "name: p\nservices:\n  a:\n    image: 'x:1'\n    ports: ['53:53/UDP', '8000-8009:80']\n    ipc: service:gone\n    \
+                volumes: ['data/x:/x', 'v:/v']\n    annotations: { token: hidden }\n    secrets: [{ source: s, target: ../x }, { source: s, target: sub/y }, s]\n    \
+                deploy: { restart_policy: { condition: unless-stopped } }\n  \
+                b: { image: 'x:1', deploy: { restart_policy: { delay: 5s } } }\n  \
+                redis: { image: redis, ports: ['7000:6379', '7001:6379'], environment: { REDIS_PASSWORD: hidden } }\n\
+                secrets: { s: { file: ./s } }\n";
+    env.write("docker-compose.yml", text);
+    let imported = import(&env, &[]);
+    let all = eval(imported["nix"].as_str().unwrap());
+    let expected = serde_json::json!({
+        "image": "x:1", "restart": "always", "networks": ["p_default"], "ports": ["53:53/udp"],
+        "volumes": ["p_v:/v", "/srv/s:/run/x:ro", "/srv/s:/run/secrets/sub/y:ro"], "secrets": { "s": "/srv/s" },
+    });
+    assert_eq!(all["virtualisation"]["windlass"]["containers"]["a"], expected);
+    assert_eq!(all["virtualisation"]["windlass"]["containers"]["b"]["restart"], "always");
+    assert_eq!(all["services"]["ai-stack"]["redis"]["port"], 7000);
+    let account = imported["account"].as_array().unwrap();
+    let left = account.iter().filter(|row| row["fate"] == "left").map(|row| row["path"].as_str().unwrap());
+    let expected = [
+        "services.a.ports[1]",
+        "services.a.ipc",
+        "services.a.volumes[0]",
+        "services.a.annotations.token",
+        "services.b.deploy.restart_policy.delay",
+        "services.redis.ports[1]",
+        "services.redis.environment.REDIS_PASSWORD",
+    ];
+    assert_eq!(left.collect::<Vec<_>>(), expected);
+    let advice = "set services.ai-stack.redis.container.secrets.redis-password to its path";
+    assert!(imported.to_string().contains(advice), "{imported}");
+}
+
+#[test]
 fn secrets_in_every_place_stay_out() {
     let env = Env::new();
     let text = "services:\n  a:\n    image: 'x:1'\n    command: [run, --api-key, hidden]\n    entrypoint: sh -c 'x --token=hidden'\n    \
-                environment:\n      - API_KEY=hidden\n      - URL=amqp://u:hidden@h\n      - OPTS=-p ${DB_PASSWORD}\n      - DB_PASSWORD_FILE=/run/secrets/x\n      - MAX_TOKENS=5\n    \
+                environment:\n      - API_KEY=hidden\n      - URL=amqp://u:hidden@h\n      - OPTS=-p ${DB_PASSWORD}\n      - DERIVED\n      - ALSO=$DERIVED\n      - DB_PASSWORD_FILE=/run/secrets/x\n      - MAX_TOKENS=5\n    \
                 healthcheck: { test: ['CMD', 'x', '--password', 'hidden'] }\n    labels: { token: hidden }\n    hostname: h-${DB_PASSWORD}\n    \
                 annotations: { a: '${DB_PASSWORD}' }\n";
     env.write("docker-compose.yml", text);
-    env.write(".env", "DB_PASSWORD=hidden\n");
+    env.write(".env", "DB_PASSWORD=hidden\nDERIVED=x-${DB_PASSWORD}\n");
     let imported = import(&env, &[]);
     assert!(!imported.to_string().contains("hidden"), "{imported}");
     let all = eval(imported["nix"].as_str().unwrap());
@@ -361,7 +442,7 @@ fn secrets_in_every_place_stay_out() {
     });
     assert_eq!(all["virtualisation"]["windlass"]["containers"]["a"], expected);
     let left = imported["counts"]["left"].as_u64().unwrap();
-    assert_eq!(left, 9, "{imported}");
+    assert_eq!(left, 11, "{imported}");
 }
 
 #[test]
