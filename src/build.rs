@@ -331,7 +331,8 @@ fn make(
             }
             let owners = planned.owners();
             let Planned { kind, title, why, recipe, .. } = planned.clone();
-            let record = LayerRecord { digest, size, kind, title, why, owners };
+            let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
+            let record = LayerRecord { digest, size, packed, kind, title, why, owners };
             Ok((recipe.clone(), Layer { record, recipe, checksums: Some(checksums) }))
         })
         .collect::<Result<_, BuildError>>()?;

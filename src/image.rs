@@ -50,10 +50,13 @@ impl LayerKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerRecord {
-    /// Digest of its bytes, which is its diff ID too: layers are not compressed.
+    /// Digest of its bytes.
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
+    /// For a layer that came compressed: what is in it. Layers of ours are not compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// What it is for.
     pub kind: LayerKind,
     /// What is in it, in a few words.
@@ -62,6 +65,38 @@ pub struct LayerRecord {
     pub why: String,
     /// The host paths that its bytes come from.
     pub owners: Vec<String>,
+}
+
+/// What is in a compressed layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Packed {
+    /// Media type of the layer, in the words of the OCI image-spec.
+    pub media_type: String,
+    /// Digest of the archive that it holds.
+    pub diff_id: Digest,
+    /// Size of that archive in bytes.
+    pub diff_size: u64,
+}
+
+impl LayerRecord {
+    /// Digest of the layer's archive, uncompressed: what a config names, and what chain IDs are made of.
+    #[must_use]
+    pub fn diff_id(&self) -> Digest {
+        self.packed.as_ref().map_or(self.digest, |packed| packed.diff_id)
+    }
+
+    /// Size of the layer's archive in bytes, uncompressed: about what its files take on a disk.
+    #[must_use]
+    pub fn diff_size(&self) -> u64 {
+        self.packed.as_ref().map_or(self.size, |packed| packed.diff_size)
+    }
+
+    /// The media type that a manifest gives it.
+    #[must_use]
+    pub fn media_type(&self) -> MediaType {
+        self.packed.as_ref().map_or(MediaType::ImageLayer, |packed| MediaType::from(packed.media_type.as_str()))
+    }
 }
 
 /// A layer whose bytes can be had: its record, and how they are made.
@@ -148,8 +183,8 @@ impl From<&ImageSpec> for About {
 #[must_use]
 pub fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
     let config = Blob::new(MediaType::ImageConfig, &configuration(about, layers));
-    let layers: Vec<_> =
-        layers.iter().map(|layer| descriptor(&MediaType::ImageLayer, layer.record.digest, layer.record.size)).collect();
+    let to = |Layer { record, .. }: &Layer| descriptor(&record.media_type(), record.digest, record.size);
+    let layers: Vec<_> = layers.iter().map(to).collect();
     let mut manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageManifest)
@@ -164,7 +199,7 @@ pub fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
 }
 
 fn configuration(about: &About, layers: &[Layer]) -> ImageConfiguration {
-    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.record.digest.to_string()).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.record.diff_id().to_string()).collect();
     let history: Vec<_> = layers
         .iter()
         .map(|layer| {
@@ -260,15 +295,15 @@ pub fn oci_layout() -> Vec<u8> {
     canonical::to_bytes(&BTreeMap::from([("imageLayoutVersion", "1.0.0")]))
 }
 
-/// containers-storage's name of each layer of an image, bottom first: the lowest one's digest, then
+/// containers-storage's name of each layer of an image, bottom first: the lowest one's diff ID, then
 /// `sha256(parent + "+" + diff ID)`, all in hex.
 #[must_use]
 pub fn chain_ids(layers: &[LayerRecord]) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::with_capacity(layers.len());
     for layer in layers {
         let next = match chain.last() {
-            None => layer.digest,
-            Some(parent) => Digest::of(format!("{}+{}", parent.hex(), layer.digest.hex()).as_bytes()),
+            None => layer.diff_id(),
+            Some(parent) => Digest::of(format!("{}+{}", parent.hex(), layer.diff_id().hex()).as_bytes()),
         };
         chain.push(next);
     }

@@ -125,6 +125,7 @@ fn measured(plan: ImagePlan) -> Result<PlannedImage> {
         layers.push(SeenLayer {
             digest,
             size,
+            packed: planned.built.and_then(|layer| layer.record.packed),
             kind: planned.kind,
             title: planned.title,
             why: planned.why,
