@@ -42,6 +42,7 @@
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `base` | `compression` `digest` `image` `layer` `layout` `platform` `progress` `reference` `spec` |
 //! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `service` `stack` |
@@ -64,6 +65,7 @@ pub mod config;
 pub mod content;
 pub mod digest;
 pub mod image;
+pub mod index;
 pub mod layer;
 pub mod layer_set;
 pub mod layout;
