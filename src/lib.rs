@@ -30,6 +30,7 @@
 //! | `path_info` | `store` |
 //! | `closure` | `path_info` `store` |
 //! | `pipe` | `progress` |
+//! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
@@ -44,7 +45,7 @@
 //! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
-//! | `compose` | `blobs` `digest` `layout` `service` `stack` |
+//! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `cli` | anything |
 //!
@@ -76,6 +77,7 @@ pub mod platform;
 pub mod podman;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod service;
 pub mod spec;
 pub mod split;
