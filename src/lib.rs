@@ -29,6 +29,7 @@
 //! | `path_info` | `store` |
 //! | `closure` | `path_info` `store` |
 //! | `pipe` | `progress` |
+//! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
 //! | `content` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `layer` `platform` `reference` `service` `store` |
@@ -41,7 +42,7 @@
 //! | `build` | `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
-//! | `compose` | `blobs` `digest` `layout` `service` `stack` |
+//! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `cli` | anything |
 //!
@@ -70,6 +71,7 @@ pub mod platform;
 pub mod podman;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod service;
 pub mod spec;
 pub mod split;

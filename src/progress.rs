@@ -16,6 +16,8 @@ pub struct Progress {
     written: AtomicU64,
     cloned: AtomicU64,
     linked: AtomicU64,
+    network: AtomicU64,
+    kept: AtomicU64,
     waiting: Mutex<Option<PathBuf>>,
     stop: Arc<AtomicBool>,
 }
@@ -50,6 +52,16 @@ impl Progress {
     /// Counts bytes of files that got another name (hard link): neither read nor written.
     pub fn count_linked(&self, bytes: u64) {
         self.linked.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes received from a registry, or sent to one.
+    pub fn count_network(&self, bytes: u64) {
+        self.network.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes that need not be received: they are there from a run before.
+    pub fn count_kept(&self, bytes: u64) {
+        self.kept.fetch_add(bytes, Relaxed);
     }
 
     /// Says that another process holds this lock, and that the job waits for it.
@@ -114,9 +126,19 @@ impl Progress {
         self.linked.load(Relaxed)
     }
 
+    /// Bytes received and sent so far.
+    pub fn network(&self) -> u64 {
+        self.network.load(Relaxed)
+    }
+
+    /// Bytes that were there from a run before.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Relaxed)
+    }
+
     /// Bytes worked on so far, to compare with [`expected`](Self::expected).
     pub fn done(&self) -> u64 {
-        self.read().max(self.written() + self.cloned() + self.linked())
+        self.read().max(self.written() + self.cloned() + self.linked()).max(self.network() + self.kept())
     }
 
     /// Asks every thread of the job to stop at the next chunk.
