@@ -19,6 +19,7 @@ mod load;
 mod loaded;
 mod metrics;
 mod model;
+mod network;
 mod nix_builder;
 mod plan;
 mod printer;
