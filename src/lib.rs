@@ -18,6 +18,7 @@
 //! | module | uses |
 //! |---|---|
 //! | `canonical` | |
+//! | `compression` | |
 //! | `digest` | |
 //! | `platform` | |
 //! | `progress` | |
@@ -44,6 +45,7 @@
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `upstream` | `blobs` `compression` `digest` `platform` `progress` `reference` `registry` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -56,6 +58,7 @@ pub mod canonical;
 pub mod cli;
 pub mod closure;
 pub mod compose;
+pub mod compression;
 pub mod config;
 pub mod content;
 pub mod digest;
@@ -77,3 +80,4 @@ pub mod spec;
 pub mod split;
 pub mod stack;
 pub mod store;
+pub mod upstream;

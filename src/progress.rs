@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Counters shared by all threads of one job. All in bytes.
 #[derive(Debug, Default)]
@@ -76,6 +77,28 @@ impl Progress {
     /// The lock that the job waits for.
     pub fn waiting(&self) -> Option<PathBuf> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tries to take a lock until it works or the job is told to stop, and says meanwhile what is being waited for.
+    ///
+    /// # Errors
+    /// What `attempt` failed with, or that the job is to stop.
+    pub fn wait_until(&self, lock: &Path, mut attempt: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+        /// Between two tries.
+        const PAUSE: Duration = Duration::from_millis(10);
+        let mut told = false;
+        while !attempt()? {
+            if !told {
+                self.wait_for(lock);
+                told = true;
+            }
+            self.check()?;
+            std::thread::sleep(PAUSE);
+        }
+        if told {
+            self.go_on();
+        }
+        Ok(())
     }
 
     /// How many bytes the job will work on, as far as is known.
