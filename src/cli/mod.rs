@@ -22,6 +22,7 @@ mod model;
 mod nix_builder;
 mod plan;
 mod printer;
+mod registry;
 mod repair;
 mod rollback;
 mod session;
