@@ -19,7 +19,6 @@ mod load;
 mod loaded;
 mod metrics;
 mod model;
-mod network;
 mod nix_builder;
 mod plan;
 mod printer;

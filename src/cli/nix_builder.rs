@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use super::export::Format;
 use super::failure::{Environment, Unverified};
-use super::network;
 use super::printer::Printer;
+use super::registry;
 use super::session::Session;
 use crate::archive::{self, Options, Without};
 use crate::blobs::Verify;
@@ -135,7 +135,7 @@ fn fetch_blob(
     output: &Path,
     progress: &Progress,
 ) -> Result<()> {
-    let registries = network::builder_registries()?;
+    let registries = registry::of_builder()?;
     let Err(failures) = place::take_first(sources, &registries, insecure, wanted, output, progress) else { return Ok(()) };
     place::forget_part(output)?;
     progress.check()?;

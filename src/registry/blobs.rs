@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ureq::Body;
 use ureq::http::{Method, Response};
@@ -242,22 +241,15 @@ impl Part {
 fn lock(path: &Path, progress: &Progress) -> Result<Option<File>, RegistryError> {
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create(true).truncate(false).open(path).map_err(failed(path))?;
-    let mut waited = false;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) => {
-                progress.wait_for(path);
-                waited = true;
-                progress.check().map_err(|source| RegistryError::Stopped { source })?;
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(path)(source)),
-        }
-    }
-    if waited {
-        progress.go_on();
-    }
+    let attempt = || match file.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(source)) => Err(source),
+    };
+    progress.wait_until(path, attempt).map_err(|source| match progress.check() {
+        Err(source) => RegistryError::Stopped { source },
+        Ok(()) => failed(path)(source),
+    })?;
     let ours = file.metadata().map_err(failed(path))?;
     let named = match std::fs::symlink_metadata(path) {
         Ok(named) => Some(named),
