@@ -30,6 +30,7 @@
 //! | `path_info` | `store` |
 //! | `closure` | `path_info` `store` |
 //! | `pipe` | `progress` |
+//! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
@@ -45,8 +46,9 @@
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
-//! | `compose` | `blobs` `digest` `layout` `service` `stack` |
+//! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `upstream` | `blobs` `compose` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `registry` `store` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -78,8 +80,10 @@ pub mod platform;
 pub mod podman;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod service;
 pub mod spec;
 pub mod split;
 pub mod stack;
 pub mod store;
+pub mod upstream;
