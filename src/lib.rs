@@ -18,6 +18,7 @@
 //! | module | uses |
 //! |---|---|
 //! | `canonical` | |
+//! | `compression` | |
 //! | `digest` | |
 //! | `platform` | |
 //! | `progress` | |
@@ -55,6 +56,7 @@ pub mod canonical;
 pub mod cli;
 pub mod closure;
 pub mod compose;
+pub mod compression;
 pub mod config;
 pub mod content;
 pub mod digest;
