@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -191,9 +191,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
     let mut archive = Hasher::new();
     let limit = BOMB_FROM.max(size.saturating_mul(BOMB_RATIO));
     {
-        let mut reader = compression
-            .decoder(BufReader::with_capacity(1 << 17, &mut packed))
-            .map_err(|error| failed(error.to_string()))?;
+        let mut reader = compression.decoder(&mut packed).map_err(|error| failed(error.to_string()))?;
         let mut buffer = vec![0; 1 << 17];
         let mut total = 0;
         loop {
@@ -374,7 +372,7 @@ type Visit<'v> = dyn FnMut(&Path, &Found) + 'v;
 fn entries(layer: &Layer, visit: &mut Visit<'_>) -> Result<(), BaseError> {
     let Some(blob) = layer.recipe.blob() else { return members(&layer.recipe, visit) };
     let failed = |source| BaseError::Read { path: blob.to_owned(), source };
-    let file = BufReader::with_capacity(1 << 17, File::open(blob).map_err(failed)?);
+    let file = File::open(blob).map_err(failed)?;
     let compression = Compression::of_media_type(layer.record.media_type().as_ref()).unwrap_or(Compression::None);
     let mut archive = tar::Archive::new(compression.decoder(file).map_err(failed)?);
     for entry in archive.entries().map_err(failed)? {
