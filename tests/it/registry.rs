@@ -8,10 +8,12 @@ use windlass::digest::Digest;
 use windlass::progress::Progress;
 use windlass::registry::blobs::Fetched;
 use windlass::registry::client::Client;
+use windlass::registry::credentials::Secret;
 use windlass::registry::error::RegistryError;
 use windlass::registry::location::Location;
-use windlass::registry::options::Options;
+use windlass::registry::options::{Options, ProxyOptions};
 
+use crate::bad_registry::{Answer, BadRegistry};
 use crate::env::{Env, run_ok};
 use crate::registry_server::RealRegistry;
 
@@ -222,10 +224,48 @@ fn plain_http_is_for_this_machine_alone() {
     let safe = Client::new(Options { insecure: false, ..impatient() }).unwrap();
     let error = safe.head(&at(&registry.host, "app"), "1", &progress).unwrap_err();
     assert!(matches!(error, RegistryError::Tls { .. }), "{error:?}");
+    // A certificate counts when it is given, and only that one.
+    let (registry, certificate) = RealRegistry::with_tls(&env);
+    let at = at(&registry.host, "app");
+    let error = safe.head(&at, "1", &progress).unwrap_err();
+    assert!(matches!(error, RegistryError::Tls { .. }) && error.to_string().contains("certificate"), "{error:?}");
+    let known = Client::new(Options { insecure: false, ca_file: Some(certificate), ..impatient() }).unwrap();
+    push_image(&known, &at, b"layer");
+    assert_eq!(known.blob(&at, Digest::of(b"layer"), 5, &progress).unwrap(), b"layer");
     for (text, reason) in [("", "there is none in it"), ("-----BEGIN", "there is none in it")] {
         let ca_file = Some(env.write("ca.pem", text));
         let error = Client::new(Options { ca_file, ..impatient() }).unwrap_err().to_string();
         assert!(error.ends_with(reason), "{error}");
     }
     assert!(Client::new(Options { ca_file: Some(env.path("missing.pem")), ..impatient() }).is_err());
+}
+
+#[test]
+fn https_goes_by_the_proxy_and_loopback_does_not() {
+    let proxy = BadRegistry::start(|_, _| Answer::new(403));
+    let url = Some(Secret::new(format!("http://me:hunter2@{}", proxy.host)));
+    let options = |except: &str| Options {
+        insecure: false,
+        retries: 0,
+        connect: Duration::from_secs(2),
+        proxy: ProxyOptions { url: url.clone(), except: vec![except.to_owned()] },
+        ..impatient()
+    };
+    let progress = Progress::new();
+    let (far, near) = (at("registry.invalid", "app"), at("127.0.0.1:1", "app"));
+    let client = Client::new(options("other.invalid")).unwrap();
+    let error = client.head(&far, "1", &progress).unwrap_err();
+    assert!(
+        matches!(&error, RegistryError::Unreachable { .. }) && error.to_string().contains("the proxy says"),
+        "{error:?}"
+    );
+    assert!(!format!("{error:?} {client:?}").contains("hunter2"));
+    assert_eq!(proxy.log(), ["CONNECT registry.invalid:443"]);
+    assert!(proxy.asked()[0].header("proxy-authorization").is_some());
+
+    client.head(&near, "1", &progress).unwrap_err();
+    Client::new(options(".invalid")).unwrap().head(&far, "1", &progress).unwrap_err();
+    assert_eq!(proxy.asked().len(), 1);
+    let bad = Options { proxy: ProxyOptions { url: Some(Secret::new("::")), except: vec![] }, ..impatient() };
+    assert!(matches!(Client::new(bad), Err(RegistryError::Proxy)));
 }

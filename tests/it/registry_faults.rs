@@ -260,7 +260,7 @@ fn a_registry_that_sends_nothing_or_next_to_nothing_is_left() {
     let env = Env::new();
     let blob = noise(10_000);
     // Nothing for longer than the stall time, and a byte now and then.
-    for (piece, pause, reason) in [(5000, 3000, "nothing came for"), (1, 100, "bytes in")] {
+    for (piece, pause, reason) in [(5000, 3000, "nothing came in"), (1, 100, "bytes came in")] {
         let content = blob.clone();
         let slow = move |_: usize, asked: &Asked| ranged(&content, asked).slowly(piece, Duration::from_millis(pause));
         let registry = BadRegistry::start(slow);

@@ -137,6 +137,18 @@ fn a_token_is_got_once_for_a_repository() {
 }
 
 #[test]
+fn a_push_asks_for_all_that_it_needs() {
+    // A registry wants `pull` to look for a blob; the token is for what comes next too.
+    let registry = with_tokens(false);
+    let progress = Progress::new();
+    client().has_blob(&at(&registry.host, "app"), Digest::of(b""), &progress).unwrap();
+    assert!(registry.log()[1].ends_with("&scope=repository%3Aapp%3Apull%2Cpush"), "{:?}", registry.log());
+    client().mount_blob(&at(&registry.host, "app"), Digest::of(b""), "b", &progress).unwrap();
+    let scopes = "&scope=repository%3Aapp%3Apull%2Cpush&scope=repository%3Ab%3Apull";
+    assert!(registry.log().iter().any(|line| line.ends_with(scopes)), "{:?}", registry.log());
+}
+
+#[test]
 fn a_token_that_is_over_is_replaced() {
     let registry = BadRegistry::start(|number, asked| {
         let challenge = || format!(r#"Bearer realm="http://{}/token""#, asked.header("host").unwrap());
