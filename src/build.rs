@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::base::{Base, BaseError, hides};
 use crate::blobs::{At, Output, Verify, WriteError};
 use crate::closure::ClosureGraph;
 use crate::config::Config;
@@ -30,6 +31,9 @@ pub enum BuildError {
     /// There is no plan.
     #[error("{0}")]
     Plan(#[from] PlanError),
+    /// An image that was not built here, or is built upon, cannot be used.
+    #[error("{0}")]
+    Base(#[from] BaseError),
     /// Something that was built before cannot be read.
     #[error("{0}")]
     Layout(#[from] LayoutError),
@@ -191,7 +195,7 @@ pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePl
     let request = |spec: &ImageSpec| {
         let models =
             spec.models.iter().map(|source| planned_model(source, graph)).collect::<Result<_, BuildError>>()?;
-        Ok(ImageRequest { layers: read_all_layers(&spec.layers)?, spec: spec.clone(), models })
+        new_request(spec.clone(), models)
     };
     let requests = specs.iter().map(request).collect::<Result<_, BuildError>>()?;
     Ok(plan::plan_images(graph, requests)?)
@@ -267,7 +271,6 @@ fn built_model(path: &Path) -> Result<(Image, String, Layer), BuildError> {
 }
 
 fn request(spec: ImageSpec, models: &BTreeMap<String, Model>) -> Result<ImageRequest, BuildError> {
-    let layers = read_all_layers(&spec.layers)?;
     let mut named = Vec::new();
     for source in &spec.models {
         let name = match source {
@@ -277,7 +280,35 @@ fn request(spec: ImageSpec, models: &BTreeMap<String, Model>) -> Result<ImageReq
         let layer = models[&name].layer.clone();
         named.push(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) });
     }
-    Ok(ImageRequest { spec, models: named, layers })
+    new_request(spec, named)
+}
+
+/// Reads what was built before: the image that this one is built upon, and layers.
+fn new_request(spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRequest, BuildError> {
+    let layers = read_all_layers(&spec.layers)?;
+    let Some(path) = &spec.from_image else {
+        return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers });
+    };
+    let base = Base::open(path, &spec.platform)?;
+    let targets: Vec<(&Path, &str)> = models
+        .iter()
+        .flat_map(|model| model.layer.recipe.targets().map(|target| (target.as_path(), model.name.as_str())))
+        .collect();
+    if let Some((place, target)) = hides(&base.layers, &targets.iter().map(|(target, _)| *target).collect::<Vec<_>>())?
+    {
+        let model = targets.iter().find(|(other, _)| *other == target).map_or("", |(_, name)| name);
+        let message = format!(
+            "has {} where model '{model}' is to be, and would hide it: models lie below everything else; give the model another mountPath",
+            place.display()
+        );
+        return Err(BuildError::Unfit { path: path.clone(), message });
+    }
+    let (weights, rest): (Vec<Layer>, Vec<Layer>) =
+        base.layers.into_iter().partition(|layer| layer.record.kind == LayerKind::Model);
+    for (name, layer) in base.models.into_iter().zip(weights) {
+        models.push(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) });
+    }
+    Ok(ImageRequest { spec, models, base: rest, inherited: Some(base.inherited), layers })
 }
 
 fn read_all_layers(paths: &[PathBuf]) -> Result<Vec<Layer>, BuildError> {
@@ -331,7 +362,8 @@ fn make(
             }
             let owners = planned.owners();
             let Planned { kind, title, why, recipe, .. } = planned.clone();
-            let record = LayerRecord { digest, size, kind, title, why, owners };
+            let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
+            let record = LayerRecord { digest, size, packed, kind, title, why, owners };
             Ok((recipe.clone(), Layer { record, recipe, checksums: Some(checksums) }))
         })
         .collect::<Result<_, BuildError>>()?;
@@ -367,7 +399,7 @@ fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Result<Image, Buil
     assemble(
         &plan.spec.name,
         plan.spec.tag.as_deref(),
-        &About::from(&plan.spec),
+        &About { inherited: plan.inherited, ..About::from(&plan.spec) },
         &layers,
         plan.models,
         ImageKind::Image,
@@ -383,6 +415,7 @@ fn model_image(spec: &ModelSpec, layer: &Layer) -> Result<Image, BuildError> {
         author: None,
         config: Config::default(),
         annotations: spec.annotations.clone(),
+        inherited: None,
     };
     assemble(
         &spec.name,
@@ -416,7 +449,7 @@ fn assemble(
         models,
     };
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
-    let summary = Summary { version: VERSION, kind, name, reference, digest, platforms: vec![platform] };
+    let summary = Summary { version: VERSION, kind, name, reference, digest, origin: None, platforms: vec![platform] };
     let describe = |layer: &Layer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
     let recipes = layers.iter().map(|layer| (layer.record.digest, describe(layer))).collect();
     Ok(Image { summary, top: manifest, blobs: vec![config], recipes })
@@ -438,7 +471,8 @@ pub fn index(spec: &IndexSpec) -> Result<Image, BuildError> {
         if let Some(other) = platforms.iter().find(|other| other.platform == platform.platform) {
             return Err(unfit(format!("is for {}, as another image of the index is", other.platform)));
         }
-        entries.push((platform.platform.clone(), platform.digest, directory.image().top.bytes.len() as u64));
+        let top = &directory.image().top;
+        entries.push((platform.platform.clone(), top.media_type.clone(), platform.digest, top.bytes.len() as u64));
         platforms.push(platform.clone());
         blobs.extend(directory.image().small_blobs().cloned());
         recipes.extend(directory.image().recipes.clone());
@@ -450,6 +484,6 @@ pub fn index(spec: &IndexSpec) -> Result<Image, BuildError> {
     let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
     let kind = ImageKind::Index;
-    let summary = Summary { version: VERSION, kind, name, reference, digest: top.digest, platforms };
+    let summary = Summary { version: VERSION, kind, name, reference, digest: top.digest, origin: None, platforms };
     Ok(Image { summary, top, blobs, recipes })
 }

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use oci_spec::image::{
-    Arch, Descriptor, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndexBuilder,
+    Arch, Descriptor, History, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndexBuilder,
     ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::canonical;
 use crate::config::{Config, unordered};
@@ -50,10 +51,13 @@ impl LayerKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerRecord {
-    /// Digest of its bytes, which is its diff ID too: layers are not compressed.
+    /// Digest of its bytes.
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
+    /// For a layer that came compressed: what is in it. Layers of ours are not compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// What it is for.
     pub kind: LayerKind,
     /// What is in it, in a few words.
@@ -62,6 +66,38 @@ pub struct LayerRecord {
     pub why: String,
     /// The host paths that its bytes come from.
     pub owners: Vec<String>,
+}
+
+/// What is in a compressed layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Packed {
+    /// Media type of the layer, in the words of the OCI image-spec.
+    pub media_type: String,
+    /// Digest of the archive that it holds.
+    pub diff_id: Digest,
+    /// Size of that archive in bytes.
+    pub diff_size: u64,
+}
+
+impl LayerRecord {
+    /// Digest of the layer's archive, uncompressed: what a config names, and what chain IDs are made of.
+    #[must_use]
+    pub fn diff_id(&self) -> Digest {
+        self.packed.as_ref().map_or(self.digest, |packed| packed.diff_id)
+    }
+
+    /// Size of the layer's archive in bytes, uncompressed: about what its files take on a disk.
+    #[must_use]
+    pub fn diff_size(&self) -> u64 {
+        self.packed.as_ref().map_or(self.size, |packed| packed.diff_size)
+    }
+
+    /// The media type that a manifest gives it.
+    #[must_use]
+    pub fn media_type(&self) -> MediaType {
+        self.packed.as_ref().map_or(MediaType::ImageLayer, |packed| MediaType::from(packed.media_type.as_str()))
+    }
 }
 
 /// A layer whose bytes can be had: its record, and how they are made.
@@ -128,6 +164,21 @@ pub struct About {
     pub config: Config,
     /// Annotations of its manifest.
     pub annotations: BTreeMap<String, String>,
+    /// What the image that it is built upon hands down.
+    pub inherited: Option<Inherited>,
+}
+
+/// What an image hands down to one that is built upon it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// How a container of it runs: all of its `config`, keys that windlass does not know included.
+    pub config: Map<String, Value>,
+    /// How it was made; empty if that is not known for every layer.
+    pub history: Vec<History>,
+    /// `os.version` and `os.features`, where it has them.
+    pub os: Map<String, Value>,
+    /// How many layers it has.
+    pub layers: usize,
 }
 
 impl From<&ImageSpec> for About {
@@ -140,6 +191,7 @@ impl From<&ImageSpec> for About {
             author: spec.author.clone(),
             config: spec.config.clone(),
             annotations: spec.annotations.clone(),
+            inherited: None,
         }
     }
 }
@@ -147,9 +199,12 @@ impl From<&ImageSpec> for About {
 /// The config blob and the manifest blob of an image with these layers, bottom first.
 #[must_use]
 pub fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
-    let config = Blob::new(MediaType::ImageConfig, &configuration(about, layers));
-    let layers: Vec<_> =
-        layers.iter().map(|layer| descriptor(&MediaType::ImageLayer, layer.record.digest, layer.record.size)).collect();
+    let config = match &about.inherited {
+        None => Blob::new(MediaType::ImageConfig, &configuration(about, layers)),
+        Some(inherited) => Blob::new(MediaType::ImageConfig, &inheriting(about, layers, inherited)),
+    };
+    let to = |Layer { record, .. }: &Layer| descriptor(&record.media_type(), record.digest, record.size);
+    let layers: Vec<_> = layers.iter().map(to).collect();
     let mut manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageManifest)
@@ -164,7 +219,7 @@ pub fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
 }
 
 fn configuration(about: &About, layers: &[Layer]) -> ImageConfiguration {
-    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.record.digest.to_string()).collect();
+    let diff_ids: Vec<_> = layers.iter().map(|layer| layer.record.diff_id().to_string()).collect();
     let history: Vec<_> = layers
         .iter()
         .map(|layer| {
@@ -200,6 +255,29 @@ fn configuration(about: &About, layers: &[Layer]) -> ImageConfiguration {
     image.build().expect("every required field is set")
 }
 
+/// The configuration of an image that is built upon another: all that it says, with what the new one says over it.
+fn inheriting(about: &About, layers: &[Layer], inherited: &Inherited) -> Value {
+    let json = |value: &ImageConfiguration| serde_json::to_value(value).expect("string keys and integers are JSON");
+    let mut new = configuration(about, layers);
+    if !inherited.history.is_empty() {
+        // The layers of the base lie above those of models that are not its own.
+        let start = layers.iter().take_while(|layer| layer.record.kind == LayerKind::Model).count();
+        let start = start.min(layers.len().saturating_sub(inherited.layers));
+        let mut history = new.history().clone().unwrap_or_default();
+        history.splice(start..start + inherited.layers, inherited.history.iter().cloned());
+        new.set_history(Some(history));
+    }
+    let mut value = json(&new);
+    let config = about.config.over(&inherited.config);
+    value["config"] = Value::Object(config);
+    for (key, inherited) in &inherited.os {
+        if value.get(key).is_none() {
+            value[key] = inherited.clone();
+        }
+    }
+    value
+}
+
 /// Names of what is in a layer, at most this many.
 const NAMES: usize = 12;
 
@@ -219,17 +297,17 @@ fn contents_of(layer: &Layer) -> String {
 
 /// An index of the manifests of several platforms.
 #[must_use]
-pub fn index(manifests: &[(Platform, Digest, u64)], annotations: &BTreeMap<String, String>) -> Blob {
+pub fn index(manifests: &[(Platform, MediaType, Digest, u64)], annotations: &BTreeMap<String, String>) -> Blob {
     let entries: Vec<_> = manifests
         .iter()
-        .map(|(platform, digest, size)| {
+        .map(|(platform, media_type, digest, size)| {
             let mut to = PlatformBuilder::default()
                 .os(Os::from(platform.os.as_str()))
                 .architecture(Arch::from(platform.architecture.as_str()));
             if let Some(variant) = &platform.variant {
                 to = to.variant(variant.clone());
             }
-            let mut entry = descriptor(&MediaType::ImageManifest, *digest, *size);
+            let mut entry = descriptor(media_type, *digest, *size);
             entry.set_platform(Some(to.build().expect("both required fields are set")));
             entry
         })
@@ -260,15 +338,15 @@ pub fn oci_layout() -> Vec<u8> {
     canonical::to_bytes(&BTreeMap::from([("imageLayoutVersion", "1.0.0")]))
 }
 
-/// containers-storage's name of each layer of an image, bottom first: the lowest one's digest, then
+/// containers-storage's name of each layer of an image, bottom first: the lowest one's diff ID, then
 /// `sha256(parent + "+" + diff ID)`, all in hex.
 #[must_use]
 pub fn chain_ids(layers: &[LayerRecord]) -> Vec<Digest> {
     let mut chain: Vec<Digest> = Vec::with_capacity(layers.len());
     for layer in layers {
         let next = match chain.last() {
-            None => layer.digest,
-            Some(parent) => Digest::of(format!("{}+{}", parent.hex(), layer.digest.hex()).as_bytes()),
+            None => layer.diff_id(),
+            Some(parent) => Digest::of(format!("{}+{}", parent.hex(), layer.diff_id().hex()).as_bytes()),
         };
         chain.push(next);
     }

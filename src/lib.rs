@@ -33,14 +33,16 @@
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
 //! | `content` | `layer` `store` |
-//! | `spec` | `canonical` `config` `content` `layer` `platform` `reference` `service` `store` |
+//! | `pattern` | `layer` `store` |
+//! | `spec` | `canonical` `config` `content` `digest` `layer` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
 //! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
-//! | `build` | `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `base` | `compression` `digest` `image` `layer` `layout` `platform` `progress` `reference` `spec` |
+//! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
@@ -52,6 +54,7 @@
 //! `anyhow` and `clap`.
 
 pub mod archive;
+pub mod base;
 pub mod blobs;
 pub mod build;
 pub mod canonical;
@@ -68,6 +71,7 @@ pub mod layer_set;
 pub mod layout;
 pub mod nar;
 pub mod path_info;
+pub mod pattern;
 pub mod pipe;
 pub mod plan;
 pub mod platform;

@@ -25,7 +25,7 @@ use crate::blobs::{At, WriteError, write_file};
 use crate::build::Stack;
 use crate::canonical;
 use crate::digest::Digest;
-use crate::image::{LayerKind, LayerRecord};
+use crate::image::{LayerKind, LayerRecord, Packed};
 use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_versioned};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -84,6 +84,9 @@ pub struct StackLayer {
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
+    /// What is in it, for one that is compressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<Packed>,
     /// What it is for.
     pub kind: LayerKind,
     /// What is in it, in a few words.
@@ -120,8 +123,8 @@ pub struct StackModel {
 
 impl From<&LayerRecord> for StackLayer {
     fn from(layer: &LayerRecord) -> Self {
-        let LayerRecord { digest, size, kind, title, owners, .. } = layer.clone();
-        Self { digest, size, kind, title, owners }
+        let LayerRecord { digest, size, packed, kind, title, owners, .. } = layer.clone();
+        Self { digest, size, packed, kind, title, owners }
     }
 }
 

@@ -118,7 +118,7 @@ fn compare(old: &[Seen], new: &[Seen]) -> Report {
             let Some(digest) = layer.digest else { continue };
             // A chain that an earlier image of this list brings is written once.
             if chains.insert(chain) {
-                let change = LayerChange { digest, size: layer.size, title: layer.title.clone() };
+                let change = LayerChange { digest, size: layer.diff_size(), title: layer.title.clone() };
                 if blobs.contains(&digest) { rewritten.push(change) } else { new_blobs.push(change) }
             }
         }
@@ -142,7 +142,8 @@ fn compare(old: &[Seen], new: &[Seen]) -> Report {
 fn chain(image: &Seen) -> Vec<Digest> {
     let record = |layer: &SeenLayer| {
         let (title, why, owners) = (String::new(), String::new(), Vec::new());
-        layer.digest.map(|digest| LayerRecord { digest, size: layer.size, kind: layer.kind, title, why, owners })
+        let (size, packed, kind) = (layer.size, layer.packed.clone(), layer.kind);
+        layer.digest.map(|digest| LayerRecord { digest, size, packed, kind, title, why, owners })
     };
     chain_ids(&image.layers.iter().filter_map(record).collect::<Vec<_>>())
 }
@@ -200,6 +201,7 @@ mod tests {
         let layer = |(owner, size): &(&str, u64)| SeenLayer {
             digest: Some(Digest::of(owner.as_bytes())),
             size: *size,
+            packed: None,
             kind: LayerKind::Closure,
             title: (*owner).to_owned(),
             why: String::new(),

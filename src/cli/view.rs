@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::digest::Digest;
-use crate::image::{LayerKind, LayerRecord};
+use crate::image::{LayerKind, LayerRecord, Packed};
 use crate::layout::{ImageDir, Summary, read_versioned};
 use crate::platform::Platform;
 use crate::stack::{StackDir, StackJson, StackLayer};
@@ -33,6 +33,8 @@ pub(super) struct Seen {
 pub(super) struct SeenLayer {
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) packed: Option<Packed>,
     pub(super) kind: LayerKind,
     pub(super) title: String,
     pub(super) why: String,
@@ -99,17 +101,24 @@ fn of_directory(image: &ImageDir) -> Vec<Seen> {
     platforms.iter().map(seen).collect()
 }
 
+impl SeenLayer {
+    /// Bytes that a host writes for it.
+    pub(super) fn diff_size(&self) -> u64 {
+        self.packed.as_ref().map_or(self.size, |packed| packed.diff_size)
+    }
+}
+
 impl From<&LayerRecord> for SeenLayer {
     fn from(record: &LayerRecord) -> Self {
-        let LayerRecord { digest, size, kind, title, why, owners } = record.clone();
-        Self { digest: Some(digest), size, kind, title, why, owners, on_disk: None }
+        let LayerRecord { digest, size, packed, kind, title, why, owners } = record.clone();
+        Self { digest: Some(digest), size, packed, kind, title, why, owners, on_disk: None }
     }
 }
 
 impl From<&StackLayer> for SeenLayer {
     fn from(layer: &StackLayer) -> Self {
-        let StackLayer { digest, size, kind, title, owners } = layer.clone();
-        Self { digest: Some(digest), size, kind, title, why: String::new(), owners, on_disk: None }
+        let StackLayer { digest, size, packed, kind, title, owners } = layer.clone();
+        Self { digest: Some(digest), size, packed, kind, title, why: String::new(), owners, on_disk: None }
     }
 }
 

@@ -105,6 +105,7 @@ impl<'a> Node<'a> {
             Input::Directory { path, mode } => (path.as_path(), path, What::Directory(*mode)),
             Input::Symlink { path, target } => (path.as_path(), path, What::Symlink(target.as_os_str().as_bytes())),
             Input::Text { path, text, mode } => (path.as_path(), path, What::Text(text, *mode)),
+            Input::Blob { path } => return Err(LayerError::Whole(path.clone())),
             Input::MountPoints => {
                 let directories = MOUNT_DIRECTORIES.map(|(path, mode)| (path, What::Directory(Mode(mode))));
                 let files = MOUNT_FILES.map(|path| (path, What::Text("", Mode(0o644))));

@@ -128,6 +128,9 @@ pub enum LayerError {
     /// A rule names an input that the layer does not have.
     #[error("a perms rule is for {path}, which is not an input of this layer", path = .0.display())]
     PermWithoutInput(PathBuf),
+    /// A layer that is there as a file is taken for one that is made of parts.
+    #[error("{path} is a whole layer: it stands alone in a recipe, and its members are not listed here", path = .0.display())]
+    Whole(PathBuf),
     /// The recipe is of a format that this version does not know.
     #[error("layer format {0} is newer than this windlass, which knows format {FORMAT}; update windlass")]
     UnknownFormat(u32),
@@ -204,6 +207,9 @@ impl Recipe {
     }
 
     fn give(&self, sink: &mut dyn Sink, mut sums: Option<&mut Checksums>) -> Result<(), LayerError> {
+        if let Some(path) = self.blob() {
+            return give_blob(path, sink);
+        }
         let mut offset = 0;
         self.members(&mut |Member { entry, content, host }| {
             let header = header(&entry, offset);
@@ -243,6 +249,18 @@ impl Recipe {
         })?;
         sink.bytes(&TRAILER).map_err(LayerError::Sink)
     }
+}
+
+/// Gives a layer that is there as a file; its checksums are those of the files in it, which are not looked at.
+fn give_blob(path: &Path, sink: &mut dyn Sink) -> Result<(), LayerError> {
+    let reading = |source| LayerError::reading(path, source);
+    let file = File::open(path).map_err(reading)?;
+    let size = file.metadata().map_err(reading)?.len();
+    sink.file(&file, size, false, Vec::new()).map_err(|error| match error {
+        PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => LayerError::Changed(path.to_owned()),
+        PipeError::Read(error) => reading(error),
+        PipeError::Write(error) => LayerError::Sink(error),
+    })
 }
 
 /// The perms rules, ready to use.

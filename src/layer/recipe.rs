@@ -4,7 +4,7 @@
 //! every machine, so it stands for the blob; it names every store path in full, which is what keeps them alive when the
 //! recipe itself lies in the Nix store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,12 @@ pub enum Input {
         /// Octal permission bits.
         #[serde(default = "Mode::text")]
         mode: Mode,
+    },
+    /// A file that is the layer, byte for byte: a blob of an image that was not built here. It stands alone, because nothing
+    /// can be added to it.
+    Blob {
+        /// Absolute path of the file.
+        path: PathBuf,
     },
     /// The places that a container engine mounts over, wherever no other input says what is there.
     ///
@@ -206,6 +212,21 @@ impl TryFrom<String> for Mode {
 }
 
 impl Recipe {
+    /// The recipe of a layer that is there as a file.
+    #[must_use]
+    pub fn of_blob(path: PathBuf) -> Self {
+        Self { format: FORMAT, inputs: vec![Input::Blob { path }], perms: Vec::new() }
+    }
+
+    /// The file that is the layer, for one that was not made here.
+    #[must_use]
+    pub fn blob(&self) -> Option<&Path> {
+        match &self.inputs[..] {
+            [Input::Blob { path }] => Some(path),
+            _ => None,
+        }
+    }
+
     /// The places in the image that files or trees are moved to.
     pub fn targets(&self) -> impl Iterator<Item = &PathBuf> {
         self.inputs.iter().filter_map(|input| match input {
@@ -219,7 +240,10 @@ impl Recipe {
     pub fn sources(&self) -> Vec<&PathBuf> {
         let mut sources = Vec::new();
         for input in &self.inputs {
-            if let Input::StorePath { path: source, .. } | Input::Copy { source, .. } | Input::Links { source } = input
+            if let Input::StorePath { path: source, .. }
+            | Input::Copy { source, .. }
+            | Input::Links { source }
+            | Input::Blob { path: source } = input
                 && !sources.contains(&source)
             {
                 sources.push(source);

@@ -234,7 +234,7 @@ impl Host {
                 if let Err(at) = known.binary_search(&chain) {
                     known.insert(at, chain);
                     let is_linked = how == How::Link && self.links(&store, &layer.owners);
-                    to_write += if is_linked { 0 } else { layer.size };
+                    to_write += if is_linked { 0 } else { layer.diff_size() };
                 }
             }
             if matches!(how, How::Present | How::Name) {

@@ -338,7 +338,7 @@ impl Host {
                 continue;
             }
             let (present, platform) = (Survey::read(&self.places, progress)?.own_diff_ids(), target.platform()?);
-            let missing = platform.layers.iter().filter(|layer| !present.contains(&layer.digest));
+            let missing = platform.layers.iter().filter(|layer| !present.contains(&layer.diff_id()));
             outcome.step.to_write = missing.map(|layer| layer.size).sum();
             match pull(&self.engine, &self.places, &target.image, platform, &present, progress) {
                 Ok(pulled) => bytes += pulled.bytes,

@@ -155,7 +155,7 @@ pub fn pull(
 ) -> Result<Pulled, PullError> {
     let mut missing: Vec<&LayerRecord> = Vec::new();
     for layer in &platform.layers {
-        if !present.contains(&layer.digest) && !missing.contains(&layer) {
+        if !present.contains(&layer.diff_id()) && !missing.contains(&layer) {
             missing.push(layer);
         }
     }

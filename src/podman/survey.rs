@@ -109,7 +109,7 @@ impl Survey {
             let Some((home, stored)) = self.layer(store, &id) else {
                 return Some(format!("layer {} ({}) has no record", layer.title, chain.short()));
             };
-            if stored.is_incomplete() || stored.diff_digest != Some(layer.digest) {
+            if stored.is_incomplete() || stored.diff_digest != Some(layer.diff_id()) {
                 return Some(format!("layer {} ({}) is incomplete", layer.title, chain.short()));
             }
             if !home.tree(&id).is_dir() {
