@@ -1,13 +1,49 @@
-//! What the environment says about registries: logins, certificates, the proxy.
+//! What every verb that asks a registry shares: logins, certificates, the proxy and patience, as the environment or the
+//! user's arguments have them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use anyhow::Result;
+
 use crate::registry::credentials::Secret;
 use crate::registry::options::{Options, ProxyOptions};
+use crate::upstream::Registries;
 
 /// What nixpkgs sets `SSL_CERT_FILE` to where it wants no certificates to be found.
 const NO_CERTIFICATES: &str = "/no-cert-file.crt";
+
+/// How to talk to registries, where the environment does not say it.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Registries")]
+pub(super) struct RegistryArgs {
+    /// The file with logins, as `podman login` writes it. By default that of REGISTRY_AUTH_FILE, else Podman's and Docker's.
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// The certificates to trust, in PEM. By default those that NIX_SSL_CERT_FILE or SSL_CERT_FILE names.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// How often something is tried again that may go away by itself.
+    #[arg(long, value_name = "N", default_value_t = Options::default().retries)]
+    retries: u32,
+}
+
+impl RegistryArgs {
+    /// The clients for these arguments and this environment.
+    pub(super) fn registries(&self) -> Result<Registries> {
+        Ok(Registries::new(&self.options(false))?)
+    }
+
+    /// What these arguments and the environment say.
+    pub(super) fn options(&self, insecure: bool) -> Options {
+        let mut options = Options { retries: self.retries, ..options(insecure) };
+        if let Some(file) = &self.authfile {
+            options.auth_files = vec![file.clone()];
+        }
+        options.ca_file = self.ca_file.clone().or(options.ca_file);
+        options
+    }
+}
 
 /// How to talk to registries, as the user's environment has it.
 pub(super) fn options(insecure: bool) -> Options {

@@ -14,6 +14,7 @@ mod context;
 mod convert;
 pub mod export;
 mod extends;
+pub mod images;
 pub mod import;
 pub mod known;
 mod network;

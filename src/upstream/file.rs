@@ -172,6 +172,12 @@ impl Change {
         Ok(Self { lock: before.clone().unwrap_or_default(), before, path, _guard: guard })
     }
 
+    /// Whether there was no lock before.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.before.is_none()
+    }
+
     /// Puts what the lock is now in the place of what it was. `false`, and the file stays as it is, if that is the same.
     ///
     /// # Errors
