@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -85,6 +85,7 @@ pub(crate) struct BadRegistry {
     /// `127.0.0.1:PORT`.
     pub(crate) host: String,
     asked: Arc<Mutex<Vec<Asked>>>,
+    connections: Arc<AtomicUsize>,
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -96,7 +97,8 @@ impl BadRegistry {
         let host = listener.local_addr().unwrap().to_string();
         let script: Arc<Script> = Arc::new(script);
         let (asked, done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (log, ended) = (Arc::clone(&asked), Arc::clone(&done));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (log, ended, accepted) = (Arc::clone(&asked), Arc::clone(&done), Arc::clone(&connections));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
@@ -106,11 +108,17 @@ impl BadRegistry {
                 else {
                     continue;
                 };
+                accepted.fetch_add(1, Ordering::SeqCst);
                 // A client that goes away in the middle is no failure of the server.
                 std::thread::spawn(move || serve(&stream, &*script, &log, &ended));
             }
         });
-        Self { host, asked, done, thread: Some(thread) }
+        Self { host, asked, connections, done, thread: Some(thread) }
+    }
+
+    /// How many connections there were.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// All requests so far, in order.

@@ -124,6 +124,7 @@ fn a_token_is_got_once_for_a_repository() {
     let [app, b] = ["GET /v2/app/manifests/1", "GET /v2/b/manifests/1"];
     // The second repository is challenged with the scope of the first: the registry says what it wants.
     assert_eq!(registry.log(), [app, token, app, app, app, b, token, b]);
+    assert_eq!(registry.connections(), 1);
 
     // Many threads, one token.
     let registry = with_tokens(false);
