@@ -35,12 +35,14 @@ pub(crate) struct Answer {
     /// Between the pieces of the body; each is `piece` bytes.
     pause: Duration,
     piece: usize,
+    /// Whether the client is told how long the body is.
+    sized: bool,
 }
 
 impl Answer {
     pub(crate) fn new(status: u16) -> Self {
         let (headers, body, pause) = (Vec::new(), Vec::new(), Duration::ZERO);
-        Self { status, headers, body, cut: None, pause, piece: usize::MAX }
+        Self { status, headers, body, cut: None, pause, piece: usize::MAX, sized: true }
     }
 
     pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
@@ -60,6 +62,12 @@ impl Answer {
     /// Ends the connection after so many bytes of the body.
     pub(crate) fn cut_after(mut self, bytes: usize) -> Self {
         self.cut = Some(bytes);
+        self
+    }
+
+    /// Does not say how long the body is: it ends with the connection.
+    pub(crate) fn unsized_body(mut self) -> Self {
+        self.sized = false;
         self
     }
 
@@ -144,7 +152,7 @@ fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>, ended: &A
         for (name, value) in &answer.headers {
             head.extend([name, ": ", value, "\r\n"]);
         }
-        if !answer.headers.iter().any(|(name, _)| name == "content-length") {
+        if answer.sized {
             head.extend(["content-length: ", &length.to_string(), "\r\n"]);
         }
         head.push_str("\r\n");
@@ -160,7 +168,7 @@ fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>, ended: &A
                 std::thread::sleep(answer.pause);
             }
         }
-        if answer.cut.is_some() {
+        if answer.cut.is_some() || !answer.sized {
             drop(stream.shutdown(std::net::Shutdown::Both));
             return None;
         }
