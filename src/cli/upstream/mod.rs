@@ -99,7 +99,7 @@ impl StateArgs {
 }
 
 /// A folder of the user: what the variable says, or else below the home.
-fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
+pub(super) fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set(variable).or_else(|| Some(set("HOME")?.join(default)));
     home.ok_or_else(|| Environment(format!("neither {variable} nor HOME is set; set one of them")).into())
