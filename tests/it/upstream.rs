@@ -291,3 +291,53 @@ fn a_policy_is_satisfied_or_nothing_is_locked() {
     }
     assert_eq!(fs::read(env.path(LOCK)).unwrap(), text);
 }
+
+#[test]
+fn lists_and_compose_files_come_in_as_pending() {
+    let env = Env::new();
+    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/upstream/container-versions.json");
+    let import = ["upstream", "import", list, "--state", "state.json", "--platform", "linux/amd64"];
+    let said = env.ok(import);
+    assert!(said.ends_with("5 images added as pending\n"), "{said}");
+    assert!(env.ok(import).ends_with("0 images added as pending, 5 there already\n"));
+    let export = ["upstream", "export", "--state", "state.json", "--to", "out.json"];
+    assert_eq!(env.ok(export), "out.json: 5 images\n");
+    let read = |path: &str| serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(read(env.path("out.json").to_str().unwrap()), read(list));
+    let listed = env.ok(["upstream", "list", "--state", "state.json"]);
+    assert!(listed.contains("5 images: 0 pinned, 0 locked by a floating tag, 5 pending"), "{listed}");
+    // Nobody is asked about what was never locked.
+    let (code, said) = check(&env, &[]);
+    assert!(code == 8 && said.contains("Run `windlass upstream update --all` to apply"), "{said}");
+
+    env.write("compose.yaml", "services:\n  cache: { image: redis:8 }\n  app: { build: . }\n");
+    let said = env.ok(["upstream", "import", "compose.yaml", "--state", "state.json"]);
+    assert!(said.ends_with("1 image added as pending, 1 left out: built, not pulled\n"), "{said}");
+    assert_eq!(lock(&env)["images"]["cache"]["original"]["ref"], "docker.io/library/redis:8");
+    env.write("other.yaml", "services:\n  cache: { image: redis:7 }\n");
+    let (code, sentence) = env.refused(&mut env.windlass(["upstream", "import", "other.yaml", "--state", "state.json"]));
+    assert!(code == 2 && sentence.contains("the lock has it as docker.io/library/redis:8"), "{sentence}");
+}
+
+#[test]
+fn pending_images_are_locked_when_all_are_asked_for() {
+    let env = Env::new();
+    let registry = RealRegistry::start(&env);
+    let reference = format!("{}/a/app:1.0", registry.host);
+    push_version(&env, 1, &[&reference]);
+    add(&env, "app", &reference, &["--pending", "--platform", "linux/arm64"]);
+    let (code, said, beside) = run(&env, &["update"]);
+    assert_eq!((code, said.as_str()), (0, ""));
+    assert_eq!(beside, "1 image: 0 changed, 0 the same, 1 pending (--all locks them)\n");
+    let (_, said, _) = run(&env, &["update", "--all"]);
+    assert!(said.ends_with("- app\n"), "{said}");
+    // What is asked for was edited: that is pending again, without anybody being asked.
+    let mut edited = lock(&env);
+    edited["images"]["app"]["original"]["platforms"] = json!(["linux/amd64", "linux/arm64"]);
+    env.write(LOCK, edited.to_string());
+    let (code, said) = check(&env, &[]);
+    assert!(code == 8 && said.contains("edited since it was locked\n  [PENDING]"), "{said}");
+    let (_, said, _) = run(&env, &["update"]);
+    assert!(said.ends_with("- app\n"), "{said}");
+    assert_eq!(lock(&env)["images"]["app"]["locked"]["platforms"].as_object().unwrap().len(), 2);
+}
