@@ -17,7 +17,6 @@ use crate::podman::model::ModelError;
 use crate::podman::places::PlacesError;
 use crate::podman::pull::PullError;
 use crate::podman::records::RecordsError;
-use crate::registry::error::RegistryError;
 use crate::registry::location::LocationError;
 use crate::spec::SpecError;
 use crate::upstream::file::LockError;
@@ -129,7 +128,6 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || matches!(error.downcast_ref(), Some(ExportError::Archives { .. }))
         || error.is::<LocationError>()
         || error.is::<VersionsError>()
-        || matches!(error.downcast_ref(), Some(RegistryError::Insecure { .. }))
         || matches!(error.downcast_ref(), Some(SignatureError::Key))
     {
         return Some(2);
@@ -149,7 +147,6 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.downcast_ref().is_some_and(upstream)
         || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
         || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
-        || matches!(error.downcast_ref(), Some(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. }))
         || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
         || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
     {
@@ -162,18 +159,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     {
         return Some(5);
     }
-    let login = |error: &RegistryError| {
-        matches!(
-            error,
-            RegistryError::Unauthorized { .. }
-                | RegistryError::Denied { .. }
-                | RegistryError::Credentials(_)
-                | RegistryError::Certificates { .. }
-                | RegistryError::Proxy
-        )
-    };
     let environment = error.is::<Environment>()
-        || error.downcast_ref().is_some_and(login)
         || error.is::<PlacesError>()
         || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
         || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
