@@ -5,18 +5,22 @@
 //!
 //! Sources: OCI image-spec 1.1 (*manifest.md*, *config.md*, *layer.md*) and Docker's *Image Manifest Version 2, Schema 2*.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use oci_spec::image::{History, ImageConfiguration, ImageManifest, MediaType};
 use rayon::prelude::*;
 use serde_json::Value;
+use tar::EntryType;
 
 use crate::compression::Compression;
 use crate::digest::{Digest, Hasher};
 use crate::image::{Blob, Inherited, Layer, LayerKind, LayerRecord, Packed, digest_in};
-use crate::layer::Recipe;
+use crate::layer::{Kind, LayerError, Recipe};
 use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, Origin, PlatformRecord, Summary, VERSION};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -43,6 +47,9 @@ pub enum BaseError {
         /// What is wrong.
         message: String,
     },
+    /// What is put over a base.
+    #[error("{0}")]
+    Above(#[from] LayerError),
     /// The image directory of a base.
     #[error("{0}")]
     Layout(Box<LayoutError>),
@@ -184,9 +191,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
     let mut archive = Hasher::new();
     let limit = BOMB_FROM.max(size.saturating_mul(BOMB_RATIO));
     {
-        let mut reader = compression
-            .decoder(BufReader::with_capacity(1 << 17, &mut packed))
-            .map_err(|error| failed(error.to_string()))?;
+        let mut reader = compression.decoder(&mut packed).map_err(|error| failed(error.to_string()))?;
         let mut buffer = vec![0; 1 << 17];
         let mut total = 0;
         loop {
@@ -313,53 +318,96 @@ impl Base {
 ///
 /// # Errors
 /// If a layer of the base cannot be read.
-pub fn hides<'a>(layers: &[Layer], targets: &[&'a Path]) -> Result<Option<(PathBuf, &'a Path)>, BaseError> {
+pub fn hides<'a>(base: &[Layer], targets: &[&'a Path]) -> Result<Option<(PathBuf, &'a Path)>, BaseError> {
+    let mut found = None;
     if targets.is_empty() {
-        return Ok(None);
+        return Ok(found);
     }
-    for layer in layers.iter().filter(|layer| layer.record.kind != LayerKind::Model) {
-        let found = match layer.recipe.blob() {
-            Some(blob) => hides_in_blob(&layer.record, blob, targets)?,
-            None => layer.recipe.targets().find_map(|place| Some((place.clone(), hidden(place, false, targets)?))),
-        };
-        if found.is_some() {
-            return Ok(found);
-        }
+    for layer in base {
+        entries(layer, &mut |place, kind| {
+            if found.is_none() {
+                found = hidden(place, *kind == Found::Directory, targets).map(|target| (place.to_owned(), target));
+            }
+        })?;
     }
-    Ok(None)
+    Ok(found)
 }
 
-fn hides_in_blob<'a>(
-    record: &LayerRecord,
-    blob: &Path,
-    targets: &[&'a Path],
-) -> Result<Option<(PathBuf, &'a Path)>, BaseError> {
+/// A link of a base that a directory of a layer above it would take the place of, with what it leads to: `/bin`, which is
+/// `usr/bin` in most images, would be empty but for what is put there.
+///
+/// # Errors
+/// If a layer cannot be read.
+pub fn covers(base: &[&Layer], above: &Recipe) -> Result<Option<(PathBuf, PathBuf)>, BaseError> {
+    let mut directories = BTreeSet::new();
+    members(above, &mut |place, kind| {
+        if *kind == Found::Directory {
+            directories.insert(place.to_owned());
+        }
+    })?;
+    let mut links: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+    if directories.is_empty() {
+        return Ok(None);
+    }
+    for layer in base {
+        entries(layer, &mut |place, kind| match kind {
+            Found::Link(target) if directories.contains(place) => drop(links.insert(place.to_owned(), target.clone())),
+            _ => links.retain(|link, _| hidden(place, *kind == Found::Directory, &[link]).is_none()),
+        })?;
+    }
+    Ok(links.into_iter().next())
+}
+
+/// What an entry of a layer is, as far as it matters to the layers around it.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Directory,
+    Link(PathBuf),
+    Other,
+}
+
+type Visit<'v> = dyn FnMut(&Path, &Found) + 'v;
+
+/// Every entry of a layer, by its place in the image.
+fn entries(layer: &Layer, visit: &mut Visit<'_>) -> Result<(), BaseError> {
+    let Some(blob) = layer.recipe.blob() else { return members(&layer.recipe, visit) };
     let failed = |source| BaseError::Read { path: blob.to_owned(), source };
-    let file = BufReader::with_capacity(1 << 17, File::open(blob).map_err(failed)?);
-    let compression = Compression::of_media_type(record.media_type().as_ref()).unwrap_or(Compression::None);
+    let file = File::open(blob).map_err(failed)?;
+    let compression = Compression::of_media_type(layer.record.media_type().as_ref()).unwrap_or(Compression::None);
     let mut archive = tar::Archive::new(compression.decoder(file).map_err(failed)?);
     for entry in archive.entries().map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let place = Path::new("/").join(
-            entry
-                .path()
-                .map_err(failed)?
-                .components()
-                .filter(|part| matches!(part, Component::Normal(_)))
-                .collect::<PathBuf>(),
-        );
-        if let Some(target) = hidden(&place, entry.header().entry_type().is_dir(), targets) {
-            return Ok(Some((place, target)));
-        }
+        let path = entry.path().map_err(failed)?;
+        let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
+        let place: PathBuf = std::iter::once(Component::RootDir).chain(names).collect();
+        let kind = match entry.header().entry_type() {
+            EntryType::Directory => Found::Directory,
+            EntryType::Symlink => Found::Link(entry.link_name().map_err(failed)?.unwrap_or_default().into_owned()),
+            _ => Found::Other,
+        };
+        visit(&place, &kind);
     }
-    Ok(None)
+    Ok(())
 }
 
-/// Which of these places an entry of a layer takes away from a layer below it (image-spec, *layer.md*, whiteouts).
-fn hidden<'a>(place: &Path, is_directory: bool, targets: &[&'a Path]) -> Option<&'a Path> {
+fn members(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), BaseError> {
+    recipe.members(&mut |member| {
+        let kind = match &member.entry.kind {
+            Kind::Directory => Found::Directory,
+            Kind::Symlink(target) => Found::Link(OsStr::from_bytes(target).into()),
+            Kind::File(_) => Found::Other,
+        };
+        visit(&Path::new("/").join(OsStr::from_bytes(&member.entry.path)), &kind);
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// Which of these places an entry of a layer takes away from the layers below it (image-spec, *layer.md*, whiteouts).
+fn hidden<'a, P: AsRef<Path> + ?Sized>(place: &Path, is_directory: bool, targets: &[&'a P]) -> Option<&'a Path> {
     let name = place.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let parent = place.parent().unwrap_or(Path::new("/"));
-    targets.iter().copied().find(|target| match name.strip_prefix(".wh.") {
+    targets.iter().map(|target| (*target).as_ref()).find(|target| match name.strip_prefix(".wh.") {
         Some(".wh..opq") => target.starts_with(parent) && *target != parent,
         Some(gone) => target.starts_with(parent.join(gone)),
         None if is_directory => *target == place,

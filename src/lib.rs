@@ -43,11 +43,12 @@
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `base` | `compression` `digest` `image` `layer` `layout` `platform` `progress` `reference` `spec` |
 //! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
-//! | `upstream` | `blobs` `compression` `digest` `platform` `progress` `reference` `registry` |
+//! | `upstream` | `blobs` `compose` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `registry` `store` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -66,6 +67,7 @@ pub mod config;
 pub mod content;
 pub mod digest;
 pub mod image;
+pub mod index;
 pub mod layer;
 pub mod layer_set;
 pub mod layout;

@@ -17,9 +17,13 @@ use crate::podman::model::ModelError;
 use crate::podman::places::PlacesError;
 use crate::podman::pull::PullError;
 use crate::podman::records::RecordsError;
+use crate::registry::error::RegistryError;
 use crate::registry::location::LocationError;
 use crate::spec::SpecError;
+use crate::upstream::fetch::FetchError;
 use crate::upstream::file::LockError;
+use crate::upstream::nix::NixError;
+use crate::upstream::place::{ParsePlaceError, PlaceError};
 use crate::upstream::resolve::ResolveError;
 use crate::upstream::signature::SignatureError;
 use crate::upstream::versions::VersionsError;
@@ -43,6 +47,11 @@ pub(super) struct NoSpace(pub(super) String);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Unverified(pub(super) String);
+
+/// The network would be needed, and may not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Offline(pub(super) String);
 
 /// Upstream has something newer; each image was printed.
 #[derive(Debug, thiserror::Error)]
@@ -128,12 +137,17 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || matches!(error.downcast_ref(), Some(ExportError::Archives { .. }))
         || error.is::<LocationError>()
         || error.is::<VersionsError>()
+        || error.is::<ParsePlaceError>()
+        || matches!(error.downcast_ref(), Some(FetchError::NoImage { .. } | FetchError::NoPlatform(_)))
         || matches!(error.downcast_ref(), Some(SignatureError::Key))
     {
         return Some(2);
     }
     if error.is::<Updates>() {
         return Some(8);
+    }
+    if error.is::<Offline>() {
+        return Some(6);
     }
     let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
     let upstream = |error| matches!(error, &ResolveError::Size { .. } | &ResolveError::Conflict { .. });
@@ -145,6 +159,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.downcast_ref().is_some_and(layout)
         || error.downcast_ref().is_some_and(lied)
         || error.downcast_ref().is_some_and(upstream)
+        || error.downcast_ref().is_some_and(PlaceError::is_wrong_digest)
+        || matches!(error.downcast_ref(), Some(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. }))
         || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
         || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
         || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
@@ -154,6 +170,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     }
     if error.is::<NoSpace>()
         || matches!(error.downcast_ref(), Some(LoadError::NoSpace { .. }))
+        || matches!(error.downcast_ref(), Some(FetchError::NoSpace { .. }))
         || matches!(error.downcast_ref(), Some(PullError::NoSpace { .. } | PullError::Full { .. }))
         || error.downcast_ref().is_some_and(|error: &std::io::Error| full(error.kind()))
     {
@@ -163,6 +180,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.is::<PlacesError>()
         || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
         || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
+        || matches!(error.downcast_ref(), Some(NixError::Missing(_)))
+        || matches!(error.downcast_ref(), Some(RegistryError::Unauthorized { .. } | RegistryError::Credentials(_)))
         || matches!(error.downcast_ref(), Some(EngineError::Missing { .. }));
     environment.then_some(7)
 }

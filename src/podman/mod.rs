@@ -7,7 +7,7 @@
 //! | where does Podman keep its things, and is the host ready? | [`places`] [`storage_conf`] `rules`, [`doctor`] `host` `mend` |
 //! | what is there? | [`lock`] [`records`] [`survey`] [`shares`] |
 //! | what must be loaded, and how? | [`decide`] [`load`] |
-//! | linked: trees of hard links in a store of our own | [`tree`] [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
+//! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `rooted` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
 //! | pulled: handed to Podman | [`engine`] [`pull`] |
 //! | what was loaded, and what goes? | [`generations`] [`gc_roots`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
 //! | is it still what was built? | [`verify`] |
@@ -26,6 +26,7 @@ pub mod link;
 pub mod linked;
 pub mod load;
 pub mod lock;
+mod members;
 mod mend;
 pub mod model;
 pub mod places;
@@ -33,6 +34,7 @@ pub mod pull;
 pub mod records;
 mod renew;
 pub mod rollback;
+mod rooted;
 mod rules;
 pub mod service;
 pub mod shares;
@@ -42,6 +44,7 @@ pub mod switch;
 pub mod tar_split;
 mod torn;
 pub mod tree;
+pub mod unpack;
 pub mod usage;
 pub mod verify;
 pub mod weights;

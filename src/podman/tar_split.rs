@@ -33,6 +33,8 @@ use crate::progress::Progress;
 
 const FILE: u8 = 1;
 const SEGMENT: u8 = 2;
+/// The longest segment in bytes.
+const LONGEST: usize = 1024 * 1024;
 
 /// Writes a record.
 #[derive(Debug)]
@@ -57,8 +59,13 @@ impl Writer {
     }
 
     /// Bytes of the archive that are no file's content.
-    pub fn segment(&mut self, bytes: &[u8]) {
+    ///
+    /// # Errors
+    /// If the record cannot be written.
+    pub fn segment(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.segment.extend_from_slice(bytes);
+        // Behind the end of an archive there may be gigabytes.
+        if self.segment.len() > LONGEST { self.end_segment() } else { Ok(()) }
     }
 
     /// A member follows whose header was given as a segment; `content` is the size and the CRC-64 of a file's bytes.
@@ -76,6 +83,15 @@ impl Writer {
             None => "\"payload\":null".to_owned(),
         };
         self.entry(FILE, &format!("{name},{content}"))
+    }
+
+    /// A member whose content lies in the segments before it, because the file in the tree has holes that the archive has
+    /// not; `sum` is the CRC-64 of the file with its holes. containers-storage skips what has no size.
+    ///
+    /// # Errors
+    /// If the record cannot be written.
+    pub fn with_holes(&mut self, name: &[u8], sum: u64) -> Result<(), WriteError> {
+        self.member(name, Some((0, sum)))
     }
 
     /// Everything is there; the compressed size.
@@ -335,15 +351,15 @@ mod tests {
             header(&Told { path, kind, mode, uid, gid, uname: String::new(), gname: String::new() }, 0)
         };
         let mut writer = Writer::create(record).unwrap();
-        writer.segment(&told("d", Kind::Directory, 0o555));
+        writer.segment(&told("d", Kind::Directory, 0o555)).unwrap();
         writer.member(b"d/", None).unwrap();
-        writer.segment(&told("d/é", Kind::File(9), mode));
+        writer.segment(&told("d/é", Kind::File(9), mode)).unwrap();
         // The check value that the CRC catalogue has for CRC-64/GO-ISO.
         writer.member("d/é".as_bytes(), Some((9, 0xb909_56c7_75a4_1001))).unwrap();
-        writer.segment(&TRAILER[..503]);
-        writer.segment(&told("d/link", Kind::Symlink("é".into()), 0o777));
+        writer.segment(&TRAILER[..503]).unwrap();
+        writer.segment(&told("d/link", Kind::Symlink("é".into()), 0o777)).unwrap();
         writer.member(b"d/link", None).unwrap();
-        writer.segment(&TRAILER);
+        writer.segment(&TRAILER).unwrap();
         writer.finish().unwrap();
     }
 

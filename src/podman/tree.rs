@@ -162,7 +162,7 @@ pub fn place(
         let step = || -> Result<(), TreeError> {
             progress.check().at("write", tree)?;
             let header = header(&member.entry, placer.placed.size);
-            split.segment(&header);
+            split.segment(&header)?;
             let (size, is_directory) = (member.entry.size(), member.entry.kind == Kind::Directory);
             let name = [&member.entry.path[..], if is_directory { b"/" } else { b"" }].concat();
             let sum = match &mut sums {
@@ -172,7 +172,7 @@ pub fn place(
             };
             split.member(&name, sum.map(|sum| (size, sum)))?;
             let padding = padding(size);
-            split.segment(&TRAILER[..usize::try_from(padding).unwrap_or(0)]);
+            split.segment(&TRAILER[..usize::try_from(padding).unwrap_or(0)])?;
             placer.placed.size += header.len() as u64 + size + padding;
             placer.member(member)
         };
@@ -187,7 +187,7 @@ pub fn place(
     done?;
     placer.close_until(None)?;
     finish_directory(tree, 0o555)?;
-    split.segment(&TRAILER);
+    split.segment(&TRAILER)?;
     placer.placed.size += TRAILER.len() as u64;
     if sums.is_some_and(|mut sums| sums.next().is_some()) {
         return Err(TreeError::Changed);

@@ -12,6 +12,7 @@ use super::answer::{header_number, header_text};
 use super::client::{Client, blob_name};
 use super::error::RegistryError;
 use super::location::Location;
+use super::url::Url;
 use crate::digest::{Digest, Hasher};
 use crate::progress::Progress;
 
@@ -38,6 +39,7 @@ struct Part {
 struct Wanted<'a> {
     at: &'a Location,
     what: String,
+    url: Url,
     digest: Digest,
     size: u64,
 }
@@ -57,33 +59,63 @@ impl Client {
         to: &Path,
         progress: &Progress,
     ) -> Result<Fetched, RegistryError> {
+        let url = self.transport.url(at, &format!("blobs/{digest}"))?;
+        self.fetch(&Wanted { at, what: blob_name(at, digest), url, digest, size }, to, progress)
+    }
+
+    /// Downloads a blob from a web server, which has it at this address, in the same way.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub fn fetch_web(
+        &self,
+        address: &str,
+        digest: Digest,
+        size: u64,
+        to: &Path,
+        progress: &Progress,
+    ) -> Result<Fetched, RegistryError> {
+        let none = |reason: &str| RegistryError::Malformed {
+            host: "no server".to_owned(),
+            what: address.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let url = Url::parse(address).ok_or_else(|| none("that is no address"))?;
+        let at = Location::new(url.host(), "blobs")?;
+        if !url.is_allowed(self.transport.options.insecure) {
+            return Err(RegistryError::Insecure { host: url.host().to_owned() });
+        }
+        self.fetch(&Wanted { at: &at, what: address.to_owned(), url, digest, size }, to, progress)
+    }
+
+    fn fetch(&self, wanted: &Wanted<'_>, to: &Path, progress: &Progress) -> Result<Fetched, RegistryError> {
+        let &Wanted { digest, size, .. } = wanted;
         let mut name = to.as_os_str().to_owned();
         name.push(".part");
         let path = PathBuf::from(name);
-        let wanted = Wanted { at, what: blob_name(at, digest), digest, size };
         let Some(file) = lock(&path, progress)? else {
             // Whoever had it locked has finished it, or thrown it away.
-            return self.fetch_blob(at, digest, size, to, progress);
+            return self.fetch(wanted, to, progress);
         };
-        if is_there(to, &wanted, progress)? {
+        if is_there(to, wanted, progress)? {
             remove(&path)?;
             progress.count_kept(size);
             return Ok(Fetched { bytes_from_network: 0, resumed_from: size });
         }
         let mut part = Part { path, file, hasher: Hasher::new() };
-        part.take_up(&wanted, progress)?;
-        let mut fetched = self.complete(&wanted, &mut part, progress)?;
+        part.take_up(wanted, progress)?;
+        let mut fetched = self.complete(wanted, &mut part, progress)?;
         if part.hasher.clone().finish().0 != digest && fetched.resumed_from > 0 {
             // What was there was of something else, or damaged.
             part.empty()?;
-            let again = self.complete(&wanted, &mut part, progress)?;
+            let again = self.complete(wanted, &mut part, progress)?;
             let bytes_from_network = fetched.bytes_from_network + again.bytes_from_network;
             fetched = Fetched { bytes_from_network, resumed_from: 0 };
         }
         let found = part.hasher.clone().finish().0;
         if found != digest {
             remove(&part.path)?;
-            return Err(RegistryError::WrongDigest { what: wanted.what, found });
+            return Err(RegistryError::WrongDigest { what: wanted.what.clone(), found });
         }
         part.file.sync_all().map_err(failed(&part.path))?;
         std::fs::rename(&part.path, to).map_err(failed(to))?;
@@ -118,7 +150,8 @@ impl Client {
         fetched: &mut Fetched,
         progress: &Progress,
     ) -> Result<(), RegistryError> {
-        let mut ask = self.ask(wanted.at, &wanted.what, Method::GET, &format!("blobs/{}", wanted.digest))?;
+        let mut ask = self.ask(wanted.at, &wanted.what, Method::GET, "")?;
+        ask.url = wanted.url.clone();
         let start = part.hasher.count();
         if start > 0 {
             ask.headers.push(("range", format!("bytes={start}-")));

@@ -17,12 +17,18 @@
 //! | [`check`](mod@check) | compares the lock with the registries, without pulls |
 //! | [`update`](mod@update) | locks what is new |
 //! | [`state`] | keeps what changes with time, outside of the lock |
+//! | [`fetch`](mod@fetch) | puts the blobs of a lock into the Nix store |
+//! | [`nix`] | knows their store paths |
+//! | [`place`] | takes a blob from where it may be had |
 //! | [`versions`] | reads and writes `container-versions.json` |
 
 pub mod check;
 pub mod document;
+pub mod fetch;
 pub mod file;
 pub mod lock;
+pub mod nix;
+pub mod place;
 pub mod proof;
 pub mod resolve;
 pub mod signature;

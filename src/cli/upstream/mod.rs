@@ -2,6 +2,7 @@
 
 mod add;
 mod check;
+mod fetch;
 mod import;
 mod list;
 mod update;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
-use super::failure::Usage;
+use super::failure::{Environment, Usage};
 use super::printer::Printer;
 use super::registry::RegistryArgs;
 use super::session::Session;
@@ -44,6 +45,7 @@ enum Verb {
     Add(add::Args),
     Check(check::Args),
     Update(update::Args),
+    Fetch(fetch::Args),
     List(list::Args),
     Import(import::ImportArgs),
     Export(import::ExportArgs),
@@ -54,6 +56,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::Add(args) => add::run(args, printer, session),
         Verb::Check(args) => check::run(args, printer, session),
         Verb::Update(args) => update::run(args, printer, session),
+        Verb::Fetch(args) => fetch::run(args, printer, session),
         Verb::List(args) => list::run(args, printer),
         Verb::Import(args) => import::run_import(args, printer, session),
         Verb::Export(args) => import::run_export(args, printer, session),
@@ -83,15 +86,8 @@ impl StateArgs {
         if let Some(state) = &self.state {
             return Ok(Some(state.clone()));
         }
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let home = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
-        let Some(home) = home else { return Ok(None) };
-        // The lock may not be there yet; its folder is.
-        let folder = lock.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let folder = folder.canonicalize().with_context(|| format!("open {}", folder.display()))?;
-        let path = folder.join(lock.file_name().unwrap_or_default());
-        let name = Digest::of(path.as_os_str().as_encoded_bytes()).hex();
-        Ok(Some(home.join("windlass/upstream").join(format!("{}.json", &name[..32]))))
+        let Ok(home) = home("XDG_STATE_HOME", ".local/state") else { return Ok(None) };
+        Ok(Some(home.join("windlass/upstream").join(format!("{}.json", key(lock)?))))
     }
 
     /// What is known; nothing, if there is no place for it.
@@ -100,6 +96,22 @@ impl StateArgs {
         let state = path.as_deref().map(State::read).transpose()?.unwrap_or_default();
         Ok((path, state))
     }
+}
+
+/// A folder of the user: what the variable says, or else below the home.
+fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set(variable).or_else(|| Some(set("HOME")?.join(default)));
+    home.ok_or_else(|| Environment(format!("neither {variable} nor HOME is set; set one of them")).into())
+}
+
+/// What the files about a lock are called that are kept elsewhere.
+fn key(lock: &Path) -> Result<String> {
+    // The lock may not be there yet; its folder is.
+    let folder = lock.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().with_context(|| format!("open {}", folder.display()))?;
+    let path = folder.join(lock.file_name().unwrap_or_default());
+    Ok(Digest::of(path.as_os_str().as_encoded_bytes()).hex()[..32].to_owned())
 }
 
 /// The images that are asked for, all if none is.

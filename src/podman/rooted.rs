@@ -1,0 +1,60 @@
+//! A tree that paths cannot lead out of: links in it are followed as in a container, where the tree is `/`.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+/// The root of a tree.
+#[derive(Debug)]
+pub(super) struct Root {
+    root: File,
+    path: PathBuf,
+}
+
+impl Root {
+    pub(super) fn open(tree: &Path) -> io::Result<Self> {
+        Ok(Self { root: File::open(tree)?, path: std::fs::canonicalize(tree)? })
+    }
+
+    /// What is at `path`, which is not followed if it is a link itself, and where that is without the links on the way.
+    pub(super) fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<(File, PathBuf)> {
+        let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let open = |resolve: ResolveFlags| {
+            let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            openat2(&self.root, name, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS).map(File::from)
+        };
+        match open(ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+            Ok(file) => Ok((file, path.to_owned())),
+            Err(Errno::LOOP) => {
+                let file = open(ResolveFlags::IN_ROOT)?;
+                let real = std::fs::read_link(in_proc(&file))?;
+                let real = real.strip_prefix(&self.path).map_err(|_| io::Error::from(io::ErrorKind::NotFound))?;
+                Ok((file, real.to_owned()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A directory, which `path` may lead to by links.
+    pub(super) fn directory(&self, path: &Path) -> io::Result<(File, PathBuf)> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        match self.open_at(path, flags) {
+            // The last one is a link, which is not followed there.
+            Err(error)
+                if error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) && !path.as_os_str().is_empty() =>
+            {
+                self.open_at(&path.join("."), flags).map(|(file, real)| (file, real.components().collect()))
+            }
+            result => result,
+        }
+    }
+}
+
+/// The path by which system calls that know no descriptors find an open file.
+pub(super) fn in_proc(file: &File) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
+}
