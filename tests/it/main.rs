@@ -47,4 +47,7 @@ mod registry_server;
 mod repair;
 mod services;
 mod status;
+mod upstream;
+mod upstream_faults;
 mod upstream_image;
+mod upstream_images;

@@ -15,7 +15,8 @@ pub(crate) fn app(podman: &LinkedPodman, bytes: usize) {
     let busybox = std::fs::read("/bin/busybox").unwrap();
     let shell = podman.store_file("busybox-1", &busybox);
     std::fs::set_permissions(&shell, PermissionsExt::from_mode(0o555)).unwrap();
-    let noise: Vec<u8> = (0..bytes as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    let noise: Vec<u8> =
+        (0..bytes as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
     podman.store_file("noise-2", &noise);
     let paths: [(&str, &[&str]); 2] = [("busybox-1", &["noise-2"]), ("noise-2", &[])];
     podman.env.write("closure.json", closure(&store, &podman.env.path("store"), &paths));
@@ -57,7 +58,10 @@ fn what_is_pushed_is_what_was_built_and_a_second_push_sends_nothing() {
     assert_eq!((&first["images"][0]["digest"], &first["present"]), (&digest, &json!(0)));
     assert!(first["bytes"].as_u64().unwrap() > 20_000_000, "{first}");
     let second = push(&podman, &to, &[]);
-    assert_eq!((&second["images"][0]["digest"], &second["uploaded"], &second["bytes"]), (&digest, &json!(0), &json!(0)));
+    assert_eq!(
+        (&second["images"][0]["digest"], &second["uploaded"], &second["bytes"]),
+        (&digest, &json!(0), &json!(0))
+    );
 
     let inspect: Value = serde_json::from_str(&skopeo(&["inspect", "--tls-verify=false", &to])).unwrap();
     assert_eq!(inspect["Digest"], digest);
@@ -79,7 +83,8 @@ fn packed_layers_are_the_same_each_time_and_podman_runs_them() {
     let podman = linked_podman();
     app(&podman, 20_000_000);
     let registry = RealRegistry::start(&podman.env);
-    let image_id = built(&podman)["platforms"][0]["configDigest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    let image_id =
+        built(&podman)["platforms"][0]["configDigest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
     for compression in ["gzip", "zstd"] {
         let to = |name: &str| format!("docker://{}/{compression}/{name}:1", registry.host);
         let more = ["--compression", compression];
