@@ -48,7 +48,7 @@ pub(crate) fn push_image(client: &Client, at: &Location, layer: &[u8]) -> [Vec<u
         "rootfs": { "type": "layers", "diff_ids": [digest.to_string()] } });
     let config = config.to_string().into_bytes();
     for blob in [layer, config.as_slice()] {
-        let write = |out: &mut dyn std::io::Write| out.write_all(blob);
+        let write = |out: &mut (dyn std::io::Write + Send)| out.write_all(blob);
         client.push_blob(at, Digest::of(blob), blob.len() as u64, &write, &progress).unwrap();
     }
     let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST,
@@ -162,7 +162,7 @@ fn uploads_that_are_not_what_they_say_are_refused() {
     let (client, at, progress) = (client(), at(&registry.host, "app"), Progress::new());
     let bytes = noise(400_000);
     let push = |digest: Digest, size: u64| {
-        let write = |out: &mut dyn std::io::Write| out.write_all(&bytes);
+        let write = |out: &mut (dyn std::io::Write + Send)| out.write_all(&bytes);
         client.push_blob(&at, digest, size, &write, &progress).unwrap_err().to_string()
     };
     let (right, wrong) = (Digest::of(&bytes), Digest::of(b"other"));
@@ -170,7 +170,7 @@ fn uploads_that_are_not_what_they_say_are_refused() {
     assert!(push(right, 399_999).ends_with("there is more than the 399999 bytes announced"));
     assert!(push(right, 200_000).ends_with("there is more than the 200000 bytes announced"));
     assert!(push(right, 400_001).ends_with("there is less than the 400001 bytes announced"));
-    let write = |_: &mut dyn std::io::Write| Err(std::io::Error::other("a file went away"));
+    let write = |_: &mut (dyn std::io::Write + Send)| Err(std::io::Error::other("a file went away"));
     let error = client.push_blob(&at, right, 400_000, &write, &progress).unwrap_err();
     assert!(
         matches!(&error, RegistryError::Source { .. }) && error.to_string().ends_with(": a file went away"),
