@@ -5,6 +5,7 @@ mod check;
 mod fetch;
 mod import;
 mod list;
+mod mirror;
 mod update;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ enum Verb {
     Check(check::Args),
     Update(update::Args),
     Fetch(fetch::Args),
+    Mirror(mirror::Args),
     List(list::Args),
     Import(import::ImportArgs),
     Export(import::ExportArgs),
@@ -57,6 +59,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::Check(args) => check::run(args, printer, session),
         Verb::Update(args) => update::run(args, printer, session),
         Verb::Fetch(args) => fetch::run(args, printer, session),
+        Verb::Mirror(args) => mirror::run(args, printer, session),
         Verb::List(args) => list::run(args, printer),
         Verb::Import(args) => import::run_import(args, printer, session),
         Verb::Export(args) => import::run_export(args, printer, session),
