@@ -152,7 +152,7 @@ mod tests {
     const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
 
     fn sample() -> Vec<u8> {
-        (0..400_000_u32).flat_map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()).collect()
+        (0..100_000_u32).flat_map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()).collect()
     }
 
     fn pack(compression: Compression, bytes: &[u8], piece: usize) -> Vec<u8> {
@@ -178,7 +178,7 @@ mod tests {
             assert_eq!(Compression::of_media_type(compression.media_type()), Some(*compression));
         }
         let digests = packed.map(|packed| Digest::of(&packed).short());
-        assert_eq!(digests, ["", "", ""]);
+        assert_eq!(digests, ["4bf51ef5fb80", "4b983c650154", "20aef729562a"]);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use oci_spec::image::MediaType;
 use rayon::prelude::*;
 
+use super::check::check;
 use super::linked::{Change, LinkedStore, NewLayer};
 use super::records::{Records, RecordsError, StoredImage, StoredLayer};
 use super::survey::names;
-use super::tar_split;
 use super::tree::{Placed, TreeError, Views, place};
 use crate::blobs::WriteError;
 use crate::digest::Digest;
@@ -174,7 +174,7 @@ fn make(
         Ok(placed) => placed,
     };
     // What the Nix store vouches for is what it was when the layer was built; anything else is read and compared.
-    if placed.size != *size || (!placed.vouched && tar_split::check(&tar_split, &tree, progress)?.digest != *digest) {
+    if placed.size != *size || (!placed.vouched && check(&tar_split, &tree, true, progress)?.digest != *digest) {
         return Err(changed(work.record, recipe).into());
     }
     let record = StoredLayer {

@@ -171,7 +171,14 @@ fn member(
     } else {
         size = 0;
     }
-    if [&name].into_iter().chain(match &kind { Kind::Link(to) | Kind::Symlink(to) => Some(to), _ => None }).any(|path| path.contains(&0)) {
+    if [&name]
+        .into_iter()
+        .chain(match &kind {
+            Kind::Link(to) | Kind::Symlink(to) => Some(to),
+            _ => None,
+        })
+        .any(|path| path.contains(&0))
+    {
         return Err(BadArchive::Header("a name has a zero byte in it"));
     }
     let mtime = match extended.get(&b"mtime"[..]) {
@@ -240,7 +247,8 @@ fn number(field: &[u8]) -> Option<i64> {
     let first = *field.first()?;
     if first & 0x80 != 0 {
         let start = i128::from(first & 0x3f) - i128::from(first & 0x40);
-        let value = field[1..].iter().try_fold(start, |value, byte| value.checked_mul(256)?.checked_add((*byte).into()));
+        let value =
+            field[1..].iter().try_fold(start, |value, byte| value.checked_mul(256)?.checked_add((*byte).into()));
         return value.and_then(|value| i64::try_from(value).ok());
     }
     let is_blank = |byte: &u8| matches!(byte, 0 | b' ');
@@ -264,7 +272,11 @@ fn time(value: &[u8]) -> Option<(i64, i64)> {
     }
     let nanos: i64 = format!("{:0<9.9}", fraction).parse().ok()?;
     let whole: i64 = seconds.parse().ok()?;
-    if seconds.starts_with('-') && nanos > 0 { Some((whole.checked_sub(1)?, 1_000_000_000 - nanos)) } else { Some((whole, nanos)) }
+    if seconds.starts_with('-') && nanos > 0 {
+        Some((whole.checked_sub(1)?, 1_000_000_000 - nanos))
+    } else {
+        Some((whole, nanos))
+    }
 }
 
 /// The records of an extended header: `<length> <key>=<value>\n`.
@@ -308,7 +320,9 @@ fn holes(
     };
     let real = get("GNU.sparse.size").or_else(|| get("GNU.sparse.realsize"));
     let real = real.and_then(|value| decimal(value)).ok_or(BAD)?;
-    let numbers = if is_inside { map_inside(from, size)? } else {
+    let numbers = if is_inside {
+        map_inside(from, size)?
+    } else {
         let map = get("GNU.sparse.map").map(Vec::as_slice).unwrap_or_default();
         map.split(|byte| *byte == b',').map(|value| decimal(value).ok_or(BAD)).collect::<Result<_, _>>()?
     };

@@ -10,9 +10,10 @@
 //! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `rooted` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
 //! | pulled: handed to Podman | [`engine`] [`pull`] |
 //! | what was loaded, and what goes? | [`generations`] [`gc_roots`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
-//! | is it still what was built? | [`verify`] |
+//! | is it still what was built? | [`verify`] [`mod@check`] |
 //! | which model does a service have? | [`weights`] [`model`] [`service`] [`switch`] |
 
+pub mod check;
 pub mod decide;
 pub mod doctor;
 pub mod engine;

@@ -44,7 +44,9 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         match self.open_at(path, flags) {
             // The last one is a link, which is not followed there.
-            Err(error) if error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) && !path.as_os_str().is_empty() => {
+            Err(error)
+                if error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) && !path.as_os_str().is_empty() =>
+            {
                 self.open_at(&path.join("."), flags).map(|(file, real)| (file, real.components().collect()))
             }
             result => result,

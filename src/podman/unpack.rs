@@ -38,10 +38,13 @@ use crate::layer::{MTIME, padding};
 use crate::pipe::{CHUNK, PipeError};
 use crate::progress::Progress;
 
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What the file system of the host has of its own, and an image cannot bring (containers-storage, *xattrsToIgnore*).
-const IGNORED: &[u8] = b"security.selinux";
+pub(super) const IGNORED: &[u8] = b"security.selinux";
+
+/// The largest file with holes: all of it is summed, and holes cost an attacker nothing.
+const LARGEST: u64 = 1 << 40;
 
 /// Why there is no tree.
 #[derive(Debug, thiserror::Error)]
@@ -335,13 +338,7 @@ impl<'a> Place<'a> {
         Ok(linkat(from, file, directory, name, AtFlags::empty())?)
     }
 
-    fn fill(
-        &self,
-        mut file: File,
-        member: &Member,
-        real: &Path,
-        stream: &mut Stream<'_>,
-    ) -> Result<(), UnpackError> {
+    fn fill(&self, mut file: File, member: &Member, real: &Path, stream: &mut Stream<'_>) -> Result<(), UnpackError> {
         let disk = self.tree.join(real);
         let name = real.as_os_str().as_bytes();
         if let Some(Sparse { size, map }) = &member.sparse {
@@ -353,6 +350,9 @@ impl<'a> Place<'a> {
                     at += chunk.len() as u64;
                     Ok(())
                 })?;
+            }
+            if *size > LARGEST {
+                return Err(bad(member, io::ErrorKind::FileTooLarge.into()));
             }
             file.set_len(*size).at("write", &disk)?;
             stream.skip(padding(member.size))?;
@@ -378,9 +378,11 @@ impl<'a> Place<'a> {
         self.give(member, directory, name, real)?;
         let at = in_proc(directory).join(name);
         for (key, value) in member.xattrs.iter().filter(|(key, _)| *key != IGNORED) {
-            lsetxattr(&at, OsStr::from_bytes(key), value, XattrFlags::empty()).map_err(|error| UnpackError::Member {
-                path: shown(real),
-                why: format!("its attribute {}: {}", String::from_utf8_lossy(key), io::Error::from(error)),
+            lsetxattr(&at, OsStr::from_bytes(key), value, XattrFlags::empty()).map_err(|error| {
+                UnpackError::Member {
+                    path: shown(real),
+                    why: format!("its attribute {}: {}", String::from_utf8_lossy(key), io::Error::from(error)),
+                }
             })?;
         }
         let is_link = match member.kind {
@@ -393,7 +395,8 @@ impl<'a> Place<'a> {
             _ => false,
         };
         if !is_link {
-            chmodat(directory, name, Mode::from_raw_mode(member.mode), AtFlags::empty()).at("set the mode of", &disk)?;
+            chmodat(directory, name, Mode::from_raw_mode(member.mode), AtFlags::empty())
+                .at("set the mode of", &disk)?;
         }
         // A second name for a link leaves the link as it is.
         if matches!(member.kind, Kind::Link(_)) && is_link {
@@ -446,15 +449,20 @@ impl<'a> Place<'a> {
 
     /// A member that is the root directory itself.
     fn top(&mut self, member: &Member, stream: &mut Stream<'_>) -> Result<(), UnpackError> {
-        if member.kind == Kind::Directory && member.is_root() {
-            let Member { mode, mtime, .. } = *member;
-            self.directories.insert(PathBuf::new(), Directory { mode, mtime, is_told: true });
-            let parent = Parent { directory: File::open(self.tree).at("open", self.tree)?, real: PathBuf::new() };
-            self.describe(member, &parent, OsStr::new("."), Path::new(""))?;
-        } else if member.kind != Kind::Directory {
+        if member.kind != Kind::Directory {
             return Err(bad(member, io::ErrorKind::IsADirectory.into()));
         }
-        stream.skip(member.size + padding(member.size))
+        let Member { mode, mtime, .. } = *member;
+        let top = self.directories.entry(PathBuf::new()).or_insert(Directory { mode, mtime, is_told: false });
+        if std::mem::replace(&mut top.is_told, true) {
+            return Err(UnpackError::Twice { path: "/".to_owned() });
+        }
+        if member.is_root() {
+            (top.mode, top.mtime) = (mode, mtime);
+            let parent = Parent { directory: File::open(self.tree).at("open", self.tree)?, real: PathBuf::new() };
+            self.describe(member, &parent, OsStr::new("."), Path::new(""))?;
+        }
+        Ok(stream.record.member(b"./", None)?)
     }
 
     /// The directory that a member is put into; made where the archive has not told of it yet.

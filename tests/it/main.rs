@@ -39,3 +39,4 @@ mod pull;
 mod repair;
 mod services;
 mod status;
+mod unpack;
