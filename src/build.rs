@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::base::{Base, BaseError, covers, hides};
 use crate::blobs::{At, Output, Verify, WriteError};
 use crate::closure::ClosureGraph;
 use crate::config::Config;
@@ -19,9 +20,9 @@ use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, Platfo
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::reference::{Reference, ReferenceError, file_name, full_name};
+use crate::reference::{Reference, ReferenceError, file_name};
 use crate::service::Service;
-use crate::spec::{DEFAULT_CREATED, ImageSpec, IndexSpec, LayerSpec, ModelSource, ModelSpec, SpecError, StackSpec};
+use crate::spec::{DEFAULT_CREATED, ImageSpec, LayerSpec, ModelSource, ModelSpec, SpecError, StackSpec};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,9 @@ pub enum BuildError {
     /// There is no plan.
     #[error("{0}")]
     Plan(#[from] PlanError),
+    /// An image that was not built here, or is built upon, cannot be used.
+    #[error("{0}")]
+    Base(#[from] BaseError),
     /// Something that was built before cannot be read.
     #[error("{0}")]
     Layout(#[from] LayoutError),
@@ -94,6 +98,7 @@ pub fn image(
     let models = models(&spec.models, graph, blobs, progress)?;
     let mut plans = plan::plan_images(graph, vec![request(spec, &models)?])?;
     let plan = plans.remove(0);
+    check_above(&plan)?;
     let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
     finish(plan, &layers)
 }
@@ -152,6 +157,7 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
     specs.sort_by(|a, b| a.name.cmp(&b.name));
     let requests = specs.into_iter().map(|image| request(image.clone(), &models)).collect::<Result<_, _>>()?;
     let plans = plan::plan_images(graph, requests)?;
+    plans.iter().try_for_each(check_above)?;
     let planned: Vec<&Planned> = plans.iter().flat_map(|plan| &plan.layers).collect();
     let layers = make(&planned, None, progress)?;
     let mut images = plans.into_iter().map(|plan| finish(plan, &layers)).collect::<Result<Vec<_>, _>>()?;
@@ -191,7 +197,7 @@ pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePl
     let request = |spec: &ImageSpec| {
         let models =
             spec.models.iter().map(|source| planned_model(source, graph)).collect::<Result<_, BuildError>>()?;
-        Ok(ImageRequest { layers: read_all_layers(&spec.layers)?, spec: spec.clone(), models })
+        new_request(spec.clone(), models)
     };
     let requests = specs.iter().map(request).collect::<Result<_, BuildError>>()?;
     Ok(plan::plan_images(graph, requests)?)
@@ -267,7 +273,6 @@ fn built_model(path: &Path) -> Result<(Image, String, Layer), BuildError> {
 }
 
 fn request(spec: ImageSpec, models: &BTreeMap<String, Model>) -> Result<ImageRequest, BuildError> {
-    let layers = read_all_layers(&spec.layers)?;
     let mut named = Vec::new();
     for source in &spec.models {
         let name = match source {
@@ -277,7 +282,57 @@ fn request(spec: ImageSpec, models: &BTreeMap<String, Model>) -> Result<ImageReq
         let layer = models[&name].layer.clone();
         named.push(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) });
     }
-    Ok(ImageRequest { spec, models: named, layers })
+    new_request(spec, named)
+}
+
+/// Looks whether what a plan puts over the image that it is built upon takes something away.
+fn check_above(plan: &ImagePlan) -> Result<(), BuildError> {
+    let Some(path) = &plan.spec.from_image else { return Ok(()) };
+    let base: Vec<&Layer> = plan
+        .layers
+        .iter()
+        .filter(|layer| layer.kind == LayerKind::Base)
+        .filter_map(|layer| layer.built.as_ref())
+        .collect();
+    for layer in plan.layers.iter().filter(|layer| layer.kind == LayerKind::Root) {
+        if let Some((link, target)) = covers(&base, &layer.recipe)? {
+            let (link, target) = (link.display(), target.display());
+            let message = format!(
+                "has a link at {link}, to {target}; what image '{}' puts below {link} would hide all that is there: put it below what the link leads to",
+                plan.spec.name
+            );
+            return Err(BuildError::Unfit { path: path.clone(), message });
+        }
+    }
+    Ok(())
+}
+
+/// Reads what was built before: the image that this one is built upon, and layers.
+fn new_request(spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRequest, BuildError> {
+    let layers = read_all_layers(&spec.layers)?;
+    let Some(path) = &spec.from_image else {
+        return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers });
+    };
+    let base = Base::open(path, &spec.platform)?;
+    let targets: Vec<(&Path, &str)> = models
+        .iter()
+        .flat_map(|model| model.layer.recipe.targets().map(|target| (target.as_path(), model.name.as_str())))
+        .collect();
+    if let Some((place, target)) = hides(&base.layers, &targets.iter().map(|(target, _)| *target).collect::<Vec<_>>())?
+    {
+        let model = targets.iter().find(|(other, _)| *other == target).map_or("", |(_, name)| name);
+        let message = format!(
+            "has {} where model '{model}' is to be, and would hide it: models lie below everything else; give the model another mountPath",
+            place.display()
+        );
+        return Err(BuildError::Unfit { path: path.clone(), message });
+    }
+    let (weights, rest): (Vec<Layer>, Vec<Layer>) =
+        base.layers.into_iter().partition(|layer| layer.record.kind == LayerKind::Model);
+    for (name, layer) in base.models.into_iter().zip(weights) {
+        models.push(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) });
+    }
+    Ok(ImageRequest { spec, models, base: rest, inherited: Some(base.inherited), layers })
 }
 
 fn read_all_layers(paths: &[PathBuf]) -> Result<Vec<Layer>, BuildError> {
@@ -368,7 +423,7 @@ fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Result<Image, Buil
     assemble(
         &plan.spec.name,
         plan.spec.tag.as_deref(),
-        &About::from(&plan.spec),
+        &About { inherited: plan.inherited, ..About::from(&plan.spec) },
         &layers,
         plan.models,
         ImageKind::Image,
@@ -384,6 +439,7 @@ fn model_image(spec: &ModelSpec, layer: &Layer) -> Result<Image, BuildError> {
         author: None,
         config: Config::default(),
         annotations: spec.annotations.clone(),
+        inherited: None,
     };
     assemble(
         &spec.name,
@@ -417,40 +473,8 @@ fn assemble(
         models,
     };
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
-    let summary = Summary { version: VERSION, kind, name, reference, digest, platforms: vec![platform] };
+    let summary = Summary { version: VERSION, kind, name, reference, digest, origin: None, platforms: vec![platform] };
     let describe = |layer: &Layer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
     let recipes = layers.iter().map(|layer| (layer.record.digest, describe(layer))).collect();
     Ok(Image { summary, top: manifest, blobs: vec![config], recipes })
-}
-
-/// Puts the images of several platforms under one name.
-///
-/// # Errors
-/// If one of them is an index itself, or two are for one platform.
-pub fn index(spec: &IndexSpec) -> Result<Image, BuildError> {
-    let mut platforms: Vec<PlatformRecord> = Vec::new();
-    let (mut blobs, mut recipes, mut entries) = (Vec::new(), BTreeMap::new(), Vec::new());
-    for path in &spec.images {
-        let directory = ImageDir::open(path)?;
-        let unfit = |message: String| BuildError::Unfit { path: path.clone(), message };
-        let [platform] = &directory.summary().platforms[..] else {
-            return Err(unfit("is an index itself; give its images instead".to_owned()));
-        };
-        if let Some(other) = platforms.iter().find(|other| other.platform == platform.platform) {
-            return Err(unfit(format!("is for {}, as another image of the index is", other.platform)));
-        }
-        entries.push((platform.platform.clone(), platform.digest, directory.image().top.bytes.len() as u64));
-        platforms.push(platform.clone());
-        blobs.extend(directory.image().small_blobs().cloned());
-        recipes.extend(directory.image().recipes.clone());
-    }
-    blobs.sort_by_key(|blob| blob.digest);
-    blobs.dedup_by_key(|blob| blob.digest);
-    let top = image::index(&entries, &spec.annotations);
-    let short = top.digest.short();
-    let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
-    let (name, reference) = (reference.name().to_owned(), reference.to_string());
-    let kind = ImageKind::Index;
-    let summary = Summary { version: VERSION, kind, name, reference, digest: top.digest, platforms };
-    Ok(Image { summary, top, blobs, recipes })
 }

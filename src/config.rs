@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use oci_spec::image::ConfigBuilder;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
 
 /// How a container runs: the `config` of the OCI image config (image-spec, *config.md*).
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -107,8 +108,76 @@ impl Config {
     }
 }
 
+impl Config {
+    /// The `config` of an image that is built upon one with this `config`: variables by name, labels, ports and volumes
+    /// beside those that are there, everything else in its place. A new entrypoint takes the old command away, as in a
+    /// Dockerfile: those arguments were for another program. Docker's `OnBuild` is not for who builds without Docker.
+    #[must_use]
+    pub fn over(&self, base: &Map<String, Value>) -> Map<String, Value> {
+        let own = serde_json::to_value(self.to_oci()).expect("string keys and texts are JSON");
+        let own = own.as_object().cloned().unwrap_or_default();
+        let mut config = base.clone();
+        config.remove("OnBuild");
+        if own.contains_key("Entrypoint") && !own.contains_key("Cmd") {
+            config.remove("Cmd");
+        }
+        for (key, new) in own {
+            let merged = match (key.as_str(), config.remove(&key), new) {
+                ("Env", Some(Value::Array(old)), Value::Array(new)) => Value::Array(by_name(old, new)),
+                (_, Some(Value::Object(mut old)), Value::Object(new)) => {
+                    old.extend(new);
+                    Value::Object(old)
+                }
+                (_, _, new) => new,
+            };
+            config.insert(key, merged);
+        }
+        config
+    }
+}
+
+/// `NAME=value` texts: one that is there already is replaced where it is.
+fn by_name(mut old: Vec<Value>, new: Vec<Value>) -> Vec<Value> {
+    let name = |value: &Value| value.as_str().and_then(|text| text.split('=').next()).map(str::to_owned);
+    for entry in new {
+        match old.iter_mut().find(|other| name(other) == name(&entry)) {
+            Some(other) => *other = entry,
+            None => old.push(entry),
+        }
+    }
+    old
+}
+
 /// The map type of `oci-spec`. It has no order, and needs none: canonical JSON sorts the keys.
 #[expect(clippy::disallowed_types, reason = "oci-spec asks for it, and only `canonical` ever walks through it")]
 pub(crate) fn unordered(map: &BTreeMap<String, String>) -> std::collections::HashMap<String, String> {
     map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_config_is_inherited_as_a_whole() {
+        let base = json!({
+            "Env": ["PATH=/usr/bin", "A=1"], "Entrypoint": ["/old"], "Cmd": ["old"], "Labels": {"a": "1", "b": "1"},
+            "Volumes": {"/data": {}}, "User": "1000", "Healthcheck": {"Test": ["NONE"]}, "OnBuild": ["RUN x"],
+        });
+        let own = Config {
+            env: vec!["A=2".to_owned(), "B=3".to_owned()],
+            entrypoint: vec!["/new".to_owned()],
+            labels: BTreeMap::from([("b".to_owned(), "2".to_owned())]),
+            volumes: BTreeMap::from([("/more".to_owned(), Empty {})]),
+            ..Config::default()
+        };
+        let expected = json!({
+            "Env": ["PATH=/usr/bin", "A=2", "B=3"], "Entrypoint": ["/new"], "Labels": {"a": "1", "b": "2"},
+            "Volumes": {"/data": {}, "/more": {}}, "User": "1000", "Healthcheck": {"Test": ["NONE"]},
+        });
+        assert_eq!(Value::Object(own.over(base.as_object().unwrap())), expected);
+        assert_eq!(Config::default().over(&Map::new()), Map::new());
+    }
 }

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use oci_spec::image::{
-    Arch, Descriptor, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndexBuilder,
+    Arch, Descriptor, History, HistoryBuilder, ImageConfiguration, ImageConfigurationBuilder, ImageIndexBuilder,
     ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::canonical;
 use crate::config::{Config, unordered};
@@ -163,6 +164,21 @@ pub struct About {
     pub config: Config,
     /// Annotations of its manifest.
     pub annotations: BTreeMap<String, String>,
+    /// What the image that it is built upon hands down.
+    pub inherited: Option<Inherited>,
+}
+
+/// What an image hands down to one that is built upon it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inherited {
+    /// How a container of it runs: all of its `config`, keys that windlass does not know included.
+    pub config: Map<String, Value>,
+    /// How it was made; empty if that is not known for every layer.
+    pub history: Vec<History>,
+    /// `os.version` and `os.features`, where it has them.
+    pub os: Map<String, Value>,
+    /// How many layers it has.
+    pub layers: usize,
 }
 
 impl From<&ImageSpec> for About {
@@ -175,6 +191,7 @@ impl From<&ImageSpec> for About {
             author: spec.author.clone(),
             config: spec.config.clone(),
             annotations: spec.annotations.clone(),
+            inherited: None,
         }
     }
 }
@@ -182,7 +199,10 @@ impl From<&ImageSpec> for About {
 /// The config blob and the manifest blob of an image with these layers, bottom first.
 #[must_use]
 pub fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
-    let config = Blob::new(MediaType::ImageConfig, &configuration(about, layers));
+    let config = match &about.inherited {
+        None => Blob::new(MediaType::ImageConfig, &configuration(about, layers)),
+        Some(inherited) => Blob::new(MediaType::ImageConfig, &inheriting(about, layers, inherited)),
+    };
     let to = |Layer { record, .. }: &Layer| descriptor(&record.media_type(), record.digest, record.size);
     let layers: Vec<_> = layers.iter().map(to).collect();
     let mut manifest = ImageManifestBuilder::default()
@@ -235,6 +255,29 @@ fn configuration(about: &About, layers: &[Layer]) -> ImageConfiguration {
     image.build().expect("every required field is set")
 }
 
+/// The configuration of an image that is built upon another: all that it says, with what the new one says over it.
+fn inheriting(about: &About, layers: &[Layer], inherited: &Inherited) -> Value {
+    let json = |value: &ImageConfiguration| serde_json::to_value(value).expect("string keys and integers are JSON");
+    let mut new = configuration(about, layers);
+    if !inherited.history.is_empty() {
+        // The layers of the base lie above those of models that are not its own.
+        let start = layers.iter().take_while(|layer| layer.record.kind == LayerKind::Model).count();
+        let start = start.min(layers.len().saturating_sub(inherited.layers));
+        let mut history = new.history().clone().unwrap_or_default();
+        history.splice(start..start + inherited.layers, inherited.history.iter().cloned());
+        new.set_history(Some(history));
+    }
+    let mut value = json(&new);
+    let config = about.config.over(&inherited.config);
+    value["config"] = Value::Object(config);
+    for (key, inherited) in &inherited.os {
+        if value.get(key).is_none() {
+            value[key] = inherited.clone();
+        }
+    }
+    value
+}
+
 /// Names of what is in a layer, at most this many.
 const NAMES: usize = 12;
 
@@ -254,17 +297,17 @@ fn contents_of(layer: &Layer) -> String {
 
 /// An index of the manifests of several platforms.
 #[must_use]
-pub fn index(manifests: &[(Platform, Digest, u64)], annotations: &BTreeMap<String, String>) -> Blob {
+pub fn index(manifests: &[(Platform, MediaType, Digest, u64)], annotations: &BTreeMap<String, String>) -> Blob {
     let entries: Vec<_> = manifests
         .iter()
-        .map(|(platform, digest, size)| {
+        .map(|(platform, media_type, digest, size)| {
             let mut to = PlatformBuilder::default()
                 .os(Os::from(platform.os.as_str()))
                 .architecture(Arch::from(platform.architecture.as_str()));
             if let Some(variant) = &platform.variant {
                 to = to.variant(variant.clone());
             }
-            let mut entry = descriptor(&MediaType::ImageManifest, *digest, *size);
+            let mut entry = descriptor(media_type, *digest, *size);
             entry.set_platform(Some(to.build().expect("both required fields are set")));
             entry
         })

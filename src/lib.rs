@@ -30,26 +30,32 @@
 //! | `path_info` | `store` |
 //! | `closure` | `path_info` `store` |
 //! | `pipe` | `progress` |
+//! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
 //! | `content` | `layer` `store` |
-//! | `spec` | `canonical` `config` `content` `layer` `platform` `reference` `service` `store` |
+//! | `pattern` | `layer` `store` |
+//! | `spec` | `canonical` `config` `content` `digest` `layer` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
 //! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
-//! | `build` | `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `base` | `compression` `digest` `image` `layer` `layout` `platform` `progress` `reference` `spec` |
+//! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
-//! | `compose` | `blobs` `digest` `layout` `service` `stack` |
+//! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `upstream` | `blobs` `compose` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `registry` `store` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
 //! `anyhow` and `clap`.
 
 pub mod archive;
+pub mod base;
 pub mod blobs;
 pub mod build;
 pub mod canonical;
@@ -61,19 +67,23 @@ pub mod config;
 pub mod content;
 pub mod digest;
 pub mod image;
+pub mod index;
 pub mod layer;
 pub mod layer_set;
 pub mod layout;
 pub mod nar;
 pub mod path_info;
+pub mod pattern;
 pub mod pipe;
 pub mod plan;
 pub mod platform;
 pub mod podman;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod service;
 pub mod spec;
 pub mod split;
 pub mod stack;
 pub mod store;
+pub mod upstream;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::closure::{ClosureError, ClosureGraph};
 use crate::content::{Content, Root};
-use crate::image::{Layer, LayerKind, LayerRecord};
+use crate::image::{Inherited, Layer, LayerKind, LayerRecord};
 use crate::layer::{FORMAT, Input, Perm, Recipe};
 use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec, ModelSpec};
 use crate::split::{Part, Request, split};
@@ -153,6 +153,10 @@ pub struct ImageRequest {
     pub spec: ImageSpec,
     /// Its models, in any order.
     pub models: Vec<PlannedModel>,
+    /// The layers of the image that it is built upon but for those of models, bottom first.
+    pub base: Vec<Layer>,
+    /// What that image hands down.
+    pub inherited: Option<Inherited>,
     /// Its explicit layers, bottom first.
     pub layers: Vec<Layer>,
 }
@@ -166,6 +170,8 @@ pub struct ImagePlan {
     pub layers: Vec<Planned>,
     /// The names of its models, lowest first.
     pub models: Vec<String>,
+    /// What the image that it is built upon hands down.
+    pub inherited: Option<Inherited>,
 }
 
 /// Plans all images of a stack at once.
@@ -175,10 +181,11 @@ pub struct ImagePlan {
 pub fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<Vec<ImagePlan>, PlanError> {
     let closures: Vec<Request> = requests
         .iter()
-        .map(|ImageRequest { spec, layers, .. }| {
+        .map(|ImageRequest { spec, base, layers, .. }| {
             let mut closure = closure(graph, &spec.roots(), &spec.name)?;
-            check_names(graph, spec, &closure, layers)?;
-            without_layers(&mut closure, layers, &spec.store_dir);
+            let below: Vec<&Layer> = base.iter().chain(layers).collect();
+            check_names(graph, spec, &closure, &below)?;
+            without_layers(&mut closure, below, &spec.store_dir);
             Ok(Request { closure, max_layers: spec.max_layers })
         })
         .collect::<Result<_, PlanError>>()?;
@@ -190,7 +197,7 @@ pub fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<
 fn plan_image(
     graph: &ClosureGraph,
     names: &[String],
-    ImageRequest { spec, mut models, layers }: ImageRequest,
+    ImageRequest { spec, mut models, base, inherited, layers }: ImageRequest,
     parts: &[Part],
 ) -> Result<ImagePlan, PlanError> {
     models.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name)));
@@ -200,7 +207,7 @@ fn plan_image(
     }
     let model_names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     let mut planned: Vec<Planned> = models.into_iter().map(|model| model.layer).collect();
-    planned.extend(layers.into_iter().map(Planned::from_layer));
+    planned.extend(base.into_iter().chain(layers).map(Planned::from_layer));
     let shared_by = |part: &Part| match part.users.len() {
         1 => format!("only {} needs it", spec.name),
         count => {
@@ -209,7 +216,7 @@ fn plan_image(
         }
     };
     planned.extend(parts.iter().map(|part| closure_layer(graph, &spec.store_dir, part, shared_by(part))));
-    let engine_inputs = match spec.mount_points {
+    let engine_inputs = match spec.brings_mount_points() {
         true => vec![Input::MountPoints, Input::accounts(spec.config.user.as_deref())],
         false => Vec::new(),
     };
@@ -220,7 +227,7 @@ fn plan_image(
         let (image, count) = (spec.name, planned.len());
         return Err(PlanError::TooManyLayers { image, count, models, others: count - models });
     }
-    Ok(ImagePlan { spec, layers: planned, models: model_names })
+    Ok(ImagePlan { spec, layers: planned, models: model_names, inherited })
 }
 
 /// Two models where one puts something at or below a place of the other.
@@ -298,11 +305,11 @@ fn check_names(
     graph: &ClosureGraph,
     spec: &ImageSpec,
     closure: &BTreeSet<StorePath>,
-    layers: &[Layer],
+    layers: &[&Layer],
 ) -> Result<(), PlanError> {
     let roots = spec.roots();
     let in_layers: BTreeMap<StorePath, &Layer> =
-        layers.iter().flat_map(|layer| paths_of(layer, &spec.store_dir).map(move |path| (path, layer))).collect();
+        layers.iter().flat_map(|layer| paths_of(layer, &spec.store_dir).map(move |path| (path, *layer))).collect();
     let named = || roots.iter().filter_map(|root| in_graph(graph, root));
     let all: BTreeSet<&StorePath> = closure.iter().chain(named()).chain(in_layers.keys()).collect();
     let fit = |path| Some((path, spec.forbid.iter().find(|pattern| pattern.fits(path))?));
@@ -331,8 +338,12 @@ fn paths_of<'a>(layer: &'a Layer, store: &'a StoreDir) -> impl Iterator<Item = S
     })
 }
 
-fn without_layers(closure: &mut BTreeSet<StorePath>, layers: &[Layer], store: &StoreDir) {
-    for path in layers.iter().flat_map(|layer| paths_of(layer, store)) {
+fn without_layers<'a>(
+    closure: &mut BTreeSet<StorePath>,
+    layers: impl IntoIterator<Item = &'a Layer>,
+    store: &'a StoreDir,
+) {
+    for path in layers.into_iter().flat_map(|layer| paths_of(layer, store)) {
         closure.remove(&path);
     }
 }

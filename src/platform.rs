@@ -29,6 +29,24 @@ impl Platform {
         Self { os: "linux".to_owned(), architecture: "unknown".to_owned(), variant: None }
     }
 
+    /// The same under the one name that it goes by here, of those that registries use: `linux/arm64` for `linux/arm64/v8`
+    /// and `linux/aarch64`, `linux/arm/v7` for `linux/arm`.
+    #[must_use]
+    pub fn canonical(self) -> Self {
+        let Self { os, architecture, variant } = self;
+        let architecture = match architecture.as_str() {
+            "aarch64" => "arm64".to_owned(),
+            "x86_64" => "amd64".to_owned(),
+            _ => architecture,
+        };
+        let variant = match (architecture.as_str(), variant.as_deref()) {
+            ("arm64", Some("v8" | "8")) | ("amd64", Some("v1")) => None,
+            ("arm", None) => Some("v7".to_owned()),
+            _ => variant,
+        };
+        Self { os, architecture, variant }
+    }
+
     /// Whether a container of this platform runs on `host`; what is only data runs anywhere.
     #[must_use]
     pub fn runs_on(&self, host: &Self) -> bool {
@@ -100,5 +118,21 @@ mod tests {
         for text in ["", "linux", "linux/", "Linux/amd64", "linux/arm64/v8/x", "x86_64-linux"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn each_platform_has_one_name() {
+        for (text, name) in [
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm64/v9", "linux/arm64/v9"),
+            ("linux/amd64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/v6", "linux/arm/v6"),
+        ] {
+            assert_eq!(text.parse::<Platform>().unwrap().canonical().to_string(), name);
+        }
+        let spoken = Platform { os: "linux".to_owned(), architecture: "aarch64".to_owned(), variant: None };
+        assert_eq!(spoken.canonical().to_string(), "linux/arm64");
     }
 }

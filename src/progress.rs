@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Counters shared by all threads of one job. All in bytes.
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Progress {
     written: AtomicU64,
     cloned: AtomicU64,
     linked: AtomicU64,
+    network: AtomicU64,
+    kept: AtomicU64,
     waiting: Mutex<Option<PathBuf>>,
     stop: Arc<AtomicBool>,
 }
@@ -51,6 +54,16 @@ impl Progress {
         self.linked.fetch_add(bytes, Relaxed);
     }
 
+    /// Counts bytes received from a registry, or sent to one.
+    pub fn count_network(&self, bytes: u64) {
+        self.network.fetch_add(bytes, Relaxed);
+    }
+
+    /// Counts bytes that need not be received: they are there from a run before.
+    pub fn count_kept(&self, bytes: u64) {
+        self.kept.fetch_add(bytes, Relaxed);
+    }
+
     /// Says that another process holds this lock, and that the job waits for it.
     pub fn wait_for(&self, lock: &Path) {
         *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(lock.to_owned());
@@ -64,6 +77,28 @@ impl Progress {
     /// The lock that the job waits for.
     pub fn waiting(&self) -> Option<PathBuf> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tries to take a lock until it works or the job is told to stop, and says meanwhile what is being waited for.
+    ///
+    /// # Errors
+    /// What `attempt` failed with, or that the job is to stop.
+    pub fn wait_until(&self, lock: &Path, mut attempt: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+        /// Between two tries.
+        const PAUSE: Duration = Duration::from_millis(10);
+        let mut told = false;
+        while !attempt()? {
+            if !told {
+                self.wait_for(lock);
+                told = true;
+            }
+            self.check()?;
+            std::thread::sleep(PAUSE);
+        }
+        if told {
+            self.go_on();
+        }
+        Ok(())
     }
 
     /// How many bytes the job will work on, as far as is known.
@@ -91,9 +126,19 @@ impl Progress {
         self.linked.load(Relaxed)
     }
 
+    /// Bytes received and sent so far.
+    pub fn network(&self) -> u64 {
+        self.network.load(Relaxed)
+    }
+
+    /// Bytes that were there from a run before.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Relaxed)
+    }
+
     /// Bytes worked on so far, to compare with [`expected`](Self::expected).
     pub fn done(&self) -> u64 {
-        self.read().max(self.written() + self.cloned() + self.linked())
+        self.read().max(self.written() + self.cloned() + self.linked()).max(self.network() + self.kept())
     }
 
     /// Asks every thread of the job to stop at the next chunk.

@@ -40,9 +40,7 @@ impl Reference {
         if FLOATING.contains(&tag) {
             return Err(ReferenceError::Floating(tag.to_owned()));
         }
-        let tag_char = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
-        let fits = (1..=128).contains(&tag.len()) && tag.bytes().all(tag_char) && !tag.starts_with(['.', '-']);
-        if !fits {
+        if !is_tag(tag) {
             return Err(ReferenceError::Tag(tag.to_owned()));
         }
         Ok(Self { name: full_name(name)?, tag: tag.to_owned() })
@@ -67,22 +65,65 @@ impl fmt::Display for Reference {
 /// If it is not an image name.
 pub fn full_name(name: &str) -> Result<String, ReferenceError> {
     let bad = || ReferenceError::Name(name.to_owned());
-    let (registry, path) = match name.split_once('/') {
-        Some((first, rest)) if first == "localhost" || first.contains(['.', ':']) => (first, rest),
-        _ => ("localhost", name),
-    };
-    let (host, port) = registry.split_once(':').unwrap_or((registry, "0"));
-    let host_fits = !host.is_empty()
-        && host.split('.').all(|label| {
-            !label.is_empty()
-                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-        });
-    if !host_fits || port.parse::<u16>().is_err() || name.len() > 255 || !path.split('/').all(is_component) {
+    let (registry, path) = split_registry(name);
+    let registry = registry.unwrap_or("localhost");
+    if !is_registry(registry) || name.len() > 255 || !is_repository(path) {
         return Err(bad());
     }
     Ok(format!("{registry}/{path}"))
+}
+
+/// The registry that a name begins with, and the rest: what is before the first `/` is a registry if it is `localhost`
+/// or has a `.` or a `:`.
+#[must_use]
+pub fn split_registry(name: &str) -> (Option<&str>, &str) {
+    match name.split_once('/') {
+        Some((first, rest)) if first == "localhost" || first.contains(['.', ':']) => (Some(first), rest),
+        _ => (None, name),
+    }
+}
+
+/// Splits an image reference: its name, and its tag without the digest, `None` where a digest or nothing names it.
+#[must_use]
+pub fn image_name(image: &str) -> (&str, Option<&str>) {
+    let image = image.split_once('@').map_or(image, |(image, _)| image);
+    match image.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (image, None),
+    }
+}
+
+/// Whether a reference can name another image tomorrow: no digest, and a tag without a version.
+#[must_use]
+pub fn is_floating(image: &str) -> bool {
+    let versioned = |tag: &str| tag.bytes().any(|byte| byte.is_ascii_digit());
+    !image.contains("@sha256:") && !image_name(image).1.is_some_and(versioned)
+}
+
+/// Whether this is the host of a registry, with or without a port.
+#[must_use]
+pub fn is_registry(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "0"));
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    host.split('.').all(label) && port.parse::<u16>().is_ok()
+}
+
+/// Whether this is the name of a repository, without its registry.
+#[must_use]
+pub fn is_repository(text: &str) -> bool {
+    text.split('/').all(is_component)
+}
+
+/// Whether this is a tag.
+#[must_use]
+pub fn is_tag(text: &str) -> bool {
+    let tag_char = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    (1..=128).contains(&text.len()) && text.bytes().all(tag_char) && !text.starts_with(['.', '-'])
 }
 
 /// What an image is called among the files of a stack: its name without the registry, `-` for `/`.
@@ -116,6 +157,24 @@ mod tests {
         ] {
             assert_eq!(full_name(name).unwrap(), full);
         }
+    }
+
+    #[test]
+    fn references_are_split_and_floating_ones_found() {
+        for (image, floats) in [
+            ("a", true),
+            ("a:latest", true),
+            ("ghcr.io/x/y:server", true),
+            ("host:5000/a", true),
+            ("a:1.2", false),
+            ("a:pg17", false),
+            ("a@sha256:00", false),
+            ("host:5000/a:v1", false),
+        ] {
+            assert_eq!(is_floating(image), floats, "{image}");
+        }
+        assert_eq!(image_name("host:5000/a"), ("host:5000/a", None));
+        assert_eq!(image_name("a:1@sha256:00"), ("a", Some("1")));
     }
 
     #[test]

@@ -7,17 +7,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use regex::bytes::Regex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::content::{Content, Root, check_source, is_place};
-use crate::layer::{Input, Perm, compile};
+use crate::digest::Digest;
+use crate::layer::{Input, Perm};
+use crate::pattern::Pattern;
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
 use crate::service::{self, Service};
-use crate::store::{StoreDir, StorePath};
+use crate::store::StoreDir;
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
 pub const DEFAULT_MAX_LAYERS: usize = 20;
@@ -56,6 +57,8 @@ pub enum Spec {
     Model(ModelSpec),
     /// `"kind": "layer"`
     Layer(LayerSpec),
+    /// `"kind": "upstream"`
+    Upstream(Box<UpstreamSpec>),
     /// `"kind": "index"`
     Index(IndexSpec),
     /// `"kind": "stack"`
@@ -83,9 +86,15 @@ impl Spec {
             Some("image") => Self::Image(Box::new(read(value)?)),
             Some("model") => Self::Model(read(value)?),
             Some("layer") => Self::Layer(read(value)?),
+            Some("upstream") => Self::Upstream(Box::new(read(value)?)),
             Some("index") => Self::Index(read(value)?),
             Some("stack") => Self::Stack(read(value)?),
-            _ => return Err(wrong("kind", "expected \"image\", \"model\", \"layer\", \"index\" or \"stack\"")),
+            _ => {
+                return Err(wrong(
+                    "kind",
+                    "expected \"image\", \"model\", \"layer\", \"upstream\", \"index\" or \"stack\"",
+                ));
+            }
         };
         spec.check()?;
         Ok(spec)
@@ -96,6 +105,7 @@ impl Spec {
             Self::Image(image) => image.check(""),
             Self::Model(model) => model.check(""),
             Self::Layer(layer) => layer.check(),
+            Self::Upstream(image) => image.check(),
             Self::Index(index) => {
                 Reference::new(&index.name, index.tag.as_deref().unwrap_or("0"))?;
                 if index.images.is_empty() {
@@ -166,6 +176,9 @@ pub struct ImageSpec {
     /// Rules for modes and owners in the root layer (what is not below the store).
     #[serde(default)]
     pub perms: Vec<Perm>,
+    /// The image that this one is built upon, an image directory: its layers lie below, its config is handed down.
+    #[serde(default)]
+    pub from_image: Option<PathBuf>,
     /// Layers built before, by `buildLayer`: directories with a `layers.json`.
     #[serde(default)]
     pub layers: Vec<PathBuf>,
@@ -179,44 +192,12 @@ pub struct ImageSpec {
     #[serde(default)]
     pub forbid: Vec<Pattern>,
     /// Whether the root layer brings the places that a container engine mounts over, and /etc/passwd and /etc/group.
-    #[serde(default = "yes")]
-    pub mount_points: bool,
+    /// When absent, unless it is built upon another image: that has an /etc/passwd of its own, which would be hidden.
+    #[serde(default)]
+    pub mount_points: Option<bool>,
     /// Where the store is.
     #[serde(default)]
     pub store_dir: StoreDir,
-}
-
-/// A regular expression, searched for in the names of store paths: what comes after the hash.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Pattern(Regex);
-
-impl TryFrom<String> for Pattern {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        compile(&text).map(Self).map_err(|message| format!("'{text}' is not a regular expression: {message}"))
-    }
-}
-
-impl From<Pattern> for String {
-    fn from(pattern: Pattern) -> Self {
-        pattern.to_string()
-    }
-}
-
-impl std::fmt::Display for Pattern {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(self.0.as_str())
-    }
-}
-
-impl Pattern {
-    /// Whether it fits the name of this store path.
-    #[must_use]
-    pub fn fits(&self, path: &StorePath) -> bool {
-        self.0.is_match(path.name().as_bytes())
-    }
 }
 
 /// A model as an image names it: built before, or described in place.
@@ -281,6 +262,32 @@ pub struct LayerSpec {
     pub store_dir: StoreDir,
 }
 
+/// An image that was not built here: its manifest, and the files that its blobs are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UpstreamSpec {
+    /// Name that it gets here; `localhost/` is put before it when it names no registry.
+    pub name: String,
+    /// Tag that it gets here; when absent, the first twelve hex digits of the manifest's digest.
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Platform that it must be for; when absent, the one windlass runs on.
+    #[serde(default)]
+    pub platform: Platform,
+    /// Its manifest, byte for byte.
+    pub manifest: String,
+    /// The file with its config.
+    pub config: PathBuf,
+    /// The files with its layers, bottom first.
+    pub layers: Vec<PathBuf>,
+    /// Its name and tag where it comes from, for people.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Digest of the index that names it there, if one does.
+    #[serde(default)]
+    pub index: Option<Digest>,
+}
+
 /// One name for the images of several platforms.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -329,10 +336,6 @@ const fn one() -> usize {
     1
 }
 
-const fn yes() -> bool {
-    true
-}
-
 fn default_mount_path() -> PathBuf {
     PathBuf::from("/models")
 }
@@ -349,6 +352,15 @@ impl ImageSpec {
         self.content.check(&self.store_dir).map_err(|(key, message)| wrong(format!("{at}content{key}"), message))?;
         check_perms(at, &self.perms)?;
         self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
+    }
+}
+
+impl UpstreamSpec {
+    fn check(&self) -> Result<(), SpecError> {
+        Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
+        let mut files =
+            std::iter::once(("config", &self.config)).chain(self.layers.iter().map(|path| ("layers", path)));
+        files.try_for_each(|(key, path)| check_source(key, path).map_err(|(key, message)| wrong(key, message)))
     }
 }
 
@@ -456,6 +468,12 @@ fn check_perms(at: &str, perms: &[Perm]) -> Result<(), SpecError> {
 }
 
 impl ImageSpec {
+    /// Whether the root layer brings mount points and accounts.
+    #[must_use]
+    pub fn brings_mount_points(&self) -> bool {
+        self.mount_points.unwrap_or(self.from_image.is_none())
+    }
+
     /// The store paths that its content, config and annotations need.
     #[must_use]
     pub fn roots(&self) -> Vec<Root> {

@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// The characters of the hash part of a store path: 20 bytes in nixbase32.
 const HASH_LEN: usize = 32;
@@ -123,6 +124,23 @@ impl StoreDir {
                 StorePath::from_base_name(&rest[..end]).ok()
             })
             .collect()
+    }
+
+    /// Where Nix puts the output of a fixed-output derivation with this name, flat, whose content has this SHA-256; and
+    /// where `nix-store --add-fixed sha256` puts a file of that name.
+    ///
+    /// # Errors
+    /// If the name is none for a store path.
+    pub fn fixed_output(&self, name: &str, sha256: &[u8; 32]) -> Result<StorePath, StorePathError> {
+        // Nix manual, *Store path specification*: the hash of a fingerprint, folded to 20 bytes.
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let inner = Sha256::digest(format!("fixed:out:sha256:{}:", hex(sha256)));
+        let outer = Sha256::digest(format!("output:out:sha256:{}:{self}:{name}", hex(&inner)));
+        let mut folded = [0; 20];
+        for (n, byte) in outer.iter().enumerate() {
+            folded[n % 20] ^= byte;
+        }
+        StorePath::from_base_name(&format!("{}-{name}", nixbase32::encode(&folded)))
     }
 
     fn below<'a>(&self, path: &'a str) -> Result<&'a str, StorePathError> {
@@ -364,6 +382,14 @@ mod tests {
         assert_eq!(inside("").unwrap(), "");
         assert_eq!(inside("/bin/..a").unwrap(), "bin/..a");
         assert_eq!(inside("/bin/../../x").unwrap_err().to_string().split(' ').nth(2).unwrap(), "contains");
+    }
+
+    #[test]
+    fn fixed_outputs_are_where_nix_puts_them() {
+        // nix-store --print-fixed-path sha256 ba78…15ad abc
+        let sha256: NarHash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".parse().unwrap();
+        let path = StoreDir::default().fixed_output("abc", sha256.as_bytes()).unwrap();
+        assert_eq!(path.base_name(), "0y839a054fcnhjcd2w1pb6a4k4fl38iw-abc");
     }
 
     #[test]

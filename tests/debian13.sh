@@ -47,10 +47,12 @@ rm -rf "$work" && mkdir -p "$work/target/release"
 git ls-files -z | xargs -0 cp --parents -t "$work"
 cp -r target/parts "$work/target/"
 cp target/release/windlass "$work/target/release/"
+# What a compiler made, and there is none in here.
+cp -r target/probe "$work/target/"
 cd "$work"
 git init -q . && git add -A
 # This script and the functions it uses, from here on about the copy.
-ROOT=$work STUB=$work/tests/nixpkgs PARTS=$work/target/parts
+ROOT=$work STUB=$work/tests/nixpkgs PARTS=$work/target/parts PROBE=$work/target/probe/windlass-probe
 nix-store --import </root/closure.nar >/dev/null
 stub target/release/windlass
 nix build .#ai-stack-images --override-input nixpkgs path:target/nixpkgs --no-write-lock-file

@@ -19,6 +19,8 @@
   services ? null,
   # null, "vulkan", "rocm" or "cuda".
   accel ? null,
+  # A lock of `windlass upstream`, for what comes from upstream images only: images.lock.json, or what is in it.
+  lock ? pkgs.windlassLock or null,
   # Service -> what its file takes as `settings`.
   settings ? { },
 }:
@@ -48,6 +50,23 @@ let
     };
   baked = attrValues (mapAttrs buildModel models);
 
+  pinned = if lock == null then { images = { }; } else if builtins.isAttrs lock then lock else builtins.fromJSON (builtins.readFile lock);
+  # The image that the lock has under this name, with the probe on top; null if it has none. The probe is at the top of the tree:
+  # in most images /bin is a link, which a directory of ours would take the place of.
+  upstream =
+    name:
+    if !(pinned.images ? ${name}) then
+      null
+    else
+      windlass.buildImage {
+        inherit name;
+        fromImage = windlass.fetchImage {
+          lock = pinned;
+          inherit name;
+        };
+        symlinks."/windlass-probe" = "${probe}/bin/windlass-probe";
+      };
+
   describe = genAttrs (
     name:
     import (./. + "/${name}.nix") {
@@ -56,6 +75,7 @@ let
         windlass
         probe
         accel
+        upstream
         ;
       models = baked;
       settings = settings.${name} or { };
@@ -70,7 +90,7 @@ let
     if !elem name names then
       throw "aiStack: there is no service '${name}'; there are: ${toString names}"
     else if describe.${name}.image == null then
-      throw "aiStack: ${name} comes from an upstream image only, which a later version pins; leave it out of `services`"
+      throw "aiStack: ${name} comes from an upstream image only: pin it (`windlass upstream add ${name} REFERENCE`), and give the lock as `lock`"
     else
       describe.${name}.image;
 in

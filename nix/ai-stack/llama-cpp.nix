@@ -15,6 +15,7 @@
   accel ? null,
   models ? [ ],
   settings ? { },
+  ...
 }:
 let
   uid = toString (settings.uid or 8080);

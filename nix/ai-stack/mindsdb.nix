@@ -1,11 +1,12 @@
 # MindsDB, on 47334 (HTTP) and 47335 (the protocol of MySQL): keeps all it has in /root/mdb_storage.
 #
-# Type: { } -> { image, state, container }
+# Type: { upstream } -> { image, state, container }
 #
-# Its image is upstream's, by digest: nixpkgs has no package. It runs as root, without any capability: its configuration is
+# Its image is upstream's, as the lock has it under `mindsdb`: nixpkgs has no package. It runs as root, without any capability: its configuration is
 # in /root, which nobody else can read.
-_: {
-  image = null;
+{ upstream, ... }:
+{
+  image = upstream "mindsdb";
 
   state = "/root/mdb_storage";
 
@@ -25,7 +26,7 @@ _: {
     noNewPrivileges = true;
     health = {
       command = [
-        "/bin/windlass-probe"
+        "/windlass-probe"
         "http"
         "http://127.0.0.1:47334/api/util/ping"
       ];

@@ -1,16 +1,17 @@
 # Open WebUI, on 3000: keeps all it has in /app/backend/data.
 #
-# Type: { settings ? { } } -> { image, state, container }
+# Type: { upstream, settings ? { } } -> { image, state, container }
 #
 # settings.uid  user and group; by default the image's own, root without any capability: upstream tests no other
 #
-# Its image is upstream's, by digest. The one of nixpkgs is unfree, and not in the binary cache.
+# Its image is upstream's, as the lock has it under `open-webui`. The one of nixpkgs is unfree, and not in the binary cache.
 {
+  upstream,
   settings ? { },
   ...
 }:
 {
-  image = null;
+  image = upstream "open-webui";
 
   state = "/app/backend/data";
 
@@ -35,7 +36,7 @@
     noNewPrivileges = true;
     health = {
       command = [
-        "/bin/windlass-probe"
+        "/windlass-probe"
         "http"
         "http://127.0.0.1:8080/health"
         "--contains"

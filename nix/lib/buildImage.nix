@@ -50,6 +50,10 @@ args@{
   # Regular expressions, searched for in the names of store paths (what comes after the hash): the build fails when the
   # image would have one that fits, [ "^cuda" ], and says by which references it got there.
   forbid ? [ ],
+  # An image that this one is built upon, from fetchImage or buildImage: its layers lie below (but for those of models, which lie
+  # below everything), and its `config` is handed down: Env by name, Labels, ExposedPorts and Volumes beside those that are
+  # there, all else in its place; a new Entrypoint takes the old Cmd away.
+  fromImage ? null,
   # Layers from buildLayer, bottom first; they lie below the closure, and their store paths are not repeated in it.
   layers ? [ ],
   # Models from buildModel; each is a layer of its own at the very bottom.
@@ -59,8 +63,9 @@ args@{
   architecture ? null,
   variant ? null,
   # Whether the image brings the places that Podman mounts over (/proc, /tmp, /etc/hosts, …), and an /etc/passwd and
-  # /etc/group with root, nobody and a numeric `config.User`, wherever nothing else gives them.
-  mountPoints ? true,
+  # /etc/group with root, nobody and a numeric `config.User`, wherever nothing else gives them. What `fromImage` brings counts
+  # for nothing here: these would hide it, so there are none.
+  mountPoints ? fromImage == null,
 }:
 let
   host = builtins.match "([^/]+)/([^/]+)(/.*)?" (internal.platformOf internal.targetSystem);
@@ -77,7 +82,8 @@ internal.build {
   built = {
     layers = map internal.tagIn layers;
     models = map internal.tagIn models;
-  };
+  }
+  // (if fromImage == null then { } else { fromImage = internal.tagIn fromImage; });
   spec = {
     inherit
       name
@@ -105,8 +111,9 @@ internal.build {
     models = map (model: { built = internal.path model; }) models;
   }
   # Only when given: the tag of an image that forbids nothing does not depend on it.
-  // (if forbid == [ ] then { } else { inherit forbid; });
+  // (if forbid == [ ] then { } else { inherit forbid; })
+  // (if fromImage == null then { } else { fromImage = internal.path fromImage; });
 }
 // {
-  inherit models;
+  models = models ++ (if fromImage == null then [ ] else fromImage.models or [ ]);
 }

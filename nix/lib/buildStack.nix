@@ -16,7 +16,7 @@ internal:
 {
   # Name of the derivation.
   name ? "stack",
-  # Images from buildImage, planned together, and indexes from buildIndex, taken as they are.
+  # Images from buildImage, planned together; from buildIndex and fetchImage, taken as they are.
   images,
   # Models that no image has in it, to be mounted.
   models ? [ ],
@@ -26,16 +26,20 @@ internal:
 let
   inherit (builtins) attrValues listToAttrs map;
   byName = key: values: listToAttrs (map (value: { name = value.${key}; inherit value; }) values);
-  wrong = builtins.filter (image: image.imageKind != "image" && image.imageKind != "index") images;
-  ofKind = kind: builtins.filter (image: image.imageKind == kind) images;
-  planned = ofKind "image";
+  ofKinds = kinds: builtins.filter (image: builtins.elem image.imageKind kinds) images;
+  whole = [
+    "index"
+    "upstream"
+  ];
+  planned = ofKinds [ "image" ];
+  wrong = builtins.filter (image: !builtins.elem image.imageKind ([ "image" ] ++ whole)) images;
   allModels = byName "modelName" (builtins.concatMap (image: image.models) images ++ models);
   spec = internal.specFile "${name}-spec" (
     {
       kind = "stack";
       inherit name;
       images = map (image: image.spec) planned;
-      built = map internal.path (ofKind "index");
+      built = map internal.path (ofKinds whole);
       models = map (model: { built = internal.path model; }) (attrValues allModels);
     }
     # Left out when empty: the derivation of a stack without services does not mention them.
@@ -65,7 +69,7 @@ let
   };
 in
 if wrong != [ ] then
-  throw "buildStack: ${(builtins.head wrong).imageName} is a ${(builtins.head wrong).imageKind}; `images` are from buildImage or buildIndex, models go in `models`"
+  throw "buildStack: ${(builtins.head wrong).imageName} is a ${(builtins.head wrong).imageKind}; `images` are from buildImage, buildIndex or fetchImage, models go in `models`"
 else
 archives
 // {

@@ -1,6 +1,6 @@
 # The functions that turn Nix store paths into images.
 #
-# Type: { windlass, system, targetSystem } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex }
+# Type: { windlass, system, targetSystem } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, fetchImage }
 #
 # windlass:     the package, with bin/windlass
 # system:       where the derivations are built, "x86_64-linux"
@@ -22,4 +22,5 @@ in
   buildModel = import ./buildModel.nix internal;
   buildStack = import ./buildStack.nix internal;
   buildIndex = import ./buildIndex.nix internal;
+  fetchImage = import ./fetchImage.nix internal;
 }

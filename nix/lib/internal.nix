@@ -32,6 +32,8 @@ let
       # Store paths whose closure the builder is told, as the attribute `closure`.
       closureOf ? [ ],
       outputs ? [ "out" ],
+      # SHA-256 in hex of the one file that comes out: then it may be fetched from elsewhere.
+      hash ? null,
       # Whether the outputs only seem to refer to what they mention: an archive holds all of it.
       selfContained ? false,
     }:
@@ -43,6 +45,31 @@ let
         __structuredAttrs = true;
         windlass = action;
       }
+      // (
+        if hash == null then
+          { }
+        else
+          {
+            outputHashMode = "flat";
+            outputHashAlgo = "sha256";
+            outputHash = hash;
+            preferLocalBuild = true;
+            impureEnvVars = [
+              "http_proxy"
+              "https_proxy"
+              "all_proxy"
+              "no_proxy"
+              "HTTP_PROXY"
+              "HTTPS_PROXY"
+              "ALL_PROXY"
+              "NO_PROXY"
+              "SSL_CERT_FILE"
+              "NIX_SSL_CERT_FILE"
+              "REGISTRY_AUTH_FILE"
+              "DOCKER_CONFIG"
+            ];
+          }
+      )
       // (if closureOf == [ ] then { } else { exportReferencesGraph.closure = closureOf; })
       # Nix knows this from 2.17 on; with an earlier one an archive keeps alive what it was made from.
       // (

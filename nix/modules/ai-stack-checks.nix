@@ -83,8 +83,9 @@ in
     ++ map (name: {
       assertion = false;
       message = ''
-        services.ai-stack.${name}: nixpkgs has no package that it could be built from here, and pinned upstream images are not
-        there yet; give an image of your own as services.ai-stack.${name}.image, or leave it disabled
+        services.ai-stack.${name}: there is no image: nixpkgs has no package that it could be built from here, and
+        services.ai-stack.lock has no image of that name; pin one (`windlass upstream add ${name} REFERENCE`), or give an image
+        of your own as services.ai-stack.${name}.image
       '';
     }) unavailable
     ++ map (slot: {

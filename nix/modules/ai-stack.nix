@@ -115,7 +115,7 @@ let
   };
 
   asked = {
-    inherit (cfg) accel;
+    inherit (cfg) accel lock;
     models = lib.mapAttrs (_: model: { inherit (model) src format mountPath; }) baked;
     mountedModels = lib.mapAttrs (_: model: { inherit (model) src format mountPath; }) (
       ofDelivery [
@@ -192,8 +192,9 @@ let
 
   # An image of the user's own may have no probe in it. It is mounted at the top then: a rootless Podman that has the image
   # from root's store can make nothing further down.
-  hasProbe = name: ((imageOf name).spec.content.symlinks or { }) ? "/bin/windlass-probe";
-  probeOf = name: if hasProbe name then "/bin/windlass-probe" else "/windlass-probe";
+  links = name: (imageOf name).spec.content.symlinks or { };
+  probeOf = name: if links name ? "/bin/windlass-probe" then "/bin/windlass-probe" else "/windlass-probe";
+  hasProbe = name: links name ? ${probeOf name};
 
   # The definitions of one container: the service, where it runs, and what the user changes.
   container = name: [
@@ -317,6 +318,15 @@ in
       description = ''
         What llama.cpp and ollama compute with; null is the processor. Libraries of CUDA and ROCm are in no image unless they are
         asked for: a build fails when they slip in.
+      '';
+    };
+    lock = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = lib.literalExpression "./images.lock.json";
+      description = ''
+        What `windlass upstream` keeps: upstream images, each by digest, for the services that nixpkgs does not build: open-webui
+        and mindsdb, under these names. `windlass upstream add open-webui ghcr.io/open-webui/open-webui:v0.6.41` adds one.
       '';
     };
     hostMemory = mkOption {

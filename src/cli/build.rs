@@ -8,10 +8,12 @@ use serde::Serialize;
 use super::failure::Usage;
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use crate::base;
 use crate::blobs::{At, Staging};
 use crate::build::{self, Blobs};
 use crate::closure::ClosureGraph;
 use crate::digest::Digest;
+use crate::index;
 use crate::layer_set::{LayerSet, write_layers};
 use crate::layout::{ImageDir, Summary, read_json};
 use crate::progress::Progress;
@@ -118,7 +120,8 @@ pub(super) fn write(
     match spec {
         Spec::Image(spec) => build::image((**spec).clone(), graph, blobs, progress)?.write_lean(directory, progress)?,
         Spec::Model(spec) => build::model(spec, graph, blobs, progress)?.write_lean(directory, progress)?,
-        Spec::Index(spec) => build::index(spec)?.write_lean(directory, progress)?,
+        Spec::Upstream(spec) => base::image(spec, progress)?.write_lean(directory, progress)?,
+        Spec::Index(spec) => index::build(spec)?.write_lean(directory, progress)?,
         Spec::Layer(spec) => write_layers(directory, &spec.name, &build::layers(spec, graph, progress)?, progress)?,
         Spec::Stack(spec) => write_lean(&build::stack(spec, graph, progress)?, directory, progress)?,
     }

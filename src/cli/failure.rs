@@ -17,7 +17,16 @@ use crate::podman::model::ModelError;
 use crate::podman::places::PlacesError;
 use crate::podman::pull::PullError;
 use crate::podman::records::RecordsError;
+use crate::registry::error::RegistryError;
+use crate::registry::location::LocationError;
 use crate::spec::SpecError;
+use crate::upstream::fetch::FetchError;
+use crate::upstream::file::LockError;
+use crate::upstream::nix::NixError;
+use crate::upstream::place::{ParsePlaceError, PlaceError};
+use crate::upstream::resolve::ResolveError;
+use crate::upstream::signature::SignatureError;
+use crate::upstream::versions::VersionsError;
 
 /// The environment is wrong: something windlass needs is not there.
 #[derive(Debug, thiserror::Error)]
@@ -39,20 +48,44 @@ pub(super) struct NoSpace(pub(super) String);
 #[error("{0}")]
 pub(super) struct Unverified(pub(super) String);
 
-/// Some images are not loaded; each was printed where it belongs.
+/// The network would be needed, and may not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Offline(pub(super) String);
+
+/// Upstream has something newer; each image was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} available")]
+pub(super) struct Updates(pub(super) String);
+
+/// Upstream has nothing newer, as far as is known; each image was printed.
+#[derive(Debug, thiserror::Error)]
+#[error("{gone} gone, {unknown} unknown")]
+pub(super) struct Unknown {
+    pub(super) gone: usize,
+    pub(super) unknown: usize,
+}
+
+/// Something failed for some images; each was printed where it belongs.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub(super) struct Unloaded {
+pub(super) struct Several {
     message: String,
     code: u8,
 }
 
-impl Unloaded {
-    pub(super) fn new(errors: &[&LoadError]) -> Self {
-        // With several, the one that a second run will not mend by itself.
+impl Several {
+    pub(super) fn new(message: String, errors: &[&(dyn Error + 'static)]) -> Self {
+        // The one that a second run will not mend by itself.
         let code = errors.iter().map(|error| code(*error)).max().unwrap_or(1);
-        Self { message: format!("{} could not be loaded", count(errors.len(), "image")), code }
+        Self { message, code }
     }
+}
+
+/// Some images are not loaded.
+pub(super) fn unloaded(errors: &[&LoadError]) -> Several {
+    let errors: Vec<&(dyn Error + 'static)> = errors.iter().map(|&error| error as _).collect();
+    Several::new(format!("{} could not be loaded", count(errors.len(), "image")), &errors)
 }
 
 /// Prints the error and gives the exit code that scripts know it by.
@@ -92,7 +125,7 @@ fn code(error: &(dyn Error + 'static)) -> u8 {
 }
 
 fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
-    if let Some(Unloaded { code, .. }) = error.downcast_ref() {
+    if let Some(Several { code, .. }) = error.downcast_ref() {
         return Some(*code);
     }
     if error.is::<Usage>()
@@ -102,10 +135,22 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || matches!(error.downcast_ref(), Some(DecideError::SameName { .. }))
         || error.downcast_ref().is_some_and(|error| !matches!(error, ImportError::Read { .. }))
         || matches!(error.downcast_ref(), Some(ExportError::Archives { .. }))
+        || error.is::<LocationError>()
+        || error.is::<VersionsError>()
+        || error.is::<ParsePlaceError>()
+        || matches!(error.downcast_ref(), Some(FetchError::NoImage { .. } | FetchError::NoPlatform(_)))
+        || matches!(error.downcast_ref(), Some(SignatureError::Key))
     {
         return Some(2);
     }
+    if error.is::<Updates>() {
+        return Some(8);
+    }
+    if error.is::<Offline>() {
+        return Some(6);
+    }
     let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    let upstream = |error| matches!(error, &ResolveError::Size { .. } | &ResolveError::Conflict { .. });
     let layout = |error| {
         matches!(error, &LayoutError::Damaged { .. } | &LayoutError::Truncated { .. } | &LayoutError::Changed { .. })
     };
@@ -113,6 +158,11 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     if error.is::<Unverified>()
         || error.downcast_ref().is_some_and(layout)
         || error.downcast_ref().is_some_and(lied)
+        || error.downcast_ref().is_some_and(upstream)
+        || error.downcast_ref().is_some_and(PlaceError::is_wrong_digest)
+        || matches!(error.downcast_ref(), Some(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. }))
+        || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
+        || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
         || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
         || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
     {
@@ -120,6 +170,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     }
     if error.is::<NoSpace>()
         || matches!(error.downcast_ref(), Some(LoadError::NoSpace { .. }))
+        || matches!(error.downcast_ref(), Some(FetchError::NoSpace { .. }))
         || matches!(error.downcast_ref(), Some(PullError::NoSpace { .. } | PullError::Full { .. }))
         || error.downcast_ref().is_some_and(|error: &std::io::Error| full(error.kind()))
     {
@@ -129,6 +180,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.is::<PlacesError>()
         || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
         || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
+        || matches!(error.downcast_ref(), Some(NixError::Missing(_)))
+        || matches!(error.downcast_ref(), Some(RegistryError::Unauthorized { .. } | RegistryError::Credentials(_)))
         || matches!(error.downcast_ref(), Some(EngineError::Missing { .. }));
     environment.then_some(7)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::{NoSpace, Unloaded, Usage};
+use super::failure::{NoSpace, Usage, unloaded};
 use super::gc::advice;
 use super::host::HostArgs;
 use super::printer::{Printer, count, size};
@@ -191,7 +191,7 @@ fn report(loaded: &Loaded, host: &Host, progress: &Progress, printer: &Printer) 
         return Ok(());
     }
     let errors: Vec<&LoadError> = loaded.outcomes.iter().filter_map(|outcome| outcome.error.as_ref()).collect();
-    Err(Unloaded::new(&errors).into())
+    Err(unloaded(&errors).into())
 }
 
 pub(super) fn label(entry: &Entry) -> String {

@@ -22,10 +22,12 @@ mod model;
 mod nix_builder;
 mod plan;
 mod printer;
+mod registry;
 mod repair;
 mod rollback;
 mod session;
 mod status;
+mod upstream;
 mod verify;
 mod view;
 
@@ -45,7 +47,8 @@ use self::session::Session;
 ///
 /// Most people never call it by hand: `nix build .#ai-stack-images` does, through the functions in nix/lib/.
 ///
-/// Exit codes: 0 done, 1 failed, 2 usage, 4 verification failed, 5 not enough space, 7 the environment is wrong.
+/// Exit codes: 0 done, 1 failed, 2 usage, 4 verification failed, 5 not enough space, 7 the environment is wrong,
+/// 8 updates are available.
 #[derive(Debug, Parser)]
 #[command(name = "windlass", version, propagate_version = true, max_term_width = 100)]
 struct Cli {
@@ -73,6 +76,7 @@ enum Verb {
     Model(model::Args),
     Doctor(doctor::Args),
     Compose(compose::Args),
+    Upstream(upstream::Args),
     #[command(hide = true)]
     NixBuilder,
     #[command(hide = true)]
@@ -104,6 +108,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Load(args) => load::run(&args, &printer, start()),
         Verb::Doctor(args) => doctor::run(&args, &printer),
         Verb::Compose(args) => compose::run(&args, &printer),
+        Verb::Upstream(args) => upstream::run(&args, &printer, start()),
         Verb::Model(args) => model::run(&args, &printer, start()),
         Verb::Status(args) => status::run(&args, &printer),
         Verb::Generations(args) => generations::run(&args, &printer),

@@ -7,24 +7,28 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::export::Format;
-use super::failure::Environment;
+use super::failure::{Environment, Unverified};
 use super::printer::Printer;
+use super::registry;
 use super::session::Session;
 use crate::archive::{self, Options, Without};
 use crate::blobs::Verify;
 use crate::canonical;
 use crate::closure::ClosureGraph;
+use crate::digest::Digest;
 use crate::layout::ImageDir;
+use crate::progress::Progress;
 use crate::spec::Spec;
 use crate::stack::ModelArchive;
 use crate::store::StoreDir;
+use crate::upstream::place::{self, Place, Wanted};
 
 /// What a derivation asks for, in its attribute `windlass`.
 #[derive(Debug, Deserialize)]
@@ -34,6 +38,18 @@ enum Action {
     Spec { spec: Value },
     /// Build the spec in a file, under this tag.
     Build { spec_file: PathBuf, tag: Option<String>, store_dir: StoreDir },
+    /// Fetch a blob of an upstream image, in a fixed-output derivation with a flat hash: the only builder with a network.
+    FetchBlob {
+        /// Where it may be had, in the order in which they are asked.
+        sources: Vec<Place>,
+        digest: Digest,
+        size: u64,
+        /// Plain HTTP to registries on this machine.
+        #[serde(default)]
+        insecure: bool,
+        /// The image in the lock, for messages.
+        image: String,
+    },
     /// Export an image directory or a lean stack. An output `sum` gets the archive's SHA-256; the archives of a stack's
     /// models are derivations of their own.
     Export {
@@ -80,6 +96,9 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
             super::build::write(&spec, &graph, false, &output, progress)?;
         }
+        Action::FetchBlob { sources, digest, size, insecure, image } => {
+            fetch_blob(&sources, Wanted { digest, size }, insecure, &image, &output, progress)?;
+        }
         Action::Export { from, format, models } => {
             let without = Without::default();
             let options = Options { without: &without, verify: Verify::Auto, progress };
@@ -105,6 +124,33 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
         super::printer::size(progress.written())
     ));
     Ok(())
+}
+
+/// Fetches a blob. Downloads are resumed within this run; what is left of one that failed is nobody's in the store.
+fn fetch_blob(
+    sources: &[Place],
+    wanted: Wanted,
+    insecure: bool,
+    image: &str,
+    output: &Path,
+    progress: &Progress,
+) -> Result<()> {
+    let registries = registry::of_builder()?;
+    let Err(failures) = place::take_first(sources, &registries, insecure, wanted, output, progress) else { return Ok(()) };
+    place::forget_part(output)?;
+    progress.check()?;
+    let mut message = format!("blob {} of image '{image}' cannot be fetched:", wanted.digest);
+    for (place, error) in &failures {
+        message += &format!("\n  {place}: {error}");
+    }
+    message += &format!(
+        "\nas yourself, with your own logins, run: windlass upstream fetch --image {image}\nthen build again: the blob is then \
+         in the Nix store, and nothing is fetched"
+    );
+    if failures.iter().any(|(_, error)| error.is_wrong_digest()) {
+        return Err(Unverified(message).into());
+    }
+    Err(Environment(message).into())
 }
 
 fn existing(model: &ModelOutputs) -> Result<ModelArchive> {

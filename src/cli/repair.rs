@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::failure::{Unloaded, Unverified};
+use super::failure::{Unverified, unloaded};
 use super::host::HostArgs;
 use super::load::label;
 use super::loaded::{loaded, split};
@@ -131,7 +131,7 @@ fn mend(
         again.extend(targets);
     }
     if !failed.is_empty() {
-        bail!(Unloaded::new(&failed.iter().collect::<Vec<_>>()));
+        bail!(unloaded(&failed.iter().collect::<Vec<_>>()));
     }
     // An image that something else holds on to keeps its layers, and Podman takes them over as they are.
     let left = check(host, &again, full, session)?.problems;

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::{Unloaded, Usage};
+use super::failure::{Usage, unloaded};
 use super::generations::counterpart;
 use super::host::HostArgs;
 use super::load::label;
@@ -115,7 +115,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             })
             .collect();
         if !errors.is_empty() {
-            return Err(Unloaded::new(&errors).into());
+            return Err(unloaded(&errors).into());
         }
     }
     let containers = stale(&host, current.as_ref(), &generation, progress)?;

@@ -3,7 +3,8 @@
 use super::account::At;
 use super::context::{Context, Draft};
 use super::import::ImportError;
-use super::{is_floating, network, options, resources, runtime, storage};
+use super::{network, options, resources, runtime, storage};
+use crate::reference::is_floating;
 use crate::service::{OnFailure, Restart, seconds};
 
 /// Converts all keys of a service that is taken over.

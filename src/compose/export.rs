@@ -10,6 +10,7 @@ use oci_spec::image::ImageConfiguration;
 
 use super::write::{Key, Yaml};
 use crate::layout::{ImageDir, LayoutError, read_versioned};
+use crate::reference::image_name;
 use crate::service::{OnFailure, Restart, Service};
 use crate::stack::{StackImage, StackJson, read_services};
 
@@ -122,7 +123,7 @@ fn key(name: &str, value: Yaml) -> Key {
 }
 
 fn by_digest(reference: &str, digest: crate::digest::Digest) -> String {
-    let (name, _) = super::image_name(reference);
+    let (name, _) = image_name(reference);
     format!("{name}@{digest}")
 }
 

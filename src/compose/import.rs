@@ -128,11 +128,19 @@ pub(super) fn read_file(path: &Path) -> Result<String, ImportError> {
         .map_err(|_| failed(std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8")))
 }
 
-/// Imports a compose file.
-///
-/// # Errors
-/// See [`ImportError`].
-pub fn import(options: &Options) -> Result<Imported, ImportError> {
+/// A compose file with everything that `extends` brings in.
+pub(super) struct Whole {
+    pub(super) document: yaml::Document,
+    /// The root of it all.
+    pub(super) root: Node,
+    pub(super) variables: Variables,
+    /// What relative paths of each file are relative to.
+    directories: Vec<PathBuf>,
+    pub(super) files: Vec<String>,
+    folder: PathBuf,
+}
+
+pub(super) fn whole(options: &Options) -> Result<Whole, ImportError> {
     let shown = options.file.display().to_string();
     let document = yaml::parse(&read_file(&options.file)?, 0).map_err(|error| ImportError::Yaml {
         file: shown.clone(),
@@ -188,7 +196,15 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
     {
         services.value.value = Value::Map(whole);
     }
+    Ok(Whole { document, root, variables, directories, files, folder })
+}
 
+/// Imports a compose file.
+///
+/// # Errors
+/// See [`ImportError`].
+pub fn import(options: &Options) -> Result<Imported, ImportError> {
+    let Whole { document, root, variables, directories, files, folder } = whole(options)?;
     let mut cx = Context {
         root: At::root(&root),
         account: Account::default(),
@@ -228,7 +244,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
             format!("{name} (line {}{message})", mark.line)
         };
         let names = cx.required.iter().map(name).collect::<Vec<_>>().join(", ");
-        return Err(ImportError::Required { file: shown, names });
+        return Err(ImportError::Required { file: options.file.display().to_string(), names });
     }
     let account = cx.account.rows(&cx.files);
     let count = |fate: Fate| account.iter().filter(|row| row.fate == fate).count();

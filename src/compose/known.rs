@@ -1,6 +1,6 @@
 //! The images that the AI stack has a service for.
 
-use super::image_name;
+use crate::reference::image_name;
 
 /// A service of the AI stack, and what is to know of the image that compose files have for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

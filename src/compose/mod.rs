@@ -14,6 +14,7 @@ mod context;
 mod convert;
 pub mod export;
 mod extends;
+pub mod images;
 pub mod import;
 pub mod known;
 mod network;
@@ -28,23 +29,6 @@ pub mod variables;
 mod write;
 pub mod yaml;
 
-/// Splits an image reference: its name, and its tag without the digest, `None` where a digest or nothing names it.
-#[must_use]
-pub fn image_name(image: &str) -> (&str, Option<&str>) {
-    let image = image.split_once('@').map_or(image, |(image, _)| image);
-    match image.rsplit_once(':') {
-        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
-        _ => (image, None),
-    }
-}
-
-/// Whether a reference can name another image tomorrow: no digest, and a tag without a version.
-#[must_use]
-pub fn is_floating(image: &str) -> bool {
-    let versioned = |tag: &str| tag.bytes().any(|byte| byte.is_ascii_digit());
-    !image.contains("@sha256:") && !image_name(image).1.is_some_and(versioned)
-}
-
 /// The words of a command, as a shell splits them; `None` if a quote does not end.
 #[must_use]
 pub fn words(text: &str) -> Option<Vec<String>> {
@@ -57,24 +41,6 @@ pub fn words(text: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn references_are_split_and_floating_ones_found() {
-        for (image, floats) in [
-            ("a", true),
-            ("a:latest", true),
-            ("ghcr.io/x/y:server", true),
-            ("host:5000/a", true),
-            ("a:1.2", false),
-            ("a:pg17", false),
-            ("a@sha256:00", false),
-            ("host:5000/a:v1", false),
-        ] {
-            assert_eq!(is_floating(image), floats, "{image}");
-        }
-        assert_eq!(image_name("host:5000/a"), ("host:5000/a", None));
-        assert_eq!(image_name("a:1@sha256:00"), ("a", Some("1")));
-    }
 
     #[test]
     fn commands_are_split() {

@@ -148,6 +148,19 @@ pub enum ImageKind {
     Model,
     /// One name for the images of several platforms.
     Index,
+    /// An image that was not built here, as it came.
+    Upstream,
+}
+
+/// Where an image came from that was not built here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Origin {
+    /// Its name and tag there, `docker.io/qdrant/qdrant:v1.16.2`, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// What the tag named there: the digest of an index, or of the manifest.
+    pub digest: Digest,
 }
 
 /// `image.json`.
@@ -165,6 +178,9 @@ pub struct Summary {
     pub reference: String,
     /// What `index.json` names: the manifest's digest, or the index's for several platforms.
     pub digest: Digest,
+    /// Where it came from, if it was not built here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// The platforms, in the order in which they were given.
     pub platforms: Vec<PlatformRecord>,
 }

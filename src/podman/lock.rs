@@ -10,7 +10,6 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
@@ -18,9 +17,6 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::blobs::{At, WriteError};
 use crate::progress::Progress;
-
-/// How long to sleep between two tries.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a lock is taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,19 +81,7 @@ pub(super) fn file(path: &Path, progress: &Progress) -> Result<File, WriteError>
 pub(super) fn wait(
     path: &Path,
     progress: &Progress,
-    mut attempt: impl FnMut() -> io::Result<bool>,
+    attempt: impl FnMut() -> io::Result<bool>,
 ) -> Result<(), WriteError> {
-    let mut told = false;
-    while !attempt().at("lock", path)? {
-        if !told {
-            progress.wait_for(path);
-            told = true;
-        }
-        progress.check().at("wait for", path)?;
-        std::thread::sleep(PAUSE);
-    }
-    if told {
-        progress.go_on();
-    }
-    Ok(())
+    progress.wait_until(path, attempt).at("lock", path)
 }

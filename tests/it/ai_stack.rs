@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::env::Env;
+use crate::foreign::Foreign;
 use crate::machine::{
     STACK, STACK_HOME, assert_page, containers_without_a_network, differences, evaluated, messages, page, texts,
     values, with_modules,
@@ -386,6 +387,26 @@ fn an_image_of_ones_own_runs_in_the_place_of_ours() {
     assert!(unit.contains(" --mode=0400 --owner=7 --group=8 /run/keys/a "), "{unit}");
     let loader = machines[6]["units"]["windlass-load.service"].as_str().unwrap();
     assert!(loader.contains("-ai-stack-images-lean") && loader.contains("-image-my-llama-cpp"), "{loader}");
+}
+
+#[test]
+fn services_that_nixpkgs_has_not_come_from_the_lock() {
+    let env = Env::new();
+    let lock = env.write("images.lock.json", Foreign::new(&env).lock("open-webui").to_string());
+    let change = |more: &str| {
+        format!("{{ services.ai-stack = {{ lock = {}; open-webui.enable = true; }}; {more} }}", lock.display())
+    };
+    let [machine] = evaluated(STACK, [change("").as_str()]);
+    assert_good(&machine);
+    let command = run(&machine, "open-webui");
+    assert!(command.contains(r#"--health-cmd=["/windlass-probe","http""#), "{command}");
+    assert!(!command.contains(":/windlass-probe:ro") && command.contains("--pull never"), "{command}");
+    assert!(command.contains("\n  localhost/open-webui:"), "{command}");
+    let loader = machine["units"]["windlass-load.service"].as_str().unwrap();
+    assert!(loader.contains("podman-open-webui.service") && loader.contains("-ai-stack-images-lean"), "{loader}");
+    let [machine] = evaluated(STACK, [change("services.ai-stack.mindsdb.enable = true;").as_str()]);
+    let assertions = machine["assertions"].to_string();
+    assert!(assertions.contains("services.ai-stack.lock has no image of that name"), "{assertions}");
 }
 
 #[test]

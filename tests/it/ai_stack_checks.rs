@@ -109,13 +109,13 @@ fn names_of_images_are_refused() {
             ),
             (
                 "open-webui.enable = true;",
-                "services.ai-stack.open-webui: nixpkgs has no package that it could be built from here, and pinned upstream images are not there yet; give an image of your own as services.ai-stack.open-webui.image, or leave it disabled",
+                "services.ai-stack.open-webui: there is no image: nixpkgs has no package that it could be built from here, and services.ai-stack.lock has no image of that name; pin one (`windlass upstream add open-webui REFERENCE`), or give an image of your own as services.ai-stack.open-webui.image",
             ),
-            ("mindsdb.enable = true;", "services.ai-stack.mindsdb: nixpkgs has no package"),
+            ("mindsdb.enable = true;", "services.ai-stack.mindsdb: there is no image"),
             // What is not enabled is not looked at.
             (
                 r#"mindsdb.enable = true; open-webui.image = "ghcr.io/open-webui/open-webui:main";"#,
-                "services.ai-stack.mindsdb: nixpkgs has no package",
+                "services.ai-stack.mindsdb: there is no image",
             ),
         ],
     );

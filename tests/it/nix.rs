@@ -411,5 +411,8 @@ fn a_stack_refuses_an_index_with_the_weights_of_another_model() {
     .unwrap_err();
     assert!(error.contains("which no model of the stack has"), "{error}");
     let error = build(&format!(r#"w.buildStack {{ images = [ {} ]; }}"#, model(&files[0]))).unwrap_err();
-    assert!(error.contains("localhost/m is a model; `images` are from buildImage or buildIndex"), "{error}");
+    assert!(
+        error.contains("localhost/m is a model; `images` are from buildImage, buildIndex or fetchImage"),
+        "{error}"
+    );
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{BufReader, Read};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,7 +38,7 @@ fn unpacked(layout: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
     let manifest = json(blob(&json(layout.join("index.json"))["manifests"][0]["digest"]));
     let layer = &manifest["layers"][0];
     let compression = Compression::of_media_type(layer["mediaType"].as_str().unwrap()).unwrap();
-    let mut archive = compression.decoder(File::open(blob(&layer["digest"])).unwrap()).unwrap();
+    let mut archive = compression.decoder(BufReader::new(File::open(blob(&layer["digest"])).unwrap())).unwrap();
     fs::create_dir(into).unwrap();
     unpack(&mut archive, &into.join("tree"), &into.join("record"), 1 << 30, &Progress::new())
 }

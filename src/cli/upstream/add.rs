@@ -1,0 +1,185 @@
+//! `windlass upstream add`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::super::failure::Usage;
+use super::super::printer::{Printer, count, size};
+use super::super::session::Session;
+use super::{LockArgs, RegistryArgs, day};
+use crate::blobs::read_file;
+use crate::platform::Platform;
+use crate::upstream::file::Change;
+use crate::upstream::lock::{Cadence, Image, Lock, Others, Policy};
+use crate::upstream::proof::{Problem, is_name};
+use crate::upstream::resolve::{adopt, resolve};
+use crate::upstream::signature::Key;
+use crate::upstream::versions::full;
+
+const EXAMPLE: &str = "Examples:
+  windlass upstream add qdrant qdrant/qdrant:v1.16.2
+  windlass upstream add pgvector pgvector/pgvector:pg17 --platform linux/amd64 --platform linux/arm64
+  windlass upstream add webui ghcr.io/open-webui/open-webui:main --cosign-key webui.pub --cadence weekly
+  windlass upstream add mine 127.0.0.1:5000/mine:1 --insecure
+  windlass upstream add later docker.io/someorg/image:tag --pending";
+
+/// Look up a reference and lock what it names.
+///
+/// The tag is resolved once; the index, the manifests of the platforms and their configs are fetched, checked and kept,
+/// some kilobytes; no layer is downloaded. A tag without a version (`latest`, `main`, `cuda`) is locked to what it names
+/// today, and recorded as floating: it is never called pinned. If anything fails, nothing is written.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// What the image is called here.
+    name: String,
+    /// Where it is: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    #[arg(value_name = "REFERENCE")]
+    reference: String,
+    /// A platform, like linux/arm64. Repeatable. By default that of this machine.
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]")]
+    platforms: Vec<Platform>,
+    /// The registry, on this machine, speaks plain HTTP.
+    #[arg(long)]
+    insecure: bool,
+    /// Why this image, in this version.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// How often `list` says that it should be looked up: daily, weekly, monthly, quarterly, yearly.
+    #[arg(long, value_name = "WHEN", value_parser = cadence)]
+    cadence: Option<Cadence>,
+    /// The public key, in PEM, by which cosign has to have signed it; kept in the lock, and asked for at every update.
+    #[arg(long, value_name = "FILE")]
+    cosign_key: Option<PathBuf>,
+    /// Only note it; `windlass upstream update --all` looks it up.
+    #[arg(long)]
+    pending: bool,
+    /// Take the place of an image of this name.
+    #[arg(long)]
+    replace: bool,
+    #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+fn cadence(text: &str) -> Result<Cadence, String> {
+    let words = Cadence::ALL.map(Cadence::word);
+    Cadence::ALL
+        .into_iter()
+        .find(|cadence| cadence.word() == text)
+        .ok_or_else(|| format!("expected {}", words.join(", ")))
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    image: &'a Image,
+    pinned: bool,
+    sentence: String,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let image = wish(args)?;
+    let progress = session.progress();
+    let drawing = session.draw("add");
+    let mut change = Change::begin(&args.lock.lock, progress)?;
+    if !args.replace && change.lock.images.contains_key(&args.name) {
+        let (name, lock) = (&args.name, args.lock.lock.display());
+        return Err(Usage(format!("{lock} has an image '{name}' already; --replace puts this one in its place")).into());
+    }
+    let before: u64 = change.lock.blobs.values().map(|blob| blob.size).sum();
+    let resolved = if args.pending {
+        None
+    } else {
+        let registries = args.registry.registries()?;
+        Some(resolve(registries.client(image.insecure), &image, progress)?)
+    };
+    change.lock.images.insert(args.name.clone(), image);
+    if let Some(resolved) = resolved {
+        adopt(&mut change.lock, &args.name, resolved)?;
+    }
+    let after: u64 = change.lock.blobs.values().map(|blob| blob.size).sum();
+    let lock = change.lock.clone();
+    change.finish(progress)?;
+    drop(drawing);
+    show(args, &lock, after.saturating_sub(before), printer)
+}
+
+/// What is asked for, before anybody is asked.
+fn wish(args: &Args) -> Result<Image> {
+    if !is_name(&args.name) {
+        return Err(Usage(format!("'{}' {}", args.name, Problem::Name)).into());
+    }
+    let location = full(&args.reference)?;
+    if args.insecure && !location.is_loopback() {
+        return Err(Usage(Problem::Insecure(location.host().to_owned()).to_string()).into());
+    }
+    let mut platforms: Vec<Platform> = args.platforms.iter().cloned().map(Platform::canonical).collect();
+    if platforms.is_empty() {
+        platforms.push(Platform::default().canonical());
+    }
+    platforms.sort();
+    platforms.dedup();
+    let policy = args.cosign_key.as_ref().map(|file| {
+        let bytes = read_file(file).with_context(|| format!("read {}", file.display()))?;
+        let cosign_key = String::from_utf8_lossy(&bytes).into_owned();
+        Key::parse(&cosign_key).with_context(|| file.display().to_string())?;
+        anyhow::Ok(Policy { cosign_key, other: Others::new() })
+    });
+    Ok(Image {
+        insecure: args.insecure,
+        reason: args.reason.clone(),
+        cadence: args.cadence,
+        policy: policy.transpose()?,
+        ..Image::pending(&location, platforms)
+    })
+}
+
+fn show(args: &Args, lock: &Lock, fetch: u64, printer: &Printer) -> Result<()> {
+    let Some(image) = lock.images.get(&args.name) else { return Ok(()) };
+    let sentence = sentence(&args.name, image, fetch);
+    if printer.json() {
+        return printer.value(&Report { name: &args.name, image, pinned: image.is_pinned(), sentence });
+    }
+    printer.line(format!("{}  {}", args.name, image.original.reference))?;
+    if let Some(locked) = &image.locked {
+        printer.line(format!("  {}", locked.root.digest))?;
+        let rows = locked.platforms.iter().map(|(platform, entry)| {
+            let made = entry.created.as_deref().map(|created| format!("made {}", day(created)));
+            let digest = format!("sha256:{}", entry.manifest.digest.short());
+            vec![format!("  {platform}"), digest, size(entry.total_size), made.unwrap_or_default()]
+        });
+        printer.table(&rows.collect::<Vec<_>>())?;
+        printer.line(format!("  {}", verified(image)))?;
+    }
+    printer.line(sentence)
+}
+
+fn sentence(name: &str, image: &Image, fetch: u64) -> String {
+    let platforms = count(image.original.platforms.len(), "platform");
+    match () {
+        () if image.locked.is_none() => {
+            format!("noted {name}: pending, until `windlass upstream update --all` looks it up")
+        }
+        () if image.floating => format!(
+            "locked {name}: {platforms}, {} to fetch; floating: its tag may name another image tomorrow",
+            size(fetch)
+        ),
+        () => format!("pinned {name}: {platforms}, {} to fetch", size(fetch)),
+    }
+}
+
+/// Whether a signature was verified, in words.
+pub(super) fn verified(image: &Image) -> String {
+    match (&image.verified, &image.policy) {
+        (Some(verified), _) => {
+            format!("verified: signed by the key sha256:{} ({})", verified.key.short(), verified.scope)
+        }
+        (None, None) => "not verified: no policy".to_owned(),
+        (None, Some(_)) => "not verified yet".to_owned(),
+    }
+}

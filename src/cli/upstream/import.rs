@@ -1,0 +1,163 @@
+//! `windlass upstream import` and `windlass upstream export`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::super::failure::Usage;
+use super::super::printer::{Printer, count};
+use super::super::session::Session;
+use super::{LockArgs, StateArgs};
+use crate::blobs::{Staging, read_file, write_file};
+use crate::compose::images::images;
+use crate::compose::import::Options;
+use crate::platform::Platform;
+use crate::upstream::file::{self, Change};
+use crate::upstream::versions::{Versions, Wanted, add, export, parse, remember, wanted};
+
+const IMPORT: &str = "Examples:
+  windlass upstream import container-versions.json
+  windlass upstream import docker-compose.yml --env-file prod.env --platform linux/amd64
+  windlass upstream update --all                     then look them up";
+
+const EXPORT: &str = "Examples:
+  windlass upstream export
+  windlass upstream export --to container-versions.json --registry ghcr.io/someone/mirror";
+
+/// Take the images of a container-versions.json or of a compose file into the lock.
+///
+/// Asks nobody: images come in as pending, until `windlass upstream update --all` looks them up. What the lock has already
+/// stays as it is. Services of a compose file that are built, not pulled, are left out. The digests and times of a
+/// container-versions.json are remembered beside the lock.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = IMPORT)]
+pub(super) struct ImportArgs {
+    /// The file: JSON with a list of images, or a compose file.
+    file: PathBuf,
+    /// A platform, like linux/arm64. Repeatable. By default that of this machine.
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]")]
+    platforms: Vec<Platform>,
+    /// For a compose file: a file of variables, instead of `.env` beside it. Repeatable; later ones win.
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<PathBuf>,
+    #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+/// Write the lock as a container-versions.json, for scripts that know that.
+///
+/// Each image is synced (its mirror has what upstream has), pending (the mirror has nothing), outdated (upstream has
+/// something newer), moved, gone or unknown, as the last check and the last sync have it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXPORT)]
+pub(super) struct ExportArgs {
+    /// Write it here; replaced in one step if it is there. By default it goes to standard output.
+    #[arg(long, value_name = "FILE")]
+    to: Option<PathBuf>,
+    /// The registry of the mirrors, if the lock does not say it.
+    #[arg(long, value_name = "REGISTRY")]
+    registry: Option<String>,
+    #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
+    state: StateArgs,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    added: Vec<String>,
+    left_out: Vec<String>,
+    sentence: String,
+}
+
+/// What a file has in it.
+struct Found {
+    wanted: Vec<Wanted>,
+    /// What it says of the past.
+    versions: Option<Versions>,
+    /// Services that are built.
+    built: Vec<String>,
+}
+
+pub(super) fn run_import(args: &ImportArgs, printer: &Printer, session: &Session) -> Result<()> {
+    let Found { wanted, versions, built } = look(args)?;
+    let mut platforms: Vec<Platform> = args.platforms.iter().cloned().map(Platform::canonical).collect();
+    if platforms.is_empty() {
+        platforms.push(Platform::default().canonical());
+    }
+    platforms.sort();
+    platforms.dedup();
+    let (path, progress) = (&args.lock.lock, session.progress());
+    let mut change = Change::begin(path, progress)?;
+    let added = add(&mut change.lock, &wanted, &platforms).with_context(|| args.file.display().to_string())?;
+    change.finish(progress)?;
+    if let Some(versions) = &versions {
+        let (file, mut state) = args.state.read(path)?;
+        let before = state.clone();
+        remember(&mut state, versions);
+        if let Some(file) = file.filter(|_| state != before) {
+            state.write(&file, progress)?;
+        }
+    }
+    let known = wanted.len() - added.len();
+    let known = if known > 0 { format!(", {known} there already") } else { String::new() };
+    let left = if built.is_empty() { String::new() } else { format!(", {} left out: built, not pulled", built.len()) };
+    let sentence = format!("{} added as pending{known}{left}", count(added.len(), "image"));
+    if printer.json() {
+        return printer.value(&Report { added, left_out: built, sentence });
+    }
+    for Wanted { name, reference, .. } in wanted.iter().filter(|wanted| added.contains(&wanted.name)) {
+        printer.line(format!("{name}  {reference}"))?;
+    }
+    built.iter().try_for_each(|service| printer.line(format!("{service}  is built, not pulled")))?;
+    printer.line(sentence)
+}
+
+fn look(args: &ImportArgs) -> Result<Found> {
+    let file = &args.file;
+    let named = || file.display().to_string();
+    let text = read_file(file).with_context(|| format!("read {}", file.display()))?;
+    // A compose file may be JSON too; only the other kind has images at the top.
+    if let Ok(serde_json::Value::Object(top)) = serde_json::from_slice(&text)
+        && top.contains_key("images")
+        && !top.contains_key("services")
+    {
+        let versions = parse(&String::from_utf8_lossy(&text)).with_context(named)?;
+        let wanted = wanted(&versions).with_context(named)?;
+        return Ok(Found { wanted, versions: Some(versions), built: Vec::new() });
+    }
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = parent.canonicalize().with_context(|| format!("open {}", parent.display()))?;
+    let options = Options { file: file.clone(), directory, env_files: args.env_file.clone(), profiles: Vec::new() };
+    let mut found = Found { wanted: Vec::new(), versions: None, built: Vec::new() };
+    for service in images(&options)? {
+        match service.image {
+            Some(reference) => found.wanted.push(Wanted { name: service.service, reference, mirror: None }),
+            None => found.built.push(service.service),
+        }
+    }
+    Ok(found)
+}
+
+pub(super) fn run_export(args: &ExportArgs, printer: &Printer, session: &Session) -> Result<()> {
+    let lock = file::read(&args.lock.lock)?;
+    let (_, state) = args.state.read(&args.lock.lock)?;
+    let versions = export(&lock, &state, args.registry.as_deref());
+    let Some(to) = &args.to else {
+        return printer.bytes(versions.to_text().as_bytes());
+    };
+    if to.is_dir() {
+        return Err(Usage(format!("{} is a directory; give a file", to.display())).into());
+    }
+    let staging = Staging::file(to)?;
+    write_file(staging.path(), versions.to_text().as_bytes(), session.progress())?;
+    staging.publish()?;
+    if printer.json() {
+        return printer.value(&versions);
+    }
+    printer.line(format!("{}: {}", to.display(), count(versions.images.len(), "image")))
+}

@@ -1,0 +1,142 @@
+//! `windlass upstream`
+
+mod add;
+mod check;
+mod fetch;
+mod import;
+mod list;
+mod update;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+
+use super::failure::{Environment, Usage};
+use super::printer::Printer;
+use super::registry::RegistryArgs;
+use super::session::Session;
+use crate::digest::Digest;
+use crate::upstream::check::select;
+use crate::upstream::lock::Lock;
+use crate::upstream::state::State;
+
+const EXAMPLE: &str = "Examples:
+  windlass upstream add qdrant qdrant/qdrant:v1.16.2 --cadence monthly --reason \"the last one with the v1 API\"
+  windlass upstream check                  does upstream still say the same? 8 if not
+  windlass upstream update                 lock what it says now
+  windlass upstream import container-versions.json
+
+images.lock.json belongs into version control: it holds every manifest byte for byte, so that builds ask nobody.";
+
+/// Pin images of registries by digest, see what became of them, and take what is new.
+///
+/// Images that are not built here are listed in a lock file. Only `add`, `update` and `import` change it, and nothing but
+/// it; nobody changes it by himself, and what is built and loaded follows the lock alone.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    Add(add::Args),
+    Check(check::Args),
+    Update(update::Args),
+    Fetch(fetch::Args),
+    List(list::Args),
+    Import(import::ImportArgs),
+    Export(import::ExportArgs),
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    match &args.verb {
+        Verb::Add(args) => add::run(args, printer, session),
+        Verb::Check(args) => check::run(args, printer, session),
+        Verb::Update(args) => update::run(args, printer, session),
+        Verb::Fetch(args) => fetch::run(args, printer, session),
+        Verb::List(args) => list::run(args, printer),
+        Verb::Import(args) => import::run_import(args, printer, session),
+        Verb::Export(args) => import::run_export(args, printer, session),
+    }
+}
+
+/// Which lock.
+#[derive(Debug, clap::Args)]
+struct LockArgs {
+    /// The lock file.
+    #[arg(long, value_name = "FILE", default_value = "images.lock.json")]
+    lock: PathBuf,
+}
+
+/// Where times are kept.
+#[derive(Debug, clap::Args)]
+struct StateArgs {
+    /// The file for what changes with time: when images were looked up, and how they stood. By default one for each lock
+    /// in XDG_STATE_HOME/windlass/upstream.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+}
+
+impl StateArgs {
+    /// The file; `None` for a user without a home, who gave none.
+    fn path(&self, lock: &Path) -> Result<Option<PathBuf>> {
+        if let Some(state) = &self.state {
+            return Ok(Some(state.clone()));
+        }
+        let Ok(home) = home("XDG_STATE_HOME", ".local/state") else { return Ok(None) };
+        Ok(Some(home.join("windlass/upstream").join(format!("{}.json", key(lock)?))))
+    }
+
+    /// What is known; nothing, if there is no place for it.
+    fn read(&self, lock: &Path) -> Result<(Option<PathBuf>, State)> {
+        let path = self.path(lock)?;
+        let state = path.as_deref().map(State::read).transpose()?.unwrap_or_default();
+        Ok((path, state))
+    }
+}
+
+/// A folder of the user: what the variable says, or else below the home.
+fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = set(variable).or_else(|| Some(set("HOME")?.join(default)));
+    home.ok_or_else(|| Environment(format!("neither {variable} nor HOME is set; set one of them")).into())
+}
+
+/// What the files about a lock are called that are kept elsewhere.
+fn key(lock: &Path) -> Result<String> {
+    // The lock may not be there yet; its folder is.
+    let folder = lock.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder.canonicalize().with_context(|| format!("open {}", folder.display()))?;
+    let path = folder.join(lock.file_name().unwrap_or_default());
+    Ok(Digest::of(path.as_os_str().as_encoded_bytes()).hex()[..32].to_owned())
+}
+
+/// The images that are asked for, all if none is.
+fn chosen(lock: &Lock, asked: &[String], path: &Path) -> Result<Vec<String>> {
+    select(lock, asked).map_err(|name| unknown(lock, &name, path))
+}
+
+fn unknown(lock: &Lock, name: &str, path: &Path) -> anyhow::Error {
+    let names: Vec<&str> = lock.images.keys().map(String::as_str).collect();
+    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    Usage(format!("{}: there is no image '{name}'; it has {names}", path.display())).into()
+}
+
+/// The one clock of these verbs.
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// `2025-12-01`, and how long ago that is.
+fn day(created: &str) -> String {
+    let Ok(created) = created.parse::<Timestamp>() else { return created.to_owned() };
+    let date = created.strftime("%Y-%m-%d");
+    // Reproducible images say the first second of 1970, which is no age.
+    match now().duration_since(created).as_hours() / 24 {
+        days @ 0..20_000 => format!("{date}, {days} days ago"),
+        _ => date.to_string(),
+    }
+}

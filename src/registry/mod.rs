@@ -1,0 +1,28 @@
+//! Registries: a client of the OCI distribution protocol, as Docker Hub, quay.io, ghcr.io and the rest speak it.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`location`] | says where an image is |
+//! | [`options`] | what the caller says of the surroundings: logins, proxy, certificates, patience |
+//! | [`credentials`] | finds the user's login for a repository |
+//! | `transport` `token` `url` | one request: connections, tokens, redirects, tries |
+//! | `answer` `stream` | what comes back, and what is sent while it is made |
+//! | [`client`] | manifests and small blobs |
+//! | [`blobs`] | large blobs into files, resumed |
+//! | [`upload`] | blobs and manifests to a registry |
+//!
+//! Everything that comes in is checked against its digest before anybody sees it. A login goes to its registry and to the
+//! place that this registry gets its tokens from, never to another one; no error and no debug output shows it.
+
+mod answer;
+pub mod blobs;
+pub mod client;
+pub mod credentials;
+pub mod error;
+pub mod location;
+pub mod options;
+mod stream;
+mod token;
+mod transport;
+pub mod upload;
+mod url;

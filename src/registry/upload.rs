@@ -1,0 +1,144 @@
+//! Blobs and manifests to a registry.
+
+use std::time::Duration;
+
+use ureq::Body;
+use ureq::http::{Method, Response};
+
+use super::answer::header_text;
+use super::client::{Client, blob_name, manifest_name};
+use super::error::RegistryError;
+use super::location::Location;
+pub use super::stream::Open;
+use super::transport::{Access, Ask, Payload};
+use super::url::Url;
+use crate::digest::Digest;
+use crate::progress::Progress;
+
+/// How long a registry may take for what was uploaded: some copy it once more before they answer.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+impl Client {
+    /// Whether the repository has this blob.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]; that it has not is none.
+    pub fn has_blob(&self, at: &Location, digest: Digest, progress: &Progress) -> Result<bool, RegistryError> {
+        let what = blob_name(at, digest);
+        let asked = self.transport.retrying(at, progress, || {
+            let ask = self.ask(at, &what, Method::HEAD, &format!("blobs/{digest}"))?;
+            // Whoever asks this goes on to push.
+            self.transport.send(&Ask { access: Access::Push, ..ask }, progress).map(drop)
+        });
+        match asked {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_gone() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a blob over from another repository of the same registry. `false` if the registry did not: it has no such
+    /// blob there, or does not do this, or not for this user.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub fn mount_blob(
+        &self,
+        at: &Location,
+        digest: Digest,
+        from_repository: &str,
+        progress: &Progress,
+    ) -> Result<bool, RegistryError> {
+        let what = blob_name(at, digest);
+        let asked = self.transport.retrying(at, progress, || {
+            let ask = self.ask(at, &what, Method::POST, "blobs/uploads/")?;
+            let url = ask.url.clone().with("mount", &digest.to_string()).with("from", from_repository);
+            let access = Access::Mount(from_repository);
+            self.transport.send(&Ask { url, access, payload: Payload::Bytes(&[]), ..ask }, progress)
+        });
+        match asked {
+            Ok(response) if response.status() == 201 => Ok(true),
+            Ok(response) => {
+                // An upload was begun instead. Nobody needs it; a registry that keeps it forgets it by itself.
+                let ask = self.ask(at, &what, Method::DELETE, "")?;
+                if let Ok(url) = next(&ask, &self.transport.url(at, "blobs/uploads/")?, &response) {
+                    drop(self.transport.send(&Ask { url, access: Access::Push, ..ask }, progress));
+                }
+                Ok(false)
+            }
+            Err(
+                RegistryError::Unauthorized { .. }
+                | RegistryError::Denied { .. }
+                | RegistryError::NotFound { .. }
+                | RegistryError::Refused { .. },
+            ) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Uploads a blob of this size, whose bytes `open` writes: once, and again for each further try.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. The registry checks the digest.
+    pub fn push_blob(
+        &self,
+        at: &Location,
+        digest: Digest,
+        size: u64,
+        open: &Open<'_>,
+        progress: &Progress,
+    ) -> Result<(), RegistryError> {
+        let what = blob_name(at, digest);
+        self.transport.retrying(at, progress, || {
+            let ask = self.ask(at, &what, Method::POST, "blobs/uploads/")?;
+            let ask = Ask { access: Access::Push, payload: Payload::Bytes(&[]), ..ask };
+            let begun = self.transport.send(&ask, progress)?;
+            let url = next(&ask, &ask.url, &begun)?.with("digest", &digest.to_string());
+            drop(begun);
+            let headers = vec![("content-type", "application/octet-stream".to_owned())];
+            let (method, payload, patience) = (Method::PUT, Payload::Stream { size, open }, Some(PATIENCE));
+            self.transport.send(&Ask { method, url, headers, payload, patience, ..ask }, progress).map(drop)
+        })
+    }
+
+    /// Uploads a manifest or index under a tag or its digest, and gives back its digest.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub fn push_manifest(
+        &self,
+        at: &Location,
+        which: &str,
+        media_type: &str,
+        bytes: &[u8],
+        progress: &Progress,
+    ) -> Result<Digest, RegistryError> {
+        let what = manifest_name(at, which);
+        let digest = Digest::of(bytes);
+        if which.parse::<Digest>().is_ok_and(|expected| expected != digest) {
+            return Err(RegistryError::WrongDigest { what, found: digest });
+        }
+        self.transport.retrying(at, progress, || {
+            let ask = self.ask(at, &what, Method::PUT, &format!("manifests/{which}"))?;
+            let headers = vec![("content-type", media_type.to_owned())];
+            let (access, payload, patience) = (Access::Push, Payload::Bytes(bytes), Some(PATIENCE));
+            let response = self.transport.send(&Ask { access, headers, payload, patience, ..ask }, progress)?;
+            let said = header_text(response.headers(), "docker-content-digest").and_then(|text| text.parse().ok());
+            match said.filter(|said| *said != digest) {
+                Some(found) => Err(RegistryError::WrongDigest { what: what.clone(), found }),
+                None => Ok(digest),
+            }
+        })
+    }
+}
+
+/// Where an upload goes on.
+fn next(ask: &Ask<'_>, here: &Url, response: &Response<Body>) -> Result<Url, RegistryError> {
+    header_text(response.headers(), "location").and_then(|there| here.join(there)).ok_or_else(|| {
+        RegistryError::Malformed {
+            host: ask.at.host().to_owned(),
+            what: ask.what.to_owned(),
+            reason: "it does not say where to upload to".to_owned(),
+        }
+    })
+}

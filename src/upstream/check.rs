@@ -1,0 +1,355 @@
+//! Whether upstream still says what the lock says.
+//!
+//! An image that did not change costs one HEAD request, which registries do not count as a pull. For one that did, the new
+//! index is fetched once, to say what changes for the platforms of the lock; its manifests only if that is asked for. A
+//! registry that limits its clients, or cannot be reached, is left alone for the rest of the run; what was not looked up is
+//! *unknown*, and never current.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::Registries;
+use super::document::{Document, Manifest};
+use super::lock::{Image, Lock, Locked};
+use super::resolve::{ResolveError, choose, fetch, fetch_entry};
+use crate::digest::Digest;
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::registry::client::{Client, Head};
+use crate::registry::error::RegistryError;
+use crate::registry::location::Location;
+
+/// Pulls that are left to whoever shares the address, when a registry says how many there are.
+pub const RESERVE: u32 = 5;
+/// Images that are looked up at the same time.
+const WORKERS: usize = 8;
+
+/// How an image stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Upstream says the same.
+    Current,
+    /// A floating tag names something else.
+    Update,
+    /// A tag with a version names something else, which such tags do not do by themselves.
+    Moved,
+    /// Upstream does not have it any more.
+    Gone,
+    /// Nobody knows: the look-up failed, or was not made.
+    Unknown,
+    /// It was never locked, or what is asked for was edited since.
+    Pending,
+}
+
+impl Status {
+    /// Whether `update` would change the lock.
+    #[must_use]
+    pub const fn is_update(self) -> bool {
+        matches!(self, Self::Update | Self::Moved | Self::Pending)
+    }
+}
+
+/// What was found out about an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Its name.
+    pub name: String,
+    /// How it stands.
+    pub status: Status,
+    /// What upstream says now.
+    pub found: Option<Digest>,
+    /// More about that: why it is unknown, or what is gone.
+    pub why: Option<String>,
+    /// What would change, for each platform of the lock; empty where that is not known.
+    pub changes: Vec<Change>,
+}
+
+/// What would change for a platform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The platform.
+    pub platform: Platform,
+    /// How.
+    pub kind: ChangeKind,
+    /// Bytes of blobs that no image of the lock has; `None` where the manifest was not fetched.
+    pub fetch: Option<u64>,
+}
+
+/// How a platform would change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// Not: the index changed elsewhere.
+    Same,
+    /// Another image.
+    Changed,
+    /// There is none for it any more.
+    Missing,
+}
+
+/// How to look.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// How many requests each registry may get.
+    pub quota: Option<usize>,
+    /// Fetch the manifests of platforms that changed, to tell the bytes.
+    pub details: bool,
+}
+
+/// Looks up these images, the first ones first when there is a quota. The findings are in the same order.
+///
+/// # Errors
+/// If the job is told to stop, or a reference is none.
+pub fn check(
+    registries: &Registries,
+    lock: &Lock,
+    names: &[String],
+    options: Options,
+    progress: &Progress,
+) -> Result<Vec<Finding>, ResolveError> {
+    let run = Run { registries, lock, options, hosts: Mutex::default(), progress };
+    let next = AtomicUsize::new(0);
+    let results: Mutex<BTreeMap<usize, Result<Finding, ResolveError>>> = Mutex::default();
+    // A quota is spent in order: whoever was looked up longest ago comes first.
+    let workers = if options.quota.is_some() { 1 } else { WORKERS.min(names.len()) };
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((n, name)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, names.get(n)?)))
+                {
+                    let result = run.image(name);
+                    results.lock().unwrap_or_else(PoisonError::into_inner).insert(n, result);
+                }
+            });
+        }
+    });
+    results.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
+}
+
+/// What is known of a registry in this run.
+#[derive(Debug, Default)]
+struct Host {
+    requests: usize,
+    /// Why it gets no more.
+    closed: Option<String>,
+}
+
+struct Run<'a> {
+    registries: &'a Registries,
+    lock: &'a Lock,
+    options: Options,
+    hosts: Mutex<BTreeMap<String, Host>>,
+    progress: &'a Progress,
+}
+
+/// Why a look-up gave nothing.
+enum Miss {
+    /// There is no such thing.
+    Gone,
+    /// Anything else, in words.
+    Unknown(String),
+}
+
+impl Run<'_> {
+    fn image(&self, name: &str) -> Result<Finding, ResolveError> {
+        let finding = |status, found, why: Option<String>| Finding {
+            name: name.to_owned(),
+            status,
+            found,
+            why,
+            changes: Vec::new(),
+        };
+        let Some(image) = self.lock.images.get(name) else {
+            return Ok(finding(Status::Unknown, None, Some("there is no image of this name in the lock".to_owned())));
+        };
+        let at = image.location()?;
+        let Some(locked) = &image.locked else {
+            return Ok(finding(Status::Pending, None, None));
+        };
+        if !image.is_answered() {
+            let why = "what is asked for was edited since it was locked".to_owned();
+            return Ok(finding(Status::Pending, None, Some(why)));
+        }
+        let found = match self.digest(image, &at, &at.which())? {
+            Ok(found) => found,
+            Err(Miss::Unknown(why)) => return Ok(finding(Status::Unknown, None, Some(why))),
+            Err(Miss::Gone) if at.digest().is_some() => {
+                return Ok(finding(Status::Gone, None, Some(DIGEST_GONE.into())));
+            }
+            Err(Miss::Gone) => {
+                let why = match self.digest(image, &at, &locked.root.digest.to_string())? {
+                    Ok(_) => "the tag is gone; the locked digest is still there",
+                    Err(Miss::Gone) => "the tag and the locked digest are gone",
+                    Err(Miss::Unknown(_)) => "the tag is gone; whether the locked digest is there is not known",
+                };
+                return Ok(finding(Status::Gone, None, Some(why.to_owned())));
+            }
+        };
+        if found == locked.root.digest {
+            return Ok(finding(Status::Current, Some(found), None));
+        }
+        let gone = matches!(self.digest(image, &at, &locked.root.digest.to_string())?, Err(Miss::Gone));
+        let status = match () {
+            () if gone => Status::Gone,
+            () if image.floating => Status::Update,
+            () => Status::Moved,
+        };
+        let (changes, failed) = match self.changes(image, locked, &at, found)? {
+            Ok(changes) => (changes, None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
+        let why = if gone { Some(format!("{DIGEST_GONE}; the tag names another one")) } else { failed };
+        Ok(Finding { changes, ..finding(status, Some(found), why) })
+    }
+
+    /// The digest that the registry has for a tag or digest.
+    fn digest(&self, image: &Image, at: &Location, which: &str) -> Result<Result<Digest, Miss>, ResolveError> {
+        let head = match self.ask(image, at, |client| client.head(at, which, self.progress))? {
+            Ok(head) => head,
+            Err(miss) => return Ok(Err(miss)),
+        };
+        self.heed(at, &head);
+        match head.digest {
+            Some(digest) => Ok(Ok(digest)),
+            // A registry that does not tell it has to send it.
+            None => Ok(self.ask(image, at, |client| client.manifest(at, which, self.progress))?.map(|raw| raw.digest)),
+        }
+    }
+
+    /// Makes a request, if the registry may get one.
+    fn ask<T>(
+        &self,
+        image: &Image,
+        at: &Location,
+        request: impl FnOnce(&Client) -> Result<T, RegistryError>,
+    ) -> Result<Result<T, Miss>, ResolveError> {
+        if let Err(why) = self.admit(at) {
+            return Ok(Err(Miss::Unknown(why)));
+        }
+        match request(self.registries.client(image.insecure)) {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(error @ RegistryError::Stopped { .. }) => Err(error.into()),
+            Err(error) if error.is_gone() => Ok(Err(Miss::Gone)),
+            Err(error) => {
+                let why = error.to_string();
+                // The next image of this registry would get the same answer, after the same wait.
+                if matches!(
+                    error,
+                    RegistryError::RateLimited { .. } | RegistryError::Unreachable { .. } | RegistryError::Tls { .. }
+                ) {
+                    self.close(at, why.clone());
+                }
+                Ok(Err(Miss::Unknown(why)))
+            }
+        }
+    }
+
+    fn admit(&self, at: &Location) -> Result<(), String> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let host = hosts.entry(at.host().to_owned()).or_default();
+        if let Some(why) = &host.closed {
+            return Err(why.clone());
+        }
+        if let Some(quota) = self.options.quota
+            && host.requests >= quota
+        {
+            return Err(format!("not looked up: the quota of {quota} for {} is used up", at.host()));
+        }
+        host.requests += 1;
+        Ok(())
+    }
+
+    fn heed(&self, at: &Location, head: &Head) {
+        if let Some(remaining) = head.remaining.filter(|&remaining| remaining <= RESERVE) {
+            self.close(
+                at,
+                format!("not looked up: {} allows {remaining} more pulls, which are left for pulls", at.host()),
+            );
+        }
+    }
+
+    fn close(&self, at: &Location, why: String) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.entry(at.host().to_owned()).or_default().closed.get_or_insert(why);
+    }
+
+    /// What taking the new digest would change. Not to know that changes no status.
+    fn changes(
+        &self,
+        image: &Image,
+        locked: &Locked,
+        at: &Location,
+        found: Digest,
+    ) -> Result<Result<Vec<Change>, String>, ResolveError> {
+        if let Err(why) = self.admit(at) {
+            return Ok(Err(why));
+        }
+        let client = self.registries.client(image.insecure);
+        let (_, document) = match fetch(client, at, &found.to_string(), self.progress) {
+            Ok(fetched) => fetched,
+            Err(error) => return unless_stopped(error).map(Err),
+        };
+        let mut changes = Vec::new();
+        for (platform, old) in &locked.platforms {
+            let change = |kind, fetch| Change { platform: platform.clone(), kind, fetch };
+            let entries = match &document {
+                Document::Index(entries) => entries,
+                Document::Manifest(manifest) => {
+                    changes.push(change(ChangeKind::Changed, Some(self.delta(manifest))));
+                    continue;
+                }
+            };
+            changes.push(match choose(entries, platform, at) {
+                Err(_) => change(ChangeKind::Missing, None),
+                Ok(entry) if entry.digest == old.manifest.digest => change(ChangeKind::Same, Some(0)),
+                Ok(_) if !self.options.details || self.admit(at).is_err() => change(ChangeKind::Changed, None),
+                Ok(entry) => match fetch_entry(client, at, entry, self.progress) {
+                    Ok((_, manifest)) => change(ChangeKind::Changed, Some(self.delta(&manifest))),
+                    Err(error) => return unless_stopped(error).map(Err),
+                },
+            });
+        }
+        Ok(Ok(changes))
+    }
+
+    /// Bytes of the blobs that no image of the lock has.
+    fn delta(&self, manifest: &Manifest) -> u64 {
+        let new: BTreeSet<(Digest, u64)> = manifest.blobs().map(|blob| (blob.digest, blob.size)).collect();
+        new.iter().filter(|(digest, _)| !self.lock.blobs.contains_key(digest)).map(|(_, size)| size).sum()
+    }
+}
+
+const DIGEST_GONE: &str = "the locked digest is gone";
+
+fn unless_stopped(error: ResolveError) -> Result<String, ResolveError> {
+    match error {
+        ResolveError::Registry(RegistryError::Stopped { .. }) => Err(error),
+        error => Ok(error.to_string()),
+    }
+}
+
+/// The names to look up: those that were never looked up, then those whose last look is longest ago.
+///
+/// # Errors
+/// If a name is not in the lock.
+pub fn order(lock: &Lock, asked: &[String], last: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, String> {
+    let mut names: Vec<String> = select(lock, asked)?;
+    names.sort_by_cached_key(|name| (last(name), name.clone()));
+    Ok(names)
+}
+
+/// The images that are asked for, all if none is.
+///
+/// # Errors
+/// With the name that is not in the lock.
+pub fn select(lock: &Lock, asked: &[String]) -> Result<Vec<String>, String> {
+    if let Some(unknown) = asked.iter().find(|name| !lock.images.contains_key(*name)) {
+        return Err(unknown.clone());
+    }
+    Ok(lock.images.keys().filter(|name| asked.is_empty() || asked.contains(name)).cloned().collect())
+}

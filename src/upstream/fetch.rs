@@ -1,0 +1,285 @@
+//! Fetching the blobs of a lock into the Nix store: as the user, with the user's logins, each blob once, resumed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use super::Registries;
+use super::document::DocumentError;
+use super::lock::{Image, Lock, Source};
+use super::nix::{BlobStore, NixError, store_name};
+use super::place::{ParsePlaceError, Place, PlaceError, Wanted, take_first};
+use crate::blobs::{At, WriteError, free_space};
+use crate::digest::Digest;
+use crate::platform::Platform;
+use crate::progress::Progress;
+
+/// Why nothing can be fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// An image that is not in the lock.
+    #[error("the lock has no image '{name}'; it has: {there}")]
+    NoImage {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        there: String,
+    },
+    /// An image that is not looked up yet.
+    #[error("image '{0}' was not looked up yet; do that with: windlass upstream update --image {0}")]
+    Pending(String),
+    /// A platform that no image has.
+    #[error("no image that was asked for is locked for {0}; `windlass upstream list` says what is")]
+    NoPlatform(Platform),
+    /// A manifest of the lock.
+    #[error("image '{name}': {source}")]
+    Document {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        source: DocumentError,
+    },
+    /// A mirror of the lock, or a repository.
+    #[error("image '{name}': {source}")]
+    Place {
+        /// The image.
+        name: String,
+        /// What is wrong.
+        source: ParsePlaceError,
+    },
+    /// Less space than what is to come.
+    #[error("{folder} has {free} bytes free, and {needed} are to be written there; free some", folder = folder.display())]
+    NoSpace {
+        /// Where.
+        folder: PathBuf,
+        /// What would be written.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
+    /// The store.
+    #[error("{0}")]
+    Nix(#[from] NixError),
+    /// The cache.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+}
+
+/// A blob, and where it may be had.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The blob.
+    pub wanted: Wanted,
+    /// The images that need it.
+    pub images: BTreeSet<String>,
+    /// Where it may be had: mirrors first.
+    pub places: Vec<Place>,
+    /// Whether registries on this machine speak plain HTTP.
+    pub insecure: bool,
+}
+
+/// What to look at of a lock: everything where nothing is named.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Selection<'a> {
+    /// Images by name.
+    pub images: &'a [String],
+    /// Platforms.
+    pub platforms: &'a [Platform],
+}
+
+impl Selection<'_> {
+    /// The images that are meant, with their names. Those that were not looked up yet are left out unless they are named.
+    ///
+    /// # Errors
+    /// If one is not there, or was not looked up yet.
+    pub fn images<'l>(&self, lock: &'l Lock) -> Result<Vec<(&'l str, &'l Image)>, FetchError> {
+        for name in self.images {
+            match lock.images.get(name) {
+                None => {
+                    let there = lock.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    return Err(FetchError::NoImage { name: name.clone(), there });
+                }
+                Some(image) if image.locked.is_none() => return Err(FetchError::Pending(name.clone())),
+                Some(_) => {}
+            }
+        }
+        let meant = |name: &&String| self.images.is_empty() || self.images.contains(name);
+        let images = lock.images.iter().filter(|(name, image)| meant(name) && image.locked.is_some());
+        Ok(images.map(|(name, image)| (name.as_str(), image)).collect())
+    }
+
+    fn has(&self, platform: &Platform) -> bool {
+        self.platforms.is_empty() || self.platforms.contains(platform)
+    }
+}
+
+/// Where the blobs of an image may be had: its mirror if that is its source, then upstream.
+///
+/// # Errors
+/// If one of the two is no place.
+pub fn places(name: &str, image: &Image) -> Result<Vec<Place>, FetchError> {
+    let parse = |text: &str| {
+        text.parse::<Place>().map_err(|source| FetchError::Place { name: name.to_owned(), source })
+    };
+    let mirror = image.mirror.as_deref().filter(|_| image.source == Source::Mirror);
+    let upstream = image.locked.as_ref().map(|locked| format!("docker://{}/{}", locked.registry, locked.repository));
+    mirror.map(parse).into_iter().chain(upstream.as_deref().map(parse)).collect()
+}
+
+/// Every blob that a selection needs, once.
+///
+/// # Errors
+/// See [`FetchError`].
+pub fn jobs(lock: &Lock, selection: Selection<'_>) -> Result<BTreeMap<Digest, Job>, FetchError> {
+    let mut jobs: BTreeMap<Digest, Job> = BTreeMap::new();
+    let images = selection.images(lock)?;
+    let has = |platform: &&Platform| {
+        let mut locked = images.iter().filter_map(|(_, image)| image.locked.as_ref());
+        locked.any(|locked| locked.platforms.contains_key(platform))
+    };
+    if let Some(platform) = selection.platforms.iter().find(|platform| !has(platform)) {
+        return Err(FetchError::NoPlatform(platform.clone()));
+    }
+    for (name, image) in images {
+        let here = places(name, image)?;
+        let platforms = image.locked.iter().flat_map(|locked| &locked.platforms);
+        for (_, platform) in platforms.filter(|(platform, _)| selection.has(platform)) {
+            let document = |source| FetchError::Document { name: name.to_owned(), source };
+            for blob in platform.read().map_err(document)?.blobs() {
+                let job = jobs.entry(blob.digest).or_insert_with(|| Job {
+                    wanted: Wanted { digest: blob.digest, size: blob.size },
+                    images: BTreeSet::new(),
+                    places: Vec::new(),
+                    insecure: false,
+                });
+                job.images.insert(name.to_owned());
+                job.insecure |= image.insecure;
+                job.places.extend(here.iter().filter(|place| !job.places.contains(place)).cloned().collect::<Vec<_>>());
+            }
+        }
+    }
+    Ok(jobs)
+}
+
+/// What a run is about: the store, and the folders of its own.
+#[derive(Debug)]
+pub struct Fetcher<'a> {
+    /// How to talk to registries.
+    pub registries: &'a Registries,
+    /// Where blobs go.
+    pub store: &'a BlobStore,
+    /// Where they are until they are complete.
+    pub cache: &'a Path,
+    /// Where the links are that keep them.
+    pub roots: &'a Path,
+    /// How many are fetched at a time.
+    pub parallel: usize,
+    /// Counts.
+    pub progress: &'a Progress,
+}
+
+/// What became of one blob that could not be fetched.
+#[derive(Debug)]
+pub struct Failure {
+    /// The blob.
+    pub digest: Digest,
+    /// The images that need it.
+    pub images: BTreeSet<String>,
+    /// Why not.
+    pub cause: Cause,
+}
+
+/// Why a blob is not in the store.
+#[derive(Debug)]
+pub enum Cause {
+    /// No place gave it.
+    Places(Vec<(Place, PlaceError)>),
+    /// Nix did not take it.
+    Nix(NixError),
+}
+
+/// What a run did.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The blobs that are in the store now.
+    pub fetched: BTreeSet<Digest>,
+    /// Bytes over the network.
+    pub network: u64,
+    /// The others.
+    pub failures: Vec<Failure>,
+}
+
+impl Fetcher<'_> {
+    /// Fetches these blobs, which the store does not have, and goes on past what fails.
+    ///
+    /// # Errors
+    /// If there is no room, or a signal came.
+    pub fn run(&self, mut jobs: Vec<Job>) -> Result<Outcome, FetchError> {
+        fs::create_dir_all(self.cache).at("create", self.cache)?;
+        self.check_space(&jobs)?;
+        self.progress.expect(jobs.iter().map(|job| job.wanted.size).sum());
+        // The largest first: the last one to end should be a small one.
+        jobs.sort_by_key(|job| (job.wanted.size, job.wanted.digest));
+        let (queue, outcome) = (Mutex::new(jobs), Mutex::new(Outcome::default()));
+        let work = || {
+            while let Some(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+                let result = self.fetch(&job);
+                let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
+                match result {
+                    Ok(network) => {
+                        outcome.network += network;
+                        outcome.fetched.insert(job.wanted.digest);
+                    }
+                    Err(cause) => {
+                        outcome.failures.push(Failure { digest: job.wanted.digest, images: job.images, cause });
+                    }
+                }
+                if self.progress.check().is_err() {
+                    break;
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..self.parallel.max(1)).for_each(|_| drop(scope.spawn(work))));
+        self.progress.check().at("fetch to", self.cache)?;
+        let mut outcome = outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcome.failures.sort_by_key(|failure| failure.digest);
+        Ok(outcome)
+    }
+
+    fn fetch(&self, job: &Job) -> Result<u64, Cause> {
+        let digest = job.wanted.digest;
+        let file = self.cache.join(store_name(digest));
+        let network = take_first(&job.places, self.registries, job.insecure, job.wanted, &file, self.progress);
+        let network = network.map_err(Cause::Places)?;
+        self.store.add(digest, &file).map_err(Cause::Nix)?;
+        // From now on the store has it; a link that fails is told, and the next run tries again.
+        drop(fs::remove_file(&file));
+        self.store.keep(digest, self.roots).map_err(Cause::Nix)?;
+        Ok(network)
+    }
+
+    /// Each blob is in the cache until the store has it.
+    fn check_space(&self, jobs: &[Job]) -> Result<(), FetchError> {
+        let store = self.store.folder();
+        let all: u64 = jobs.iter().map(|job| job.wanted.size).sum();
+        let mut sizes: Vec<u64> = jobs.iter().map(|job| job.wanted.size).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let at_once: u64 = sizes.iter().take(self.parallel.max(1)).sum();
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).at("read", path);
+        let needed: &[(&Path, u64)] = if device(self.cache)? == device(store)? {
+            &[(store, all + at_once)]
+        } else {
+            &[(store, all), (self.cache, at_once)]
+        };
+        for &(folder, needed) in needed {
+            let free = free_space(folder)?;
+            if !jobs.is_empty() && free < needed {
+                return Err(FetchError::NoSpace { folder: folder.to_owned(), needed, free });
+            }
+        }
+        Ok(())
+    }
+}

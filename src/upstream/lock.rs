@@ -1,0 +1,434 @@
+//! The lock: which bytes each upstream image is, down to the last blob, in a file that people commit.
+//!
+//! It holds every index and manifest byte for byte, so it proves itself: whoever has the file can check all of it without
+//! asking anybody, and Nix does so while it evaluates. Nothing in it tells the time, and the same content gives the same
+//! bytes: keys are sorted, characters beyond ASCII are escaped. Keys that this windlass does not know are kept.
+//!
+//! ```text
+//! images.NAME.original    what was asked for          people write it
+//! images.NAME.locked      what that is, as raw bytes  `upstream add` and `update` write it
+//! blobs.DIGEST            size, type and diff ID of every blob that an image above needs
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use super::document::{self, Document, DocumentError, Manifest};
+use crate::digest::Digest;
+use crate::platform::Platform;
+use crate::registry::location::{Location, LocationError};
+
+/// The format that this windlass writes.
+pub const VERSION: u32 = 1;
+
+/// Keys that a newer windlass, or somebody else, has put there.
+pub type Others = Map<String, Value>;
+
+/// A whole lock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lock {
+    /// [`VERSION`].
+    pub(super) version: u32,
+    /// The images by the names that people gave them.
+    #[serde(deserialize_with = "unique")]
+    pub images: BTreeMap<String, Image>,
+    /// Every blob of every image, once.
+    #[serde(default, deserialize_with = "unique")]
+    pub blobs: BTreeMap<Digest, Blob>,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// One image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Image {
+    /// What was asked for.
+    pub original: Original,
+    /// Whether the reference can name another image tomorrow without anybody having done wrong.
+    pub floating: bool,
+    /// Whether the registry, which is on this machine, speaks plain HTTP.
+    #[serde(default)]
+    pub insecure: bool,
+    /// How often to look for updates.
+    #[serde(default)]
+    pub cadence: Option<Cadence>,
+    /// Why this image in this version.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Where its blobs are fetched from.
+    #[serde(default)]
+    pub source: Source,
+    /// Where its mirror is: `docker://REGISTRY/REPOSITORY`, or a directory.
+    #[serde(default)]
+    pub mirror: Option<String>,
+    /// Who has to have signed it.
+    #[serde(default)]
+    pub policy: Option<Policy>,
+    /// What it is; `None` until it was looked up.
+    #[serde(default)]
+    pub locked: Option<Locked>,
+    /// What was verified when it was looked up.
+    #[serde(default)]
+    pub verified: Option<Verified>,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    /// The reference, in full: `docker.io/qdrant/qdrant:v1.16.2`.
+    #[serde(rename = "ref")]
+    pub reference: String,
+    /// The platforms.
+    pub platforms: Vec<Platform>,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// How often to look for updates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cadence {
+    /// Every day.
+    Daily,
+    /// Every 7 days.
+    Weekly,
+    /// Every 30 days.
+    Monthly,
+    /// Every 91 days.
+    Quarterly,
+    /// Every 365 days.
+    Yearly,
+}
+
+impl Cadence {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Daily, Self::Weekly, Self::Monthly, Self::Quarterly, Self::Yearly];
+
+    /// The days from one look to the next.
+    #[must_use]
+    pub const fn days(self) -> u32 {
+        match self {
+            Self::Daily => 1,
+            Self::Weekly => 7,
+            Self::Monthly => 30,
+            Self::Quarterly => 91,
+            Self::Yearly => 365,
+        }
+    }
+
+    /// As the lock has it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Daily => "daily",
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+            Self::Quarterly => "quarterly",
+            Self::Yearly => "yearly",
+        }
+    }
+}
+
+/// Where blobs are fetched from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The registry of the reference.
+    #[default]
+    Upstream,
+    /// The mirror.
+    Mirror,
+}
+
+/// Who has to have signed an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// The public key of cosign, in PEM.
+    pub cosign_key: String,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// What was verified when an image was looked up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// `cosign-key`.
+    pub method: String,
+    /// The digest of the public key, in DER.
+    pub key: Digest,
+    /// What the signature is of: `root`, or `platforms`.
+    pub scope: String,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// What an image is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    /// The registry, as people write it.
+    pub registry: String,
+    /// The repository in it.
+    pub repository: String,
+    /// The tag that was looked up; `None` for a reference by digest alone.
+    pub tag: Option<String>,
+    /// What the reference named: an index, or a manifest.
+    pub root: Raw,
+    /// The manifests of the platforms that were asked for.
+    #[serde(deserialize_with = "unique")]
+    pub platforms: BTreeMap<Platform, LockedPlatform>,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// An index or manifest, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Raw {
+    /// The digest of the bytes.
+    pub digest: Digest,
+    /// What they are.
+    pub media_type: String,
+    /// How many they are.
+    pub size: u64,
+    /// The bytes, which are UTF-8.
+    pub raw: String,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// One platform of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LockedPlatform {
+    /// Its manifest.
+    pub manifest: Raw,
+    /// Its config.
+    pub config: ConfigBlob,
+    /// When its publisher says that it was made.
+    pub created: Option<String>,
+    /// Bytes of its config and layers, as they are fetched.
+    pub total_size: u64,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+/// The config of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigBlob {
+    /// Its digest, which Podman calls the image's ID.
+    pub digest: Digest,
+    /// Its size.
+    pub size: u64,
+}
+
+/// A blob that some image needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blob {
+    /// Its size.
+    pub size: u64,
+    /// What it is.
+    pub media_type: String,
+    /// Of a layer: the digest of what is in it, uncompressed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff_id: Option<Digest>,
+    /// The repositories that have it.
+    pub from: Vec<String>,
+    /// Other keys.
+    #[serde(flatten)]
+    pub other: Others,
+}
+
+impl Raw {
+    /// The document in these bytes.
+    ///
+    /// # Errors
+    /// See [`DocumentError`].
+    pub fn document(&self) -> Result<Document, DocumentError> {
+        document::read(self.raw.as_bytes(), Some(&self.media_type)).map(|typed| typed.document)
+    }
+}
+
+impl LockedPlatform {
+    /// The manifest, read.
+    ///
+    /// # Errors
+    /// See [`DocumentError`]; an index is one too.
+    pub fn read(&self) -> Result<Manifest, DocumentError> {
+        match self.manifest.document()? {
+            Document::Manifest(manifest) => Ok(manifest),
+            Document::Index(_) => Err(DocumentError::Type(self.manifest.media_type.clone())),
+        }
+    }
+}
+
+impl Image {
+    /// One that was not looked up yet.
+    #[must_use]
+    pub fn pending(location: &Location, platforms: Vec<Platform>) -> Self {
+        Self {
+            original: Original { reference: location.to_string(), platforms, other: Others::new() },
+            floating: is_floating(location),
+            insecure: false,
+            cadence: None,
+            reason: None,
+            source: Source::Upstream,
+            mirror: None,
+            policy: None,
+            locked: None,
+            verified: None,
+            other: Others::new(),
+        }
+    }
+
+    /// Where it is.
+    ///
+    /// # Errors
+    /// If the reference is none.
+    pub fn location(&self) -> Result<Location, LocationError> {
+        self.original.reference.parse()
+    }
+
+    /// The digest of what is locked.
+    #[must_use]
+    pub fn root(&self) -> Option<Digest> {
+        self.locked.as_ref().map(|locked| locked.root.digest)
+    }
+
+    /// Whether it is locked, and by more than a tag that floats.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        self.locked.is_some() && !self.floating
+    }
+
+    /// Whether what is locked is an answer to what is asked for; somebody may have edited that.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        let (Some(locked), Ok(location)) = (&self.locked, self.location()) else { return false };
+        let asked = &self.original.platforms;
+        let digest = location.digest().is_none_or(|digest| digest == locked.root.digest);
+        let policy = self.policy.is_some() == self.verified.is_some();
+        let place = locked.registry == location.host() && locked.repository == location.repository();
+        let tag = location.digest().is_some() || locked.tag == Some(location.which());
+        let platforms = asked.len() == locked.platforms.len() && asked.iter().all(|p| locked.platforms.contains_key(p));
+        digest && policy && place && tag && platforms
+    }
+}
+
+/// Whether a location can name another image tomorrow.
+#[must_use]
+pub fn is_floating(location: &Location) -> bool {
+    crate::reference::is_floating(&location.to_string())
+}
+
+impl Default for Lock {
+    fn default() -> Self {
+        Self { version: VERSION, images: BTreeMap::new(), blobs: BTreeMap::new(), other: Others::new() }
+    }
+}
+
+impl Lock {
+    /// The bytes of the file.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        to_text(self).into_bytes()
+    }
+
+    /// Drops the blobs that no image needs any more, and says of the others who has them.
+    ///
+    /// # Errors
+    /// If a manifest cannot be read.
+    pub fn tidy(&mut self) -> Result<(), DocumentError> {
+        let mut from: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        for locked in self.images.values().filter_map(|image| image.locked.as_ref()) {
+            let name = format!("{}/{}", locked.registry, locked.repository);
+            for platform in locked.platforms.values() {
+                for blob in platform.read()?.blobs() {
+                    from.entry(blob.digest).or_default().push(name.clone());
+                }
+            }
+        }
+        self.blobs.retain(|digest, blob| {
+            let Some(names) = from.get_mut(digest) else { return false };
+            names.sort();
+            names.dedup();
+            blob.from = std::mem::take(names);
+            true
+        });
+        Ok(())
+    }
+}
+
+/// A file of JSON: sorted, two spaces of indent, ASCII, a newline at the end. Unlike canonical JSON it has room for any
+/// number that somebody else's keys may have.
+///
+/// # Panics
+/// Never for the types of this module: all their keys are strings.
+pub(super) fn to_text<T: Serialize>(value: &T) -> String {
+    // A `Value` keeps its keys sorted.
+    let sorted = serde_json::to_value(value).expect("a value with string keys is JSON");
+    let mut text = to_ascii(&serde_json::to_string_pretty(&sorted).expect("a value is JSON"));
+    text.push('\n');
+    text
+}
+
+/// JSON with every character beyond ASCII escaped. Those are only ever inside of strings.
+fn to_ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            let units = c.encode_utf16(&mut [0; 2]).to_vec();
+            ascii.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    ascii
+}
+
+/// A map in which no key may be there twice: of two, one would be lost without anybody knowing, as after a bad merge.
+fn unique<'de, D, K, V>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    K: Deserialize<'de> + Ord + fmt::Display,
+    V: Deserialize<'de>,
+{
+    struct Unique<K, V>(PhantomData<(K, V)>);
+
+    impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Visitor<'de> for Unique<K, V> {
+        type Value = BTreeMap<K, V>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+            let mut map = BTreeMap::new();
+            while let Some(key) = access.next_key::<K>()? {
+                if map.contains_key(&key) {
+                    return Err(de::Error::custom(format_args!("'{key}' is there twice")));
+                }
+                map.insert(key, access.next_value()?);
+            }
+            Ok(map)
+        }
+    }
+
+    from.deserialize_map(Unique(PhantomData))
+}

@@ -1,0 +1,65 @@
+//! Upstream images: which bytes they are, whether upstream has others by now, and taking those.
+//!
+//! ```text
+//! reference ──► resolve ──► lock ──► check: does the registry still say the same?
+//!                 ▲                    │
+//!                 └────── update ◄─────┘
+//! ```
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`document`] | reads indexes and manifests, and refuses what is no image |
+//! | [`lock`] | is the format of `images.lock.json` |
+//! | [`proof`] | checks that all of a lock follows from the bytes in it |
+//! | [`file`](mod@file) | reads it, and replaces it in one step |
+//! | [`resolve`](mod@resolve) | looks up a reference |
+//! | [`signature`] | verifies what cosign signed |
+//! | [`check`](mod@check) | compares the lock with the registries, without pulls |
+//! | [`update`](mod@update) | locks what is new |
+//! | [`state`] | keeps what changes with time, outside of the lock |
+//! | [`fetch`](mod@fetch) | puts the blobs of a lock into the Nix store |
+//! | [`nix`] | knows their store paths |
+//! | [`place`] | takes a blob from where it may be had |
+//! | [`versions`] | reads and writes `container-versions.json` |
+
+pub mod check;
+pub mod document;
+pub mod fetch;
+pub mod file;
+pub mod lock;
+pub mod nix;
+pub mod place;
+pub mod proof;
+pub mod resolve;
+pub mod signature;
+pub mod state;
+pub mod update;
+pub mod versions;
+
+use crate::registry::client::Client;
+use crate::registry::error::RegistryError;
+use crate::registry::options::Options;
+
+/// The clients of a run: for registries with TLS, and for those on this machine that speak plain HTTP.
+#[derive(Debug)]
+pub struct Registries {
+    secure: Client,
+    plain: Client,
+}
+
+impl Registries {
+    /// Both, with the same options.
+    ///
+    /// # Errors
+    /// If the options are wrong.
+    pub fn new(options: &Options) -> Result<Self, RegistryError> {
+        let client = |insecure| Client::new(Options { insecure, ..options.clone() });
+        Ok(Self { secure: client(false)?, plain: client(true)? })
+    }
+
+    /// The one for a registry.
+    #[must_use]
+    pub const fn client(&self, insecure: bool) -> &Client {
+        if insecure { &self.plain } else { &self.secure }
+    }
+}

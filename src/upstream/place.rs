@@ -1,0 +1,279 @@
+//! Where a blob may be had, and taking it from there.
+//!
+//! Wherever it comes from, what is written is compared with the digest: a place need not be trusted.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+use super::Registries;
+use crate::blobs::{At, Output, Staging, Verify, WriteError};
+use crate::digest::Digest;
+use crate::layer::Sink;
+use crate::pipe::PipeError;
+use crate::progress::Progress;
+use crate::registry::error::RegistryError;
+use crate::registry::location::{Location, LocationError};
+
+/// A place that blobs are taken from.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum Place {
+    /// `docker://REGISTRY/REPOSITORY`.
+    Registry(Location),
+    /// `https://HOST/PATH`: files at `<it>/sha256/<hex>`, as Nix's `hashed-mirrors` has them.
+    Web(String),
+    /// `/DIR`: an OCI layout, or the `blobs` of one.
+    Directory(PathBuf),
+}
+
+/// A text that names no place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParsePlaceError {
+    /// After `docker://`.
+    #[error("{0}")]
+    Location(#[from] LocationError),
+    /// Anything else.
+    #[error("'{0}' is no place of blobs: expected docker://REGISTRY/REPOSITORY, https://HOST/PATH or /DIRECTORY")]
+    Other(String),
+}
+
+/// Why a blob cannot be had from one place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// A registry, or a web server.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+    /// A directory that does not have it.
+    #[error("it has neither blobs/sha256/{name} nor sha256/{name}", name = .0.hex())]
+    NotThere(Digest),
+    /// A file that cannot be read.
+    #[error("read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file with other bytes.
+    #[error("{path} is damaged: its bytes have the digest {found}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The digest of what is there.
+        found: Digest,
+    },
+    /// The file to write.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+}
+
+impl PlaceError {
+    /// Whether another place is not worth a try: it was this side that failed, or a signal.
+    #[must_use]
+    pub const fn is_ours(&self) -> bool {
+        matches!(self, Self::Write(_) | Self::Registry(RegistryError::Stopped { .. } | RegistryError::Io { .. }))
+    }
+
+    /// Whether what came is not what its digest says.
+    #[must_use]
+    pub const fn is_wrong_digest(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. }
+                | Self::Registry(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. })
+        )
+    }
+}
+
+impl FromStr for Place {
+    type Err = ParsePlaceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.starts_with("docker://") {
+            let location: Location = text.parse()?;
+            return Ok(Self::Registry(Location::new(location.host(), location.repository())?));
+        }
+        if text.starts_with("https://") || text.starts_with("http://") {
+            return Ok(Self::Web(text.trim_end_matches('/').to_owned()));
+        }
+        let path = Path::new(text.strip_prefix("file://").unwrap_or(text));
+        if path.is_absolute() { Ok(Self::Directory(path.to_owned())) } else { Err(ParsePlaceError::Other(text.to_owned())) }
+    }
+}
+
+impl TryFrom<String> for Place {
+    type Error = ParsePlaceError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Registry(location) => write!(f, "docker://{location}"),
+            Self::Web(url) => f.write_str(url),
+            Self::Directory(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// One blob of a place.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its size.
+    pub size: u64,
+}
+
+impl Place {
+    /// Writes a blob to `to`, verified; a download that broke off is resumed by way of `<to>.part`. Gives back the bytes
+    /// that came over the network.
+    ///
+    /// # Errors
+    /// See [`PlaceError`].
+    pub fn take(
+        &self,
+        registries: &Registries,
+        insecure: bool,
+        wanted: Wanted,
+        to: &Path,
+        progress: &Progress,
+    ) -> Result<u64, PlaceError> {
+        let Wanted { digest, size } = wanted;
+        match self {
+            Self::Registry(at) => {
+                let fetch = |insecure| registries.client(insecure).fetch_blob(at, digest, size, to, progress);
+                let fetched = match fetch(insecure && at.is_loopback()) {
+                    // Of a mirror on this machine nobody has said how it speaks.
+                    Err(RegistryError::Tls { .. }) if at.is_loopback() => fetch(true),
+                    fetched => fetched,
+                };
+                Ok(fetched?.bytes_from_network)
+            }
+            Self::Web(url) => Ok(registries.client(url.starts_with("http:")).fetch_web(&format!("{url}/sha256/{}", digest.hex()), digest, size, to, progress)?.bytes_from_network),
+            Self::Directory(folder) => copy(folder, wanted, to, progress).map(|()| 0),
+        }
+    }
+}
+
+/// The file of a blob in an OCI layout, or in its `blobs`.
+pub(super) fn find(folder: &Path, digest: Digest) -> Option<PathBuf> {
+    let candidates = ["blobs/sha256", "sha256"].map(|within| folder.join(within).join(digest.hex()));
+    candidates.into_iter().find(|path| path.is_file())
+}
+
+fn copy(folder: &Path, wanted: Wanted, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
+    let path = find(folder, wanted.digest).ok_or(PlaceError::NotThere(wanted.digest))?;
+    copy_verified(&path, wanted.digest, to, progress)
+}
+
+/// Copies a file that has to have this digest; `to` appears whole or not at all.
+pub(super) fn copy_verified(from: &Path, digest: Digest, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
+    let reading = |source| PlaceError::Read { path: from.to_owned(), source };
+    let file = File::open(from).map_err(reading)?;
+    let size = file.metadata().map_err(reading)?.len();
+    let staging = Staging::file(to)?;
+    let mut output = Output::create(staging.path(), Verify::Always, true, progress)?;
+    output.file(&file, size, false, Vec::new()).map_err(|error| match error {
+        PipeError::Read(source) => reading(source),
+        PipeError::Write(source) => output.failed(source).into(),
+    })?;
+    match output.finish()? {
+        Some((found, _)) if found != digest => Err(PlaceError::Damaged { path: from.to_owned(), found }),
+        _ => Ok(staging.publish()?),
+    }
+}
+
+/// Takes a blob from the first place that has it. If none has, every place with its reason.
+///
+/// # Errors
+/// See above; after a failure of this side's own the rest is not tried.
+pub fn take_first(
+    places: &[Place],
+    registries: &Registries,
+    insecure: bool,
+    wanted: Wanted,
+    to: &Path,
+    progress: &Progress,
+) -> Result<u64, Vec<(Place, PlaceError)>> {
+    let mut failures = Vec::new();
+    for place in places {
+        match place.take(registries, insecure, wanted, to, progress) {
+            Ok(network) => return Ok(network),
+            Err(error) => {
+                let ours = error.is_ours();
+                failures.push((place.clone(), error));
+                if ours {
+                    break;
+                }
+            }
+        }
+    }
+    Err(failures)
+}
+
+/// Removes a download that is not to be resumed.
+///
+/// # Errors
+/// If it is there and cannot be removed.
+pub fn forget_part(to: &Path) -> Result<(), WriteError> {
+    let mut part = to.as_os_str().to_owned();
+    part.push(".part");
+    let part = PathBuf::from(part);
+    match fs::remove_file(&part) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("remove", &part),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::options::Options;
+
+    #[test]
+    fn places_are_read_as_they_are_printed() {
+        for text in ["docker://docker.io/qdrant/qdrant", "docker://127.0.0.1:5000/m/q", "https://mirror.lan/blobs", "/dir"] {
+            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+        }
+        assert_eq!("docker://redis:8".parse::<Place>().unwrap().to_string(), "docker://docker.io/library/redis");
+        assert_eq!("file:///dir".parse::<Place>().unwrap().to_string(), "/dir");
+        for text in ["", "dir", "ftp://x/y", "docker://", "docker://Bad"] {
+            assert!(text.parse::<Place>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_directory_gives_what_it_has_and_nothing_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let (good, bad) = (Digest::of(b"good"), Digest::of(b"other"));
+        let blobs = folder.path().join("layout/blobs/sha256");
+        fs::create_dir_all(&blobs).unwrap();
+        fs::write(blobs.join(good.hex()), b"good").unwrap();
+        fs::write(blobs.join(bad.hex()), b"evil").unwrap();
+        let (progress, registries) = (Progress::new(), Registries::new(&Options::default()).unwrap());
+        let to = folder.path().join("out");
+        let take = |within: &str, digest| {
+            let place = Place::Directory(folder.path().join(within));
+            take_first(&[place], &registries, false, Wanted { digest, size: 4 }, &to, &progress)
+        };
+        for within in ["layout", "layout/blobs"] {
+            assert_eq!(take(within, good).unwrap(), 0);
+            assert_eq!(fs::read(&to).unwrap(), b"good");
+            fs::remove_file(&to).unwrap();
+            assert!(take(within, bad).unwrap_err()[0].1.is_wrong_digest());
+            assert!(matches!(take(within, Digest::of(b"")).unwrap_err()[..], [(_, PlaceError::NotThere(_))]));
+            assert!(!to.exists());
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Whether a lock is true: every digest and size of it follows from the bytes that it holds.
+
+use std::collections::BTreeSet;
+
+use super::document::{Document, DocumentError, Manifest};
+use super::lock::{Blob, Image, Lock, Locked, LockedPlatform, Raw, is_floating};
+use crate::compression::Compression;
+use crate::digest::Digest;
+use crate::platform::Platform;
+use crate::registry::location::LocationError;
+
+/// What is wrong with an image of a lock.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// Its name in the lock.
+    #[error("is no name: expected 1 to 128 letters, digits, '.', '_', ':' or '-', and a letter or digit first")]
+    Name,
+    /// The reference.
+    #[error("original.ref: {0}")]
+    Reference(LocationError),
+    /// A reference that is not written in full.
+    #[error("original.ref: write it in full: {0}")]
+    NotFull(String),
+    /// A floating reference that is said to be none, or the other way round.
+    #[error("floating: {said}, but {reference} is {}", if *.said { "by version or digest" } else { "by a tag that floats" })]
+    Floating {
+        /// What the lock says.
+        said: bool,
+        /// The reference.
+        reference: String,
+    },
+    /// No platform.
+    #[error("original.platforms: names none; a platform is like linux/amd64")]
+    NoPlatform,
+    /// A platform by another name than the one that it has here, or twice.
+    #[error("original.platforms: {0} is there twice, or has another name: {canonical}", canonical = .0.clone().canonical())]
+    Platform(Platform),
+    /// Plain HTTP to another machine.
+    #[error("insecure: {0} is not on this machine; plain HTTP is for a registry on this machine only")]
+    Insecure(String),
+    /// A mirror that is to be used and is not there.
+    #[error("source: mirror, but no mirror is named")]
+    NoMirror,
+    /// Bytes that have another digest.
+    #[error("{what} has the digest {found}, not {expected}")]
+    Digest {
+        /// Which part.
+        what: String,
+        /// What the lock says.
+        expected: Digest,
+        /// What the bytes have.
+        found: Digest,
+    },
+    /// Something that does not follow from the bytes.
+    #[error("{what}: {said}, but it is {is}")]
+    Differs {
+        /// Which part.
+        what: String,
+        /// What the lock says.
+        said: String,
+        /// What the bytes say.
+        is: String,
+    },
+    /// A document that is none.
+    #[error("{what}: {source}")]
+    Document {
+        /// Which part.
+        what: String,
+        /// What is wrong with it.
+        source: DocumentError,
+    },
+    /// A platform whose manifest the index does not have.
+    #[error("{platform}: the index has no manifest {digest}")]
+    NotInIndex {
+        /// The platform.
+        platform: Platform,
+        /// Its manifest.
+        digest: Digest,
+    },
+    /// A blob that is not in the table.
+    #[error("{platform}: blobs: {digest} is missing")]
+    NoBlob {
+        /// The platform.
+        platform: Platform,
+        /// The blob.
+        digest: Digest,
+    },
+    /// A layer without the digest of its content.
+    #[error("{platform}: blobs: {digest} is a layer and has no diffId")]
+    NoDiffId {
+        /// The platform.
+        platform: Platform,
+        /// The layer.
+        digest: Digest,
+    },
+    /// A signature that is asked for and that nobody has looked at, or another one than is asked for.
+    #[error("verified: says that a signature was verified, but the image has no policy that asks for one")]
+    NoPolicy,
+}
+
+impl Problem {
+    /// Whether bytes are not what their digest says.
+    #[must_use]
+    pub const fn is_wrong_digest(&self) -> bool {
+        matches!(self, Self::Digest { .. })
+    }
+}
+
+/// Whether a text can be the name of an image in a lock.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
+    (1..=128).contains(&name.len()) && name.bytes().all(fits) && name.as_bytes()[0].is_ascii_alphanumeric()
+}
+
+/// Checks every image, and gives back the first that is wrong.
+///
+/// # Errors
+/// With the image's name, and what is wrong with it.
+pub fn check(lock: &Lock) -> Result<(), (String, Problem)> {
+    lock.images.iter().try_for_each(|(name, image)| {
+        let named = |problem| (name.clone(), problem);
+        if !is_name(name) {
+            return Err(named(Problem::Name));
+        }
+        check_wish(image).map_err(named)?;
+        image.locked.iter().try_for_each(|locked| check_locked(locked, lock)).map_err(named)
+    })
+}
+
+fn check_wish(image: &Image) -> Result<(), Problem> {
+    let location = image.location().map_err(Problem::Reference)?;
+    let full = match (location.tag(), location.digest()) {
+        (None, None) => location.with_tag("latest").map_err(Problem::Reference)?,
+        _ => location.clone(),
+    };
+    if full.to_string() != image.original.reference {
+        return Err(Problem::NotFull(full.to_string()));
+    }
+    if is_floating(&location) != image.floating {
+        return Err(Problem::Floating { said: image.floating, reference: image.original.reference.clone() });
+    }
+    if image.original.platforms.is_empty() {
+        return Err(Problem::NoPlatform);
+    }
+    let mut seen = BTreeSet::new();
+    for platform in &image.original.platforms {
+        if platform.clone().canonical() != *platform || !seen.insert(platform) {
+            return Err(Problem::Platform(platform.clone()));
+        }
+    }
+    if image.insecure && !location.is_loopback() {
+        return Err(Problem::Insecure(location.host().to_owned()));
+    }
+    if image.source == super::lock::Source::Mirror && image.mirror.is_none() {
+        return Err(Problem::NoMirror);
+    }
+    if image.policy.is_none() && image.verified.is_some() {
+        return Err(Problem::NoPolicy);
+    }
+    Ok(())
+}
+
+fn check_locked(locked: &Locked, lock: &Lock) -> Result<(), Problem> {
+    let root = check_raw("the root", &locked.root)?;
+    for (platform, entry) in &locked.platforms {
+        let what = format!("the manifest of {platform}");
+        let Document::Manifest(manifest) = check_raw(&what, &entry.manifest)? else {
+            let source = DocumentError::Type(entry.manifest.media_type.clone());
+            return Err(Problem::Document { what, source });
+        };
+        let digest = entry.manifest.digest;
+        let listed = match &root {
+            Document::Index(entries) => entries.iter().any(|entry| entry.digest == digest),
+            Document::Manifest(_) => locked.root.digest == digest,
+        };
+        if !listed {
+            return Err(Problem::NotInIndex { platform: platform.clone(), digest });
+        }
+        check_platform(platform, entry, &manifest, lock)?;
+    }
+    Ok(())
+}
+
+/// The document in these bytes, whose digest, size and type are right.
+fn check_raw(what: &str, raw: &Raw) -> Result<Document, Problem> {
+    let found = Digest::of(raw.raw.as_bytes());
+    if found != raw.digest {
+        return Err(Problem::Digest { what: what.to_owned(), expected: raw.digest, found });
+    }
+    same(|| format!("the size of {what}"), raw.size, raw.raw.len() as u64)?;
+    raw.document().map_err(|source| Problem::Document { what: what.to_owned(), source })
+}
+
+fn check_platform(platform: &Platform, entry: &LockedPlatform, is: &Manifest, lock: &Lock) -> Result<(), Problem> {
+    let what = |part: &'static str| move || format!("{platform}: {part}");
+    same(what("config.digest"), entry.config.digest, is.config.digest)?;
+    same(what("config.size"), entry.config.size, is.config.size)?;
+    same(what("totalSize"), entry.total_size, is.total_size())?;
+    for blob in is.blobs() {
+        let digest = blob.digest;
+        let Some(listed) = lock.blobs.get(&digest) else {
+            return Err(Problem::NoBlob { platform: platform.clone(), digest });
+        };
+        same(|| format!("blobs: the size of {digest}"), listed.size, blob.size)?;
+    }
+    for layer in &is.layers {
+        check_layer(platform, layer.digest, &layer.media_type, &lock.blobs[&layer.digest])?;
+    }
+    Ok(())
+}
+
+fn check_layer(platform: &Platform, digest: Digest, media_type: &str, listed: &Blob) -> Result<(), Problem> {
+    let what = || format!("blobs: the mediaType of {digest}");
+    // Docker's and OCI's names of the same compression are both right.
+    let compression = Compression::of_media_type(media_type);
+    if Compression::of_media_type(&listed.media_type) != compression {
+        return Err(Problem::Differs { what: what(), said: listed.media_type.clone(), is: media_type.to_owned() });
+    }
+    let Some(diff_id) = listed.diff_id else {
+        return Err(Problem::NoDiffId { platform: platform.clone(), digest });
+    };
+    if compression == Some(Compression::None) {
+        same(|| format!("blobs: the diffId of {digest}"), diff_id, digest)?;
+    }
+    Ok(())
+}
+
+fn same<T: PartialEq + ToString>(what: impl Fn() -> String, said: T, is: T) -> Result<(), Problem> {
+    if said == is {
+        return Ok(());
+    }
+    Err(Problem::Differs { what: what(), said: said.to_string(), is: is.to_string() })
+}

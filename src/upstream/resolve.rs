@@ -1,0 +1,291 @@
+//! From a reference to what it is: one index or manifest by its tag, and everything below it by digest.
+//!
+//! Only manifests and configs are fetched, some kilobytes. A tag is asked for once; what it named at that moment is what
+//! is locked, however often it moves meanwhile.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::document::{self, Document, DocumentError, Entry, Manifest, Typed};
+use super::lock::{Blob, ConfigBlob, Image, Lock, Locked, LockedPlatform, Others, Raw, Verified, is_floating};
+use super::signature::{self, SignatureError};
+use crate::compression::Compression;
+use crate::digest::Digest;
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::registry::client::{Client, RawManifest};
+use crate::registry::error::RegistryError;
+use crate::registry::location::{Location, LocationError};
+
+/// Why a reference was not resolved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The reference.
+    #[error("{0}")]
+    Location(#[from] LocationError),
+    /// What the registry said, or did not say.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+    /// What it names is no image that can be locked.
+    #[error("{what} {source}")]
+    Document {
+        /// The reference or manifest.
+        what: String,
+        /// What is wrong with it.
+        source: DocumentError,
+    },
+    /// A manifest of another size than the index says.
+    #[error("{what} has {found} bytes, and its index says {expected}")]
+    Size {
+        /// The manifest.
+        what: String,
+        /// What the index says.
+        expected: u64,
+        /// What it has.
+        found: u64,
+    },
+    /// There is no image for a platform.
+    #[error("{reference} has no image for {platform}; it has {available}")]
+    NoPlatform {
+        /// The reference.
+        reference: String,
+        /// What was asked for.
+        platform: Platform,
+        /// What there is.
+        available: String,
+    },
+    /// A config that does not fit its manifest.
+    #[error("{what}: its config {digest} {problem}")]
+    Config {
+        /// The manifest.
+        what: String,
+        /// The config.
+        digest: Digest,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Two images that say different things of one blob.
+    #[error("{digest}: {found} here, but {known} in another image of the lock; one of the two lies")]
+    Conflict {
+        /// The blob.
+        digest: Digest,
+        /// What this image says.
+        found: String,
+        /// What the lock has.
+        known: String,
+    },
+    /// A signature that is asked for.
+    #[error("{0}")]
+    Signature(#[from] SignatureError),
+}
+
+/// What a reference is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// For the image.
+    pub locked: Locked,
+    /// For the table of blobs.
+    pub blobs: BTreeMap<Digest, Blob>,
+    /// What was verified; `None` without a policy.
+    pub verified: Option<Verified>,
+}
+
+/// Looks up what an image is asked to be.
+///
+/// # Errors
+/// See [`ResolveError`].
+pub fn resolve(client: &Client, image: &Image, progress: &Progress) -> Result<Resolved, ResolveError> {
+    let at = image.location()?;
+    let (root, document) = fetch(client, &at, &at.which(), progress)?;
+    let mut platforms = BTreeMap::new();
+    let mut blobs = BTreeMap::new();
+    for platform in &image.original.platforms {
+        let (raw, manifest) = match &document {
+            Document::Index(entries) => {
+                let entry = choose(entries, platform, &at)?;
+                fetch_entry(client, &at, entry, progress)?
+            }
+            Document::Manifest(manifest) => (root.clone(), manifest.clone()),
+        };
+        let what = at.with_digest(raw.digest).to_string();
+        let config = fetch_config(client, &at, &what, &manifest, progress)?;
+        // An index says which platform is which; without one the config alone does.
+        if matches!(document, Document::Manifest(_)) && config.platform().as_ref() != Some(platform) {
+            let available = config.platform().map_or("one that its config does not name".to_owned(), |p| p.to_string());
+            let (reference, platform) = (at.to_string(), platform.clone());
+            return Err(ResolveError::NoPlatform { reference, platform, available });
+        }
+        let records = records(&what, &manifest, &config, &at)?;
+        records.into_iter().try_for_each(|(digest, blob)| insert(&mut blobs, digest, blob))?;
+        let created = config.created.filter(|created| created.parse::<jiff::Timestamp>().is_ok());
+        let (config, total_size) = (&manifest.config, manifest.total_size());
+        let config = ConfigBlob { digest: config.digest, size: config.size };
+        let entry = LockedPlatform { manifest: raw, config, created, total_size, other: Others::new() };
+        platforms.insert(platform.clone(), entry);
+    }
+    let tag = if at.digest().is_none() { Some(at.which()) } else { at.tag().map(str::to_owned) };
+    let (registry, repository) = (at.host().to_owned(), at.repository().to_owned());
+    let locked = Locked { registry, repository, tag, root, platforms, other: Others::new() };
+    let policy = image.policy.as_ref();
+    let verified = policy.map(|policy| signature::verify(client, &at, policy, &locked, progress)).transpose()?;
+    Ok(Resolved { locked, blobs, verified })
+}
+
+/// Puts what was resolved into a lock. Whatever else is known of the image stays.
+///
+/// # Errors
+/// If the lock knows a blob otherwise; the lock may then be changed, and is not to be written.
+pub fn adopt(lock: &mut Lock, name: &str, resolved: Resolved) -> Result<(), ResolveError> {
+    for (digest, blob) in resolved.blobs {
+        insert(&mut lock.blobs, digest, blob)?;
+    }
+    if let Some(image) = lock.images.get_mut(name) {
+        image.floating = is_floating(&image.location()?);
+        image.locked = Some(resolved.locked);
+        image.verified = resolved.verified;
+    }
+    Ok(())
+}
+
+/// Adds a blob that may be there already.
+fn insert(blobs: &mut BTreeMap<Digest, Blob>, digest: Digest, blob: Blob) -> Result<(), ResolveError> {
+    let Some(known) = blobs.get_mut(&digest) else {
+        blobs.insert(digest, blob);
+        return Ok(());
+    };
+    let told = |blob: &Blob| match blob.diff_id {
+        Some(diff_id) => format!("a layer of {} bytes with the diff ID {diff_id}", blob.size),
+        None => format!("a config of {} bytes", blob.size),
+    };
+    if (known.size, known.diff_id) != (blob.size, blob.diff_id) {
+        return Err(ResolveError::Conflict { digest, found: told(&blob), known: told(known) });
+    }
+    // Docker and OCI have two names for the same thing. Which one is kept must not depend on who came first.
+    if blob.media_type < known.media_type {
+        known.media_type = blob.media_type;
+    }
+    Ok(())
+}
+
+/// A document, byte for byte, and what it is.
+pub(super) fn fetch(
+    client: &Client,
+    at: &Location,
+    which: &str,
+    progress: &Progress,
+) -> Result<(Raw, Document), ResolveError> {
+    let RawManifest { digest, media_type, bytes } = client.manifest(at, which, progress)?;
+    let wrong = |source| ResolveError::Document { what: at.with_digest(digest).to_string(), source };
+    let Typed { media_type, document } = document::read(&bytes, Some(&media_type)).map_err(wrong)?;
+    let size = bytes.len() as u64;
+    let raw = String::from_utf8(bytes).map_err(|_| wrong(DocumentError::NotText))?;
+    Ok((Raw { digest, media_type, size, raw, other: Others::new() }, document))
+}
+
+/// The manifest of an entry of an index.
+pub(super) fn fetch_entry(
+    client: &Client,
+    at: &Location,
+    entry: &Entry,
+    progress: &Progress,
+) -> Result<(Raw, Manifest), ResolveError> {
+    let what = || at.with_digest(entry.digest).to_string();
+    let (raw, document) = fetch(client, at, &entry.digest.to_string(), progress)?;
+    if raw.size != entry.size {
+        return Err(ResolveError::Size { what: what(), expected: entry.size, found: raw.size });
+    }
+    if raw.media_type != entry.media_type {
+        let source = DocumentError::Contradiction { said: entry.media_type.clone(), is: raw.media_type };
+        return Err(ResolveError::Document { what: what(), source });
+    }
+    match document {
+        Document::Manifest(manifest) => Ok((raw, manifest)),
+        Document::Index(_) => Err(ResolveError::Document { what: what(), source: DocumentError::Type(raw.media_type) }),
+    }
+}
+
+/// The entry of a platform: the first one that names it, as Podman chooses.
+pub(super) fn choose<'e>(entries: &'e [Entry], platform: &Platform, at: &Location) -> Result<&'e Entry, ResolveError> {
+    let entry = entries.iter().find(|entry| entry.platform.as_ref() == Some(platform)).ok_or_else(|| {
+        let mut names: Vec<String> =
+            entries.iter().filter_map(|entry| Some(entry.platform.as_ref()?.to_string())).collect();
+        names.sort();
+        names.dedup();
+        let available = if names.is_empty() { "none that it names".to_owned() } else { names.join(", ") };
+        ResolveError::NoPlatform { reference: at.to_string(), platform: platform.clone(), available }
+    })?;
+    if document::is_index(&entry.media_type) {
+        return Err(ResolveError::Document { what: at.to_string(), source: DocumentError::Nested(entry.digest) });
+    }
+    Ok(entry)
+}
+
+/// What a lock needs of a config.
+#[derive(Debug, Deserialize)]
+struct Config {
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
+    created: Option<String>,
+    rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootFs {
+    diff_ids: Vec<Digest>,
+}
+
+impl Config {
+    fn platform(&self) -> Option<Platform> {
+        let named = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        let (os, architecture) = (named(&self.os)?, named(&self.architecture)?);
+        Some(Platform { os, architecture, variant: named(&self.variant) }.canonical())
+    }
+}
+
+fn fetch_config(
+    client: &Client,
+    at: &Location,
+    what: &str,
+    manifest: &Manifest,
+    progress: &Progress,
+) -> Result<Config, ResolveError> {
+    let blob = &manifest.config;
+    let bytes = client.blob(at, blob.digest, blob.size, progress)?;
+    let mut from = serde_json::Deserializer::from_slice(&bytes);
+    serde_path_to_error::deserialize(&mut from).map_err(|error| ResolveError::Config {
+        what: what.to_owned(),
+        digest: blob.digest,
+        problem: format!("is none of an image: {error}"),
+    })
+}
+
+/// What the table of blobs is to say of an image's blobs.
+fn records(
+    what: &str,
+    manifest: &Manifest,
+    config: &Config,
+    at: &Location,
+) -> Result<Vec<(Digest, Blob)>, ResolveError> {
+    let wrong = |problem| ResolveError::Config { what: what.to_owned(), digest: manifest.config.digest, problem };
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != manifest.layers.len() {
+        let problem = format!("has {} diff IDs, and there are {} layers", diff_ids.len(), manifest.layers.len());
+        return Err(wrong(problem));
+    }
+    let diff_ids = std::iter::once(None).chain(diff_ids.iter().copied().map(Some));
+    manifest
+        .blobs()
+        .zip(diff_ids)
+        .map(|(blob, diff_id)| {
+            let plain = diff_id.is_some() && Compression::of_media_type(&blob.media_type) == Some(Compression::None);
+            if plain && diff_id != Some(blob.digest) {
+                return Err(wrong(format!("gives another diff ID for {}, which is not compressed", blob.digest)));
+            }
+            let (size, media_type) = (blob.size, blob.media_type.clone());
+            Ok((blob.digest, Blob { size, media_type, diff_id, from: vec![at.name()], other: Others::new() }))
+        })
+        .collect()
+}

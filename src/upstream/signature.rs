@@ -1,0 +1,266 @@
+//! Signatures that cosign leaves beside an image, checked against a public key.
+//!
+//! `cosign sign --key` pushes a manifest with the tag `sha256-<hex>.sig` into the image's repository. Each of its layers is a
+//! *simple signing* payload, JSON that names the image's digest and repository, and carries an ECDSA signature over the
+//! payload's bytes as an annotation. Nothing else is read of it: no certificate, no transparency log; the key decides.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use p256::ecdsa::signature::Verifier;
+use p256::ecdsa::{Signature, VerifyingKey};
+use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
+use serde::Deserialize;
+
+use super::lock::{Locked, Others, Policy, Verified};
+use crate::digest::Digest;
+use crate::progress::Progress;
+use crate::registry::client::Client;
+use crate::registry::error::RegistryError;
+use crate::registry::location::Location;
+
+const METHOD: &str = "cosign-key";
+const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
+/// What a payload says that it is.
+const KIND: &str = "cosign container image signature";
+
+/// Why an image does not satisfy its policy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignatureError {
+    /// The key.
+    #[error("the policy's key is no public key of ECDSA P-256 in PEM, as `cosign public-key` prints it")]
+    Key,
+    /// Nobody signed it.
+    #[error("{image} is not signed: its policy asks for a signature by the key {key}, and the registry has no {tag}")]
+    Missing {
+        /// The image, by digest.
+        image: String,
+        /// The digest of the key.
+        key: Digest,
+        /// Where the signature would be.
+        tag: String,
+    },
+    /// Somebody did, but not so.
+    #[error("{image} has no good signature by the key {key}: {reason}")]
+    Wrong {
+        /// The image, by digest.
+        image: String,
+        /// The digest of the key.
+        key: Digest,
+        /// What is wrong with each.
+        reason: String,
+    },
+    /// It is not known, because the registry did not say.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+}
+
+/// A public key, and what it is known by.
+#[derive(Debug, Clone)]
+pub struct Key {
+    key: VerifyingKey,
+    /// The digest of the key in DER.
+    pub digest: Digest,
+}
+
+impl Key {
+    /// Reads a key as `cosign public-key` and `openssl ec -pubout` write it.
+    ///
+    /// # Errors
+    /// If it is none, or of another kind.
+    pub fn parse(pem: &str) -> Result<Self, SignatureError> {
+        let key = VerifyingKey::from_public_key_pem(pem.trim()).map_err(|_| SignatureError::Key)?;
+        let der = key.to_public_key_der().map_err(|_| SignatureError::Key)?;
+        Ok(Self { key, digest: Digest::of(der.as_bytes()) })
+    }
+
+    /// Whether `signature`, in base64, is this key's over these bytes.
+    fn signed(&self, bytes: &[u8], signature: &str) -> bool {
+        let signature = STANDARD.decode(signature.trim()).ok().and_then(|der| Signature::from_der(&der).ok());
+        signature.is_some_and(|signature| self.key.verify(bytes, &signature).is_ok())
+    }
+}
+
+/// Verifies that what is about to be locked is signed: what the reference named, or else each of the manifests.
+///
+/// # Errors
+/// See [`SignatureError`].
+pub fn verify(
+    client: &Client,
+    at: &Location,
+    policy: &Policy,
+    locked: &Locked,
+    progress: &Progress,
+) -> Result<Verified, SignatureError> {
+    let key = Key::parse(&policy.cosign_key)?;
+    let verified = |scope: &str| Verified {
+        method: METHOD.to_owned(),
+        key: key.digest,
+        scope: scope.to_owned(),
+        other: Others::new(),
+    };
+    let missing = match verify_one(client, at, &key, locked.root.digest, progress) {
+        Ok(()) => return Ok(verified("root")),
+        Err(missing @ SignatureError::Missing { .. }) => missing,
+        Err(error) => return Err(error),
+    };
+    for platform in locked.platforms.values() {
+        match verify_one(client, at, &key, platform.manifest.digest, progress) {
+            // Of the root, which is what people know.
+            Err(SignatureError::Missing { .. }) => return Err(missing),
+            result => result?,
+        }
+    }
+    Ok(verified("platforms"))
+}
+
+#[derive(Deserialize)]
+struct Manifest {
+    layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Layer {
+    media_type: String,
+    digest: Digest,
+    size: u64,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Payload {
+    critical: Critical,
+}
+
+#[derive(Deserialize)]
+struct Critical {
+    identity: Identity,
+    image: SignedImage,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Identity {
+    #[serde(rename = "docker-reference")]
+    reference: String,
+}
+
+#[derive(Deserialize)]
+struct SignedImage {
+    #[serde(rename = "docker-manifest-digest")]
+    digest: Digest,
+}
+
+/// One good signature is enough: others may be of other keys.
+fn verify_one(
+    client: &Client,
+    at: &Location,
+    key: &Key,
+    digest: Digest,
+    progress: &Progress,
+) -> Result<(), SignatureError> {
+    let image = at.with_digest(digest).to_string();
+    let tag = format!("sha256-{}.sig", digest.hex());
+    let wrong = |reason| SignatureError::Wrong { image: image.clone(), key: key.digest, reason };
+    let found = match client.manifest(at, &tag, progress) {
+        Err(error) if error.is_gone() => {
+            return Err(SignatureError::Missing { image: image.clone(), key: key.digest, tag });
+        }
+        found => found?,
+    };
+    let manifest: Manifest =
+        serde_json::from_slice(&found.bytes).map_err(|error| wrong(format!("{tag} is no manifest: {error}")))?;
+    let mut reasons = Vec::new();
+    for layer in manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD) {
+        let Some(signature) = layer.annotations.get(ANNOTATION) else { continue };
+        let payload = client.blob(at, layer.digest, layer.size, progress)?;
+        match check(key, &payload, signature, at, digest) {
+            Ok(()) => return Ok(()),
+            Err(reason) if !reasons.contains(&reason) => reasons.push(reason),
+            Err(_) => {}
+        }
+    }
+    if reasons.is_empty() {
+        reasons.push(format!("{tag} has none in it"));
+    }
+    Err(wrong(reasons.join("; ")))
+}
+
+/// Whether a payload is signed by the key, and is about this image.
+fn check(key: &Key, payload: &[u8], signature: &str, at: &Location, digest: Digest) -> Result<(), String> {
+    // Before anything is read of it.
+    if !key.signed(payload, signature) {
+        return Err("a signature is of another key, or of another payload".to_owned());
+    }
+    let Payload { critical } =
+        serde_json::from_slice(payload).map_err(|error| format!("what is signed is no payload: {error}"))?;
+    if critical.kind != KIND {
+        return Err(format!("what is signed is '{}'", critical.kind));
+    }
+    if critical.image.digest != digest {
+        return Err(format!("what is signed is another image, {}", critical.image.digest));
+    }
+    let named = critical.identity.reference.parse::<Location>();
+    if named.as_ref().map(Location::name) != Ok(at.name()) {
+        return Err(format!("what is signed is called '{}'", critical.identity.reference));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use p256::ecdsa::SigningKey;
+    use p256::ecdsa::signature::Signer;
+    use p256::pkcs8::LineEnding;
+
+    use super::*;
+
+    fn keys(seed: u8) -> (SigningKey, Key) {
+        let secret = SigningKey::from_slice(&[seed; 32]).unwrap();
+        let pem = secret.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
+        (secret, Key::parse(&pem).unwrap())
+    }
+
+    fn sign(secret: &SigningKey, payload: &str) -> String {
+        let signature: Signature = secret.sign(payload.as_bytes());
+        STANDARD.encode(signature.to_der())
+    }
+
+    fn payload(reference: &str, digest: Digest) -> String {
+        serde_json::json!({ "critical": {
+            "identity": { "docker-reference": reference }, "image": { "docker-manifest-digest": digest }, "type": KIND,
+        }, "optional": null })
+        .to_string()
+    }
+
+    #[test]
+    fn a_payload_has_to_be_signed_and_about_this_image() {
+        let (secret, key) = keys(1);
+        let (stranger, _) = keys(2);
+        let at: Location = "qdrant/qdrant:v1".parse().unwrap();
+        let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
+        let verdict = |secret: &SigningKey, text: &str| check(&key, text.as_bytes(), &sign(secret, text), &at, digest);
+        let good = payload("index.docker.io/qdrant/qdrant", digest);
+        assert_eq!(verdict(&secret, &good), Ok(()));
+        for (secret, text, word) in [
+            (&stranger, good.clone(), "another key"),
+            (&secret, payload("docker.io/qdrant/other", digest), "is called"),
+            (&secret, payload("qdrant/qdrant", other), "another image"),
+            (&secret, good.replace(KIND, "atomic container signature"), "atomic"),
+            (&secret, "{}".to_owned(), "no payload"),
+        ] {
+            let reason = verdict(secret, &text).unwrap_err();
+            assert!(reason.contains(word), "{text}: {reason}");
+        }
+        let changed = good.replace("null", "true");
+        assert!(check(&key, changed.as_bytes(), &sign(&secret, &good), &at, digest).is_err());
+        for signature in ["", "AAAA", "no base64"] {
+            assert!(check(&key, good.as_bytes(), signature, &at, digest).is_err());
+        }
+        assert!(matches!(Key::parse("-----BEGIN PUBLIC KEY-----"), Err(SignatureError::Key)));
+    }
+}

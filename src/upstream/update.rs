@@ -1,0 +1,113 @@
+//! Locking what upstream says now.
+
+use super::Registries;
+use super::lock::{Image, Lock, Locked};
+use super::resolve::{ResolveError, adopt, resolve};
+use super::signature::Key;
+use crate::digest::Digest;
+use crate::progress::Progress;
+use crate::registry::error::RegistryError;
+
+/// What became of an image.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Upstream says the same.
+    Same,
+    /// The lock has something else now.
+    Changed {
+        /// What it had.
+        from: Option<Digest>,
+        /// What it has.
+        to: Digest,
+        /// Bytes of blobs that no image of the lock had.
+        fetch: u64,
+    },
+    /// Never locked, and not asked for.
+    Left,
+    /// The lock has what it had.
+    Failed(ResolveError),
+}
+
+/// Which images to lock again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// Also those that were never locked.
+    pub pending: bool,
+    /// Also those that did not change.
+    pub force: bool,
+}
+
+/// Looks up these images, and changes the lock where upstream says something else.
+///
+/// # Errors
+/// If the job is told to stop; whatever else goes wrong is the outcome of its image.
+pub fn update(
+    registries: &Registries,
+    lock: &mut Lock,
+    names: &[String],
+    options: Options,
+    progress: &Progress,
+) -> Result<Vec<(String, Outcome)>, ResolveError> {
+    let mut outcomes = Vec::new();
+    for name in names {
+        let outcome = match one(registries, lock, name, options, progress) {
+            Ok(outcome) => outcome,
+            Err(error @ ResolveError::Registry(RegistryError::Stopped { .. })) => return Err(error),
+            Err(error) => Outcome::Failed(error),
+        };
+        outcomes.push((name.clone(), outcome));
+    }
+    Ok(outcomes)
+}
+
+fn one(
+    registries: &Registries,
+    lock: &mut Lock,
+    name: &str,
+    options: Options,
+    progress: &Progress,
+) -> Result<Outcome, ResolveError> {
+    let Some(image) = lock.images.get(name) else { return Ok(Outcome::Left) };
+    let client = registries.client(image.insecure);
+    if image.locked.is_none() && !options.pending {
+        return Ok(Outcome::Left);
+    }
+    if is_settled(image)? && !options.force {
+        let at = image.location()?;
+        // What a digest names never changes; for a tag a HEAD request tells, which is no pull.
+        if at.digest().is_some() || client.head(&at, &at.which(), progress)?.digest == image.root() {
+            return Ok(Outcome::Same);
+        }
+    }
+    let mut resolved = resolve(client, image, progress)?;
+    let from = image.root();
+    let to = resolved.locked.root.digest;
+    if let Some(Locked { other, .. }) = &image.locked {
+        resolved.locked.other = other.clone();
+    }
+    let new = resolved.blobs.iter().filter(|(digest, _)| !lock.blobs.contains_key(digest));
+    let fetch = new.map(|(_, blob)| blob.size).sum();
+    // A copy, so that what cannot be adopted leaves no trace.
+    let mut next = lock.clone();
+    adopt(&mut next, name, resolved)?;
+    if next.images == lock.images {
+        return Ok(Outcome::Same);
+    }
+    *lock = next;
+    Ok(Outcome::Changed { from, to, fetch })
+}
+
+/// Whether the lock has an answer to what is asked for, so that only upstream can have changed.
+fn is_settled(image: &Image) -> Result<bool, ResolveError> {
+    let key = image.policy.as_ref().map(|policy| Key::parse(&policy.cosign_key)).transpose()?;
+    let verified = image.verified.as_ref().map(|verified| verified.key);
+    Ok(image.is_answered() && key.map(|key| key.digest) == verified)
+}
+
+/// The message of a commit that changes the lock; `None` if nothing changed.
+#[must_use]
+pub fn message(outcomes: &[(String, Outcome)]) -> Option<String> {
+    let changed = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Changed { .. }));
+    let lines: String = changed.map(|(name, _)| format!("- {name}\n")).collect();
+    (!lines.is_empty()).then(|| format!("chore: Update container versions\n\nUpdates digests for:\n{lines}"))
+}
