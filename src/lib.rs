@@ -47,7 +47,7 @@
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `upstream` | `blobs` `compose` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `registry` `store` |
 //! | `cli` | anything |
 //!

@@ -128,7 +128,10 @@ mod tests {
         assert_eq!(ca_file(&[("SSL_CERT_FILE", "/a"), ("NIX_SSL_CERT_FILE", "")]).as_deref(), Some("/a"));
         assert_eq!(ca_file(&[("SSL_CERT_FILE", "/no-cert-file.crt")]), None);
         let proxy = options(&[("HTTPS_PROXY", "http://me:hunter2@p:3128"), ("no_proxy", "a.lan, .b.lan,")]).proxy;
-        assert_eq!((proxy.url.is_some(), proxy.except.as_slice()), (true, ["a.lan", ".b.lan"].map(str::to_owned).as_slice()));
+        assert_eq!(
+            (proxy.url.is_some(), proxy.except.as_slice()),
+            (true, ["a.lan", ".b.lan"].map(str::to_owned).as_slice())
+        );
         assert!(!format!("{proxy:?}").contains("hunter2"));
         assert!(options(&[("HTTP_PROXY", "http://p"), ("http_proxy", "http://p")]).proxy.url.is_none());
     }

@@ -164,8 +164,8 @@ pub fn verify(survey: &Survey, targets: &[Target], full: bool, progress: &Progre
     }
     verified.layers = layers.len();
     let mut layers: Vec<Layer<'_>> = layers.into_values().collect();
-    layers.sort_by_key(|layer| std::cmp::Reverse(layer.record.size));
-    progress.expect(if full { layers.iter().map(|layer| layer.record.size).sum() } else { 0 });
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.record.diff_size()));
+    progress.expect(if full { layers.iter().map(|layer| layer.record.diff_size()).sum() } else { 0 });
     let found: Vec<Vec<Problem>> =
         layers.par_iter().with_max_len(1).map(|layer| layer.verify(survey, full, progress)).collect();
     progress.check().map_err(VerifyError::Stopped)?;
