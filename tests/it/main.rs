@@ -47,6 +47,7 @@ mod registry_server;
 mod repair;
 mod services;
 mod status;
+mod unpack;
 mod upstream;
 mod upstream_faults;
 mod upstream_image;
