@@ -38,7 +38,9 @@ pub enum PushError {
     #[error("manifest {0}: {1}")]
     Manifest(Digest, String),
     /// The registry names something else than what was just sent.
-    #[error("{at} is {found} in the registry instead of {expected}; somebody else pushed there, or the registry changes what it gets")]
+    #[error(
+        "{at} is {found} in the registry instead of {expected}; somebody else pushed there, or the registry changes what it gets"
+    )]
     Other {
         /// The name.
         at: String,
@@ -192,24 +194,34 @@ impl<'a> Pusher<'a> {
             return Ok(stored);
         }
         let found = Mutex::new(None);
-        let (digest, size) = self.client.push_stream(
-            at,
-            &format!("layer {} for {}", layer.digest, at.name()),
-            &|to| {
-                let mut unpacked = Hashing { to: self.compression.encoder(to)?, hasher: Hasher::new() };
-                source.write(&mut unpacked)?;
-                unpacked.to.finish()?;
-                let (digest, _) = unpacked.hasher.finish();
-                *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
-                if digest == layer.digest { Ok(()) } else { Err(io::Error::other("its bytes changed since it was built")) }
-            },
-            self.progress,
-        ).map_err(|error| {
-            match found.lock().unwrap_or_else(PoisonError::into_inner).filter(|found| *found != layer.digest) {
-                Some(_) => image.verify_layer(layer, true, self.progress).err().map_or(PushError::Registry(error), PushError::from),
-                None => error.into(),
-            }
-        })?;
+        let (digest, size) = self
+            .client
+            .push_stream(
+                at,
+                &format!("layer {} for {}", layer.digest, at.name()),
+                &|to| {
+                    let mut unpacked = Hashing { to: self.compression.encoder(to)?, hasher: Hasher::new() };
+                    source.write(&mut unpacked)?;
+                    unpacked.to.finish()?;
+                    let (digest, _) = unpacked.hasher.finish();
+                    *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
+                    if digest == layer.digest {
+                        Ok(())
+                    } else {
+                        Err(io::Error::other("its bytes changed since it was built"))
+                    }
+                },
+                self.progress,
+            )
+            .map_err(|error| {
+                match found.lock().unwrap_or_else(PoisonError::into_inner).filter(|found| *found != layer.digest) {
+                    Some(_) => image
+                        .verify_layer(layer, true, self.progress)
+                        .err()
+                        .map_or(PushError::Registry(error), PushError::from),
+                    None => error.into(),
+                }
+            })?;
         self.count(|pushed| (pushed.uploaded, pushed.bytes) = (pushed.uploaded + 1, pushed.bytes + size));
         self.note(digest, at);
         let stored = Stored { digest, size, compression: Some(self.compression) };
@@ -368,11 +380,7 @@ fn with_manifests(index: &Blob, renamed: &BTreeMap<Digest, (Digest, u64)>) -> Re
     })
 }
 
-fn changed(
-    blob: &Blob,
-    key: &str,
-    mut change: impl FnMut(&mut Value, Digest) -> bool,
-) -> Result<Vec<u8>, PushError> {
+fn changed(blob: &Blob, key: &str, mut change: impl FnMut(&mut Value, Digest) -> bool) -> Result<Vec<u8>, PushError> {
     let malformed = |reason: String| PushError::Manifest(blob.digest, reason);
     let mut document: Value = serde_json::from_slice(&blob.bytes).map_err(|error| malformed(error.to_string()))?;
     let entries = document[key].as_array_mut().ok_or_else(|| malformed(format!("it has no {key}")))?;

@@ -387,7 +387,8 @@ mod tests {
     #[test]
     fn fixed_outputs_are_where_nix_puts_them() {
         // nix-store --print-fixed-path sha256 ba78…15ad abc
-        let sha256: NarHash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".parse().unwrap();
+        let sha256: NarHash =
+            "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad".parse().unwrap();
         let path = StoreDir::default().fixed_output("abc", sha256.as_bytes()).unwrap();
         assert_eq!(path.base_name(), "0y839a054fcnhjcd2w1pb6a4k4fl38iw-abc");
     }

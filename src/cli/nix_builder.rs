@@ -136,7 +136,9 @@ fn fetch_blob(
     progress: &Progress,
 ) -> Result<()> {
     let registries = registry::of_builder()?;
-    let Err(failures) = place::take_first(sources, &registries, insecure, wanted, output, progress) else { return Ok(()) };
+    let Err(failures) = place::take_first(sources, &registries, insecure, wanted, output, progress) else {
+        return Ok(());
+    };
     place::forget_part(output)?;
     progress.check()?;
     let mut message = format!("blob {} of image '{image}' cannot be fetched:", wanted.digest);

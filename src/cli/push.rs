@@ -123,7 +123,11 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 fn targets(args: &Args, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
     let own_tag = |image: &ImageDir| {
         let reference = &image.summary().reference;
-        reference.strip_prefix(image.summary().name.as_str()).and_then(|rest| rest.strip_prefix(':')).unwrap_or("latest").to_owned()
+        reference
+            .strip_prefix(image.summary().name.as_str())
+            .and_then(|rest| rest.strip_prefix(':'))
+            .unwrap_or("latest")
+            .to_owned()
     };
     if !args.image.join("stack.json").is_file() {
         let image = ImageDir::open(&args.image)?;

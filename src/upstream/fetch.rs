@@ -121,9 +121,8 @@ impl Selection<'_> {
 /// # Errors
 /// If one of the two is no place.
 pub fn places(name: &str, image: &Image) -> Result<Vec<Place>, FetchError> {
-    let parse = |text: &str| {
-        text.parse::<Place>().map_err(|source| FetchError::Place { name: name.to_owned(), source })
-    };
+    let parse =
+        |text: &str| text.parse::<Place>().map_err(|source| FetchError::Place { name: name.to_owned(), source });
     let mirror = image.mirror.as_deref().filter(|_| image.source == Source::Mirror);
     let upstream = image.locked.as_ref().map(|locked| format!("docker://{}/{}", locked.registry, locked.repository));
     mirror.map(parse).into_iter().chain(upstream.as_deref().map(parse)).collect()

@@ -310,7 +310,10 @@ fn read_index(folder: &Path) -> Result<Vec<Value>, MirrorError> {
     let text = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let other = fs::read_dir(folder).ok().and_then(|entries| {
-                entries.flatten().map(|entry| entry.path()).find(|path| !path.ends_with("blobs") && !path.ends_with("oci-layout"))
+                entries
+                    .flatten()
+                    .map(|entry| entry.path())
+                    .find(|path| !path.ends_with("blobs") && !path.ends_with("oci-layout"))
             });
             return match other {
                 Some(path) => Err(MirrorError::Foreign { path, reason: "is in the way of a mirror".to_owned() }),

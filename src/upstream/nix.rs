@@ -104,7 +104,8 @@ impl BlobStore {
             let paths: Vec<PathBuf> = some.iter().map(|digest| self.path(*digest)).collect();
             let printed = run("--check-validity", [OsStr::new("--print-invalid")], &paths)?;
             let invalid: BTreeSet<&Path> = printed.lines().map(Path::new).collect();
-            missing.extend(some.iter().zip(&paths).filter(|(_, path)| invalid.contains(path.as_path())).map(|(d, _)| *d));
+            missing
+                .extend(some.iter().zip(&paths).filter(|(_, path)| invalid.contains(path.as_path())).map(|(d, _)| *d));
         }
         Ok(missing)
     }

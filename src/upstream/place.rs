@@ -86,8 +86,7 @@ impl PlaceError {
     pub const fn is_wrong_digest(&self) -> bool {
         matches!(
             self,
-            Self::Damaged { .. }
-                | Self::Registry(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. })
+            Self::Damaged { .. } | Self::Registry(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. })
         )
     }
 }
@@ -104,7 +103,11 @@ impl FromStr for Place {
             return Ok(Self::Web(text.trim_end_matches('/').to_owned()));
         }
         let path = Path::new(text.strip_prefix("file://").unwrap_or(text));
-        if path.is_absolute() { Ok(Self::Directory(path.to_owned())) } else { Err(ParsePlaceError::Other(text.to_owned())) }
+        if path.is_absolute() {
+            Ok(Self::Directory(path.to_owned()))
+        } else {
+            Err(ParsePlaceError::Other(text.to_owned()))
+        }
     }
 }
 
@@ -160,7 +163,10 @@ impl Place {
                 };
                 Ok(fetched?.bytes_from_network)
             }
-            Self::Web(url) => Ok(registries.client(url.starts_with("http:")).fetch_web(&format!("{url}/sha256/{}", digest.hex()), digest, size, to, progress)?.bytes_from_network),
+            Self::Web(url) => Ok(registries
+                .client(url.starts_with("http:"))
+                .fetch_web(&format!("{url}/sha256/{}", digest.hex()), digest, size, to, progress)?
+                .bytes_from_network),
             Self::Directory(folder) => copy(folder, wanted, to, progress).map(|()| 0),
         }
     }
@@ -243,7 +249,9 @@ mod tests {
 
     #[test]
     fn places_are_read_as_they_are_printed() {
-        for text in ["docker://docker.io/qdrant/qdrant", "docker://127.0.0.1:5000/m/q", "https://mirror.lan/blobs", "/dir"] {
+        for text in
+            ["docker://docker.io/qdrant/qdrant", "docker://127.0.0.1:5000/m/q", "https://mirror.lan/blobs", "/dir"]
+        {
             assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
         }
         assert_eq!("docker://redis:8".parse::<Place>().unwrap().to_string(), "docker://docker.io/library/redis");

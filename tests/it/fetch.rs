@@ -46,15 +46,18 @@ fn blobs_come_once_to_the_paths_that_derivations_have() {
     for (digest, row) in report["blobs"].as_object().unwrap() {
         let (hex, name) = (&digest[7..], format!("oci-blob-sha256-{}", &digest[7..]));
         let path = podman.ok("nix-store", &["--print-fixed-path", "sha256", hex, &name]);
-        assert_eq!(row["path"].as_str().unwrap().replace(&store, "$T/store"), path.trim());
-        let found = fs::read(row["path"].as_str().unwrap()).unwrap();
+        assert_eq!(row["path"], path.trim());
+        let found = fs::read(row["path"].as_str().unwrap().replace("$T/store", &store)).unwrap();
         assert_eq!(&windlass::digest::Digest::of(&found).to_string(), digest);
         // The derivation is built already: it needs neither its builder nor its URL.
         let expression = format!(
             "derivation {{ name = \"{name}\"; system = builtins.currentSystem; builder = \"/none\"; outputHashMode = \
              \"flat\"; outputHashAlgo = \"sha256\"; outputHash = \"{hex}\"; }}"
         );
-        let drv = podman.ok("nix-instantiate", &["--expr", &expression]).trim().replace("$T", podman.env.path("").to_str().unwrap().trim_end_matches('/'));
+        let drv = podman
+            .ok("nix-instantiate", &["--expr", &expression])
+            .trim()
+            .replace("$T", podman.env.path("").to_str().unwrap().trim_end_matches('/'));
         assert_eq!(podman.ok("nix-store", &["--realise", &drv]).trim(), path.trim());
     }
     assert_eq!(fs::read_dir(podman.env.path("home/.cache/windlass/blobs")).unwrap().count(), 0);
@@ -79,8 +82,11 @@ fn what_was_killed_goes_on_where_it_was() {
     let podman = linked_podman();
     let _registry = locked(&podman, 300_000_000);
     let blobs = lock(&podman)["blobs"].as_object().unwrap().clone();
-    let (digest, size) =
-        blobs.iter().map(|(digest, blob)| (digest, blob["size"].as_u64().unwrap())).max_by_key(|(_, size)| *size).unwrap();
+    let (digest, size) = blobs
+        .iter()
+        .map(|(digest, blob)| (digest, blob["size"].as_u64().unwrap()))
+        .max_by_key(|(_, size)| *size)
+        .unwrap();
     let part = podman.env.path(format!("home/.cache/windlass/blobs/oci-blob-sha256-{}.part", &digest[7..]));
     let mut child = windlass(&podman, &["upstream", "fetch"]).stdout(Stdio::null()).spawn().unwrap();
     while fs::metadata(&part).map_or(0, |part| part.len()) < 10_000_000 {
@@ -101,12 +107,16 @@ fn what_is_wrong_or_gone_is_told_by_image_and_the_rest_is_kept() {
     let registry = locked(&podman, 3_000_000);
     let blobs = lock(&podman)["blobs"].as_object().unwrap().clone();
     let (digest, _) = blobs.iter().max_by_key(|(_, blob)| blob["size"].as_u64()).unwrap();
-    let file = registry.data.join(format!("docker/registry/v2/blobs/sha256/{}/{}/data", &digest[7..9], &digest[7..]));
+    let data = podman.env.path(format!("registry-{}", registry.host.rsplit_once(':').unwrap().1));
+    let file = data.join(format!("docker/registry/v2/blobs/sha256/{}/{}/data", &digest[7..9], &digest[7..]));
     let mut bytes = fs::read(&file).unwrap();
     bytes[1000] ^= 1;
     fs::write(&file, &bytes).unwrap();
     let (code, out, err) = fetch(&podman, &[]);
-    assert!(code == 4 && err.contains(&format!("{digest} (app): docker://{}/team/app: ", registry.host)), "{code} {err}");
+    assert!(
+        code == 4 && err.contains(&format!("{digest} (app): docker://{}/team/app: ", registry.host)),
+        "{code} {err}"
+    );
     assert!(out.starts_with("app is incomplete: 1 blob missing\n"), "{out}");
     assert!(out.contains(&format!("{} fetched, 0 present; ", blobs.len() - 1)), "{out}");
     assert!(!podman.ok("sh", &["-c", "ls $NIX_STORE_DIR"]).contains(&digest[7..]), "the store has it");
@@ -124,13 +134,15 @@ fn what_is_wrong_or_gone_is_told_by_image_and_the_rest_is_kept() {
 fn the_builder_asks_each_source_and_says_what_to_do() {
     let podman = linked_podman();
     let registry = locked(&podman, 100_000);
-    let (digest, blob) = lock(&podman)["blobs"].as_object().unwrap().iter().next().map(|(d, b)| (d.clone(), b.clone())).unwrap();
+    let (digest, blob) =
+        lock(&podman)["blobs"].as_object().unwrap().iter().next().map(|(d, b)| (d.clone(), b.clone())).unwrap();
     let build = |sources: Value, out: &str| {
         let attributes = json!({ "outputs": { "out": podman.env.path(out) }, "windlass": { "action": "fetchBlob",
             "sources": sources, "digest": digest, "size": blob["size"], "insecure": true, "image": "app" } });
         let file = podman.env.write(format!("{out}.attrs.json"), attributes.to_string());
         let mut command = podman.env.windlass(["nix-builder"]);
-        let output = command.env("NIX_ATTRS_JSON_FILE", file).env("SSL_CERT_FILE", "/no-cert-file.crt").output().unwrap();
+        let output =
+            command.env("NIX_ATTRS_JSON_FILE", file).env("SSL_CERT_FILE", "/no-cert-file.crt").output().unwrap();
         (output.status.code().unwrap(), podman.env.scrub(&String::from_utf8(output.stderr).unwrap()))
     };
     let dead = "docker://127.0.0.1:9/m/app";
@@ -139,7 +151,9 @@ fn the_builder_asks_each_source_and_says_what_to_do() {
     assert_eq!(windlass::digest::Digest::of(&fs::read(podman.env.path("one")).unwrap()).to_string(), digest);
     let (code, said) = build(json!([dead, "/none"]), "two");
     assert_eq!(code, 7);
-    for part in ["docker://127.0.0.1:9/m/app: 127.0.0.1:9 cannot be reached", "/none: ", "windlass upstream fetch --image app"] {
+    for part in
+        ["docker://127.0.0.1:9/m/app: 127.0.0.1:9 cannot be reached", "/none: ", "windlass upstream fetch --image app"]
+    {
         assert!(said.contains(part), "{said}");
     }
     assert!(!podman.env.path("two").exists() && !podman.env.path("two.part").exists());
@@ -165,5 +179,9 @@ fn the_builder_asks_each_source_and_says_what_to_do() {
     let (code, said) = build(json!([format!("http://127.0.0.1:{port}")]), "three");
     server.kill().unwrap();
     server.wait().unwrap();
-    assert_eq!((code, fs::read(podman.env.path("three")).unwrap()), (0, fs::read(podman.env.path("one")).unwrap()), "{said}");
+    assert_eq!(
+        (code, fs::read(podman.env.path("three")).unwrap()),
+        (0, fs::read(podman.env.path("one")).unwrap()),
+        "{said}"
+    );
 }

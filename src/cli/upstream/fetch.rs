@@ -89,7 +89,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     }
     let wanted: Vec<_> = jobs.values().filter(|job| missing.contains(&job.wanted.digest)).cloned().collect();
     let mut incomplete: BTreeMap<String, usize> = BTreeMap::new();
-    let mut lacks = |images: &BTreeSet<String>| images.iter().for_each(|name| *incomplete.entry(name.clone()).or_default() += 1);
+    let mut lacks =
+        |images: &BTreeSet<String>| images.iter().for_each(|name| *incomplete.entry(name.clone()).or_default() += 1);
 
     let (mut fetched, mut network, mut failures) = (BTreeSet::new(), 0, Vec::new());
     if args.offline {
@@ -113,9 +114,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         (true, false) if args.offline => "missing",
         (true, false) => "failed",
     };
-    let rows = jobs.iter().map(|(digest, job)| {
-        (*digest, Row { path: store.path(*digest), size: job.wanted.size, outcome: row(digest) })
-    });
+    let rows = jobs
+        .iter()
+        .map(|(digest, job)| (*digest, Row { path: store.path(*digest), size: job.wanted.size, outcome: row(digest) }));
     let present = jobs.len() - missing.len();
     let report = Report { blobs: rows.collect(), fetched: fetched.len(), present, network, incomplete };
     tell(&report, &failures, printer)?;
