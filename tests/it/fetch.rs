@@ -46,8 +46,8 @@ fn blobs_come_once_to_the_paths_that_derivations_have() {
     for (digest, row) in report["blobs"].as_object().unwrap() {
         let (hex, name) = (&digest[7..], format!("oci-blob-sha256-{}", &digest[7..]));
         let path = podman.ok("nix-store", &["--print-fixed-path", "sha256", hex, &name]);
-        assert_eq!(row["path"].as_str().unwrap().replace(&store, "$T/store"), path.trim());
-        let found = fs::read(row["path"].as_str().unwrap()).unwrap();
+        assert_eq!(row["path"], path.trim());
+        let found = fs::read(row["path"].as_str().unwrap().replace("$T/store", &store)).unwrap();
         assert_eq!(&windlass::digest::Digest::of(&found).to_string(), digest);
         // The derivation is built already: it needs neither its builder nor its URL.
         let expression = format!(
@@ -67,14 +67,16 @@ fn blobs_come_once_to_the_paths_that_derivations_have() {
     assert_eq!(out, format!("{} blobs: 0 fetched, {} present; network 0 B\n", blobs.len(), blobs.len()));
 
     // The garbage collector leaves them, until the lock has them no more.
-    let dead = podman.ok("nix-store", &["--gc", "--print-dead"]);
-    assert!(!dead.contains("oci-blob-sha256"), "{dead}");
+    let dead = || {
+        let dead = podman.ok("nix-store", &["--gc", "--print-dead"]);
+        dead.lines().filter(|path| path.contains("oci-blob-sha256") && !path.ends_with(".drv")).count()
+    };
+    assert_eq!(dead(), 0);
     let mut empty = lock(&podman);
     (empty["images"], empty["blobs"]) = (json!({}), json!({}));
     fs::write(podman.env.path("images.lock.json"), empty.to_string()).unwrap();
     assert_eq!(fetch(&podman, &[]).0, 0);
-    let dead = podman.ok("nix-store", &["--gc", "--print-dead"]);
-    assert_eq!(dead.matches("oci-blob-sha256").count(), blobs.len(), "{dead}");
+    assert_eq!(dead(), blobs.len());
 }
 
 #[test]
@@ -107,7 +109,8 @@ fn what_is_wrong_or_gone_is_told_by_image_and_the_rest_is_kept() {
     let registry = locked(&podman, 3_000_000);
     let blobs = lock(&podman)["blobs"].as_object().unwrap().clone();
     let (digest, _) = blobs.iter().max_by_key(|(_, blob)| blob["size"].as_u64()).unwrap();
-    let file = registry.data.join(format!("docker/registry/v2/blobs/sha256/{}/{}/data", &digest[7..9], &digest[7..]));
+    let data = podman.env.path(format!("registry-{}", registry.host.rsplit_once(':').unwrap().1));
+    let file = data.join(format!("docker/registry/v2/blobs/sha256/{}/{}/data", &digest[7..9], &digest[7..]));
     let mut bytes = fs::read(&file).unwrap();
     bytes[1000] ^= 1;
     fs::write(&file, &bytes).unwrap();

@@ -31,6 +31,7 @@ mod load_faults;
 mod load_names;
 mod load_options;
 mod machine;
+mod mirror;
 mod model;
 mod modules;
 mod modules_checks;

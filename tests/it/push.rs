@@ -13,14 +13,15 @@ use crate::registry_server::RealRegistry;
 pub(crate) fn app(podman: &LinkedPodman, bytes: usize) {
     let store = podman.env.path("store").display().to_string();
     let busybox = std::fs::read("/bin/busybox").unwrap();
-    let shell = podman.store_file("busybox-1", &busybox);
+    // It does what its name says, and that of a store path says nothing.
+    let shell = podman.env.write(format!("store/{}/bin/busybox", base_name("busybox-1")), busybox);
     std::fs::set_permissions(&shell, PermissionsExt::from_mode(0o555)).unwrap();
     let noise: Vec<u8> =
         (0..bytes as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
     podman.store_file("noise-2", &noise);
     let paths: [(&str, &[&str]); 2] = [("busybox-1", &["noise-2"]), ("noise-2", &[])];
     podman.env.write("closure.json", closure(&store, &podman.env.path("store"), &paths));
-    let program = format!("{store}/{}", base_name("busybox-1"));
+    let program = format!("{store}/{}/bin/busybox", base_name("busybox-1"));
     let spec = json!({ "kind": "image", "name": "app", "storeDir": store,
         "config": { "Cmd": [program, "echo", "hello"] } });
     podman.env.write("app.json", spec.to_string());
@@ -66,7 +67,7 @@ fn what_is_pushed_is_what_was_built_and_a_second_push_sends_nothing() {
     let inspect: Value = serde_json::from_str(&skopeo(&["inspect", "--tls-verify=false", &to])).unwrap();
     assert_eq!(inspect["Digest"], digest);
     let copy = format!("oci:{}:app", podman.env.path("copy").display());
-    skopeo(&["copy", "--src-tls-verify=false", &to, &copy]);
+    skopeo(&["copy", "--preserve-digests", "--src-tls-verify=false", &to, &copy]);
     let index: Value = serde_json::from_slice(&std::fs::read(podman.env.path("copy/index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"][0]["digest"], digest);
 
