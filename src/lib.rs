@@ -48,7 +48,7 @@
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
-//! | `upstream` | `blobs` `compose` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `registry` `store` |
+//! | `upstream` | `blobs` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `reference` `registry` `store` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses

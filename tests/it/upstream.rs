@@ -315,7 +315,8 @@ fn lists_and_compose_files_come_in_as_pending() {
     assert!(said.ends_with("1 image added as pending, 1 left out: built, not pulled\n"), "{said}");
     assert_eq!(lock(&env)["images"]["cache"]["original"]["ref"], "docker.io/library/redis:8");
     env.write("other.yaml", "services:\n  cache: { image: redis:7 }\n");
-    let (code, sentence) = env.refused(&mut env.windlass(["upstream", "import", "other.yaml", "--state", "state.json"]));
+    let (code, sentence) =
+        env.refused(&mut env.windlass(["upstream", "import", "other.yaml", "--state", "state.json"]));
     assert!(code == 2 && sentence.contains("the lock has it as docker.io/library/redis:8"), "{sentence}");
 }
 
