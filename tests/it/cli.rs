@@ -33,6 +33,13 @@ fn help_of_every_verb() {
         &["compose"],
         &["compose", "import"],
         &["compose", "export"],
+        &["upstream"],
+        &["upstream", "add"],
+        &["upstream", "check"],
+        &["upstream", "update"],
+        &["upstream", "list"],
+        &["upstream", "import"],
+        &["upstream", "export"],
     ];
     let page = |verb: &&[&str]| {
         let help = env.ok([verb, &["--help"][..]].concat());
@@ -190,6 +197,14 @@ fn completions_and_man_pages() {
         "-repair",
         "-rollback",
         "-status",
+        "-upstream-add",
+        "-upstream-check",
+        "-upstream-export",
+        "-upstream-fetch",
+        "-upstream-import",
+        "-upstream-list",
+        "-upstream-update",
+        "-upstream",
         "-verify",
         "",
     ];

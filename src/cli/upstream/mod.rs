@@ -23,7 +23,7 @@ use crate::upstream::lock::Lock;
 use crate::upstream::state::State;
 
 const EXAMPLE: &str = "Examples:
-  windlass upstream add qdrant qdrant/qdrant:v1.16.2 --cadence monthly --reason \"the last one with the v1 API\"
+  windlass upstream add qdrant qdrant/qdrant:v1.16.2 --cadence monthly
   windlass upstream check                  does upstream still say the same? 8 if not
   windlass upstream update                 lock what it says now
   windlass upstream import container-versions.json
@@ -32,8 +32,8 @@ images.lock.json belongs into version control: it holds every manifest byte for 
 
 /// Pin images of registries by digest, see what became of them, and take what is new.
 ///
-/// Images that are not built here are listed in a lock file. Only `add`, `update` and `import` change it, and nothing but
-/// it; nobody changes it by himself, and what is built and loaded follows the lock alone.
+/// Images that are not built here are listed in a lock file. Only `add`, `update` and `import` change it, and
+/// nothing else; what is built and loaded follows the lock alone.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
