@@ -135,7 +135,7 @@ impl<'a> Pusher<'a> {
 
     /// The last step. What the tag names then is asked for once more.
     fn tag(&self, at: &Location, tag: &str, blob: &Blob, bytes: &[u8]) -> Result<Digest, PushError> {
-        let expected = self.client.push_manifest(at, tag, &blob.media_type.to_string(), bytes, self.progress)?;
+        let expected = self.client.push_manifest(at, tag, blob.media_type.as_ref(), bytes, self.progress)?;
         let found = self.client.head(at, tag, self.progress)?.digest;
         if found == Some(expected) {
             return Ok(expected);

@@ -51,9 +51,9 @@ pub enum MirrorError {
         /// The blob.
         digest: Digest,
         /// The last place that was asked, which is upstream.
-        place: Place,
+        place: Box<Place>,
         /// Why not.
-        source: PlaceError,
+        source: Box<PlaceError>,
     },
     /// The registry that is the mirror.
     #[error("{0}")]
@@ -285,8 +285,8 @@ impl Mirror<'_> {
     fn obtain(&self, copying: &Copying<'_>, digest: Digest, size: u64, to: &Path) -> Result<(), MirrorError> {
         if let Some(store) = self.store.filter(|_| !copying.missing.contains(&digest)) {
             let path = store.path(digest);
-            let place = Place::Directory(store.folder().to_owned());
-            let blob = |source| MirrorError::Blob { digest, place, source };
+            let place = Box::new(Place::Directory(store.folder().to_owned()));
+            let blob = |source| MirrorError::Blob { digest, place, source: Box::new(source) };
             return copy_verified(&path, digest, to, self.progress).map_err(blob);
         }
         let insecure = copying.image.insecure;
@@ -296,7 +296,9 @@ impl Mirror<'_> {
                 Ok(())
             }
             Err(mut failures) => match failures.pop() {
-                Some((place, source)) => Err(MirrorError::Blob { digest, place, source }),
+                Some((place, source)) => {
+                    Err(MirrorError::Blob { digest, place: Box::new(place), source: Box::new(source) })
+                }
                 None => Err(FetchError::Pending(copying.image.original.reference.clone()).into()),
             },
         }
