@@ -11,8 +11,6 @@ use crate::env::{Env, run_ok};
 pub(crate) struct RealRegistry {
     /// `127.0.0.1:PORT`.
     pub(crate) host: String,
-    /// Where it keeps its blobs.
-    pub(crate) data: PathBuf,
     child: Child,
 }
 
@@ -62,7 +60,7 @@ impl RealRegistry {
             command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let child =
                 command.spawn().unwrap_or_else(|error| panic!("docker-registry: {error}; `./dev setup` installs it"));
-            let mut started = Self { host, data, child };
+            let mut started = Self { host, child };
             if started.answers() {
                 return started;
             }

@@ -65,7 +65,7 @@ fn from_a_registry_to_a_container_without_a_network() {
     let stack = build(&format!("({expression}).lean")).unwrap();
     registry.stop();
     let load = || {
-        let mut load = podman.windlass(&["load", stack.to_str().unwrap()]);
+        let load = podman.windlass(&["load", stack.to_str().unwrap()]);
         let program = load.get_program().to_owned();
         let mut alone = podman.command("unshare");
         alone
@@ -74,7 +74,6 @@ fn from_a_registry_to_a_container_without_a_network() {
             .args(load.get_args())
             .envs(load.get_envs().filter_map(|(name, value)| Some((name, value?))));
         alone.current_dir(load.get_current_dir().unwrap_or(env.path("").as_path()));
-        drop(load.stdin(std::process::Stdio::null()));
         Said::of(&alone.output().unwrap())
     };
     let said = load();
