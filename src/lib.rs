@@ -47,8 +47,9 @@
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `reference` `registry` `store` |
+//! | `push` | `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` `registry` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -79,6 +80,7 @@ pub mod plan;
 pub mod platform;
 pub mod podman;
 pub mod progress;
+pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod service;

@@ -160,6 +160,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.downcast_ref().is_some_and(lied)
         || error.downcast_ref().is_some_and(upstream)
         || error.downcast_ref().is_some_and(PlaceError::is_wrong_digest)
+        || matches!(error.downcast_ref::<Box<PlaceError>>(), Some(error) if error.is_wrong_digest())
         || matches!(error.downcast_ref(), Some(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. }))
         || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
         || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))

@@ -141,13 +141,11 @@ fn fetch_blob(
     };
     place::forget_part(output)?;
     progress.check()?;
-    let mut message = format!("blob {} of image '{image}' cannot be fetched:", wanted.digest);
-    for (place, error) in &failures {
-        message += &format!("\n  {place}: {error}");
-    }
-    message += &format!(
-        "\nas yourself, with your own logins, run: windlass upstream fetch --image {image}\nthen build again: the blob is then \
-         in the Nix store, and nothing is fetched"
+    let reasons: String = failures.iter().map(|(place, error)| format!("\n  {place}: {error}")).collect();
+    let message = format!(
+        "blob {} of image '{image}' cannot be fetched:{reasons}\nas yourself, with your own logins, run: windlass upstream \
+         fetch --image {image}\nthen build again: the blob is then in the Nix store, and nothing is fetched",
+        wanted.digest
     );
     if failures.iter().any(|(_, error)| error.is_wrong_digest()) {
         return Err(Unverified(message).into());

@@ -13,6 +13,7 @@ use super::linked::{DRIVER, LinkedStore};
 use super::places::Places;
 use super::records::RecordsError;
 use super::survey::{Presence, Survey};
+use crate::digest::Digest;
 use crate::image::chain_ids;
 use crate::layout::{ImageDir, PlatformRecord};
 use crate::platform::Platform;
@@ -204,6 +205,9 @@ impl Host {
         // A layer that an earlier image of the list brings is written once.
         let mut known: Vec<String> = survey.stores.iter().flat_map(|store| store.layers.keys().cloned()).collect();
         known.sort();
+        let in_store = survey.stores.iter().find(|records| linked.is_some_and(|store| store.path() == records.store));
+        let mut unpacked: BTreeSet<Digest> =
+            in_store.iter().flat_map(|records| records.layers.values()).filter_map(|layer| layer.diff_digest).collect();
         let step = |target: &Target| {
             let platform = target.platform()?;
             let summary = target.image.summary();
@@ -233,7 +237,16 @@ impl Host {
                 let chain = chain.hex();
                 if let Err(at) = known.binary_search(&chain) {
                     known.insert(at, chain);
-                    let is_linked = how == How::Link && self.links(&store, &layer.owners);
+                    // What is unpacked is linked only where the same archive has been unpacked over other layers.
+                    let made = target.image.image().recipes.get(&layer.digest);
+                    let is_unpacked = made.is_some_and(|made| made.recipe.blob().is_some());
+                    let is_linked = how == How::Link
+                        && if is_unpacked {
+                            unpacked.contains(&layer.diff_id())
+                        } else {
+                            self.links(&store, &layer.owners)
+                        };
+                    unpacked.extend(is_unpacked.then(|| layer.diff_id()));
                     to_write += if is_linked { 0 } else { layer.diff_size() };
                 }
             }

@@ -1,21 +1,27 @@
 //! Images into the linked store: trees made in parallel, then recorded all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use oci_spec::image::MediaType;
 use rayon::prelude::*;
 
-use super::linked::{Change, LinkedStore, NewLayer};
-use super::records::{Records, RecordsError, StoredImage, StoredLayer};
+use super::check::check;
+use super::linked::{Change, LinkedStore, NewLayer, remove};
+use super::records::{Records, RecordsError, StoredImage, StoredLayer, packing};
 use super::survey::names;
-use super::tar_split;
-use super::tree::{Placed, TreeError, Views, place};
-use crate::blobs::WriteError;
+use super::tree::{TreeError, Views, place};
+use super::twin::twin;
+use super::unpack::{UnpackError, Unpacked, unpack};
+use crate::blobs::{At, WriteError};
+use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::image::{LayerRecord, chain_ids};
 use crate::layout::{Description, ImageDir, LayoutError, PlatformRecord, changed};
+use crate::pipe::CHUNK;
 use crate::progress::Progress;
 use crate::spec::DEFAULT_CREATED;
 
@@ -39,6 +45,16 @@ pub enum LinkError {
         /// Why.
         source: Box<TreeError>,
     },
+    /// An archive cannot be unpacked.
+    #[error("layer {title} ({digest}): {source}")]
+    Unpack {
+        /// What is in it.
+        title: String,
+        /// The beginning of its digest.
+        digest: String,
+        /// Why.
+        source: Box<UnpackError>,
+    },
     /// The files are not those that the layer was built from.
     #[error("{0}")]
     Layout(#[from] LayoutError),
@@ -55,7 +71,7 @@ pub enum LinkError {
 pub struct Linked {
     /// Layers that were made.
     pub layers: usize,
-    /// Files in them that are links to the store.
+    /// Files in them that are links: to the Nix store, or to a layer that has the same files.
     pub linked: u64,
     /// Files in them that are copies.
     pub copied: u64,
@@ -86,21 +102,36 @@ pub fn link(
     work.retain(|chain, _| !there(chain));
     let views = Views::new(store.path());
     let mut order: Vec<(&String, &Work<'_>)> = work.iter().collect();
-    order.sort_by_key(|(_, work)| std::cmp::Reverse(work.record.size));
-    let made: BTreeMap<&String, Result<(NewLayer, Placed), LinkError>> = order
-        .par_iter()
-        .with_max_len(1)
-        .map(|(chain, work)| (*chain, make(chain, work, &change, &views, progress)))
-        .collect();
+    order.sort_by_key(|(_, work)| std::cmp::Reverse(work.record.diff_size()));
+    // What is unpacked is unpacked once, whatever lies below it.
+    let mut trees: BTreeMap<Digest, Tree> = if force {
+        BTreeMap::new()
+    } else {
+        records.layers.values().filter_map(|layer| Tree::of(store, layer)).collect()
+    };
+    let mut seen: BTreeSet<Digest> = trees.keys().copied().collect();
+    let (first, later): (Vec<_>, Vec<_>) =
+        order.into_iter().partition(|(_, work)| work.blob().is_none() || seen.insert(work.record.diff_id()));
+    let each =
+        |work: Vec<(&String, &Work<'_>)>, trees: &BTreeMap<Digest, Tree>| -> Vec<(String, Result<Made, LinkError>)> {
+            let make = |(chain, work): (&String, &Work<'_>)| {
+                let tree = work.blob().and_then(|_| trees.get(&work.record.diff_id()));
+                (chain.clone(), make(chain, work, tree, &change, &views, progress))
+            };
+            work.into_par_iter().with_max_len(1).map(make).collect()
+        };
+    let mut made = each(first, &trees);
+    trees.extend(made.iter().filter_map(|(_, made)| made.as_ref().ok()).map(|made| Tree::made(&made.layer)));
+    made.extend(each(later, &trees));
 
     let (mut layers, mut done, mut failed) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
     for (chain, result) in made {
         match result {
-            Ok((layer, placed)) => {
-                layers.push(layer);
-                done.insert(chain.as_str(), placed);
+            Ok(made) => {
+                layers.push(made.layer);
+                done.insert(chain, (made.linked, made.copied));
             }
-            Err(error) => drop(failed.insert(chain.as_str(), Arc::new(error))),
+            Err(error) => drop(failed.insert(chain, Arc::new(error))),
         }
     }
     progress.check().map_err(|source| WriteError { action: "change", path: store.path().to_owned(), source })?;
@@ -122,10 +153,10 @@ pub fn link(
         }
         let mut linked = Linked::default();
         // Of a layer that several images share the first one has the count.
-        for placed in chain.iter().filter_map(|layer| done.remove(layer.as_str())) {
+        for (links, copies) in chain.iter().filter_map(|layer| done.remove(layer)) {
             linked.layers += 1;
-            linked.linked += placed.linked;
-            linked.copied += placed.copied;
+            linked.linked += links;
+            linked.copied += copies;
         }
         results.push(Ok(linked));
         // Other names, manifests and indexes that lead to the same image stay.
@@ -153,43 +184,134 @@ struct Work<'a> {
     below: Vec<String>,
 }
 
+impl Work<'_> {
+    /// The file that is the layer, for one that was not made here.
+    fn blob(&self) -> Option<&Path> {
+        self.image.image().recipes.get(&self.record.digest)?.recipe.blob()
+    }
+}
+
+/// A layer that was made.
+struct Made {
+    layer: NewLayer,
+    /// Files that are links.
+    linked: u64,
+    /// Files that are not.
+    copied: u64,
+}
+
+/// A tree that was unpacked, for another layer of the same files.
+struct Tree {
+    tree: PathBuf,
+    tar_split: PathBuf,
+    uidset: Vec<u64>,
+    gidset: Vec<u64>,
+}
+
+impl Tree {
+    /// That of a layer that is in the store.
+    fn of(store: &LinkedStore, layer: &StoredLayer) -> Option<(Digest, Self)> {
+        let StoredLayer { uidset, gidset, .. } = layer.clone();
+        let (tree, tar_split) = (store.tree(&layer.id), store.records_file(&layer.id));
+        let is_there = tree.is_dir() && tar_split.is_file();
+        is_there.then_some((layer.diff_digest?, Self { tree, tar_split, uidset, gidset }))
+    }
+
+    /// That of a layer that was just made.
+    fn made(layer: &NewLayer) -> (Digest, Self) {
+        let NewLayer { record: StoredLayer { uidset, gidset, diff_digest, .. }, tree, tar_split, .. } = layer.clone();
+        (diff_digest.unwrap_or(Digest::of(b"")), Self { tree, tar_split, uidset, gidset })
+    }
+}
+
 fn make(
     chain: &str,
     work: &Work<'_>,
+    same: Option<&Tree>,
     change: &Change<'_>,
     views: &Views,
     progress: &Progress,
-) -> Result<(NewLayer, Placed), LinkError> {
-    let LayerRecord { digest, size, title, .. } = work.record;
+) -> Result<Made, LinkError> {
+    let record = work.record;
+    let LayerRecord { digest, size, title, .. } = record;
     let Some(Description { recipe, checksums }) = work.image.image().recipes.get(digest) else {
         return Err(LinkError::NoRecipe { title: title.clone() });
     };
     let workplace = change.workplace(chain)?;
     let (tree, tar_split) = (workplace.join("diff"), workplace.join("tar-split.gz"));
-    let placed = match place(recipe, checksums.as_ref(), &tree, &tar_split, views, progress) {
-        Err(TreeError::Changed) => return Err(changed(work.record, recipe).into()),
-        Err(source) => {
-            return Err(LinkError::Tree { title: title.clone(), digest: digest.short(), source: Box::new(source) });
-        }
-        Ok(placed) => placed,
-    };
-    // What the Nix store vouches for is what it was when the layer was built; anything else is read and compared.
-    if placed.size != *size || (!placed.vouched && tar_split::check(&tar_split, &tree, progress)?.digest != *digest) {
-        return Err(changed(work.record, recipe).into());
-    }
-    let record = StoredLayer {
+    let mut stored = StoredLayer {
         id: chain.to_owned(),
         parent: work.below.first().cloned(),
         created: DEFAULT_CREATED.to_owned(),
         compressed_diff_digest: Some(*digest),
         compressed_size: *size,
-        diff_digest: Some(*digest),
-        diff_size: *size,
-        uidset: or_root(&placed.uids),
-        gidset: or_root(&placed.gids),
+        diff_digest: Some(record.diff_id()),
+        diff_size: record.diff_size(),
+        compression: 0,
+        uidset: Vec::new(),
+        gidset: Vec::new(),
         flags: BTreeMap::new(),
     };
-    Ok((NewLayer { record, below: work.below.clone(), tree, tar_split }, placed))
+    let (linked, copied) = if let Some(blob) = recipe.blob() {
+        let compression = Compression::of_media_type(record.media_type().as_ref()).unwrap_or(Compression::None);
+        stored.compression = packing(compression);
+        let twin = same.and_then(|same| Some((same, twin(&same.tree, &tree, progress).ok()?)));
+        if let Some((same, links)) = twin {
+            fs::copy(&same.tar_split, &tar_split).at("write", &tar_split)?;
+            (stored.uidset, stored.gidset) = (same.uidset.clone(), same.gidset.clone());
+            (links, 0)
+        } else {
+            remove(&tree)?;
+            let unpacked = unpacked(work, blob, compression, (&tree, &tar_split), progress)?;
+            (stored.uidset, stored.gidset) = (or_root(&unpacked.uids), or_root(&unpacked.gids));
+            (0, unpacked.files)
+        }
+    } else {
+        let placed = match place(recipe, checksums.as_ref(), &tree, &tar_split, views, progress) {
+            Err(TreeError::Changed) => return Err(changed(record, recipe).into()),
+            Err(source) => {
+                return Err(LinkError::Tree { title: title.clone(), digest: digest.short(), source: Box::new(source) });
+            }
+            Ok(placed) => placed,
+        };
+        // What the Nix store vouches for is what it was when the layer was built; anything else is read and compared.
+        let is_right = placed.vouched || check(&tar_split, &tree, true, progress)?.digest == *digest;
+        if placed.size != *size || !is_right {
+            return Err(changed(record, recipe).into());
+        }
+        (stored.uidset, stored.gidset) = (or_root(&placed.uids), or_root(&placed.gids));
+        (placed.linked, placed.copied)
+    };
+    let closed = recipe.blob().is_some();
+    Ok(Made { layer: NewLayer { record: stored, below: work.below.clone(), tree, tar_split, closed }, linked, copied })
+}
+
+/// Unpacks a layer that is there as an archive.
+fn unpacked(
+    work: &Work<'_>,
+    blob: &Path,
+    compression: Compression,
+    (tree, tar_split): (&Path, &Path),
+    progress: &Progress,
+) -> Result<Unpacked, LinkError> {
+    let record = work.record;
+    let reading = |source| LayoutError::Read { path: blob.to_owned(), source };
+    let packed = BufReader::with_capacity(CHUNK, File::open(blob).map_err(reading)?);
+    let mut archive = compression.decoder(packed).map_err(reading)?;
+    match unpack(&mut *archive, tree, tar_split, record.diff_size(), progress) {
+        Ok(unpacked) if unpacked.diff_id == record.diff_id() => Ok(unpacked),
+        Err(source @ (UnpackError::Write(_) | UnpackError::OnlyRoot { .. })) => Err(failed(record, source)),
+        // Mostly the file is not any more what it was.
+        result => {
+            work.image.verify_layer(record, true, progress)?;
+            let other = || UnpackError::Archive(format!("it is not {}", record.diff_id()));
+            Err(failed(record, result.err().unwrap_or_else(other)))
+        }
+    }
+}
+
+fn failed(record: &LayerRecord, source: UnpackError) -> LinkError {
+    LinkError::Unpack { title: record.title.clone(), digest: record.digest.short(), source: Box::new(source) }
 }
 
 /// A layer without any entry belongs to root.

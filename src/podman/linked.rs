@@ -200,6 +200,8 @@ pub struct NewLayer {
     pub tree: PathBuf,
     /// Where its tar-split record was made.
     pub tar_split: PathBuf,
+    /// Whether only whoever owns the store may enter it: see [`super::unpack`].
+    pub closed: bool,
 }
 
 /// The linked store while it is changed; one windlass at a time.
@@ -242,7 +244,9 @@ impl Change<'_> {
             let id = &layer.record.id;
             let place = layer.tree.parent().unwrap_or(&layer.tree);
             let tar_split = self.store.records_file(id);
-            readable(&layer.tar_split)?;
+            let mode =
+                |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).at("set the mode of", path);
+            mode(&layer.tar_split, if layer.closed { 0o600 } else { 0o644 })?;
             fs::rename(&layer.tar_split, &tar_split).at("rename to", &tar_split)?;
             // Podman's own layout of an overlay layer.
             write(&place.join("link"), link_name(id).as_bytes(), progress)?;
@@ -250,7 +254,7 @@ impl Change<'_> {
                 let lower: Vec<String> = layer.below.iter().map(|below| format!("l/{}", link_name(below))).collect();
                 write(&place.join("lower"), lower.join(":").as_bytes(), progress)?;
             }
-            fs::set_permissions(place, Permissions::from_mode(0o755)).at("set the mode of", place)?;
+            mode(place, if layer.closed { 0o700 } else { 0o755 })?;
             let target = overlay.join(id);
             if target.join("diff").is_dir() {
                 renew(place, &target)?;
@@ -372,6 +376,11 @@ impl Change<'_> {
 }
 
 impl LinkedStore {
+    /// Where a layer's tree is.
+    pub(super) fn tree(&self, layer: &str) -> PathBuf {
+        self.path.join(format!("{DRIVER}/{layer}/diff"))
+    }
+
     /// The tar-split record of a layer.
     pub(super) fn records_file(&self, layer: &str) -> PathBuf {
         self.path.join(format!("{DRIVER}-layers/{layer}.tar-split.gz"))

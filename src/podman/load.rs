@@ -20,6 +20,7 @@ use super::pull::{self, PullError, pull};
 use super::records::{RecordsError, StoredImage};
 use super::survey::{Presence, Survey, names};
 use crate::blobs::{WriteError, free_space};
+use crate::image::LayerRecord;
 use crate::progress::Progress;
 
 /// Why images are not loaded.
@@ -339,7 +340,7 @@ impl Host {
             }
             let (present, platform) = (Survey::read(&self.places, progress)?.own_diff_ids(), target.platform()?);
             let missing = platform.layers.iter().filter(|layer| !present.contains(&layer.diff_id()));
-            outcome.step.to_write = missing.map(|layer| layer.size).sum();
+            outcome.step.to_write = missing.map(LayerRecord::diff_size).sum();
             match pull(&self.engine, &self.places, &target.image, platform, &present, progress) {
                 Ok(pulled) => bytes += pulled.bytes,
                 Err(error) => outcome.error = Some(error.into()),
@@ -428,10 +429,14 @@ impl LoadError {
     /// Whether the image can only be loaded through Podman.
     fn is_unlinkable(&self) -> bool {
         use super::tree::TreeError;
+        use super::unpack::UnpackError;
         let Self::Link(error) = self else { return false };
         match &**error {
             LinkError::NoRecipe { .. } => true,
             LinkError::Tree { source, .. } => matches!(**source, TreeError::Owner { .. } | TreeError::SetId { .. }),
+            LinkError::Unpack { source, .. } => {
+                matches!(**source, UnpackError::OnlyRoot { .. } | UnpackError::Twice { .. })
+            }
             _ => false,
         }
     }

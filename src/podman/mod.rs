@@ -7,12 +7,13 @@
 //! | where does Podman keep its things, and is the host ready? | [`places`] [`storage_conf`] `rules`, [`doctor`] `host` `mend` |
 //! | what is there? | [`lock`] [`records`] [`survey`] [`shares`] |
 //! | what must be loaded, and how? | [`decide`] [`load`] |
-//! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `rooted` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
+//! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `rooted` `twin` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
 //! | pulled: handed to Podman | [`engine`] [`pull`] |
 //! | what was loaded, and what goes? | [`generations`] [`gc_roots`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
-//! | is it still what was built? | [`verify`] |
+//! | is it still what was built? | [`verify`] [`mod@check`] |
 //! | which model does a service have? | [`weights`] [`model`] [`service`] [`switch`] |
 
+pub mod check;
 pub mod decide;
 pub mod doctor;
 pub mod engine;
@@ -44,6 +45,7 @@ pub mod switch;
 pub mod tar_split;
 mod torn;
 pub mod tree;
+mod twin;
 pub mod unpack;
 pub mod usage;
 pub mod verify;

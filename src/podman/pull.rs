@@ -163,12 +163,18 @@ pub fn pull(
     let root = &places.graph_root;
     DirBuilder::new().recursive(true).mode(0o700).create(root).at("create", root)?;
     let work = Work::new(places, image)?;
-    let bytes = missing.iter().map(|layer| layer.size).sum();
-    let blobs = missing.iter().map(|layer| image.layer_blob(layer)).collect::<Result<Vec<_>, _>>()?;
+    let bytes = missing.iter().map(|layer| layer.diff_size()).sum();
+    let blob = |layer: &&LayerRecord| {
+        let own = image.layer_blob(layer)?;
+        let made = image.image().recipes.get(&layer.digest).and_then(|made| made.recipe.blob());
+        Ok(own.or_else(|| made.map(Path::to_owned)))
+    };
+    let blobs = missing.iter().map(blob).collect::<Result<Vec<_>, LayoutError>>()?;
     let shares = shares(work.staging.path());
     let made = missing.iter().zip(&blobs).filter(|(layer, blob)| blob.is_none() && !(shares && on_device(layer, root)));
     // The blob, the program's copy of it, and the layer.
-    let needed = made.map(|(layer, _)| layer.size).sum::<u64>() + 2 * bytes;
+    let copies = missing.iter().map(|layer| layer.size).sum::<u64>();
+    let needed = made.map(|(layer, _)| layer.size).sum::<u64>() + copies + bytes;
     let free = free_space(root)?;
     if needed > free {
         let image = image.summary().reference.clone();

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::{For, Lock};
 use crate::blobs::{At, WriteError, read_file};
+use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::progress::Progress;
 
@@ -111,6 +112,9 @@ pub struct StoredLayer {
     /// Bytes of its archive.
     #[serde(default, deserialize_with = "known_size")]
     pub diff_size: u64,
+    /// What the blob is packed with, by containers-storage's numbers ([`packing`]).
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub compression: u32,
     /// Owners of its files.
     #[serde(default)]
     pub uidset: Vec<u64>,
@@ -145,6 +149,21 @@ pub struct StoredContainer {
     /// Its own layer.
     #[serde(default)]
     pub layer: String,
+}
+
+/// containers-storage's number for a compression (`pkg/archive`, *Compression*).
+#[must_use]
+pub const fn packing(compression: Compression) -> u32 {
+    match compression {
+        Compression::None => 0,
+        Compression::Gzip => 2,
+        Compression::Zstd => 4,
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+const fn is_none(compression: &u32) -> bool {
+    *compression == 0
 }
 
 fn null_is_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {

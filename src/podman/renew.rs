@@ -4,15 +4,15 @@
 //! it from then on (seen on Linux 6.18); a file that gets a new inode is not noticed until it is opened again. So only
 //! what differs is touched, and directories stay the ones they are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs::{self, Metadata, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::linked::remove;
-use super::tree::finish_directory;
+use super::twin::{attributes, dress};
 use crate::blobs::{At, WriteError};
 
 /// Makes the directory at `to` what the one at `from` is, which is used up. Where both have the same file (a link to the
@@ -31,8 +31,12 @@ pub(super) fn renew(from: &Path, to: &Path) -> Result<(), WriteError> {
             _ => changes.push((from, to)),
         }
     }
-    let told = |metadata: &Metadata| (metadata.mode(), metadata.uid(), metadata.gid());
-    if changes.is_empty() && told(&new) == told(&old) {
+    let told = |found: &Metadata| (found.mode(), found.uid(), found.gid(), found.mtime(), found.mtime_nsec());
+    let (wanted, there) = (attributes(from)?, attributes(to)?);
+    if changes.is_empty()
+        && told(&new) == told(&old)
+        && wanted.iter().all(|(name, value)| there.get(name) == Some(value))
+    {
         return Ok(());
     }
     [from, to].into_iter().try_for_each(open)?;
@@ -44,7 +48,7 @@ pub(super) fn renew(from: &Path, to: &Path) -> Result<(), WriteError> {
                 // Moved, it gets another parent, which is a change to itself.
                 open(&from)?;
                 fs::rename(&from, &to).at("rename to", &to)?;
-                finish_directory(&to, new.mode() & 0o7777)?;
+                dress(&to, &new, &BTreeMap::new())?;
             }
             Some(_) => {
                 if look(&to)?.is_some_and(|old| old.is_dir()) {
@@ -54,10 +58,7 @@ pub(super) fn renew(from: &Path, to: &Path) -> Result<(), WriteError> {
             }
         }
     }
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
-        lchown(to, Some(new.uid()), Some(new.gid())).at("set the owner of", to)?;
-    }
-    finish_directory(to, new.mode() & 0o7777)
+    dress(to, &new, &wanted)
 }
 
 fn names(directory: &Path) -> Result<BTreeSet<OsString>, WriteError> {
@@ -122,6 +123,12 @@ mod tests {
         fs::set_permissions(&closed, Permissions::from_mode(0o555)).unwrap();
         open(&closed).unwrap();
         assert_eq!(mode(&closed), 0o755, "who reads there goes on");
+        let second = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        for path in ["d/e", "d"] {
+            fs::File::open(new.join(path)).unwrap().set_modified(second).unwrap();
+        }
+        rustix::fs::lsetxattr(new.join("d/more"), "user.told", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+        rustix::fs::lsetxattr(new.join("d/e"), "user.told", b"2", rustix::fs::XattrFlags::empty()).unwrap();
         let inode = |path: &str| fs::symlink_metadata(old.join(path)).unwrap().ino();
         let paths = ["d", "d/e", "d/stored", "d/link"];
         let before = paths.map(inode);
@@ -132,6 +139,9 @@ mod tests {
         for path in ["d", "d/e"] {
             let found = fs::metadata(old.join(path)).unwrap();
             assert_eq!((found.mode() & 0o7777, found.mtime()), (0o555, 1), "{path}");
+        }
+        for (path, value) in [("d/more", b"1"), ("d/e", b"2")] {
+            assert_eq!(attributes(&old.join(path)).unwrap().get(&b"user.told"[..]), Some(&value.to_vec()), "{path}");
         }
     }
 }

@@ -346,7 +346,7 @@ fn shown(entry: &Entry) -> String {
     format!("/{}", String::from_utf8_lossy(&entry.path))
 }
 
-pub(super) fn finish_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
+fn finish_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
     fs::set_permissions(path, Permissions::from_mode(mode)).at("set the mode of", path)?;
     stamp(path)
 }

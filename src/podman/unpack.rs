@@ -38,10 +38,13 @@ use crate::layer::{MTIME, padding};
 use crate::pipe::{CHUNK, PipeError};
 use crate::progress::Progress;
 
-const WHITEOUT: &[u8] = b".wh.";
-const OPAQUE: &[u8] = b".wh..wh..opq";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
+pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// What the file system of the host has of its own, and an image cannot bring (containers-storage, *xattrsToIgnore*).
-const IGNORED: &[u8] = b"security.selinux";
+pub(super) const IGNORED: &[u8] = b"security.selinux";
+
+/// The largest file with holes: all of it is summed, and holes cost an attacker nothing.
+const LARGEST: u64 = 1 << 40;
 
 /// Why there is no tree.
 #[derive(Debug, thiserror::Error)]
@@ -348,6 +351,9 @@ impl<'a> Place<'a> {
                     Ok(())
                 })?;
             }
+            if *size > LARGEST {
+                return Err(bad(member, io::ErrorKind::FileTooLarge.into()));
+            }
             file.set_len(*size).at("write", &disk)?;
             stream.skip(padding(member.size))?;
             stream.progress.count_written(member.size);
@@ -443,15 +449,20 @@ impl<'a> Place<'a> {
 
     /// A member that is the root directory itself.
     fn top(&mut self, member: &Member, stream: &mut Stream<'_>) -> Result<(), UnpackError> {
-        if member.kind == Kind::Directory && member.is_root() {
-            let Member { mode, mtime, .. } = *member;
-            self.directories.insert(PathBuf::new(), Directory { mode, mtime, is_told: true });
-            let parent = Parent { directory: File::open(self.tree).at("open", self.tree)?, real: PathBuf::new() };
-            self.describe(member, &parent, OsStr::new("."), Path::new(""))?;
-        } else if member.kind != Kind::Directory {
+        if member.kind != Kind::Directory {
             return Err(bad(member, io::ErrorKind::IsADirectory.into()));
         }
-        stream.skip(member.size + padding(member.size))
+        let Member { mode, mtime, .. } = *member;
+        let top = self.directories.entry(PathBuf::new()).or_insert(Directory { mode, mtime, is_told: false });
+        if std::mem::replace(&mut top.is_told, true) {
+            return Err(UnpackError::Twice { path: "/".to_owned() });
+        }
+        if member.is_root() {
+            (top.mode, top.mtime) = (mode, mtime);
+            let parent = Parent { directory: File::open(self.tree).at("open", self.tree)?, real: PathBuf::new() };
+            self.describe(member, &parent, OsStr::new("."), Path::new(""))?;
+        }
+        Ok(stream.record.member(b"./", None)?)
     }
 
     /// The directory that a member is put into; made where the archive has not told of it yet.

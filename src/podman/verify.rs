@@ -1,7 +1,7 @@
 //! Whether what was loaded is still what was built: its records, and with `full` every byte of every layer.
 //!
 //! What Podman keeps of a layer is enough to check it, wherever it was loaded from: its tar-split record has every header
-//! of the archive and a checksum of every file, and together they give the layer's digest ([`super::tar_split`]).
+//! of the archive and a checksum of every file, and together they give the layer's digest ([`mod@super::check`]).
 //!
 //! With vfs each layer has copies of all that is below it. Of a file only the copy in its own layer is compared.
 //!
@@ -18,11 +18,11 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::check::{Bad, check};
 use super::decide::{DecideError, Target};
 use super::linked::DRIVER;
 use super::records::Records;
 use super::survey::Survey;
-use super::tar_split::{self, Bad};
 use crate::blobs::WriteError;
 use crate::digest::Digest;
 use crate::image::{LayerRecord, chain_ids};
@@ -164,8 +164,8 @@ pub fn verify(survey: &Survey, targets: &[Target], full: bool, progress: &Progre
     }
     verified.layers = layers.len();
     let mut layers: Vec<Layer<'_>> = layers.into_values().collect();
-    layers.sort_by_key(|layer| std::cmp::Reverse(layer.record.size));
-    progress.expect(if full { layers.iter().map(|layer| layer.record.size).sum() } else { 0 });
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.record.diff_size()));
+    progress.expect(if full { layers.iter().map(|layer| layer.record.diff_size()).sum() } else { 0 });
     let found: Vec<Vec<Problem>> =
         layers.par_iter().with_max_len(1).map(|layer| layer.verify(survey, full, progress)).collect();
     progress.check().map_err(VerifyError::Stopped)?;
@@ -253,7 +253,7 @@ impl Layer<'_> {
         if stored.is_incomplete() {
             bad.push((json.clone(), format!("has layer {} as incomplete", self.id)));
         }
-        if stored.diff_digest != Some(self.record.digest) || stored.parent.as_ref() != self.below.first() {
+        if stored.diff_digest != Some(self.record.diff_id()) || stored.parent.as_ref() != self.below.first() {
             bad.push((json, format!("says something else of layer {} than its image", self.id)));
         }
         let (tree, split) = (self.home.tree(&self.id), self.home.tar_split(&self.id));
@@ -301,14 +301,14 @@ impl Layer<'_> {
     /// Reads every byte.
     fn bytes(&self, progress: &Progress) -> Result<Vec<Problem>, WriteError> {
         let (tree, split) = (self.home.tree(&self.id), self.home.tar_split(&self.id));
-        let checked = tar_split::check(&split, &tree, progress)?;
+        let checked = check(&split, &tree, self.home.driver == DRIVER, progress)?;
         let mut bad = checked.bad;
         // Elsewhere a tree holds the layers below it too.
         if self.home.driver == DRIVER {
             let unknown = unknown(&tree, &checked.members);
             bad.extend(unknown.into_iter().map(|path| Bad { path, why: "does not belong there".to_owned() }));
         }
-        if bad.is_empty() && checked.digest != self.record.digest {
+        if bad.is_empty() && checked.digest != self.record.diff_id() {
             return Ok(vec![self.problem(split, format!("gives an archive with the digest {}", checked.digest))]);
         }
         let sources = self.sources(&bad);

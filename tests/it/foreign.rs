@@ -9,6 +9,7 @@ use windlass::digest::Digest;
 
 use crate::env::{Env, run_ok};
 use crate::nix::nix;
+use crate::upstream_images::{curl, put_blob};
 
 /// An image in parts: its manifest as text, and its blobs as files that are called by their digests.
 pub(crate) struct Foreign {
@@ -24,6 +25,11 @@ const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 impl Foreign {
     /// An image with a shell in usr/bin, `bin` as a link to it, a passwd of its own, and a second layer that removes a file.
     pub(crate) fn new(env: &Env) -> Self {
+        Self::with(env, "two")
+    }
+
+    /// The same with this text in its etc/two.
+    pub(crate) fn with(env: &Env, text: &str) -> Self {
         let layer = |name: &str, script: &str, compression: Compression| {
             let tree = env.path(format!("{name}.tree"));
             std::fs::create_dir_all(&tree).unwrap();
@@ -38,8 +44,8 @@ impl Foreign {
                    for name in sh cat ls id; do ln -s busybox usr/bin/$name; done && \
                    echo root:x:0:0:root:/root:/bin/sh >etc/passwd && echo app:x:1000:1000:app:/:/bin/sh >>etc/passwd && \
                    echo gone >etc/gone && echo stays >data/stays && chown 1000:1000 data data/stays && ln data/stays data/again";
-        let two = "mkdir etc && touch etc/.wh.gone && echo two >etc/two";
-        let parts = [(layer("one", one, Compression::Gzip), GZIP), (layer("two", two, Compression::Zstd), ZSTD)];
+        let two = format!("mkdir etc && touch etc/.wh.gone && echo {text} >etc/two");
+        let parts = [(layer("one", one, Compression::Gzip), GZIP), (layer("two", &two, Compression::Zstd), ZSTD)];
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
             "created": "2024-05-06T07:08:09.123Z",
@@ -83,6 +89,17 @@ impl Foreign {
             "original": { "ref": format!("example.com/others/{name}:1.0"), "platforms": [platform] }, "floating": false, "source": "upstream",
             "locked": { "registry": "example.com", "repository": format!("others/{name}"), "tag": "1.0", "root": document,
                 "platforms": { platform: { "manifest": document, "config": {} } } } } } })
+    }
+
+    /// Pushes it as `HOST/REPOSITORY:1.0`.
+    pub(crate) fn push(&self, env: &Env, host: &str, repository: &str) {
+        for blob in self.layers.iter().chain([&self.config]) {
+            put_blob(env, host, repository, "", &std::fs::read(blob).unwrap());
+        }
+        let data = format!("@{}", env.write("manifest.json", &self.manifest).display());
+        let header = format!("Content-Type: {}", self.media_type);
+        let url = format!("http://{host}/v2/{repository}/manifests/1.0");
+        curl(&["--request", "PUT", "--header", &header, "--data-binary", &data, &url]);
     }
 
     /// The image directory, built without Nix.

@@ -5,6 +5,7 @@ mod check;
 mod fetch;
 mod import;
 mod list;
+mod mirror;
 mod update;
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ enum Verb {
     Check(check::Args),
     Update(update::Args),
     Fetch(fetch::Args),
+    Mirror(mirror::Args),
     List(list::Args),
     Import(import::ImportArgs),
     Export(import::ExportArgs),
@@ -57,6 +59,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::Check(args) => check::run(args, printer, session),
         Verb::Update(args) => update::run(args, printer, session),
         Verb::Fetch(args) => fetch::run(args, printer, session),
+        Verb::Mirror(args) => mirror::run(args, printer, session),
         Verb::List(args) => list::run(args, printer),
         Verb::Import(args) => import::run_import(args, printer, session),
         Verb::Export(args) => import::run_export(args, printer, session),
@@ -99,7 +102,7 @@ impl StateArgs {
 }
 
 /// A folder of the user: what the variable says, or else below the home.
-fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
+pub(super) fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set(variable).or_else(|| Some(set("HOME")?.join(default)));
     home.ok_or_else(|| Environment(format!("neither {variable} nor HOME is set; set one of them")).into())

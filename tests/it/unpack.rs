@@ -1,0 +1,160 @@
+//! Unpacking layers that were not built here, with containers-storage as the oracle: trees, records, and what is refused.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use windlass::compression::Compression;
+use windlass::digest::Digest;
+use windlass::podman::check::check;
+use windlass::podman::unpack::{UnpackError, Unpacked, unpack};
+use windlass::progress::Progress;
+
+use crate::engine::{Podman, text};
+use crate::env::{Env, run_ok};
+use crate::nix::root;
+
+fn python(arguments: &[&str]) -> String {
+    run_ok(Command::new("python3").arg(root().join("tests/fixtures/layers.py")).args(arguments))
+}
+
+/// Everything about a tree, a line for each thing in it.
+fn told(tree: &Path) -> BTreeMap<String, String> {
+    let line = |line: &str| {
+        let json: Value = serde_json::from_str(line).unwrap();
+        (json["path"].as_str().unwrap().to_owned(), line.to_owned())
+    };
+    python(&["list", tree.to_str().unwrap()]).lines().map(line).collect()
+}
+
+/// Unpacks the layer of an OCI layout.
+fn unpacked(layout: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
+    let json = |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let blob = |digest: &Value| layout.join("blobs/sha256").join(&digest.as_str().unwrap()[7..]);
+    let manifest = json(blob(&json(layout.join("index.json"))["manifests"][0]["digest"]));
+    let layer = &manifest["layers"][0];
+    let compression = Compression::of_media_type(layer["mediaType"].as_str().unwrap()).unwrap();
+    let mut archive = compression.decoder(BufReader::new(File::open(blob(&layer["digest"])).unwrap())).unwrap();
+    fs::create_dir(into).unwrap();
+    unpack(&mut archive, &into.join("tree"), &into.join("record"), 1 << 30, &Progress::new())
+}
+
+#[test]
+fn a_tree_is_what_podman_makes_of_the_same_layer() {
+    let podman = Podman::new();
+    let layers = podman.env.path("layers");
+    python(&["make", layers.to_str().unwrap()]);
+    let oci = |name: &str| format!("oci:{}/{name}", layers.display());
+    let zstd = ["copy", "--quiet", "--dest-compress-format=zstd", &oci("nasty-plain"), &oci("nasty-zstd")];
+    run_ok(Command::new("skopeo").arg("--insecure-policy").args(zstd));
+
+    let mut names: Vec<String> = fs::read_dir(&layers)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name != "tree")
+        .collect();
+    names.sort();
+    let before = fs::read("/etc/passwd").unwrap();
+    let mut refused = BTreeMap::new();
+    for name in &names {
+        let image = format!("localhost/{name}:1");
+        let arguments = ["--insecure-policy", "copy", "--quiet", &oci(name), &format!("containers-storage:{image}")];
+        let theirs = podman.command("skopeo").args(arguments).output().unwrap();
+        let into = podman.env.path(format!("made-{name}"));
+        match unpacked(&layers.join(name), &into) {
+            Ok(unpacked) => {
+                assert!(theirs.status.success(), "{name}: {}", text(&theirs.stderr));
+                let tree = podman.run(&["image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}", &image]);
+                assert_eq!(told(&into.join("tree")), told(Path::new(tree.trim())), "{name}");
+                let archive = fs::read(layers.join(name.replace("-zstd", "-plain")).join("layer.tar")).unwrap();
+                assert_eq!((unpacked.diff_id, unpacked.size), (Digest::of(&archive), archive.len() as u64), "{name}");
+                // The record and the tree give the archive again.
+                let checked = check(&into.join("record"), &into.join("tree"), true, &Progress::new()).unwrap();
+                assert_eq!((checked.bad, checked.digest), (vec![], unpacked.diff_id), "{name}");
+                // So does what Podman has of it, where its own record is right.
+                let layer = Path::new(tree.trim()).parent().unwrap().file_name().unwrap().to_str().unwrap();
+                let record = format!("podman/root/overlay-layers/{layer}.tar-split.gz");
+                let checked = check(&podman.env.path(record), Path::new(tree.trim()), true, &Progress::new()).unwrap();
+                if !name.starts_with("holes") && name != "size-of-link" && name != "cut" {
+                    assert_eq!((checked.bad, checked.digest), (vec![], unpacked.diff_id), "{name}");
+                }
+            }
+            Err(error) => {
+                // What Podman takes and cannot give back is left to it.
+                assert!(!theirs.status.success() || ["one-place", "cut"].contains(&name.as_str()), "{name}: {error}");
+                refused.insert(name.clone(), error.to_string());
+            }
+        }
+    }
+    assert_eq!(fs::read("/etc/passwd").unwrap(), before);
+    assert!(!Path::new("/tmp/windlass-was-here").exists());
+    let refused: Vec<String> = refused.into_iter().map(|(name, error)| format!("{name}: {error}")).collect();
+    insta::assert_snapshot!(refused.join("\n"));
+}
+
+#[test]
+fn an_archive_that_gives_more_than_it_should_is_stopped() {
+    let env = Env::new();
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(64 << 20);
+    archive.append_data(&mut header, "zeros", std::io::repeat(0).take(64 << 20)).unwrap();
+    let archive = archive.into_inner().unwrap();
+    let mut packed = Compression::Zstd.encoder(Vec::new()).unwrap();
+    std::io::Write::write_all(&mut packed, &archive).unwrap();
+    let packed = packed.finish().unwrap();
+    let made = |limit: u64, name: &str| {
+        let (tree, record) = (env.path(format!("{name}-tree")), env.path(format!("{name}-record")));
+        let mut archive = Compression::Zstd.decoder(&packed[..]).unwrap();
+        (unpack(&mut archive, &tree, &record, limit, &Progress::new()), tree)
+    };
+    let (error, tree) = made(1 << 20, "bomb");
+    assert_eq!(error.unwrap_err().to_string(), "its archive has more than the 1048576 bytes that it should have");
+    assert!(fs::metadata(tree.join("zeros")).unwrap().len() <= 1 << 20);
+    assert_eq!(made(archive.len() as u64, "right").0.unwrap().size, archive.len() as u64);
+    // Zeros behind the end count too.
+    let (error, _) = made(archive.len() as u64 - 1, "short");
+    assert!(matches!(error, Err(UnpackError::TooLarge { .. })), "{error:?}");
+    let progress = Progress::new();
+    progress.stop();
+    let stopped = unpack(&mut &archive[..], &env.path("stopped"), &env.path("r"), u64::MAX, &progress);
+    assert!(stopped.unwrap_err().to_string().contains("stopped by a signal"));
+}
+
+#[test]
+fn what_went_bad_in_an_unpacked_layer_is_named() {
+    let env = Env::new();
+    let layers = env.path("layers");
+    python(&["make", layers.to_str().unwrap()]);
+    let into = env.path("made");
+    unpacked(&layers.join("nasty"), &into).unwrap();
+    let tree = into.join("tree");
+    let remove = |path: &str| fs::remove_file(tree.join(path)).unwrap();
+    remove("gone");
+    remove("new/old");
+    fs::write(tree.join("new/old"), "back").unwrap();
+    remove("fifo");
+    fs::write(tree.join("fifo"), "").unwrap();
+    remove("bin/hard");
+    fs::copy(tree.join("bin/su"), tree.join("bin/hard")).unwrap();
+    remove("bin/ssh-agent");
+    symlink("/bin/su", tree.join("bin/ssh-agent")).unwrap();
+    for attribute in ["trusted.overlay.opaque", "security.capability"] {
+        let path = if attribute.starts_with('t') { "bin" } else { "bin/ping" };
+        let script = "import os, sys; os.removexattr(sys.argv[1], sys.argv[2])";
+        run_ok(Command::new("python3").args(["-c", script]).arg(tree.join(path)).arg(attribute));
+    }
+    let checked = check(&into.join("record"), &tree, true, &Progress::new()).unwrap();
+    let bad: Vec<String> = checked.bad.iter().map(|bad| format!("{} {}", bad.path.display(), bad.why)).collect();
+    insta::assert_snapshot!(bad.join("\n"));
+    let into = env.path("holes");
+    unpacked(&layers.join("holes-1.0"), &into).unwrap();
+    let file = File::options().write(true).open(into.join("tree/sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"x", 5).unwrap();
+    let checked = check(&into.join("record"), &into.join("tree"), true, &Progress::new()).unwrap();
+    assert_eq!(checked.bad.len(), 1, "{checked:?}");
+}
