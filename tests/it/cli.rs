@@ -37,9 +37,12 @@ fn help_of_every_verb() {
         &["upstream", "add"],
         &["upstream", "check"],
         &["upstream", "update"],
+        &["upstream", "fetch"],
+        &["upstream", "mirror"],
         &["upstream", "list"],
         &["upstream", "import"],
         &["upstream", "export"],
+        &["push"],
     ];
     let page = |verb: &&[&str]| {
         let help = env.ok([verb, &["--help"][..]].concat());
@@ -194,6 +197,7 @@ fn completions_and_man_pages() {
         "-model-use",
         "-model",
         "-plan",
+        "-push",
         "-repair",
         "-rollback",
         "-status",
@@ -203,6 +207,7 @@ fn completions_and_man_pages() {
         "-upstream-fetch",
         "-upstream-import",
         "-upstream-list",
+        "-upstream-mirror",
         "-upstream-update",
         "-upstream",
         "-verify",

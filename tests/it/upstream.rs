@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use windlass::digest::Digest;
 
 use crate::env::{Env, run_ok};
+use crate::nix::try_eval;
 use crate::registry_server::RealRegistry;
 use crate::upstream_images::{Layout, MANIFEST, curl, push_version, put_blob, put_manifest};
 
@@ -226,6 +227,55 @@ fn two_runs_at_once_lose_nothing() {
     }
     let images: Vec<String> = lock(&env)["images"].as_object().unwrap().keys().cloned().collect();
     assert_eq!(images, names);
+}
+
+/// Nix verifies the bytes that were locked: those of an index with other characters than ASCII, and of a manifest.
+#[test]
+fn what_is_locked_is_what_nix_evaluates() {
+    let env = Env::new();
+    let registry = RealRegistry::start(&env);
+    let reference = format!("{}/a/app:1.0", registry.host);
+    push_version(&env, 1, &[&reference]);
+    add(&env, "app", &reference, &BOTH);
+    let call = |lock: &str| {
+        let lock = env.path(lock);
+        try_eval(&format!(r#"(w.fetchImage {{ lock = {}; name = "app"; }}).imageRef"#, lock.display()))
+    };
+    let found = call(LOCK).unwrap();
+    assert!(found.as_str().unwrap().starts_with("localhost/app:"), "{found}");
+    let text = fs::read_to_string(env.path(LOCK)).unwrap();
+    env.write("changed.json", text.replace("\\ud83e\\uddca", "\\ud83e\\uddcb"));
+    assert!(call("changed.json").is_err());
+    let (code, sentence) = env.fails(["upstream", "list", "--lock", "changed.json", "--state", "state.json"]);
+    assert!(code == 4 && sentence.contains("image 'app': the root has the digest"), "{sentence}");
+}
+
+#[test]
+fn a_cadence_is_due_from_the_last_look_on() {
+    let env = Env::new();
+    let registry = RealRegistry::start(&env);
+    let reference = format!("{}/a/app:1.0", registry.host);
+    push_version(&env, 1, &[&reference]);
+    add(&env, "app", &reference, &["--cadence", "weekly"]);
+    let due = || {
+        let rows = env.ok(["upstream", "list", "--json", "--state", "state.json"]);
+        let row = serde_json::from_str::<Value>(&rows).unwrap()[0].clone();
+        (row["due"].as_bool().unwrap(), row["status"].as_str().map(str::to_owned))
+    };
+    assert_eq!(due(), (true, None));
+    assert_eq!(check(&env, &[]).0, 0);
+    assert_eq!(due(), (false, Some("current".to_owned())));
+    let mut state: Value = serde_json::from_slice(&fs::read(env.path("state.json")).unwrap()).unwrap();
+    state["images"]["app"]["lastCheck"] = json!("2020-01-01T00:00:00Z");
+    env.write("state.json", state.to_string());
+    assert!(due().0);
+    env.write("state.json", "{");
+    let (code, sentence) = env.fails(["upstream", "list", "--state", "state.json"]);
+    assert!(code == 1 && sentence.contains("it can be removed"), "{sentence}");
+    // By default the state is in the user's folder for such things, one file for each lock.
+    let mut command = env.windlass(["upstream", "check"]);
+    run_ok(command.env("XDG_STATE_HOME", env.path("states")));
+    assert_eq!(fs::read_dir(env.path("states/windlass/upstream")).unwrap().count(), 1);
 }
 
 /// Keys as cosign has them, made by openssl.

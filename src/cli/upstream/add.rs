@@ -35,7 +35,7 @@ const EXAMPLE: &str = "Examples:
 pub(super) struct Args {
     /// What the image is called here.
     name: String,
-    /// Where it is: [REGISTRY/]REPOSITORY[:TAG][@DIGEST]
+    /// Where it is, as for `podman pull`: qdrant/qdrant:v1.16.2, ghcr.io/open-webui/open-webui:main, NAME@sha256:…
     #[arg(value_name = "REFERENCE")]
     reference: String,
     /// A platform, like linux/arm64. Repeatable. By default that of this machine.
