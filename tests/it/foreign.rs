@@ -23,7 +23,18 @@ const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 impl Foreign {
     /// An image with a shell in usr/bin, `bin` as a link to it, a passwd of its own, and a second layer that removes a file.
+    ///
+    /// Its manifest is of Docker's type, and one that Podman 4.3 does not read: it has a layer of OCI's type.
     pub(crate) fn new(env: &Env) -> Self {
+        Self::of(env, "application/vnd.docker.distribution.manifest.v2+json", GZIP)
+    }
+
+    /// The same image with OCI's types throughout.
+    pub(crate) fn oci(env: &Env) -> Self {
+        Self::of(env, "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip")
+    }
+
+    fn of(env: &Env, media_type: &'static str, gzip: &str) -> Self {
         let layer = |name: &str, script: &str, compression: Compression| {
             let tree = env.path(format!("{name}.tree"));
             std::fs::create_dir_all(&tree).unwrap();
@@ -39,7 +50,7 @@ impl Foreign {
                    echo root:x:0:0:root:/root:/bin/sh >etc/passwd && echo app:x:1000:1000:app:/:/bin/sh >>etc/passwd && \
                    echo gone >etc/gone && echo stays >data/stays && chown 1000:1000 data data/stays && ln data/stays data/again";
         let two = "mkdir etc && touch etc/.wh.gone && echo two >etc/two";
-        let parts = [(layer("one", one, Compression::Gzip), GZIP), (layer("two", two, Compression::Zstd), ZSTD)];
+        let parts = [(layer("one", one, Compression::Gzip), gzip), (layer("two", two, Compression::Zstd), ZSTD)];
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
             "created": "2024-05-06T07:08:09.123Z",
@@ -51,10 +62,16 @@ impl Foreign {
         let config = serde_json::to_vec(&config).unwrap();
         let descriptor = |media_type: &str, bytes: &[u8]| json!({ "mediaType": media_type, "size": bytes.len(), "digest": Digest::of(bytes).to_string() });
         // With the spaces and the order of whoever wrote it: these bytes are the digest.
-        let media_type = "application/vnd.docker.distribution.manifest.v2+json";
         let manifest = format!(
             "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{media_type}\",\n   \"config\": {},\n   \"layers\": {}\n}}",
-            descriptor("application/vnd.docker.container.image.v1+json", &config),
+            descriptor(
+                if gzip == GZIP {
+                    "application/vnd.docker.container.image.v1+json"
+                } else {
+                    "application/vnd.oci.image.config.v1+json"
+                },
+                &config
+            ),
             Value::from_iter(parts.iter().map(|((bytes, _), media_type)| descriptor(media_type, bytes)))
         );
         let blob = |bytes: &[u8]| env.write(format!("blobs/oci-blob-sha256-{}", Digest::of(bytes).hex()), bytes);

@@ -41,4 +41,5 @@ mod repair;
 mod services;
 mod status;
 mod unpack;
+mod unpack_load;
 mod upstream_image;
