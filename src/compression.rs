@@ -1,37 +1,37 @@
-//! How the bytes of a layer are packed.
+//! How a layer's archive is packed: media types, and streams that pack and unpack.
 //!
-//! Media types are those of the OCI image-spec (*layer.md*, *media-types.md*) and Docker's. What is packed here is the same
-//! on every machine: fixed levels, one thread, no time and no name in the gzip header. Another version of the two
-//! libraries may pack otherwise; a test holds the digests, so that nobody updates them unawares.
+//! Packing gives the same bytes on every machine and in every run: levels are fixed, one thread packs, a gzip header has
+//! no time and no name. A newer version of the libraries may pack in another way; a test holds the bytes.
 
-use std::io::{self, BufRead, Write};
+use std::fmt;
+use std::io::{self, BufReader, Read, Write};
 
 use flate2::bufread::MultiGzDecoder;
-use flate2::write::GzEncoder;
-use serde::{Deserialize, Serialize};
+use flate2::{GzBuilder, write::GzEncoder};
 
-/// How a layer is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The level of gzip.
+const GZIP_LEVEL: u32 = 6;
+/// The level of zstd, its default.
+const ZSTD_LEVEL: i32 = 3;
+/// Memory that a zstd stream may ask for, as a power of two: 128 MiB, as `zstd --long` needs.
+const ZSTD_WINDOW: u32 = 27;
+/// Bytes that are read of a packed stream at once.
+const BUFFER: usize = 128 * 1024;
+
+/// How bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Compression {
-    /// Not at all: a tar archive.
+    /// Not at all.
     None,
-    /// gzip (RFC 1952), of one or several members.
+    /// RFC 1952.
     Gzip,
-    /// Zstandard (RFC 8878), of one or several frames; `zstd:chunked` is that too.
+    /// RFC 8878.
     Zstd,
 }
 
-/// gzip's own default, the best trade for what is not a model.
-const GZIP_LEVEL: u32 = 6;
-/// zstd's own default.
-const ZSTD_LEVEL: i32 = 3;
-/// The largest window that a layer may ask for, as a power of two: 128 MiB, what `zstd` itself takes without `--long`.
-const WINDOW_LOG: u32 = 27;
-
 impl Compression {
-    /// What the media type of a layer says. `None` for one that cannot be unpacked here: a foreign layer, which no registry
-    /// has, or something that is no layer.
+    /// What a layer of this media type is packed with: those of the OCI image-spec (*layer.md*) and of Docker. `None` for
+    /// anything else, and for layers that may not be distributed.
     #[must_use]
     pub fn of_media_type(media_type: &str) -> Option<Self> {
         match media_type {
@@ -48,7 +48,7 @@ impl Compression {
         }
     }
 
-    /// What the OCI image-spec calls a layer that is packed so.
+    /// The media type that the OCI image-spec has for such a layer.
     #[must_use]
     pub const fn media_type(self) -> &'static str {
         match self {
@@ -58,116 +58,136 @@ impl Compression {
         }
     }
 
-    /// Unpacks, all members or frames of it.
+    /// Unpacks: all members of a gzip file and all frames of a zstd file, as one stream.
     ///
     /// # Errors
-    /// If zstd cannot be set up; what is wrong with the bytes is said when they are read.
-    pub fn decoder<'r>(self, packed: impl BufRead + Send + 'r) -> io::Result<Box<dyn io::Read + Send + 'r>> {
+    /// If there is no memory for it. What is wrong with the packed bytes the stream says when it is read.
+    pub fn decoder<'a>(self, packed: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
+        let packed = BufReader::with_capacity(BUFFER, packed);
         Ok(match self {
             Self::None => Box::new(packed),
             Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
             Self::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(packed)?;
-                decoder.window_log_max(WINDOW_LOG)?;
+                decoder.window_log_max(ZSTD_WINDOW)?;
                 Box::new(decoder)
             }
         })
     }
 
-    /// Packs what is written to it.
+    /// Packs what is written to it into `into`.
     ///
     /// # Errors
-    /// If zstd cannot be set up.
-    pub fn encoder<W: Write>(self, to: W) -> io::Result<Encoder<W>> {
-        Ok(match self {
-            Self::None => Encoder::None(to),
-            Self::Gzip => Encoder::Gzip(GzEncoder::new(to, flate2::Compression::new(GZIP_LEVEL))),
-            Self::Zstd => {
-                let mut encoder = zstd::Encoder::new(to, ZSTD_LEVEL)?;
-                encoder.include_checksum(true)?;
-                Encoder::Zstd(encoder)
+    /// If there is no memory for it.
+    pub fn encoder<W: Write>(self, into: W) -> io::Result<Encoder<W>> {
+        Ok(Encoder(match self {
+            Self::None => Inner::None(into),
+            // 255: no particular operating system.
+            Self::Gzip => {
+                let plain = GzBuilder::new().mtime(0).operating_system(255);
+                Inner::Gzip(plain.write(into, flate2::Compression::new(GZIP_LEVEL)))
             }
-        })
+            Self::Zstd => {
+                let mut encoder = zstd::Encoder::new(into, ZSTD_LEVEL)?;
+                encoder.include_checksum(true)?;
+                Inner::Zstd(encoder)
+            }
+        }))
     }
 }
 
-/// Packs what is written to it.
-#[expect(missing_debug_implementations, reason = "the encoder of zstd has none")]
-pub enum Encoder<W: Write> {
-    /// As it is.
+/// A writer that packs; [`finish`](Self::finish) ends the stream.
+pub struct Encoder<W: Write>(Inner<W>);
+
+enum Inner<W: Write> {
     None(W),
-    /// With gzip.
     Gzip(GzEncoder<W>),
-    /// With zstd.
     Zstd(zstd::Encoder<'static, W>),
 }
 
+impl<W: Write> fmt::Debug for Encoder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder").finish_non_exhaustive()
+    }
+}
+
 impl<W: Write> Encoder<W> {
-    /// Writes the end, and gives back what was written to.
+    /// Writes what is left, and gives back what was written to.
     ///
     /// # Errors
-    /// What the place that is written to says.
+    /// If that cannot be written.
     pub fn finish(self) -> io::Result<W> {
-        match self {
-            Self::None(to) => Ok(to),
-            Self::Gzip(encoder) => encoder.finish(),
-            Self::Zstd(encoder) => encoder.finish(),
+        match self.0 {
+            Inner::None(mut into) => into.flush().map(|()| into),
+            Inner::Gzip(encoder) => encoder.finish(),
+            Inner::Zstd(encoder) => encoder.finish(),
         }
     }
 }
 
 impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::None(to) => to.write(bytes),
-            Self::Gzip(encoder) => encoder.write(bytes),
-            Self::Zstd(encoder) => encoder.write(bytes),
+        match &mut self.0 {
+            Inner::None(into) => into.write(bytes),
+            Inner::Gzip(encoder) => encoder.write(bytes),
+            Inner::Zstd(encoder) => encoder.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::None(to) => to.flush(),
-            Self::Gzip(encoder) => encoder.flush(),
-            Self::Zstd(encoder) => encoder.flush(),
+        match &mut self.0 {
+            Inner::None(into) => into.flush(),
+            Inner::Gzip(encoder) => encoder.flush(),
+            Inner::Zstd(encoder) => encoder.flush(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
+
     use crate::digest::Digest;
 
-    fn packed(compression: Compression, bytes: &[u8]) -> Vec<u8> {
+    const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
+
+    fn sample() -> Vec<u8> {
+        (0..400_000_u32).flat_map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()).collect()
+    }
+
+    fn pack(compression: Compression, bytes: &[u8], piece: usize) -> Vec<u8> {
         let mut encoder = compression.encoder(Vec::new()).unwrap();
-        encoder.write_all(bytes).unwrap();
+        bytes.chunks(piece).for_each(|piece| encoder.write_all(piece).unwrap());
         encoder.finish().unwrap()
     }
 
-    fn bytes() -> Vec<u8> {
-        (0..200_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> (n % 29)).to_le_bytes()).collect()
+    fn unpack(compression: Compression, packed: &[u8]) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        compression.decoder(packed)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     #[test]
-    fn several_members_and_frames_are_read_to_the_end() {
-        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
-            let twice = [packed(compression, b"one, "), packed(compression, &bytes())].concat();
-            let mut read = Vec::new();
-            compression.decoder(&twice[..]).unwrap().read_to_end(&mut read).unwrap();
-            assert_eq!(read, [b"one, ", &bytes()[..]].concat(), "{compression:?}");
-            assert_eq!(Compression::of_media_type(compression.media_type()), Some(compression));
+    fn what_was_packed_is_unpacked_and_the_bytes_are_always_the_same() {
+        let bytes = sample();
+        let packed = ALL.map(|compression| pack(compression, &bytes, 1 << 20));
+        for (compression, packed) in ALL.iter().zip(&packed) {
+            assert_eq!(unpack(*compression, packed).unwrap(), bytes, "{compression:?}");
+            // How it is handed over makes no difference.
+            assert_eq!(pack(*compression, &bytes, 70_001), *packed, "{compression:?}");
+            assert_eq!(Compression::of_media_type(compression.media_type()), Some(*compression));
         }
+        let digests = packed.map(|packed| Digest::of(&packed).short());
+        assert_eq!(digests, ["dbdcb79052cb", "43a9a6a6a0d6", "8305c3c3e6e3"]);
     }
 
     #[test]
-    fn what_is_cut_off_is_an_error() {
+    fn several_members_are_one_stream_and_what_is_cut_off_is_an_error() {
         for compression in [Compression::Gzip, Compression::Zstd] {
-            let whole = packed(compression, &bytes());
-            let read = compression.decoder(&whole[..whole.len() - 5]).unwrap().read_to_end(&mut Vec::new());
-            assert!(read.is_err(), "{compression:?}");
+            let two = [pack(compression, b"one ", 9), pack(compression, b"two", 9)].concat();
+            assert_eq!(unpack(compression, &two).unwrap(), b"one two");
+            assert!(unpack(compression, &two[..two.len() - 3]).is_err(), "{compression:?}");
+            assert!(unpack(compression, b"neither of them").is_err());
         }
     }
 
@@ -178,19 +198,17 @@ mod tests {
         encoder.include_contentsize(false).unwrap();
         encoder.write_all(&[0; 1 << 20]).unwrap();
         let packed = encoder.finish().unwrap();
-        assert!(Compression::Zstd.decoder(&packed[..]).unwrap().read_to_end(&mut Vec::new()).is_err());
+        assert!(unpack(Compression::Zstd, &packed).is_err());
     }
 
     #[test]
-    fn packed_bytes_stay_the_same() {
-        let digest = |compression| Digest::of(&packed(compression, &bytes())).short();
-        assert_eq!([Compression::Gzip, Compression::Zstd].map(digest), ["fb9a48983092", "4cfb3e9a8555"]);
-    }
-
-    #[test]
-    fn foreign_layers_are_not_unpacked() {
-        let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
-        assert_eq!(Compression::of_media_type(foreign), None);
-        assert_eq!(Compression::of_media_type("application/json"), None);
+    fn layers_that_may_not_be_distributed_are_none() {
+        for media_type in [
+            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+            "application/vnd.oci.image.config.v1+json",
+        ] {
+            assert_eq!(Compression::of_media_type(media_type), None);
+        }
     }
 }

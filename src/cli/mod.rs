@@ -22,6 +22,7 @@ mod model;
 mod nix_builder;
 mod plan;
 mod printer;
+mod push;
 mod registry;
 mod repair;
 mod rollback;
@@ -66,6 +67,7 @@ enum Verb {
     Diff(diff::Args),
     Inspect(inspect::Args),
     Export(export::Args),
+    Push(push::Args),
     Load(load::Args),
     Status(status::Args),
     Verify(verify::Args),
@@ -105,6 +107,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Diff(args) => diff::run(&args, &printer),
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
+        Verb::Push(args) => push::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
         Verb::Doctor(args) => doctor::run(&args, &printer),
         Verb::Compose(args) => compose::run(&args, &printer),

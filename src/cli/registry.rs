@@ -1,4 +1,5 @@
-//! What every verb that asks a registry shares: logins, certificates, the proxy, and patience.
+//! What every verb that asks a registry shares: logins, certificates, the proxy and patience, as the environment or the
+//! user's arguments have them.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,7 +18,7 @@ const NO_CERTIFICATES: &str = "/no-cert-file.crt";
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Registries")]
 pub(super) struct RegistryArgs {
-    /// The file with logins, as `podman login` writes it. By default REGISTRY_AUTH_FILE, else those of Podman and Docker.
+    /// The file with logins, as `podman login` writes it. By default that of REGISTRY_AUTH_FILE, else Podman's and Docker's.
     #[arg(long, value_name = "FILE")]
     authfile: Option<PathBuf>,
     /// The certificates to trust, in PEM. By default those that NIX_SSL_CERT_FILE or SSL_CERT_FILE names.
@@ -31,34 +32,33 @@ pub(super) struct RegistryArgs {
 impl RegistryArgs {
     /// The clients for these arguments and this environment.
     pub(super) fn registries(&self) -> Result<Registries> {
-        Ok(Registries::new(&self.options())?)
+        Ok(Registries::new(&self.options(false))?)
     }
 
     /// What these arguments and the environment say.
-    pub(super) fn options(&self) -> Options {
-        let found = from_environment();
-        Options {
-            ca_file: self.ca_file.clone().or(found.ca_file),
-            auth_files: self.authfile.clone().map_or(found.auth_files, |file| vec![file]),
-            retries: self.retries,
-            ..found
+    pub(super) fn options(&self, insecure: bool) -> Options {
+        let mut options = Options { retries: self.retries, ..options(insecure) };
+        if let Some(file) = &self.authfile {
+            options.auth_files = vec![file.clone()];
         }
+        options.ca_file = self.ca_file.clone().or(options.ca_file);
+        options
     }
 }
 
 /// The clients of a derivation's builder, who may see less than the user: logins that it cannot read are none.
 pub(super) fn of_builder() -> Result<Registries> {
-    let mut options = from_environment();
+    let mut options = options(false);
     options.auth_files.retain(|file| File::open(file).is_ok());
     Ok(Registries::new(&options)?)
 }
 
 /// How to talk to registries, as the user's environment has it.
-fn from_environment() -> Options {
-    read(rustix::process::geteuid().as_raw(), |name| std::env::var_os(name))
+pub(super) fn options(insecure: bool) -> Options {
+    read(insecure, rustix::process::geteuid().as_raw(), |name| std::env::var_os(name))
 }
 
-fn read(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Options {
+fn read(insecure: bool, uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Options {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     let first = |names: &[&str]| names.iter().find_map(|name| set(name));
     let text = |names: &[&str]| first(names).and_then(|value| value.into_string().ok());
@@ -68,6 +68,7 @@ fn read(uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Options {
     let except = text(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
     let except = except.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect();
     Options {
+        insecure,
         ca_file: ca_file.map(PathBuf::from),
         proxy: ProxyOptions { url, except },
         auth_files: auth_files(uid, set),
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     fn options(variables: &[(&str, &str)]) -> Options {
-        read(1000, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
+        read(false, 1000, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub(super) fn status_error(host: &str, what: &str, response: Response<Body>) -> 
         _ => status.canonical_reason().unwrap_or("an unknown status").to_owned(),
     });
     match status.as_u16() {
-        403 => RegistryError::Denied { host, repository: what, reason },
+        403 => RegistryError::Denied { host, what, reason },
         404 | 410 => RegistryError::NotFound { what, reason },
         429 => RegistryError::RateLimited { host, wait },
         408 | 500..=599 => RegistryError::Server { host, what, status: status.as_u16(), reason, wait },
@@ -136,17 +136,13 @@ impl<'a> Incoming<'a> {
     /// Reads some bytes; none at the end.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
         self.progress.check().map_err(|source| RegistryError::Stopped { source })?;
-        let (host, what) = (self.host.clone(), self.what.to_owned());
-        let stall = self.stall.as_secs_f32();
-        let read = self.reader.read(buffer).map_err(ureq::Error::from).map_err(|error| match error {
-            ureq::Error::Timeout(_) => {
-                let reason = format!("nothing came for {stall} s");
-                RegistryError::Timeout { host: host.clone(), what: what.clone(), reason }
-            }
-            _ => {
-                let reason = format!("{} bytes had come", self.read);
-                RegistryError::CutOff { host: host.clone(), what: what.clone(), reason }
-            }
+        let read = self.reader.read(buffer).map_err(|error| match ureq::Error::from(error) {
+            ureq::Error::Timeout(_) => self.too_slow("nothing came".to_owned()),
+            _ => RegistryError::CutOff {
+                host: self.host.clone(),
+                what: self.what.to_owned(),
+                reason: format!("{} bytes had come", self.read),
+            },
         })?;
         self.read += read as u64;
         self.window.1 += read as u64;
@@ -154,12 +150,19 @@ impl<'a> Incoming<'a> {
         let (since, bytes) = self.window;
         if since.elapsed() >= self.stall {
             if read > 0 && bytes < SLOWEST.saturating_mul(self.stall.as_secs()) {
-                let reason = format!("{bytes} bytes in {stall} s");
-                return Err(RegistryError::Timeout { host, what, reason });
+                return Err(self.too_slow(format!("{bytes} bytes came")));
             }
             self.window = (Instant::now(), 0);
         }
         Ok(read)
+    }
+
+    fn too_slow(&self, what_came: String) -> RegistryError {
+        RegistryError::Timeout {
+            host: self.host.clone(),
+            what: self.what.to_owned(),
+            reason: format!("{what_came} in {} s", self.stall.as_secs_f32()),
+        }
     }
 
     /// All of it, which must be no more than `limit` bytes.

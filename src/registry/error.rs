@@ -67,12 +67,12 @@ pub enum RegistryError {
         login: Option<String>,
     },
     /// 403: logged in or not, this is not allowed.
-    #[error("{host} denies access to {repository}: {reason}")]
+    #[error("{host} denies access to {what}: {reason}")]
     Denied {
         /// The registry.
         host: String,
-        /// The repository.
-        repository: String,
+        /// What was asked for.
+        what: String,
         /// What it says.
         reason: String,
     },

@@ -7,7 +7,7 @@ use super::error::RegistryError;
 use crate::progress::Progress;
 
 /// Writes a blob, from its first byte, each time it is called: an upload that broke off is begun again.
-pub type Open<'a> = dyn Fn(&mut dyn Write) -> io::Result<()> + Sync + 'a;
+pub type Open<'a> = dyn Fn(&mut (dyn Write + Send)) -> io::Result<()> + Sync + 'a;
 
 /// Bytes of one piece.
 const PIECE: usize = 128 << 10;

@@ -89,9 +89,11 @@ impl Transport {
         if !realm.is_allowed(self.options.insecure) {
             return Err(malformed(&format!("it gets its tokens from {}, by plain HTTP", realm.host())));
         }
-        // What the registry asks for comes first; it does not know of the other repository of a mount.
+        // A registry may name its repositories otherwise. Where it does not, it knows less than we do: to look for a
+        // blob it wants `pull`, and what comes next is an upload.
         let mut scopes = ask.access.scopes(ask.at.repository());
-        if let Some(asked) = &bearer.scope {
+        let ours = format!("repository:{}:", ask.at.repository());
+        if let Some(asked) = bearer.scope.as_ref().filter(|asked| !asked.starts_with(&ours)) {
             scopes[0].clone_from(asked);
         }
         let form;

@@ -145,6 +145,8 @@ impl Transport {
         let used = locked(&self.logins).get(&key).cloned();
         let mut response = self.follow(ask, used.as_ref(), progress)?;
         if response.status() == 401 {
+            // Read to its end, the answer gives its connection back.
+            drop(response.body_mut().with_config().limit(64 << 10).read_to_vec());
             let login = credentials::find(&self.options.auth_files, ask.at.host(), ask.at.repository())?;
             let one_at_a_time = locked(&self.login);
             let known = locked(&self.logins).get(&key).cloned().filter(|known| used.as_ref() != Some(known));
@@ -157,8 +159,6 @@ impl Transport {
                 }
             };
             drop(one_at_a_time);
-            // The connection of the first answer goes back to its pool.
-            drop(response.body_mut().with_config().limit(64 << 10).read_to_vec());
             response = self.follow(ask, Some(&fresh), progress)?;
             if response.status() == 401 {
                 locked(&self.logins).remove(&key);

@@ -1,5 +1,6 @@
 //! Blobs and manifests to a registry.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use ureq::Body;
@@ -12,11 +13,13 @@ use super::location::Location;
 pub use super::stream::Open;
 use super::transport::{Access, Ask, Payload};
 use super::url::Url;
-use crate::digest::Digest;
+use crate::digest::{Digest, Hasher};
 use crate::progress::Progress;
 
 /// How long a registry may take for what was uploaded: some copy it once more before they answer.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Bytes of one piece of an upload in pieces: more than the least that any registry takes.
+const PIECE: usize = 8 << 20;
 
 impl Client {
     /// Whether the repository has this blob.
@@ -101,6 +104,39 @@ impl Client {
         })
     }
 
+    /// Uploads a blob whose digest nobody knows before `open` has written it, in pieces; gives back its digest and size.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. `what` is the blob, for messages.
+    pub fn push_stream(
+        &self,
+        at: &Location,
+        what: &str,
+        open: &Open<'_>,
+        progress: &Progress,
+    ) -> Result<(Digest, u64), RegistryError> {
+        self.transport.retrying(at, progress, || {
+            let ask = self.ask(at, what, Method::POST, "blobs/uploads/")?;
+            let ask = Ask { access: Access::Push, payload: Payload::Bytes(&[]), ..ask };
+            let begun = self.transport.send(&ask, progress)?;
+            let url = next(&ask, &ask.url, &begun)?;
+            drop(begun);
+            let (piece, hasher) = (Vec::with_capacity(PIECE), Hasher::new());
+            let mut upload = Upload { client: self, at, what, url, piece, hasher, failed: None, progress };
+            let written = open(&mut upload).and_then(|()| upload.flush());
+            if let Some(error) = upload.failed.take() {
+                return Err(error);
+            }
+            written.map_err(|source| RegistryError::Source { what: what.to_owned(), source })?;
+            let (digest, size) = upload.hasher.finish();
+            let url = upload.url.with("digest", &digest.to_string());
+            let headers = vec![("content-type", "application/octet-stream".to_owned())];
+            let (method, patience) = (Method::PUT, Some(PATIENCE));
+            self.transport.send(&Ask { method, url, headers, patience, ..ask }, progress)?;
+            Ok((digest, size))
+        })
+    }
+
     /// Uploads a manifest or index under a tag or its digest, and gives back its digest.
     ///
     /// # Errors
@@ -128,6 +164,58 @@ impl Client {
                 Some(found) => Err(RegistryError::WrongDigest { what: what.clone(), found }),
                 None => Ok(digest),
             }
+        })
+    }
+}
+
+/// An upload in pieces.
+struct Upload<'a> {
+    client: &'a Client,
+    at: &'a Location,
+    what: &'a str,
+    url: Url,
+    piece: Vec<u8>,
+    hasher: Hasher,
+    /// What a write failed with.
+    failed: Option<RegistryError>,
+    progress: &'a Progress,
+}
+
+impl Upload<'_> {
+    fn send(&mut self) -> Result<(), RegistryError> {
+        let ask = self.client.ask(self.at, self.what, Method::PATCH, "")?;
+        let start = self.hasher.count() - self.piece.len() as u64;
+        let headers = vec![
+            ("content-type", "application/octet-stream".to_owned()),
+            ("content-range", format!("{start}-{}", self.hasher.count() - 1)),
+        ];
+        let (payload, url) = (Payload::Bytes(&self.piece), self.url.clone());
+        let ask = Ask { access: Access::Push, url, headers, payload, patience: Some(PATIENCE), ..ask };
+        let response = self.client.transport.send(&ask, self.progress)?;
+        self.url = next(&ask, &ask.url, &response)?;
+        self.piece.clear();
+        Ok(())
+    }
+}
+
+impl Write for Upload<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        self.hasher.update(&bytes[..taken]);
+        if self.piece.len() == PIECE {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() {
+            return Ok(());
+        }
+        self.send().map_err(|error| {
+            self.failed = Some(error);
+            io::ErrorKind::BrokenPipe.into()
         })
     }
 }

@@ -18,6 +18,7 @@
 //! | [`update`](mod@update) | locks what is new |
 //! | [`state`] | keeps what changes with time, outside of the lock |
 //! | [`fetch`](mod@fetch) | puts the blobs of a lock into the Nix store |
+//! | [`mirror`](mod@mirror) | copies images to a directory or another registry |
 //! | [`nix`] | knows their store paths |
 //! | [`place`] | takes a blob from where it may be had |
 //! | [`versions`] | reads and writes `container-versions.json` |
@@ -27,6 +28,7 @@ pub mod document;
 pub mod fetch;
 pub mod file;
 pub mod lock;
+pub mod mirror;
 pub mod nix;
 pub mod place;
 pub mod proof;

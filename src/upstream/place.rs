@@ -173,7 +173,7 @@ impl Place {
 }
 
 /// The file of a blob in an OCI layout, or in its `blobs`.
-pub(super) fn find(folder: &Path, digest: Digest) -> Option<PathBuf> {
+fn find(folder: &Path, digest: Digest) -> Option<PathBuf> {
     let candidates = ["blobs/sha256", "sha256"].map(|within| folder.join(within).join(digest.hex()));
     candidates.into_iter().find(|path| path.is_file())
 }

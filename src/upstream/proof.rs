@@ -118,9 +118,9 @@ pub fn is_name(name: &str) -> bool {
 ///
 /// # Errors
 /// With the image's name, and what is wrong with it.
-pub fn check(lock: &Lock) -> Result<(), (String, Problem)> {
+pub fn check(lock: &Lock) -> Result<(), (String, Box<Problem>)> {
     lock.images.iter().try_for_each(|(name, image)| {
-        let named = |problem| (name.clone(), problem);
+        let named = |problem| (name.clone(), Box::new(problem));
         if !is_name(name) {
             return Err(named(Problem::Name));
         }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,12 +35,14 @@ pub(crate) struct Answer {
     /// Between the pieces of the body; each is `piece` bytes.
     pause: Duration,
     piece: usize,
+    /// Whether the client is told how long the body is.
+    sized: bool,
 }
 
 impl Answer {
     pub(crate) fn new(status: u16) -> Self {
         let (headers, body, pause) = (Vec::new(), Vec::new(), Duration::ZERO);
-        Self { status, headers, body, cut: None, pause, piece: usize::MAX }
+        Self { status, headers, body, cut: None, pause, piece: usize::MAX, sized: true }
     }
 
     pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Self {
@@ -63,6 +65,12 @@ impl Answer {
         self
     }
 
+    /// Does not say how long the body is: it ends with the connection.
+    pub(crate) fn unsized_body(mut self) -> Self {
+        self.sized = false;
+        self
+    }
+
     /// Sends `piece` bytes of the body, waits, sends the next.
     pub(crate) fn slowly(mut self, piece: usize, pause: Duration) -> Self {
         (self.piece, self.pause) = (piece, pause);
@@ -77,6 +85,7 @@ pub(crate) struct BadRegistry {
     /// `127.0.0.1:PORT`.
     pub(crate) host: String,
     asked: Arc<Mutex<Vec<Asked>>>,
+    connections: Arc<AtomicUsize>,
     done: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -88,7 +97,8 @@ impl BadRegistry {
         let host = listener.local_addr().unwrap().to_string();
         let script: Arc<Script> = Arc::new(script);
         let (asked, done) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
-        let (log, ended) = (Arc::clone(&asked), Arc::clone(&done));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (log, ended, accepted) = (Arc::clone(&asked), Arc::clone(&done), Arc::clone(&connections));
         let thread = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if ended.load(Ordering::SeqCst) {
@@ -98,11 +108,17 @@ impl BadRegistry {
                 else {
                     continue;
                 };
+                accepted.fetch_add(1, Ordering::SeqCst);
                 // A client that goes away in the middle is no failure of the server.
                 std::thread::spawn(move || serve(&stream, &*script, &log, &ended));
             }
         });
-        Self { host, asked, done, thread: Some(thread) }
+        Self { host, asked, connections, done, thread: Some(thread) }
+    }
+
+    /// How many connections there were.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// All requests so far, in order.
@@ -144,7 +160,7 @@ fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>, ended: &A
         for (name, value) in &answer.headers {
             head.extend([name, ": ", value, "\r\n"]);
         }
-        if !answer.headers.iter().any(|(name, _)| name == "content-length") {
+        if answer.sized {
             head.extend(["content-length: ", &length.to_string(), "\r\n"]);
         }
         head.push_str("\r\n");
@@ -160,7 +176,7 @@ fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>, ended: &A
                 std::thread::sleep(answer.pause);
             }
         }
-        if answer.cut.is_some() {
+        if answer.cut.is_some() || !answer.sized {
             drop(stream.shutdown(std::net::Shutdown::Both));
             return None;
         }

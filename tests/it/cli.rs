@@ -33,6 +33,13 @@ fn help_of_every_verb() {
         &["compose"],
         &["compose", "import"],
         &["compose", "export"],
+        &["upstream"],
+        &["upstream", "add"],
+        &["upstream", "check"],
+        &["upstream", "update"],
+        &["upstream", "list"],
+        &["upstream", "import"],
+        &["upstream", "export"],
     ];
     let page = |verb: &&[&str]| {
         let help = env.ok([verb, &["--help"][..]].concat());
@@ -190,6 +197,14 @@ fn completions_and_man_pages() {
         "-repair",
         "-rollback",
         "-status",
+        "-upstream-add",
+        "-upstream-check",
+        "-upstream-export",
+        "-upstream-fetch",
+        "-upstream-import",
+        "-upstream-list",
+        "-upstream-update",
+        "-upstream",
         "-verify",
         "",
     ];
@@ -202,7 +217,11 @@ fn completions_and_man_pages() {
 #[test]
 fn commands_in_ci_templates_exist() {
     let env = Env::new();
-    for template in ["gitlab", "github"] {
+    let jobs: &[&str] = &["test_backend:", "deploy_staging:", "deploy_production:"];
+    let updates: &[&str] = &["upstream check", "upstream update", "upstream list"];
+    for (template, parts) in
+        [("gitlab", jobs), ("github", jobs), ("upstream-gitlab", updates), ("upstream-github", updates)]
+    {
         let path = format!("{}/docs/ci/{template}.yml", env!("CARGO_MANIFEST_DIR"));
         let text = fs::read_to_string(path).unwrap();
         let commands =
@@ -211,10 +230,11 @@ fn commands_in_ci_templates_exist() {
         assert!(commands.len() > 2, "{template}");
         for arguments in commands {
             // An unknown verb or option is an error before the help is printed.
+            let arguments = arguments.split(['>', '|']).next().unwrap();
             env.ok(arguments.split_whitespace().chain(["--help"]));
         }
-        for job in ["test_backend:", "deploy_staging:", "deploy_production:"] {
-            assert!(text.contains(job), "{template}: {job}");
+        for part in parts {
+            assert!(text.contains(part), "{template}: {part}");
         }
     }
 }

@@ -9,6 +9,7 @@ use windlass::digest::Digest;
 
 use crate::env::{Env, run_ok};
 use crate::nix::nix;
+use crate::upstream_images::{curl, put_blob};
 
 /// An image in parts: its manifest as text, and its blobs as files that are called by their digests.
 pub(crate) struct Foreign {
@@ -19,22 +20,30 @@ pub(crate) struct Foreign {
 }
 
 const GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 impl Foreign {
     /// An image with a shell in usr/bin, `bin` as a link to it, a passwd of its own, and a second layer that removes a file.
-    ///
-    /// Its manifest is of Docker's type, and one that Podman 4.3 does not read: it has a layer of OCI's type.
     pub(crate) fn new(env: &Env) -> Self {
-        Self::of(env, "application/vnd.docker.distribution.manifest.v2+json", GZIP)
+        Self::with(env, "two")
     }
 
-    /// The same image with OCI's types throughout.
+    /// The same with this text in its etc/two.
+    pub(crate) fn with(env: &Env, text: &str) -> Self {
+        Self::of(env, text, "application/vnd.docker.distribution.manifest.v2+json", [(Compression::Gzip, GZIP); 2])
+    }
+
+    /// The same image with OCI's types throughout, and a layer of zstd.
     pub(crate) fn oci(env: &Env) -> Self {
-        Self::of(env, "application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip")
+        let layers = [Compression::Gzip, Compression::Zstd].map(|packed| (packed, packed.media_type()));
+        Self::of(env, "two", "application/vnd.oci.image.manifest.v1+json", layers)
     }
 
-    fn of(env: &Env, media_type: &'static str, gzip: &str) -> Self {
+    pub(crate) fn of(
+        env: &Env,
+        text: &str,
+        media_type: &'static str,
+        [lower, upper]: [(Compression, &'static str); 2],
+    ) -> Self {
         let layer = |name: &str, script: &str, compression: Compression| {
             let tree = env.path(format!("{name}.tree"));
             std::fs::create_dir_all(&tree).unwrap();
@@ -49,8 +58,8 @@ impl Foreign {
                    for name in sh cat ls id; do ln -s busybox usr/bin/$name; done && \
                    echo root:x:0:0:root:/root:/bin/sh >etc/passwd && echo app:x:1000:1000:app:/:/bin/sh >>etc/passwd && \
                    echo gone >etc/gone && echo stays >data/stays && chown 1000:1000 data data/stays && ln data/stays data/again";
-        let two = "mkdir etc && touch etc/.wh.gone && echo two >etc/two";
-        let parts = [(layer("one", one, Compression::Gzip), gzip), (layer("two", two, Compression::Zstd), ZSTD)];
+        let two = format!("mkdir etc && touch etc/.wh.gone && echo {text} >etc/two");
+        let parts = [(layer("one", one, lower.0), lower.1), (layer("two", &two, upper.0), upper.1)];
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
             "created": "2024-05-06T07:08:09.123Z",
@@ -65,7 +74,7 @@ impl Foreign {
         let manifest = format!(
             "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{media_type}\",\n   \"config\": {},\n   \"layers\": {}\n}}",
             descriptor(
-                if gzip == GZIP {
+                if media_type.contains("docker") {
                     "application/vnd.docker.container.image.v1+json"
                 } else {
                     "application/vnd.oci.image.config.v1+json"
@@ -100,6 +109,17 @@ impl Foreign {
             "original": { "ref": format!("example.com/others/{name}:1.0"), "platforms": [platform] }, "floating": false, "source": "upstream",
             "locked": { "registry": "example.com", "repository": format!("others/{name}"), "tag": "1.0", "root": document,
                 "platforms": { platform: { "manifest": document, "config": {} } } } } } })
+    }
+
+    /// Pushes it as `HOST/REPOSITORY:1.0`.
+    pub(crate) fn push(&self, env: &Env, host: &str, repository: &str) {
+        for blob in self.layers.iter().chain([&self.config]) {
+            put_blob(env, host, repository, "", &std::fs::read(blob).unwrap());
+        }
+        let data = format!("@{}", env.write("manifest.json", &self.manifest).display());
+        let header = format!("Content-Type: {}", self.media_type);
+        let url = format!("http://{host}/v2/{repository}/manifests/1.0");
+        curl(&["--request", "PUT", "--header", &header, "--data-binary", &data, &url]);
     }
 
     /// The image directory, built without Nix.

@@ -13,29 +13,40 @@ pub(crate) struct RealRegistry {
     pub(crate) host: String,
     /// Where it keeps its blobs.
     pub(crate) data: PathBuf,
-    config: PathBuf,
     child: Child,
 }
 
 impl RealRegistry {
     /// One that lets everybody read and write.
     pub(crate) fn start(env: &Env) -> Self {
-        Self::with(env, "")
+        Self::with(env, "", "")
     }
 
     /// One for this user only.
     pub(crate) fn with_login(env: &Env, user: &str, password: &str) -> Self {
         let line = run_ok(Command::new("htpasswd").args(["-Bbn", "-C", "4", user, password]));
         let file = env.write("htpasswd", line);
-        Self::with(env, &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}", file.display()))
+        Self::with(env, &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}", file.display()), "")
+    }
+
+    /// One that speaks HTTPS, and the certificate to trust.
+    pub(crate) fn with_tls(env: &Env) -> (Self, PathBuf) {
+        let (key, certificate) = (env.path("tls.key"), env.path("tls.pem"));
+        let options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=registry \
+             -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1";
+        let mut openssl = Command::new("openssl");
+        openssl.args(options.split_whitespace()).arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+        run_ok(&mut openssl);
+        let tls = format!("tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
+        (Self::with(env, "", &tls), certificate)
     }
 
     /// A mirror that gets from the other what it does not have.
     pub(crate) fn mirror_of(env: &Env, other: &Self) -> Self {
-        Self::with(env, &format!("proxy: {{remoteurl: \"http://{}\"}}", other.host))
+        Self::with(env, &format!("proxy: {{remoteurl: \"http://{}\"}}", other.host), "")
     }
 
-    fn with(env: &Env, more: &str) -> Self {
+    fn with(env: &Env, more: &str, http: &str) -> Self {
         // Another process may take the port before the registry does: then the next one.
         for _ in 0..20 {
             let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -44,14 +55,14 @@ impl RealRegistry {
             let storage = format!("{{rootdirectory: {}}}", data.display());
             let text = format!(
                 "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{cache: {{blobdescriptor: inmemory}}, filesystem: \
-                 {storage}, delete: {{enabled: true}}}}\nhttp: {{addr: \"{host}\"}}\n{more}\n"
+                 {storage}, delete: {{enabled: true}}}}\nhttp: {{addr: \"{host}\", {http}}}\n{more}\n"
             );
             let config = env.write(format!("registry-{port}.yml"), text);
             let mut command = Command::new("docker-registry");
             command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             let child =
                 command.spawn().unwrap_or_else(|error| panic!("docker-registry: {error}; `./dev setup` installs it"));
-            let mut started = Self { host, data, config, child };
+            let mut started = Self { host, data, child };
             if started.answers() {
                 return started;
             }
@@ -77,11 +88,6 @@ impl RealRegistry {
     pub(crate) fn stop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());
-    }
-
-    /// Throws away the blobs that no manifest names any more.
-    pub(crate) fn collect_garbage(&self) {
-        run_ok(Command::new("docker-registry").arg("garbage-collect").arg(&self.config));
     }
 }
 

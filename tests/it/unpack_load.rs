@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
+use windlass::compression::Compression;
 
-use crate::engine::Podman;
-use crate::env::run_ok;
+use crate::engine::{Podman, as_user};
+use crate::env::{Env, run_ok};
 use crate::foreign::{Foreign, read};
 
 /// An image of others, and one of ours with a model below it and a layer above it.
@@ -169,4 +170,49 @@ fn what_does_not_fit_on_the_disk_is_refused_before_anything_is_written() {
     assert_eq!(said.code, 5, "{said:?}");
     assert!(said.stderr.contains("bytes in"), "{said:?}");
     assert!(fs::read_dir(mount.0.join("storage/overlay")).unwrap().all(|entry| entry.unwrap().file_name() == "l"));
+}
+
+/// Who is not root cannot use root's copy of it, and is not in its way either.
+#[test]
+fn a_user_loads_for_themselves_what_root_has_unpacked() {
+    let podman = Podman::linked();
+    let (others, app) = images(&podman);
+    for image in [&others, &app] {
+        assert!(podman.load(image, &[]).last().contains("1 loaded, 0 present"));
+    }
+    podman.env.ok(["export", others.to_str().unwrap(), "--format", "oci", "--output", "plain"]);
+    let script = "
+        run() { as podman run --rm --pull=never --network=none $1 2>&1 | sed 's/.*overlay.*: permission/permission/'; }
+        as podman images --format '{{.Repository}} {{.ReadOnly}}' 2>/dev/null
+        echo root\\'s; run localhost/others:$TAG
+        echo copied; as skopeo --insecure-policy copy -q oci:$T/plain containers-storage:localhost/copied:1
+        run localhost/copied:1; as podman rmi localhost/copied:1 >/dev/null
+        as $WINDLASS load $T/others; run localhost/others:$TAG; as $WINDLASS load $T/others
+        as $WINDLASS load $T/app; run localhost/app:1";
+    let tag = reference(&others).rsplit_once(':').unwrap().1.to_owned();
+    let said = as_user(&podman, &script.replace("$TAG", &tag)).replace(&tag, "TAG");
+    insta::with_settings!({ filters => vec![(r"\d+\.\d MB", "N MB")] }, { insta::assert_snapshot!(said) });
+}
+/// Podman 4.3 fails for every image, in whichever store, when it has one of these.
+#[test]
+fn what_podman_does_not_read_never_gets_there() {
+    let podman = Podman::new();
+    let docker = "application/vnd.docker.distribution.manifest.v2+json";
+    let gzip = (Compression::Gzip, "application/vnd.docker.image.rootfs.diff.tar.gzip");
+    let zstd = (Compression::Zstd, "application/vnd.docker.image.rootfs.diff.tar.zstd");
+    let oci = (Compression::Gzip, Compression::Gzip.media_type());
+    for (n, (layers, reads)) in [([gzip; 2], true), ([gzip, zstd], false), ([gzip, oci], false)].into_iter().enumerate()
+    {
+        let env = Env::new();
+        let name = format!("others{n}");
+        let foreign = Foreign::of(&env, "two", docker, layers);
+        if reads {
+            assert!(podman.load(&foreign.build(&env, &name), &[]).last().contains("1 loaded, 0 present"));
+            assert_eq!(podman.run(&["images", "--quiet"]).lines().count(), 1);
+            continue;
+        }
+        let spec = env.write("spec.json", foreign.spec(&name).to_string());
+        let (code, message) = env.fails(["build", spec.to_str().unwrap()]);
+        assert!(code == 1 && message.contains("and Podman does not read that"), "{code} {message}");
+    }
 }

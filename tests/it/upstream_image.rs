@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::engine::Podman;
+use crate::engine::{Podman, Said};
 use crate::env::Env;
 use crate::foreign::{Foreign, read};
 use crate::nix::{build, try_eval};
+use crate::registry_server::RealRegistry;
 
 fn config_of(image: &std::path::Path) -> Value {
     let digest = read(&image.join("image.json"))["platforms"][0]["configDigest"].as_str().unwrap().to_owned();
@@ -40,6 +41,60 @@ fn an_image_of_a_lock_keeps_its_digest_and_names_its_blobs() {
             .arg(format!("oci:{}", env.path("oci").display())),
     );
     assert_eq!(raw.trim_end(), foreign.manifest.trim_end());
+}
+
+#[test]
+fn from_a_registry_to_a_container_without_a_network() {
+    let podman = Podman::linked();
+    let env = &podman.env;
+    // Bytes that no store has yet.
+    let text = env.path("").file_name().unwrap().to_string_lossy().into_owned();
+    let foreign = Foreign::with(env, &text);
+    let mut registry = RealRegistry::start(env);
+    foreign.push(env, &registry.host, "a/others");
+    let reference = format!("{}/a/others:1.0", registry.host);
+    let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+    env.ok(["upstream", "add", "others", &reference, "--insecure", "--platform", &platform]);
+    let lock = env.path("images.lock.json");
+    let expression = format!(
+        r#"w.buildStack {{ images = [ (w.fetchImage {{ lock = {}; name = "others"; }}) (w.buildImage {{ name = "app";
+        fromImage = w.fetchImage {{ lock = {}; name = "others"; }}; config.Env = [ "LEVEL=2" ]; texts."/three" = "three\n"; }}) ]; }}"#,
+        lock.display(),
+        lock.display()
+    );
+    let stack = build(&format!("({expression}).lean")).unwrap();
+    registry.stop();
+    let load = || {
+        let mut load = podman.windlass(&["load", stack.to_str().unwrap()]);
+        let program = load.get_program().to_owned();
+        let mut alone = podman.command("unshare");
+        alone
+            .arg("--net")
+            .arg(program)
+            .args(load.get_args())
+            .envs(load.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        alone.current_dir(load.get_current_dir().unwrap_or(env.path("").as_path()));
+        drop(load.stdin(std::process::Stdio::null()));
+        Said::of(&alone.output().unwrap())
+    };
+    let said = load();
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(load().stdout.contains("2 present; wrote 0 B; network 0 bytes"));
+    let json = read(&stack.join("stack.json"));
+    let names: Vec<&str> =
+        json["images"].as_array().unwrap().iter().map(|image| image["ref"].as_str().unwrap()).collect();
+    for (name, command, expected) in [
+        (names[1], &[][..], format!("{text}\n")),
+        (names[0], &["cat", "/etc/two", "/three"], format!("{text}\nthree\n")),
+        (
+            names[0],
+            &["sh", "-c", "echo $LEVEL; ls /etc/gone || id -u; ls -ld /tmp | cut -c1-10"],
+            "2\n1000\ndrwxrwxrwt\n".to_owned(),
+        ),
+    ] {
+        let run = ["run", "--rm", "--pull=never", "--network=none", name];
+        assert_eq!(podman.run(&[&run, command].concat()), expected);
+    }
 }
 
 #[test]

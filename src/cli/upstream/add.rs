@@ -20,8 +20,8 @@ use crate::upstream::versions::full;
 
 const EXAMPLE: &str = "Examples:
   windlass upstream add qdrant qdrant/qdrant:v1.16.2
-  windlass upstream add pgvector pgvector/pgvector:pg17 --platform linux/amd64 --platform linux/arm64
-  windlass upstream add webui ghcr.io/open-webui/open-webui:main --cosign-key webui.pub --cadence weekly
+  windlass upstream add a a/a:1.0 --platform linux/amd64 --platform linux/arm64
+  windlass upstream add webui ghcr.io/open-webui/open-webui:main --cosign-key webui.pub
   windlass upstream add mine 127.0.0.1:5000/mine:1 --insecure
   windlass upstream add later docker.io/someorg/image:tag --pending";
 

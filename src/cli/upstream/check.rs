@@ -14,29 +14,30 @@ use crate::upstream::file;
 use crate::upstream::lock::{Cadence, Image, Lock};
 use crate::upstream::state::State;
 
-const EXAMPLE: &str = "Examples:
+const EXAMPLE: &str = "What it says:
+  [CURRENT]  the tag names what is locked
+  [UPDATE]   a floating tag names something else
+  [MOVED]    a tag with a version names something else: find out why before taking it
+  [GONE]     the tag, or what is locked, is not there any more: keep what you have
+  [UNKNOWN]  it could not be looked up, and why
+  [PENDING]  it was never locked
+
+Examples:
   windlass upstream check
   windlass upstream check --image qdrant --image redis --details
   windlass upstream check --quota 20 --json    in a timer, with a limit for each registry
 
-Exit codes: 0 all is current; 8 there are updates; 1 something is gone or could not be looked up, and there is no update.";
+Exit codes: 0 all is current; 8 there are updates; 1 there are none, but something is gone or unknown.";
 
 const RULE: &str = "========================================";
 
 /// See whether upstream still says what the lock says.
 ///
-///   [CURRENT]  the tag names what is locked
-///   [UPDATE]   a floating tag names something else
-///   [MOVED]    a tag with a version names something else: find out why before taking it
-///   [GONE]     the tag, or what is locked, is not there any more; keep what you have, or mirror it
-///   [UNKNOWN]  it could not be looked up, and why
-///   [PENDING]  it was never locked
-///
 /// Nothing is changed but the file for times, and no layer is downloaded. An image that did not change costs one HEAD
 /// request, which no registry counts as a pull; one that did costs one GET of its index besides. Registries that ask for
 /// patience, or have few pulls left, are left alone.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXAMPLE, verbatim_doc_comment)]
+#[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// Only this image. Repeatable.
     #[arg(long = "image", value_name = "NAME")]

@@ -5,6 +5,7 @@ mod check;
 mod fetch;
 mod import;
 mod list;
+mod mirror;
 mod update;
 
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ use crate::upstream::lock::Lock;
 use crate::upstream::state::State;
 
 const EXAMPLE: &str = "Examples:
-  windlass upstream add qdrant qdrant/qdrant:v1.16.2 --cadence monthly --reason \"the last one with the v1 API\"
+  windlass upstream add qdrant qdrant/qdrant:v1.16.2 --cadence monthly
   windlass upstream check                  does upstream still say the same? 8 if not
   windlass upstream update                 lock what it says now
   windlass upstream import container-versions.json
@@ -31,8 +32,8 @@ images.lock.json belongs into version control: it holds every manifest byte for 
 
 /// Pin images of registries by digest, see what became of them, and take what is new.
 ///
-/// Images that are not built here are listed in a lock file. Only `add`, `update` and `import` change it, and nothing but
-/// it; nobody changes it by himself, and what is built and loaded follows the lock alone.
+/// Images that are not built here are listed in a lock file. Only `add`, `update` and `import` change it, and
+/// nothing else; what is built and loaded follows the lock alone.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
@@ -46,6 +47,7 @@ enum Verb {
     Check(check::Args),
     Update(update::Args),
     Fetch(fetch::Args),
+    Mirror(mirror::Args),
     List(list::Args),
     Import(import::ImportArgs),
     Export(import::ExportArgs),
@@ -57,6 +59,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::Check(args) => check::run(args, printer, session),
         Verb::Update(args) => update::run(args, printer, session),
         Verb::Fetch(args) => fetch::run(args, printer, session),
+        Verb::Mirror(args) => mirror::run(args, printer, session),
         Verb::List(args) => list::run(args, printer),
         Verb::Import(args) => import::run_import(args, printer, session),
         Verb::Export(args) => import::run_export(args, printer, session),
@@ -99,7 +102,7 @@ impl StateArgs {
 }
 
 /// A folder of the user: what the variable says, or else below the home.
-fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
+pub(super) fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set(variable).or_else(|| Some(set("HOME")?.join(default)));
     home.ok_or_else(|| Environment(format!("neither {variable} nor HOME is set; set one of them")).into())

@@ -14,10 +14,10 @@ use crate::upstream::file::{Change, LockError};
 use crate::upstream::update::{Options, Outcome, message, update};
 
 const EXAMPLE: &str = "Examples:
-  windlass upstream update                         every locked image whose tag names something else now
-  windlass upstream update --all                   and those that were never locked
+  windlass upstream update                          every image whose tag names something else
+  windlass upstream update --all                    and those that were never locked
   windlass upstream update --image open-webui:cuda
-  windlass upstream update > message && test -s message && git commit --file message images.lock.json";
+  windlass upstream update > message && test -s message && git commit -F message images.lock.json";
 
 /// Lock what upstream says now.
 ///

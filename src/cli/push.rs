@@ -1,0 +1,149 @@
+//! `windlass push`
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::failure::Usage;
+use super::printer::{Printer, count, size};
+use super::registry::RegistryArgs;
+use super::session::Session;
+use super::upstream::home;
+use crate::compression::Compression;
+use crate::digest::Digest;
+use crate::layout::ImageDir;
+use crate::push::Pusher;
+use crate::reference::file_name;
+use crate::registry::location::Location;
+use crate::stack::StackDir;
+
+const EXAMPLE: &str = "Examples:
+  windlass push result docker://registry.example/team/app:1.0
+  windlass push result docker://127.0.0.1:5000/app --insecure --compression zstd
+  windlass push stack docker://registry.example/ai         every image of a lean stack: ai/redis, ai/llama-cpp, …";
+
+/// Push an image, or the images of a lean stack, to a registry.
+///
+/// Layers are made while they are sent, and none is written to a disk. What the registry has is not sent again. Without
+/// compression the digests are those of the build; with it the manifest is another one, always the same, and the image's
+/// ID stays.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// An image directory or a lean stack.
+    image: PathBuf,
+    /// `docker://REGISTRY/NAME[:TAG]`; by default with the image's own tag. For a stack: what comes before its images'
+    /// names.
+    #[arg(value_name = "docker://REGISTRY/NAME[:TAG]")]
+    to: String,
+    /// How to pack layers. Those that came packed go as they are.
+    #[arg(long, value_enum, default_value_t = Packing::None)]
+    compression: Packing,
+    /// Plain HTTP; registries on this machine only.
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Packing {
+    /// Not at all: fast, and with the digests of the build.
+    None,
+    /// What every tool reads.
+    Gzip,
+    /// Smaller and faster; needs Podman 4 or Docker 23.
+    Zstd,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    images: Vec<Row>,
+    uploaded: usize,
+    present: usize,
+    mounted: usize,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    #[serde(rename = "ref")]
+    reference: String,
+    digest: Digest,
+    /// The digest that it was built with.
+    built: Digest,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let Some(to) = args.to.strip_prefix("docker://") else {
+        bail!(Usage(format!("'{}' is no place to push to: expected docker://REGISTRY/NAME[:TAG]", args.to)));
+    };
+    let to: Location = to.parse()?;
+    if to.digest().is_some() {
+        bail!(Usage(format!("{to}: what is pushed has a digest of its own; give a tag, or none")));
+    }
+    let images = targets(args, &to)?;
+    let registries = args.registry.registries()?;
+    let cache = home("XDG_CACHE_HOME", ".cache").ok().map(|cache| cache.join("windlass/packed"));
+    let compression = match args.compression {
+        Packing::None => Compression::None,
+        Packing::Gzip => Compression::Gzip,
+        Packing::Zstd => Compression::Zstd,
+    };
+    let pusher = Pusher::new(registries.client(args.insecure), compression, cache.as_deref(), session.progress());
+    let drawing = session.draw("pushing");
+    let mut rows = Vec::new();
+    for (image, at) in &images {
+        let tag = at.which();
+        let digest = pusher.push(image, at, &tag)?;
+        rows.push(Row { reference: at.to_string(), digest, built: image.summary().digest });
+    }
+    drop(drawing);
+    let pushed = pusher.pushed();
+    let (uploaded, present, mounted, bytes) = (pushed.uploaded, pushed.present, pushed.mounted, pushed.bytes);
+    let report = Report { images: rows, uploaded, present, mounted, bytes };
+    if printer.json() {
+        return printer.value(&report);
+    }
+    for Row { reference, digest, .. } in &report.images {
+        printer.line(format!("{reference}@{digest}"))?;
+    }
+    printer.line(format!(
+        "{}: {} uploaded, {present} present, {mounted} mounted; network {}",
+        count(report.images.len(), "image"),
+        count(uploaded, "blob"),
+        size(bytes)
+    ))
+}
+
+/// What goes where.
+fn targets(args: &Args, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
+    let own_tag = |image: &ImageDir| {
+        let reference = &image.summary().reference;
+        reference
+            .strip_prefix(image.summary().name.as_str())
+            .and_then(|rest| rest.strip_prefix(':'))
+            .unwrap_or("latest")
+            .to_owned()
+    };
+    if !args.image.join("stack.json").is_file() {
+        let image = ImageDir::open(&args.image)?;
+        let at = if to.tag().is_some() { to.clone() } else { to.with_tag(&own_tag(&image))? };
+        return Ok(vec![(image, at)]);
+    }
+    if to.tag().is_some() {
+        bail!(Usage(format!("{to}: a stack has several images, each with a tag of its own; leave the tag out")));
+    }
+    let stack = StackDir::open(&args.image)?;
+    let models = stack.models.into_iter().map(|(_, model)| model);
+    let target = |image: ImageDir| {
+        let name = file_name(&image.summary().name);
+        let at = Location::new(to.host(), &format!("{}/{name}", to.repository()))?.with_tag(&own_tag(&image))?;
+        Ok((image, at))
+    };
+    // Models first: the images that have their layers take them over.
+    models.chain(stack.images).map(target).collect()
+}

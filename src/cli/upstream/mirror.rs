@@ -1,0 +1,158 @@
+//! `windlass upstream mirror`
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::super::failure::{Several, Usage};
+use super::super::host::nix_places;
+use super::super::printer::{Printer, count, size};
+use super::super::session::Session;
+use super::{LockArgs, RegistryArgs, StateArgs, home, now};
+use crate::registry::location::Location;
+use crate::upstream::fetch::Selection;
+use crate::upstream::file::{self, Change};
+use crate::upstream::lock::Source;
+use crate::upstream::mirror::{Mirror, Mirrored, Target};
+use crate::upstream::nix::BlobStore;
+
+const EXAMPLE: &str = "Examples:
+  windlass upstream mirror --to /srv/images                 skopeo copy oci:/srv/images:qdrant …
+  windlass upstream mirror --to docker://registry.lan/m --set-source
+  nix build --option hashed-mirrors file:///srv/images/blobs   builds that fetch nothing from upstream";
+
+/// Copy what the lock has to a directory or to a registry of one's own.
+///
+/// A directory becomes an OCI layout whose `blobs` Nix takes for one of its hashed mirrors. Everything is copied byte for
+/// byte and verified; what is there stays. Blobs come from the Nix store if it has them, else from upstream.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// The mirror: a directory, or `docker://REGISTRY/PREFIX`.
+    #[arg(long, value_name = "DIR|docker://REGISTRY/PREFIX")]
+    to: String,
+    /// Only this image. Repeatable.
+    #[arg(long = "image", value_name = "NAME")]
+    images: Vec<String>,
+    /// Say in the lock that these images are fetched from the mirror from now on.
+    #[arg(long)]
+    set_source: bool,
+    /// The registry that is the mirror speaks plain HTTP; on this machine only.
+    #[arg(long)]
+    insecure: bool,
+    #[command(flatten)]
+    lock: LockArgs,
+    #[command(flatten)]
+    state: StateArgs,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    mirror: String,
+    written: usize,
+    present: usize,
+    fetched: u64,
+    /// Whether all platforms that the upstream index names are there.
+    whole: bool,
+    why: Option<String>,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let (path, progress) = (&args.lock.lock, session.progress());
+    let lock = file::read(path)?;
+    let target = target(&args.to)?;
+    let images = Selection { images: &args.images, platforms: &[] }.images(&lock)?;
+    let registries = args.registry.registries()?;
+    let store = BlobStore::new(&nix_places())?;
+    let cache = home("XDG_CACHE_HOME", ".cache")?.join("windlass/blobs");
+    let mirror = Mirror {
+        registries: &registries,
+        insecure: args.insecure,
+        store: store.folder().is_dir().then_some(&store),
+        cache: &cache,
+        parallel: 4,
+        progress,
+    };
+    let drawing = session.draw("mirroring");
+    let (mut rows, mut failed, mut sum) = (BTreeMap::new(), Vec::new(), Mirrored::default());
+    for (name, image) in &images {
+        let result = mirror.copy(&target, name, image);
+        progress.check()?;
+        let place = target.place(name).map(|place| place.to_string()).unwrap_or_default();
+        let row = match &result {
+            Ok(done) => {
+                sum.written += done.written;
+                sum.present += done.present;
+                sum.fetched += done.fetched;
+                let Mirrored { written, present, fetched, whole } = *done;
+                Row { mirror: place, written, present, fetched, whole, why: None }
+            }
+            Err(error) => {
+                Row { mirror: place, written: 0, present: 0, fetched: 0, whole: false, why: Some(error.to_string()) }
+            }
+        };
+        rows.insert((*name).to_owned(), row);
+        failed.extend(result.err());
+    }
+    let done = |name: &&str| rows.get(*name).is_some_and(|row: &Row| row.why.is_none());
+    let names: Vec<&str> = images.iter().map(|(name, _)| *name).filter(done).collect();
+    let (state_path, mut state) = args.state.read(path)?;
+    for name in &names {
+        let image = state.images.entry((*name).to_owned()).or_default();
+        (image.synced_at, image.local_digest) = (Some(now()), lock.images[*name].root());
+    }
+    if let Some(state_path) = state_path.filter(|_| !names.is_empty()) {
+        state.write(&state_path, progress)?;
+    }
+    if args.set_source && !names.is_empty() {
+        let mut change = Change::begin(path, progress)?;
+        for name in &names {
+            if let Some(image) = change.lock.images.get_mut(*name) {
+                (image.source, image.mirror) = (Source::Mirror, Some(rows[*name].mirror.clone()));
+            }
+        }
+        change.finish(progress)?;
+    }
+    drop(drawing);
+    tell(&rows, sum, printer)?;
+    if !failed.is_empty() {
+        let causes: Vec<&(dyn Error + 'static)> = failed.iter().map(|error| error as _).collect();
+        bail!(Several::new(format!("{} could not be mirrored", count(failed.len(), "image")), &causes));
+    }
+    Ok(())
+}
+
+fn tell(rows: &BTreeMap<String, Row>, sum: Mirrored, printer: &Printer) -> Result<()> {
+    for (name, why) in rows.iter().filter_map(|(name, row)| Some((name, row.why.as_ref()?))) {
+        printer.note(format!("{name}: {why}"));
+    }
+    if printer.json() {
+        return printer.value(rows);
+    }
+    for (name, row) in rows.iter().filter(|(_, row)| row.why.is_none()) {
+        let part = if row.whole { "" } else { "; its index names platforms that are not locked, and stays upstream" };
+        printer.line(format!("{name}: {}{part}", row.mirror))?;
+    }
+    let Mirrored { written, present, fetched, .. } = sum;
+    let images = count(rows.len(), "image");
+    printer.line(format!("{images}: {} written, {present} present; network {}", count(written, "blob"), size(fetched)))
+}
+
+fn target(to: &str) -> Result<Target> {
+    if let Some(location) = to.strip_prefix("docker://") {
+        let location: Location = location.parse()?;
+        if location.tag().is_some() || location.digest().is_some() {
+            bail!(Usage(format!("--to {to}: images keep their tags; expected docker://REGISTRY/PREFIX")));
+        }
+        return Ok(Target::Registry(location));
+    }
+    if to.contains("://") {
+        bail!(Usage(format!("--to {to}: expected a directory, or docker://REGISTRY/PREFIX")));
+    }
+    Ok(Target::Directory(std::path::absolute(to)?))
+}

@@ -1,0 +1,153 @@
+//! `windlass upstream` against a registry that misbehaves: whatever it does, the lock stays true, and nothing that was not
+//! looked up is called current.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+use windlass::digest::Digest;
+
+use crate::bad_registry::{Answer, Asked, BadRegistry};
+use crate::env::Env;
+use crate::upstream_images::MANIFEST;
+
+/// An image without layers: its config and its manifest.
+fn image() -> (Vec<u8>, Vec<u8>) {
+    let config = json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": [] } });
+    let config = config.to_string().into_bytes();
+    let descriptor = json!({ "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": Digest::of(&config), "size": config.len() });
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor, "layers": [] });
+    (config, manifest.to_string().into_bytes())
+}
+
+/// What a good registry answers.
+fn good(asked: &Asked) -> Answer {
+    let (config, manifest) = image();
+    if asked.path.contains("/blobs/") {
+        return Answer::ok(config);
+    }
+    let digest = Digest::of(&manifest).to_string();
+    Answer::ok(manifest).header("content-type", MANIFEST).header("docker-content-digest", digest)
+}
+
+/// One whose answers to questions for manifests can be changed while it runs: number 0 is good.
+struct Faulty {
+    registry: BadRegistry,
+    mode: Arc<AtomicUsize>,
+}
+
+impl Faulty {
+    fn new(faults: Vec<Answer>) -> Self {
+        let mode = Arc::new(AtomicUsize::new(0));
+        let now = Arc::clone(&mode);
+        let registry = BadRegistry::start(move |_, asked| match now.load(Ordering::SeqCst) {
+            number if number > 0 && asked.path.contains("/manifests/") => faults[number - 1].clone(),
+            _ => good(asked),
+        });
+        Self { registry, mode }
+    }
+
+    fn add(&self, env: &Env, name: &str) {
+        let reference = format!("{}/a/{name}:1.0", self.registry.host);
+        env.ok(["upstream", "add", name, &reference, "--insecure", "--platform", "linux/amd64"]);
+    }
+}
+
+fn check(env: &Env, more: &[&str]) -> (i32, String) {
+    let arguments = [&["upstream", "check", "--state", "state.json", "--retries", "0"], more].concat();
+    let output = env.windlass(arguments).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn a_look_up_that_failed_is_unknown_and_says_why() {
+    let faults = [
+        (Answer::new(401).header("www-authenticate", "Basic realm=\"x\""), "podman login 127.0.0.1:"),
+        (Answer::new(403), "denies access"),
+        (Answer::new(429).header("retry-after", "3600"), "try again in"),
+        (Answer::new(429), "limits its pulls"),
+        (Answer::new(500), "answered 500"),
+        (Answer::new(302).header("location", "ftp://example.com/"), "redirects"),
+        // No digest, so that the manifest has to be fetched, and that is another fault.
+        (Answer::ok("{").header("content-type", MANIFEST).cut_after(0), "broke off"),
+        (Answer::ok(vec![b' '; 10 << 20]).header("content-type", MANIFEST), "more than"),
+    ];
+    let env = Env::new();
+    let (answers, words): (Vec<Answer>, Vec<&str>) = faults.into_iter().unzip();
+    let faulty = Faulty::new(answers);
+    faulty.add(&env, "app");
+    let text = fs::read(env.path("images.lock.json")).unwrap();
+    assert_eq!(check(&env, &[]).0, 0);
+    for (n, word) in words.into_iter().enumerate() {
+        faulty.mode.store(n + 1, Ordering::SeqCst);
+        let (code, said) = check(&env, &[]);
+        assert_eq!(code, 1, "{word}: {said}");
+        assert!(said.contains(word) && said.contains("[UNKNOWN]") && !said.contains("[CURRENT]"), "{word}: {said}");
+        let output = env.windlass(["upstream", "update", "--force", "--retries", "0"]).output().unwrap();
+        assert!(!output.status.success() && output.stdout.is_empty(), "{word}");
+        assert_eq!(fs::read(env.path("images.lock.json")).unwrap(), text, "{word}");
+    }
+    faulty.mode.store(0, Ordering::SeqCst);
+    assert_eq!(check(&env, &[]).0, 0);
+}
+
+#[test]
+fn manifests_that_lie_are_not_locked() {
+    let mut two: Value = serde_json::from_slice(&image().1).unwrap();
+    two["manifests"] = json!([]);
+    let lies: [(Answer, &str, i32); 5] = [
+        (Answer::ok("{\"schemaVersion\":").header("content-type", MANIFEST), "no JSON", 1),
+        (Answer::ok("<html>").header("content-type", "text/html"), "", 1),
+        (Answer::ok(b"{\"a\":\"\xff\"}".to_vec()).header("content-type", MANIFEST), "is not UTF-8", 1),
+        (Answer::ok(image().1).header("docker-content-digest", Digest::of(b"x").to_string()), "other bytes", 4),
+        (Answer::ok(two.to_string()).header("content-type", MANIFEST), "another tool would see another image", 1),
+    ];
+    let env = Env::new();
+    for (answer, word, code) in lies {
+        let faulty = Faulty::new(vec![answer]);
+        faulty.mode.store(1, Ordering::SeqCst);
+        let reference = format!("{}/a/app:1.0", faulty.registry.host);
+        let arguments = ["upstream", "add", "app", &reference, "--insecure", "--retries", "0"];
+        let (found, sentence) = env.refused(&mut env.windlass(arguments));
+        assert!(found == code && sentence.contains(word), "{word}: {found} {sentence}");
+    }
+}
+
+#[test]
+fn a_quota_is_spent_on_what_was_looked_up_longest_ago() {
+    let env = Env::new();
+    let (_, manifest) = image();
+    let few = Answer::ok(manifest.clone())
+        .header("docker-content-digest", Digest::of(&manifest).to_string())
+        .header("ratelimit-remaining", "5;w=21600");
+    let faulty = Faulty::new(vec![few]);
+    for name in ["a", "b", "c"] {
+        faulty.add(&env, name);
+    }
+    let asked = |more: &[&str]| {
+        let before = faulty.registry.log().len();
+        let (code, said) = check(&env, more);
+        (code, said, faulty.registry.log().split_off(before))
+    };
+    let (code, said, log) = asked(&["--quota", "2"]);
+    assert_eq!(
+        (code, log),
+        (1, vec!["HEAD /v2/a/a/manifests/1.0".to_owned(), "HEAD /v2/a/b/manifests/1.0".to_owned()])
+    );
+    assert!(said.contains("not looked up: the quota of 2 for 127.0.0.1:"), "{said}");
+    assert!(said.ends_with("3 images: 2 current, 1 unknown\n"), "{said}");
+    let (_, _, log) = asked(&["--quota", "1"]);
+    assert_eq!(log, ["HEAD /v2/a/c/manifests/1.0"]);
+    // Of the pulls that are left, none is spent on looking.
+    faulty.mode.store(1, Ordering::SeqCst);
+    let (code, said, log) = asked(&["--quota", "100"]);
+    assert_eq!((code, log.len()), (1, 1));
+    assert!(said.contains("allows 5 more pulls, which are left for pulls"), "{said}");
+    // Without one, each image costs one request, and no pull.
+    faulty.mode.store(0, Ordering::SeqCst);
+    let (code, _, mut log) = asked(&[]);
+    log.sort();
+    assert_eq!((code, log), (0, ["a", "b", "c"].map(|name| format!("HEAD /v2/a/{name}/manifests/1.0")).to_vec()));
+}
