@@ -120,6 +120,11 @@ pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseErro
         let message = format!("its manifest has {layers} layers, its config {diff_ids}, and {files} files were given");
         return Err(unfit(message));
     }
+    for layer in manifest.layers() {
+        if let Some(message) = unreadable(&top.media_type, layer.media_type()) {
+            return Err(unfit(message));
+        }
+    }
     let parts: Vec<_> = manifest.layers().iter().zip(diff_ids).zip(&spec.layers).collect();
     let layer = |((descriptor, diff_id), path): ((&oci_spec::image::Descriptor, Digest), &PathBuf)| {
         let digest =
@@ -155,6 +160,17 @@ pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseErro
         .collect();
     let config = Blob { media_type: MediaType::ImageConfig, digest: config_digest, bytes };
     Ok(Image { summary, top, blobs: vec![config], recipes })
+}
+
+/// Why Podman does not read a manifest of this type with a layer of that one. As long as it has such an image, `podman images`
+/// fails for all of them (4.3): "unsupported docker v2s2 media type".
+fn unreadable(manifest: &MediaType, layer: &MediaType) -> Option<String> {
+    const DOCKERS: &str = "application/vnd.docker.image.rootfs.diff.tar";
+    let (manifest, layer) = (manifest.as_ref(), layer.as_ref());
+    let plain = layer == DOCKERS || layer.strip_prefix(DOCKERS) == Some(".gzip");
+    let is_dockers = manifest.starts_with("application/vnd.docker.");
+    let reads = if is_dockers { plain } else { plain || !layer.starts_with(DOCKERS) };
+    (!reads).then(|| format!("its manifest, {manifest}, has a layer of type {layer}, and Podman does not read that"))
 }
 
 /// The platform that a config names.

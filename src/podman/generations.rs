@@ -30,6 +30,7 @@ use super::survey::by_digest;
 use crate::blobs::{self, At, Staging, WriteError};
 use crate::canonical;
 use crate::digest::Digest;
+use crate::image::LayerRecord;
 use crate::layout::{ImageDir, ImageKind, LayoutError, PlatformRecord, VERSION, read_versioned};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -107,7 +108,7 @@ impl Entry {
             manifest_digest: platform.digest,
             config_digest: platform.config_digest,
             platform: platform.platform.clone(),
-            size: platform.size,
+            size: platform.layers.iter().map(LayerRecord::diff_size).sum(),
             models: platform.models.clone(),
             directory: fs::canonicalize(image.path()).unwrap_or_else(|_| image.path().to_owned()),
         }

@@ -17,6 +17,8 @@
 //! names is there before the record and goes after it. A kill at any moment leaves trees that no record names; the next
 //! run that writes removes them.
 //!
+//! The store is open to every user of the host, but for layers that were unpacked ([`super::unpack`]).
+//!
 //! Podman takes the store as read-only: no `prune` and no `rmi` reaches it. Only whole images are put here, never a layer
 //! alone under layers that Podman wrote.
 

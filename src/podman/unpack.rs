@@ -10,6 +10,13 @@
 //! - The tar-split record ([`super::tar_split`]) names members by where they are, and has the holes of sparse files, so
 //!   that layers with links, with `..` and with holes can be saved too.
 //!
+//! **Who may enter it.** Nearly every image has files that are somebody's power: `su` and `mount` with the set-user-ID bit,
+//! `ping` with a capability, devices, a `/tmp` for all, files of user 1000. On the host they would be every user's to run
+//! or write, for the linked store is open. So the directory `overlay/<layer>` of an unpacked layer is its owner's alone
+//! (0700), as all of Podman's own storage is. Measured with Podman 4.3: root's containers do not notice. Users who have
+//! root's store beside their own see such an image and cannot run it; whatever else is in the store they can. `windlass
+//! load` brings them a copy of their own. A plain `podman pull` of the same layers does not: it takes root's for granted.
+//!
 //! One pass over the stream. Memory grows with the number of directories and whiteouts, nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -207,3 +207,37 @@ impl Drop for Podman {
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
+
+/// What a script prints in which `as` runs something as a user with an own Podman, who has the linked store of `podman`
+/// beside it. `$T` is the folder of the test, `$WINDLASS` the program.
+pub(crate) fn as_user(podman: &Podman, script: &str) -> String {
+    let setup = "set -e
+        chmod 755 $T; mkdir -p $T/home/.config/containers $T/rt; chmod 700 $T/rt
+        cp /etc/passwd $T/passwd; echo w:x:12345:12345::$T/home:/bin/sh >>$T/passwd; mount --bind $T/passwd /etc/passwd
+        cp /etc/group $T/group; echo w:x:12345: >>$T/group; mount --bind $T/group /etc/group
+        echo w:200000:65536 >$T/ids; mount --bind $T/ids /etc/subuid; mount --bind $T/ids /etc/subgid
+        mount -t tmpfs tmpfs /etc/containers
+        printf '[storage]\\ndriver = \"overlay\"\\n[storage.options]\\nadditionalimagestores = [\"%s\"]\\n' $STORE \
+            >$T/home/.config/containers/storage.conf
+        cp $T/podman/containers.conf $T/home/.config/containers/containers.conf
+        sed -i /tmp_dir/d $T/home/.config/containers/containers.conf
+        chown -R 12345:12345 $T/home $T/rt; cd /
+        as() { setpriv --reuid=12345 --regid=12345 --clear-groups env HOME=$T/home XDG_RUNTIME_DIR=$T/rt \"$@\"; }";
+    let teardown = "
+        overlay=$T/home/.local/share/containers/storage/overlay
+        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay";
+    let mut command = podman.windlass(&[]);
+    let folder = podman.env.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    let program = podman.env.program();
+    for (name, value) in [("T", Path::new(&folder)), ("STORE", &podman.home("storage")), ("WINDLASS", &program)] {
+        command.env(name, value);
+    }
+    let mut namespace = Command::new("unshare");
+    let script = [setup, script, teardown].concat();
+    namespace.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", &script]).env_clear();
+    namespace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    for name in ["CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF", "TMPDIR"] {
+        namespace.env_remove(name);
+    }
+    run_ok(&mut namespace)
+}

@@ -20,7 +20,6 @@ pub(crate) struct Foreign {
 }
 
 const GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 impl Foreign {
     /// An image with a shell in usr/bin, `bin` as a link to it, a passwd of its own, and a second layer that removes a file.
@@ -30,6 +29,21 @@ impl Foreign {
 
     /// The same with this text in its etc/two.
     pub(crate) fn with(env: &Env, text: &str) -> Self {
+        Self::of(env, text, "application/vnd.docker.distribution.manifest.v2+json", [(Compression::Gzip, GZIP); 2])
+    }
+
+    /// The same image with OCI's types throughout, and a layer of zstd.
+    pub(crate) fn oci(env: &Env) -> Self {
+        let layers = [Compression::Gzip, Compression::Zstd].map(|packed| (packed, packed.media_type()));
+        Self::of(env, "two", "application/vnd.oci.image.manifest.v1+json", layers)
+    }
+
+    pub(crate) fn of(
+        env: &Env,
+        text: &str,
+        media_type: &'static str,
+        [lower, upper]: [(Compression, &'static str); 2],
+    ) -> Self {
         let layer = |name: &str, script: &str, compression: Compression| {
             let tree = env.path(format!("{name}.tree"));
             std::fs::create_dir_all(&tree).unwrap();
@@ -45,7 +59,7 @@ impl Foreign {
                    echo root:x:0:0:root:/root:/bin/sh >etc/passwd && echo app:x:1000:1000:app:/:/bin/sh >>etc/passwd && \
                    echo gone >etc/gone && echo stays >data/stays && chown 1000:1000 data data/stays && ln data/stays data/again";
         let two = format!("mkdir etc && touch etc/.wh.gone && echo {text} >etc/two");
-        let parts = [(layer("one", one, Compression::Gzip), GZIP), (layer("two", &two, Compression::Zstd), ZSTD)];
+        let parts = [(layer("one", one, lower.0), lower.1), (layer("two", &two, upper.0), upper.1)];
         let config = json!({
             "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
             "created": "2024-05-06T07:08:09.123Z",
@@ -57,10 +71,16 @@ impl Foreign {
         let config = serde_json::to_vec(&config).unwrap();
         let descriptor = |media_type: &str, bytes: &[u8]| json!({ "mediaType": media_type, "size": bytes.len(), "digest": Digest::of(bytes).to_string() });
         // With the spaces and the order of whoever wrote it: these bytes are the digest.
-        let media_type = "application/vnd.docker.distribution.manifest.v2+json";
         let manifest = format!(
             "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{media_type}\",\n   \"config\": {},\n   \"layers\": {}\n}}",
-            descriptor("application/vnd.docker.container.image.v1+json", &config),
+            descriptor(
+                if media_type.contains("docker") {
+                    "application/vnd.docker.container.image.v1+json"
+                } else {
+                    "application/vnd.oci.image.config.v1+json"
+                },
+                &config
+            ),
             Value::from_iter(parts.iter().map(|((bytes, _), media_type)| descriptor(media_type, bytes)))
         );
         let blob = |bytes: &[u8]| env.write(format!("blobs/oci-blob-sha256-{}", Digest::of(bytes).hex()), bytes);

@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 use windlass::progress::Progress;
 
-use crate::engine::Podman;
+use crate::engine::{Podman, as_user};
 use crate::env::run_ok;
 use crate::podman::{built, wait_for};
 
@@ -379,39 +379,12 @@ fn a_user_runs_what_root_has_linked() {
         "content": { "texts": { "/text": "linked" } } });
     let image = podman.build("user", &spec);
     podman.load(&image, &[]).last();
-    let script = "set -e
-        chmod 755 $T; mkdir -p $T/home/.config/containers $T/rt; chmod 700 $T/rt; cp -r $IMAGE $T/image
-        cp /etc/passwd $T/passwd; echo w:x:12345:12345::$T/home:/bin/sh >>$T/passwd; mount --bind $T/passwd /etc/passwd
-        cp /etc/group $T/group; echo w:x:12345: >>$T/group; mount --bind $T/group /etc/group
-        echo w:200000:65536 >$T/ids; mount --bind $T/ids /etc/subuid; mount --bind $T/ids /etc/subgid
-        mount -t tmpfs tmpfs /etc/containers
-        printf '[storage]\\ndriver = \"overlay\"\\n[storage.options]\\nadditionalimagestores = [\"%s\"]\\n' $STORE \
-            >$T/home/.config/containers/storage.conf
-        cp $T/podman/containers.conf $T/home/.config/containers/containers.conf
-        sed -i /tmp_dir/d $T/home/.config/containers/containers.conf
-        chown -R 12345:12345 $T/home $T/rt; cd /
-        as() { setpriv --reuid=12345 --regid=12345 --clear-groups env HOME=$T/home XDG_RUNTIME_DIR=$T/rt \"$@\"; }
-        as $WINDLASS load $T/image; as $WINDLASS load $T/image
+    let script = "
+        as $WINDLASS load $T/user; as $WINDLASS load $T/user
         as podman run --rm --pull=never --network=none -v data:/data:U localhost/app:1
         as podman images --format '{{.Repository}} {{.ReadOnly}}'
-        as podman volume rm data >/dev/null
-        overlay=$T/home/.local/share/containers/storage/overlay
-        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay";
-    let mut command = podman.windlass(&[]);
-    let folder = podman.env.path("").to_str().unwrap().trim_end_matches('/').to_owned();
-    let program = podman.env.program();
-    for (name, value) in
-        [("T", Path::new(&folder)), ("IMAGE", &image), ("STORE", &podman.home("storage")), ("WINDLASS", &program)]
-    {
-        command.env(name, value);
-    }
-    let mut namespace = Command::new("unshare");
-    namespace.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script]).env_clear();
-    namespace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    for name in ["CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF", "TMPDIR"] {
-        namespace.env_remove(name);
-    }
-    let said = run_ok(&mut namespace);
+        as podman volume rm data >/dev/null";
+    let said = as_user(&podman, script);
     let lines: Vec<&str> = said.lines().collect();
     // A generation of their own is all that is written.
     assert!(lines[1].starts_with("1 image, 0 models: 0 loaded, 1 present; wrote "), "{said}");

@@ -49,6 +49,7 @@ mod repair;
 mod services;
 mod status;
 mod unpack;
+mod unpack_load;
 mod upstream;
 mod upstream_faults;
 mod upstream_image;
