@@ -270,7 +270,7 @@ fn time(value: &[u8]) -> Option<(i64, i64)> {
     if !fraction.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let nanos: i64 = format!("{:0<9.9}", fraction).parse().ok()?;
+    let nanos: i64 = format!("{fraction:0<9.9}").parse().ok()?;
     let whole: i64 = seconds.parse().ok()?;
     if seconds.starts_with('-') && nanos > 0 {
         Some((whole.checked_sub(1)?, 1_000_000_000 - nanos))

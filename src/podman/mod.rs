@@ -7,7 +7,7 @@
 //! | where does Podman keep its things, and is the host ready? | [`places`] [`storage_conf`] `rules`, [`doctor`] `host` `mend` |
 //! | what is there? | [`lock`] [`records`] [`survey`] [`shares`] |
 //! | what must be loaded, and how? | [`decide`] [`load`] |
-//! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `rooted` `twin` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
+//! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `placement` `rooted` `twin` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
 //! | pulled: handed to Podman | [`engine`] [`pull`] |
 //! | what was loaded, and what goes? | [`generations`] [`gc_roots`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
 //! | is it still what was built? | [`verify`] [`mod@check`] |
@@ -30,6 +30,7 @@ pub mod lock;
 mod members;
 mod mend;
 pub mod model;
+mod placement;
 pub mod places;
 pub mod pull;
 pub mod records;

@@ -26,6 +26,7 @@ use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use oci_spec::image::MediaType;
 use rustix::fs::{ioctl_ficlone, syncfs};
 use toml_edit::{DocumentMut, Item, Table, TomlError, value};
 
@@ -314,7 +315,10 @@ impl Work {
         let summary = image.summary();
         let name = permanent_name(image);
         let action = format!("load {name}");
-        let source = format!("oci:{}:{}", self.layout, summary.reference);
+        // By their names skopeo and Podman find manifests of OCI's types alone; it is the only one there.
+        let named = matches!(image.image().top.media_type, MediaType::ImageManifest | MediaType::ImageIndex);
+        let reference = if named { format!(":{}", summary.reference) } else { String::new() };
+        let source = format!("oci:{}{reference}", self.layout);
         // Of an index the one that was asked for; a manifest alone needs no choice.
         let choice: Vec<(&str, &str)> = if summary.kind == ImageKind::Index {
             let platform = &platform.platform;
