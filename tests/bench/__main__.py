@@ -13,6 +13,7 @@ from pathlib import Path
 
 import build_rows
 import load_rows
+import registry_rows
 from common import (
     FILES, GNU_TIME, LONG, MEMORY_AIM, MIB, MODEL, NEEDS, ROUNDS, ROWS, WINDLASS, WORK, XFS, in_child, make_closure,
     model_spec, noise, say, shell, vouch,
@@ -52,12 +53,17 @@ def main():
     model_spec("model", MODEL)
     size = sum(info["narSize"] for info in json.loads((WORK / "closure.json").read_text()))
     notes = []
-    if ONLY != "build":
+    if ONLY in (None, "load"):
         if os.geteuid() == 0 and shutil.which("podman") and shutil.which("skopeo"):
             load_rows.rows(notes)
         else:
             notes.append("Loading: not measured, needs root, podman and skopeo.")
-    if ONLY != "load":
+    if ONLY in (None, "registry"):
+        if shutil.which("docker-registry") and shutil.which("skopeo"):
+            registry_rows.rows(notes)
+        else:
+            notes.append("Registries: not measured, needs docker-registry and skopeo.")
+    if ONLY in (None, "build"):
         build_rows.closure()
         build_rows.model()
         read, app_size = build_rows.app_change()
