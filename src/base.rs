@@ -211,6 +211,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
         let mut buffer = vec![0; 1 << 17];
         let mut total = 0;
         loop {
+            progress.check().map_err(reading)?;
             match reader.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => {
@@ -269,7 +270,6 @@ struct Tap<'p> {
 
 impl Read for Tap<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.progress.check()?;
         let count = self.inner.read(buffer)?;
         self.hasher.update(&buffer[..count]);
         self.progress.count_read(count as u64);
