@@ -10,18 +10,18 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::{History, ImageConfiguration, ImageManifest, MediaType};
 use rayon::prelude::*;
 use serde_json::Value;
-use tar::EntryType;
 
 use crate::compression::Compression;
 use crate::digest::{Digest, Hasher};
 use crate::image::{Blob, Inherited, Layer, LayerKind, LayerRecord, Packed, digest_in};
-use crate::layer::{Kind, LayerError, Recipe};
+use crate::layer::{Kind, LayerError, Recipe, padding};
 use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, Origin, PlatformRecord, Summary, VERSION};
+use crate::members;
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -356,7 +356,7 @@ pub fn hides<'a>(base: &[Layer], targets: &[&'a Path]) -> Result<Option<(PathBuf
 /// If a layer cannot be read.
 pub fn covers(base: &[&Layer], above: &Recipe) -> Result<Option<(PathBuf, PathBuf)>, BaseError> {
     let mut directories = BTreeSet::new();
-    members(above, &mut |place, kind| {
+    of_recipe(above, &mut |place, kind| {
         if *kind == Found::Directory {
             directories.insert(place.to_owned());
         }
@@ -386,27 +386,27 @@ type Visit<'v> = dyn FnMut(&Path, &Found) + 'v;
 
 /// Every entry of a layer, by its place in the image.
 fn entries(layer: &Layer, visit: &mut Visit<'_>) -> Result<(), BaseError> {
-    let Some(blob) = layer.recipe.blob() else { return members(&layer.recipe, visit) };
+    let Some(blob) = layer.recipe.blob() else { return of_recipe(&layer.recipe, visit) };
     let failed = |source| BaseError::Read { path: blob.to_owned(), source };
     let file = File::open(blob).map_err(failed)?;
     let compression = Compression::of_media_type(layer.record.media_type().as_ref()).unwrap_or(Compression::None);
-    let mut archive = tar::Archive::new(compression.decoder(file).map_err(failed)?);
-    for entry in archive.entries().map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let path = entry.path().map_err(failed)?;
-        let names = path.components().filter(|part| matches!(part, Component::Normal(_)));
-        let place: PathBuf = std::iter::once(Component::RootDir).chain(names).collect();
-        let kind = match entry.header().entry_type() {
-            EntryType::Directory => Found::Directory,
-            EntryType::Symlink => Found::Link(entry.link_name().map_err(failed)?.unwrap_or_default().into_owned()),
+    let mut archive = compression.decoder(file).map_err(failed)?;
+    let next =
+        |archive: &mut dyn Read| members::next(archive).map_err(|error| failed(io::Error::other(error.to_string())));
+    while let Some(member) = next(&mut archive)? {
+        let kind = match &member.kind {
+            members::Kind::Directory => Found::Directory,
+            members::Kind::Symlink(target) => Found::Link(OsStr::from_bytes(target).into()),
             _ => Found::Other,
         };
-        visit(&place, &kind);
+        visit(&Path::new("/").join(member.path()), &kind);
+        let rest = member.size + padding(member.size);
+        io::copy(&mut archive.by_ref().take(rest), &mut io::sink()).map_err(failed)?;
     }
     Ok(())
 }
 
-fn members(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), BaseError> {
+fn of_recipe(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), BaseError> {
     recipe.members(&mut |member| {
         let kind = match &member.entry.kind {
             Kind::Directory => Found::Directory,

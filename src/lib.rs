@@ -41,13 +41,14 @@
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
-//! | `base` | `compression` `digest` `image` `layer` `layout` `platform` `progress` `reference` `spec` |
+//! | `members` | `layer` |
+//! | `base` | `compression` `digest` `image` `layer` `layout` `members` `platform` `progress` `reference` `spec` |
 //! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `members` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `reference` `registry` `store` |
 //! | `push` | `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` `registry` |
 //! | `cli` | anything |
@@ -72,6 +73,7 @@ pub mod index;
 pub mod layer;
 pub mod layer_set;
 pub mod layout;
+mod members;
 pub mod nar;
 pub mod path_info;
 pub mod pattern;

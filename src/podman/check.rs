@@ -14,13 +14,13 @@ use rustix::fs::{OFlags, getxattr, makedev, readlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::members::{self, Kind, Member, clean};
 use super::rooted::{Root, in_proc};
 use super::tar_split::{Line, read, sum_of_file};
-use super::unpack::{IGNORED, OPAQUE, WHITEOUT};
+use super::unpack::{OPAQUE, WHITEOUT, is_ignored};
 use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
 use crate::layer::padding;
+use crate::members::{self, Kind, Member, clean};
 use crate::pipe::{Consumer, PipeError, fan_out};
 use crate::progress::Progress;
 
@@ -246,7 +246,7 @@ fn attributes(told: &Member, place: &File, found: &Metadata) -> Option<String> {
     let differs = |(key, value): &(&Vec<u8>, &Vec<u8>)| {
         let mut bytes = vec![0; value.len() + 1];
         let found = getxattr(in_proc(place), OsStr::from_bytes(key), &mut bytes[..]);
-        *key != IGNORED && !matches!(found, Ok(size) if bytes[..size] == ***value) && found != Err(Errno::OPNOTSUPP)
+        !is_ignored(key) && !matches!(found, Ok(size) if bytes[..size] == ***value) && found != Err(Errno::OPNOTSUPP)
     };
     let (key, _) = told.xattrs.iter().filter(|_| !found.is_symlink()).find(differs)?;
     Some(format!("has not the attribute {} that it had", String::from_utf8_lossy(key)))

@@ -27,7 +27,6 @@ pub mod link;
 pub mod linked;
 pub mod load;
 pub mod lock;
-mod members;
 mod mend;
 pub mod model;
 mod placement;

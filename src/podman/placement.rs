@@ -18,16 +18,21 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::members::{Kind, Member, Sparse, clean};
 use super::rooted::{Root, in_proc};
 use super::tar_split::sum_of_file;
-use super::unpack::{IGNORED, OPAQUE, Stream, UnpackError, WHITEOUT};
+use super::unpack::{OPAQUE, Stream, UnpackError, WHITEOUT, is_ignored};
 use crate::blobs::{At, WriteError};
 use crate::layer::{MTIME, padding};
+use crate::members::{Kind, Member, Sparse, clean};
 use crate::pipe::PipeError;
 
-/// The largest file with holes: all of it is summed, and holes cost an attacker nothing.
+/// Bytes of all holes of a layer: they are summed like all others, and cost an attacker nothing.
 const LARGEST: u64 = 1 << 40;
+
+/// Deeper than any image is: what removes a tree needs a descriptor for each level.
+const DEEPEST: usize = 256;
+/// Bytes of the paths that are kept in memory until the end, those of directories and whiteouts.
+const MOST_PATHS: usize = 256 << 20;
 
 /// A directory that members are put into.
 struct Parent {
@@ -52,6 +57,10 @@ pub(super) struct Place<'a> {
     directories: BTreeMap<PathBuf, Directory>,
     whiteouts: BTreeSet<PathBuf>,
     last: Option<(PathBuf, Rc<Parent>)>,
+    /// Bytes of the paths in the two above.
+    paths: usize,
+    /// Bytes of holes so far.
+    holes: u64,
     /// How many files were written.
     pub(super) files: u64,
 }
@@ -68,6 +77,8 @@ impl<'a> Place<'a> {
             directories: BTreeMap::from([(PathBuf::new(), top)]),
             whiteouts: BTreeSet::new(),
             last: None,
+            paths: 0,
+            holes: 0,
             files: 0,
         })
     }
@@ -122,8 +133,9 @@ impl<'a> Place<'a> {
     ) -> Result<(), UnpackError> {
         let told = |error: Errno| bad(member, error.into());
         let directory = &parent.directory;
+        let is_root = self.is_root;
         let device = |kind, major, minor| {
-            if !self.is_root && (major, minor) != (0, 0) {
+            if !is_root && (major, minor) != (0, 0) {
                 return Err(UnpackError::OnlyRoot { path: shown(real), what: "is a device".to_owned() });
             }
             mknodat(directory, name, kind, Mode::from_raw_mode(0o600), makedev(major, minor)).map_err(told)
@@ -134,6 +146,7 @@ impl<'a> Place<'a> {
                     mkdirat(directory, name, Mode::RWXU).map_err(told)?;
                 }
                 let Member { mode, mtime, .. } = *member;
+                self.keep(real).map_err(|error| bad(member, error))?;
                 self.directories.insert(real.to_owned(), Directory { mode, mtime, is_told: true });
             }
             Kind::File => {
@@ -162,10 +175,20 @@ impl<'a> Place<'a> {
         Ok(linkat(from, file, directory, name, AtFlags::empty())?)
     }
 
-    fn fill(&self, mut file: File, member: &Member, real: &Path, stream: &mut Stream<'_>) -> Result<(), UnpackError> {
+    fn fill(
+        &mut self,
+        mut file: File,
+        member: &Member,
+        real: &Path,
+        stream: &mut Stream<'_>,
+    ) -> Result<(), UnpackError> {
         let disk = self.tree.join(real);
         let name = real.as_os_str().as_bytes();
         if let Some(Sparse { size, map }) = &member.sparse {
+            self.holes = self.holes.saturating_add(size.saturating_sub(member.size));
+            if self.holes > LARGEST {
+                return Err(bad(member, io::ErrorKind::FileTooLarge.into()));
+            }
             for (offset, length) in map {
                 let mut at = *offset;
                 stream.content(*length, &mut |chunk, record| {
@@ -174,9 +197,6 @@ impl<'a> Place<'a> {
                     at += chunk.len() as u64;
                     Ok(())
                 })?;
-            }
-            if *size > LARGEST {
-                return Err(bad(member, io::ErrorKind::FileTooLarge.into()));
             }
             file.set_len(*size).at("write", &disk)?;
             stream.skip(padding(member.size))?;
@@ -201,7 +221,7 @@ impl<'a> Place<'a> {
         let (directory, disk) = (&parent.directory, self.tree.join(real));
         self.give(member, directory, name, real)?;
         let at = in_proc(directory).join(name);
-        for (key, value) in member.xattrs.iter().filter(|(key, _)| *key != IGNORED) {
+        for (key, value) in member.xattrs.iter().filter(|(key, _)| !is_ignored(key)) {
             lsetxattr(&at, OsStr::from_bytes(key), value, XattrFlags::empty()).map_err(|error| {
                 UnpackError::Member {
                     path: shown(real),
@@ -252,6 +272,7 @@ impl<'a> Place<'a> {
     fn whiteout(&mut self, member: &Member, parent: &Parent, name: &OsStr) -> Result<(), UnpackError> {
         let told = |error: Errno| bad(member, error.into());
         let (directory, real) = (&parent.directory, parent.real.join(name));
+        self.keep(&real).map_err(|error| bad(member, error))?;
         if !self.whiteouts.insert(real.clone()) {
             return Err(UnpackError::Twice { path: shown(&real) });
         }
@@ -300,12 +321,24 @@ impl<'a> Place<'a> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.make_parents(path)?,
             result => result?,
         };
+        // A link can lead deeper than the name itself is.
+        check_depth(&real)?;
         let parent = Rc::new(Parent { directory, real });
         self.last = Some((path.to_owned(), Rc::clone(&parent)));
         Ok(parent)
     }
 
+    /// Counts a path that is kept until the end.
+    fn keep(&mut self, path: &Path) -> io::Result<()> {
+        self.paths += path.as_os_str().len() + 128;
+        if self.paths > MOST_PATHS {
+            return Err(io::Error::other("the layer has more directories than any real one"));
+        }
+        Ok(())
+    }
+
     fn make_parents(&mut self, path: &Path) -> io::Result<(File, PathBuf)> {
+        check_depth(path)?;
         let (mut at, mut upper) = (PathBuf::new(), self.root.directory(Path::new(""))?);
         for name in path {
             at.push(name);
@@ -319,6 +352,7 @@ impl<'a> Place<'a> {
                     if self.is_root {
                         chownat(&upper.0, name, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW)?;
                     }
+                    self.keep(&real)?;
                     self.directories.insert(real, told);
                     self.root.directory(&at)?
                 }
@@ -346,6 +380,13 @@ fn times((seconds, nanos): (i64, i64), is_link: bool) -> Timestamps {
     let (tv_sec, tv_nsec) = if seconds < 0 && !is_link { (0, 0) } else { (seconds, nanos) };
     let time = Timespec { tv_sec, tv_nsec };
     Timestamps { last_access: time, last_modification: time }
+}
+
+fn check_depth(path: &Path) -> io::Result<()> {
+    if path.components().count() > DEEPEST {
+        return Err(io::Error::other(format!("it is more than {DEEPEST} directories deep")));
+    }
+    Ok(())
 }
 
 fn is_whiteout(name: &OsStr) -> bool {

@@ -25,18 +25,24 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::members::{self, BadArchive};
 use super::placement::Place;
 use super::tar_split::Writer;
 use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
+use crate::members::{self, BadArchive};
 use crate::pipe::CHUNK;
 use crate::progress::Progress;
 
 pub(super) const WHITEOUT: &[u8] = b".wh.";
 pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
-/// What the file system of the host has of its own, and an image cannot bring (containers-storage, *xattrsToIgnore*).
-pub(super) const IGNORED: &[u8] = b"security.selinux";
+
+/// Whether an attribute is the host's alone, so that an image cannot bring it (containers-storage, *xattrsToIgnore*), or would be
+/// obeyed by its overlay: a redirect could lead to files of another layer.
+pub(super) fn is_ignored(key: &[u8]) -> bool {
+    let prefixes: [&[u8]; 6] =
+        [b"security.selinux", b"security.SMACK64", b"security.ima", b"security.evm", b"trusted.", b"user.overlay."];
+    prefixes.iter().any(|prefix| key.starts_with(prefix))
+}
 
 /// Why there is no tree.
 #[derive(Debug, thiserror::Error)]

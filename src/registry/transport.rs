@@ -187,6 +187,10 @@ impl Transport {
             }
             let login = login.filter(|_| url.same_host(&home));
             let response = self.send_once(ask, &url, login, progress)?;
+            // What another host asks for is nothing that a login of this registry may answer.
+            if response.status() == 401 && !url.same_host(&home) {
+                return Err(redirect(url.host(), "to a place that wants a login of its own".to_owned()));
+            }
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }

@@ -47,6 +47,7 @@ use crate::registry::options::Options;
 pub struct Registries {
     secure: Client,
     plain: Client,
+    anonymous: Client,
 }
 
 impl Registries {
@@ -56,7 +57,14 @@ impl Registries {
     /// If the options are wrong.
     pub fn new(options: &Options) -> Result<Self, RegistryError> {
         let client = |insecure| Client::new(Options { insecure, ..options.clone() });
-        Ok(Self { secure: client(false)?, plain: client(true)? })
+        let anonymous = Client::new(Options { insecure: true, auth_files: Vec::new(), ..options.clone() })?;
+        Ok(Self { secure: client(false)?, plain: client(true)?, anonymous })
+    }
+
+    /// The one for a place on this machine of which nobody has said that it speaks plain HTTP: it knows no login.
+    #[must_use]
+    pub const fn anonymous(&self) -> &Client {
+        &self.anonymous
     }
 
     /// The one for a registry.

@@ -16,6 +16,7 @@ use crate::digest::Digest;
 use crate::layer::Sink;
 use crate::pipe::PipeError;
 use crate::progress::Progress;
+use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
 
@@ -100,6 +101,10 @@ impl FromStr for Place {
             return Ok(Self::Registry(Location::new(location.host(), location.repository())?));
         }
         if text.starts_with("https://") || text.starts_with("http://") {
+            let host = text.split("//").nth(1).and_then(|rest| rest.split('/').next()).unwrap_or_default();
+            if host.contains('@') {
+                return Err(ParsePlaceError::Other("an address with a login in it".to_owned()));
+            }
             return Ok(Self::Web(text.trim_end_matches('/').to_owned()));
         }
         let path = Path::new(text.strip_prefix("file://").unwrap_or(text));
@@ -155,10 +160,10 @@ impl Place {
         let Wanted { digest, size } = wanted;
         match self {
             Self::Registry(at) => {
-                let fetch = |insecure| registries.client(insecure).fetch_blob(at, digest, size, to, progress);
-                let fetched = match fetch(insecure && at.is_loopback()) {
-                    // Of a mirror on this machine nobody has said how it speaks.
-                    Err(RegistryError::Tls { .. }) if at.is_loopback() => fetch(true),
+                let fetch = |client: &Client| client.fetch_blob(at, digest, size, to, progress);
+                let fetched = match fetch(registries.client(insecure && at.is_loopback())) {
+                    // Of a mirror on this machine nobody has said how it speaks, nor that it may be told a login in the clear.
+                    Err(RegistryError::Tls { .. }) if at.is_loopback() => fetch(registries.anonymous()),
                     fetched => fetched,
                 };
                 Ok(fetched?.bytes_from_network)

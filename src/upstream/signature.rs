@@ -18,6 +18,8 @@ use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
 
+/// Signatures of one image that are looked at.
+const MOST: usize = 64;
 const METHOD: &str = "cosign-key";
 const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
@@ -175,9 +177,16 @@ fn verify_one(
     let manifest: Manifest =
         serde_json::from_slice(&found.bytes).map_err(|error| wrong(format!("{tag} is no manifest: {error}")))?;
     let mut reasons = Vec::new();
-    for layer in manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD) {
+    for layer in manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD).take(MOST) {
         let Some(signature) = layer.annotations.get(ANNOTATION) else { continue };
-        let payload = client.blob(at, layer.digest, layer.size, progress)?;
+        // One that cannot be had does not make another one wrong.
+        let payload = match client.blob(at, layer.digest, layer.size, progress) {
+            Err(error) if !error.is_transient() => {
+                reasons.push(error.to_string());
+                continue;
+            }
+            payload => payload?,
+        };
         match check(key, &payload, signature, at, digest) {
             Ok(()) => return Ok(()),
             Err(reason) if !reasons.contains(&reason) => reasons.push(reason),

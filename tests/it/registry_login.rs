@@ -245,3 +245,19 @@ fn a_login_does_not_follow_a_redirect_to_another_host() {
     assert_eq!(storage.log(), ["GET /blob?signature=x", "GET /blob?signature=x"]);
     assert!(storage.asked().iter().all(|asked| asked.header("authorization").is_none()));
 }
+
+#[test]
+fn another_host_that_asks_for_a_login_gets_none() {
+    let env = Env::new();
+    let storage = BadRegistry::start(|_, asked: &Asked| {
+        let realm = format!(r#"Bearer realm="http://{}/token",service="s""#, asked.header("host").unwrap());
+        Answer::new(401).header("www-authenticate", realm)
+    });
+    let there = format!("http://{}/blob", storage.host);
+    let registry = BadRegistry::start(move |_, _| Answer::new(307).header("location", there.clone()));
+    let client = with_file(auth_file(&env, &registry.host, "alice", "hunter2"));
+    let (at, progress) = (at(&registry.host, "app"), Progress::new());
+    let error = client.blob(&at, Digest::of(b"x"), 1, &progress).unwrap_err();
+    assert!(error.to_string().contains("to a place that wants a login of its own"), "{error}");
+    assert!(storage.asked().iter().all(|asked| asked.header("authorization").is_none() && asked.path == "/blob"));
+}

@@ -20,7 +20,7 @@ const XATTR: &[u8] = b"SCHILY.xattr.";
 
 /// Why an archive cannot be read on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum BadArchive {
+pub(crate) enum BadArchive {
     #[error("{0}")]
     Read(#[from] io::Error),
     #[error("it ends in the middle of {0}")]
@@ -33,7 +33,7 @@ pub(super) enum BadArchive {
 
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Directory,
     File,
     Symlink(Vec<u8>),
@@ -45,47 +45,47 @@ pub(super) enum Kind {
 
 /// A file with holes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Sparse {
+pub(crate) struct Sparse {
     /// Its size with the holes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Where its data lies: offsets and lengths, in order.
-    pub map: Vec<(u64, u64)>,
+    pub(crate) map: Vec<(u64, u64)>,
 }
 
 /// One member, as far as its headers tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
+pub(crate) struct Member {
     /// As it is in the archive.
-    pub name: Vec<u8>,
-    pub kind: Kind,
-    pub mode: u32,
-    pub uid: u64,
-    pub gid: u64,
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: Kind,
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
     /// Seconds, and nanoseconds after them.
-    pub mtime: (i64, i64),
+    pub(crate) mtime: (i64, i64),
     /// Extended attributes.
-    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub(crate) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Bytes of content that follow in the archive.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Where they belong, for a file with holes.
-    pub sparse: Option<Sparse>,
+    pub(crate) sparse: Option<Sparse>,
 }
 
 impl Member {
     /// Where it is below the root, by its name alone.
-    pub(super) fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         clean(&self.name)
     }
 
     /// Whether it is about the root directory in a way that Podman heeds: `/` or `..`, but not `.`.
-    pub(super) fn is_root(&self) -> bool {
+    pub(crate) fn is_root(&self) -> bool {
         let steps = || self.name.split(|byte| *byte == b'/').filter(|step| !matches!(*step, b"" | b"."));
         self.name.starts_with(b"/") || steps().next() == Some(b"..")
     }
 }
 
 /// A name of an archive as a path below the root: no `.`, and `..` leads no further up than to the root.
-pub(super) fn clean(name: &[u8]) -> PathBuf {
+pub(crate) fn clean(name: &[u8]) -> PathBuf {
     let mut path = PathBuf::new();
     for step in name.split(|byte| *byte == b'/') {
         match step {
@@ -98,7 +98,7 @@ pub(super) fn clean(name: &[u8]) -> PathBuf {
 }
 
 /// The next member; `None` at the end of the archive, behind which there may be anything.
-pub(super) fn next(from: &mut dyn Read) -> Result<Option<Member>, BadArchive> {
+pub(crate) fn next(from: &mut dyn Read) -> Result<Option<Member>, BadArchive> {
     let (mut extended, mut long_name, mut long_link) = (BTreeMap::new(), None, None);
     loop {
         let Some(header) = block(from)? else { return Ok(None) };
@@ -289,6 +289,9 @@ fn records(mut data: &[u8]) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, BadArchive> {
         let record = data.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or(BAD)?;
         let equals = record.iter().position(|byte| *byte == b'=').ok_or(BAD)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
+        if key.is_empty() {
+            return Err(BAD);
+        }
         data = &data[length..];
         // The oldest form of holes, which says the same key again and again.
         if matches!(key, b"GNU.sparse.offset" | b"GNU.sparse.numbytes") {
