@@ -73,7 +73,7 @@ pub mod index;
 pub mod layer;
 pub mod layer_set;
 pub mod layout;
-mod members;
+pub mod members;
 pub mod nar;
 pub mod path_info;
 pub mod pattern;

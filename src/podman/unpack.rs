@@ -39,8 +39,14 @@ pub(super) const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Whether an attribute is the host's alone, so that an image cannot bring it (containers-storage, *xattrsToIgnore*), or would be
 /// obeyed by its overlay: a redirect could lead to files of another layer.
 pub(super) fn is_ignored(key: &[u8]) -> bool {
-    let prefixes: [&[u8]; 6] =
-        [b"security.selinux", b"security.SMACK64", b"security.ima", b"security.evm", b"trusted.", b"user.overlay."];
+    let prefixes: [&[u8]; 6] = [
+        b"security.selinux",
+        b"security.SMACK64",
+        b"security.ima",
+        b"security.evm",
+        b"trusted.overlay.",
+        b"user.overlay.",
+    ];
     prefixes.iter().any(|prefix| key.starts_with(prefix))
 }
 
