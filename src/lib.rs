@@ -32,6 +32,7 @@
 //! | `pipe` | `progress` |
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
+//! | `model` | `digest` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `pattern` `platform` `reference` `service` `store` |
@@ -74,6 +75,7 @@ pub mod layer;
 pub mod layer_set;
 pub mod layout;
 pub mod members;
+pub mod model;
 pub mod nar;
 pub mod path_info;
 pub mod pattern;

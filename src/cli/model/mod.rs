@@ -1,0 +1,29 @@
+//! `windlass model`
+
+mod list;
+mod use_model;
+
+use anyhow::Result;
+
+use super::printer::Printer;
+use super::session::Session;
+
+/// What models are, which of them are loaded, and which one is active.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    List(list::Args),
+    Use(use_model::Args),
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    match &args.verb {
+        Verb::List(args) => list::run(args, printer, session),
+        Verb::Use(args) => use_model::run(args, printer, session),
+    }
+}
