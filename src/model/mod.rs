@@ -4,3 +4,7 @@
 //! Ollama and OCI artifacts name a blob by. What is in them is read from their headers alone, in constant memory.
 
 pub mod facts;
+pub mod hub;
+pub mod lock;
+pub mod resolve;
+pub mod source;

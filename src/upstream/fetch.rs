@@ -9,10 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use super::Registries;
 use super::document::DocumentError;
 use super::lock::{Image, Lock, Source};
-use super::nix::{BlobStore, NixError, store_name};
+use super::nix::{BlobStore, store_name};
 use super::place::{ParsePlaceError, Place, PlaceError, Wanted, take_first};
 use crate::blobs::{At, WriteError, free_space};
 use crate::digest::Digest;
+use crate::nix_store::NixError;
 use crate::platform::Platform;
 use crate::progress::Progress;
 
