@@ -35,7 +35,7 @@
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `lock_file` | `blobs` `progress` |
 //! | `nix_store` | `blobs` `digest` `store` |
-//! | `model` | `blobs` `digest` `lock_file` `nix_store` `progress` `reference` `registry` `store` |
+//! | `model` | `blobs` `canonical` `digest` `lock_file` `nix_store` `progress` `reference` `registry` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `pattern` `platform` `reference` `service` `store` |
