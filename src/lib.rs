@@ -32,7 +32,7 @@
 //! | `pipe` | `progress` |
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
-//! | `model` | `digest` `progress` |
+//! | `model` | `canonical` `digest` `progress` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `pattern` `platform` `reference` `service` `store` |
