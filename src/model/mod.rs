@@ -4,3 +4,6 @@
 //! Ollama and OCI artifacts name a blob by. What is in them is read from their headers alone, in constant memory.
 
 pub mod facts;
+pub mod labels;
+pub mod policy;
+pub mod record;
