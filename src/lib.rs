@@ -32,7 +32,7 @@
 //! | `pipe` | `progress` |
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
-//! | `model` | `digest` `layer` |
+//! | `model` | `canonical` `digest` `layer` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `pattern` `platform` `reference` `service` `store` |

@@ -3,7 +3,11 @@
 //! A model is known by the bytes of its files: the SHA-256 of a file is what Hugging Face publishes, what Nix pins, what
 //! Ollama and OCI artifacts name a blob by. What is in them is read from their headers alone, in constant memory.
 
+pub mod artifact;
+pub mod docker_model;
 pub mod facts;
 pub mod labels;
+pub mod modelpack;
+pub mod ollama;
 pub mod policy;
 pub mod record;
