@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::content::{Content, Root, check_source, is_place};
 use crate::digest::Digest;
-use crate::layer::{Input, Perm};
+use crate::layer::{Input, Known, Perm};
+use crate::model::policy::Policy;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
@@ -126,6 +127,7 @@ impl Spec {
                     model.check(&format!("models[{n}]."))?;
                 }
                 service::check_all(&stack.services).map_err(|(key, message)| wrong(key, message))?;
+                stack.licences.check_rules().map_err(|(key, message)| wrong(format!("licences{key}"), message))?;
                 // What was built before has names of its own, which are known when it is read.
                 if stack.built.is_empty() { stack.services_of(&names).map(drop) } else { Ok(()) }
             }
@@ -228,6 +230,10 @@ pub struct ModelSpec {
     /// directory, whose content is put there.
     #[serde(default)]
     pub source: Option<PathBuf>,
+    /// Digests of files that are known already, by their places below `mountPath`: `sha256:…`. These are not hashed by
+    /// themselves once more; whoever gives them vouches for them, as a fixed-output path of Nix does.
+    #[serde(default)]
+    pub sha256: BTreeMap<PathBuf, Digest>,
     /// Where a container finds them.
     #[serde(default = "default_mount_path")]
     pub mount_path: PathBuf,
@@ -322,6 +328,9 @@ pub struct StackSpec {
     /// How containers of its images are run, by name.
     #[serde(default)]
     pub services: BTreeMap<String, Service>,
+    /// Which licences its models may have.
+    #[serde(default)]
+    pub licences: Policy,
 }
 
 fn default_created() -> String {
@@ -400,6 +409,12 @@ impl ModelSpec {
             check_source("files", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
         }
         Ok(())
+    }
+
+    /// The digests of files that are known already, by their places in the image.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        self.sha256.iter().map(|(place, digest)| (self.mount_path.join(place), *digest)).collect()
     }
 
     /// What its layer is made of. `listing` has the names in `source` if that is a directory: each is put at `mountPath`.

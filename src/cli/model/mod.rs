@@ -1,5 +1,6 @@
 //! `windlass model`
 
+mod inspect;
 mod list;
 mod use_model;
 
@@ -17,12 +18,14 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Inspect(inspect::Args),
     List(list::Args),
     Use(use_model::Args),
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
+        Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
     }
