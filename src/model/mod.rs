@@ -3,6 +3,7 @@
 //! A model is known by the bytes of its files: the SHA-256 of a file is what Hugging Face publishes, what Nix pins, what
 //! Ollama and OCI artifacts name a blob by. What is in them is read from their headers alone, in constant memory.
 
+pub mod add;
 pub mod artifact;
 mod card;
 pub mod cursor;

@@ -1,5 +1,8 @@
 //! `windlass model`
 
+mod add;
+mod fetch;
+mod hub;
 mod inspect;
 mod list;
 mod use_model;
@@ -18,6 +21,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Add(add::Args),
+    Fetch(fetch::Args),
     Inspect(inspect::Args),
     List(list::Args),
     Use(use_model::Args),
@@ -25,6 +30,8 @@ enum Verb {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
+        Verb::Add(args) => add::run(args, printer, session),
+        Verb::Fetch(args) => fetch::run(args, printer, session),
         Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
