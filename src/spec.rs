@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::content::{Content, Root, check_source, is_place};
 use crate::digest::Digest;
 use crate::layer::{Input, Perm};
+use crate::model::ollama::OllamaSpec;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
@@ -63,6 +64,8 @@ pub enum Spec {
     Index(IndexSpec),
     /// `"kind": "stack"`
     Stack(StackSpec),
+    /// `"kind": "ollama"`
+    Ollama(OllamaSpec),
 }
 
 impl Spec {
@@ -89,10 +92,11 @@ impl Spec {
             Some("upstream") => Self::Upstream(Box::new(read(value)?)),
             Some("index") => Self::Index(read(value)?),
             Some("stack") => Self::Stack(read(value)?),
+            Some("ollama") => Self::Ollama(read(value)?),
             _ => {
                 return Err(wrong(
                     "kind",
-                    "expected \"image\", \"model\", \"layer\", \"upstream\", \"index\" or \"stack\"",
+                    "expected \"image\", \"model\", \"layer\", \"upstream\", \"index\", \"stack\" or \"ollama\"",
                 ));
             }
         };
@@ -106,6 +110,7 @@ impl Spec {
             Self::Model(model) => model.check(""),
             Self::Layer(layer) => layer.check(),
             Self::Upstream(image) => image.check(),
+            Self::Ollama(ollama) => ollama.check().map_err(|(key, message)| wrong(key, message)),
             Self::Index(index) => {
                 Reference::new(&index.name, index.tag.as_deref().unwrap_or("0"))?;
                 if index.images.is_empty() {

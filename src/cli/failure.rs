@@ -8,7 +8,9 @@ use super::printer::{Printer, count};
 use crate::blobs::WriteError;
 use crate::compose::export::ExportError;
 use crate::compose::import::ImportError;
+use crate::forms::FormError;
 use crate::layout::LayoutError;
+use crate::podman::artifacts::ArtifactsError;
 use crate::podman::decide::DecideError;
 use crate::podman::engine::EngineError;
 use crate::podman::generations::GenerationError;
@@ -165,6 +167,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
         || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
         || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
+        || matches!(error.downcast_ref(), Some(FormError::Changed { .. }))
         || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
     {
         return Some(4);
@@ -182,6 +185,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
         || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
         || matches!(error.downcast_ref(), Some(NixError::Missing(_)))
+        || matches!(error.downcast_ref(), Some(ArtifactsError::TooOld(_)))
         || matches!(error.downcast_ref(), Some(RegistryError::Unauthorized { .. } | RegistryError::Credentials(_)))
         || matches!(error.downcast_ref(), Some(EngineError::Missing { .. }));
     environment.then_some(7)

@@ -1,5 +1,6 @@
 //! `windlass model`
 
+mod artifact;
 mod list;
 mod use_model;
 
@@ -7,6 +8,9 @@ use anyhow::Result;
 
 use super::printer::Printer;
 use super::session::Session;
+use crate::model::artifact::{Artifact, Model};
+use crate::model::docker_model::docker_model;
+use crate::model::modelpack::modelpack;
 
 /// What models are, which of them are loaded, and which one is active.
 #[derive(Debug, clap::Args)]
@@ -18,12 +22,32 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     List(list::Args),
+    Artifact(artifact::Args),
     Use(use_model::Args),
+}
+
+/// What an artifact of a model is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ArtifactFormat {
+    /// CNCF ModelPack: Podman's artifact store, Kubernetes, modctl.
+    Modelpack,
+    /// Docker Model Runner.
+    DockerModel,
+}
+
+impl ArtifactFormat {
+    pub(super) fn artifact(self, model: &Model) -> Artifact {
+        match self {
+            Self::Modelpack => modelpack(model),
+            Self::DockerModel => docker_model(model),
+        }
+    }
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
         Verb::List(args) => list::run(args, printer, session),
+        Verb::Artifact(args) => artifact::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
     }
 }
