@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::content::{Content, Root, check_source, is_place};
 use crate::digest::Digest;
-use crate::layer::{Input, Perm};
+use crate::layer::{Input, Known, Perm};
 use crate::model::ollama::OllamaSpec;
+use crate::model::policy::Policy;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
@@ -27,6 +28,9 @@ pub const DEFAULT_MAX_LAYERS: usize = 20;
 pub const LAYER_LIMIT: usize = 127;
 /// When an image says it was made, unless its spec says otherwise: one second after the epoch, as in the Nix store.
 pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
+
+/// What `kind` may be.
+const KINDS: &str = r#"expected "image", "model", "layer", "upstream", "index", "stack" or "ollama""#;
 
 /// Why a spec cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +88,7 @@ impl Spec {
     /// With the key at fault.
     pub fn from_value(mut value: serde_json::Value) -> Result<Self, SpecError> {
         let object = value.as_object_mut().ok_or_else(|| wrong("the spec", "expected an object with a key 'kind'"))?;
-        let kind = object.remove("kind");
-        let spec = match kind.as_ref().and_then(serde_json::Value::as_str) {
+        let spec = match object.remove("kind").as_ref().and_then(serde_json::Value::as_str) {
             Some("image") => Self::Image(Box::new(read(value)?)),
             Some("model") => Self::Model(read(value)?),
             Some("layer") => Self::Layer(read(value)?),
@@ -93,12 +96,7 @@ impl Spec {
             Some("index") => Self::Index(read(value)?),
             Some("stack") => Self::Stack(read(value)?),
             Some("ollama") => Self::Ollama(read(value)?),
-            _ => {
-                return Err(wrong(
-                    "kind",
-                    "expected \"image\", \"model\", \"layer\", \"upstream\", \"index\", \"stack\" or \"ollama\"",
-                ));
-            }
+            _ => return Err(wrong("kind", KINDS)),
         };
         spec.check()?;
         Ok(spec)
@@ -131,6 +129,7 @@ impl Spec {
                     model.check(&format!("models[{n}]."))?;
                 }
                 service::check_all(&stack.services).map_err(|(key, message)| wrong(key, message))?;
+                stack.licences.check_rules().map_err(|(key, message)| wrong(format!("licences{key}"), message))?;
                 // What was built before has names of its own, which are known when it is read.
                 if stack.built.is_empty() { stack.services_of(&names).map(drop) } else { Ok(()) }
             }
@@ -233,6 +232,10 @@ pub struct ModelSpec {
     /// directory, whose content is put there.
     #[serde(default)]
     pub source: Option<PathBuf>,
+    /// Digests of files that are known already, by their places below `mountPath`: `sha256:…`. These are not hashed by
+    /// themselves once more; whoever gives them vouches for them, as a fixed-output path of Nix does.
+    #[serde(default)]
+    pub sha256: BTreeMap<PathBuf, Digest>,
     /// Where a container finds them.
     #[serde(default = "default_mount_path")]
     pub mount_path: PathBuf,
@@ -327,6 +330,9 @@ pub struct StackSpec {
     /// How containers of its images are run, by name.
     #[serde(default)]
     pub services: BTreeMap<String, Service>,
+    /// Which licences its models may have.
+    #[serde(default)]
+    pub licences: Policy,
 }
 
 fn default_created() -> String {
@@ -357,6 +363,21 @@ impl ImageSpec {
         self.content.check(&self.store_dir).map_err(|(key, message)| wrong(format!("{at}content{key}"), message))?;
         check_perms(at, &self.perms)?;
         self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
+    }
+
+    /// Whether the root layer brings mount points and accounts.
+    #[must_use]
+    pub fn brings_mount_points(&self) -> bool {
+        self.mount_points.unwrap_or(self.from_image.is_none())
+    }
+
+    /// The store paths that its content, config and annotations need.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Root> {
+        let mut roots = self.content.roots(&self.store_dir);
+        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
+        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
+        roots
     }
 }
 
@@ -405,6 +426,12 @@ impl ModelSpec {
             check_source("files", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
         }
         Ok(())
+    }
+
+    /// The digests of files that are known already, by their places in the image.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        self.sha256.iter().map(|(place, digest)| (self.mount_path.join(place), *digest)).collect()
     }
 
     /// What its layer is made of. `listing` has the names in `source` if that is a directory: each is put at `mountPath`.
@@ -470,21 +497,4 @@ fn check_perms(at: &str, perms: &[Perm]) -> Result<(), SpecError> {
         let bad = |message| format!("'{}' is not a regular expression: {message}", perm.regex);
         perm.compile().map(drop).map_err(|message| wrong(format!("{at}perms[{n}].regex"), bad(message)))
     })
-}
-
-impl ImageSpec {
-    /// Whether the root layer brings mount points and accounts.
-    #[must_use]
-    pub fn brings_mount_points(&self) -> bool {
-        self.mount_points.unwrap_or(self.from_image.is_none())
-    }
-
-    /// The store paths that its content, config and annotations need.
-    #[must_use]
-    pub fn roots(&self) -> Vec<Root> {
-        let mut roots = self.content.roots(&self.store_dir);
-        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
-        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
-        roots
-    }
 }

@@ -33,7 +33,7 @@ use crate::layer::{Content, Kind, LayerError, Sink};
 use crate::layout::{ImageDir, ImageKind, LayoutError};
 use crate::model::artifact::{Model, ModelFile};
 use crate::model::ollama::OllamaError;
-use crate::pipe::PipeError;
+use crate::pipe::{PipeError, Readers};
 use crate::progress::Progress;
 
 /// Why a model cannot be had in a form.
@@ -214,12 +214,14 @@ impl ModelDir {
             return Err(LayerError::Changed(path.clone()).into());
         }
         output.begin_blob();
-        output.file(&file, *size, *in_store, Vec::new()).map_err(|error| match error {
+        output.file(&file, *size, *in_store, Readers::default()).map_err(|error| match error {
             PipeError::Read(source) => reading(source),
             PipeError::Write(source) => output.failed(source).into(),
         })?;
         match output.end_blob() {
-            Some((found, _)) if found != digest => Err(FormError::Changed { path: path.clone(), expected: digest, found }),
+            Some((found, _)) if found != digest => {
+                Err(FormError::Changed { path: path.clone(), expected: digest, found })
+            }
             _ => Ok(()),
         }
     }

@@ -39,15 +39,18 @@ pub fn layer(spec: &OllamaSpec, progress: &Progress) -> Result<Layer, FormError>
         }
     }
     let recipe = Recipe { format: FORMAT, inputs: inputs.into_values().collect(), perms: Vec::new() };
-    let hashed = digest_of(&recipe, progress)?;
+    let hashed = digest_of(&recipe, None, progress)?;
     let record = LayerRecord {
         digest: hashed.digest,
         size: hashed.size,
         packed: None,
         kind: LayerKind::Root,
         title: format!("{} for Ollama", names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
-        why: format!("what OLLAMA_MODELS={} leads to; the weights are links to the models' own layers", spec.directory.display()),
+        why: format!(
+            "what OLLAMA_MODELS={} leads to; the weights are links to the models' own layers",
+            spec.directory.display()
+        ),
         owners: Vec::new(),
     };
-    Ok(Layer { record, recipe, checksums: Some(hashed.checksums) })
+    Ok(Layer { record, recipe, checksums: Some(hashed.noted.checksums) })
 }

@@ -29,7 +29,7 @@ impl Format {
 
 /// What the headers of a model's files say. What they do not say is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Facts {
     /// The format of its files.
     pub format: Format,

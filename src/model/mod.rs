@@ -6,5 +6,8 @@
 pub mod artifact;
 pub mod docker_model;
 pub mod facts;
+pub mod labels;
 pub mod modelpack;
 pub mod ollama;
+pub mod policy;
+pub mod record;

@@ -300,7 +300,10 @@ fn podmans_artifact_store_gets_the_artifact_beside_what_is_there() {
     assert!(add("localhost/b:1", &artifact).unwrap());
     let other = docker_model(&model.model);
     let taken = add("localhost/a:1", &other).unwrap_err().to_string();
-    assert!(taken.starts_with(&format!("localhost/a:1 is another artifact already, {}: ", artifact.manifest.digest)), "{taken}");
+    assert!(
+        taken.starts_with(&format!("localhost/a:1 is another artifact already, {}: ", artifact.manifest.digest)),
+        "{taken}"
+    );
     assert!(add("localhost/c:1", &other).unwrap());
     let index = json_of(env, "graph/artifacts/index.json");
     let entries = index["manifests"].as_array().unwrap().iter();
@@ -319,11 +322,19 @@ fn podmans_artifact_store_gets_the_artifact_beside_what_is_there() {
     assert_eq!(manifest_of(&env.path("copy")).0, artifact.manifest.digest.to_string());
 
     env.write("graph/artifacts/index.json", "[]");
-    assert!(add("localhost/a:1", &artifact).unwrap_err().to_string().contains("index.json is not the index of an OCI layout"));
+    assert!(
+        add("localhost/a:1", &artifact)
+            .unwrap_err()
+            .to_string()
+            .contains("index.json is not the index of an OCI layout")
+    );
     // Debian 12's Podman has no such store.
     if podman.ok("podman", &["--version"]).starts_with("podman version 4.") {
         let (code, said) = podman.run("windlass", &["model", "artifact", "smollm2"]);
-        assert!(code == 7 && said.contains("has no artifact store, Podman 5.4 is the first one with it"), "{code} {said}");
+        assert!(
+            code == 7 && said.contains("has no artifact store, Podman 5.4 is the first one with it"),
+            "{code} {said}"
+        );
     }
 }
 
