@@ -4,10 +4,22 @@
 //! Ollama and OCI artifacts name a blob by. What is in them is read from their headers alone, in constant memory.
 
 pub mod artifact;
+mod card;
+pub mod cursor;
 pub mod docker_model;
 pub mod facts;
+pub mod ggml;
+pub mod gguf;
+pub mod gguf_facts;
+pub mod gguf_values;
+pub mod inspect;
+mod json;
 pub mod labels;
+pub mod licence;
 pub mod modelpack;
 pub mod ollama;
 pub mod policy;
 pub mod record;
+pub mod safetensors;
+pub mod shards;
+pub mod sniff;

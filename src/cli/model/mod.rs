@@ -1,6 +1,7 @@
 //! `windlass model`
 
 mod artifact;
+mod inspect;
 mod list;
 mod use_model;
 
@@ -21,6 +22,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Inspect(inspect::Args),
     List(list::Args),
     Artifact(artifact::Args),
     Use(use_model::Args),
@@ -46,6 +48,7 @@ impl ArtifactFormat {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
+        Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),
         Verb::Artifact(args) => artifact::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
