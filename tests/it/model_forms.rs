@@ -339,6 +339,43 @@ fn podmans_artifact_store_gets_the_artifact_beside_what_is_there() {
 }
 
 #[test]
+fn a_manifest_is_known_from_the_lock_alone() {
+    let env = Env::new();
+    let image = build(&env);
+    let file = &image["model"]["files"][0];
+    let locked = json!({
+        "source": { "ref": "hf:org/tiny/Tiny-Q8_0.gguf", "repo": "org/tiny", "revision": "0".repeat(40), "floating": false },
+        "files": [{
+            "name": "Tiny-Q8_0.gguf", "path": "Tiny-Q8_0.gguf", "size": file["size"],
+            "sha256": file["sha256"].as_str().unwrap().trim_start_matches("sha256:"),
+            "url": "https://registry.example/Tiny-Q8_0.gguf",
+        }],
+        "facts": image["model"]["facts"],
+    });
+    let mut text = locked.clone();
+    text.as_object_mut().unwrap().remove("facts");
+    let lock = json!({ "version": 1, "models": { "smollm2": locked, "text": text } });
+    env.write("models.lock.json", lock.to_string());
+    let export = |format: &str| {
+        env.ok(["export", "smollm2", "--format", format, "--output", format]);
+        manifest_of(&env.path(format)).0
+    };
+    for format in ["modelpack", "docker-model"] {
+        let printed = env.ok(["model", "manifest", "smollm2", "--format", format]);
+        let (manifest, digest) = printed.trim_end().split_once('\n').unwrap();
+        assert_eq!((Digest::of(manifest.as_bytes()).to_string(), digest), (export(format), &*export(format)));
+    }
+    env.ok(["export", "smollm2", "--format", "ollama", "--output", "ollama"]);
+    let manifest = fs::read(env.path("ollama/manifests/registry.ollama.ai/library/smollm2/latest")).unwrap();
+    let arguments = ["model", "manifest", "smollm2", "--format", "ollama", "--lock", "models.lock.json", "--json"];
+    let printed: Value = serde_json::from_str(&env.ok(arguments)).unwrap();
+    assert_eq!((&printed["digest"], &printed["size"]), (&json!(Digest::of(&manifest)), &json!(manifest.len())));
+    assert_eq!(printed["config"]["file_type"], "Q8_0");
+    let (code, said) = env.fails(["model", "manifest", "text", "--format", "modelpack"]);
+    assert!(code == 2 && said.contains("nothing is known of model 'text'"), "{code} {said}");
+}
+
+#[test]
 fn arguments_that_do_not_fit_are_refused() {
     let env = Env::new();
     build(&env);
