@@ -33,14 +33,16 @@
 //! | `pipe` | `progress` |
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
-//! | `model` | `canonical` `digest` `layer` `progress` |
+//! | `blobs` | `digest` `layer` `pipe` `progress` |
+//! | `lock_file` | `blobs` `progress` |
+//! | `nix_store` | `blobs` `digest` `store` |
+//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `nix_store` `progress` `reference` `registry` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
 //! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
-//! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `members` | `layer` |
@@ -51,8 +53,8 @@
 //! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `pipe` `platform` `progress` `reference` `spec` `store` |
-//! | `upstream` | `blobs` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `reference` `registry` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
 //! | `push` | `canonical` `compression` `digest` `forms` `image` `layer` `layout` `model` `pipe` `progress` `registry` |
 //! | `cli` | anything |
 //!
@@ -77,9 +79,11 @@ pub mod index;
 pub mod layer;
 pub mod layer_set;
 pub mod layout;
+pub mod lock_file;
 pub mod members;
 pub mod model;
 pub mod nar;
+pub mod nix_store;
 pub mod path_info;
 pub mod pattern;
 pub mod pipe;

@@ -40,6 +40,7 @@ mod modules_checks;
 mod nix;
 mod ollama_checker;
 mod oracle;
+mod parallel;
 mod podman;
 mod probe;
 mod pull;

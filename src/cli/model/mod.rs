@@ -1,8 +1,12 @@
 //! `windlass model`
 
+mod add;
 mod artifact;
+mod fetch;
+mod hub;
 mod inspect;
 mod list;
+mod manifest;
 mod use_model;
 
 use anyhow::Result;
@@ -22,8 +26,11 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Add(add::Args),
+    Fetch(fetch::Args),
     Inspect(inspect::Args),
     List(list::Args),
+    Manifest(manifest::Args),
     Artifact(artifact::Args),
     Use(use_model::Args),
 }
@@ -48,8 +55,11 @@ impl ArtifactFormat {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
+        Verb::Add(args) => add::run(args, printer, session),
+        Verb::Fetch(args) => fetch::run(args, printer, session),
         Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),
+        Verb::Manifest(args) => manifest::run(args, printer),
         Verb::Artifact(args) => artifact::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
     }
