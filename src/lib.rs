@@ -38,7 +38,7 @@
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
-//! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
+//! | `plan` | `closure` `content` `image` `layer` `model` `spec` `split` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |

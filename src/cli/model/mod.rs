@@ -1,6 +1,7 @@
 //! `windlass model`
 
 mod list;
+mod split;
 mod use_model;
 
 use anyhow::Result;
@@ -18,12 +19,14 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     List(list::Args),
+    Split(split::Args),
     Use(use_model::Args),
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
         Verb::List(args) => list::run(args, printer, session),
+        Verb::Split(args) => split::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
     }
 }
