@@ -152,6 +152,7 @@ pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseErro
         reference,
         digest: top.digest,
         origin,
+        model: None,
         platforms: vec![record],
     };
     let recipes = layers

@@ -36,6 +36,23 @@ pub fn to_pretty<T: Serialize>(value: &T) -> Vec<u8> {
     bytes
 }
 
+/// JSON as `encoding/json` of Go writes a struct: keys in the order of its fields, no white space, and `<`, `>`, `&` and
+/// two separators of lines escaped.
+///
+/// Podman's artifact store writes a manifest anew from its own structs and takes the digest of that; Ollama writes its
+/// files so. Whoever wants their digests has to write what they would write.
+///
+/// # Panics
+/// As [`to_bytes`].
+#[must_use]
+pub fn to_go<T: Serialize>(value: &T) -> Vec<u8> {
+    let text = serde_json::to_string(value).expect("a value with string keys and integer numbers is JSON");
+    // These are characters of strings only, so that they can be replaced wherever they are.
+    let escapes =
+        [('<', r"\u003c"), ('>', r"\u003e"), ('&', r"\u0026"), ('\u{2028}', r"\u2028"), ('\u{2029}', r"\u2029")];
+    escapes.iter().fold(text, |text, (from, to)| text.replace(*from, to)).into_bytes()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +62,18 @@ mod tests {
         let value: serde_json::Value =
             serde_json::from_str(r#"{"b":"<é\u0007/>","a":[1,{"z":null,"y":true}]}"#).unwrap();
         assert_eq!(to_string(&value), r#"{"a":[1,{"y":true,"z":null}],"b":"<é\u0007/>"}"#);
+    }
+
+    #[test]
+    fn go_keeps_the_order_of_fields_and_escapes_what_html_would_take() {
+        #[derive(Serialize)]
+        struct Of {
+            stop: [&'static str; 2],
+            name: &'static str,
+        }
+        // What Go 1.22 prints for the same struct.
+        let go = r#"{"stop":["\u003c|im_end|\u003e","a\u0026b"],"name":"\u2028é\"\n"}"#;
+        assert_eq!(to_go(&Of { stop: ["<|im_end|>", "a&b"], name: "\u{2028}é\"\n" }), go.as_bytes());
     }
 
     #[test]

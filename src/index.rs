@@ -37,6 +37,7 @@ pub fn build(spec: &IndexSpec) -> Result<Image, BuildError> {
     let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
     let kind = ImageKind::Index;
-    let summary = Summary { version: VERSION, kind, name, reference, digest: top.digest, origin: None, platforms };
+    let summary =
+        Summary { version: VERSION, kind, name, reference, digest: top.digest, origin: None, model: None, platforms };
     Ok(Image { summary, top, blobs, recipes })
 }

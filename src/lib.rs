@@ -32,24 +32,24 @@
 //! | `pipe` | `progress` |
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
-//! | `model` | `digest` |
+//! | `blobs` | `digest` `layer` `pipe` `progress` |
+//! | `model` | `blobs` `canonical` `digest` `layer` `pipe` `progress` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
-//! | `spec` | `canonical` `config` `content` `digest` `layer` `pattern` `platform` `reference` `service` `store` |
+//! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
 //! | `plan` | `closure` `content` `image` `layer` `model` `spec` `split` `store` |
-//! | `blobs` | `digest` `layer` `pipe` `progress` |
-//! | `layout` | `blobs` `canonical` `digest` `image` `layer` `nar` `pipe` `platform` `progress` |
+//! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `members` | `layer` |
 //! | `base` | `compression` `digest` `image` `layer` `layout` `members` `platform` `progress` `reference` `spec` |
 //! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
-//! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `platform` `progress` `reference` `service` |
+//! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `members` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `members` `model` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `reference` `registry` `store` |
 //! | `push` | `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` `registry` |
 //! | `cli` | anything |

@@ -5,7 +5,7 @@
 # Names given as arguments load only these images and models. What is there already is not read again.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")"
-loaded=0 present=0
+loaded=0 present=0 host=
 all="@NAMES@"
 
 run() {
@@ -32,11 +32,19 @@ tagged() {
     [ "$(printf '%s\n' "$ids" | sort -u | wc -l)" -eq 1 ]
 }
 
-# load KIND NAME REF NAME@DIGEST FILE [MODEL MODEL@DIGEST]…: the archive of an image leaves out the weights of its models
+# runs PLATFORMS: whether one of them (os/architecture with commas between them, or any) is this host's
+runs() {
+    [ "$1" != any ] || return 0
+    [ -n "$host" ] || host=$(run info --format '{{.Host.OS}}/{{.Host.Arch}}') || fail 7 "podman info does not say what this host is"
+    case ",$1," in *",$host,"*) return 0 ;; *) return 1 ;; esac
+}
+
+# load KIND NAME REF NAME@DIGEST FILE PLATFORMS [MODEL MODEL@DIGEST]…: the archive of an image leaves out the weights of
+# its models
 load() {
     wanted "$2" || return 0
-    kind=$1 name=$2 ref=$3 image=$4 file=$5
-    shift 5
+    kind=$1 name=$2 ref=$3 image=$4 file=$5 platforms=$6
+    shift 6
     if run image exists "$image"; then
         # The same bytes can have been loaded under another tag, or the tag have been moved since.
         tagged "$ref" "$image" || run tag "$image" "$ref"
@@ -44,6 +52,7 @@ load() {
         present=$((present + 1))
         return 0
     fi
+    runs "$platforms" || fail 1 "$kind $name is for $platforms, and this host is $host; build it for $host"
     [ -f "$file" ] || fail 1 "$kind $name: $file is missing; copy the whole directory, links followed (cp -rL)"
     while [ $# -gt 0 ]; do
         run image exists "$2" || fail 1 "image $name needs model $1, which is not loaded; load it first: sh load.sh $1 $name"

@@ -4,6 +4,7 @@
 //! consumers see: what hashes has a thread of its own, the rest is done by the thread that reads, with the chunk still
 //! in its cache. A small file is not worth a thread. Memory: [`CHUNK`] × [`BUFFERS`], whatever the file's size.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -21,6 +22,29 @@ const THREADS_FROM: u64 = 4 * 1024 * 1024;
 
 /// One consumer of the chunks.
 pub type Consumer<'a> = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a>;
+
+/// All consumers of a file.
+#[derive(Default)]
+pub struct Readers<'a> {
+    /// Those that are quick: the thread that reads runs them.
+    pub here: Vec<Consumer<'a>>,
+    /// Those that take as long as reading itself, like a hash: each has a thread.
+    pub beside: Vec<Consumer<'a>>,
+}
+
+impl Readers<'_> {
+    /// Whether there is nobody.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.here.is_empty() && self.beside.is_empty()
+    }
+}
+
+impl fmt::Debug for Readers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers").field("here", &self.here.len()).field("beside", &self.beside.len()).finish()
+    }
+}
 
 /// Which side failed.
 #[derive(Debug)]
@@ -45,19 +69,13 @@ impl Drop for Chunk {
     }
 }
 
-/// Reads exactly `length` bytes of `file` and hands them, in order, to every consumer: `here` on this thread, each one
-/// of `beside` on a thread of its own. One consumer alone is not worth a thread: that would save less than a tenth of the
-/// time, for a quarter more work.
+/// Reads exactly `length` bytes of `file` and hands them, in order, to every consumer. One consumer alone is not worth a
+/// thread: that would save less than a tenth of the time, for a quarter more work.
 ///
 /// # Errors
 /// The first failure of the reader or of a consumer; consumers have then seen a prefix.
-pub fn fan_out<'a>(
-    file: &File,
-    length: u64,
-    mut here: Vec<Consumer<'a>>,
-    mut beside: Vec<Consumer<'a>>,
-    progress: &Progress,
-) -> Result<(), PipeError> {
+pub fn fan_out(file: &File, length: u64, readers: Readers<'_>, progress: &Progress) -> Result<(), PipeError> {
+    let Readers { mut here, mut beside } = readers;
     if length < THREADS_FROM || here.len() + beside.len() < 2 {
         let mut buffer = vec![0; usize::try_from(length.min(CHUNK as u64)).unwrap_or(CHUNK)];
         return read_chunks(length, progress, |want| {
@@ -164,7 +182,8 @@ mod tests {
                     Ok(())
                 })
             });
-            fan_out(&file_of(&bytes), size as u64, vec![here], beside.into(), &progress).unwrap();
+            let readers = Readers { here: vec![here], beside: beside.into() };
+            fan_out(&file_of(&bytes), size as u64, readers, &progress).unwrap();
             assert_eq!([one.finish(), two.finish()], [(Digest::of(&bytes), size as u64); 2]);
             assert_eq!(three, bytes);
             assert_eq!(progress.read(), size as u64);
@@ -179,7 +198,7 @@ mod tests {
             let file = file_of(&bytes);
             let run = |length, here, beside| {
                 (&file).rewind().unwrap();
-                fan_out(&file, length, vec![here], vec![beside], &progress).unwrap_err()
+                fan_out(&file, length, Readers { here: vec![here], beside: vec![beside] }, &progress).unwrap_err()
             };
             let ok = || -> Consumer<'_> { Box::new(|_| Ok(())) };
             let full = || -> Consumer<'_> { Box::new(|_| Err(io::ErrorKind::StorageFull.into())) };

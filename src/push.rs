@@ -18,7 +18,7 @@ use crate::digest::{Digest, Hasher};
 use crate::image::{Blob, LayerRecord};
 use crate::layer::{LayerError, Recipe, Sink};
 use crate::layout::{ImageDir, LayoutError};
-use crate::pipe::{Consumer, PipeError, fan_out};
+use crate::pipe::{PipeError, Readers, fan_out};
 use crate::progress::Progress;
 use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
@@ -310,7 +310,7 @@ impl Bytes<'_> {
         if let Some(path) = self.file {
             let file = File::open(path)?;
             let size = file.metadata()?.len();
-            return sink.file(&file, size, false, Vec::new()).map_err(|error| match error {
+            return sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
                 PipeError::Read(error) | PipeError::Write(error) => error,
             });
         }
@@ -332,10 +332,10 @@ impl Sink for WriteSink<'_> {
         self.to.write_all(bytes)
     }
 
-    fn file(&mut self, file: &File, size: u64, _: bool, readers: Vec<Consumer<'_>>) -> Result<(), PipeError> {
-        let to = &mut self.to;
-        let here: Consumer<'_> = Box::new(|chunk| to.write_all(chunk));
-        fan_out(file, size, vec![here], readers, self.progress)
+    fn file(&mut self, file: &File, size: u64, _: bool, readers: Readers<'_>) -> Result<(), PipeError> {
+        let (to, mut readers): (_, Readers<'_>) = (&mut self.to, readers);
+        readers.here.push(Box::new(|chunk| to.write_all(chunk)));
+        fan_out(file, size, readers, self.progress)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::canonical;
 use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
 use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_versioned};
+use crate::model::record::ModelRecord;
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::file_name;
@@ -122,6 +123,9 @@ pub struct StackModel {
     pub size: u64,
     /// Its layers, bottom first: one, unless its files are shards that lie in layers of their own.
     pub layers: Vec<StackLayer>,
+    /// What is known of its files; not of a model that an older windlass built.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelRecord>,
 }
 
 impl From<&LayerRecord> for StackLayer {
@@ -179,6 +183,7 @@ fn describe(images: &[&Summary], models: &[(&str, &Summary)], form: Form) -> Sta
             directory,
             size: platform.size,
             layers: platform.layers.iter().map(StackLayer::from).collect(),
+            model: summary.model.clone(),
         }
     };
     StackJson {
@@ -357,7 +362,7 @@ fn load_script(stack: &StackJson) -> String {
     for model in &stack.models {
         let StackModel { name, reference, digest, archive, .. } = model;
         names.push(name);
-        lines.push(format!("load model {name} {reference} {} {}", by_digest(reference, *digest), file(archive)));
+        lines.push(format!("load model {name} {reference} {} {} any", by_digest(reference, *digest), file(archive)));
     }
     let mut previous = "";
     for image in &stack.images {
@@ -372,7 +377,16 @@ fn load_script(stack: &StackJson) -> String {
         let needs = stack.models.iter().filter(|model| models.contains(&model.name));
         let needs = needs.map(|model| format!(" {} {}", model.name, by_digest(&model.reference, model.digest)));
         let needs: String = needs.collect();
-        lines.push(format!("load image {name} {reference} {} {}{needs}", by_digest(reference, digest), file(archive)));
+        // Podman takes a variant that it does not have for another spelling of its own.
+        let of_image = stack.images.iter().filter(|other| other.reference == *reference);
+        let platforms =
+            of_image.map(|StackImage { platform, .. }| format!("{}/{}", platform.os, platform.architecture));
+        let platforms = platforms.collect::<Vec<_>>().join(",");
+        lines.push(format!(
+            "load image {name} {reference} {} {} {platforms}{needs}",
+            by_digest(reference, digest),
+            file(archive)
+        ));
     }
     include_str!("load.sh").replace("@NAMES@", &names.join(" ")).replace("@LOADS@", &lines.join("\n"))
 }

@@ -25,7 +25,7 @@ use rustix::io::Errno;
 pub use self::staging::{Staging, leftovers};
 use crate::digest::{Digest, Hasher};
 use crate::layer::{ALIGN_FROM, Sink};
-use crate::pipe::{CHUNK, Consumer, PipeError, fan_out};
+use crate::pipe::{CHUNK, PipeError, Readers, fan_out};
 use crate::progress::Progress;
 
 /// Bytes of headers and small files that are gathered for one write: more, smaller writes cost the file system time.
@@ -244,12 +244,12 @@ impl Sink for Output<'_> {
         if self.buffer.len() >= GATHER { self.flush() } else { Ok(()) }
     }
 
-    fn file(&mut self, file: &File, size: u64, in_store: bool, readers: Vec<Consumer<'_>>) -> Result<(), PipeError> {
-        let mut readers: Vec<Consumer<'_>> = readers;
+    fn file(&mut self, file: &File, size: u64, in_store: bool, readers: Readers<'_>) -> Result<(), PipeError> {
+        let mut readers: Readers<'_> = readers;
         if size < ALIGN_FROM {
             let progress = self.progress;
-            readers.push(Box::new(|chunk| self.bytes(chunk)));
-            return fan_out(file, size, readers, Vec::new(), progress);
+            readers.here.push(Box::new(|chunk| self.bytes(chunk)));
+            return fan_out(file, size, readers, progress);
         }
         self.flush().map_err(PipeError::Write)?;
         let clones = self.clones(file);
@@ -267,22 +267,21 @@ impl Sink for Output<'_> {
                 return Ok(());
             }
         }
-        let mut beside: Vec<Consumer<'_>> = Vec::new();
         for hasher in [&mut self.whole, &mut self.blob].into_iter().flatten() {
-            beside.push(Box::new(|chunk| {
+            readers.beside.push(Box::new(|chunk| {
                 hasher.update(chunk);
                 Ok(())
             }));
         }
         if !placed {
             let (mut target, progress) = (&self.file, self.progress);
-            readers.push(Box::new(move |chunk| {
+            readers.here.push(Box::new(move |chunk| {
                 progress.count_written(chunk.len() as u64);
                 target.write_all(chunk)
             }));
             self.flushed += size;
         }
-        fan_out(file, size, readers, beside, self.progress)
+        fan_out(file, size, readers, self.progress)
     }
 }
 
@@ -325,7 +324,7 @@ mod tests {
             output.bytes(b"head").unwrap();
             output.begin_blob();
             output.bytes(b"pad").unwrap();
-            output.file(&File::open(&source).unwrap(), data.len() as u64, false, Vec::new()).unwrap();
+            output.file(&File::open(&source).unwrap(), data.len() as u64, false, Readers::default()).unwrap();
             let blob = output.end_blob();
             output.bytes(b"tail").unwrap();
             assert_eq!(output.offset(), data.len() as u64 + 11);

@@ -278,8 +278,8 @@ fn make(
         .into_iter()
         .par_bridge()
         .map(|(planned, _)| {
-            let Hashed { digest, size, checksums } = match blobs {
-                None => digest_of(&planned.recipe, progress).map_err(|source| failed(planned, source))?,
+            let Hashed { digest, size, noted } = match blobs {
+                None => digest_of(&planned.recipe, None, progress).map_err(|source| failed(planned, source))?,
                 Some(Blobs { folder }) => keep(planned, folder, progress)?,
             };
             if let Some(layer) = planned.built.as_ref().filter(|layer| layer.record.digest != digest) {
@@ -289,7 +289,7 @@ fn make(
             let Planned { kind, part, title, why, recipe, .. } = planned.clone();
             let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
             let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
-            Ok((recipe.clone(), Layer { record, recipe, checksums: Some(checksums) }))
+            Ok((recipe.clone(), Layer { record, recipe, checksums: Some(noted.checksums) }))
         })
         .collect::<Result<_, BuildError>>()?;
     layers.extend(made);
@@ -300,7 +300,7 @@ fn make(
 fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<Hashed, BuildError> {
     let temporary = tempfile::Builder::new().prefix(".layer-").tempfile_in(folder).at("create a file in", folder)?;
     let mut output = Output::create(temporary.path(), Verify::Always, true, progress)?;
-    let checksums = planned.recipe.stream_and_sum(&mut output).map_err(|source| match source {
+    let noted = planned.recipe.stream_and_note(&mut output, None).map_err(|source| match source {
         LayerError::Sink(source) => output.failed(source).into(),
         source => BuildError::Layer { title: planned.title.clone(), source },
     })?;
@@ -309,7 +309,7 @@ fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<Hashed,
     std::fs::set_permissions(temporary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .at("write", &path)?;
     temporary.persist(&path).map_err(|error| error.error).at("rename", &path)?;
-    Ok(Hashed { digest, size, checksums })
+    Ok(Hashed { digest, size, noted })
 }
 
 fn layer(made: &BTreeMap<Recipe, Layer>, planned: Planned) -> Layer {
@@ -353,7 +353,16 @@ fn assemble(
         models,
     };
     let (name, reference) = (reference.name().to_owned(), reference.to_string());
-    let summary = Summary { version: VERSION, kind, name, reference, digest, origin: None, platforms: vec![platform] };
+    let summary = Summary {
+        version: VERSION,
+        kind,
+        name,
+        reference,
+        digest,
+        origin: None,
+        model: None,
+        platforms: vec![platform],
+    };
     let describe = |layer: &Layer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
     let recipes = layers.iter().map(|layer| (layer.record.digest, describe(layer))).collect();
     Ok(Image { summary, top: manifest, blobs: vec![config], recipes })

@@ -219,6 +219,7 @@ mod tests {
             size: 0,
             models: Vec::new(),
             layers: layers.iter().map(layer).collect(),
+            model: None,
         }
     }
 

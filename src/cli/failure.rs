@@ -9,6 +9,7 @@ use crate::blobs::WriteError;
 use crate::compose::export::ExportError;
 use crate::compose::import::ImportError;
 use crate::layout::LayoutError;
+use crate::model::inspect::InspectError;
 use crate::podman::decide::DecideError;
 use crate::podman::engine::EngineError;
 use crate::podman::generations::GenerationError;
@@ -140,6 +141,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.is::<ParsePlaceError>()
         || matches!(error.downcast_ref(), Some(FetchError::NoImage { .. } | FetchError::NoPlatform(_)))
         || matches!(error.downcast_ref(), Some(SignatureError::Key))
+        || matches!(error.downcast_ref(), Some(InspectError::NoModel { .. } | InspectError::SeveralModels { .. }))
     {
         return Some(2);
     }
@@ -157,6 +159,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     let lied = |error| matches!(error, &PullError::NotThere { .. } | &PullError::OtherImage { .. });
     if error.is::<Unverified>()
         || error.downcast_ref().is_some_and(layout)
+        || error.downcast_ref().is_some_and(InspectError::is_bad_file)
         || error.downcast_ref().is_some_and(lied)
         || error.downcast_ref().is_some_and(upstream)
         || error.downcast_ref().is_some_and(PlaceError::is_wrong_digest)

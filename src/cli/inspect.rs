@@ -6,11 +6,13 @@ use anyhow::Result;
 
 use super::printer::{Printer, count, size};
 use super::view::{self, Seen};
+use crate::layer::LayerFile;
 
 /// Show what an image directory or a stack holds.
 ///
 /// For each image its reference and digests, and a table of its layers, bottom first, with their sizes, what each is
-/// for, the store paths it comes from, and whether its bytes are on disk (blob) or described (recipe).
+/// for, the store paths it comes from, and whether its bytes are on disk (blob) or described (recipe). For a model also what
+/// its files say of themselves, and the digest of each.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// An image directory, a lean stack, or a stack of archives.
@@ -38,6 +40,14 @@ fn show(image: &Seen, all: bool, printer: &Printer) -> Result<()> {
     printer.line(format!("{}  {}", image.reference, image.platform))?;
     printer.line(format!("  manifest  {}", image.digest))?;
     printer.line(format!("  config    {}", image.config_digest))?;
+    if let Some(model) = &image.model {
+        if let Some(facts) = &model.facts {
+            printer.line(format!("  model     {}", view::in_words(facts).join(", ")))?;
+        }
+        for LayerFile { path, size: bytes, sha256 } in &model.files {
+            printer.line(format!("  file      {sha256}  {:>9}  {}", size(*bytes), path.display()))?;
+        }
+    }
     let mut rows = vec![["  ", "kind", "size", "layer", "on disk", "from"].map(str::to_owned).to_vec()];
     for (n, layer) in image.layers.iter().enumerate() {
         let mut names = view::owners(layer, all).into_iter();

@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
 use crate::layout::{ImageDir, Summary, read_versioned};
+use crate::model::facts::Facts;
+use crate::model::record::ModelRecord;
 use crate::platform::Platform;
 use crate::stack::{StackDir, StackJson, StackLayer};
 use crate::store::StorePath;
@@ -25,6 +27,9 @@ pub(super) struct Seen {
     pub(super) size: u64,
     pub(super) models: Vec<String>,
     pub(super) layers: Vec<SeenLayer>,
+    /// What is known of a model's files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<ModelRecord>,
 }
 
 /// One layer.
@@ -66,6 +71,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
         size: image.size,
         models: image.models,
         layers: image.layers.iter().map(SeenLayer::from).collect(),
+        model: None,
     });
     let models = json.models.into_iter().map(|model| Seen {
         models: vec![model.name.clone()],
@@ -76,12 +82,13 @@ pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
         config_digest: model.config_digest,
         size: model.size,
         layers: model.layers.iter().map(SeenLayer::from).collect(),
+        model: model.model,
     });
     Ok(images.chain(models).collect())
 }
 
 fn of_directory(image: &ImageDir) -> Vec<Seen> {
-    let Summary { name, reference, platforms, .. } = image.summary();
+    let Summary { name, reference, platforms, model, .. } = image.summary();
     let layer = |record: &LayerRecord| {
         let on_disk = match image.layer_blob(record) {
             Ok(Some(_)) => "blob",
@@ -99,6 +106,7 @@ fn of_directory(image: &ImageDir) -> Vec<Seen> {
         size: platform.size,
         models: platform.models.clone(),
         layers: platform.layers.iter().map(layer).collect(),
+        model: model.clone(),
     };
     platforms.iter().map(seen).collect()
 }
@@ -141,4 +149,48 @@ pub(super) fn owners(layer: &SeenLayer, all: bool) -> Vec<String> {
         names.push(format!("and {} more (--owners)", layer.owners.len() - SHOWN));
     }
     names
+}
+
+/// A model in a few words: parameters, quantisation, context, licence; what is not known is left out.
+pub(super) fn in_words(facts: &Facts) -> Vec<String> {
+    let mut words = vec![facts.format.as_str().to_owned()];
+    words.extend(facts.architecture.clone());
+    words.push(format!("{} parameters", parameters(facts.parameters)));
+    words.extend(facts.quantization.clone());
+    words.extend(facts.context_length.map(|tokens| format!("context {tokens}")));
+    words.push(facts.licence.clone().unwrap_or_else(|| "licence unknown".to_owned()));
+    words
+}
+
+/// A number of parameters as people write it: `134.5M`.
+pub(super) fn parameters(count: u64) -> String {
+    let units = [(1_000_000_000_000, "T"), (1_000_000_000, "B"), (1_000_000, "M"), (1000, "K")];
+    let Some((unit, letter)) = units.into_iter().find(|(unit, _)| count >= *unit) else { return count.to_string() };
+    // Tenths, rounded half up, in whole numbers.
+    let tenths = (u128::from(count) * 10 + u128::from(unit) / 2) / u128::from(unit);
+    match (tenths / 10, tenths % 10) {
+        (whole, 0) => format!("{whole}{letter}"),
+        (whole, tenth) => format!("{whole}.{tenth}{letter}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_told_in_tenths() {
+        for (count, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1000, "1K"),
+            (107_328, "107.3K"),
+            (134_515_008, "134.5M"),
+            (7_000_000_000, "7B"),
+            (671_026_419_200, "671B"),
+            (1_050_000_000_000, "1.1T"),
+        ] {
+            assert_eq!(parameters(count), text);
+        }
+    }
 }

@@ -10,6 +10,7 @@
 
 mod checksums;
 mod claim;
+mod noted;
 mod recipe;
 mod tar;
 mod walk;
@@ -20,14 +21,15 @@ use std::path::{Path, PathBuf};
 
 use regex::bytes::Regex;
 
-use self::checksums::Checksum;
 pub use self::checksums::Checksums;
+use self::noted::Note;
+pub use self::noted::{Known, LayerFile, Noted};
 pub(crate) use self::recipe::compile;
 pub use self::recipe::{FORMAT, Input, Mode, Perm, Recipe};
 pub use self::tar::{ALIGN_FROM, ALIGNMENT, BLOCK, Entry, Kind, MTIME, TRAILER, header, padding};
 use self::walk::{Found, Item};
 use crate::digest::{Digest, Hasher};
-use crate::pipe::{Consumer, PipeError, fan_out};
+use crate::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::progress::Progress;
 
 /// Where the bytes of a layer go.
@@ -39,11 +41,11 @@ pub trait Sink {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()>;
 
     /// Takes exactly `size` bytes of an open file, from its beginning. `in_store` says that it lies in the Nix store.
-    /// Every one of `readers` must see all of them.
+    /// All of `readers` must see every one of them.
     ///
     /// # Errors
     /// Which side failed. A file that ends early is a [`PipeError::Read`] of kind `UnexpectedEof`.
-    fn file(&mut self, file: &File, size: u64, in_store: bool, readers: Vec<Consumer<'_>>) -> Result<(), PipeError>;
+    fn file(&mut self, file: &File, size: u64, in_store: bool, readers: Readers<'_>) -> Result<(), PipeError>;
 }
 
 /// Why the bytes of a layer cannot be had.
@@ -196,17 +198,18 @@ impl Recipe {
         self.give(sink, None)
     }
 
-    /// The same, with the sums of its files, for which every byte of them is read.
+    /// The same, with the sums of its files, for which every byte of them is read. `known` asks for the digest of each file
+    /// as well, and has those that need not be made.
     ///
     /// # Errors
     /// As for [`stream`](Self::stream).
-    pub fn stream_and_sum(&self, sink: &mut dyn Sink) -> Result<Checksums, LayerError> {
-        let mut sums = Checksums::default();
-        self.give(sink, Some(&mut sums))?;
-        Ok(sums)
+    pub fn stream_and_note(&self, sink: &mut dyn Sink, known: Option<&Known>) -> Result<Noted, LayerError> {
+        let mut noted = Noted::default();
+        self.give(sink, Some((&mut noted, known)))?;
+        Ok(noted)
     }
 
-    fn give(&self, sink: &mut dyn Sink, mut sums: Option<&mut Checksums>) -> Result<(), LayerError> {
+    fn give(&self, sink: &mut dyn Sink, mut noting: Option<(&mut Noted, Option<&Known>)>) -> Result<(), LayerError> {
         if let Some(path) = self.blob() {
             return give_blob(path, sink);
         }
@@ -216,17 +219,17 @@ impl Recipe {
             offset += header.len() as u64;
             sink.bytes(&header).map_err(LayerError::Sink)?;
             let size = entry.size();
-            let mut sum = sums.is_some().then(Checksum::new);
+            let mut note = noting.as_ref().map(|(_, known)| Note::new(&entry, *known));
             match content {
                 Content::None => {}
                 Content::Text(text) => {
-                    if let Some(sum) = &mut sum {
-                        sum.update(&text);
+                    if let Some(note) = &mut note {
+                        note.update(&text);
                     }
                     sink.bytes(&text).map_err(LayerError::Sink)?;
                 }
                 Content::File(file, in_store) => {
-                    let readers = sum.iter_mut().map(Checksum::reader).collect();
+                    let readers = note.as_mut().map(Note::readers).unwrap_or_default();
                     sink.file(&file, size, in_store, readers).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                             LayerError::Changed(host.clone())
@@ -239,8 +242,8 @@ impl Recipe {
                     }
                 }
             }
-            if let (Some(sums), Some(sum), true) = (&mut sums, sum, size > 0) {
-                sums.push(sum);
+            if let (Some((noted, _)), Some(note)) = (&mut noting, note) {
+                note.end(size, noted);
             }
             let padding = padding(size);
             sink.bytes(&TRAILER[..usize::try_from(padding).unwrap_or(0)]).map_err(LayerError::Sink)?;
@@ -256,7 +259,7 @@ fn give_blob(path: &Path, sink: &mut dyn Sink) -> Result<(), LayerError> {
     let reading = |source| LayerError::reading(path, source);
     let file = File::open(path).map_err(reading)?;
     let size = file.metadata().map_err(reading)?.len();
-    sink.file(&file, size, false, Vec::new()).map_err(|error| match error {
+    sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
         PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => LayerError::Changed(path.to_owned()),
         PipeError::Read(error) => reading(error),
         PipeError::Write(error) => LayerError::Sink(error),
@@ -328,13 +331,14 @@ impl Sink for HashSink<'_> {
         Ok(())
     }
 
-    fn file(&mut self, file: &File, size: u64, _: bool, readers: Vec<Consumer<'_>>) -> Result<(), PipeError> {
-        let hasher = &mut self.hasher;
+    fn file(&mut self, file: &File, size: u64, _: bool, readers: Readers<'_>) -> Result<(), PipeError> {
+        let (hasher, mut readers): (_, Readers<'_>) = (&mut self.hasher, readers);
         let beside: Consumer<'_> = Box::new(|chunk| {
             hasher.update(chunk);
             Ok(())
         });
-        fan_out(file, size, readers, vec![beside], self.progress)
+        readers.beside.push(beside);
+        fan_out(file, size, readers, self.progress)
     }
 }
 
@@ -345,19 +349,20 @@ pub struct Hashed {
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
-    /// The sums of its files.
-    pub checksums: Checksums,
+    /// What was noted of its files.
+    pub noted: Noted,
 }
 
-/// Reads every byte of the layer that a recipe makes, once. Nothing is written.
+/// Reads every byte of the layer that a recipe makes, once. Nothing is written. `known` is as in
+/// [`stream_and_note`](Recipe::stream_and_note).
 ///
 /// # Errors
 /// See [`LayerError`].
-pub fn digest_of(recipe: &Recipe, progress: &Progress) -> Result<Hashed, LayerError> {
+pub fn digest_of(recipe: &Recipe, known: Option<&Known>, progress: &Progress) -> Result<Hashed, LayerError> {
     let mut sink = HashSink { hasher: Hasher::new(), progress };
-    let checksums = recipe.stream_and_sum(&mut sink)?;
+    let noted = recipe.stream_and_note(&mut sink, known)?;
     let (digest, size) = sink.hasher.finish();
-    Ok(Hashed { digest, size, checksums })
+    Ok(Hashed { digest, size, noted })
 }
 
 /// Counts what it is given, and reads no file.
@@ -369,7 +374,7 @@ impl Sink for CountSink {
         Ok(())
     }
 
-    fn file(&mut self, _: &File, size: u64, _: bool, _: Vec<Consumer<'_>>) -> Result<(), PipeError> {
+    fn file(&mut self, _: &File, size: u64, _: bool, _: Readers<'_>) -> Result<(), PipeError> {
         self.0 += size;
         Ok(())
     }

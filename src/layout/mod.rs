@@ -13,6 +13,7 @@
 //! every small blob against its digest, so whoever holds an [`ImageDir`] holds what `index.json` names.
 
 mod recipes;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,20 +21,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::{ImageIndex, ImageManifest, MediaType};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 pub use self::recipes::Description;
 use self::recipes::checksums_path;
 pub(crate) use self::recipes::{read_recipes, write_recipes};
+pub use self::summary::{ImageKind, Origin, PlatformRecord, Summary};
 use crate::blobs::{At, Output, Verify, WriteError, read_file, write_file};
 use crate::canonical;
 use crate::digest::Digest;
 use crate::image::{Blob, Layer, LayerRecord, digest_in, index_json, oci_layout};
 use crate::layer::{Input, LayerError, Recipe, Sink, digest_of, measure};
 use crate::nar::nar_hash;
-use crate::pipe::PipeError;
-use crate::platform::Platform;
+use crate::pipe::{PipeError, Readers};
 use crate::progress::Progress;
 
 /// The version of `image.json`, `layers.json` and `stack.json`.
@@ -118,85 +119,6 @@ pub enum LayoutError {
     /// A place that is written to.
     #[error("{0}")]
     Write(#[from] WriteError),
-}
-
-/// One platform of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PlatformRecord {
-    /// What it runs on.
-    pub platform: Platform,
-    /// Digest of the manifest.
-    pub digest: Digest,
-    /// Digest of the config: Podman's image ID.
-    pub config_digest: Digest,
-    /// Bytes of all its layers.
-    pub size: u64,
-    /// Its layers, bottom first.
-    pub layers: Vec<LayerRecord>,
-    /// Names of its models, lowest first.
-    pub models: Vec<String>,
-}
-
-/// What an image directory was built as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ImageKind {
-    /// Something that runs.
-    Image,
-    /// Model files and nothing else.
-    Model,
-    /// One name for the images of several platforms.
-    Index,
-    /// An image that was not built here, as it came.
-    Upstream,
-}
-
-/// Where an image came from that was not built here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Origin {
-    /// Its name and tag there, `docker.io/qdrant/qdrant:v1.16.2`, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
-    /// What the tag named there: the digest of an index, or of the manifest.
-    pub digest: Digest,
-}
-
-/// `image.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// [`VERSION`].
-    pub version: u32,
-    /// What kind of image it is.
-    pub kind: ImageKind,
-    /// Name with its registry, without the tag.
-    pub name: String,
-    /// Name and tag.
-    #[serde(rename = "ref")]
-    pub reference: String,
-    /// What `index.json` names: the manifest's digest, or the index's for several platforms.
-    pub digest: Digest,
-    /// Where it came from, if it was not built here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub origin: Option<Origin>,
-    /// The platforms, in the order in which they were given.
-    pub platforms: Vec<PlatformRecord>,
-}
-
-impl Summary {
-    /// Every layer once, in the order of the platforms, bottom first.
-    #[must_use]
-    pub fn layers(&self) -> Vec<&LayerRecord> {
-        let mut layers: Vec<&LayerRecord> = Vec::new();
-        for layer in self.platforms.iter().flat_map(|platform| &platform.layers) {
-            if !layers.iter().any(|other| other.digest == layer.digest) {
-                layers.push(layer);
-            }
-        }
-        layers
-    }
 }
 
 /// An image in memory: everything but the bytes of its layers.
@@ -408,11 +330,11 @@ impl ImageDir {
             let size = measure(recipe).map_err(failed)?;
             return if size == record.size { Ok(()) } else { Err(changed(record, recipe)) };
         }
-        let found = digest_of(recipe, progress).map_err(failed)?;
+        let found = digest_of(recipe, None, progress).map_err(failed)?;
         if found.digest != record.digest {
             return Err(changed(record, recipe));
         }
-        if checksums.as_ref().is_some_and(|checksums| *checksums != found.checksums) {
+        if checksums.as_ref().is_some_and(|checksums| *checksums != found.noted.checksums) {
             let message = "does not have the sums of the layer's files; build or copy the image again".to_owned();
             return Err(LayoutError::Format { path: checksums_path(&self.path, record.digest), message });
         }
@@ -423,7 +345,7 @@ impl ImageDir {
 fn copy_blob(path: &Path, record: &LayerRecord, output: &mut Output<'_>) -> Result<(), LayoutError> {
     let reading = |source| LayoutError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(reading)?;
-    output.file(&file, record.size, false, Vec::new()).map_err(|error| match error {
+    output.file(&file, record.size, false, Readers::default()).map_err(|error| match error {
         PipeError::Read(source) => reading(source),
         PipeError::Write(source) => output.failed(source).into(),
     })

@@ -29,7 +29,7 @@ impl Format {
 
 /// What the headers of a model's files say. What they do not say is absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Facts {
     /// The format of its files.
     pub format: Format,
@@ -74,7 +74,7 @@ pub struct Facts {
 }
 
 /// A file of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InspectedFile {
     /// Its path below the directory that was inspected; its name, if it was a file.
     pub path: PathBuf,
@@ -83,10 +83,28 @@ pub struct InspectedFile {
 }
 
 /// A model, and the files that make it up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Inspected {
     /// What their headers say together.
     pub facts: Facts,
     /// The files that hold tensors, in order; one of shards opens them all, and it is the first.
     pub files: Vec<InspectedFile>,
+}
+
+/// A text of a header as one line for labels and tables: no control characters, at most 256 characters, not empty.
+pub(super) fn line(text: &str) -> Option<String> {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let text: String = text.trim().chars().take(256).collect();
+    (!text.is_empty()).then(|| text.trim_end().to_owned())
+}
+
+/// Those of the texts that are languages: two lower-case letters, each once.
+pub(super) fn languages(texts: &[String]) -> Vec<String> {
+    let mut languages = Vec::new();
+    for text in texts {
+        if text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_lowercase()) && !languages.contains(text) {
+            languages.push(text.clone());
+        }
+    }
+    languages
 }

@@ -21,7 +21,7 @@ use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
 use crate::layer::padding;
 use crate::members::{self, Kind, Member, clean};
-use crate::pipe::{Consumer, PipeError, fan_out};
+use crate::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::progress::Progress;
 
 /// The longest header that is looked at: an archive may have gigabytes between two members.
@@ -173,7 +173,7 @@ impl Checker<'_> {
             self.hasher.update(chunk);
             Ok(())
         });
-        fan_out(file, size, sums, vec![hashing], self.progress).map_err(failed)?;
+        fan_out(file, size, Readers { here: sums, beside: vec![hashing] }, self.progress).map_err(failed)?;
         Ok(crc.finalize())
     }
 

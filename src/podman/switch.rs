@@ -17,6 +17,7 @@ use super::survey::{Presence, Survey};
 use super::weights::Files;
 use crate::image::chain_ids;
 use crate::layout::{ImageDir, ImageKind, VERSION};
+use crate::model::record::ModelRecord;
 use crate::progress::Progress;
 
 /// Where a model of a generation is.
@@ -55,6 +56,21 @@ pub struct Model {
     pub files: Files,
     /// The slots that it is active in.
     pub slots: Vec<String>,
+    /// The images of the generation that have it in them.
+    pub used_by: Vec<User>,
+    /// What is known of its files; not of a model that an older windlass built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelRecord>,
+}
+
+/// An image that has a model in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// The image's name in its stack.
+    pub image: String,
+    /// Containers of it, running or not.
+    pub containers: Vec<String>,
 }
 
 /// A slot and what is in it.
@@ -174,7 +190,9 @@ impl Host {
             let Found { held: Held { entry, files, .. }, place } = self.find(entry, &survey);
             let is_in = |slot: &&Slot| slot.active.as_ref().is_some_and(|held| is_same(&held.entry, &entry));
             let slots = all.iter().filter(is_in).map(|slot| slot.slot.clone()).collect();
-            Model { entry, place, files, slots }
+            let used_by = current.iter().flat_map(|current| users(current, &entry.name, &survey)).collect();
+            let model = ImageDir::open(&entry.directory).ok().and_then(|image| image.summary().model.clone());
+            Model { entry, place, files, slots, used_by, model }
         };
         let models = entries().map(model).collect();
         Ok(Models { generation: current.as_ref().map(|current| current.number), models, slots: all })
@@ -377,6 +395,19 @@ impl Host {
 
 fn models_of(generation: &Generation) -> impl Iterator<Item = &Entry> {
     generation.entries.iter().filter(|entry| entry.kind == ImageKind::Model)
+}
+
+/// The images of a generation that have a model of this name in them.
+fn users(generation: &Generation, model: &str, survey: &Survey) -> Vec<User> {
+    let images = generation.entries.iter().filter(|entry| entry.kind != ImageKind::Model);
+    let images = images.filter(|entry| entry.models.iter().any(|name| name == model));
+    let containers = |image: &Entry| {
+        // The first store is the graph root, which alone has containers.
+        let all = survey.stores.first().into_iter().flat_map(|own| &own.containers);
+        let of_image = all.filter(|container| container.image == image.config_digest.hex());
+        of_image.map(|container| container.names.first().unwrap_or(&container.id).clone()).collect()
+    };
+    images.map(|image| User { image: image.name.clone(), containers: containers(image) }).collect()
 }
 
 /// Whether both are the same model, whatever it is called.

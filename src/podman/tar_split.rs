@@ -21,7 +21,7 @@ use flate2::write::GzEncoder;
 use serde::Deserialize;
 
 use crate::blobs::{At, WriteError};
-use crate::pipe::{Consumer, PipeError, fan_out};
+use crate::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::progress::Progress;
 
 const FILE: u8 = 1;
@@ -183,6 +183,6 @@ pub(super) fn sum_of_file(file: &File, size: u64, progress: &Progress) -> Result
         crc.update(chunk);
         Ok(())
     });
-    fan_out(file, size, vec![summing], Vec::new(), progress)?;
+    fan_out(file, size, Readers { here: vec![summing], beside: Vec::new() }, progress)?;
     Ok(crc.finalize())
 }

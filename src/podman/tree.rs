@@ -31,7 +31,7 @@ use rustix::process::{getegid, geteuid};
 use super::tar_split;
 use crate::blobs::{At, Output, Verify, WriteError, is_untouched};
 use crate::layer::{Checksums, Content, Entry, Kind, LayerError, MTIME, Member, Recipe, TRAILER, header, padding};
-use crate::pipe::PipeError;
+use crate::pipe::{PipeError, Readers};
 use crate::progress::Progress;
 
 /// Why there is no tree.
@@ -297,7 +297,7 @@ impl Placer<'_> {
 
     fn copy(&self, file: &File, size: u64, host: &Path, path: &Path) -> Result<(), TreeError> {
         let mut output = Output::create(path, Verify::Never, false, self.progress)?;
-        crate::layer::Sink::file(&mut output, file, size, false, Vec::new()).map_err(|error| match error {
+        crate::layer::Sink::file(&mut output, file, size, false, Readers::default()).map_err(|error| match error {
             PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 TreeError::Layer(LayerError::Changed(host.to_owned()))
             }

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::content::{Content, Root, check_source};
 use crate::digest::Digest;
 use crate::layer::Perm;
+use crate::model::policy::Policy;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
@@ -129,6 +130,7 @@ impl Spec {
                     model.check(&format!("models[{n}]."))?;
                 }
                 service::check_all(&stack.services).map_err(|(key, message)| wrong(key, message))?;
+                stack.licences.check_rules().map_err(|(key, message)| wrong(format!("licences{key}"), message))?;
                 // What was built before has names of its own, which are known when it is read.
                 if stack.built.is_empty() { stack.services_of(&names).map(drop) } else { Ok(()) }
             }
@@ -286,6 +288,9 @@ pub struct StackSpec {
     /// How containers of its images are run, by name.
     #[serde(default)]
     pub services: BTreeMap<String, Service>,
+    /// Which licences its models may have.
+    #[serde(default)]
+    pub licences: Policy,
 }
 
 fn default_created() -> String {

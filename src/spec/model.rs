@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{SpecError, wrong};
 use crate::content::{check_source, is_place};
-use crate::layer::Input;
+use crate::digest::Digest;
+use crate::layer::{Input, Known};
 use crate::reference::Reference;
 use crate::store::StoreDir;
 
@@ -39,6 +40,10 @@ pub struct ModelSpec {
     /// directory, whose content is put there.
     #[serde(default)]
     pub source: Option<PathBuf>,
+    /// Digests of files that are known already, by their places below `mountPath`: `sha256:…`. These are not hashed by
+    /// themselves once more; whoever gives them vouches for them, as a fixed-output path of Nix does.
+    #[serde(default)]
+    pub sha256: BTreeMap<PathBuf, Digest>,
     /// Where a container finds them.
     #[serde(default = "default_mount_path")]
     pub mount_path: PathBuf,
@@ -105,6 +110,12 @@ impl ModelSpec {
             check_source("files", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
         }
         Ok(())
+    }
+
+    /// The digests of files that are known already, by their places in the image.
+    #[must_use]
+    pub fn known(&self) -> Known {
+        self.sha256.iter().map(|(place, digest)| (self.mount_path.join(place), *digest)).collect()
     }
 
     /// What its layers are made of. `listing` has the names in `source` if that is a directory: each is put at `mountPath`.

@@ -14,7 +14,7 @@ use super::Registries;
 use crate::blobs::{At, Output, Staging, Verify, WriteError};
 use crate::digest::Digest;
 use crate::layer::Sink;
-use crate::pipe::PipeError;
+use crate::pipe::{PipeError, Readers};
 use crate::progress::Progress;
 use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
@@ -195,7 +195,7 @@ pub(super) fn copy_verified(from: &Path, digest: Digest, to: &Path, progress: &P
     let size = file.metadata().map_err(reading)?.len();
     let staging = Staging::file(to)?;
     let mut output = Output::create(staging.path(), Verify::Always, true, progress)?;
-    output.file(&file, size, false, Vec::new()).map_err(|error| match error {
+    output.file(&file, size, false, Readers::default()).map_err(|error| match error {
         PipeError::Read(source) => reading(source),
         PipeError::Write(source) => output.failed(source).into(),
     })?;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use windlass::layer::{Recipe, Sink};
-use windlass::pipe::{Consumer, PipeError};
+use windlass::pipe::{PipeError, Readers};
 
 use crate::env::{Env, base_name, closure, run_ok};
 
@@ -233,7 +233,7 @@ impl Sink for Growing {
         Ok(())
     }
 
-    fn file(&mut self, file: &fs::File, _: u64, _: bool, _: Vec<Consumer<'_>>) -> Result<(), PipeError> {
+    fn file(&mut self, file: &fs::File, _: u64, _: bool, _: Readers<'_>) -> Result<(), PipeError> {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         fs::File::options()
             .append(true)

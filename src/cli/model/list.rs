@@ -5,9 +5,12 @@ use anyhow::Result;
 use crate::cli::host::HostArgs;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::session::Session;
-use crate::podman::switch::{Model, Place, Slot};
+use crate::cli::view::parameters;
+use crate::model::facts::Facts;
+use crate::podman::switch::{Model, Place, Slot, User};
 
-/// List the models of the current generation, and the slots in which one is active.
+/// List the models of the current generation: what they are, where they are, which images have them, and the slots in which
+/// one is active.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -20,7 +23,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         return printer.value(&all);
     }
     let row = |model: &Model| {
-        let Model { entry, place, files, slots } = model;
+        let Model { entry, place, files, slots, used_by, model } = model;
         let place = match place {
             Place::Linked { .. } => "linked".to_owned(),
             Place::Pulled { .. } => "pulled".to_owned(),
@@ -28,10 +31,41 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         };
         let active = if slots.is_empty() { "-".to_owned() } else { format!("active in {}", slots.join(", ")) };
         let path = files.file.as_ref().or(files.tree.as_ref()).map(|path| path.display().to_string());
-        let (digest, path) = (entry.digest.short(), path.unwrap_or_default());
-        vec![entry.name.clone(), size(entry.size), place, active, digest, entry.reference.clone(), path]
+        let facts = model.as_ref().and_then(|model| model.facts.as_ref());
+        let known = |of: &dyn Fn(&Facts) -> Option<String>| facts.and_then(of).unwrap_or_else(|| "-".to_owned());
+        vec![
+            entry.name.clone(),
+            known(&|facts| Some(parameters(facts.parameters))),
+            known(&|facts| facts.quantization.clone()),
+            size(entry.size),
+            known(&|facts| facts.context_length.map(|tokens| tokens.to_string())),
+            known(&|facts| facts.licence.clone()),
+            place,
+            active,
+            users(used_by),
+            entry.digest.short(),
+            entry.reference.clone(),
+            path.unwrap_or_default(),
+        ]
     };
-    printer.table(&all.models.iter().map(row).collect::<Vec<_>>())?;
+    let names = [
+        "model",
+        "parameters",
+        "quantization",
+        "size",
+        "context",
+        "licence",
+        "place",
+        "active",
+        "in images",
+        "digest",
+        "ref",
+        "file",
+    ];
+    if !all.models.is_empty() {
+        let head = [names.map(str::to_owned).to_vec()];
+        printer.table(&head.into_iter().chain(all.models.iter().map(row)).collect::<Vec<_>>())?;
+    }
     let slot = |slot: &Slot| {
         let model = slot.active.as_ref().map_or("nothing", |held| held.entry.name.as_str());
         let mut notes = vec![slot.path.display().to_string()];
@@ -50,4 +84,13 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Some(number) => printer.line(format!("{models} in generation {number}, {slots}")),
         None => printer.line(format!("{models}, {slots}: nothing was loaded yet")),
     }
+}
+
+/// The images that have a model, with their containers.
+fn users(images: &[User]) -> String {
+    let one = |User { image, containers }: &User| match &containers[..] {
+        [] => image.clone(),
+        names => format!("{image} ({})", names.join(", ")),
+    };
+    if images.is_empty() { "-".to_owned() } else { images.iter().map(one).collect::<Vec<_>>().join(", ") }
 }

@@ -1,5 +1,6 @@
 //! `windlass model`
 
+mod inspect;
 mod list;
 mod split;
 mod use_model;
@@ -18,6 +19,7 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Inspect(inspect::Args),
     List(list::Args),
     Split(split::Args),
     Use(use_model::Args),
@@ -25,6 +27,7 @@ enum Verb {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
+        Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),
         Verb::Split(args) => split::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),

@@ -1,0 +1,355 @@
+//! A model as an OCI artifact: what its forms have in common.
+//!
+//! The files of a model are the layers of the artifact, byte for byte, so that the digest of a layer is the SHA-256 of the
+//! file. All else is made of the model's name, its facts, and the names, sizes and digests of its files: no file is read,
+//! and no time is in it. Manifests are written as Go writes them ([`to_go`]), because Podman's artifact store does
+//! that with whatever manifest it gets.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::facts::{Facts, Format};
+use crate::canonical::to_go;
+use crate::digest::Digest;
+
+/// Media type of an OCI manifest.
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// When every file was last written to, as far as an artifact tells: one second after the epoch, as in the Nix store.
+const MODIFIED: &str = "1970-01-01T00:00:01Z";
+
+/// A model by its files, wherever these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// What is known of it.
+    pub facts: Facts,
+    /// Its files, the weights and what belongs to them, in order.
+    pub files: Vec<ModelFile>,
+}
+
+/// One file of a model.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ModelFile {
+    /// Its path below the directory that all of them are in.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Digest of its bytes.
+    pub sha256: Digest,
+}
+
+/// What a file of a model is, as its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Tensors, in the format of the model.
+    Weights,
+    /// Tensors that read images or sounds, beside those of the model.
+    Projector,
+    /// How a conversation is put into one text.
+    ChatTemplate,
+    /// The text of a licence.
+    Licence,
+    /// For people.
+    Text,
+    /// Configuration, tokenizer.
+    Config,
+    /// Nobody knows.
+    Other,
+}
+
+impl ModelFile {
+    /// Its name without the directories.
+    pub(super) fn base(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
+
+    pub(super) fn role(&self) -> Role {
+        let name = self.base().to_ascii_lowercase();
+        let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+        let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
+        if ends(&[".gguf"]) && name.starts_with("mmproj") {
+            Role::Projector
+        } else if ends(&[".gguf", ".safetensors"]) {
+            Role::Weights
+        } else if ends(&[".jinja"]) || has(&["chat_template"]) {
+            Role::ChatTemplate
+        } else if has(&["license", "licence", "copying", "notice"]) {
+            Role::Licence
+        } else if ends(&[".md"]) {
+            Role::Text
+        } else if ends(&[".json", ".txt", ".vocab"]) || name == "tokenizer.model" {
+            Role::Config
+        } else {
+            Role::Other
+        }
+    }
+}
+
+impl Model {
+    /// A model with these files, each by the path that it has wherever it is.
+    ///
+    /// The directory that all of them are in is left out of their paths. A model that is one GGUF file has it under its
+    /// own name, `NAME.gguf`, whatever the file was called: so its artifact is the same from a lock and from an image.
+    #[must_use]
+    pub fn new(name: &str, facts: Facts, mut files: Vec<ModelFile>) -> Self {
+        let steps = |path: &str| path.trim_matches('/').split('/').map(str::to_owned).collect::<Vec<_>>();
+        let above = |path: &str| {
+            let mut steps = steps(path);
+            steps.pop();
+            steps
+        };
+        let common = files.iter().map(|file| above(&file.path)).reduce(|common, path| {
+            common.into_iter().zip(path).take_while(|(one, other)| one == other).map(|(one, _)| one).collect()
+        });
+        let common = common.unwrap_or_default().len();
+        for file in &mut files {
+            file.path = steps(&file.path)[common..].join("/");
+        }
+        if let [file] = &mut files[..]
+            && facts.format == Format::Gguf
+            && file.role() == Role::Weights
+        {
+            file.path = format!("{name}.gguf");
+        }
+        files.sort();
+        Self { name: name.to_owned(), facts, files }
+    }
+
+    /// The files of this role.
+    pub(super) fn of(&self, role: Role) -> impl Iterator<Item = &ModelFile> {
+        self.files.iter().filter(move |file| file.role() == role)
+    }
+
+    /// What an artifact's manifest says of it, under keys that everybody knows and under windlass' own.
+    fn annotations(&self) -> BTreeMap<String, String> {
+        let Facts { name, version, licence, vendor, source, .. } = &self.facts;
+        let Facts { architecture, quantization, context_length, embedding_length, chat_template, .. } = &self.facts;
+        let number = |number: &Option<u64>| number.map(|number| number.to_string());
+        let known = [
+            ("org.opencontainers.image.title", name.clone().or_else(|| Some(self.name.clone()))),
+            ("org.opencontainers.image.version", version.clone()),
+            ("org.opencontainers.image.licenses", licence.clone()),
+            ("org.opencontainers.image.vendor", vendor.clone()),
+            ("org.opencontainers.image.source", source.clone()),
+            ("org.windlass.model.architecture", architecture.clone()),
+            ("org.windlass.model.parameters", Some(self.facts.parameters.to_string())),
+            ("org.windlass.model.quantization", quantization.clone()),
+            ("org.windlass.model.context-length", number(context_length)),
+            ("org.windlass.model.embedding-length", number(embedding_length)),
+            ("org.windlass.model.format", Some(self.facts.format.as_str().to_owned())),
+            ("org.windlass.model.chat-template", chat_template.map(|digest| digest.to_string())),
+        ];
+        known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    }
+}
+
+/// A document of an artifact: its manifest or its config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// Media type.
+    pub media_type: &'static str,
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Document {
+    pub(super) fn new<T: Serialize>(media_type: &'static str, value: &T) -> Self {
+        let bytes = to_go(value);
+        Self { media_type, digest: Digest::of(&bytes), bytes }
+    }
+}
+
+/// A model as an OCI artifact. The bytes of its layers are those of the model's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Artifact {
+    /// Its manifest.
+    pub manifest: Document,
+    /// Its config.
+    pub config: Document,
+    /// Its layers: digests and sizes of the model's files, each once.
+    pub layers: BTreeMap<Digest, u64>,
+}
+
+/// A descriptor, in the order of the fields of OCI's Go types.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: &'static str,
+    digest: Digest,
+    size: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<&'static str, String>,
+}
+
+/// A manifest, likewise.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: u32,
+    media_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<&'static str>,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+/// What ModelPack wants to know of a file, and Docker too.
+#[derive(Serialize)]
+struct FileMetadata<'a> {
+    name: &'a str,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    size: u64,
+    mtime: &'static str,
+    typeflag: u8,
+}
+
+/// A file's layer. `is_sure`: what it is was read from it, and not only from its name.
+fn layer(file: &ModelFile, media_type: &'static str, is_sure: bool) -> Descriptor {
+    let name = file.base();
+    // A regular file, as a tar header says it.
+    let metadata = FileMetadata { name, mode: 0o644, uid: 0, gid: 0, size: file.size, mtime: MODIFIED, typeflag: b'0' };
+    let metadata = String::from_utf8(to_go(&metadata)).expect("JSON is UTF-8");
+    let annotations = BTreeMap::from([
+        ("org.cncf.model.file.mediatype.untested", (!is_sure).to_string()),
+        ("org.cncf.model.file.metadata+json", metadata),
+        ("org.cncf.model.filepath", file.path.clone()),
+        // Podman names the files of an artifact so, where it mounts or extracts them.
+        ("org.opencontainers.image.title", name.to_owned()),
+    ]);
+    Descriptor { media_type, digest: file.sha256, size: file.size, annotations }
+}
+
+/// The artifact of a model, with this config and the media type that `of` gives a role.
+pub(super) fn artifact(
+    model: &Model,
+    artifact_type: Option<&'static str>,
+    config: Document,
+    of: impl Fn(Role) -> &'static str,
+) -> Artifact {
+    let layers = model.files.iter().map(|file| {
+        let role = file.role();
+        layer(file, of(role), matches!(role, Role::Weights | Role::Projector))
+    });
+    let (media_type, digest, size) = (config.media_type, config.digest, config.bytes.len() as u64);
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: MANIFEST,
+        artifact_type,
+        config: Descriptor { media_type, digest, size, annotations: BTreeMap::new() },
+        layers: layers.collect(),
+        annotations: model.annotations(),
+    };
+    let layers = model.files.iter().map(|file| (file.sha256, file.size)).collect();
+    Artifact { manifest: Document::new(MANIFEST, &manifest), config, layers }
+}
+
+/// A number with a unit of these, each `step` times the one before: `134.52M`, `93.81MiB`; no decimals if they are zero.
+pub(super) fn scaled(number: u64, step: u32, units: &[&str], decimals: usize) -> String {
+    let mut value = number;
+    let mut divisor = 1_u64;
+    let mut unit = units[0];
+    for next in &units[1..] {
+        if value < u64::from(step) {
+            break;
+        }
+        value /= u64::from(step);
+        divisor *= u64::from(step);
+        unit = next;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let text = format!("{:.decimals$}", number as f64 / divisor as f64);
+    let zeros = format!(".{}", "0".repeat(decimals));
+    format!("{}{unit}", text.strip_suffix(&zeros).unwrap_or(&text))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// SmolLM2, as its file says it.
+    pub(in crate::model) fn smollm2() -> Model {
+        let facts = Facts {
+            format: Format::Gguf,
+            name: Some("SmolLM2 135M".to_owned()),
+            version: None,
+            kind: Some("model".to_owned()),
+            architecture: Some("llama".to_owned()),
+            parameters: 134_515_008,
+            quantization: Some("Q4_1".to_owned()),
+            context_length: Some(8192),
+            embedding_length: Some(576),
+            licence: Some("Apache-2.0".to_owned()),
+            vendor: None,
+            source: None,
+            languages: vec!["en".to_owned()],
+            chat_template: None,
+        };
+        let sha256 = "sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53".parse().unwrap();
+        let file = ModelFile { path: "/models/smollm2.gguf".to_owned(), size: 98_362_432, sha256 };
+        Model::new("smollm2", facts, vec![file])
+    }
+
+    pub(in crate::model) fn with_files(paths: &[&str]) -> Model {
+        let file = |path: &&str| ModelFile {
+            path: (*path).to_owned(),
+            size: path.len() as u64,
+            sha256: Digest::of(path.as_bytes()),
+        };
+        Model::new("m", smollm2().facts, paths.iter().map(file).collect())
+    }
+
+    fn paths(model: &Model) -> Vec<&str> {
+        model.files.iter().map(|file| file.path.as_str()).collect()
+    }
+
+    #[test]
+    fn a_model_of_one_file_has_it_under_its_own_name_and_others_lose_what_is_above_them() {
+        assert_eq!(paths(&with_files(&["/models/some-Q4_1.gguf"])), ["m.gguf"]);
+        assert_eq!(paths(&with_files(&["some-Q4_1.gguf"])), ["m.gguf"]);
+        let shards = ["/models/x/a-00002-of-00002.gguf", "/models/x/a-00001-of-00002.gguf"];
+        assert_eq!(paths(&with_files(&shards)), ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]);
+        let nested = ["/models/vae/model.safetensors", "/models/config.json"];
+        assert_eq!(paths(&with_files(&nested)), ["config.json", "vae/model.safetensors"]);
+        assert_eq!(paths(&with_files(&["/models/ab/x.json", "/models/a/x.json"])), ["a/x.json", "ab/x.json"]);
+    }
+
+    #[test]
+    fn roles_come_from_names() {
+        let roles = [
+            ("model-00001-of-00002.safetensors", Role::Weights),
+            ("M.GGUF", Role::Weights),
+            ("mmproj-m.gguf", Role::Projector),
+            ("model.safetensors.index.json", Role::Config),
+            ("tokenizer.model", Role::Config),
+            ("chat_template.json", Role::ChatTemplate),
+            ("LICENSE.md", Role::Licence),
+            ("README.md", Role::Text),
+            ("model.onnx", Role::Other),
+        ];
+        for (path, role) in roles {
+            assert_eq!(
+                with_files(&[path, "other/x"]).files.iter().map(ModelFile::role).find(|of| *of == role),
+                Some(role),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_are_scaled_as_people_read_them() {
+        let units = ["", "K", "M", "B", "T", "Q"];
+        let parameters = [(134_515_008, "134.52M"), (8_000_000_000, "8B"), (0, "0"), (999, "999"), (1_500, "1.50K")];
+        for (number, text) in parameters {
+            assert_eq!(scaled(number, 1000, &units, 2), text);
+        }
+        assert_eq!(scaled(98_362_432, 1024, &["B", "KiB", "MiB"], 2), "93.81MiB");
+    }
+}
