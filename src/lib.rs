@@ -44,7 +44,7 @@
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `members` | `layer` |
 //! | `base` | `compression` `digest` `image` `layer` `layout` `members` `platform` `progress` `reference` `spec` |
-//! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
