@@ -44,6 +44,7 @@ pub fn layer(spec: &OllamaSpec, progress: &Progress) -> Result<Layer, FormError>
         digest: hashed.digest,
         size: hashed.size,
         packed: None,
+        part: None,
         kind: LayerKind::Root,
         title: format!("{} for Ollama", names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")),
         why: format!(

@@ -7,6 +7,7 @@ mod hub;
 mod inspect;
 mod list;
 mod manifest;
+mod split;
 mod use_model;
 
 use anyhow::Result;
@@ -32,6 +33,7 @@ enum Verb {
     List(list::Args),
     Manifest(manifest::Args),
     Artifact(artifact::Args),
+    Split(split::Args),
     Use(use_model::Args),
 }
 
@@ -61,6 +63,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::List(args) => list::run(args, printer, session),
         Verb::Manifest(args) => manifest::run(args, printer),
         Verb::Artifact(args) => artifact::run(args, printer, session),
+        Verb::Split(args) => split::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
     }
 }
