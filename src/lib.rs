@@ -8,7 +8,8 @@
 //! 4. **Config, manifest and index** are pure values made of digests and sizes ([`image`]), as canonical JSON
 //!    ([`canonical`]).
 //! 5. The **image directory** holds them with the recipes ([`layout`]); several of them are a stack ([`stack`]).
-//! 6. **Archives and OCI directories** are written from it for other tools ([`archive`], [`blobs`]).
+//! 6. **Archives and OCI directories** are written from it for other tools ([`archive`], [`blobs`]), and of a model what
+//!    each of them takes for one ([`forms`]).
 //! 7. **Podman** gets it by links to the store, or through its own tools; what was loaded is kept, checked, gone back to and
 //!    cleaned up ([`podman`]).
 //!
@@ -35,25 +36,26 @@
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `lock_file` | `blobs` `progress` |
 //! | `nix_store` | `blobs` `digest` `store` |
-//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `nix_store` `progress` `reference` `registry` `store` |
+//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `nix_store` `pipe` `progress` `reference` `registry` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
-//! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
+//! | `plan` | `closure` `content` `image` `layer` `model` `spec` `split` `store` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `members` | `layer` |
 //! | `base` | `compression` `digest` `image` `layer` `layout` `members` `platform` `progress` `reference` `spec` |
-//! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
+//! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
-//! | `push` | `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` `registry` |
+//! | `push` | `canonical` `compression` `digest` `forms` `image` `layer` `layout` `model` `pipe` `progress` `registry` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -71,6 +73,7 @@ pub mod compression;
 pub mod config;
 pub mod content;
 pub mod digest;
+pub mod forms;
 pub mod image;
 pub mod index;
 pub mod layer;

@@ -4,16 +4,20 @@
 //! an error, and every error names its key, because a misspelt key would otherwise silently give another image.
 //! Reproducibility: of a spec, only what is written in it reaches an image.
 
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::model::{Layering, ModelSource, ModelSpec};
 use crate::config::Config;
-use crate::content::{Content, Root, check_source, is_place};
+use crate::content::{Content, Root, check_source};
 use crate::digest::Digest;
-use crate::layer::{Input, Known, Perm};
+use crate::layer::Perm;
+use crate::model::ollama::OllamaSpec;
 use crate::model::policy::Policy;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
@@ -27,6 +31,9 @@ pub const DEFAULT_MAX_LAYERS: usize = 20;
 pub const LAYER_LIMIT: usize = 127;
 /// When an image says it was made, unless its spec says otherwise: one second after the epoch, as in the Nix store.
 pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
+
+/// What `kind` may be.
+const KINDS: &str = r#"expected "image", "model", "layer", "upstream", "index", "stack" or "ollama""#;
 
 /// Why a spec cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +71,8 @@ pub enum Spec {
     Index(IndexSpec),
     /// `"kind": "stack"`
     Stack(StackSpec),
+    /// `"kind": "ollama"`
+    Ollama(OllamaSpec),
 }
 
 impl Spec {
@@ -82,20 +91,15 @@ impl Spec {
     /// With the key at fault.
     pub fn from_value(mut value: serde_json::Value) -> Result<Self, SpecError> {
         let object = value.as_object_mut().ok_or_else(|| wrong("the spec", "expected an object with a key 'kind'"))?;
-        let kind = object.remove("kind");
-        let spec = match kind.as_ref().and_then(serde_json::Value::as_str) {
+        let spec = match object.remove("kind").as_ref().and_then(serde_json::Value::as_str) {
             Some("image") => Self::Image(Box::new(read(value)?)),
             Some("model") => Self::Model(read(value)?),
             Some("layer") => Self::Layer(read(value)?),
             Some("upstream") => Self::Upstream(Box::new(read(value)?)),
             Some("index") => Self::Index(read(value)?),
             Some("stack") => Self::Stack(read(value)?),
-            _ => {
-                return Err(wrong(
-                    "kind",
-                    "expected \"image\", \"model\", \"layer\", \"upstream\", \"index\" or \"stack\"",
-                ));
-            }
+            Some("ollama") => Self::Ollama(read(value)?),
+            _ => return Err(wrong("kind", KINDS)),
         };
         spec.check()?;
         Ok(spec)
@@ -107,6 +111,7 @@ impl Spec {
             Self::Model(model) => model.check(""),
             Self::Layer(layer) => layer.check(),
             Self::Upstream(image) => image.check(),
+            Self::Ollama(ollama) => ollama.check().map_err(|(key, message)| wrong(key, message)),
             Self::Index(index) => {
                 Reference::new(&index.name, index.tag.as_deref().unwrap_or("0"))?;
                 if index.images.is_empty() {
@@ -184,7 +189,7 @@ pub struct ImageSpec {
     /// Layers built before, by `buildLayer`: directories with a `layers.json`.
     #[serde(default)]
     pub layers: Vec<PathBuf>,
-    /// Models, each a layer of its own at the bottom.
+    /// Models, each in layers of its own at the bottom.
     #[serde(default)]
     pub models: Vec<ModelSource>,
     /// Layers that the closure is split into at most.
@@ -197,49 +202,6 @@ pub struct ImageSpec {
     /// When absent, unless it is built upon another image: that has an /etc/passwd of its own, which would be hidden.
     #[serde(default)]
     pub mount_points: Option<bool>,
-    /// Where the store is.
-    #[serde(default)]
-    pub store_dir: StoreDir,
-}
-
-/// A model as an image names it: built before, or described in place.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ModelSource {
-    /// The image directory that a model was built into.
-    #[serde(default)]
-    pub built: Option<PathBuf>,
-    /// A model that is built along.
-    #[serde(default)]
-    pub spec: Option<ModelSpec>,
-}
-
-/// Model files: one layer at the bottom of an image, and an image of their own.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ModelSpec {
-    /// Name of the model and of its image.
-    pub name: String,
-    /// Tag of its image; when absent, the first twelve hex digits of the manifest's digest.
-    #[serde(default)]
-    pub tag: Option<String>,
-    /// Files or directories by their place below `mountPath`; symbolic links are followed.
-    #[serde(default)]
-    pub files: BTreeMap<PathBuf, PathBuf>,
-    /// Instead of `files`: a file, put at `mountPath` under its own name (that of a store path without the hash), or a
-    /// directory, whose content is put there.
-    #[serde(default)]
-    pub source: Option<PathBuf>,
-    /// Digests of files that are known already, by their places below `mountPath`: `sha256:…`. These are not hashed by
-    /// themselves once more; whoever gives them vouches for them, as a fixed-output path of Nix does.
-    #[serde(default)]
-    pub sha256: BTreeMap<PathBuf, Digest>,
-    /// Where a container finds them.
-    #[serde(default = "default_mount_path")]
-    pub mount_path: PathBuf,
-    /// Annotations of its image's manifest.
-    #[serde(default)]
-    pub annotations: BTreeMap<String, String>,
     /// Where the store is.
     #[serde(default)]
     pub store_dir: StoreDir,
@@ -345,10 +307,6 @@ const fn one() -> usize {
     1
 }
 
-fn default_mount_path() -> PathBuf {
-    PathBuf::from("/models")
-}
-
 impl ImageSpec {
     fn check(&self, at: &str) -> Result<(), SpecError> {
         Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
@@ -362,6 +320,21 @@ impl ImageSpec {
         check_perms(at, &self.perms)?;
         self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
     }
+
+    /// Whether the root layer brings mount points and accounts.
+    #[must_use]
+    pub fn brings_mount_points(&self) -> bool {
+        self.mount_points.unwrap_or(self.from_image.is_none())
+    }
+
+    /// The store paths that its content, config and annotations need.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Root> {
+        let mut roots = self.content.roots(&self.store_dir);
+        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
+        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
+        roots
+    }
 }
 
 impl UpstreamSpec {
@@ -370,71 +343,6 @@ impl UpstreamSpec {
         let mut files =
             std::iter::once(("config", &self.config)).chain(self.layers.iter().map(|path| ("layers", path)));
         files.try_for_each(|(key, path)| check_source(key, path).map_err(|(key, message)| wrong(key, message)))
-    }
-}
-
-impl ModelSource {
-    fn check(&self, at: &str) -> Result<(), SpecError> {
-        match (&self.built, &self.spec) {
-            (Some(_), None) => Ok(()),
-            (None, Some(spec)) => spec.check(&format!("{at}spec.")),
-            _ => Err(wrong(at.trim_end_matches('.'), "expected either 'built' or 'spec'")),
-        }
-    }
-}
-
-impl ModelSpec {
-    fn check(&self, at: &str) -> Result<(), SpecError> {
-        Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
-        if self.name.contains('/') {
-            return Err(wrong(format!("{at}name"), format!("'{}': the name of a model has no '/'", self.name)));
-        }
-        if self.files.is_empty() == self.source.is_none() {
-            return Err(wrong(format!("{at}files"), format!("model '{}' needs either 'files' or 'source'", self.name)));
-        }
-        if let Some(source) = &self.source {
-            check_source("source", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
-        }
-        if !is_place(&self.mount_path) {
-            let message = format!("'{}' is not an absolute path without '..'", self.mount_path.display());
-            return Err(wrong(format!("{at}mountPath"), message));
-        }
-        for (place, source) in &self.files {
-            if place.is_absolute() || place.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-                return Err(wrong(
-                    format!("{at}files"),
-                    format!("'{}' is not a relative path below mountPath", place.display()),
-                ));
-            }
-            check_source("files", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
-        }
-        Ok(())
-    }
-
-    /// The digests of files that are known already, by their places in the image.
-    #[must_use]
-    pub fn known(&self) -> Known {
-        self.sha256.iter().map(|(place, digest)| (self.mount_path.join(place), *digest)).collect()
-    }
-
-    /// What its layer is made of. `listing` has the names in `source` if that is a directory: each is put at `mountPath`.
-    #[must_use]
-    pub fn inputs(&self, listing: Option<&[PathBuf]>) -> Vec<Input> {
-        let copy = |place: &Path, source: &Path| {
-            // In the store nothing else than the store may be reached: a link could lead to any file of the builder.
-            let in_store = source.starts_with(self.store_dir.as_str());
-            let follow = Some(PathBuf::from(if in_store { self.store_dir.as_str() } else { "/" }));
-            Input::Copy { source: source.to_owned(), target: self.mount_path.join(place), follow, nar_hash: None }
-        };
-        match (&self.source, listing) {
-            (None, _) => self.files.iter().map(|(place, source)| copy(place, source)).collect(),
-            (Some(source), Some(names)) => names.iter().map(|name| copy(name, &source.join(name))).collect(),
-            (Some(source), None) => {
-                let name = source.file_name().map(PathBuf::from).unwrap_or_default();
-                let in_store = self.store_dir.parse(&source.to_string_lossy()).map(|path| PathBuf::from(path.name()));
-                vec![copy(&in_store.unwrap_or(name), source)]
-            }
-        }
     }
 }
 
@@ -480,21 +388,4 @@ fn check_perms(at: &str, perms: &[Perm]) -> Result<(), SpecError> {
         let bad = |message| format!("'{}' is not a regular expression: {message}", perm.regex);
         perm.compile().map(drop).map_err(|message| wrong(format!("{at}perms[{n}].regex"), bad(message)))
     })
-}
-
-impl ImageSpec {
-    /// Whether the root layer brings mount points and accounts.
-    #[must_use]
-    pub fn brings_mount_points(&self) -> bool {
-        self.mount_points.unwrap_or(self.from_image.is_none())
-    }
-
-    /// The store paths that its content, config and annotations need.
-    #[must_use]
-    pub fn roots(&self) -> Vec<Root> {
-        let mut roots = self.content.roots(&self.store_dir);
-        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
-        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
-        roots
-    }
 }
