@@ -15,6 +15,7 @@ pub mod gguf_values;
 pub mod inspect;
 mod json;
 pub mod labels;
+pub mod layers;
 pub mod licence;
 pub mod modelpack;
 pub mod ollama;

@@ -33,6 +33,7 @@ mod load_options;
 mod machine;
 mod mirror;
 mod model;
+mod model_arch;
 mod model_files;
 mod model_large;
 mod model_serve;
