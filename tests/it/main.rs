@@ -34,6 +34,8 @@ mod machine;
 mod mirror;
 mod model;
 mod model_arch;
+mod model_costs;
+mod model_facts;
 mod model_files;
 mod model_large;
 mod model_serve;
