@@ -1,6 +1,6 @@
 # The functions for a caller's own packages, overlays and cross-compilation.
 #
-# Type: { pkgs, windlass ? } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, fetchImage, aiStack, aiStackMultiarch, probe }
+# Type: { pkgs, windlass ? } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, fetchImage, fetchModel, aiStack, aiStackMultiarch, probe }
 #
 # pkgs:     the packages that images are made of
 # windlass: the package, with bin/windlass; by default built from this source, for the machine that builds

@@ -33,7 +33,9 @@
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `pipe` `progress` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
-//! | `model` | `blobs` `canonical` `digest` `layer` `pipe` `progress` |
+//! | `lock_file` | `blobs` `progress` |
+//! | `nix_store` | `blobs` `digest` `store` |
+//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `nix_store` `pipe` `progress` `reference` `registry` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `pattern` `platform` `reference` `service` `store` |
@@ -50,8 +52,8 @@
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
 //! | `lint` | `digest` `image` `layer` `layout` `model` `plan` `progress` `reference` `stack` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `members` `model` `pipe` `platform` `progress` `reference` `spec` `store` |
-//! | `upstream` | `blobs` `compression` `digest` `layer` `pipe` `platform` `podman` `progress` `reference` `registry` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
 //! | `push` | `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` `registry` |
 //! | `cli` | anything |
 //!
@@ -76,9 +78,11 @@ pub mod layer;
 pub mod layer_set;
 pub mod layout;
 pub mod lint;
+pub mod lock_file;
 pub mod members;
 pub mod model;
 pub mod nar;
+pub mod nix_store;
 pub mod path_info;
 pub mod pattern;
 pub mod pipe;

@@ -5,7 +5,8 @@
 #
 # Type: AttrSet -> Derivation with passthru as buildImage
 #
-# Example:
+# Examples:
+#   buildModel { name = "smollm2"; src = fetchModel { lock = ./models.lock.json; name = "smollm2"; }; }
 #   buildModel { name = "smollm2"; files."smollm2.gguf" = pkgs.fetchurl { … }; }
 #   buildModel { name = "qwen3"; src = pkgs.fetchurl { … }; split = "metadata"; }
 internal:
@@ -14,9 +15,11 @@ internal:
   name,
   # Tag of its image; by default derived from the model.
   tag ? null,
-  # Place below mountPath -> file or directory. Symbolic links are followed.
+  # Place below mountPath -> file or directory. Symbolic links are followed. Of a file from fetchModel the SHA-256 is known,
+  # and is not found out again.
   files ? { },
-  # Instead of `files`: a file, put there under its own name, or a directory, whose content is put there.
+  # Instead of `files`: what fetchModel gives, with all its files; a file, put there under its own name; or a directory, whose
+  # content is put there.
   src ? null,
   # Where containers find the files.
   mountPath ? "/models",
@@ -32,26 +35,37 @@ internal:
 let
   inherit (builtins)
     attrNames
-    attrValues
     baseNameOf
     dirOf
+    filter
     head
+    isAttrs
     length
+    listToAttrs
+    map
     mapAttrs
     match
     ;
-
   wrong = message: throw "buildModel: model '${name}': ${message}";
+  isFetched = value: isAttrs value && value ? model && value ? files;
+  isNamed = src == null || isFetched src;
+  all = if isFetched src then src.files else files;
+  # Place -> SHA-256, of the files of which it is known.
+  sha256 = listToAttrs (
+    map (place: {
+      name = place;
+      value = "sha256:${(head all.${place}.model.files).sha256}";
+    }) (filter (place: isFetched all.${place} && length all.${place}.model.files == 1) (attrNames all))
+  );
 
   # The one file that is split, and its place below mountPath.
-  place = if src == null then head (attrNames files) else "${name}.gguf";
-  whole = if src == null then head (attrValues files) else src;
+  place = if isNamed then head (attrNames all) else "${name}.gguf";
   base = match "(.*)[.]gguf" (baseNameOf place);
   shards = internal.derive {
     name = "${internal.storeName name}-shards";
     action = {
       action = "splitModel";
-      file = internal.path whole;
+      file = internal.path (if isNamed then all.${place} else src);
       name = head base;
       maxSize = splitSize;
     };
@@ -59,13 +73,14 @@ let
   isSplit =
     if split != "metadata" then
       false
-    else if src == null && length (attrNames files) != 1 then
+    else if isNamed && length (attrNames all) != 1 then
       wrong "split = \"metadata\" is for one GGUF file; files that are shards already are given with split = \"files\""
     else if base == null then
       wrong "split = \"metadata\" is for a GGUF file, and ${place} is none by its name"
     else
       true;
 
+  # Only when asked for: the tag of a model of one layer does not depend on it.
   layers =
     if split == null then
       { }
@@ -77,21 +92,21 @@ in
 internal.build {
   inherit name tag;
   kind = "model";
-  # What is given as `layers` only when asked for: the tag of a model of one layer does not depend on it.
   spec = {
     inherit name annotations;
     storeDir = builtins.storeDir;
     mountPath = if isSplit && dirOf place != "." then "${mountPath}/${dirOf place}" else mountPath;
-    files = if isSplit then { } else mapAttrs (_: internal.path) files;
+    files = if isSplit then { } else mapAttrs (_: internal.path) all;
     source =
       if isSplit then
         internal.path shards
-      else if src == null then
+      else if isNamed then
         null
       else
         internal.path src;
   }
   // layers;
+  known = if isSplit || sha256 == { } then { } else { inherit sha256; };
 }
 // {
   modelName = name;

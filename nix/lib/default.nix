@@ -1,6 +1,6 @@
 # The functions that turn Nix store paths into images.
 #
-# Type: { windlass, system, targetSystem } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, fetchImage }
+# Type: { windlass, system, targetSystem } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, fetchImage, fetchModel }
 #
 # windlass:     the package, with bin/windlass
 # system:       where the derivations are built, "x86_64-linux"
@@ -23,4 +23,5 @@ in
   buildStack = import ./buildStack.nix internal;
   buildIndex = import ./buildIndex.nix internal;
   fetchImage = import ./fetchImage.nix internal;
+  fetchModel = import ./fetchModel.nix internal;
 }

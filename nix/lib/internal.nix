@@ -184,10 +184,12 @@ rec {
       # What of the spec names things that windlass has built, by their tags: where these are differs from one windlass to
       # the next.
       built ? { },
+      # What is known of things in the spec, and need not be found out: nothing in the image depends on it.
+      known ? { },
       tag,
     }:
     let
-      file = specFile "${kind}-${name}-spec" ({ inherit kind; } // spec);
+      file = specFile "${kind}-${name}-spec" ({ inherit kind; } // spec // known);
       imageTag = if tag == null then tagOf ({ inherit kind; } // spec // built) else tag;
       imageName = fullName name;
       drv = derive {

@@ -9,7 +9,13 @@ use crate::blobs::WriteError;
 use crate::compose::export::ExportError;
 use crate::compose::import::ImportError;
 use crate::layout::LayoutError;
+use crate::model::add::AddError;
+use crate::model::hub::HubError;
 use crate::model::inspect::InspectError;
+use crate::model::lock::ModelLockError;
+use crate::model::resolve::ResolveError as ModelResolveError;
+use crate::model::source::ParseSourceError;
+use crate::nix_store::NixError;
 use crate::podman::decide::DecideError;
 use crate::podman::engine::EngineError;
 use crate::podman::generations::GenerationError;
@@ -23,7 +29,6 @@ use crate::registry::location::LocationError;
 use crate::spec::SpecError;
 use crate::upstream::fetch::FetchError;
 use crate::upstream::file::LockError;
-use crate::upstream::nix::NixError;
 use crate::upstream::place::{ParsePlaceError, PlaceError};
 use crate::upstream::resolve::ResolveError;
 use crate::upstream::signature::SignatureError;
@@ -141,6 +146,9 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.is::<ParsePlaceError>()
         || matches!(error.downcast_ref(), Some(FetchError::NoImage { .. } | FetchError::NoPlatform(_)))
         || matches!(error.downcast_ref(), Some(SignatureError::Key))
+        || error.is::<ParseSourceError>()
+        || matches!(error.downcast_ref(), Some(ModelLockError::Unknown { .. }))
+        || matches!(error.downcast_ref(), Some(ModelResolveError::NoFileNamed(_) | ModelResolveError::NoFile { .. }))
         || matches!(error.downcast_ref(), Some(InspectError::NoModel { .. } | InspectError::SeveralModels { .. }))
     {
         return Some(2);
@@ -169,12 +177,14 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
         || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
         || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
+        || matches!(error.downcast_ref(), Some(AddError::Model { bad: true, .. }))
     {
         return Some(4);
     }
     if error.is::<NoSpace>()
         || matches!(error.downcast_ref(), Some(LoadError::NoSpace { .. }))
         || matches!(error.downcast_ref(), Some(FetchError::NoSpace { .. }))
+        || matches!(error.downcast_ref(), Some(AddError::NoSpace { .. }))
         || matches!(error.downcast_ref(), Some(PullError::NoSpace { .. } | PullError::Full { .. }))
         || error.downcast_ref().is_some_and(|error: &std::io::Error| full(error.kind()))
     {
@@ -186,6 +196,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
         || matches!(error.downcast_ref(), Some(NixError::Missing(_)))
         || matches!(error.downcast_ref(), Some(RegistryError::Unauthorized { .. } | RegistryError::Credentials(_)))
+        || matches!(error.downcast_ref(), Some(HubError::Gated { .. }))
+        || matches!(error.downcast_ref(), Some(AddError::Login { .. } | AddError::NoAddress { .. }))
         || matches!(error.downcast_ref(), Some(EngineError::Missing { .. }));
     environment.then_some(7)
 }

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::failure::Environment;
+use crate::nix_store::NixPlaces;
 use crate::podman::decide::Host;
 use crate::podman::engine::Engine;
-use crate::podman::generations::NixPlaces;
 use crate::podman::places::{Caller, Overrides, Places};
 
 /// Which Podman, where its own settings do not say it.

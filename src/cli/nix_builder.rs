@@ -26,6 +26,8 @@ use crate::digest::Digest;
 use crate::layout::ImageDir;
 use crate::model::split::split;
 use crate::progress::Progress;
+use crate::registry::error::RegistryError;
+use crate::registry::web::WebFile;
 use crate::spec::Spec;
 use crate::stack::ModelArchive;
 use crate::store::StoreDir;
@@ -41,7 +43,7 @@ enum Action {
     Build { spec_file: PathBuf, tag: Option<String>, store_dir: StoreDir },
     /// Split a GGUF file into shards called after this name, with what describes the model in the first.
     SplitModel { file: PathBuf, name: String, max_size: u64 },
-    /// Fetch a blob of an upstream image, in a fixed-output derivation with a flat hash: the only builder with a network.
+    /// Fetch a blob of an upstream image, in a fixed-output derivation with a flat hash: only those have a network.
     FetchBlob {
         /// Where it may be had, in the order in which they are asked.
         sources: Vec<Place>,
@@ -52,6 +54,17 @@ enum Action {
         insecure: bool,
         /// The image in the lock, for messages.
         image: String,
+    },
+    /// Fetch a file of a model, in the same way. There is no token here: it would have to be a part of the derivation.
+    FetchModel {
+        /// Where it may be had.
+        urls: Vec<String>,
+        digest: Digest,
+        size: Option<u64>,
+        /// The file, for messages.
+        file: String,
+        /// What puts it into the store, with the token of whoever runs it.
+        hint: String,
     },
     /// Export an image directory or a lean stack. An output `sum` gets the archive's SHA-256; the archives of a stack's
     /// models are derivations of their own.
@@ -107,6 +120,15 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
         Action::FetchBlob { sources, digest, size, insecure, image } => {
             fetch_blob(&sources, Wanted { digest, size }, insecure, &image, &output, progress)?;
         }
+        Action::FetchModel { urls, digest, size, file, hint } => {
+            fetch_model(&urls, digest, size, &output, progress).map_err(|(reasons, lied)| {
+                let message = format!(
+                    "{file} cannot be fetched:{reasons}\nas yourself, run: {hint}\n(where its repository is gated, with your \
+                     token in HF_TOKEN), then build again: the file is then in the Nix store, and nothing is fetched"
+                );
+                if lied { anyhow::Error::from(Unverified(message)) } else { Environment(message).into() }
+            })?;
+        }
         Action::Export { from, format, models } => {
             let without = Without::default();
             let options = Options { without: &without, verify: Verify::Auto, progress };
@@ -159,6 +181,33 @@ fn fetch_blob(
         return Err(Unverified(message).into());
     }
     Err(Environment(message).into())
+}
+
+/// Fetches a file of a model; of a failure, what each address said, and whether one of them sent other bytes.
+fn fetch_model(
+    urls: &[String],
+    digest: Digest,
+    size: Option<u64>,
+    output: &Path,
+    progress: &Progress,
+) -> Result<(), (String, bool)> {
+    let web = registry::web_of_builder().map_err(|error| (format!("\n  {error}"), false))?;
+    let (mut reasons, mut lied) = (String::new(), false);
+    for address in urls {
+        let file = WebFile { address, digest: Some(digest), size, version: None };
+        let Err(error) = web.fetch(file, output, progress) else { return Ok(()) };
+        lied |= matches!(error, RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. });
+        let reason = match error {
+            RegistryError::Unauthorized { host, .. } => format!("{host} gives it to nobody without a login"),
+            other => other.to_string(),
+        };
+        reasons.extend(["\n  ", address, ": ", reason.trim_start_matches(address.as_str()).trim_start_matches(": ")]);
+    }
+    if urls.is_empty() {
+        reasons.push_str("\n  it was added from a file, and has no address");
+    }
+    drop(place::forget_part(output));
+    Err((reasons, lied))
 }
 
 fn existing(model: &ModelOutputs) -> Result<ModelArchive> {

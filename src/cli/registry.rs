@@ -9,6 +9,7 @@ use anyhow::Result;
 
 use crate::registry::credentials::Secret;
 use crate::registry::options::{Options, ProxyOptions};
+use crate::registry::web::Web;
 use crate::upstream::Registries;
 
 /// What nixpkgs sets `SSL_CERT_FILE` to where it wants no certificates to be found.
@@ -51,6 +52,11 @@ pub(super) fn of_builder() -> Result<Registries> {
     let mut options = options(false);
     options.auth_files.retain(|file| File::open(file).is_ok());
     Ok(Registries::new(&options)?)
+}
+
+/// The clients of a derivation's builder for web servers. It knows no login: what it fetches is for everybody.
+pub(super) fn web_of_builder() -> Result<Web> {
+    Ok(Web::new(&Options { auth_files: Vec::new(), ..options(false) })?)
 }
 
 /// How to talk to registries, as the user's environment has it.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 
 use super::engine::Engine;
-use super::generations::{Entry, GenerationError, Generations, NixPlaces};
+use super::generations::{Entry, GenerationError, Generations};
 use super::linked::{DRIVER, LinkedStore};
 use super::places::Places;
 use super::records::RecordsError;
@@ -16,6 +16,7 @@ use super::survey::{Presence, Survey};
 use crate::digest::Digest;
 use crate::image::chain_ids;
 use crate::layout::{ImageDir, PlatformRecord};
+use crate::nix_store::NixPlaces;
 use crate::platform::Platform;
 use crate::progress::Progress;
 

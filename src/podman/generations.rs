@@ -32,6 +32,7 @@ use crate::canonical;
 use crate::digest::Digest;
 use crate::image::LayerRecord;
 use crate::layout::{ImageDir, ImageKind, LayoutError, PlatformRecord, VERSION, read_versioned};
+use crate::nix_store::NixPlaces;
 use crate::platform::Platform;
 use crate::progress::Progress;
 
@@ -141,15 +142,6 @@ pub struct Generation {
     pub number: u64,
     /// Images and models, by kind and name.
     pub entries: Vec<Entry>,
-}
-
-/// Where Nix keeps its things.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NixPlaces {
-    /// The store: `/nix/store`.
-    pub store: PathBuf,
-    /// The state: `/nix/var/nix`.
-    pub state: PathBuf,
 }
 
 /// The generations of one graph root.

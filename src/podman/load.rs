@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use super::decide::{DecideError, Host, How, Options, Reason, Step, Target, Via};
 use super::engine::EngineError;
-use super::gc_roots;
 use super::generations::{Entry, GenerationError, Generations};
 use super::link::{LinkError, link};
 use super::pull::{self, PullError, pull};
@@ -21,6 +20,7 @@ use super::records::{RecordsError, StoredImage};
 use super::survey::{Presence, Survey, names};
 use crate::blobs::{WriteError, free_space};
 use crate::image::LayerRecord;
+use crate::nix_store;
 use crate::progress::Progress;
 
 /// Why images are not loaded.
@@ -182,7 +182,7 @@ impl Host {
         }
         let mut warnings = Vec::new();
         for (link, path) in generations.roots(generation)? {
-            warnings.extend(gc_roots::register(&self.nix, &link, &path).err().map(|error| error.to_string()));
+            warnings.extend(nix_store::register(&self.nix, &link, &path).err().map(|error| error.to_string()));
         }
         let mut outcomes: Vec<Outcome> =
             steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();

@@ -9,7 +9,7 @@
 //! | what must be loaded, and how? | [`decide`] [`load`] |
 //! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `placement` `rooted` `twin` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
 //! | pulled: handed to Podman | [`engine`] [`pull`] |
-//! | what was loaded, and what goes? | [`generations`] [`gc_roots`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
+//! | what was loaded, and what goes? | [`generations`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
 //! | is it still what was built? | [`verify`] [`mod@check`] |
 //! | which model does a service have? | [`weights`] [`model`] [`service`] [`switch`] |
 
@@ -19,7 +19,6 @@ pub mod doctor;
 pub mod engine;
 pub mod gc;
 mod gc_plan;
-pub mod gc_roots;
 pub mod generations;
 mod host;
 pub mod image_store;

@@ -31,8 +31,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::gc_roots;
-use super::generations::{Entry, GenerationError, Generations, NixPlaces, store_path};
+use super::generations::{Entry, GenerationError, Generations, store_path};
 use super::lock;
 use super::records::RecordsError;
 use super::service::{Service, ServiceError};
@@ -41,6 +40,7 @@ use crate::blobs::{At, Staging, WriteError, write_file};
 use crate::canonical;
 use crate::digest::Digest;
 use crate::layout::{LayoutError, VERSION, read_versioned};
+use crate::nix_store::{self, NixPlaces};
 use crate::progress::Progress;
 use crate::reference::Reference;
 
@@ -353,7 +353,7 @@ impl Slots {
             write_file(&staging.path().join("model.json"), &canonical::to_pretty(held), progress)?;
             staging.publish()?;
         }
-        let root = |(name, path): &(String, PathBuf)| gc_roots::register(nix, &folder.join("roots").join(name), path);
+        let root = |(name, path): &(String, PathBuf)| nix_store::register(nix, &folder.join("roots").join(name), path);
         Ok(roots.iter().filter_map(|root_of| root(root_of).err()).map(|error| error.to_string()).collect())
     }
 

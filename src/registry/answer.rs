@@ -24,6 +24,8 @@ struct Errors {
     errors: Vec<Reason>,
     details: Option<String>,
     error_description: Option<String>,
+    /// Text, where the server is Hugging Face's.
+    error: serde_json::Value,
 }
 
 #[derive(Deserialize, Default)]
@@ -67,7 +69,8 @@ fn reason(response: Response<Body>) -> Option<String> {
     drop(response.into_body().into_reader().take(MAX_REASON).read_to_end(&mut text));
     let said: Errors = serde_json::from_slice(&text).ok()?;
     let first = said.errors.into_iter().next().unwrap_or_default();
-    let said = [first.message, first.code, said.details, said.error_description];
+    let error = said.error.as_str().map(str::to_owned);
+    let said = [first.message, first.code, said.details, said.error_description, error];
     printable(&said.into_iter().flatten().find(|said| !said.is_empty())?)
 }
 

@@ -1,4 +1,7 @@
 //! Large blobs, into files, going on where a run before this one stopped.
+//!
+//! What is gone on with is safe: all bytes are compared with the digest, and where nobody knows that one, the server is
+//! asked for the rest of the same version, or for all.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,6 +15,7 @@ use super::answer::{header_number, header_text};
 use super::client::{Client, blob_name};
 use super::error::RegistryError;
 use super::location::Location;
+use super::transport::{Access, Ask, Payload};
 use super::url::Url;
 use crate::digest::{Digest, Hasher};
 use crate::progress::Progress;
@@ -19,13 +23,17 @@ use crate::progress::Progress;
 /// Bytes that are read, hashed and written at once.
 const CHUNK: usize = 128 << 10;
 
-/// What a download took.
+/// What a download took, and what came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fetched {
     /// Bytes that came over the network.
     pub bytes_from_network: u64,
     /// Bytes that were there from a run before.
     pub resumed_from: u64,
+    /// The digest of all bytes.
+    pub digest: Digest,
+    /// How many they are.
+    pub size: u64,
 }
 
 /// What is there of a blob: a file, locked by this process, and the hash of what is in it.
@@ -35,19 +43,31 @@ struct Part {
     hasher: Hasher,
 }
 
+/// What a download has taken so far.
+struct Taken {
+    network: u64,
+    kept: u64,
+}
+
 /// What is to come.
-struct Wanted<'a> {
-    at: &'a Location,
-    what: String,
-    url: Url,
-    digest: Digest,
-    size: u64,
+pub(super) struct Wanted<'a> {
+    pub(super) at: &'a Location,
+    pub(super) what: String,
+    pub(super) url: Url,
+    pub(super) access: Access<'a>,
+    /// `None` where whoever asks is to learn it.
+    pub(super) digest: Option<Digest>,
+    /// `None` where nobody has said it.
+    pub(super) size: Option<u64>,
+    /// The `ETag` of what is there of it, for a digest that is not known: what is gone on with must be of the same bytes.
+    pub(super) version: Option<&'a str>,
 }
 
 impl Client {
     /// Downloads a blob to `to`, by way of `<to>.part`, which stays when this fails and is gone on with by the next run.
-    /// `to` gets its name when all bytes are on the disk and have the right digest; one that is there already and right
-    /// is left as it is. Two processes may do this at once: one waits for the other.
+    /// `to` gets its name when all bytes are there and have the right digest, and is read again by the next run that wants
+    /// it: so nothing waits for the disk here, and who needs the file there syncs it. One that is there already and right is
+    /// left as it is. Two processes may do this at once: one waits for the other.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -60,36 +80,13 @@ impl Client {
         progress: &Progress,
     ) -> Result<Fetched, RegistryError> {
         let url = self.transport.url(at, &format!("blobs/{digest}"))?;
-        self.fetch(&Wanted { at, what: blob_name(at, digest), url, digest, size }, to, progress)
+        let (what, access) = (blob_name(at, digest), Access::Pull);
+        let (digest, size) = (Some(digest), Some(size));
+        self.fetch(&Wanted { at, what, url, access, digest, size, version: None }, to, progress)
     }
 
-    /// Downloads a blob from a web server, which has it at this address, in the same way.
-    ///
-    /// # Errors
-    /// See [`RegistryError`].
-    pub fn fetch_web(
-        &self,
-        address: &str,
-        digest: Digest,
-        size: u64,
-        to: &Path,
-        progress: &Progress,
-    ) -> Result<Fetched, RegistryError> {
-        let none = |reason: &str| RegistryError::Malformed {
-            host: "no server".to_owned(),
-            what: address.to_owned(),
-            reason: reason.to_owned(),
-        };
-        let url = Url::parse(address).ok_or_else(|| none("that is no address"))?;
-        let at = Location::new(url.host(), "blobs")?;
-        if !url.is_allowed(self.transport.options.insecure) {
-            return Err(RegistryError::Insecure { host: url.host().to_owned() });
-        }
-        self.fetch(&Wanted { at: &at, what: address.to_owned(), url, digest, size }, to, progress)
-    }
-
-    fn fetch(&self, wanted: &Wanted<'_>, to: &Path, progress: &Progress) -> Result<Fetched, RegistryError> {
-        let &Wanted { digest, size, .. } = wanted;
+    /// Downloads what is wanted, see [`fetch_blob`](Self::fetch_blob).
+    pub(super) fn fetch(&self, wanted: &Wanted<'_>, to: &Path, progress: &Progress) -> Result<Fetched, RegistryError> {
         let mut name = to.as_os_str().to_owned();
         name.push(".part");
         let path = PathBuf::from(name);
@@ -97,69 +94,69 @@ impl Client {
             // Whoever had it locked has finished it, or thrown it away.
             return self.fetch(wanted, to, progress);
         };
-        if is_there(to, wanted, progress)? {
+        if let Some((digest, size)) = is_there(to, wanted, progress)? {
             remove(&path)?;
             progress.count_kept(size);
-            return Ok(Fetched { bytes_from_network: 0, resumed_from: size });
+            return Ok(Fetched { bytes_from_network: 0, resumed_from: size, digest, size });
         }
         let mut part = Part { path, file, hasher: Hasher::new() };
         part.take_up(wanted, progress)?;
-        let mut fetched = self.complete(wanted, &mut part, progress)?;
-        if part.hasher.clone().finish().0 != digest && fetched.resumed_from > 0 {
+        let mut taken = self.complete(wanted, &mut part, progress)?;
+        if !wanted.is(part.found().0) && taken.kept > 0 {
             // What was there was of something else, or damaged.
             part.empty()?;
             let again = self.complete(wanted, &mut part, progress)?;
-            let bytes_from_network = fetched.bytes_from_network + again.bytes_from_network;
-            fetched = Fetched { bytes_from_network, resumed_from: 0 };
+            taken = Taken { network: taken.network + again.network, kept: 0 };
         }
-        let found = part.hasher.clone().finish().0;
-        if found != digest {
+        let (digest, size) = part.found();
+        if !wanted.is(digest) {
             remove(&part.path)?;
-            return Err(RegistryError::WrongDigest { what: wanted.what.clone(), found });
+            return Err(RegistryError::WrongDigest { what: wanted.what.clone(), found: digest });
         }
-        part.file.sync_all().map_err(failed(&part.path))?;
         std::fs::rename(&part.path, to).map_err(failed(to))?;
-        Ok(fetched)
+        Ok(Fetched { bytes_from_network: taken.network, resumed_from: taken.kept, digest, size })
     }
 
     /// Downloads what is missing, in as many tries as it takes while each of them gets on.
-    fn complete(&self, wanted: &Wanted<'_>, part: &mut Part, progress: &Progress) -> Result<Fetched, RegistryError> {
+    fn complete(&self, wanted: &Wanted<'_>, part: &mut Part, progress: &Progress) -> Result<Taken, RegistryError> {
         let kept = part.hasher.count();
-        let mut fetched = Fetched { bytes_from_network: 0, resumed_from: kept };
+        let mut taken = Taken { network: 0, kept };
         progress.count_kept(kept);
         let mut tries = self.transport.tries(wanted.at, progress);
-        while part.hasher.count() < wanted.size {
+        while wanted.size != Some(part.hasher.count()) {
             let before = part.hasher.count();
-            let step = self.go_on(wanted, part, &mut fetched, progress);
+            let step = self.go_on(wanted, part, &mut taken, progress);
             if part.hasher.count() > before {
                 tries.went_on();
             }
             match step {
-                Ok(()) => {}
+                Ok(()) => break,
                 Err(error) => tries.again(error)?,
             }
         }
-        Ok(fetched)
+        Ok(taken)
     }
 
-    /// One request for what is missing.
+    /// One request for all that is missing.
     fn go_on(
         &self,
         wanted: &Wanted<'_>,
         part: &mut Part,
-        fetched: &mut Fetched,
+        taken: &mut Taken,
         progress: &Progress,
     ) -> Result<(), RegistryError> {
-        let mut ask = self.ask(wanted.at, &wanted.what, Method::GET, "")?;
-        ask.url = wanted.url.clone();
+        let (url, access, what) = (wanted.url.clone(), wanted.access, wanted.what.as_str());
+        let (headers, payload) = (Vec::new(), Payload::Nothing);
+        let mut ask = Ask { at: wanted.at, what, method: Method::GET, url, access, headers, payload, patience: None };
         let start = part.hasher.count();
         if start > 0 {
             ask.headers.push(("range", format!("bytes={start}-")));
+            ask.headers.extend(wanted.version.map(|version| ("if-range", version.to_owned())));
         }
         let response = match self.transport.send(&ask, progress) {
             Err(RegistryError::Refused { status: 416, .. }) if start > 0 => {
                 part.empty()?;
-                fetched.resumed_from = 0;
+                taken.kept = 0;
                 ask.headers.clear();
                 self.transport.send(&ask, progress)?
             }
@@ -168,9 +165,9 @@ impl Client {
         if response.status() != 206 && start > 0 {
             // The registry sends all of it, whatever it was asked for.
             part.empty()?;
-            fetched.resumed_from = 0;
+            taken.kept = 0;
         }
-        check_size(wanted, part.hasher.count(), &response)?;
+        let size = announced(wanted, part.hasher.count(), &response)?;
         let mut incoming = self.transport.incoming(&ask, response, progress);
         let mut buffer = vec![0; CHUNK];
         loop {
@@ -178,18 +175,18 @@ impl Client {
             if read == 0 {
                 break;
             }
-            fetched.bytes_from_network += read as u64;
-            if part.hasher.count() + read as u64 > wanted.size {
-                let found = part.hasher.count() + read as u64;
+            taken.network += read as u64;
+            let found = part.hasher.count() + read as u64;
+            if let Some(expected) = size.filter(|size| found > *size) {
                 remove(&part.path)?;
-                return Err(RegistryError::WrongSize { what: wanted.what.clone(), expected: wanted.size, found });
+                return Err(RegistryError::WrongSize { what: wanted.what.clone(), expected, found });
             }
             part.file.write_all(&buffer[..read]).map_err(failed(&part.path))?;
             part.hasher.update(&buffer[..read]);
             progress.count_written(read as u64);
         }
-        if part.hasher.count() < wanted.size {
-            let reason = format!("{} of {} bytes had come", part.hasher.count(), wanted.size);
+        if let Some(size) = size.filter(|size| part.hasher.count() < *size) {
+            let reason = format!("{} of {size} bytes had come", part.hasher.count());
             let host = wanted.at.host().to_owned();
             return Err(RegistryError::CutOff { host, what: wanted.what.clone(), reason });
         }
@@ -197,11 +194,10 @@ impl Client {
     }
 }
 
-/// Whether the registry is about to send what is missing after `start` bytes.
-fn check_size(wanted: &Wanted<'_>, start: u64, response: &Response<Body>) -> Result<(), RegistryError> {
+/// How many bytes all of it has, by what the server is about to send after `start` bytes; `None` if nobody says.
+fn announced(wanted: &Wanted<'_>, start: u64, response: &Response<Body>) -> Result<Option<u64>, RegistryError> {
     let headers = response.headers();
-    let wrong = |found| RegistryError::WrongSize { what: wanted.what.clone(), expected: wanted.size, found };
-    if response.status() == 206 {
+    let size = if response.status() == 206 {
         // `bytes 100-199/200`, or `*` for a size that is not known.
         let range = header_text(headers, "content-range").and_then(|text| text.strip_prefix("bytes "));
         let (bytes, size) = range.and_then(|range| range.split_once('/')).unwrap_or_default();
@@ -210,25 +206,44 @@ fn check_size(wanted: &Wanted<'_>, start: u64, response: &Response<Body>) -> Res
             let reason = format!("it was asked for the bytes from {start} on");
             return Err(RegistryError::Malformed { host, what, reason });
         }
-        return size.parse().ok().filter(|size| *size != wanted.size).map_or(Ok(()), |size| Err(wrong(size)));
+        size.parse().ok()
+    } else {
+        header_number(headers, "content-length")
+    };
+    match (wanted.size, size) {
+        (Some(expected), Some(found)) if expected != found => {
+            Err(RegistryError::WrongSize { what: wanted.what.clone(), expected, found })
+        }
+        (expected, found) => Ok(expected.or(found)),
     }
-    let size = header_number(headers, "content-length");
-    size.filter(|size| *size != wanted.size).map_or(Ok(()), |size| Err(wrong(size)))
+}
+
+impl Wanted<'_> {
+    /// Whether these are the bytes that are wanted, as far as is known.
+    fn is(&self, found: Digest) -> bool {
+        self.digest.is_none_or(|digest| digest == found)
+    }
 }
 
 impl Part {
-    /// Hashes what is there. Too much is nothing.
+    /// Hashes what is there. Too much is nothing, and so is what may be of other bytes.
     fn take_up(&mut self, wanted: &Wanted<'_>, progress: &Progress) -> Result<(), RegistryError> {
         let size = self.file.metadata().map_err(failed(&self.path))?.len();
-        if size > wanted.size {
+        let unknown = wanted.digest.is_none() && wanted.version.is_none();
+        if unknown || wanted.size.is_some_and(|wanted| size > wanted) {
             self.empty()?;
         } else {
             self.hasher = hashed(&mut self.file, &self.path, progress)?;
         }
-        if self.hasher.count() == wanted.size && self.hasher.clone().finish().0 != wanted.digest {
+        if Some(self.hasher.count()) == wanted.size && !wanted.is(self.found().0) {
             self.empty()?;
         }
         Ok(())
+    }
+
+    /// Digest and size of what is there.
+    fn found(&self) -> (Digest, u64) {
+        self.hasher.clone().finish()
     }
 
     fn empty(&mut self) -> Result<(), RegistryError> {
@@ -260,17 +275,20 @@ fn lock(path: &Path, progress: &Progress) -> Result<Option<File>, RegistryError>
     Ok(same.then_some(file))
 }
 
-/// Whether the blob is there, whole and right.
-fn is_there(to: &Path, wanted: &Wanted<'_>, progress: &Progress) -> Result<bool, RegistryError> {
+/// Digest and size of the blob if it is there, whole and right.
+fn is_there(to: &Path, wanted: &Wanted<'_>, progress: &Progress) -> Result<Option<(Digest, u64)>, RegistryError> {
     let mut file = match File::open(to) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(to)(error)),
     };
-    if file.metadata().map_err(failed(to))?.len() != wanted.size {
-        return Ok(false);
+    let size = file.metadata().map_err(failed(to))?.len();
+    let unknown = wanted.digest.is_none() && wanted.version.is_none();
+    if unknown || wanted.size.is_some_and(|wanted| wanted != size) {
+        return Ok(None);
     }
-    Ok(hashed(&mut file, to, progress)?.finish().0 == wanted.digest)
+    let (digest, size) = hashed(&mut file, to, progress)?.finish();
+    Ok(wanted.is(digest).then_some((digest, size)))
 }
 
 /// The hash of a file from its first byte; the next byte is written behind its last.

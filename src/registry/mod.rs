@@ -9,6 +9,7 @@
 //! | `answer` `stream` | what comes back, and what is sent while it is made |
 //! | [`client`] | manifests and small blobs |
 //! | [`blobs`] | large blobs into files, resumed |
+//! | [`web`] | files of other web servers, in the same way |
 //! | [`upload`] | blobs and manifests to a registry |
 //!
 //! Everything that comes in is checked against its digest before anybody sees it. A login goes to its registry and to the
@@ -26,3 +27,4 @@ mod token;
 mod transport;
 pub mod upload;
 mod url;
+pub mod web;

@@ -1,5 +1,6 @@
 //! What a client is to know of its surroundings. The library reads no environment: its caller does.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct Options {
     /// Files with logins, as Podman (`auth.json`) and Docker (`config.json`) write them; the first that knows a
     /// registry decides. One that is not there has none.
     pub auth_files: Vec<PathBuf>,
+    /// Tokens of web servers by `HOST[:PORT]`: each goes to that host alone, with every request to it.
+    pub tokens: BTreeMap<String, Secret>,
     /// How often something is tried again that may go away by itself.
     pub retries: u32,
     /// The longest wait between two tries. A registry that asks for more is not waited for.
@@ -45,6 +48,7 @@ impl Default for Options {
             ca_file: None,
             proxy: ProxyOptions::default(),
             auth_files: Vec::new(),
+            tokens: BTreeMap::new(),
             retries: 4,
             max_wait: Duration::from_secs(60),
             connect: Duration::from_secs(15),

@@ -9,7 +9,7 @@ use ureq::http::{HeaderMap, Method};
 use super::answer::status_error;
 use super::credentials::{Credentials, Login, Secret};
 use super::error::RegistryError;
-use super::transport::{Ask, Payload, Transport, unauthorized};
+use super::transport::{Access, Ask, Payload, Transport, unauthorized};
 use super::url::{Url, escaped};
 use crate::progress::Progress;
 
@@ -62,7 +62,7 @@ impl Transport {
         let challenges: Vec<_> =
             texts.iter().filter_map(|text| http_auth::parse_challenges(text).ok()).flatten().collect();
         let named = |scheme: &str| challenges.iter().find(|challenge| challenge.scheme.eq_ignore_ascii_case(scheme));
-        if let Some(challenge) = named("Bearer") {
+        if let Some(challenge) = named("Bearer").filter(|_| ask.access != Access::Web) {
             let token = self.token(ask, &Bearer::of(challenge), login, progress)?;
             return Ok(Secret::new(format!("Bearer {}", token.expose())));
         }

@@ -48,12 +48,18 @@ pub(super) enum Access<'a> {
     Push,
     /// Push, and pull from another repository of the same registry.
     Mount(&'a str),
+    /// A file of a web server: with the token that its host is given, or by `Basic`; no token server is asked.
+    Web,
 }
 
 impl Access<'_> {
     /// The scopes of a token for it.
     pub(super) fn scopes(self, repository: &str) -> Vec<String> {
-        let actions = if self == Self::Pull { "pull" } else { "pull,push" };
+        let actions = match self {
+            Self::Web => return Vec::new(),
+            Self::Pull => "pull",
+            Self::Push | Self::Mount(_) => "pull,push",
+        };
         let mut scopes = vec![format!("repository:{repository}:{actions}")];
         if let Self::Mount(from) = self {
             scopes.push(format!("repository:{from}:pull"));
@@ -142,9 +148,11 @@ impl Transport {
     pub(super) fn send(&self, ask: &Ask<'_>, progress: &Progress) -> Result<Response<Body>, RegistryError> {
         progress.check().map_err(|source| RegistryError::Stopped { source })?;
         let key = (ask.at.wire_host().to_owned(), ask.access.scopes(ask.at.repository()).join(" "));
-        let used = locked(&self.logins).get(&key).cloned();
+        let token = self.options.tokens.get(ask.url.host()).filter(|_| ask.access == Access::Web);
+        let token = token.map(|token| Secret::new(format!("Bearer {}", token.expose())));
+        let used = locked(&self.logins).get(&key).cloned().or(token.clone());
         let mut response = self.follow(ask, used.as_ref(), progress)?;
-        if response.status() == 401 {
+        if response.status() == 401 && token.is_none() {
             // Read to its end, the answer gives its connection back.
             drop(response.body_mut().with_config().limit(64 << 10).read_to_vec());
             let login = credentials::find(&self.options.auth_files, ask.at.host(), ask.at.repository())?;
@@ -165,7 +173,11 @@ impl Transport {
                 return Err(unauthorized(ask.at, login.as_ref()));
             }
         }
-        if response.status().is_success() { Ok(response) } else { Err(status_error(ask.at.host(), ask.what, response)) }
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            status if status == 401 => Err(unauthorized(ask.at, None)),
+            _ => Err(status_error(ask.at.host(), ask.what, response)),
+        }
     }
 
     /// Sends a request, and again where it is sent to. The login goes to the registry alone.
@@ -175,7 +187,10 @@ impl Transport {
         login: Option<&Secret>,
         progress: &Progress,
     ) -> Result<Response<Body>, RegistryError> {
-        let home = Url::of(ask.at, self.options.insecure, "");
+        let home = match ask.access {
+            Access::Web => ask.url.clone(),
+            _ => Url::of(ask.at, self.options.insecure, ""),
+        };
         let redirect = |host: &str, reason: String| {
             let (host, what) = (host.to_owned(), ask.what.to_owned());
             RegistryError::Redirect { host, what, reason }

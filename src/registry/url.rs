@@ -59,6 +59,11 @@ impl Url {
         if self.secure { "https" } else { "http" }
     }
 
+    /// Whether it is reached by TLS.
+    pub(super) const fn is_secure(&self) -> bool {
+        self.secure
+    }
+
     /// `HOST[:PORT]`.
     pub(super) fn host(&self) -> &str {
         &self.authority

@@ -9,10 +9,11 @@ use std::sync::{Mutex, PoisonError};
 use super::Registries;
 use super::document::DocumentError;
 use super::lock::{Image, Lock, Source};
-use super::nix::{BlobStore, NixError, store_name};
+use super::nix::{BlobStore, store_name};
 use super::place::{ParsePlaceError, Place, PlaceError, Wanted, take_first};
 use crate::blobs::{At, WriteError, free_space};
 use crate::digest::Digest;
+use crate::nix_store::NixError;
 use crate::platform::Platform;
 use crate::progress::Progress;
 
@@ -223,8 +224,10 @@ impl Fetcher<'_> {
         // The largest first: the last one to end should be a small one.
         jobs.sort_by_key(|job| (job.wanted.size, job.wanted.digest));
         let (queue, outcome) = (Mutex::new(jobs), Mutex::new(Outcome::default()));
+        // Not in the head of the loop, where the lock would be held for as long as the job takes.
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
-            while let Some(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            while let Some(job) = next() {
                 let result = self.fetch(&job);
                 let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                 match result {

@@ -11,15 +11,13 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::marker::PhantomData;
 
-use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::document::{self, Document, DocumentError, Manifest};
 use crate::digest::Digest;
+use crate::lock_file::{to_text, unique};
 use crate::platform::Platform;
 use crate::registry::location::{Location, LocationError};
 
@@ -354,7 +352,7 @@ impl Lock {
     ///
     /// # Errors
     /// If a manifest cannot be read.
-    pub fn tidy(&mut self) -> Result<(), DocumentError> {
+    pub fn drop_unneeded(&mut self) -> Result<(), DocumentError> {
         let mut from: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
         for locked in self.images.values().filter_map(|image| image.locked.as_ref()) {
             let name = format!("{}/{}", locked.registry, locked.repository);
@@ -373,62 +371,4 @@ impl Lock {
         });
         Ok(())
     }
-}
-
-/// A file of JSON: sorted, two spaces of indent, ASCII, a newline at the end. Unlike canonical JSON it has room for any
-/// number that somebody else's keys may have.
-///
-/// # Panics
-/// Never for the types of this module: all their keys are strings.
-pub(super) fn to_text<T: Serialize>(value: &T) -> String {
-    // A `Value` keeps its keys sorted.
-    let sorted = serde_json::to_value(value).expect("a value with string keys is JSON");
-    let mut text = to_ascii(&serde_json::to_string_pretty(&sorted).expect("a value is JSON"));
-    text.push('\n');
-    text
-}
-
-/// JSON with every character beyond ASCII escaped. Those are only ever inside of strings.
-fn to_ascii(json: &str) -> String {
-    let mut ascii = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c.is_ascii() {
-            ascii.push(c);
-        } else {
-            let units = c.encode_utf16(&mut [0; 2]).to_vec();
-            ascii.extend(units.iter().map(|unit| format!("\\u{unit:04x}")));
-        }
-    }
-    ascii
-}
-
-/// A map in which no key may be there twice: of two, one would be lost without anybody knowing, as after a bad merge.
-fn unique<'de, D, K, V>(from: D) -> Result<BTreeMap<K, V>, D::Error>
-where
-    D: Deserializer<'de>,
-    K: Deserialize<'de> + Ord + fmt::Display,
-    V: Deserialize<'de>,
-{
-    struct Unique<K, V>(PhantomData<(K, V)>);
-
-    impl<'de, K: Deserialize<'de> + Ord + fmt::Display, V: Deserialize<'de>> Visitor<'de> for Unique<K, V> {
-        type Value = BTreeMap<K, V>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
-            let mut map = BTreeMap::new();
-            while let Some(key) = access.next_key::<K>()? {
-                if map.contains_key(&key) {
-                    return Err(de::Error::custom(format_args!("'{key}' is there twice")));
-                }
-                map.insert(key, access.next_value()?);
-            }
-            Ok(map)
-        }
-    }
-
-    from.deserialize_map(Unique(PhantomData))
 }

@@ -22,10 +22,11 @@ use super::Registries;
 use super::document::DocumentError;
 use super::fetch::{FetchError, places};
 use super::lock::{Image, Locked, Raw};
-use super::nix::{BlobStore, NixError, store_name};
+use super::nix::{BlobStore, store_name};
 use super::place::{Place, PlaceError, Wanted, copy_verified, take_first};
 use crate::blobs::{At, Staging, WriteError, write_file};
 use crate::digest::Digest;
+use crate::nix_store::NixError;
 use crate::progress::Progress;
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
@@ -203,7 +204,11 @@ impl Mirror<'_> {
                 self.progress.count_kept(size);
                 return Ok(());
             }
-            self.obtain(copying, digest, size, &to)?;
+            // What has its name and its size is not read again: it is on the disk by then.
+            let beside = to.with_extension("new");
+            self.obtain(copying, digest, size, &beside)?;
+            File::open(&beside).and_then(|file| file.sync_all()).at("sync", &beside)?;
+            fs::rename(&beside, &to).at("create", &to)?;
             copying.count(|done| done.written += 1);
             Ok(())
         })?;

@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
+use crate::registry::web::WebFile;
 
 /// A place that blobs are taken from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -168,10 +169,12 @@ impl Place {
                 };
                 Ok(fetched?.bytes_from_network)
             }
-            Self::Web(url) => Ok(registries
-                .client(url.starts_with("http:"))
-                .fetch_web(&format!("{url}/sha256/{}", digest.hex()), digest, size, to, progress)?
-                .bytes_from_network),
+            Self::Web(url) => {
+                let address = format!("{url}/sha256/{}", digest.hex());
+                let file = WebFile { address: &address, digest: Some(digest), size: Some(size), version: None };
+                let client = registries.client(url.starts_with("http:"));
+                Ok(client.fetch_web(file, to, progress)?.bytes_from_network)
+            }
             Self::Directory(folder) => copy(folder, wanted, to, progress).map(|()| 0),
         }
     }

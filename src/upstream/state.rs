@@ -11,9 +11,10 @@ use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
 use super::check::{Finding, Status};
-use super::lock::{Cadence, Others, to_text};
+use super::lock::{Cadence, Others};
 use crate::blobs::{At, Staging, WriteError, read_file, write_file};
 use crate::digest::Digest;
+use crate::lock_file::to_text;
 use crate::progress::Progress;
 
 const VERSION: u32 = 1;

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::check::Status;
-use super::lock::{Image, Lock, to_text};
+use super::lock::{Image, Lock};
 use super::proof::is_name;
 use super::state::{ImageState, State};
 use crate::digest::Digest;
+use crate::lock_file::to_text;
 use crate::platform::Platform;
 use crate::registry::location::{Location, LocationError};
 

@@ -44,6 +44,7 @@ mod modules;
 mod modules_checks;
 mod nix;
 mod oracle;
+mod parallel;
 mod podman;
 mod probe;
 mod pull;

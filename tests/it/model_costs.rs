@@ -40,7 +40,8 @@ fn every_way_to_pay_twice_is_told() {
         File::options().write(true).open(&path).unwrap().set_len(256 << 20).unwrap();
         path
     };
-    let files = json!({ "/srv/again.gguf": small, "/srv/tiny.gguf": podman.env.write("t.gguf", "small"),
+    let again = podman.env.write("again.gguf", std::fs::read(&small).unwrap());
+    let files = json!({ "/srv/again.gguf": again, "/srv/tiny.gguf": podman.env.write("t.gguf", "small"),
         "/srv/weights": large("w", b"GGUF"), "/srv/model.onnx": large("o", b"\x08"), "/srv/film.mkv": large("f", b"\x1aE\xdf\xa3") });
     let image = |name: &str, models: Value, content: Value| json!({ "name": name, "tag": "1", "storeDir": store, "models": models, "content": content, "mountPoints": false });
     let images = [

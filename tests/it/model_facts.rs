@@ -213,7 +213,7 @@ fn a_list_of_models_says_what_they_are_and_who_has_them() {
         row("tiny")[..9],
         ["tiny", "2M", "I8", "2.0 MB", "-", "Apache-2.0", "linked", "active in chat", "app (box)"]
     );
-    assert_eq!(row("other")[1..9], ["-", "-", "3.1 kB", "-", "-", "linked", "-", "-"]);
+    assert_eq!(row("other")[1..9], ["-", "-", "2.6 kB", "-", "-", "linked", "-", "-"]);
     let list: Value = serde_json::from_str(&podman.ok("windlass", &["model", "list", "--json"])).unwrap();
     let model = list["models"].as_array().unwrap().iter().find(|model| model["name"] == "tiny").unwrap();
     assert_eq!(model["model"], tiny["model"]);

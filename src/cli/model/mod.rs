@@ -1,5 +1,8 @@
 //! `windlass model`
 
+mod add;
+mod fetch;
+mod hub;
 mod inspect;
 mod list;
 mod split;
@@ -19,6 +22,8 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
+    Add(add::Args),
+    Fetch(fetch::Args),
     Inspect(inspect::Args),
     List(list::Args),
     Split(split::Args),
@@ -27,6 +32,8 @@ enum Verb {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
+        Verb::Add(args) => add::run(args, printer, session),
+        Verb::Fetch(args) => fetch::run(args, printer, session),
         Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),
         Verb::Split(args) => split::run(args, printer, session),

@@ -16,7 +16,7 @@ use crate::digest::Digest;
 use crate::platform::Platform;
 use crate::upstream::fetch::{Cause, Failure, Fetcher, Selection, jobs};
 use crate::upstream::file;
-use crate::upstream::nix::{BlobStore, let_go};
+use crate::upstream::nix::BlobStore;
 
 const EXAMPLE: &str = "Examples:
   windlass upstream fetch                    everything that the lock has
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let store = BlobStore::new(&nix_places())?;
     let missing = store.missing(jobs.keys().copied())?;
     let roots = roots_folder(path)?;
-    let_go(&roots, |digest| lock.blobs.contains_key(&digest))?;
+    store.let_go(&roots, lock.blobs.keys().copied())?;
     for digest in jobs.keys().filter(|digest| !missing.contains(*digest)) {
         if let Err(error) = store.keep(*digest, &roots) {
             printer.note(format!("warning: {error}"));

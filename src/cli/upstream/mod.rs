@@ -109,7 +109,7 @@ pub(super) fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
 }
 
 /// What the files about a lock are called that are kept elsewhere.
-fn key(lock: &Path) -> Result<String> {
+pub(super) fn key(lock: &Path) -> Result<String> {
     // The lock may not be there yet; its folder is.
     let folder = lock.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = folder.canonicalize().with_context(|| format!("open {}", folder.display()))?;

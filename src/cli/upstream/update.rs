@@ -10,7 +10,9 @@ use super::super::printer::{Printer, count, size};
 use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, chosen};
 use crate::digest::Digest;
-use crate::upstream::file::{Change, LockError};
+use crate::lock_file;
+use crate::upstream::file::Change;
+use crate::upstream::lock::Lock;
 use crate::upstream::update::{Options, Outcome, message, update};
 
 const EXAMPLE: &str = "Examples:
@@ -71,7 +73,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let drawing = session.draw("update");
     let mut change = Change::begin(path, progress)?;
     if change.is_new() {
-        bail!(LockError::Missing { path: path.clone() });
+        bail!(lock_file::missing::<Lock>(path));
     }
     let names = chosen(&change.lock, &args.images, path)?;
     let options = Options { pending: args.all || !args.images.is_empty(), force: args.force };

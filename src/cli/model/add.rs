@@ -1,0 +1,195 @@
+//! `windlass model add`
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::hub::Place;
+use crate::cli::failure::Usage;
+use crate::cli::printer::{Printer, count, size};
+use crate::cli::registry::RegistryArgs;
+use crate::cli::session::Session;
+use crate::model::add::Adder;
+use crate::model::licence::spdx;
+use crate::model::lock::{Change, LockedFile, LockedModel, ModelLock, NAME, is_name};
+use crate::model::resolve::{Resolved, resolve};
+use crate::model::source::Source;
+
+const EXAMPLE: &str = "Examples:
+  windlass model add hf:bartowski/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct-Q4_K_M.gguf
+  windlass model add hf:ORG/REPO@v1.0/model-00001-of-00003.gguf --name big
+  windlass model add hf:ORG/REPO/model.safetensors --file tokenizer.json --file 'tokenizer*.model'
+  windlass model add https://models.example/tiny.gguf
+  windlass model add ./tiny.gguf --to nix/models.lock.json
+
+In Nix, what was added is: fetchModel { lock = ./models.lock.json; name = \"big\"; }
+
+Of a private or gated repository, accept the terms on its page first; the token is that of HF_TOKEN, or of the login of
+Hugging Face's own tools. HF_ENDPOINT may name a mirror. The token goes to that host alone, and is kept nowhere.";
+
+/// Pin a model: look up what it is, download it into the Nix store, and write it down in a lock.
+///
+/// A branch or a tag (`main`, if nothing is said) is looked up once, and the lock has the commit: what is built follows
+/// the lock alone. Adding the same again takes what the branch has by then. Of shards all are added, whichever is named;
+/// safetensors bring their index and config.json. Every byte is verified on its way, by the SHA-256 that Hugging Face
+/// publishes; what was stopped goes on where it stopped, in this run or in a later one. The file lies where `fetchModel` in
+/// Nix looks for it, so that builds fetch nothing.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// hf:ORG/REPO[@REVISION]/FILE, the address of a file, or the path of one.
+    #[arg(value_name = "REF|URL|FILE")]
+    reference: String,
+    /// What the model is called here. By default that of its file, in small letters.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The lock file.
+    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
+    to: PathBuf,
+    /// A further file that is to be with it: a path in the repository or beside the file, with `*` and `?`. Repeatable.
+    #[arg(long = "file", value_name = "GLOB")]
+    files: Vec<String>,
+    /// Take the place of another model of this name.
+    #[arg(long)]
+    replace: bool,
+    /// Take files that are no models, too.
+    #[arg(long)]
+    any_file: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    model: &'a LockedModel,
+    paths: Vec<PathBuf>,
+    /// Whether the lock was written.
+    changed: bool,
+    network: u64,
+    sentence: String,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let progress = session.progress();
+    let place = Place::new(&args.registry, &args.to)?;
+    let adder = place.adder(progress);
+    let name = name(args, adder.hub.endpoint)?;
+    let before = Change::begin(&args.to, progress)?.lock.models.remove(&name);
+    check_free(args, &name, before.as_ref())?;
+
+    let drawing = session.draw("add");
+    let mut resolved = resolve(&args.reference, &args.files, adder.hub, progress)?;
+    if let Some(before) = &before {
+        resolved.recall(before);
+    }
+    let brought = adder.bring(&resolved)?;
+    let facts = match adder.facts(&brought.files) {
+        Err(error) if !args.any_file => return Err(error.into()),
+        facts => facts.ok(),
+    };
+    let licence = facts.as_ref().and_then(|facts| facts.licence.clone()).or_else(|| licence(&resolved));
+    let model = LockedModel { source: resolved.source, files: brought.files, facts, licence };
+
+    // Downloads take hours, and nobody waits for one to write the lock.
+    let mut change = Change::begin(&args.to, progress)?;
+    check_free(args, &name, change.lock.models.get(&name))?;
+    change.lock.models.insert(name.clone(), model.clone());
+    let lock = change.lock.clone();
+    let changed = change.finish(progress)?;
+    drop(drawing);
+    keep(&place, &adder, &lock, &model, printer)?;
+
+    let sentence = sentence(&name, &model, before.as_ref(), changed, brought.network);
+    let paths: Vec<PathBuf> = model.files.iter().map(|file| place.store.path(&file.fixed())).collect();
+    if printer.json() {
+        let network = brought.network;
+        return printer.value(&Report { name: &name, model: &model, paths, changed, network, sentence });
+    }
+    show(&model, &paths, printer)?;
+    printer.line(sentence)
+}
+
+/// Links to what the lock has, and to nothing else.
+fn keep(place: &Place, adder: &Adder<'_>, lock: &ModelLock, model: &LockedModel, printer: &Printer) -> Result<()> {
+    let all = lock.models.values().flat_map(|model| &model.files);
+    place.store.let_go(&place.roots, all.map(LockedFile::fixed))?;
+    if let Err(error) = adder.keep(&model.files) {
+        printer.note(format!("warning: {error}"));
+    }
+    Ok(())
+}
+
+/// What the model is called.
+fn name(args: &Args, endpoint: &str) -> Result<String> {
+    match &args.name {
+        Some(name) if is_name(name) => Ok(name.clone()),
+        Some(name) => bail!(Usage(format!("'{name}' {NAME}"))),
+        None => {
+            let name = Source::parse(&args.reference, endpoint)?.default_name();
+            Ok(name.ok_or_else(|| Usage(format!("'{}' gives no name; give one with --name", args.reference)))?)
+        }
+    }
+}
+
+/// Another model of this name stays.
+fn check_free(args: &Args, name: &str, there: Option<&LockedModel>) -> Result<()> {
+    let same = |model: &LockedModel| model.source.reference == args.reference && model.source.files == args.files;
+    match there {
+        Some(model) if !args.replace && !same(model) => bail!(Usage(format!(
+            "{} has a model '{name}' already, {}; --replace puts this one in its place, --name gives this one another name",
+            args.to.display(),
+            model.source.reference
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What the model's page says.
+fn licence(resolved: &Resolved) -> Option<String> {
+    let revision = resolved.revision.as_ref()?;
+    spdx(revision.licence.as_deref(), revision.licence_name.as_deref(), None)
+}
+
+fn show(model: &LockedModel, paths: &[PathBuf], printer: &Printer) -> Result<()> {
+    let row = |(file, path): (&LockedFile, &PathBuf)| {
+        let digest = format!("sha256:{}", file.sha256.short());
+        vec![format!("  {}", file.path), size(file.size), digest, path.display().to_string()]
+    };
+    printer.table(&model.files.iter().zip(paths).map(row).collect::<Vec<_>>())?;
+    if let Some(facts) = &model.facts {
+        let mut words: Vec<String> = vec![facts.format.as_str().to_owned()];
+        words.extend(facts.architecture.clone());
+        words.push(format!("{} parameters", facts.parameters));
+        words.extend(facts.quantization.clone());
+        words.extend(facts.context_length.map(|context| format!("context {context}")));
+        words.push(model.licence.clone().unwrap_or_else(|| "no licence that is known".to_owned()));
+        printer.line(format!("  {}", words.join(", ")))?;
+    }
+    if let Some(revision) = &model.source.revision {
+        printer.line(format!("  commit {revision}"))?;
+    }
+    Ok(())
+}
+
+fn sentence(name: &str, model: &LockedModel, before: Option<&LockedModel>, changed: bool, network: u64) -> String {
+    let what = format!("{}, {}; network {}", count(model.files.len(), "file"), size(model.size()), size(network));
+    let moved = before.filter(|before| before.files != model.files).map(|before| &before.source);
+    let verb = match (changed, before.is_some(), moved) {
+        (false, ..) => return format!("{name} is locked already, to the same: {what}"),
+        (true, true, Some(source)) if source.reference == model.source.reference => "moved",
+        (true, true, _) => "replaced",
+        (true, false, _) => "pinned",
+    };
+    let floating = match (&model.source.floating, &model.source.revision) {
+        (false, _) => String::new(),
+        (true, Some(commit)) => {
+            format!("; {} is floating: it is locked to the commit {}", model.source.reference, &commit[..12])
+        }
+        (true, None) => format!("; {} is floating: what it gives today is locked", model.source.reference),
+    };
+    format!("{verb} {name}: {what}{floating}")
+}

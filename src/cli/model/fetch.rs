@@ -1,0 +1,113 @@
+//! `windlass model fetch`
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::hub::Place;
+use crate::cli::failure::Offline;
+use crate::cli::printer::{Printer, count, size};
+use crate::cli::registry::RegistryArgs;
+use crate::cli::session::Session;
+use crate::model::lock;
+
+const EXAMPLE: &str = "Examples:
+  windlass model fetch                       everything that the lock has
+  windlass model fetch big                   one model, after a build could not fetch it
+  windlass model fetch --offline             is everything there? 6 if not";
+
+/// Download what a lock of models has and the Nix store lacks.
+///
+/// What a build would fetch by itself, with the token of whoever runs this: of private and gated repositories nothing else
+/// can. The lock is not changed.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// Only these models.
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// The lock file.
+    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
+    lock: PathBuf,
+    /// Ask no server; fail if anything would have to be fetched.
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    models: BTreeMap<String, Vec<Row>>,
+    fetched: usize,
+    network: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    path: PathBuf,
+    size: u64,
+    /// `present`, `fetched` or `missing`.
+    outcome: &'static str,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let progress = session.progress();
+    let lock = lock::read(&args.lock)?;
+    let names: Vec<&String> =
+        if args.names.is_empty() { lock.models.keys().collect() } else { args.names.iter().collect() };
+    let place = Place::new(&args.registry, &args.lock)?;
+    let adder = place.adder(progress);
+    let models = names.iter().map(|name| Ok((*name, lock.model(name, &args.lock)?))).collect::<Result<Vec<_>>>()?;
+    let all = lock.models.values().flat_map(|model| &model.files);
+    place.store.let_go(&place.roots, all.map(lock::LockedFile::fixed))?;
+
+    let mut report = Report { models: BTreeMap::new(), fetched: 0, network: 0 };
+    let mut lacking = 0;
+    for (name, model) in models {
+        let missing = place.store.missing(model.files.iter().map(lock::LockedFile::fixed))?;
+        if !args.offline {
+            let drawing = session.draw("fetch");
+            let brought = adder.fetch(model)?;
+            drop(drawing);
+            report.network += brought.network;
+            report.fetched += brought.fetched.len();
+            if let Err(error) = adder.keep(&model.files) {
+                printer.note(format!("warning: {error}"));
+            }
+        }
+        let row = |file: &lock::LockedFile| {
+            let fixed = file.fixed();
+            let outcome = match (missing.contains(&fixed), args.offline) {
+                (false, _) => "present",
+                (true, true) => "missing",
+                (true, false) => "fetched",
+            };
+            Row { path: place.store.path(&fixed), size: file.size, outcome }
+        };
+        let rows: Vec<Row> = model.files.iter().map(row).collect();
+        lacking += rows.iter().filter(|row| row.outcome == "missing").map(|row| row.size).sum::<u64>();
+        report.models.insert(name.clone(), rows);
+    }
+    if printer.json() {
+        printer.value(&report)?;
+    } else {
+        let rows = report.models.iter().flat_map(|(name, rows)| {
+            rows.iter()
+                .map(|row| vec![name.clone(), size(row.size), row.outcome.to_owned(), row.path.display().to_string()])
+        });
+        printer.table(&rows.collect::<Vec<_>>())?;
+        let models = count(report.models.len(), "model");
+        printer.line(format!(
+            "{models}: {} fetched; network {}",
+            count(report.fetched, "file"),
+            size(report.network)
+        ))?;
+    }
+    if lacking > 0 {
+        return Err(Offline(format!("{} would have to be fetched; run this without --offline", size(lacking))).into());
+    }
+    Ok(())
+}

@@ -1,0 +1,324 @@
+//! The files of a model, into the Nix store: downloaded, verified, resumed, under the very paths that `fetchModel` has.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use super::facts::Facts;
+use super::hub::{Hub, HubError};
+use super::inspect::inspect;
+use super::lock::{LockedFile, LockedModel};
+use super::resolve::{Candidate, Origin, ResolveError, Resolved};
+use crate::blobs::{At, WriteError, free_space};
+use crate::digest::{Digest, Hasher};
+use crate::nix_store::{FixedFile, NixError, NixStore};
+use crate::progress::Progress;
+use crate::registry::error::RegistryError;
+use crate::registry::web::WebFile;
+use crate::store::StorePathError;
+
+/// Bytes that are read and hashed at once.
+const CHUNK: usize = 256 << 10;
+
+/// Why a model is not in the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddError {
+    /// What was asked for.
+    #[error("{0}")]
+    Resolve(#[from] ResolveError),
+    /// Hugging Face.
+    #[error("{0}")]
+    Hub(#[from] HubError),
+    /// Another server.
+    #[error("{0}")]
+    Registry(#[from] RegistryError),
+    /// A server that wants a login.
+    #[error("{address}: {host} wants a login; log in with: podman login {host}")]
+    Login {
+        /// What was asked for.
+        address: String,
+        /// The server.
+        host: String,
+    },
+    /// Less space than what is to come.
+    #[error("{folder} has {free} bytes free, and {needed} are to be written there; free some", folder = folder.display())]
+    NoSpace {
+        /// Where.
+        folder: PathBuf,
+        /// What would be written.
+        needed: u64,
+        /// What is free.
+        free: u64,
+    },
+    /// A local file.
+    #[error("{path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file of the lock that only somebody's machine had.
+    #[error(
+        "{path} was added from a file, and has no address; add it again where that file is, with: windlass model add {reference}"
+    )]
+    NoAddress {
+        /// The file.
+        path: String,
+        /// What was added.
+        reference: String,
+    },
+    /// A file that is no model.
+    #[error("{message}")]
+    Model {
+        /// What is wrong with it.
+        message: String,
+        /// Whether it is the file, and not this machine.
+        bad: bool,
+    },
+    /// The store.
+    #[error("{0}")]
+    Nix(#[from] NixError),
+    /// The cache.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+}
+
+impl From<StorePathError> for AddError {
+    fn from(error: StorePathError) -> Self {
+        Self::Nix(error.into())
+    }
+}
+
+/// What a run is about: the store, and the folders of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Adder<'a> {
+    /// Hugging Face, and how to talk to any server.
+    pub hub: Hub<'a>,
+    /// Where files go.
+    pub store: &'a NixStore,
+    /// Where they are until they are complete.
+    pub cache: &'a Path,
+    /// Where the links are that keep them.
+    pub roots: &'a Path,
+    /// Counts.
+    pub progress: &'a Progress,
+}
+
+/// What came, and by which way.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Brought {
+    /// The files.
+    pub files: Vec<LockedFile>,
+    /// Those of them that the store did not have.
+    pub fetched: BTreeSet<FixedFile>,
+    /// Bytes over the network.
+    pub network: u64,
+}
+
+impl Adder<'_> {
+    /// Puts the files of a model into the store, one after the other, and says what they are.
+    ///
+    /// # Errors
+    /// See [`AddError`]; what was complete is in the store, what broke off is gone on with by the next run.
+    pub fn bring(&self, resolved: &Resolved) -> Result<Brought, AddError> {
+        fs::create_dir_all(self.cache).at("create", self.cache)?;
+        let known = resolved.files.iter().filter_map(|file| Some(FixedFile::new(&file.name, file.digest?)));
+        let missing = self.store.missing(known.collect::<Result<Vec<_>, _>>()?)?;
+        let there = |file: &Candidate| {
+            let fixed = FixedFile::new(&file.name, file.digest?).ok()?;
+            (!missing.contains(&fixed)).then_some(fixed)
+        };
+        self.check_space(&resolved.files.iter().filter(|file| there(file).is_none()).collect::<Vec<_>>())?;
+        let mut brought = Brought::default();
+        for file in &resolved.files {
+            let (fixed, size) = match (there(file), file.size) {
+                (Some(fixed), Some(size)) => (fixed, size),
+                _ => self.bring_one(file, resolved, &mut brought)?,
+            };
+            let url = match &file.origin {
+                Origin::Web { address, .. } => Some(address.clone()),
+                Origin::Local(_) => None,
+            };
+            let (name, path, sha256) = (file.name.clone(), file.path.clone(), fixed.digest());
+            brought.files.push(LockedFile { name, path, size, sha256, url });
+        }
+        Ok(brought)
+    }
+
+    fn bring_one(
+        &self,
+        file: &Candidate,
+        resolved: &Resolved,
+        brought: &mut Brought,
+    ) -> Result<(FixedFile, u64), AddError> {
+        match &file.origin {
+            Origin::Local(path) => {
+                let (digest, size) = self.hash(path)?;
+                let fixed = FixedFile::new(&file.name, digest)?;
+                if !self.store.missing([fixed.clone()])?.is_empty() {
+                    self.add_local(&fixed, path)?;
+                    brought.fetched.insert(fixed.clone());
+                }
+                Ok((fixed, size))
+            }
+            Origin::Web { address, version } => {
+                let key = file.digest.unwrap_or_else(|| {
+                    Digest::of(format!("{address}\n{}", version.as_deref().unwrap_or_default()).as_bytes())
+                });
+                let to = self.cache.join(key.hex());
+                let wanted = WebFile { address, digest: file.digest, size: file.size, version: version.as_deref() };
+                let fetched = self.hub.web.fetch(wanted, &to, self.progress);
+                let fetched = fetched.map_err(|error| self.explain(error, address, resolved.source.repo.as_deref()))?;
+                brought.network += fetched.bytes_from_network;
+                let fixed = FixedFile::new(&file.name, fetched.digest)?;
+                if !self.store.missing([fixed.clone()])?.is_empty() {
+                    self.add_linked(&fixed, &to)?;
+                    brought.fetched.insert(fixed.clone());
+                }
+                // From now on the store has it.
+                drop(fs::remove_file(&to));
+                Ok((fixed, fetched.size))
+            }
+        }
+    }
+
+    /// Keeps the files of a model from the garbage collector.
+    ///
+    /// # Errors
+    /// If there cannot be links.
+    pub fn keep(&self, files: &[LockedFile]) -> Result<(), NixError> {
+        files.iter().try_for_each(|file| self.store.keep(&file.fixed(), self.roots))
+    }
+
+    /// Fetches the files of a locked model that the store does not have.
+    ///
+    /// # Errors
+    /// See [`AddError`].
+    pub fn fetch(&self, model: &LockedModel) -> Result<Brought, AddError> {
+        let missing = self.store.missing(model.files.iter().map(LockedFile::fixed))?;
+        let candidate = |file: &LockedFile| {
+            let origin = match &file.url {
+                Some(url) => Origin::Web { address: url.clone(), version: None },
+                None if missing.contains(&file.fixed()) => {
+                    let (path, reference) = (file.path.clone(), model.source.reference.clone());
+                    return Err(AddError::NoAddress { path, reference });
+                }
+                // It is there, and nobody looks at where it was.
+                None => Origin::Local(PathBuf::new()),
+            };
+            let (size, digest) = (Some(file.size), Some(file.sha256));
+            Ok(Candidate { name: file.name.clone(), path: file.path.clone(), size, digest, origin })
+        };
+        let files = model.files.iter().map(candidate).collect::<Result<_, _>>()?;
+        self.bring(&Resolved { source: model.source.clone(), files, revision: None })
+    }
+
+    /// What the headers of the files say, read in the store.
+    ///
+    /// # Errors
+    /// If they are no model's.
+    pub fn facts(&self, files: &[LockedFile]) -> Result<Facts, AddError> {
+        // Shards find one another by their names, which they do not have in the store.
+        let folder = tempfile::tempdir_in(self.cache).at("create a folder in", self.cache)?;
+        for file in files {
+            let link = folder.path().join(&file.path);
+            let parent = link.parent().unwrap_or(folder.path());
+            fs::create_dir_all(parent).at("create", parent)?;
+            symlink(self.store.path(&file.fixed()), &link).at("create", &link)?;
+        }
+        let first = files.first().map(|file| folder.path().join(&file.path)).unwrap_or_default();
+        let inspected = inspect(&first, self.progress).map_err(|error| {
+            // By their own names: the folder is gone when this is read.
+            let message = error.to_string().replace(&format!("{}/", folder.path().display()), "");
+            AddError::Model { message, bad: error.is_bad_file() }
+        })?;
+        Ok(inspected.facts)
+    }
+
+    /// Adds a file of this machine without a copy beside that of the store, where its name and its disk allow it.
+    fn add_local(&self, fixed: &FixedFile, path: &Path) -> Result<(), AddError> {
+        let failed = |source| AddError::Read { path: path.to_owned(), source };
+        // Nix takes what a link is for a link.
+        let real = path.canonicalize().map_err(failed)?;
+        if real.file_name().is_some_and(|name| name == fixed.name()) {
+            self.store.add(fixed, &real)?;
+            return Ok(());
+        }
+        self.add_linked(fixed, &real)
+    }
+
+    /// Adds a file that has another name.
+    fn add_linked(&self, fixed: &FixedFile, from: &Path) -> Result<(), AddError> {
+        let folder = self.cache.join(format!("{}.add", fixed.digest().hex()));
+        fs::create_dir_all(&folder).at("create", &folder)?;
+        let link = folder.join(fixed.name());
+        drop(fs::remove_file(&link));
+        if fs::hard_link(from, &link).is_err() {
+            // On another disk, or somebody else's file; where the disk can, the copy shares the bytes.
+            fs::copy(from, &link).map(drop).at("copy to", &link)?;
+        }
+        let added = self.store.add(fixed, &link);
+        drop(fs::remove_dir_all(&folder));
+        match added {
+            // Another run may have taken the file away, after it was in the store.
+            Err(_) if self.store.missing([fixed.clone()])?.is_empty() => Ok(()),
+            added => Ok(added.map(drop)?),
+        }
+    }
+
+    fn hash(&self, path: &Path) -> Result<(Digest, u64), AddError> {
+        let failed = |source| AddError::Read { path: path.to_owned(), source };
+        let (mut file, mut hasher) = (File::open(path).map_err(failed)?, Hasher::new());
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            self.progress.check().map_err(failed)?;
+            match file.read(&mut buffer).map_err(failed)? {
+                0 => return Ok(hasher.finish()),
+                read => {
+                    hasher.update(&buffer[..read]);
+                    self.progress.count_read(read as u64);
+                }
+            }
+        }
+    }
+
+    /// What a refusal means to whoever asked for a model.
+    fn explain(&self, error: RegistryError, address: &str, repo: Option<&str>) -> AddError {
+        match (error, repo) {
+            (error, Some(repo)) => self.hub.explain(HubError::Registry(error), repo, None).into(),
+            (RegistryError::Unauthorized { host, .. }, None) => AddError::Login { address: address.to_owned(), host },
+            (error, None) => error.into(),
+        }
+    }
+
+    /// Of what is downloaded, one file at a time is in the cache until the store has it.
+    fn check_space(&self, files: &[&Candidate]) -> Result<(), AddError> {
+        let store = self.store.folder();
+        let all: u64 = files.iter().filter_map(|file| file.size).sum();
+        let coming = files.iter().filter(|file| matches!(file.origin, Origin::Web { .. }));
+        let most = coming.filter_map(|file| {
+            let part = file.digest.map(|digest| self.cache.join(format!("{}.part", digest.hex())));
+            let there = part.and_then(|part| fs::metadata(part).ok()).map_or(0, |part| part.len());
+            Some(file.size?.saturating_sub(there))
+        });
+        let at_once = most.max().unwrap_or(0);
+        self.progress.expect(all);
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).at("read", path);
+        let needed: &[(&Path, u64)] = if device(self.cache)? == device(store)? {
+            &[(store, all + at_once)]
+        } else {
+            &[(store, all), (self.cache, at_once)]
+        };
+        for &(folder, needed) in needed {
+            let free = free_space(folder)?;
+            if !files.is_empty() && free < needed {
+                return Err(AddError::NoSpace { folder: folder.to_owned(), needed, free });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! Files in the Nix store, under the very paths that fixed-output derivations of them have, so that those are built
+//! already; and links that keep them there.
+//!
+//! A link in `<state>/gcroots/auto` to a link that leads into the store keeps what that one names; Nix removes it once the
+//! second link is gone (Nix manual, `nix-store --add-root`). Root writes it directly: no process, and no Nix on PATH.
+//! Anybody else asks `nix-store`, which asks the daemon.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::blobs::{At, WriteError};
+use crate::digest::Digest;
+use crate::store::{StoreDir, StorePathError, nixbase32};
+
+/// Why files cannot be put into the Nix store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NixError {
+    /// The store directory, or the name of a file in it.
+    #[error("{0}")]
+    StorePath(#[from] StorePathError),
+    /// There is no Nix.
+    #[error("nix-store cannot be run: {0}; put it on PATH")]
+    Missing(io::Error),
+    /// Nix did not do it.
+    #[error("nix-store {what}: {said}")]
+    Failed {
+        /// What it was to do.
+        what: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// Nix put a file elsewhere than where derivations look for it.
+    #[error("nix-store put a file at {found} instead of {expected}; is NIX_STORE_DIR the directory of this store?", found = found.display(), expected = expected.display())]
+    Elsewhere {
+        /// Where it is.
+        found: PathBuf,
+        /// Where it should be.
+        expected: PathBuf,
+    },
+    /// Links of garbage collector roots.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    /// Nix does not take a link for a root.
+    #[error("{0}")]
+    Root(#[from] RootError),
+}
+
+/// Why Nix may collect what is to be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{link} is not a garbage collector root: {why}; keep the build's result link until it is", link = link.display())]
+pub struct RootError {
+    /// The link that should keep a store path.
+    pub link: PathBuf,
+    /// What went wrong.
+    pub why: String,
+}
+
+/// Where Nix keeps its things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NixPlaces {
+    /// The store: `/nix/store`.
+    pub store: PathBuf,
+    /// The state: `/nix/var/nix`.
+    pub state: PathBuf,
+}
+
+/// A file for the store. Its name and the SHA-256 of its content say where it is there.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FixedFile {
+    name: String,
+    digest: Digest,
+}
+
+impl FixedFile {
+    /// The file of this name and content.
+    ///
+    /// # Errors
+    /// If the name is none for the store.
+    pub fn new(name: &str, digest: Digest) -> Result<Self, StorePathError> {
+        // The directory is a part of the path, and none of what makes a name.
+        StoreDir::default().fixed_output(name, digest.as_bytes())?;
+        Ok(Self { name: name.to_owned(), digest })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The digest of its content.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// A Nix store, as far as files of known content are concerned.
+#[derive(Debug, Clone)]
+pub struct NixStore {
+    places: NixPlaces,
+    dir: StoreDir,
+}
+
+impl NixStore {
+    /// The store at these places.
+    ///
+    /// # Errors
+    /// If its directory is none for a store.
+    pub fn new(places: &NixPlaces) -> Result<Self, NixError> {
+        let dir = StoreDir::new(&places.store.to_string_lossy())?;
+        Ok(Self { places: places.clone(), dir })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.places.store
+    }
+
+    /// Where a file is, or would be.
+    ///
+    /// # Panics
+    /// Never: the name of a [`FixedFile`] is one for the store.
+    #[must_use]
+    pub fn path(&self, file: &FixedFile) -> PathBuf {
+        let path = self.dir.fixed_output(&file.name, file.digest.as_bytes());
+        self.dir.display(&path.expect("the name was checked")).into()
+    }
+
+    /// Those of these files that the store does not have.
+    ///
+    /// # Errors
+    /// If Nix cannot be asked.
+    pub fn missing(&self, files: impl IntoIterator<Item = FixedFile>) -> Result<BTreeSet<FixedFile>, NixError> {
+        // What is not even there is not asked about; what is may have been left by a killed run.
+        let (there, missing): (Vec<_>, Vec<_>) =
+            files.into_iter().partition(|file| self.path(file).symlink_metadata().is_ok());
+        let mut missing: BTreeSet<FixedFile> = missing.into_iter().collect();
+        // A command line has room for this many.
+        for some in there.chunks(500) {
+            let paths: Vec<PathBuf> = some.iter().map(|file| self.path(file)).collect();
+            let printed = run("--check-validity", [OsStr::new("--print-invalid")], &paths)?;
+            let invalid: BTreeSet<&Path> = printed.lines().map(Path::new).collect();
+            let lacking = some.iter().zip(&paths).filter(|(_, path)| invalid.contains(path.as_path()));
+            missing.extend(lacking.map(|(file, _)| file.clone()));
+        }
+        Ok(missing)
+    }
+
+    /// Puts the file at `from`, which has this name and was verified, into the store.
+    ///
+    /// # Errors
+    /// If Nix does not do it.
+    pub fn add(&self, file: &FixedFile, from: &Path) -> Result<PathBuf, NixError> {
+        let printed = run("--add-fixed", [OsStr::new("sha256")], &[from.to_owned()])?;
+        let (found, expected) = (PathBuf::from(printed.trim_end()), self.path(file));
+        if found == expected { Ok(found) } else { Err(NixError::Elsewhere { found, expected }) }
+    }
+
+    /// Keeps a file of the store from the garbage collector for as long as there is a link in `folder`.
+    ///
+    /// # Errors
+    /// If there cannot be one.
+    pub fn keep(&self, file: &FixedFile, folder: &Path) -> Result<(), NixError> {
+        let path = self.path(file);
+        let link = folder.join(path.file_name().unwrap_or_default());
+        if fs::read_link(&link).ok().as_ref() != Some(&path) {
+            fs::create_dir_all(folder).at("create", folder)?;
+            drop(fs::remove_file(&link));
+            symlink(&path, &link).at("create", &link)?;
+        }
+        Ok(register(&self.places, &link, &path)?)
+    }
+
+    /// Removes the links of all but these files; Nix may collect the others.
+    ///
+    /// # Errors
+    /// If the folder cannot be changed.
+    pub fn let_go(&self, folder: &Path, wanted: impl IntoIterator<Item = FixedFile>) -> Result<(), WriteError> {
+        let wanted: BTreeSet<PathBuf> = wanted.into_iter().map(|file| self.path(&file)).collect();
+        let entries = match fs::read_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.at("read", folder)?,
+        };
+        for entry in entries {
+            let path = entry.at("read", folder)?.path();
+            if fs::read_link(&path).is_ok_and(|target| !wanted.contains(&target)) {
+                fs::remove_file(&path).at("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes Nix take `link`, which leads to `path` in its store, for a root.
+///
+/// # Errors
+/// If neither the folder can be written to nor `nix-store` does it.
+pub fn register(nix: &NixPlaces, link: &Path, path: &Path) -> Result<(), RootError> {
+    let name = nixbase32::encode(&Digest::of(link.as_os_str().as_encoded_bytes()).as_bytes()[..20]);
+    let auto = nix.state.join("gcroots/auto").join(name);
+    if fs::read_link(&auto).is_ok_and(|target| target == link) || symlink(link, &auto).is_ok() {
+        return Ok(());
+    }
+    let failed = |why: String| RootError { link: link.to_owned(), why };
+    let output = Command::new("nix-store")
+        .args(["--indirect", "--add-root"])
+        .arg(link)
+        .arg("--realise")
+        .arg(path)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| failed(format!("{} cannot be written to, and nix-store: {error}", auto.display())))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(failed(said.trim().trim_start_matches("error: ").to_owned())) }
+}
+
+fn run<'a>(
+    what: &'static str,
+    options: impl IntoIterator<Item = &'a OsStr>,
+    paths: &[PathBuf],
+) -> Result<String, NixError> {
+    let output = Command::new("nix-store").arg(what).args(options).args(paths).stdin(Stdio::null()).output();
+    let output = output.map_err(NixError::Missing)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        // Warnings come first; the last line says what it was.
+        let said = said.trim().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        return Err(NixError::Failed { what, said });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The name that a file gets in the store, made of its own: every byte that a store path cannot have is `-`, a `.`
+/// in front, which Nix refuses, gets an `_` before it, and of a very long name the end counts. The same rule as
+/// `fileStoreName` in nix/lib/fetchModel.nix.
+#[must_use]
+pub fn fitting_name(name: &str) -> String {
+    /// What Nix allows, less what a derivation's `.drv` and a lock beside the path take.
+    const MOST: usize = 200;
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte);
+    let fitting: String = name.bytes().map(|byte| if fits(&byte) { char::from(byte) } else { '-' }).collect();
+    let end = &fitting[fitting.len().saturating_sub(MOST)..];
+    if end.is_empty() || end.starts_with('.') { format!("_{end}") } else { end.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_made_fit() {
+        for (name, fitting) in [
+            ("m-00001-of-00002.gguf", "m-00001-of-00002.gguf"),
+            ("My model (1)é.gguf", "My-model--1---.gguf"),
+            (".gitattributes", "_.gitattributes"),
+            ("", "_"),
+        ] {
+            assert_eq!(fitting_name(name), fitting);
+            FixedFile::new(fitting, Digest::of(b"")).unwrap();
+        }
+        let long = format!("{}.gguf", "x".repeat(300));
+        assert_eq!(fitting_name(&long).len(), 200);
+        assert!(fitting_name(&long).ends_with("x.gguf"));
+        assert!(FixedFile::new("a/b", Digest::of(b"")).is_err());
+    }
+}
