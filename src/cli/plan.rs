@@ -173,7 +173,7 @@ fn of_spec(args: &Args) -> Result<Report> {
             let sources = stack.images.iter().flat_map(|image| &image.models).chain(&stack.models).cloned().collect();
             (stack.images, sources, stack.licences)
         }
-        Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Index(_) => {
+        Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Index(_) | Spec::Ollama(_) => {
             return Err(
                 Usage("a plan is for an image or a stack; build this and `windlass inspect` it".to_owned()).into()
             );
