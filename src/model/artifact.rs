@@ -256,12 +256,13 @@ pub(super) fn scaled(number: u64, step: u32, units: &[&str], decimals: usize) ->
     format!("{}{unit}", text.strip_suffix(&zeros).unwrap_or(&text))
 }
 
+/// Models that the tests of all forms are about.
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) mod samples {
     use super::*;
 
     /// SmolLM2, as its file says it.
-    pub(in crate::model) fn smollm2() -> Model {
+    pub(crate) fn smollm2() -> Model {
         let facts = Facts {
             format: Format::Gguf,
             name: Some("SmolLM2 135M".to_owned()),
@@ -283,7 +284,7 @@ pub(super) mod tests {
         Model::new("smollm2", facts, vec![file])
     }
 
-    pub(in crate::model) fn with_files(paths: &[&str]) -> Model {
+    pub(crate) fn with_files(paths: &[&str]) -> Model {
         let file = |path: &&str| ModelFile {
             path: (*path).to_owned(),
             size: path.len() as u64,
@@ -291,6 +292,12 @@ pub(super) mod tests {
         };
         Model::new("m", smollm2().facts, paths.iter().map(file).collect())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::with_files;
+    use super::*;
 
     fn paths(model: &Model) -> Vec<&str> {
         model.files.iter().map(|file| file.path.as_str()).collect()

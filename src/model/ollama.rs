@@ -393,7 +393,7 @@ fn as_go(value: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::artifact::tests::{smollm2, with_files};
+    use crate::model::artifact::samples::{smollm2, with_files};
     use serde_json::json;
 
     fn options(value: Value) -> Options {
