@@ -292,9 +292,10 @@ pub fn ollama(model: &Model, options: &Options) -> Result<OllamaModel, OllamaErr
         return Err(OllamaError::Kind { model: called(), kind: kind.clone() });
     }
     let weights: Vec<&ModelFile> = model.of(Role::Weights).collect();
+    // The only one of its shards is whole.
     let is_shard = |file: &ModelFile| {
         let stem = file.base().strip_suffix(".gguf").unwrap_or_default();
-        let count = stem.rsplit_once("-of-").map(|(_, count)| count);
+        let count = stem.rsplit_once("-of-").map(|(_, count)| count).filter(|count| *count != "00001");
         count.is_some_and(|count| count.len() == 5 && count.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let weights = match &weights[..] {
@@ -483,7 +484,7 @@ mod tests {
     fn what_ollama_cannot_serve_is_refused_with_the_reason() {
         let said = |model: &Model| ollama(model, &Options::default()).unwrap_err().to_string();
         for shards in
-            [&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"][..], &["x/a-00001-of-00001.gguf", "x/b.json"]]
+            [&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"][..], &["x/a-00001-of-00002.gguf", "x/b.json"]]
         {
             assert!(said(&with_files(shards)).starts_with("model m is split into several files (a-00001-of-0000"));
         }
