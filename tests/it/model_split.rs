@@ -44,34 +44,16 @@ fn a_file_is_split_once_whole_or_not_at_all() {
     let split = |more: &[&str]| env.ok([&["model", "split", "m.gguf", "--output", "out"], more].concat());
     assert_eq!(
         split(&[]),
-        "m-00001-of-00002.gguf    320 B  0 tensors\nm-00002-of-00002.gguf    1.2 MB  4 tensors\n\
+        "m-00001-of-00002.gguf   288 B  0 tensors\nm-00002-of-00002.gguf  1.2 MB  4 tensors\n\
          out: 2 shards; wrote 1.2 MB; llama.cpp is given the first\n"
-            .replace("    320 B", &format!("{:>9}", "320 B"))
-            .replace("    1.2 MB", &format!("{:>10}", "1.2 MB"))
     );
     // Again, cut otherwise: the former result is replaced as a whole.
     let json: Value = serde_json::from_str(&split(&["--max-size", "600000", "--json"])).unwrap();
-    let shards: Vec<_> = json["shards"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|shard| (shard["name"].as_str().unwrap(), &shard["tensors"]))
-        .collect();
-    let expected = [
-        ("m-00001-of-00004.gguf", 0),
-        ("m-00002-of-00004.gguf", 2),
-        ("m-00003-of-00004.gguf", 1),
-        ("m-00004-of-00004.gguf", 1),
-    ];
-    assert_eq!(
-        shards,
-        expected
-            .each_ref()
-            .map(|(name, tensors)| (*name, Value::from(*tensors)))
-            .iter()
-            .map(|(name, n)| (*name, n))
-            .collect::<Vec<_>>()
-    );
+    let shards = json["shards"].as_array().unwrap().iter();
+    let shards: Vec<_> = shards.map(|shard| (&shard["name"], &shard["tensors"])).collect();
+    let expected = [0, 2, 1, 1].map(Value::from);
+    let names = [1, 2, 3, 4].map(|n| Value::from(format!("m-0000{n}-of-00004.gguf")));
+    assert_eq!(shards, names.iter().zip(&expected).collect::<Vec<_>>());
     assert_eq!(files(&env.path("out")).len(), 4);
 
     let refused = |arguments: &[&str]| env.refused(&mut env.windlass([&["model", "split"], arguments].concat()));
@@ -174,7 +156,7 @@ fn a_new_template_is_one_new_layer_that_podman_writes() {
     };
     let written = |stack: &Path| load(stack)["written"].as_u64().unwrap();
     let (first, second) = (written(&old), written(&new));
-    assert!(first > 7_500_000 && second < 500_000, "{first} bytes, then {second}");
+    assert!(first > 7_500_000 && second * 10 < first, "{first} bytes, then {second}");
 
     // The whole model is there, as an image to be mounted and below the app.
     let shards = files(&models.podman.home("store").join(base_name(&format!("m-{}", "{{ another }}".len() * 5000))));
@@ -202,11 +184,8 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
     let stack = models.stack("stack", &[models.spec("m", &source, "files")]);
     let podman = &models.podman;
     podman.load(&stack, &["--via", "store"]).last();
-    assert!(
-        podman.said(&["verify", "--full"]).last().contains("no problem"),
-        "{:?}",
-        podman.said(&["verify", "--full"])
-    );
+    let verified = podman.said(&["verify", "--full"]);
+    assert_eq!(verified.last(), "2 images, 5 layers: all good; read 7.5 MB");
     podman.said(&["model", "use", "m"]).last();
     let list: Value = serde_json::from_str(&podman.said(&["model", "list", "--json"]).stdout).unwrap();
     let model = &list["models"][0];
@@ -214,9 +193,7 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
     let slot = podman.env.path("podman/root/windlass/models/default/tree");
     assert_eq!(files(&slot), files(&source));
 
-    // Podman agrees, and a later load finds everything.
-    let tree = format!("{}:{}", podman.home("store").display(), podman.home("store").display());
-    drop(tree);
+    // A later load finds all of it.
     let again = podman.load(&stack, &["--via", "store"]);
     assert!(again.last().starts_with("1 image, 1 model: 0 loaded, 2 present; wrote 0 B"), "{again:?}");
     // Nothing of it goes while it is active; with another stack loaded and the slot moved, all of it does.
