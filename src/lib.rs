@@ -53,7 +53,7 @@
 //! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
 //! | `push` | `canonical` `compression` `digest` `forms` `image` `layer` `layout` `model` `pipe` `progress` `registry` |
 //! | `cli` | anything |

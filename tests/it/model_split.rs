@@ -67,7 +67,7 @@ fn a_file_is_split_once_whole_or_not_at_all() {
     assert!(code == 1 && sentence.starts_with("out/m-00002-of-00004.gguf is shard 2 of 4 already: "), "{sentence}");
     env.write("page.gguf", "<!DOCTYPE html>");
     let (code, sentence) = refused(&["page.gguf", "--output", "new"]);
-    assert!(code == 1 && sentence.starts_with("page.gguf: byte 0: "), "{sentence}");
+    assert!(code == 4 && sentence.starts_with("page.gguf is no model: it is a web page"), "{sentence}");
     let (code, sentence) = refused(&["none.gguf", "--output", "new"]);
     assert!(code == 1 && sentence.starts_with("read none.gguf: No such file"), "{sentence}");
     let (code, sentence) = refused(&["other", "--output", "new"]);
@@ -200,7 +200,7 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
     let other = models.add("n", "{{ a }}", &[1_000_000, 1000]);
     podman.load(&models.stack("other", &[models.spec("n", &other, "files")]), &["--via", "store"]).last();
     podman.said(&["model", "use", "n"]).last();
-    podman.said(&["gc", "--keep", "1"]).last();
+    podman.said(&["gc", "--apply", "--keep-generations", "1"]).last();
     let left: BTreeSet<String> = fs::read_dir(podman.home("storage/overlay"))
         .unwrap()
         .map(|entry| entry.unwrap().path().join("diff/models"))
