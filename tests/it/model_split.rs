@@ -198,7 +198,7 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
     assert!(again.last().starts_with("1 image, 1 model: 0 loaded, 2 present; wrote 0 B"), "{again:?}");
     // Nothing of it goes while it is active; with another stack loaded and the slot moved, all of it does.
     let other = models.add("n", "{{ a }}", &[1_000_000, 1000]);
-    podman.load(&models.stack("other", &[models.spec("n", &other, "files")]), &["--via", "store"]).last();
+    podman.load(&models.stack("stack", &[models.spec("n", &other, "files")]), &["--via", "store"]).last();
     podman.said(&["model", "use", "n"]).last();
     podman.said(&["gc", "--apply", "--keep-generations", "1"]).last();
     let left: BTreeSet<String> = fs::read_dir(podman.home("storage/overlay"))
