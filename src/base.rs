@@ -250,6 +250,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
         size,
         packed,
         kind: LayerKind::Base,
+        part: None,
         title: title(spec),
         why: "as it came: no byte of it changes".to_owned(),
         owners: vec![owner],
@@ -283,7 +284,7 @@ impl Read for Tap<'_> {
 pub struct Base {
     /// Its layers, bottom first.
     pub layers: Vec<Layer>,
-    /// Names of its models, lowest first; their layers are the lowest of its layers.
+    /// Names of its models, lowest first; their layers are the lowest of its layers, see [`models_of`](crate::image::models_of).
     pub models: Vec<String>,
     /// What its config hands down.
     pub inherited: Inherited,

@@ -60,12 +60,43 @@ pub struct LayerRecord {
     pub packed: Option<Packed>,
     /// What it is for.
     pub kind: LayerKind,
+    /// For a layer of a model that has several: which part of it this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<ModelPart>,
     /// What is in it, in a few words.
     pub title: String,
     /// Why it is where it is.
     pub why: String,
     /// The host paths that its bytes come from.
     pub owners: Vec<String>,
+}
+
+/// What a layer holds of a model that has several layers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelPart {
+    /// The model's name.
+    pub model: String,
+    /// Whether it holds tensors. Layers that do lie below those that do not, in all of an image.
+    pub weights: bool,
+}
+
+/// Which of an image's models each of its layers is of, by its place among `models`. A layer without a part is the only
+/// one of its model; these have the order of the models.
+#[must_use]
+pub fn models_of<'a>(
+    models: &[String],
+    layers: impl Iterator<Item = (LayerKind, Option<&'a ModelPart>)> + Clone,
+) -> Vec<Option<usize>> {
+    let place = |part: &ModelPart| models.iter().position(|name| *name == part.model);
+    let in_parts: Vec<usize> = layers.clone().filter_map(|(_, part)| place(part?)).collect();
+    let mut whole = (0..models.len()).filter(|n| !in_parts.contains(n));
+    let model = |(kind, part): (LayerKind, Option<&ModelPart>)| match (kind, part) {
+        (LayerKind::Model, Some(part)) => place(part),
+        (LayerKind::Model, None) => whole.next(),
+        _ => None,
+    };
+    layers.map(model).collect()
 }
 
 /// What is in a compressed layer.
@@ -81,6 +112,12 @@ pub struct Packed {
 }
 
 impl LayerRecord {
+    /// Whether it holds tensors of a model.
+    #[must_use]
+    pub fn is_weights(&self) -> bool {
+        self.kind == LayerKind::Model && self.part.as_ref().is_none_or(|part| part.weights)
+    }
+
     /// Digest of the layer's archive, uncompressed: what a config names, and what chain IDs are made of.
     #[must_use]
     pub fn diff_id(&self) -> Digest {

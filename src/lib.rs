@@ -35,18 +35,18 @@
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `lock_file` | `blobs` `progress` |
 //! | `nix_store` | `blobs` `digest` `store` |
-//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `nix_store` `progress` `reference` `registry` `store` |
+//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `nix_store` `pipe` `progress` `reference` `registry` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
 //! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
-//! | `plan` | `closure` `content` `image` `layer` `spec` `split` `store` |
+//! | `plan` | `closure` `content` `image` `layer` `model` `spec` `split` `store` |
 //! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `nar` `pipe` `platform` `progress` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `members` | `layer` |
 //! | `base` | `compression` `digest` `image` `layer` `layout` `members` `platform` `progress` `reference` `spec` |
-//! | `build` | `base` `blobs` `closure` `config` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |

@@ -152,8 +152,10 @@ impl<'a> Pusher<'a> {
         layers: Vec<&LayerRecord>,
     ) -> Result<BTreeMap<Digest, Stored>, PushError> {
         let (queue, done) = (Mutex::new(layers), Mutex::new((BTreeMap::new(), None)));
+        // Not in the head of the loop, where the lock would be held for as long as a layer takes.
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
-            while let Some(layer) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            while let Some(layer) = next() {
                 let result = self.layer(image, at, layer);
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 match result {
@@ -214,7 +216,8 @@ impl<'a> Pusher<'a> {
                 self.progress,
             )
             .map_err(|error| {
-                match found.lock().unwrap_or_else(PoisonError::into_inner).filter(|found| *found != layer.digest) {
+                let found = *found.lock().unwrap_or_else(PoisonError::into_inner);
+                match found.filter(|found| *found != layer.digest) {
                     Some(_) => image
                         .verify_layer(layer, true, self.progress)
                         .err()

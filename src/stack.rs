@@ -25,7 +25,7 @@ use crate::blobs::{At, WriteError, write_file};
 use crate::build::Stack;
 use crate::canonical;
 use crate::digest::Digest;
-use crate::image::{LayerKind, LayerRecord, Packed};
+use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
 use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_versioned};
 use crate::model::record::ModelRecord;
 use crate::platform::Platform;
@@ -90,6 +90,9 @@ pub struct StackLayer {
     pub packed: Option<Packed>,
     /// What it is for.
     pub kind: LayerKind,
+    /// For a layer of a model that has several: which part of it this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<ModelPart>,
     /// What is in it, in a few words.
     #[serde(default)]
     pub title: String,
@@ -116,9 +119,9 @@ pub struct StackModel {
     /// Its image directory; only in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<PathBuf>,
-    /// Bytes of its layer.
+    /// Bytes of its layers.
     pub size: u64,
-    /// The one layer.
+    /// Its layers, bottom first: one, unless its files are shards that lie in layers of their own.
     pub layers: Vec<StackLayer>,
     /// What is known of its files; not of a model that an older windlass built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,8 +130,8 @@ pub struct StackModel {
 
 impl From<&LayerRecord> for StackLayer {
     fn from(layer: &LayerRecord) -> Self {
-        let LayerRecord { digest, size, packed, kind, title, owners, .. } = layer.clone();
-        Self { digest, size, packed, kind, title, owners }
+        let LayerRecord { digest, size, packed, kind, part, title, owners, .. } = layer.clone();
+        Self { digest, size, packed, kind, part, title, owners }
     }
 }
 

@@ -1,6 +1,6 @@
-# Model files: one layer that images have at the bottom, and an image of only that.
+# Model files: a layer that images have at the bottom, or several, and an image of only these.
 #
-# It is a derivation of its own, so nothing about an app makes the model be read again. The layer depends on the files,
+# It is a derivation of its own, so nothing about an app makes the model be read again. The layers depend on the files,
 # their names and `mountPath`; not on the name of the model, an architecture or any image.
 #
 # Type: AttrSet -> Derivation with passthru as buildImage
@@ -8,6 +8,7 @@
 # Examples:
 #   buildModel { name = "smollm2"; src = fetchModel { lock = ./models.lock.json; name = "smollm2"; }; }
 #   buildModel { name = "smollm2"; files."smollm2.gguf" = pkgs.fetchurl { … }; }
+#   buildModel { name = "qwen3"; src = pkgs.fetchurl { … }; split = "metadata"; }
 internal:
 {
   # Name of the model and of its image.
@@ -24,10 +25,18 @@ internal:
   mountPath ? "/models",
   # Annotations of its image's manifest.
   annotations ? { },
+  # "files": each file of weights is a layer of its own, and what describes them (config.json, the first of several GGUF
+  # shards) is one above. "metadata": the one GGUF file is split first, so that its first shard has everything but tensors,
+  # NAME-00001-of-0000N.gguf: with another chat template or licence only that layer, megabytes, is another one.
+  split ? null,
+  # Bytes that a shard has at most, unless one tensor has more. Many registries refuse layers of more than 5 or 10 GB.
+  splitSize ? 4 * 1024 * 1024 * 1024,
 }:
 let
   inherit (builtins)
     attrNames
+    baseNameOf
+    dirOf
     filter
     head
     isAttrs
@@ -35,8 +44,11 @@ let
     listToAttrs
     map
     mapAttrs
+    match
     ;
+  wrong = message: throw "buildModel: model '${name}': ${message}";
   isFetched = value: isAttrs value && value ? model && value ? files;
+  isNamed = src == null || isFetched src;
   all = if isFetched src then src.files else files;
   # Place -> SHA-256, of the files of which it is known.
   sha256 = listToAttrs (
@@ -45,17 +57,56 @@ let
       value = "sha256:${(head all.${place}.model.files).sha256}";
     }) (filter (place: isFetched all.${place} && length all.${place}.model.files == 1) (attrNames all))
   );
+
+  # The one file that is split, and its place below mountPath.
+  place = if isNamed then head (attrNames all) else "${name}.gguf";
+  base = match "(.*)[.]gguf" (baseNameOf place);
+  shards = internal.derive {
+    name = "${internal.storeName name}-shards";
+    action = {
+      action = "splitModel";
+      file = internal.path (if isNamed then all.${place} else src);
+      name = head base;
+      maxSize = splitSize;
+    };
+  };
+  isSplit =
+    if split != "metadata" then
+      false
+    else if isNamed && length (attrNames all) != 1 then
+      wrong "split = \"metadata\" is for one GGUF file; files that are shards already are given with split = \"files\""
+    else if base == null then
+      wrong "split = \"metadata\" is for a GGUF file, and ${place} is none by its name"
+    else
+      true;
+
+  # Only when asked for: the tag of a model of one layer does not depend on it.
+  layers =
+    if split == null then
+      { }
+    else if split == "metadata" || split == "files" then
+      { layers = "files"; }
+    else
+      wrong "split = \"${split}\": expected \"metadata\" or \"files\"";
 in
 internal.build {
   inherit name tag;
   kind = "model";
   spec = {
-    inherit name mountPath annotations;
+    inherit name annotations;
     storeDir = builtins.storeDir;
-    files = mapAttrs (_: internal.path) all;
-    source = if src == null || isFetched src then null else internal.path src;
-  };
-  known = if sha256 == { } then { } else { inherit sha256; };
+    mountPath = if isSplit && dirOf place != "." then "${mountPath}/${dirOf place}" else mountPath;
+    files = if isSplit then { } else mapAttrs (_: internal.path) all;
+    source =
+      if isSplit then
+        internal.path shards
+      else if isNamed then
+        null
+      else
+        internal.path src;
+  }
+  // layers;
+  known = if isSplit || sha256 == { } then { } else { inherit sha256; };
 }
 // {
   modelName = name;

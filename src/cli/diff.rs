@@ -143,7 +143,7 @@ fn chain(image: &Seen) -> Vec<Digest> {
     let record = |layer: &SeenLayer| {
         let (title, why, owners) = (String::new(), String::new(), Vec::new());
         let (size, packed, kind) = (layer.size, layer.packed.clone(), layer.kind);
-        layer.digest.map(|digest| LayerRecord { digest, size, packed, kind, title, why, owners })
+        layer.digest.map(|digest| LayerRecord { digest, size, packed, kind, part: None, title, why, owners })
     };
     chain_ids(&image.layers.iter().filter_map(record).collect::<Vec<_>>())
 }
@@ -203,6 +203,7 @@ mod tests {
             size: *size,
             packed: None,
             kind: LayerKind::Closure,
+            part: None,
             title: (*owner).to_owned(),
             why: String::new(),
             owners: vec![(*owner).to_owned()],

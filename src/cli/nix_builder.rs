@@ -24,6 +24,7 @@ use crate::canonical;
 use crate::closure::ClosureGraph;
 use crate::digest::Digest;
 use crate::layout::ImageDir;
+use crate::model::split::split;
 use crate::progress::Progress;
 use crate::registry::error::RegistryError;
 use crate::registry::web::WebFile;
@@ -40,6 +41,8 @@ enum Action {
     Spec { spec: Value },
     /// Build the spec in a file, under this tag.
     Build { spec_file: PathBuf, tag: Option<String>, store_dir: StoreDir },
+    /// Split a GGUF file into shards called after this name, with what describes the model in the first.
+    SplitModel { file: PathBuf, name: String, max_size: u64 },
     /// Fetch a blob of an upstream image, in a fixed-output derivation with a flat hash: only those have a network.
     FetchBlob {
         /// Where it may be had, in the order in which they are asked.
@@ -108,6 +111,10 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             let graph = ClosureGraph::from_value(&store_dir, &attributes["closure"])?;
             fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
             super::build::write(&spec, &graph, false, &output, progress)?;
+        }
+        Action::SplitModel { file, name, max_size } => {
+            fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
+            split(&file, &name, &output, max_size, progress)?;
         }
         Action::FetchBlob { sources, digest, size, insecure, image } => {
             fetch_blob(&sources, Wanted { digest, size }, insecure, &image, &output, progress)?;

@@ -9,6 +9,7 @@ use super::failure::Usage;
 use super::printer::{Printer, count, size};
 use super::view::{self, Seen, SeenLayer};
 use crate::build;
+use crate::image::models_of;
 use crate::layer::measure;
 use crate::plan::{ImagePlan, warnings};
 use crate::spec::Spec;
@@ -51,11 +52,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     } else {
         of_spec(args)?
     };
-    let sizes = |image: &PlannedImage| image.layers.iter().map(|layer| layer.size).collect::<Vec<_>>();
-    let with_models: Vec<_> = images.iter().map(|image| (image, sizes(image))).collect();
-    let warnings = warnings(with_models.iter().map(|(image, sizes)| {
-        (image.name.as_str(), image.models.iter().map(String::as_str).zip(sizes.iter().copied()).collect())
-    }));
+    let warnings = warnings(images.iter().map(|image| (image.name.as_str(), weights(image))));
     let report = Report { images, warnings };
     if printer.json() {
         return printer.value(&report);
@@ -97,6 +94,20 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     ))
 }
 
+/// The models of an image with the size of what holds their tensors, lowest first.
+fn weights(image: &PlannedImage) -> Vec<(&str, u64)> {
+    let of = models_of(&image.models, image.layers.iter().map(|layer| (layer.kind, layer.part.as_ref())));
+    let mut models: Vec<_> = image.models.iter().map(|name| (name.as_str(), 0)).collect();
+    for (model, layer) in of.into_iter().zip(&image.layers) {
+        if let Some(model) = model
+            && layer.part.as_ref().is_none_or(|part| part.weights)
+        {
+            models[model].1 += layer.size;
+        }
+    }
+    models
+}
+
 fn of_spec(args: &Args) -> Result<Vec<PlannedImage>> {
     let json = std::fs::read_to_string(&args.path).with_context(|| format!("read {}", args.path.display()))?;
     let spec = Spec::parse(&json).with_context(|| args.path.display().to_string())?;
@@ -127,6 +138,7 @@ fn measured(plan: ImagePlan) -> Result<PlannedImage> {
             size,
             packed: planned.built.and_then(|layer| layer.record.packed),
             kind: planned.kind,
+            part: planned.part,
             title: planned.title,
             why: planned.why,
             owners,

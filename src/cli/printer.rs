@@ -1,5 +1,6 @@
 //! The only door to standard output and standard error.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::io::{self, BufWriter, Write};
@@ -28,7 +29,7 @@ impl Printer {
 
     /// A line of the result.
     pub(super) fn line(&self, line: impl Display) -> Result<()> {
-        Ok(writeln!(self.out.borrow_mut(), "{line}")?)
+        Ok(writeln!(self.out.borrow_mut(), "{}", shown(&line.to_string()))?)
     }
 
     /// The whole result as JSON.
@@ -75,7 +76,13 @@ impl Printer {
 
 /// A line for people, from wherever it is said.
 pub(super) fn note(line: impl Display) {
-    drop(writeln!(io::stderr(), "{line}"));
+    drop(writeln!(io::stderr(), "{}", shown(&line.to_string())));
+}
+
+/// Text for a terminal: names in images and answers of registries are strangers', and could move its cursor or recolour it.
+fn shown(text: &str) -> Cow<'_, str> {
+    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if text.contains(commands) { text.replace(commands, "\u{fffd}").into() } else { text.into() }
 }
 
 /// Bytes for people, in powers of ten: `79.2 MB`.
@@ -102,6 +109,12 @@ pub(super) fn count(number: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_terminal_gets_no_commands() {
+        assert_eq!(shown("a\tb\nc"), "a\tb\nc");
+        assert_eq!(shown("\u{1b}[2Ja\r\u{9b}1m"), "\u{fffd}[2Ja\u{fffd}\u{fffd}1m");
+    }
 
     #[test]
     fn sizes_are_in_powers_of_ten() {

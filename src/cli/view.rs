@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::digest::Digest;
-use crate::image::{LayerKind, LayerRecord, Packed};
+use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
 use crate::layout::{ImageDir, Summary, read_versioned};
 use crate::model::facts::Facts;
 use crate::model::record::ModelRecord;
@@ -41,6 +41,8 @@ pub(super) struct SeenLayer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) packed: Option<Packed>,
     pub(super) kind: LayerKind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) part: Option<ModelPart>,
     pub(super) title: String,
     pub(super) why: String,
     pub(super) owners: Vec<String>,
@@ -118,15 +120,15 @@ impl SeenLayer {
 
 impl From<&LayerRecord> for SeenLayer {
     fn from(record: &LayerRecord) -> Self {
-        let LayerRecord { digest, size, packed, kind, title, why, owners } = record.clone();
-        Self { digest: Some(digest), size, packed, kind, title, why, owners, on_disk: None }
+        let LayerRecord { digest, size, packed, kind, part, title, why, owners } = record.clone();
+        Self { digest: Some(digest), size, packed, kind, part, title, why, owners, on_disk: None }
     }
 }
 
 impl From<&StackLayer> for SeenLayer {
     fn from(layer: &StackLayer) -> Self {
-        let StackLayer { digest, size, packed, kind, title, owners } = layer.clone();
-        Self { digest: Some(digest), size, packed, kind, title, why: String::new(), owners, on_disk: None }
+        let StackLayer { digest, size, packed, kind, part, title, owners } = layer.clone();
+        Self { digest: Some(digest), size, packed, kind, part, title, why: String::new(), owners, on_disk: None }
     }
 }
 

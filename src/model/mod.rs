@@ -28,3 +28,4 @@ pub mod safetensors;
 pub mod shards;
 pub mod sniff;
 pub mod source;
+pub mod split;

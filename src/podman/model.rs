@@ -18,8 +18,9 @@
 //! Podman resolves links in one that begins with `./` when the container is made. Neither `:z` nor `:U` may be asked for:
 //! they would change the files of the store.
 //!
-//! What a model's own tree cannot be bound from is a layer that Podman wrote: Podman may remove it. An image that Podman
-//! wrote can be mounted instead (`--mount type=image,source=localhost/windlass/<slot>:active,…`, see [`alias`]), which
+//! What a model's own tree cannot be bound from is a layer that Podman wrote, because Podman may remove it, and a linked store
+//! if the model has several layers, because no tree of one is whole: then it is the directory that its files were taken from.
+//! An image that Podman wrote can be mounted (`--mount type=image,source=localhost/windlass/<slot>:active,…`, see [`alias`]), which
 //! Podman refuses for images of a linked store. So there is always one of the two.
 
 use std::collections::BTreeSet;

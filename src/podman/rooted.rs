@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+
+/// How often a path is looked up that something else disturbs.
+const TRIES: usize = 100;
 
 /// The root of a tree.
 #[derive(Debug)]
@@ -24,8 +27,11 @@ impl Root {
     pub(super) fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<(File, PathBuf)> {
         let name = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let open = |resolve: ResolveFlags| {
-            let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            openat2(&self.root, name, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS).map(File::from)
+            let (flags, resolve) = (flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, resolve | ResolveFlags::NO_MAGICLINKS);
+            // While anything is renamed anywhere the kernel may not be sure of a `..` (openat2(2), EAGAIN).
+            let mut tries = (0..TRIES).map(|_| openat2(&self.root, name, flags, Mode::empty(), resolve));
+            let settled = |opened: &rustix::io::Result<OwnedFd>| opened.as_ref().err() != Some(&Errno::AGAIN);
+            tries.find(settled).unwrap_or(Err(Errno::AGAIN)).map(File::from)
         };
         match open(ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
             Ok(file) => Ok((file, path.to_owned())),

@@ -16,7 +16,7 @@ use super::service::{Service, ServiceError};
 use super::survey::{Presence, Survey};
 use super::weights::Files;
 use crate::image::chain_ids;
-use crate::layout::{ImageDir, ImageKind, PlatformRecord, VERSION};
+use crate::layout::{ImageDir, ImageKind, VERSION};
 use crate::model::record::ModelRecord;
 use crate::progress::Progress;
 
@@ -210,20 +210,21 @@ impl Host {
         let Some(platform) = platforms.find(|platform| platform.digest == entry.manifest_digest) else {
             return missing(format!("{} holds another image", entry.directory.display()));
         };
-        let tree = |store: &PathBuf| {
-            let records = survey.stores.iter().find(|records| records.store == *store)?;
-            Some(records.tree(&top_layer(platform)?))
+        let trees = |store: &PathBuf| {
+            let records = survey.stores.iter().find(|records| records.store == *store);
+            let ids = chain_ids(&platform.layers);
+            records.map_or_else(Vec::new, |records| ids.iter().map(|id| records.tree(&id.hex())).collect())
         };
         let (place, linked) = match survey.presence(image.summary(), platform) {
             Presence::Present { store, .. } if LinkedStore::is_at(&store) => {
-                let tree = tree(&store);
-                (Place::Linked { store }, tree)
+                let trees = trees(&store);
+                (Place::Linked { store }, trees)
             }
-            Presence::Present { store, .. } => (Place::Pulled { store }, None),
-            Presence::Damaged { why, .. } => (Place::Missing { why }, None),
-            Presence::Missing => (Place::Missing { why: "Podman has no image of it".to_owned() }, None),
+            Presence::Present { store, .. } => (Place::Pulled { store }, Vec::new()),
+            Presence::Damaged { why, .. } => (Place::Missing { why }, Vec::new()),
+            Presence::Missing => (Place::Missing { why: "Podman has no image of it".to_owned() }, Vec::new()),
         };
-        let files = Files::find(&image, platform, linked.as_deref(), &self.nix.store);
+        let files = Files::find(&image, platform, &linked, &self.nix.store);
         Found { held: held(files), place }
     }
 
@@ -412,8 +413,4 @@ fn users(generation: &Generation, model: &str, survey: &Survey) -> Vec<User> {
 /// Whether both are the same model, whatever it is called.
 fn is_same(one: &Entry, two: &Entry) -> bool {
     one.manifest_digest == two.manifest_digest
-}
-
-fn top_layer(platform: &PlatformRecord) -> Option<String> {
-    chain_ids(&platform.layers).last().map(|id| id.hex())
 }

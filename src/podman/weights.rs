@@ -21,9 +21,9 @@ pub struct Files {
 }
 
 impl Files {
-    /// Looks where a model's files are: in the Nix store, or in a linked store, where its whole tree is at `linked`.
+    /// Looks where a model's files are: in the Nix store, or in a linked store, where its layers' trees are at `linked`.
     #[must_use]
-    pub fn find(image: &ImageDir, platform: &PlatformRecord, linked: Option<&Path>, store: &Path) -> Self {
+    pub fn find(image: &ImageDir, platform: &PlatformRecord, linked: &[PathBuf], store: &Path) -> Self {
         let recipes = platform.layers.iter().filter_map(|layer| image.image().recipes.get(&layer.digest));
         let copies: Vec<(&Path, &Path)> = recipes
             .flat_map(|made| &made.recipe.inputs)
@@ -36,10 +36,19 @@ impl Files {
     }
 
     /// The same of `(source, place in the image)`.
-    fn of(copies: &[(&Path, &Path)], linked: Option<&Path>, store: &Path) -> Self {
+    fn of(copies: &[(&Path, &Path)], linked: &[PathBuf], store: &Path) -> Self {
         let Some(place) = common_parent(copies.iter().map(|(_, target)| *target)) else { return Self::default() };
-        let in_tree = |path: &Path| Some(linked?.join(path.strip_prefix("/").ok()?)).filter(|path| path.exists());
-        let tree = in_tree(&place).or_else(|| plain_directory(copies, &place, store));
+        let in_tree = |path: &Path| {
+            let below = path.strip_prefix("/").ok()?;
+            linked.iter().map(|tree| tree.join(below)).find(|path| path.exists())
+        };
+        let foreign = || plain_directory(copies, &place, Path::new("/"));
+        let tree = match linked {
+            [_] => in_tree(&place).or_else(|| plain_directory(copies, &place, store)),
+            [] => plain_directory(copies, &place, store),
+            // Of several layers no tree has all files: then the directory that they come from must do, wherever it is.
+            _ => plain_directory(copies, &place, store).or_else(foreign),
+        };
         let file = match copies {
             [one] => Some(one),
             several => {
@@ -100,11 +109,11 @@ mod tests {
     use super::*;
 
     /// What is found of a model of these files below `$T/store`, each with its place in the image.
-    fn found(folder: &Path, linked: bool, copies: &[(&str, &str)]) -> [String; 2] {
-        let linked = linked.then(|| folder.join("linked"));
+    fn found(folder: &Path, linked: &[&str], copies: &[(&str, &str)]) -> [String; 2] {
+        let linked: Vec<PathBuf> = linked.iter().map(|name| folder.join(name)).collect();
         let copies: Vec<_> = copies.iter().map(|(source, target)| (folder.join(source), Path::new(target))).collect();
         let copies: Vec<_> = copies.iter().map(|(source, target)| (source.as_path(), *target)).collect();
-        let Files { file, tree } = Files::of(&copies, linked.as_deref(), &folder.join("store"));
+        let Files { file, tree } = Files::of(&copies, &linked, &folder.join("store"));
         let text = |path: Option<PathBuf>| {
             path.map_or_else(|| "-".to_owned(), |path| path.strip_prefix(folder).unwrap().display().to_string())
         };
@@ -130,29 +139,36 @@ mod tests {
         }
         fs::create_dir_all(folder.join("store/links")).unwrap();
         std::os::unix::fs::symlink("../one", folder.join("store/links/a.gguf")).unwrap();
-        let found = |linked, copies: &[(&str, &str)]| found(&folder, linked, copies);
+        let found = |linked: &[&str], copies: &[(&str, &str)]| found(&folder, linked, copies);
 
         let one = [("store/one", "/models/one.gguf")];
-        assert_eq!(found(false, &one), ["store/one", "-"]);
-        assert_eq!(found(true, &one), ["store/one", "linked/models"]);
+        assert_eq!(found(&[], &one), ["store/one", "-"]);
+        assert_eq!(found(&["linked"], &one), ["store/one", "linked/models"]);
         // A link of the store is followed; a directory with links is of no use to a container.
-        assert_eq!(found(false, &[("store/links/a.gguf", "/models/a.gguf")]), ["store/one", "-"]);
+        assert_eq!(found(&[], &[("store/links/a.gguf", "/models/a.gguf")]), ["store/one", "-"]);
         // The store itself is never bound.
-        assert_eq!(found(false, &[("store/one", "/models/one")]), ["store/one", "-"]);
+        assert_eq!(found(&[], &[("store/one", "/models/one")]), ["store/one", "-"]);
         let several = [("store/dir/a.gguf", "/models/a.gguf"), ("store/dir/sub", "/models/sub")];
-        assert_eq!(found(false, &several), ["store/dir/a.gguf", "store/dir"]);
+        assert_eq!(found(&[], &several), ["store/dir/a.gguf", "store/dir"]);
         let both = [("store/dir/a.gguf", "/models/a.gguf"), ("store/dir/sub/b.gguf", "/models/sub/b.gguf")];
-        assert_eq!(found(false, &both), ["-", "store/dir"]);
+        assert_eq!(found(&[], &both), ["-", "store/dir"]);
         let mixed = [("store/mixed/README", "/models/m/README"), ("store/mixed/m.gguf", "/models/m/m.gguf")];
-        assert_eq!(found(false, &mixed), ["store/mixed/m.gguf", "store/mixed"]);
+        assert_eq!(found(&[], &mixed), ["store/mixed/m.gguf", "store/mixed"]);
         let apart = [("store/one", "/models/one.gguf"), ("store/dir/a.gguf", "/models/a.gguf")];
-        assert_eq!(found(false, &apart), ["-", "-"]);
+        assert_eq!(found(&[], &apart), ["-", "-"]);
         // Of a file that anybody may change the copy that was compared is better.
         let foreign = [("host/x.gguf", "/models/x.gguf")];
-        assert_eq!(found(false, &foreign), ["host/x.gguf", "-"]);
-        assert_eq!(found(true, &foreign), ["linked/models/x.gguf", "linked/models"]);
-        assert_eq!(found(false, &[("store/gone", "/models/one.gguf")]), ["-", "-"]);
-        assert_eq!(found(true, &[("store/gone", "/models/one.gguf")]), ["linked/models/one.gguf", "linked/models"]);
-        assert_eq!(found(true, &[]), ["-", "-"]);
+        assert_eq!(found(&[], &foreign), ["host/x.gguf", "-"]);
+        assert_eq!(found(&["linked"], &foreign), ["linked/models/x.gguf", "linked/models"]);
+        assert_eq!(found(&[], &[("store/gone", "/models/one.gguf")]), ["-", "-"]);
+        assert_eq!(
+            found(&["linked"], &[("store/gone", "/models/one.gguf")]),
+            ["linked/models/one.gguf", "linked/models"]
+        );
+        assert_eq!(found(&["linked"], &[]), ["-", "-"]);
+        // Of several layers no tree is whole; each file is in one of them.
+        let trees = ["linked/none", "linked"];
+        assert_eq!(found(&trees, &several), ["store/dir/a.gguf", "store/dir"]);
+        assert_eq!(found(&trees, &foreign), ["linked/models/x.gguf", "host"]);
     }
 }

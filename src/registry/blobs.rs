@@ -65,8 +65,9 @@ pub(super) struct Wanted<'a> {
 
 impl Client {
     /// Downloads a blob to `to`, by way of `<to>.part`, which stays when this fails and is gone on with by the next run.
-    /// `to` gets its name when all bytes are on the disk and have the right digest; one that is there already and right
-    /// is left as it is. Two processes may do this at once: one waits for the other.
+    /// `to` gets its name when all bytes are there and have the right digest, and is read again by the next run that wants
+    /// it: so nothing waits for the disk here, and who needs the file there syncs it. One that is there already and right is
+    /// left as it is. Two processes may do this at once: one waits for the other.
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -112,7 +113,6 @@ impl Client {
             remove(&part.path)?;
             return Err(RegistryError::WrongDigest { what: wanted.what.clone(), found: digest });
         }
-        part.file.sync_all().map_err(failed(&part.path))?;
         std::fs::rename(&part.path, to).map_err(failed(to))?;
         Ok(Fetched { bytes_from_network: taken.network, resumed_from: taken.kept, digest, size })
     }

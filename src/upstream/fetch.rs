@@ -224,8 +224,10 @@ impl Fetcher<'_> {
         // The largest first: the last one to end should be a small one.
         jobs.sort_by_key(|job| (job.wanted.size, job.wanted.digest));
         let (queue, outcome) = (Mutex::new(jobs), Mutex::new(Outcome::default()));
+        // Not in the head of the loop, where the lock would be held for as long as the job takes.
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
-            while let Some(job) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            while let Some(job) = next() {
                 let result = self.fetch(&job);
                 let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                 match result {

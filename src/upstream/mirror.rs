@@ -204,7 +204,11 @@ impl Mirror<'_> {
                 self.progress.count_kept(size);
                 return Ok(());
             }
-            self.obtain(copying, digest, size, &to)?;
+            // What has its name and its size is not read again: it is on the disk by then.
+            let beside = to.with_extension("new");
+            self.obtain(copying, digest, size, &beside)?;
+            File::open(&beside).and_then(|file| file.sync_all()).at("sync", &beside)?;
+            fs::rename(&beside, &to).at("create", &to)?;
             copying.count(|done| done.written += 1);
             Ok(())
         })?;

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import build_rows
 import load_rows
+import model_rows
 import registry_rows
 from common import (
     FILES, GNU_TIME, LONG, MEMORY_AIM, MIB, MODEL, NEEDS, ROUNDS, ROWS, WINDLASS, WORK, XFS, in_child, make_closure,
@@ -58,6 +59,11 @@ def main():
             load_rows.rows(notes)
         else:
             notes.append("Loading: not measured, needs root, podman and skopeo.")
+    if ONLY in (None, "model"):
+        if os.geteuid() == 0 and shutil.which("podman"):
+            model_rows.rows(notes)
+        else:
+            notes.append("Models in images: not measured, needs root and podman.")
     if ONLY in (None, "registry"):
         if shutil.which("docker-registry") and shutil.which("skopeo"):
             registry_rows.rows(notes)

@@ -19,7 +19,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", 5))
 LONG = min(ROUNDS, 3)  # rounds of what writes the whole model
 LARGE = [80, 60, 50, 40, 30, 20]  # files of the closure, in MB
 MEMORY_AIM = 64
-NEEDS = 6 * MIB * 2**20 + (4 << 30)
+NEEDS = 7 * MIB * 2**20 + (4 << 30)
 GNU_TIME = "/usr/bin/time" if os.access("/usr/bin/time", os.X_OK) else None
 MODEL, STORE, XFS = WORK / "model.gguf", WORK / "store", WORK / "xfs"
 
@@ -100,9 +100,17 @@ def model_spec(name, file, **more):
     (WORK / f"{name}.json").write_text(json.dumps(spec))
 
 
+def moved():
+    """Bytes that were read and written by system calls, of this process and of all its children that ended: a link costs
+    none, and a page cache hides none."""
+    counts = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(counts["rchar"]), int(counts["wchar"])
+
+
 class Run:
-    def __init__(self, wall, usage, peak, output):
+    def __init__(self, wall, usage, peak, output, read, written):
         self.wall, self.cpu, self.peak, self.output = wall, usage.ru_utime + usage.ru_stime, peak, output
+        self.read, self.written = read, written
 
 
 def run(command, before=None):
@@ -116,6 +124,7 @@ def run(command, before=None):
     if is_ours and GNU_TIME:
         arguments = [GNU_TIME, "--quiet", "--format", "%M", "--output", "peak", *command]
     os.sync()
+    read, written = moved()
     start = time.monotonic()
     with open(WORK / "errors", "wb") as errors:
         child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, cwd=WORK)
@@ -126,7 +135,8 @@ def run(command, before=None):
     if child.returncode:
         sys.exit(f"{command}: {(WORK / 'errors').read_text()}")
     peak = int((WORK / "peak").read_text()) if is_ours and GNU_TIME else usage.ru_maxrss
-    return Run(wall, usage, peak, output)
+    now = moved()
+    return Run(wall, usage, peak, output, now[0] - read, now[1] - written)
 
 
 def interleave(rounds, **commands):

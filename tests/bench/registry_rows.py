@@ -2,12 +2,13 @@
 
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import time
 
-from common import LONG, MIB, WORK, in_child, interleave, noise, prepare, row, run, say, windlass
+from common import LONG, MIB, WINDLASS, WORK, in_child, interleave, noise, prepare, row, run, say, windlass
 
 DATA, CONFIG = WORK / "registry", WORK / "registry.yml"
 LAYERS = 20
@@ -82,7 +83,7 @@ def fetch(reference, notes):
     prepare("upstream", "add", "parts", to, "--insecure")
     runs = interleave(
         LONG,
-        ours=(windlass("upstream", "fetch"), forget),
+        ours=(f"{shlex.quote(str(WINDLASS))} upstream fetch && sync --file-system fetched", forget),
         skopeo=(f"{SKOPEO} copy --quiet --src-tls-verify=false docker://{to} oci:copied:1 && sync --file-system copied", forget),
     )
     row(f"fetch: {MIB // 2} MiB in {LAYERS} layers, into the Nix store", runs["ours"], runs["skopeo"],

@@ -108,7 +108,7 @@ fn blobs_are_fetched_once_and_gone_on_with() {
     let fetch = |expected: (u64, u64)| {
         let progress = Progress::new();
         progress.expect(size);
-        let Fetched { bytes_from_network, resumed_from } =
+        let Fetched { bytes_from_network, resumed_from, .. } =
             client.fetch_blob(&at, digest, size, &to, &progress).unwrap();
         assert_eq!((bytes_from_network, resumed_from), expected);
         assert_eq!((progress.network(), progress.done()), (expected.0, size));

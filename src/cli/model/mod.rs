@@ -5,6 +5,7 @@ mod fetch;
 mod hub;
 mod inspect;
 mod list;
+mod split;
 mod use_model;
 
 use anyhow::Result;
@@ -25,6 +26,7 @@ enum Verb {
     Fetch(fetch::Args),
     Inspect(inspect::Args),
     List(list::Args),
+    Split(split::Args),
     Use(use_model::Args),
 }
 
@@ -34,6 +36,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::Fetch(args) => fetch::run(args, printer, session),
         Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),
+        Verb::Split(args) => split::run(args, printer, session),
         Verb::Use(args) => use_model::run(args, printer, session),
     }
 }

@@ -3,26 +3,28 @@
 //! Layers that several images share are hashed once, layers that were built before not at all. Layers are hashed in
 //! parallel, the largest first, so that the weights do not start last.
 
+mod models;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use self::models::Model;
+pub use self::models::model;
 use crate::base::{Base, BaseError, covers, hides};
 use crate::blobs::{At, Output, Verify, WriteError};
 use crate::closure::ClosureGraph;
-use crate::config::Config;
-use crate::image::{self, About, Layer, LayerKind, LayerRecord};
+use crate::image::{self, About, Layer, LayerKind, LayerRecord, models_of};
 use crate::layer::{Hashed, LayerError, Recipe, digest_of, measure};
 use crate::layer_set::read_layers;
 use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed};
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
-use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::{Reference, ReferenceError, file_name};
 use crate::service::Service;
-use crate::spec::{DEFAULT_CREATED, ImageSpec, LayerSpec, ModelSource, ModelSpec, SpecError, StackSpec};
+use crate::spec::{ImageSpec, LayerSpec, SpecError, StackSpec};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
@@ -95,41 +97,12 @@ pub fn image(
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<Image, BuildError> {
-    let models = models(&spec.models, graph, blobs, progress)?;
+    let models = models::all(&spec.models, graph, blobs, progress)?;
     let mut plans = plan::plan_images(graph, vec![request(spec, &models)?])?;
     let plan = plans.remove(0);
     check_above(&plan)?;
     let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
     finish(plan, &layers)
-}
-
-/// Builds a model: its layer, and an image of only that.
-///
-/// # Errors
-/// See [`BuildError`].
-pub fn model(
-    spec: &ModelSpec,
-    graph: &ClosureGraph,
-    blobs: Option<Blobs<'_>>,
-    progress: &Progress,
-) -> Result<Image, BuildError> {
-    let planned = new_model(spec, graph)?.layer;
-    let layers = make(&[&planned], blobs, progress)?;
-    model_image(spec, &layers[&planned.recipe])
-}
-
-fn new_model(spec: &ModelSpec, graph: &ClosureGraph) -> Result<PlannedModel, BuildError> {
-    let mut listing = None;
-    if let Some(source) = spec.source.as_ref().filter(|source| source.is_dir()) {
-        let names =
-            std::fs::read_dir(source).and_then(|entries| entries.map(|entry| Ok(entry?.file_name().into())).collect());
-        let mut names: Vec<PathBuf> = names.at("read", source)?;
-        names.sort();
-        listing = Some(names);
-    }
-    let mut inputs = spec.inputs(listing.as_deref());
-    plan::name_hashes(&mut inputs, graph, &spec.store_dir);
-    Ok(PlannedModel::new(spec, inputs, 0))
 }
 
 /// Builds layers by themselves; what comes back begins with the layers that they lie on.
@@ -151,7 +124,7 @@ pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Re
 /// See [`BuildError`].
 pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
     let sources = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models);
-    let models = models(&sources.cloned().collect::<Vec<_>>(), graph, None, progress)?;
+    let models = models::all(&sources.cloned().collect::<Vec<_>>(), graph, None, progress)?;
     // By name: the order in the spec is not part of what a stack is.
     let mut specs: Vec<&ImageSpec> = spec.images.iter().collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -173,7 +146,7 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
             return unfit("is a model; name it in 'models'".to_owned());
         }
         let weights = built.summary.layers().into_iter().filter(|layer| layer.kind == LayerKind::Model);
-        let known = |layer: &&LayerRecord| models.values().any(|model| model.layer.record.digest == layer.digest);
+        let known = |layer: &&LayerRecord| models.values().any(|model| model.has(layer.digest));
         if let Some(layer) = weights.into_iter().find(|layer| !known(layer)) {
             return unfit(format!(
                 "has the model layer '{}' ({}), which no model of the stack has",
@@ -196,92 +169,20 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
 pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePlan>, BuildError> {
     let request = |spec: &ImageSpec| {
         let models =
-            spec.models.iter().map(|source| planned_model(source, graph)).collect::<Result<_, BuildError>>()?;
+            spec.models.iter().map(|source| models::planned(source, graph)).collect::<Result<_, BuildError>>()?;
         new_request(spec.clone(), models)
     };
     let requests = specs.iter().map(request).collect::<Result<_, BuildError>>()?;
     Ok(plan::plan_images(graph, requests)?)
 }
 
-fn planned_model(source: &ModelSource, graph: &ClosureGraph) -> Result<PlannedModel, BuildError> {
-    match source {
-        ModelSource { spec: Some(spec), .. } => {
-            let mut planned = new_model(spec, graph)?;
-            let failed = |source| BuildError::Layer { title: spec.name.clone(), source };
-            planned.size = measure(&planned.layer.recipe).map_err(failed)?;
-            Ok(planned)
-        }
-        ModelSource { built, .. } => {
-            let (_, name, layer) = built_model(built.as_deref().unwrap_or(Path::new("")))?;
-            Ok(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) })
-        }
-    }
-}
-
-/// A model with its layer and its own image.
-#[derive(Debug, Clone)]
-struct Model {
-    image: Image,
-    layer: Layer,
-}
-
-/// Reads or builds every model, each once.
-fn models(
-    sources: &[ModelSource],
-    graph: &ClosureGraph,
-    blobs: Option<Blobs<'_>>,
-    progress: &Progress,
-) -> Result<BTreeMap<String, Model>, BuildError> {
-    let mut models: BTreeMap<String, Model> = BTreeMap::new();
-    let mut built: BTreeMap<Recipe, Layer> = BTreeMap::new();
-    for source in sources {
-        let (name, model) = match source {
-            ModelSource { spec: Some(spec), .. } => {
-                let planned = new_model(spec, graph)?.layer;
-                if !built.contains_key(&planned.recipe) {
-                    built.extend(make(&[&planned], blobs, progress)?);
-                }
-                let layer = built[&planned.recipe].clone();
-                (spec.name.clone(), Model { image: model_image(spec, &layer)?, layer })
-            }
-            ModelSource { built, .. } => {
-                let (image, name, layer) = built_model(built.as_deref().unwrap_or(Path::new("")))?;
-                (name, Model { image, layer })
-            }
-        };
-        match models.get(&name) {
-            Some(other) if other.layer.record.digest != model.layer.record.digest => {
-                return Err(BuildError::ModelName(name));
-            }
-            _ => drop(models.insert(name, model)),
-        }
-    }
-    Ok(models)
-}
-
-fn built_model(path: &Path) -> Result<(Image, String, Layer), BuildError> {
-    let directory = ImageDir::open(path)?;
-    let summary = directory.summary();
-    let unfit = |message: &str| BuildError::Unfit { path: path.to_owned(), message: message.to_owned() };
-    let ([platform], ImageKind::Model) = (&summary.platforms[..], summary.kind) else {
-        return Err(unfit("is not a model; build it from a spec with \"kind\": \"model\""));
-    };
-    let (Some(name), [layer]) = (platform.models.first(), &directory.layers(platform)?[..]) else {
-        return Err(unfit("is a model without a name or a layer; build it again"));
-    };
-    Ok((directory.image().clone(), name.clone(), layer.clone()))
-}
-
 fn request(spec: ImageSpec, models: &BTreeMap<String, Model>) -> Result<ImageRequest, BuildError> {
-    let mut named = Vec::new();
-    for source in &spec.models {
-        let name = match source {
-            ModelSource { spec: Some(spec), .. } => spec.name.clone(),
-            ModelSource { built, .. } => built_model(built.as_deref().unwrap_or(Path::new("")))?.1,
-        };
-        let layer = models[&name].layer.clone();
-        named.push(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) });
-    }
+    let named = spec.models.iter().map(|source| {
+        let name = models::name_of(source)?;
+        let layers = models[&name].layers.clone();
+        Ok(PlannedModel::of_layers(name, layers))
+    });
+    let named = named.collect::<Result<_, BuildError>>()?;
     new_request(spec, named)
 }
 
@@ -314,10 +215,8 @@ fn new_request(spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRe
         return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers });
     };
     let base = Base::open(path, &spec.platform)?;
-    let targets: Vec<(&Path, &str)> = models
-        .iter()
-        .flat_map(|model| model.layer.recipe.targets().map(|target| (target.as_path(), model.name.as_str())))
-        .collect();
+    let targets: Vec<(&Path, &str)> =
+        models.iter().flat_map(|model| model.targets().map(|target| (target.as_path(), model.name.as_str()))).collect();
     if let Some((place, target)) = hides(&base.layers, &targets.iter().map(|(target, _)| *target).collect::<Vec<_>>())?
     {
         let model = targets.iter().find(|(other, _)| *other == target).map_or("", |(_, name)| name);
@@ -329,8 +228,10 @@ fn new_request(spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRe
     }
     let (weights, rest): (Vec<Layer>, Vec<Layer>) =
         base.layers.into_iter().partition(|layer| layer.record.kind == LayerKind::Model);
-    for (name, layer) in base.models.into_iter().zip(weights) {
-        models.push(PlannedModel { name, size: layer.record.size, layer: Planned::from_layer(layer) });
+    let of = models_of(&base.models, weights.iter().map(|Layer { record, .. }| (record.kind, record.part.as_ref())));
+    for (n, name) in base.models.into_iter().enumerate() {
+        let layers = of.iter().zip(&weights).filter(|(model, _)| **model == Some(n)).map(|(_, layer)| layer.clone());
+        models.push(PlannedModel::of_layers(name, layers.collect()));
     }
     Ok(ImageRequest { spec, models, base: rest, inherited: Some(base.inherited), layers })
 }
@@ -385,9 +286,9 @@ fn make(
                 return Err(changed(&layer.record, &planned.recipe).into());
             }
             let owners = planned.owners();
-            let Planned { kind, title, why, recipe, .. } = planned.clone();
+            let Planned { kind, part, title, why, recipe, .. } = planned.clone();
             let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
-            let record = LayerRecord { digest, size, packed, kind, title, why, owners };
+            let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
             Ok((recipe.clone(), Layer { record, recipe, checksums: Some(noted.checksums) }))
         })
         .collect::<Result<_, BuildError>>()?;
@@ -413,9 +314,9 @@ fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<Hashed,
 
 fn layer(made: &BTreeMap<Recipe, Layer>, planned: Planned) -> Layer {
     // Layers of the same bytes can stand for different things in different images.
-    let Planned { kind, title, why, recipe, .. } = planned;
+    let Planned { kind, part, title, why, recipe, .. } = planned;
     let layer = made[&recipe].clone();
-    Layer { record: LayerRecord { kind, title, why, ..layer.record }, ..layer }
+    Layer { record: LayerRecord { kind, part, title, why, ..layer.record }, ..layer }
 }
 
 fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Result<Image, BuildError> {
@@ -427,27 +328,6 @@ fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Result<Image, Buil
         &layers,
         plan.models,
         ImageKind::Image,
-    )
-}
-
-fn model_image(spec: &ModelSpec, layer: &Layer) -> Result<Image, BuildError> {
-    let about = About {
-        platform: Platform::of_data(),
-        os_version: None,
-        os_features: Vec::new(),
-        created: DEFAULT_CREATED.to_owned(),
-        author: None,
-        config: Config::default(),
-        annotations: spec.annotations.clone(),
-        inherited: None,
-    };
-    assemble(
-        &spec.name,
-        spec.tag.as_deref(),
-        &about,
-        std::slice::from_ref(layer),
-        vec![spec.name.clone()],
-        ImageKind::Model,
     )
 }
 

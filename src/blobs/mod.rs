@@ -11,16 +11,18 @@
 //! | XFS, Btrfs, both files on one | shared; read and hashed unless the Nix store vouches for it | shared, read and hashed | shared, not read |
 //! | any other | read once, hashed and written | the same | copied inside the kernel |
 
+mod staging;
+
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, OFlags, RenameFlags, copy_file_range, ioctl_ficlone, renameat_with, statvfs};
+use rustix::fs::{OFlags, copy_file_range, ioctl_ficlone, statvfs};
 use rustix::io::Errno;
 
+pub use self::staging::{Staging, leftovers};
 use crate::digest::{Digest, Hasher};
 use crate::layer::{ALIGN_FROM, Sink};
 use crate::pipe::{CHUNK, PipeError, Readers, fan_out};
@@ -53,165 +55,8 @@ impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
     }
 }
 
-/// A file or directory that is not yet under its final name. Dropped without [`publish`](Self::publish), it is removed.
-#[derive(Debug)]
-pub struct Staging {
-    /// Where to write.
-    path: PathBuf,
-    target: PathBuf,
-    /// Held while this run lives, so that another run can tell a leftover from work under way.
-    lock: Option<File>,
-}
-
-impl Staging {
-    /// A new directory beside `target`.
-    ///
-    /// # Errors
-    /// If the parent of `target` cannot be written to.
-    pub fn directory(target: &Path) -> Result<Self, WriteError> {
-        Self::new(target, true)
-    }
-
-    /// A new empty file beside `target`.
-    ///
-    /// # Errors
-    /// If the parent of `target` cannot be written to.
-    pub fn file(target: &Path) -> Result<Self, WriteError> {
-        Self::new(target, false)
-    }
-
-    /// Removes what killed runs have left for `target`. Making one does that too.
-    pub fn sweep(target: &Path) {
-        if let Some(name) = target.file_name() {
-            sweep(&parent_of(target), &prefix(name));
-        }
-    }
-
-    fn new(target: &Path, directory: bool) -> Result<Self, WriteError> {
-        let parent = parent_of(target);
-        let name = target.file_name().ok_or(io::ErrorKind::InvalidInput).at("write to", target)?;
-        let prefix = prefix(name);
-        sweep(&parent, &prefix);
-        // Taken by process number: of two threads that want the same target one is wrong anyway, and is told so.
-        let path = parent.join(format!("{prefix}{}", std::process::id()));
-        if directory {
-            fs::create_dir(&path).at("create", &path)?;
-        } else {
-            OpenOptions::new().write(true).create_new(true).open(&path).at("create", &path)?;
-        }
-        let lock = File::open(&path).at("open", &path)?;
-        lock.lock().at("lock", &path)?;
-        let inode = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        if fs::metadata(&path).map(inode).ok() != lock.metadata().map(inode).ok() {
-            // Between making and locking it, another run took it for a leftover.
-            return Self::new(target, directory);
-        }
-        Ok(Self { path, target: target.to_owned(), lock: Some(lock) })
-    }
-
-    /// Where to write.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Makes what was written durable and gives it its final name, in one step. What had that name before is replaced.
-    ///
-    /// # Errors
-    /// If syncing or renaming fails; nothing has changed then.
-    pub fn publish(mut self) -> Result<(), WriteError> {
-        let file = File::open(&self.path).at("open", &self.path)?;
-        if file.metadata().at("read", &self.path)?.is_dir() {
-            sync_tree(&self.path)?;
-        }
-        file.sync_all().at("sync", &self.path)?;
-        match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::NOREPLACE) {
-            Ok(()) => self.lock = None,
-            // A directory cannot be renamed over a full one: swap them, and let `drop` remove the old one.
-            Err(Errno::EXIST) => {
-                renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE).at("replace", &self.target)?;
-            }
-            // A file system that knows neither of the two.
-            Err(Errno::INVAL | Errno::NOSYS) => fs::rename(&self.path, &self.target).at("rename", &self.target)?,
-            Err(error) => return Err(error).at("rename", &self.target),
-        }
-        let parent = parent_of(&self.target);
-        File::open(&parent).and_then(|parent| parent.sync_all()).at("sync", &parent)
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // Without the lock it has been renamed away. A failure leaves a leftover that the next run sweeps.
-        if self.lock.is_some() {
-            remove(&self.path);
-        }
-    }
-}
-
 fn parent_of(path: &Path) -> PathBuf {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
-}
-
-fn remove(path: &Path) {
-    drop(fs::remove_file(path).or_else(|_| fs::remove_dir_all(path)));
-}
-
-/// How the names begin of what is being made for a target.
-fn prefix(target: &OsStr) -> String {
-    format!(".{}.windlass-", target.to_string_lossy())
-}
-
-/// Removes what killed runs left for this target.
-fn sweep(parent: &Path, prefix: &str) {
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(prefix)
-            && let Ok(file) = File::open(entry.path())
-            && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
-        {
-            remove(&entry.path());
-        }
-    }
-}
-
-/// What killed runs left in a folder: stagings of any target that nobody holds.
-///
-/// # Errors
-/// If the folder cannot be read.
-pub fn leftovers(folder: &Path) -> Result<Vec<PathBuf>, WriteError> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.at("read", folder)?,
-    };
-    let mut leftovers = Vec::new();
-    for entry in entries {
-        let path = entry.at("read", folder)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let process = name.strip_prefix('.').and_then(|name| name.rsplit_once(".windlass-"));
-        let is_staging = process.is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
-        if is_staging
-            && let Ok(file) = File::open(&path)
-            && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
-        {
-            leftovers.push(path);
-        }
-    }
-    leftovers.sort();
-    Ok(leftovers)
-}
-
-fn sync_tree(directory: &Path) -> Result<(), WriteError> {
-    for entry in fs::read_dir(directory).at("read", directory)? {
-        let path = entry.at("read", directory)?.path();
-        let kind = fs::symlink_metadata(&path).at("read", &path)?;
-        if kind.is_dir() {
-            sync_tree(&path)?;
-        }
-        if !kind.is_symlink() {
-            File::open(&path).and_then(|file| file.sync_all()).at("sync", &path)?;
-        }
-    }
-    Ok(())
 }
 
 /// Reads a file whole. Anything else in its place, which may be somebody else's, is an error: to open a pipe would wait
@@ -338,10 +183,35 @@ impl<'p> Output<'p> {
             .or_insert_with(|| tempfile::tempfile_in(parent).is_ok_and(|probe| ioctl_ficlone(&probe, file).is_ok()))
     }
 
+    /// Takes `size` bytes of an open file from `from` on. Nothing of a large range is read where no digest is asked for and
+    /// the kernel can copy it.
+    ///
+    /// # Errors
+    /// Which side failed. A file that ends early is a [`PipeError::Read`] of kind `UnexpectedEof`.
+    pub fn range(&mut self, file: &File, from: u64, size: u64) -> Result<(), PipeError> {
+        if size >= ALIGN_FROM && self.whole.is_none() && self.blob.is_none() {
+            self.flush().map_err(PipeError::Write)?;
+            if self.place(file, from, size)? {
+                self.progress.count_written(size);
+                return Ok(());
+            }
+        }
+        let mut buffer = vec![0; CHUNK];
+        let end = from + size;
+        let mut from = from;
+        while from < end {
+            let want = usize::try_from(end - from).map_or(CHUNK, |left| left.min(CHUNK));
+            file.read_exact_at(&mut buffer[..want], from).map_err(PipeError::Read)?;
+            self.progress.count_read(want as u64);
+            self.bytes(&buffer[..want]).map_err(PipeError::Write)?;
+            from += want as u64;
+        }
+        Ok(())
+    }
+
     /// Lets the kernel put `size` bytes of `file` here, shared where it can. `false` if it cannot do that at all.
-    fn place(&mut self, mut file: &File, size: u64) -> Result<bool, PipeError> {
+    fn place(&mut self, file: &File, mut from: u64, size: u64) -> Result<bool, PipeError> {
         let mut left = size;
-        let mut from = 0;
         while left > 0 {
             self.progress.check().map_err(PipeError::Write)?;
             // 1 GiB at a time, so that a signal is heard.
@@ -350,7 +220,6 @@ impl<'p> Output<'p> {
                 Ok(0) => return Err(PipeError::Read(io::ErrorKind::UnexpectedEof.into())),
                 Ok(count) => left -= count as u64,
                 Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM) if left == size => {
-                    file.rewind().map_err(PipeError::Read)?;
                     return Ok(false);
                 }
                 Err(error) => return Err(PipeError::Write(error.into())),
@@ -384,7 +253,7 @@ impl Sink for Output<'_> {
         }
         self.flush().map_err(PipeError::Write)?;
         let clones = self.clones(file);
-        let placed = (clones || self.verify == Verify::Never) && self.place(file, size)?;
+        let placed = (clones || self.verify == Verify::Never) && self.place(file, 0, size)?;
         if placed {
             if clones {
                 self.progress.count_cloned(size);
@@ -420,43 +289,26 @@ impl Sink for Output<'_> {
 mod tests {
     use super::*;
 
-    fn names(directory: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            fs::read_dir(directory).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
     #[test]
-    fn staging_appears_whole_replaces_and_leaves_nothing() {
+    fn ranges_are_taken_whatever_their_size() {
         let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("out");
-        for text in ["one", "two"] {
-            let staging = Staging::directory(&target).unwrap();
-            fs::write(staging.path().join("f"), text).unwrap();
-            staging.publish().unwrap();
-            assert_eq!(fs::read_to_string(target.join("f")).unwrap(), text);
+        let data: Vec<u8> = (0..5 * 1024 * 1024u32).map(|i| (i % 251) as u8).collect();
+        let source = directory.path().join("source");
+        fs::write(&source, &data).unwrap();
+        let (file, progress) = (File::open(&source).unwrap(), Progress::new());
+        let ranges = [(7, 100), (0, 0), (13, 3 << 20), (100_000, 70_000)];
+        for whole in [false, true] {
+            let path = directory.path().join("output");
+            let mut output = Output::create(&path, Verify::Never, whole, &progress).unwrap();
+            output.bytes(b"head").unwrap();
+            ranges.iter().for_each(|(from, size)| output.range(&file, *from, *size).unwrap());
+            let early = output.range(&file, 5 << 20, 1).unwrap_err();
+            assert!(matches!(early, PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof));
+            output.finish().unwrap();
+            let parts = ranges.iter().flat_map(|&(from, size)| &data[from as usize..][..size as usize]);
+            let expected: Vec<u8> = b"head".iter().chain(parts).copied().collect();
+            assert!(fs::read(&path).unwrap() == expected);
         }
-        drop(Staging::directory(&target).unwrap());
-        assert_eq!(names(directory.path()), ["out"]);
-    }
-
-    #[test]
-    fn leftovers_are_swept_but_not_work_under_way() {
-        let directory = tempfile::tempdir().unwrap();
-        let target = directory.path().join("out");
-        let (dead, alive) = (directory.path().join(".out.windlass-1"), directory.path().join(".out.windlass-2"));
-        fs::create_dir(&dead).unwrap();
-        fs::write(dead.join("half"), "x").unwrap();
-        fs::write(&alive, "x").unwrap();
-        let lock = File::open(&alive).unwrap();
-        lock.lock().unwrap();
-        let staging = Staging::file(&target).unwrap();
-        assert!(!dead.exists() && alive.exists());
-        drop(staging);
-        drop(lock);
-        drop(Staging::file(&target).unwrap());
-        assert_eq!(names(directory.path()), Vec::<String>::new());
     }
 
     #[test]

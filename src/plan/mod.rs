@@ -7,14 +7,17 @@
 //!
 //! The plan reads no file. Reproducibility: a function of the specs and of the closure graph.
 
+mod models;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+pub use self::models::{PlannedModel, warnings};
 use crate::closure::{ClosureError, ClosureGraph};
 use crate::content::{Content, Root};
-use crate::image::{Inherited, Layer, LayerKind, LayerRecord};
+use crate::image::{Inherited, Layer, LayerKind, LayerRecord, ModelPart};
 use crate::layer::{FORMAT, Input, Perm, Recipe};
-use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec, ModelSpec};
+use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec};
 use crate::split::{Part, Request, split};
 use crate::store::{StoreDir, StorePath};
 
@@ -83,6 +86,8 @@ pub enum PlanError {
 pub struct Planned {
     /// What it is for.
     pub kind: LayerKind,
+    /// For a layer of a model that has several: which part of it this is.
+    pub part: Option<ModelPart>,
     /// What is in it, in a few words.
     pub title: String,
     /// Why it is where it is.
@@ -97,8 +102,14 @@ impl Planned {
     /// A layer that exists.
     #[must_use]
     pub fn from_layer(layer: Layer) -> Self {
-        let LayerRecord { kind, title, why, .. } = layer.record.clone();
-        Self { kind, title, why, recipe: layer.recipe.clone(), built: Some(layer) }
+        let LayerRecord { kind, part, title, why, .. } = layer.record.clone();
+        Self { kind, part, title, why, recipe: layer.recipe.clone(), built: Some(layer) }
+    }
+
+    /// Whether it holds tensors of a model.
+    #[must_use]
+    pub fn is_weights(&self) -> bool {
+        self.kind == LayerKind::Model && self.part.as_ref().is_none_or(|part| part.weights)
     }
 
     /// The store paths that its bytes come from, and the host paths that are in none.
@@ -117,32 +128,6 @@ impl Planned {
             }
         }
         owners
-    }
-}
-
-/// A model, ready to be put under images.
-#[derive(Debug, Clone)]
-pub struct PlannedModel {
-    /// Its name.
-    pub name: String,
-    /// The size of its layer in bytes.
-    pub size: u64,
-    /// Its layer.
-    pub layer: Planned,
-}
-
-impl PlannedModel {
-    /// The layer of a model that is not built yet, of the size that [`measure`](crate::layer::measure) gives.
-    #[must_use]
-    pub fn new(spec: &ModelSpec, inputs: Vec<Input>, size: u64) -> Self {
-        let layer = Planned {
-            kind: LayerKind::Model,
-            title: spec.name.clone(),
-            why: "a model lies at the bottom, where nothing can change its chain".to_owned(),
-            recipe: Recipe { format: FORMAT, inputs, perms: Vec::new() },
-            built: None,
-        };
-        Self { name: spec.name.clone(), size, layer }
     }
 }
 
@@ -200,13 +185,13 @@ fn plan_image(
     ImageRequest { spec, mut models, base, inherited, layers }: ImageRequest,
     parts: &[Part],
 ) -> Result<ImagePlan, PlanError> {
-    models.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name)));
-    models.dedup_by(|a, b| a.name == b.name);
-    if let Some((first, second, target)) = collision(&models) {
+    models::sort(&mut models);
+    if let Some((first, second, target)) = models::collision(&models) {
         return Err(PlanError::ModelsCollide { image: spec.name, first, second, target });
     }
     let model_names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
-    let mut planned: Vec<Planned> = models.into_iter().map(|model| model.layer).collect();
+    let mut planned = models::stacked(models);
+    let of_models = planned.len();
     planned.extend(base.into_iter().chain(layers).map(Planned::from_layer));
     let shared_by = |part: &Part| match part.users.len() {
         1 => format!("only {} needs it", spec.name),
@@ -223,25 +208,10 @@ fn plan_image(
     planned.extend(root_layer(graph, &spec.store_dir, (&spec.name, &spec.content, engine_inputs, &spec.perms))?);
 
     if planned.len() > LAYER_LIMIT {
-        let models = model_names.len();
         let (image, count) = (spec.name, planned.len());
-        return Err(PlanError::TooManyLayers { image, count, models, others: count - models });
+        return Err(PlanError::TooManyLayers { image, count, models: of_models, others: count - of_models });
     }
     Ok(ImagePlan { spec, layers: planned, models: model_names, inherited })
-}
-
-/// Two models where one puts something at or below a place of the other.
-fn collision(models: &[PlannedModel]) -> Option<(String, String, PathBuf)> {
-    for (n, one) in models.iter().enumerate() {
-        for two in &models[n + 1..] {
-            for (a, b) in one.layer.recipe.targets().flat_map(|a| two.layer.recipe.targets().map(move |b| (a, b))) {
-                if a.starts_with(b) || b.starts_with(a) {
-                    return Some((one.name.clone(), two.name.clone(), a.max(b).clone()));
-                }
-            }
-        }
-    }
-    None
 }
 
 /// The layers of a [`LayerSpec`], bottom first.
@@ -356,7 +326,7 @@ fn closure_layer(graph: &ClosureGraph, store: &StoreDir, part: &Part, why: Strin
     let largest = part.paths.iter().max_by_key(|path| graph.get(path).map(|info| info.nar_size));
     let title = largest.map_or_else(String::new, |path| title(path.name(), part.paths.len()));
     let recipe = Recipe { format: FORMAT, inputs: part.paths.iter().map(input).collect(), perms: Vec::new() };
-    Planned { kind: LayerKind::Closure, title, why, recipe, built: None }
+    Planned { kind: LayerKind::Closure, part: None, title, why, recipe, built: None }
 }
 
 /// Notes what Nix recorded of the store paths that are moved, to name the one at fault when bytes no longer match.
@@ -398,48 +368,11 @@ fn root_layer(
     }
     let planned = Planned {
         kind: LayerKind::Root,
+        part: None,
         title: what.join(", "),
         why: "what is not below the store changes most easily, and is small".to_owned(),
         recipe,
         built: None,
     };
     Ok((!planned.recipe.inputs.is_empty()).then_some(planned))
-}
-
-/// What costs more than it need: model layers that lie on different chains in different images are stored once for
-/// each chain, because only a common beginning is shared.
-#[must_use]
-pub fn warnings<'a>(images: impl IntoIterator<Item = (&'a str, Vec<(&'a str, u64)>)>) -> Vec<String> {
-    let mut seen: BTreeMap<&str, Vec<(Vec<&str>, &str)>> = BTreeMap::new();
-    let mut warnings = Vec::new();
-    for (image, models) in images {
-        for (n, (model, size)) in models.iter().enumerate() {
-            let below: Vec<&str> = models[..n].iter().map(|(name, _)| *name).collect();
-            let chains = seen.entry(model).or_default();
-            if !chains.iter().any(|(other, _)| *other == below) {
-                if let Some((_, first)) = chains.first() {
-                    warnings.push(format!(
-                        "model '{model}' lies on other models in image '{image}' than in image '{first}': Podman stores its {size} bytes once more; give both images the same models, or deliver it as a mount"
-                    ));
-                }
-                chains.push((below, image));
-            }
-        }
-    }
-    warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_on_another_chain_is_warned_of() {
-        let images = [("a", vec![("big", 9), ("small", 1)]), ("b", vec![("big", 9)]), ("c", vec![("small", 1)])];
-        let warnings = warnings(images);
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].starts_with(
-            "model 'small' lies on other models in image 'c' than in image 'a': Podman stores its 1 bytes"
-        ));
-    }
 }

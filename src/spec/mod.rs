@@ -4,16 +4,19 @@
 //! an error, and every error names its key, because a misspelt key would otherwise silently give another image.
 //! Reproducibility: of a spec, only what is written in it reaches an image.
 
+mod model;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::model::{Layering, ModelSource, ModelSpec};
 use crate::config::Config;
-use crate::content::{Content, Root, check_source, is_place};
+use crate::content::{Content, Root, check_source};
 use crate::digest::Digest;
-use crate::layer::{Input, Known, Perm};
+use crate::layer::Perm;
 use crate::model::policy::Policy;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
@@ -184,7 +187,7 @@ pub struct ImageSpec {
     /// Layers built before, by `buildLayer`: directories with a `layers.json`.
     #[serde(default)]
     pub layers: Vec<PathBuf>,
-    /// Models, each a layer of its own at the bottom.
+    /// Models, each in layers of its own at the bottom.
     #[serde(default)]
     pub models: Vec<ModelSource>,
     /// Layers that the closure is split into at most.
@@ -197,49 +200,6 @@ pub struct ImageSpec {
     /// When absent, unless it is built upon another image: that has an /etc/passwd of its own, which would be hidden.
     #[serde(default)]
     pub mount_points: Option<bool>,
-    /// Where the store is.
-    #[serde(default)]
-    pub store_dir: StoreDir,
-}
-
-/// A model as an image names it: built before, or described in place.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ModelSource {
-    /// The image directory that a model was built into.
-    #[serde(default)]
-    pub built: Option<PathBuf>,
-    /// A model that is built along.
-    #[serde(default)]
-    pub spec: Option<ModelSpec>,
-}
-
-/// Model files: one layer at the bottom of an image, and an image of their own.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ModelSpec {
-    /// Name of the model and of its image.
-    pub name: String,
-    /// Tag of its image; when absent, the first twelve hex digits of the manifest's digest.
-    #[serde(default)]
-    pub tag: Option<String>,
-    /// Files or directories by their place below `mountPath`; symbolic links are followed.
-    #[serde(default)]
-    pub files: BTreeMap<PathBuf, PathBuf>,
-    /// Instead of `files`: a file, put at `mountPath` under its own name (that of a store path without the hash), or a
-    /// directory, whose content is put there.
-    #[serde(default)]
-    pub source: Option<PathBuf>,
-    /// Digests of files that are known already, by their places below `mountPath`: `sha256:…`. These are not hashed by
-    /// themselves once more; whoever gives them vouches for them, as a fixed-output path of Nix does.
-    #[serde(default)]
-    pub sha256: BTreeMap<PathBuf, Digest>,
-    /// Where a container finds them.
-    #[serde(default = "default_mount_path")]
-    pub mount_path: PathBuf,
-    /// Annotations of its image's manifest.
-    #[serde(default)]
-    pub annotations: BTreeMap<String, String>,
     /// Where the store is.
     #[serde(default)]
     pub store_dir: StoreDir,
@@ -345,10 +305,6 @@ const fn one() -> usize {
     1
 }
 
-fn default_mount_path() -> PathBuf {
-    PathBuf::from("/models")
-}
-
 impl ImageSpec {
     fn check(&self, at: &str) -> Result<(), SpecError> {
         Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
@@ -370,71 +326,6 @@ impl UpstreamSpec {
         let mut files =
             std::iter::once(("config", &self.config)).chain(self.layers.iter().map(|path| ("layers", path)));
         files.try_for_each(|(key, path)| check_source(key, path).map_err(|(key, message)| wrong(key, message)))
-    }
-}
-
-impl ModelSource {
-    fn check(&self, at: &str) -> Result<(), SpecError> {
-        match (&self.built, &self.spec) {
-            (Some(_), None) => Ok(()),
-            (None, Some(spec)) => spec.check(&format!("{at}spec.")),
-            _ => Err(wrong(at.trim_end_matches('.'), "expected either 'built' or 'spec'")),
-        }
-    }
-}
-
-impl ModelSpec {
-    fn check(&self, at: &str) -> Result<(), SpecError> {
-        Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
-        if self.name.contains('/') {
-            return Err(wrong(format!("{at}name"), format!("'{}': the name of a model has no '/'", self.name)));
-        }
-        if self.files.is_empty() == self.source.is_none() {
-            return Err(wrong(format!("{at}files"), format!("model '{}' needs either 'files' or 'source'", self.name)));
-        }
-        if let Some(source) = &self.source {
-            check_source("source", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
-        }
-        if !is_place(&self.mount_path) {
-            let message = format!("'{}' is not an absolute path without '..'", self.mount_path.display());
-            return Err(wrong(format!("{at}mountPath"), message));
-        }
-        for (place, source) in &self.files {
-            if place.is_absolute() || place.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-                return Err(wrong(
-                    format!("{at}files"),
-                    format!("'{}' is not a relative path below mountPath", place.display()),
-                ));
-            }
-            check_source("files", source).map_err(|(key, message)| wrong(format!("{at}{key}"), message))?;
-        }
-        Ok(())
-    }
-
-    /// The digests of files that are known already, by their places in the image.
-    #[must_use]
-    pub fn known(&self) -> Known {
-        self.sha256.iter().map(|(place, digest)| (self.mount_path.join(place), *digest)).collect()
-    }
-
-    /// What its layer is made of. `listing` has the names in `source` if that is a directory: each is put at `mountPath`.
-    #[must_use]
-    pub fn inputs(&self, listing: Option<&[PathBuf]>) -> Vec<Input> {
-        let copy = |place: &Path, source: &Path| {
-            // In the store nothing else than the store may be reached: a link could lead to any file of the builder.
-            let in_store = source.starts_with(self.store_dir.as_str());
-            let follow = Some(PathBuf::from(if in_store { self.store_dir.as_str() } else { "/" }));
-            Input::Copy { source: source.to_owned(), target: self.mount_path.join(place), follow, nar_hash: None }
-        };
-        match (&self.source, listing) {
-            (None, _) => self.files.iter().map(|(place, source)| copy(place, source)).collect(),
-            (Some(source), Some(names)) => names.iter().map(|name| copy(name, &source.join(name))).collect(),
-            (Some(source), None) => {
-                let name = source.file_name().map(PathBuf::from).unwrap_or_default();
-                let in_store = self.store_dir.parse(&source.to_string_lossy()).map(|path| PathBuf::from(path.name()));
-                vec![copy(&in_store.unwrap_or(name), source)]
-            }
-        }
     }
 }
 
