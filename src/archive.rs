@@ -95,14 +95,16 @@ pub fn write(
     Ok(output.finish()?)
 }
 
-fn put_header(output: &mut Output<'_>, name: &str, kind: Kind) -> std::io::Result<()> {
+/// Writes the header of an entry of an archive that other tools read.
+pub(crate) fn put_header(output: &mut Output<'_>, name: &str, kind: Kind) -> std::io::Result<()> {
     let mode = if kind == Kind::Directory { 0o755 } else { 0o644 };
     let (uname, gname) = (String::new(), String::new());
     let entry = Entry { path: name.into(), kind, mode, uid: 0, gid: 0, uname, gname };
     output.bytes(&header(&entry, output.offset()))
 }
 
-fn pad(output: &mut Output<'_>, size: u64) -> std::io::Result<()> {
+/// Fills an entry of this size up to a whole block.
+pub(crate) fn pad(output: &mut Output<'_>, size: u64) -> std::io::Result<()> {
     output.bytes(&TRAILER[..usize::try_from(padding(size)).unwrap_or(0)])
 }
 

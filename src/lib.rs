@@ -8,7 +8,8 @@
 //! 4. **Config, manifest and index** are pure values made of digests and sizes ([`image`]), as canonical JSON
 //!    ([`canonical`]).
 //! 5. The **image directory** holds them with the recipes ([`layout`]); several of them are a stack ([`stack`]).
-//! 6. **Archives and OCI directories** are written from it for other tools ([`archive`], [`blobs`]).
+//! 6. **Archives and OCI directories** are written from it for other tools ([`archive`], [`blobs`]), and of a model what
+//!    each of them takes for one ([`forms`]).
 //! 7. **Podman** gets it by links to the store, or through its own tools; what was loaded is kept, checked, gone back to and
 //!    cleaned up ([`podman`]).
 //!
@@ -49,11 +50,12 @@
 //! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
+//! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` `store` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` `store` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
-//! | `push` | `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` `registry` |
+//! | `push` | `canonical` `compression` `digest` `forms` `image` `layer` `layout` `model` `pipe` `progress` `registry` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -71,6 +73,7 @@ pub mod compression;
 pub mod config;
 pub mod content;
 pub mod digest;
+pub mod forms;
 pub mod image;
 pub mod index;
 pub mod layer;

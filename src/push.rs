@@ -15,9 +15,11 @@ use serde_json::{Value, json};
 use crate::canonical;
 use crate::compression::Compression;
 use crate::digest::{Digest, Hasher};
+use crate::forms::{FormError, ModelDir};
 use crate::image::{Blob, LayerRecord};
 use crate::layer::{LayerError, Recipe, Sink};
 use crate::layout::{ImageDir, LayoutError};
+use crate::model::artifact::Artifact;
 use crate::pipe::{PipeError, Readers, fan_out};
 use crate::progress::Progress;
 use crate::registry::client::Client;
@@ -34,6 +36,9 @@ pub enum PushError {
     /// The image.
     #[error("{0}")]
     Layout(#[from] LayoutError),
+    /// A model.
+    #[error("{0}")]
+    Form(#[from] FormError),
     /// A manifest of the image.
     #[error("manifest {0}: {1}")]
     Manifest(Digest, String),
@@ -124,18 +129,44 @@ impl<'a> Pusher<'a> {
             let digest = Digest::of(&bytes);
             renamed.insert(platform.digest, (digest, bytes.len() as u64));
             if platform.digest == top {
-                return self.tag(at, tag, manifest, &bytes);
+                return self.tag(at, tag, manifest.media_type.as_ref(), &bytes);
             }
             let media_type = manifest.media_type.to_string();
             self.client.push_manifest(at, &digest.to_string(), &media_type, &bytes, self.progress)?;
         }
         let index = blob(top)?;
-        self.tag(at, tag, index, &with_manifests(index, &renamed)?)
+        self.tag(at, tag, index.media_type.as_ref(), &with_manifests(index, &renamed)?)
+    }
+
+    /// Pushes a model as an artifact: its files are the blobs, as they are.
+    ///
+    /// # Errors
+    /// See [`PushError`]. Blobs that were sent stay.
+    pub fn push_model(
+        &self,
+        model: &ModelDir,
+        artifact: &Artifact,
+        at: &Location,
+        tag: &str,
+    ) -> Result<Digest, PushError> {
+        self.progress.expect(model.payload());
+        for (digest, size) in &artifact.layers {
+            let source = Bytes { file: Some(model.file(*digest)), recipe: None, progress: self.progress };
+            if let Err(error) = self.send(at, *digest, *size, &|to| source.write(to)) {
+                if matches!(error, RegistryError::Refused { .. } | RegistryError::Source { .. }) {
+                    model.check(*digest, self.progress)?;
+                }
+                return Err(error.into());
+            }
+        }
+        let config = &artifact.config;
+        self.send(at, config.digest, config.bytes.len() as u64, &|to| to.write_all(&config.bytes))?;
+        self.tag(at, tag, artifact.manifest.media_type, &artifact.manifest.bytes)
     }
 
     /// The last step. What the tag names then is asked for once more.
-    fn tag(&self, at: &Location, tag: &str, blob: &Blob, bytes: &[u8]) -> Result<Digest, PushError> {
-        let expected = self.client.push_manifest(at, tag, blob.media_type.as_ref(), bytes, self.progress)?;
+    fn tag(&self, at: &Location, tag: &str, media_type: &str, bytes: &[u8]) -> Result<Digest, PushError> {
+        let expected = self.client.push_manifest(at, tag, media_type, bytes, self.progress)?;
         let found = self.client.head(at, tag, self.progress)?.digest;
         if found == Some(expected) {
             return Ok(expected);

@@ -80,8 +80,26 @@ model=$(jq -r '.models[0].ref' result/stack.json)
 podman run --rm --pull=never --network=none --mount "type=image,source=$model,destination=/mnt" \
   --entrypoint "${cli%-cli}-server" "$(by_digest redis)" --version
 
-# Linked, with /nix/store mounted read-only over itself.
 windlass=target/release/windlass
+# A model in Podman's artifact store: the file of the Nix store itself, under the digest that was known before.
+artifact=$("$windlass" model artifact result/models/smollm2 --json)
+name=$(jq -r .name <<<"$artifact") digest=$(jq -r .digest <<<"$artifact")
+podman artifact ls
+if [[ $(podman artifact inspect "$name" | jq -r .Digest) != "$digest" ]]; then
+  echo "podman artifact inspect $name: not $digest" >&2
+  exit 4
+fi
+"$windlass" export result/models/smollm2 --format modelpack --output pack
+[[ $(jq -r '.manifests[0].digest' pack/index.json) == "$digest" ]]
+weights=$(jq -r '.model.files[0].sha256' result/models/smollm2/image.json)
+stat --format '%n: inode %i, %h links' "$work/podman/root/artifacts/blobs/sha256/${weights#sha256:}"
+[[ $("$windlass" model artifact result/models/smollm2 --json | jq .isNew) == false ]]
+# Podman itself takes it from there to elsewhere, and finds nothing to change.
+skopeo copy --preserve-digests "oci:$work/podman/root/artifacts:$name" "oci:$work/copy"
+[[ $(jq -r '.manifests[0].digest' "$work/copy/index.json") == "$digest" ]]
+podman artifact rm "$name"
+
+# Linked, with /nix/store mounted read-only over itself.
 podman rm --force --all --time 0 >/dev/null
 settings=$(podman_env "$work/linked")
 eval "$settings"

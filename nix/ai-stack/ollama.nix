@@ -1,7 +1,11 @@
-# Ollama, on 11434: keeps its models and its key in /var/lib/ollama.
+# Ollama, on 11434: keeps its key in /var/lib/ollama, and the models that it pulls, where none lies in the image.
 #
-# Type: { pkgs, windlass, probe, accel ? null, settings ? { } } -> { image, available, state, container }
+# Type: { pkgs, windlass, probe, accel ? null, models ? [ ], settings ? { } } -> { image, available, state, container }
 #
+# models            from buildModel; those that are one GGUF file are in the image, under their own names. Then Ollama pulls
+#                   no others: the directory of the image is read-only
+# settings.bake     false: no model in the image, all are pulled
+# settings.ollama   Name of a model -> what buildOllama takes for it beside `model`: { template = "…"; }
 # settings.package  instead of nixpkgs' ollama for `accel`
 # settings.uid      user and group, 11434 by default
 {
@@ -9,6 +13,7 @@
   windlass,
   probe,
   accel ? null,
+  models ? [ ],
   settings ? { },
   ...
 }:
@@ -21,11 +26,30 @@ let
   };
   package = settings.package or needs.package;
   state = "/var/lib/ollama";
+  baked =
+    if settings.bake or true then
+      builtins.filter (model: model.spec.files ? "${model.modelName}.gguf") models
+    else
+      [ ];
+  isBaked = baked != [ ];
+  directory = if isBaked then "/models/ollama" else "${state}/models";
 in
 {
   image = windlass.buildImage {
     name = "ollama";
     inherit (needs) forbid;
+    models = baked;
+    layers =
+      if isBaked then
+        [
+          (windlass.buildOllama {
+            name = "ollama-models";
+            inherit directory;
+            models = map (model: { inherit model; } // settings.ollama.${model.modelName} or { }) baked;
+          })
+        ]
+      else
+        [ ];
     # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
     directories.${state} = "0755";
     perms = [
@@ -48,8 +72,8 @@ in
         "PATH=/bin"
         "HOME=${state}"
         "OLLAMA_HOST=0.0.0.0:11434"
-        "OLLAMA_MODELS=${state}/models"
-        # At its start it would remove the blobs that no manifest of its own names.
+        "OLLAMA_MODELS=${directory}"
+        # At its start it would remove the blobs that no manifest of its own names; where it may not, it would not start.
         "OLLAMA_NOPRUNE=1"
         # For `ollama pull`, which is the user's to ask for.
         "SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt"

@@ -71,6 +71,10 @@ let
   host = builtins.match "([^/]+)/([^/]+)(/.*)?" (internal.platformOf internal.targetSystem);
   or' = value: default: if value == null then default else value;
   hostVariant = or' (builtins.elemAt host 2) "";
+  all = models ++ (if fromImage == null then [ ] else fromImage.models or [ ]);
+  # A layer from buildOllama has links to models: without the model they lead nowhere.
+  isMissing = model: !(builtins.elem (internal.path model) (map internal.path all));
+  missing = builtins.filter isMissing (builtins.concatMap (layer: layer.ollamaModels or [ ]) layers);
   platform = builtins.concatStringsSep "/" [
     (or' os (builtins.elemAt host 0))
     (or' architecture (builtins.elemAt host 1))
@@ -107,7 +111,11 @@ internal.build {
       );
     content = internal.content (builtins.intersectAttrs (builtins.functionArgs internal.content) args);
     perms = map internal.perm perms;
-    layers = map internal.path layers;
+    layers =
+      if missing == [ ] then
+        map internal.path layers
+      else
+        throw "buildImage ${name}: a layer from buildOllama needs the model '${(builtins.head missing).modelName}' in the image: name it in `models` too";
     models = map (model: { built = internal.path model; }) models;
   }
   # Only when given: the tag of an image that forbids nothing does not depend on it.
@@ -115,5 +123,5 @@ internal.build {
   // (if fromImage == null then { } else { fromImage = internal.path fromImage; });
 }
 // {
-  models = models ++ (if fromImage == null then [ ] else fromImage.models or [ ]);
+  models = all;
 }

@@ -1,6 +1,7 @@
 # The functions that turn Nix store paths into images.
 #
-# Type: { windlass, system, targetSystem } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, fetchImage, fetchModel }
+# Type: { windlass, system, targetSystem } ->
+#   { buildImage, buildLayer, buildModel, buildOllama, buildStack, buildIndex, fetchImage, fetchModel }
 #
 # windlass:     the package, with bin/windlass
 # system:       where the derivations are built, "x86_64-linux"
@@ -20,6 +21,7 @@ in
   buildImage = import ./buildImage.nix internal;
   buildLayer = import ./buildLayer.nix internal;
   buildModel = import ./buildModel.nix internal;
+  buildOllama = import ./buildOllama.nix internal;
   buildStack = import ./buildStack.nix internal;
   buildIndex = import ./buildIndex.nix internal;
   fetchImage = import ./fetchImage.nix internal;

@@ -199,7 +199,7 @@ rec {
           action = "build";
           specFile = "${file}";
           storeDir = builtins.storeDir;
-          tag = if kind == "layer" then null else imageTag;
+          tag = if kind == "layer" || kind == "ollama" then null else imageTag;
         };
       };
     in

@@ -13,6 +13,7 @@ use crate::blobs::{At, Staging};
 use crate::build::{self, Blobs};
 use crate::closure::ClosureGraph;
 use crate::digest::Digest;
+use crate::forms;
 use crate::index;
 use crate::layer_set::{LayerSet, write_layers};
 use crate::layout::{ImageDir, Summary, read_json};
@@ -26,7 +27,7 @@ const EXAMPLE: &str = r#"Example:
 
 /// Build an image, a model, layers, an index or a stack from a spec.
 ///
-/// SPEC is a JSON file; `"kind"` says what it describes ("image", "model", "layer", "index", "stack"). The closure of
+/// SPEC is a JSON file; `"kind"` says what it describes ("image", "model", "layer", "index", "stack", "ollama"). The closure of
 /// the store paths that it names is asked of Nix, or read with --closure. What comes out is an image directory: an OCI
 /// layout in which layers are described by recipes (a few kilobytes, whatever the model weighs) or, with --full, are
 /// blobs. `windlass export` makes archives and plain OCI directories from it.
@@ -123,6 +124,9 @@ pub(super) fn write(
         Spec::Upstream(spec) => base::image(spec, progress)?.write_lean(directory, progress)?,
         Spec::Index(spec) => index::build(spec)?.write_lean(directory, progress)?,
         Spec::Layer(spec) => write_layers(directory, &spec.name, &build::layers(spec, graph, progress)?, progress)?,
+        Spec::Ollama(spec) => {
+            write_layers(directory, &spec.name, &[forms::ollama::layer(spec, progress)?], progress)?;
+        }
         Spec::Stack(spec) => write_lean(&build::stack(spec, graph, progress)?, directory, progress)?,
     }
     Ok(())

@@ -21,7 +21,7 @@ pub(super) fn graph(spec: &Spec, file: Option<&Path>) -> Result<ClosureGraph> {
             (store, stack.images.iter().flat_map(ImageSpec::roots).collect())
         }
         Spec::Layer(layer) => (layer.store_dir.clone(), layer.content.roots(&layer.store_dir)),
-        Spec::Model(_) | Spec::Upstream(_) | Spec::Index(_) => return Ok(ClosureGraph::default()),
+        Spec::Model(_) | Spec::Upstream(_) | Spec::Index(_) | Spec::Ollama(_) => return Ok(ClosureGraph::default()),
     };
     if let Some(file) = file {
         let json = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;

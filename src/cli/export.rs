@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{NoSpace, Usage};
@@ -12,15 +13,29 @@ use super::session::Session;
 use crate::archive::{self, Options, Without};
 use crate::blobs::{At, Staging, Verify, free_space};
 use crate::digest::Digest;
+use crate::forms::{ModelDir, is_archive};
 use crate::layout::ImageDir;
+use crate::model::docker_model::docker_model;
+use crate::model::modelpack::modelpack;
+use crate::model::ollama::{self, ollama};
 use crate::stack::{ModelArchive, StackDir, write_archives};
+
+const EXAMPLE: &str = "Examples:
+  windlass export result --output app.tar                                    podman load -i app.tar
+  windlass export model --format modelpack --output smollm2                  skopeo copy oci:smollm2 docker://…
+  windlass export model --format docker-model --output smollm2.dmr.tar       POST it to Docker Model Runner's models/load
+  windlass export model --format ollama --output models                      OLLAMA_MODELS=$PWD/models ollama serve";
 
 /// Write an image or a stack in a form that other tools read.
 ///
 /// An image becomes one tar file that is an OCI archive and a docker-archive at once (`podman load`, `docker load`), or
 /// an OCI directory (`skopeo copy oci:DIR:REF …`). A lean stack becomes a directory of archives: every model once, the
 /// images without the weights, and a load.sh. On XFS and Btrfs the weights are shared with the store, not copied.
+///
+/// A model becomes what other tools take for one: an artifact, as an OCI directory or, where --output ends with .tar, as one
+/// file; or Ollama's directory. Weights in the Nix store are linked there where they cannot be shared.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// An image directory or a lean stack.
     from: PathBuf,
@@ -40,12 +55,18 @@ pub(super) struct Args {
 
 /// What `windlass export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Format {
     /// One tar file, OCI archive and docker-archive at once; for a stack a directory of them.
     Archive,
     /// An OCI directory.
     Oci,
+    /// Of a model: a CNCF ModelPack artifact.
+    Modelpack,
+    /// Of a model: an artifact for Docker Model Runner.
+    DockerModel,
+    /// Of a model: Ollama's directory, with this model in it.
+    Ollama,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -88,7 +109,15 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         vec![(image, without.clone())]
     };
     check_space(&images, &args.output)?;
-    let directory = is_stack || args.format == Format::Oci;
+    let is_file = match args.format {
+        Format::Archive => !is_stack,
+        Format::Oci | Format::Ollama => false,
+        Format::Modelpack | Format::DockerModel => is_archive(&args.output),
+    };
+    if args.format.is_of_models() && !args.without.is_empty() {
+        return Err(Usage("--without is for images; a model is written whole".to_owned()).into());
+    }
+    let directory = !is_file;
     check_target(&args.output, directory)?;
 
     let staging = if directory { Staging::directory(&args.output)? } else { Staging::file(&args.output)? };
@@ -99,7 +128,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Check::Never => Verify::Never,
     };
     let options = Options { without: &without, verify, progress };
-    write(&args.from, args.format, staging.path(), &BTreeMap::new(), options)?;
+    match args.format.is_of_models() && !is_stack {
+        true => write_model(&args.from, args.format, is_file, staging.path(), options)?,
+        false => write(&args.from, args.format, staging.path(), &BTreeMap::new(), options)?,
+    }
     staging.publish()?;
     drop(drawing);
 
@@ -139,10 +171,37 @@ fn check_space(images: &[(ImageDir, Without)], output: &Path) -> Result<()> {
 
 /// Refuses to replace what an export did not write.
 fn check_target(output: &Path, directory: bool) -> Result<()> {
-    let ours = || ["oci-layout", "stack.json"].iter().any(|name| output.join(name).is_file());
+    let ours =
+        || ["oci-layout", "stack.json", "manifests/registry.ollama.ai"].iter().any(|name| output.join(name).exists());
     if output.exists() && (output.is_dir() != directory || (directory && !ours())) {
         let message = format!("{} exists, and windlass did not write it; give another --output", output.display());
         return Err(Usage(message).into());
+    }
+    Ok(())
+}
+
+impl Format {
+    /// Whether it is a form of a model.
+    fn is_of_models(self) -> bool {
+        matches!(self, Self::Modelpack | Self::DockerModel | Self::Ollama)
+    }
+}
+
+/// Writes a form of a model to `output`, which is an empty file or directory.
+fn write_model(from: &Path, format: Format, is_file: bool, output: &Path, options: Options<'_>) -> Result<()> {
+    let Options { verify, progress, .. } = options;
+    let model = ModelDir::open(&ImageDir::open(from)?)?;
+    let artifact = match format {
+        Format::Ollama => {
+            let ollama = ollama(&model.model, &ollama::Options::default())?;
+            return Ok(model.write_ollama(&ollama, output, verify, progress)?);
+        }
+        Format::DockerModel => docker_model(&model.model),
+        _ => modelpack(&model.model),
+    };
+    match is_file {
+        true => model.write_archive(&artifact, output, verify, progress)?,
+        false => model.write_directory(&artifact, output, verify, progress)?,
     }
     Ok(())
 }
@@ -161,11 +220,18 @@ pub(super) fn write(
             create()?;
             write_archives(&StackDir::open(from)?, output, models, options)?;
         }
-        (true, Format::Oci) => bail!(Usage(format!("{} is a stack; --format oci is for one image", from.display()))),
+        (true, format) => {
+            let name = format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+            bail!(Usage(format!("{} is a stack; --format {name} is for one image", from.display())));
+        }
         (false, Format::Archive) => drop(archive::write(&ImageDir::open(from)?, output, false, options)?),
         (false, Format::Oci) => {
             create()?;
             archive::write_directory(&ImageDir::open(from)?, output, options)?;
+        }
+        (false, Format::Modelpack | Format::DockerModel | Format::Ollama) => {
+            create()?;
+            write_model(from, format, false, output, options)?;
         }
     }
     Ok(())

@@ -8,6 +8,7 @@ use super::printer::{Printer, count};
 use crate::blobs::WriteError;
 use crate::compose::export::ExportError;
 use crate::compose::import::ImportError;
+use crate::forms::FormError;
 use crate::layout::LayoutError;
 use crate::model::add::AddError;
 use crate::model::hub::HubError;
@@ -16,6 +17,7 @@ use crate::model::lock::ModelLockError;
 use crate::model::resolve::ResolveError as ModelResolveError;
 use crate::model::source::ParseSourceError;
 use crate::nix_store::NixError;
+use crate::podman::artifacts::ArtifactsError;
 use crate::podman::decide::DecideError;
 use crate::podman::engine::EngineError;
 use crate::podman::generations::GenerationError;
@@ -176,6 +178,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
         || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
         || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
+        || matches!(error.downcast_ref(), Some(FormError::Changed { .. }))
         || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
         || matches!(error.downcast_ref(), Some(AddError::Model { bad: true, .. }))
     {
@@ -195,6 +198,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
         || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
         || matches!(error.downcast_ref(), Some(NixError::Missing(_)))
+        || matches!(error.downcast_ref(), Some(ArtifactsError::TooOld(_)))
         || matches!(error.downcast_ref(), Some(RegistryError::Unauthorized { .. } | RegistryError::Credentials(_)))
         || matches!(error.downcast_ref(), Some(HubError::Gated { .. }))
         || matches!(error.downcast_ref(), Some(AddError::Login { .. } | AddError::NoAddress { .. }))

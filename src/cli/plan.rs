@@ -115,7 +115,7 @@ fn of_spec(args: &Args) -> Result<Vec<PlannedImage>> {
     let plans = match spec {
         Spec::Image(image) => build::dry_plan(&[*image], &graph)?,
         Spec::Stack(stack) => build::dry_plan(&stack.images, &graph)?,
-        Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Index(_) => {
+        Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Index(_) | Spec::Ollama(_) => {
             return Err(
                 Usage("a plan is for an image or a stack; build this and `windlass inspect` it".to_owned()).into()
             );

@@ -6,13 +6,15 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::failure::Usage;
+use super::model::ArtifactFormat;
 use super::printer::{Printer, count, size};
 use super::registry::RegistryArgs;
 use super::session::Session;
 use super::upstream::home;
 use crate::compression::Compression;
 use crate::digest::Digest;
-use crate::layout::ImageDir;
+use crate::forms::ModelDir;
+use crate::layout::{ImageDir, ImageKind};
 use crate::push::Pusher;
 use crate::reference::file_name;
 use crate::registry::location::Location;
@@ -21,7 +23,8 @@ use crate::stack::StackDir;
 const EXAMPLE: &str = "Examples:
   windlass push result docker://registry.example/team/app:1.0
   windlass push result docker://127.0.0.1:5000/app --insecure --compression zstd
-  windlass push stack docker://registry.example/ai         every image of a lean stack: ai/redis, ai/llama-cpp, …";
+  windlass push stack docker://registry.example/ai         every image of a lean stack: ai/redis, ai/llama-cpp, …
+  windlass push model docker://registry.example/ai/smollm2:1 --format modelpack";
 
 /// Push an image, or the images of a lean stack, to a registry.
 ///
@@ -40,6 +43,9 @@ pub(super) struct Args {
     /// How to pack layers. Those that came packed go as they are.
     #[arg(long, value_enum, default_value_t = Packing::None)]
     compression: Packing,
+    /// Push a model as an artifact instead of an image: the weights are one blob, as they are.
+    #[arg(long, value_enum)]
+    format: Option<ArtifactFormat>,
     /// Plain HTTP; registries on this machine only.
     #[arg(long)]
     insecure: bool,
@@ -47,7 +53,7 @@ pub(super) struct Args {
     registry: RegistryArgs,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Packing {
     /// Not at all: fast, and with the digests of the build.
     None,
@@ -85,7 +91,15 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if to.digest().is_some() {
         bail!(Usage(format!("{to}: what is pushed has a digest of its own; give a tag, or none")));
     }
+    if args.format.is_some() && args.compression != Packing::None {
+        bail!(Usage("--compression is for layers of images; the files of an artifact go as they are".to_owned()));
+    }
     let images = targets(args, &to)?;
+    if let Some((image, _)) = images.iter().find(|(image, _)| image.summary().kind != ImageKind::Model)
+        && args.format.is_some()
+    {
+        bail!(Usage(format!("{} is not a model; --format is for models", image.path().display())));
+    }
     let registries = args.registry.registries()?;
     let cache = home("XDG_CACHE_HOME", ".cache").ok().map(|cache| cache.join("windlass/packed"));
     let compression = match args.compression {
@@ -98,7 +112,13 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let mut rows = Vec::new();
     for (image, at) in &images {
         let tag = at.which();
-        let digest = pusher.push(image, at, &tag)?;
+        let digest = match args.format {
+            None => pusher.push(image, at, &tag)?,
+            Some(format) => {
+                let model = ModelDir::open(image)?;
+                pusher.push_model(&model, &format.artifact(&model.model), at, &tag)?
+            }
+        };
         rows.push(Row { reference: at.to_string(), digest, built: image.summary().digest });
     }
     drop(drawing);

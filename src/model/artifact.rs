@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::facts::{Facts, Format};
+use super::labels::labels;
 use crate::canonical::to_go;
 use crate::digest::Digest;
 
@@ -122,26 +123,11 @@ impl Model {
         self.files.iter().filter(move |file| file.role() == role)
     }
 
-    /// What an artifact's manifest says of it, under keys that everybody knows and under windlass' own.
+    /// What an artifact's manifest says of it: the same as the model's image, but for what only an image is.
     fn annotations(&self) -> BTreeMap<String, String> {
-        let Facts { name, version, licence, vendor, source, .. } = &self.facts;
-        let Facts { architecture, quantization, context_length, embedding_length, chat_template, .. } = &self.facts;
-        let number = |number: &Option<u64>| number.map(|number| number.to_string());
-        let known = [
-            ("org.opencontainers.image.title", name.clone().or_else(|| Some(self.name.clone()))),
-            ("org.opencontainers.image.version", version.clone()),
-            ("org.opencontainers.image.licenses", licence.clone()),
-            ("org.opencontainers.image.vendor", vendor.clone()),
-            ("org.opencontainers.image.source", source.clone()),
-            ("org.windlass.model.architecture", architecture.clone()),
-            ("org.windlass.model.parameters", Some(self.facts.parameters.to_string())),
-            ("org.windlass.model.quantization", quantization.clone()),
-            ("org.windlass.model.context-length", number(context_length)),
-            ("org.windlass.model.embedding-length", number(embedding_length)),
-            ("org.windlass.model.format", Some(self.facts.format.as_str().to_owned())),
-            ("org.windlass.model.chat-template", chat_template.map(|digest| digest.to_string())),
-        ];
-        known.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+        let mut labels = labels(&self.name, &self.facts);
+        labels.retain(|key, _| !key.starts_with("org.containers."));
+        labels
     }
 }
 

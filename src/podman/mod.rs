@@ -12,7 +12,9 @@
 //! | what was loaded, and what goes? | [`generations`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
 //! | is it still what was built? | [`verify`] [`mod@check`] |
 //! | which model does a service have? | [`weights`] [`model`] [`service`] [`switch`] |
+//! | models that are no images | [`artifacts`] |
 
+pub mod artifacts;
 pub mod check;
 pub mod decide;
 pub mod doctor;

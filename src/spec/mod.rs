@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::content::{Content, Root, check_source};
 use crate::digest::Digest;
 use crate::layer::Perm;
+use crate::model::ollama::OllamaSpec;
 use crate::model::policy::Policy;
 use crate::pattern::Pattern;
 use crate::platform::Platform;
@@ -30,6 +31,9 @@ pub const DEFAULT_MAX_LAYERS: usize = 20;
 pub const LAYER_LIMIT: usize = 127;
 /// When an image says it was made, unless its spec says otherwise: one second after the epoch, as in the Nix store.
 pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
+
+/// What `kind` may be.
+const KINDS: &str = r#"expected "image", "model", "layer", "upstream", "index", "stack" or "ollama""#;
 
 /// Why a spec cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +71,8 @@ pub enum Spec {
     Index(IndexSpec),
     /// `"kind": "stack"`
     Stack(StackSpec),
+    /// `"kind": "ollama"`
+    Ollama(OllamaSpec),
 }
 
 impl Spec {
@@ -85,20 +91,15 @@ impl Spec {
     /// With the key at fault.
     pub fn from_value(mut value: serde_json::Value) -> Result<Self, SpecError> {
         let object = value.as_object_mut().ok_or_else(|| wrong("the spec", "expected an object with a key 'kind'"))?;
-        let kind = object.remove("kind");
-        let spec = match kind.as_ref().and_then(serde_json::Value::as_str) {
+        let spec = match object.remove("kind").as_ref().and_then(serde_json::Value::as_str) {
             Some("image") => Self::Image(Box::new(read(value)?)),
             Some("model") => Self::Model(read(value)?),
             Some("layer") => Self::Layer(read(value)?),
             Some("upstream") => Self::Upstream(Box::new(read(value)?)),
             Some("index") => Self::Index(read(value)?),
             Some("stack") => Self::Stack(read(value)?),
-            _ => {
-                return Err(wrong(
-                    "kind",
-                    "expected \"image\", \"model\", \"layer\", \"upstream\", \"index\" or \"stack\"",
-                ));
-            }
+            Some("ollama") => Self::Ollama(read(value)?),
+            _ => return Err(wrong("kind", KINDS)),
         };
         spec.check()?;
         Ok(spec)
@@ -110,6 +111,7 @@ impl Spec {
             Self::Model(model) => model.check(""),
             Self::Layer(layer) => layer.check(),
             Self::Upstream(image) => image.check(),
+            Self::Ollama(ollama) => ollama.check().map_err(|(key, message)| wrong(key, message)),
             Self::Index(index) => {
                 Reference::new(&index.name, index.tag.as_deref().unwrap_or("0"))?;
                 if index.images.is_empty() {
@@ -318,6 +320,21 @@ impl ImageSpec {
         check_perms(at, &self.perms)?;
         self.models.iter().enumerate().try_for_each(|(n, model)| model.check(&format!("{at}models[{n}].")))
     }
+
+    /// Whether the root layer brings mount points and accounts.
+    #[must_use]
+    pub fn brings_mount_points(&self) -> bool {
+        self.mount_points.unwrap_or(self.from_image.is_none())
+    }
+
+    /// The store paths that its content, config and annotations need.
+    #[must_use]
+    pub fn roots(&self) -> Vec<Root> {
+        let mut roots = self.content.roots(&self.store_dir);
+        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
+        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
+        roots
+    }
 }
 
 impl UpstreamSpec {
@@ -371,21 +388,4 @@ fn check_perms(at: &str, perms: &[Perm]) -> Result<(), SpecError> {
         let bad = |message| format!("'{}' is not a regular expression: {message}", perm.regex);
         perm.compile().map(drop).map_err(|message| wrong(format!("{at}perms[{n}].regex"), bad(message)))
     })
-}
-
-impl ImageSpec {
-    /// Whether the root layer brings mount points and accounts.
-    #[must_use]
-    pub fn brings_mount_points(&self) -> bool {
-        self.mount_points.unwrap_or(self.from_image.is_none())
-    }
-
-    /// The store paths that its content, config and annotations need.
-    #[must_use]
-    pub fn roots(&self) -> Vec<Root> {
-        let mut roots = self.content.roots(&self.store_dir);
-        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
-        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
-        roots
-    }
 }

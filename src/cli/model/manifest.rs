@@ -1,0 +1,97 @@
+//! `windlass model manifest`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::failure::Usage;
+use crate::cli::printer::Printer;
+use crate::digest::Digest;
+use crate::model::artifact::{Model, ModelFile};
+use crate::model::docker_model::docker_model;
+use crate::model::facts::Facts;
+use crate::model::lock;
+use crate::model::modelpack::modelpack;
+use crate::model::ollama::{self, ollama};
+
+const EXAMPLE: &str = "Examples:
+  windlass model manifest smollm2 --format modelpack
+  windlass model manifest smollm2 --format ollama --json | jq .config";
+
+/// Print the manifest that a model of a lock has in a form, before any of it was downloaded.
+///
+/// The first line is the manifest, byte for byte (Ollama's has the new line at its end too), the second one its digest.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// The model's name in the lock.
+    name: String,
+    /// Whose manifest.
+    #[arg(long, value_enum)]
+    format: Format,
+    /// The lock.
+    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
+    lock: PathBuf,
+}
+
+/// Forms whose manifests are made of facts and digests alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Format {
+    /// CNCF ModelPack.
+    Modelpack,
+    /// Docker Model Runner.
+    DockerModel,
+    /// Ollama.
+    Ollama,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    name: &'a str,
+    format: Format,
+    digest: Digest,
+    size: usize,
+    manifest: Value,
+    config: Value,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+    let lock = lock::read(&args.lock)?;
+    let locked = lock.model(&args.name, &args.lock)?;
+    let Some(facts) = locked.facts.clone() else {
+        let message = format!(
+            "{}: nothing is known of model '{}': its files are neither GGUF nor safetensors",
+            args.lock.display(),
+            args.name
+        );
+        return Err(Usage(message).into());
+    };
+    // The header's word counts, and the page's where the header has none.
+    let facts = Facts { licence: facts.licence.clone().or_else(|| locked.licence.clone()), ..facts };
+    let file = |file: &lock::LockedFile| ModelFile { path: file.path.clone(), size: file.size, sha256: file.sha256 };
+    let model = Model::new(&args.name, facts, locked.files.iter().map(file).collect());
+    let (manifest, config) = match args.format {
+        Format::Modelpack | Format::DockerModel => {
+            let of = if args.format == Format::Modelpack { modelpack } else { docker_model };
+            let artifact = of(&model);
+            (artifact.manifest.bytes, artifact.config.bytes)
+        }
+        Format::Ollama => {
+            let made = ollama(&model, &ollama::Options::default())?;
+            let config = made.texts[&made.config].clone();
+            (made.manifest.into_bytes(), config.into_bytes())
+        }
+    };
+    let digest = Digest::of(&manifest);
+    if printer.json() {
+        let (size, name, format) = (manifest.len(), &*args.name, args.format);
+        let [manifest, config] = [&manifest, &config].map(|bytes| serde_json::from_slice(bytes));
+        return printer.value(&Report { name, format, digest, size, manifest: manifest?, config: config? });
+    }
+    printer.line(String::from_utf8(manifest)?.trim_end())?;
+    printer.line(digest.to_string())
+}
