@@ -159,12 +159,12 @@ fn fuzz(name: &str, seeds: Vec<Vec<u8>>, mut target: impl FnMut(&[u8]) -> String
 }
 
 /// Counts the bytes that are read of an input.
-struct Counted<'a> {
-    inner: Cursor<&'a [u8]>,
+struct Counted {
+    inner: Cursor<Vec<u8>>,
     count: Rc<Cell<usize>>,
 }
 
-impl Read for Counted<'_> {
+impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let bytes = self.inner.read(buffer)?;
         self.count.set(self.count.get() + bytes);
@@ -172,16 +172,16 @@ impl Read for Counted<'_> {
     }
 }
 
-impl Seek for Counted<'_> {
+impl Seek for Counted {
     fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
         self.inner.seek(to)
     }
 }
 
 /// Reads one header: every byte once at most, and a place in the file if it fails.
-fn read<T>(bytes: &[u8], reader: impl Fn(Counted<'_>) -> Result<T, HeaderError>) -> Result<T, String> {
+fn read<T>(bytes: &[u8], reader: impl Fn(Counted) -> Result<T, HeaderError>) -> Result<T, String> {
     let count = Rc::new(Cell::new(0));
-    let answer = reader(Counted { inner: Cursor::new(bytes), count: Rc::clone(&count) });
+    let answer = reader(Counted { inner: Cursor::new(bytes.to_vec()), count: Rc::clone(&count) });
     assert!(count.get() <= bytes.len(), "{} bytes read of {}", count.get(), bytes.len());
     answer.map_err(|error| {
         assert!(error.offset() <= bytes.len() as u64, "{error}");

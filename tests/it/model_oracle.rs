@@ -132,7 +132,8 @@ print(json.dumps({'types': [[t.value, t.name, *sizes[t]] for t in sizes],
     let all: Value = serde_json::from_str(&python(script, &[])).unwrap();
     let types = all["types"].as_array().unwrap();
     assert!(types.len() > 30);
-    for row in types {
+    // No file has Q8_1: the package counts its two scales as 32 bits each, and ggml has 16.
+    for row in types.iter().filter(|row| row[1] != "Q8_1") {
         let number = u32::try_from(row[0].as_u64().unwrap()).unwrap();
         let known = ggml::tensor_type(number).unwrap_or_else(|| panic!("{row} is not known"));
         assert_eq!(json!([number, known.name, known.block, known.bytes]), *row);
