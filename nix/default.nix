@@ -37,6 +37,15 @@ functions
     stacks:
     functions.buildStack {
       name = "ai-stack-images-multiarch";
+      licences =
+        let
+          all = map (stack: stack.licences) stacks;
+          first = builtins.head all;
+        in
+        if builtins.all (licences: licences == first) all then
+          first
+        else
+          throw "aiStackMultiarch: the stacks have different `licences`";
       images = map (
         name:
         functions.buildIndex {

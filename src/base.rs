@@ -255,7 +255,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
         why: "as it came: no byte of it changes".to_owned(),
         owners: vec![owner],
     };
-    Ok(Layer { record, recipe: Recipe::of_blob(path.to_owned()), checksums: None })
+    Ok(Layer { record, recipe: Recipe::of_blob(path.to_owned()), checksums: None, files: Vec::new() })
 }
 
 /// The repository that a layer came with: `qdrant/qdrant:v1.16.2`.

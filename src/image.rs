@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use crate::canonical;
 use crate::config::{Config, unordered};
 use crate::digest::Digest;
-use crate::layer::{Checksums, Recipe};
+use crate::layer::{Checksums, LayerFile, Recipe};
 use crate::platform::Platform;
 use crate::spec::ImageSpec;
 
@@ -146,6 +146,8 @@ pub struct Layer {
     pub recipe: Recipe,
     /// The sums of its files; `None` where an older windlass built it.
     pub checksums: Option<Checksums>,
+    /// Its files by their digests; of models only, and only while they are built.
+    pub files: Vec<LayerFile>,
 }
 
 /// One blob that is held in memory: a manifest, config or index.

@@ -49,7 +49,7 @@ pub fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
     set.layers
         .into_iter()
         .map(|record| match recipes.remove(&record.digest) {
-            Some(Description { recipe, checksums }) => Ok(Layer { record, recipe, checksums }),
+            Some(Description { recipe, checksums }) => Ok(Layer { record, recipe, checksums, files: Vec::new() }),
             None => Err(missing(&record)),
         })
         .collect()

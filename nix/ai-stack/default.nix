@@ -11,7 +11,8 @@
   # The functions of nix/lib, and the probe of nix/probe.nix.
   windlass,
   probe,
-  # Name -> GGUF file, or { src, format ? "gguf" | "directory", mountPath ? "/models" }: in the images that serve models.
+  # Name -> GGUF file, or { src, format ? "gguf" | "directory", mountPath ? "/models", annotations ? { } }: in the images that
+  # serve models.
   models ? pkgs.windlassModels or { },
   # The same, in the stack but in no image: they are mounted.
   mountedModels ? { },
@@ -23,6 +24,8 @@
   lock ? pkgs.windlassLock or null,
   # Service -> what its file takes as `settings`.
   settings ? { },
+  # Which licences the models may have, as buildStack takes them.
+  licences ? { },
 }:
 let
   inherit (builtins)
@@ -46,6 +49,7 @@ let
     windlass.buildModel {
       inherit name;
       mountPath = model.mountPath or "/models";
+      annotations = model.annotations or { };
       files.${name + suffix} = model.src;
     };
   baked = attrValues (mapAttrs buildModel models);
@@ -96,6 +100,7 @@ let
 in
 windlass.buildStack {
   name = "ai-stack-images";
+  inherit licences;
   images = map image chosen;
   models = attrValues (mapAttrs buildModel mountedModels);
   services = genAttrs (

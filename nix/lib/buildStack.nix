@@ -4,6 +4,7 @@
 #   lean    the same stack without archives: image directories and stack.json, kilobytes whatever the models weigh
 #   images  the images by short name (`redis`), with their `imageRef`
 #   models  the models by name
+#   licences  as given
 #
 # The result:
 #   stack.json  images/<name>.tar  models/<model>.tar  load.sh  SHA256SUMS  lean -> the stack without archives
@@ -22,8 +23,20 @@ internal:
   models ? [ ],
   # How containers of the images are run: name -> container description, whose `image` is the name of one of `images`.
   services ? { },
+  # Which licences the models may have, in SPDX identifiers, or the beginning of some with a `*` ("LicenseRef-*"):
+  # { allow ? null; deny ? [ ]; unknown ? "warn"; }. What is denied is denied; where there is a list of what is allowed, a
+  # model has to be on it. A licence that nobody knows is a warning, with `unknown = "deny"` an error.
+  licences ? { },
 }:
 let
+  asksNothing =
+    licences == { }
+    ||
+      licences == {
+        allow = null;
+        deny = [ ];
+        unknown = "warn";
+      };
   inherit (builtins) attrValues listToAttrs map;
   byName = key: values: listToAttrs (map (value: { name = value.${key}; inherit value; }) values);
   ofKinds = kinds: builtins.filter (image: builtins.elem image.imageKind kinds) images;
@@ -44,6 +57,7 @@ let
     }
     # Left out when empty: the derivation of a stack without services does not mention them.
     // (if services == { } then { } else { inherit services; })
+    // (if asksNothing then { } else { inherit licences; })
   );
   lean = internal.derive {
     name = "${name}-lean";
@@ -73,7 +87,7 @@ if wrong != [ ] then
 else
 archives
 // {
-  inherit lean;
+  inherit lean licences;
   images = byName "stackName" images;
   models = allModels;
 }

@@ -117,7 +117,7 @@ rec {
     substring 0 32 (
       hashString "sha256" (
         unsafeDiscardStringContext (toJSON {
-          bytes = 1;
+          bytes = 2;
           inherit identity;
         })
       )

@@ -83,6 +83,14 @@ let
       default = "/models";
       description = "Where the container finds it.";
     };
+    annotations = mkOption {
+      type = types.attrsOf types.str;
+      default = { };
+      example = {
+        "org.opencontainers.image.licenses" = "Apache-2.0";
+      };
+      description = "Annotations of the model's own image; they go before what the files say of themselves.";
+    };
     delivery = mkOption {
       type = types.enum [
         "layer"
@@ -114,10 +122,18 @@ let
     inherit (cfg.activeModel) embed;
   };
 
+  described = _: model: {
+    inherit (model)
+      annotations
+      format
+      mountPath
+      src
+      ;
+  };
   asked = {
-    inherit (cfg) accel lock;
-    models = lib.mapAttrs (_: model: { inherit (model) src format mountPath; }) baked;
-    mountedModels = lib.mapAttrs (_: model: { inherit (model) src format mountPath; }) (
+    inherit (cfg) accel licences lock;
+    models = lib.mapAttrs described baked;
+    mountedModels = lib.mapAttrs described (
       ofDelivery [
         "bind"
         "image"
@@ -340,6 +356,33 @@ in
       default = { };
       description = "Model files, by name.";
       example = lib.literalExpression "{ qwen3.src = pkgs.fetchurl { … }; }";
+    };
+    licences = {
+      allow = mkOption {
+        type = types.nullOr (types.listOf types.str);
+        default = null;
+        example = [
+          "Apache-2.0"
+          "MIT"
+        ];
+        description = ''
+          Licences that models may have, by their SPDX identifiers; `"LicenseRef-*"` is all that begin so. With null all may be used
+          that are not denied. What a model's file does not say, its `annotations."org.opencontainers.image.licenses"` may.
+        '';
+      };
+      deny = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        description = "Licences that no model may have, whatever is allowed.";
+      };
+      unknown = mkOption {
+        type = types.enum [
+          "warn"
+          "deny"
+        ];
+        default = "warn";
+        description = "Whether a model whose licence nobody knows is warned of, where there are rules, or fails the build.";
+      };
     };
     activeModel = lib.genAttrs [ "chat" "embed" ] (
       slot:

@@ -3,6 +3,7 @@
 //! Layers that several images share are hashed once, layers that were built before not at all. Layers are hashed in
 //! parallel, the largest first, so that the weights do not start last.
 
+mod facts;
 mod models;
 
 use std::cmp::Reverse;
@@ -11,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+pub use self::facts::Outlook;
 use self::models::Model;
-pub use self::models::model;
+pub use self::models::{model, outlook};
 use crate::base::{Base, BaseError, covers, hides};
 use crate::blobs::{At, Output, Verify, WriteError};
 use crate::closure::ClosureGraph;
@@ -20,11 +22,14 @@ use crate::image::{self, About, Layer, LayerKind, LayerRecord, models_of};
 use crate::layer::{Hashed, LayerError, Recipe, digest_of, measure};
 use crate::layer_set::read_layers;
 use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed};
+use crate::model::inspect::InspectError;
+use crate::model::labels::MODELS;
+use crate::model::policy::PolicyError;
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::progress::Progress;
 use crate::reference::{Reference, ReferenceError, file_name};
 use crate::service::Service;
-use crate::spec::{ImageSpec, LayerSpec, SpecError, StackSpec};
+use crate::spec::{ImageSpec, LayerSpec, ModelSource, SpecError, StackSpec};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +69,17 @@ pub enum BuildError {
     /// A key of the spec that does not fit what was built before.
     #[error("{0}")]
     Spec(#[from] SpecError),
+    /// A file of a model is not what its name says, or is damaged.
+    #[error("model '{name}': {source}")]
+    Model {
+        /// The model.
+        name: String,
+        /// What is wrong with which file.
+        source: InspectError,
+    },
+    /// A model that a stack may not have.
+    #[error("{0}")]
+    Licence(#[from] PolicyError),
     /// A place that is written to.
     #[error("{0}")]
     Write(#[from] WriteError),
@@ -85,6 +101,8 @@ pub struct Stack {
     pub models: Vec<(String, Image)>,
     /// How containers of the images are run.
     pub services: BTreeMap<String, Service>,
+    /// Models whose licence nobody knows, where that matters.
+    pub warnings: Vec<String>,
 }
 
 /// Builds one image.
@@ -124,7 +142,15 @@ pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Re
 /// See [`BuildError`].
 pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
     let sources = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models);
-    let models = models::all(&sources.cloned().collect::<Vec<_>>(), graph, None, progress)?;
+    let sources: Vec<ModelSource> = sources.cloned().collect();
+    // Before anything is hashed, so that a model of the wrong licence costs no time.
+    let mut warnings = Vec::new();
+    if !spec.licences.is_empty() {
+        for model in outlook(&sources, graph, progress)? {
+            warnings.extend(spec.licences.check(&model.name, model.licence.as_deref())?);
+        }
+    }
+    let models = models::all(&sources, graph, None, progress)?;
     // By name: the order in the spec is not part of what a stack is.
     let mut specs: Vec<&ImageSpec> = spec.images.iter().collect();
     specs.sort_by(|a, b| a.name.cmp(&b.name));
@@ -159,7 +185,17 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
     images.sort_by(|a, b| a.summary.name.cmp(&b.summary.name));
     let names: BTreeSet<String> = images.iter().map(|image| file_name(&image.summary.name)).collect();
     let services = spec.services_of(&names)?;
-    Ok(Stack { images, models: models.into_iter().map(|(name, model)| (name, model.image)).collect(), services })
+    // An image that a new one is built upon may bring models that the stack does not name.
+    let inherited: BTreeSet<&String> = images
+        .iter()
+        .flat_map(|image| image.summary.platforms.iter().flat_map(|platform| &platform.models))
+        .filter(|name| !models.contains_key(*name))
+        .collect();
+    for name in inherited {
+        warnings.extend(spec.licences.check(name, None)?);
+    }
+    let models = models.into_iter().map(|(name, model)| (name, model.image)).collect();
+    Ok(Stack { images, models, services, warnings })
 }
 
 /// The plans of a stack or a single image, with models measured instead of hashed.
@@ -279,7 +315,8 @@ fn make(
         .par_bridge()
         .map(|(planned, _)| {
             let Hashed { digest, size, noted } = match blobs {
-                None => digest_of(&planned.recipe, None, progress).map_err(|source| failed(planned, source))?,
+                None => digest_of(&planned.recipe, planned.digests.as_ref(), progress)
+                    .map_err(|source| failed(planned, source))?,
                 Some(Blobs { folder }) => keep(planned, folder, progress)?,
             };
             if let Some(layer) = planned.built.as_ref().filter(|layer| layer.record.digest != digest) {
@@ -289,7 +326,7 @@ fn make(
             let Planned { kind, part, title, why, recipe, .. } = planned.clone();
             let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
             let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
-            Ok((recipe.clone(), Layer { record, recipe, checksums: Some(noted.checksums) }))
+            Ok((recipe.clone(), Layer { record, recipe, checksums: Some(noted.checksums), files: noted.files }))
         })
         .collect::<Result<_, BuildError>>()?;
     layers.extend(made);
@@ -300,10 +337,11 @@ fn make(
 fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<Hashed, BuildError> {
     let temporary = tempfile::Builder::new().prefix(".layer-").tempfile_in(folder).at("create a file in", folder)?;
     let mut output = Output::create(temporary.path(), Verify::Always, true, progress)?;
-    let noted = planned.recipe.stream_and_note(&mut output, None).map_err(|source| match source {
-        LayerError::Sink(source) => output.failed(source).into(),
-        source => BuildError::Layer { title: planned.title.clone(), source },
-    })?;
+    let noted =
+        planned.recipe.stream_and_note(&mut output, planned.digests.as_ref()).map_err(|source| match source {
+            LayerError::Sink(source) => output.failed(source).into(),
+            source => BuildError::Layer { title: planned.title.clone(), source },
+        })?;
     let (digest, size) = output.finish()?.expect("the digest of everything was asked for");
     let path = folder.join(digest.hex());
     std::fs::set_permissions(temporary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))
@@ -321,14 +359,11 @@ fn layer(made: &BTreeMap<Recipe, Layer>, planned: Planned) -> Layer {
 
 fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Result<Image, BuildError> {
     let layers: Vec<Layer> = plan.layers.into_iter().map(|planned| layer(made, planned)).collect();
-    assemble(
-        &plan.spec.name,
-        plan.spec.tag.as_deref(),
-        &About { inherited: plan.inherited, ..About::from(&plan.spec) },
-        &layers,
-        plan.models,
-        ImageKind::Image,
-    )
+    let mut about = About { inherited: plan.inherited, ..About::from(&plan.spec) };
+    if !plan.models.is_empty() {
+        about.annotations.entry(MODELS.to_owned()).or_insert_with(|| plan.models.join(","));
+    }
+    assemble(&plan.spec.name, plan.spec.tag.as_deref(), &about, &layers, plan.models, ImageKind::Image)
 }
 
 fn assemble(

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::facts::{Outlook, about, licence_of, look_at, ramalama, record};
 use super::{Blobs, BuildError, assemble, layer, make};
 use crate::blobs::At;
 use crate::closure::ClosureGraph;
-use crate::config::Config;
 use crate::digest::Digest;
-use crate::image::{About, Layer};
+use crate::image::{Layer, LayerKind};
 use crate::layer::Recipe;
 use crate::layout::{Image, ImageDir, ImageKind};
+use crate::model::labels::LICENCES;
 use crate::plan::{self, Planned, PlannedModel};
-use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::spec::{DEFAULT_CREATED, ModelSource, ModelSpec};
+use crate::spec::{ModelSource, ModelSpec};
 
 /// Builds a model: its layers, and an image of only these.
 ///
@@ -26,9 +26,31 @@ pub fn model(
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<Image, BuildError> {
-    let planned = new(spec, graph)?.layers;
-    let made = make(&planned.iter().collect::<Vec<_>>(), blobs, progress)?;
-    image(spec, &of_plan(&made, planned))
+    build(spec, graph, blobs, &mut BTreeMap::new(), progress).map(|model| model.image)
+}
+
+/// Builds a model; `made` has layers that are made already, and gets those that were not.
+fn build(
+    spec: &ModelSpec,
+    graph: &ClosureGraph,
+    blobs: Option<Blobs<'_>>,
+    made: &mut BTreeMap<Recipe, Layer>,
+    progress: &Progress,
+) -> Result<Model, BuildError> {
+    let planned = new(spec, graph)?;
+    // Before anything is hashed: a header is read in no time.
+    let looked = look_at(&planned, progress)?;
+    let link = ramalama(&planned, &looked);
+    let missing: Vec<&Planned> =
+        planned.layers.iter().chain(&link).filter(|layer| !made.contains_key(&layer.recipe)).collect();
+    let new = make(&missing, blobs, progress)?;
+    made.extend(new);
+    let layers = of_plan(made, planned.layers);
+    let all: Vec<Layer> = layers.iter().cloned().chain(of_plan(made, link)).collect();
+    let (tag, names) = (spec.tag.as_deref(), vec![spec.name.clone()]);
+    let mut image = assemble(&spec.name, tag, &about(spec, &looked), &all, names, ImageKind::Model)?;
+    image.summary.model = Some(record(spec, &looked, &layers));
+    Ok(Model { image, layers })
 }
 
 /// A model with its layers, bottom first, and its own image.
@@ -61,11 +83,7 @@ pub(super) fn all(
     for source in sources {
         let (name, model) = match source {
             ModelSource { spec: Some(spec), .. } => {
-                let planned = new(spec, graph)?.layers;
-                let missing: Vec<&Planned> = planned.iter().filter(|layer| !made.contains_key(&layer.recipe)).collect();
-                made.extend(make(&missing, blobs, progress)?);
-                let layers = of_plan(&made, planned);
-                (spec.name.clone(), Model { image: image(spec, &layers)?, layers })
+                (spec.name.clone(), build(spec, graph, blobs, &mut made, progress)?)
             }
             ModelSource { built, .. } => {
                 let (image, name, layers) = read(built.as_deref())?;
@@ -95,6 +113,39 @@ pub(super) fn planned(source: &ModelSource, graph: &ClosureGraph) -> Result<Plan
     }
 }
 
+/// What there is to be known of models before their bytes are read, each once, by name.
+///
+/// # Errors
+/// See [`BuildError`].
+pub fn outlook<'a>(
+    sources: impl IntoIterator<Item = &'a ModelSource>,
+    graph: &ClosureGraph,
+    progress: &Progress,
+) -> Result<Vec<Outlook>, BuildError> {
+    let mut models: BTreeMap<String, Outlook> = BTreeMap::new();
+    for source in sources {
+        let model = planned(source, graph)?;
+        let (digests, facts, licence) = match source {
+            ModelSource { spec: Some(spec), .. } => {
+                let facts = look_at(&model, progress)?.facts;
+                let licence = spec.annotations.get(LICENCES).cloned();
+                let licence = licence.or_else(|| facts.as_ref().and_then(|facts| facts.licence.clone()));
+                (spec.known(), facts, licence)
+            }
+            ModelSource { built, .. } => {
+                let (image, ..) = read(built.as_deref())?;
+                let record = image.summary.model.clone().unwrap_or_default();
+                let digests = record.files.into_iter().map(|file| (file.path, file.sha256)).collect();
+                (digests, record.facts, licence_of(&image))
+            }
+        };
+        let PlannedModel { name, weights, layers } = model;
+        let recipes = layers.into_iter().map(|layer| layer.recipe).collect();
+        models.insert(name.clone(), Outlook { name, weights, recipes, digests, facts, licence });
+    }
+    Ok(models.into_values().collect())
+}
+
 /// The name of a model.
 pub(super) fn name_of(source: &ModelSource) -> Result<String, BuildError> {
     match source {
@@ -117,7 +168,7 @@ fn new(spec: &ModelSpec, graph: &ClosureGraph) -> Result<PlannedModel, BuildErro
     Ok(PlannedModel::new(spec, inputs))
 }
 
-fn of_plan(made: &BTreeMap<Recipe, Layer>, planned: Vec<Planned>) -> Vec<Layer> {
+fn of_plan(made: &BTreeMap<Recipe, Layer>, planned: impl IntoIterator<Item = Planned>) -> Vec<Layer> {
     planned.into_iter().map(|planned| layer(made, planned)).collect()
 }
 
@@ -129,23 +180,11 @@ fn read(path: Option<&Path>) -> Result<(Image, String, Vec<Layer>), BuildError> 
     let ([platform], ImageKind::Model) = (&summary.platforms[..], summary.kind) else {
         return Err(unfit("is not a model; build it from a spec with \"kind\": \"model\""));
     };
-    let layers = directory.layers(platform)?;
+    let mut layers = directory.layers(platform)?;
+    // What the image has beside the model is for those who look at it alone.
+    layers.retain(|layer| layer.record.kind == LayerKind::Model);
     let Some(name) = platform.models.first().filter(|_| !layers.is_empty()) else {
         return Err(unfit("is a model without a name or a layer; build it again"));
     };
     Ok((directory.image().clone(), name.clone(), layers))
-}
-
-fn image(spec: &ModelSpec, layers: &[Layer]) -> Result<Image, BuildError> {
-    let about = About {
-        platform: Platform::of_data(),
-        os_version: None,
-        os_features: Vec::new(),
-        created: DEFAULT_CREATED.to_owned(),
-        author: None,
-        config: Config::default(),
-        annotations: spec.annotations.clone(),
-        inherited: None,
-    };
-    assemble(&spec.name, spec.tag.as_deref(), &about, layers, vec![spec.name.clone()], ImageKind::Model)
 }

@@ -17,6 +17,7 @@ use crate::forms;
 use crate::index;
 use crate::layer_set::{LayerSet, write_layers};
 use crate::layout::{ImageDir, Summary, read_json};
+use crate::lint;
 use crate::progress::Progress;
 use crate::spec::Spec;
 use crate::stack::{StackDir, write_lean};
@@ -60,6 +61,8 @@ struct Report {
     read: u64,
     written: u64,
     cloned: u64,
+    /// What costs more than it need, and models whose licence nobody knows.
+    warnings: Vec<String>,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
@@ -76,14 +79,25 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let graph = super::closure::graph(&spec, args.closure.as_deref())?;
     let staging = Staging::directory(&output)?;
     let drawing = session.draw("building");
-    write(&spec, &graph, args.full, staging.path(), session.progress())?;
+    let warnings = write(&spec, &graph, args.full, staging.path(), session.progress())?;
     staging.publish()?;
     drop(drawing);
+    warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     let (reference, digest, layers, bytes) = describe(&output)?;
     let progress = session.progress();
     let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
     if printer.json() {
-        return printer.value(&Report { output, reference, digest, layers, size: bytes, read, written, cloned });
+        return printer.value(&Report {
+            output,
+            reference,
+            digest,
+            layers,
+            size: bytes,
+            read,
+            written,
+            cloned,
+            warnings,
+        });
     }
     if let (Some(reference), Some(digest)) = (reference, digest) {
         printer.line(format!("{reference}\n{digest}"))?;
@@ -99,14 +113,14 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     ))
 }
 
-/// Builds into a directory that exists and is empty.
+/// Builds into a directory that exists and is empty; what there is to be warned of.
 pub(super) fn write(
     spec: &Spec,
     graph: &ClosureGraph,
     full: bool,
     directory: &Path,
     progress: &Progress,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let folder = directory.join("blobs/sha256");
     if full {
         if !matches!(spec, Spec::Image(_) | Spec::Model(_)) {
@@ -118,18 +132,42 @@ pub(super) fn write(
         std::fs::create_dir_all(&folder).at("create", &folder)?;
     }
     let blobs = full.then_some(Blobs { folder: &folder });
-    match spec {
-        Spec::Image(spec) => build::image((**spec).clone(), graph, blobs, progress)?.write_lean(directory, progress)?,
-        Spec::Model(spec) => build::model(spec, graph, blobs, progress)?.write_lean(directory, progress)?,
-        Spec::Upstream(spec) => base::image(spec, progress)?.write_lean(directory, progress)?,
-        Spec::Index(spec) => index::build(spec)?.write_lean(directory, progress)?,
-        Spec::Layer(spec) => write_layers(directory, &spec.name, &build::layers(spec, graph, progress)?, progress)?,
+    let warnings = match spec {
+        Spec::Image(spec) => {
+            let image = build::image((**spec).clone(), graph, blobs, progress)?;
+            image.write_lean(directory, progress)?;
+            lint::lint(&[lint::Image::of(&image)], &[])
+        }
+        Spec::Model(spec) => {
+            let image = build::model(spec, graph, blobs, progress)?;
+            image.write_lean(directory, progress)?;
+            lint::lint(&[], &[lint::Model::of(&spec.name, &image)])
+        }
+        Spec::Stack(spec) => {
+            let stack = build::stack(spec, graph, progress)?;
+            write_lean(&stack, directory, progress)?;
+            let images: Vec<_> = stack.images.iter().map(lint::Image::of).collect();
+            let models: Vec<_> = stack.models.iter().map(|(name, model)| lint::Model::of(name, model)).collect();
+            [stack.warnings, lint::lint(&images, &models)].concat()
+        }
+        Spec::Upstream(spec) => {
+            base::image(spec, progress)?.write_lean(directory, progress)?;
+            Vec::new()
+        }
+        Spec::Index(spec) => {
+            index::build(spec)?.write_lean(directory, progress)?;
+            Vec::new()
+        }
         Spec::Ollama(spec) => {
             write_layers(directory, &spec.name, &[forms::ollama::layer(spec, progress)?], progress)?;
+            Vec::new()
         }
-        Spec::Stack(spec) => write_lean(&build::stack(spec, graph, progress)?, directory, progress)?,
-    }
-    Ok(())
+        Spec::Layer(spec) => {
+            write_layers(directory, &spec.name, &build::layers(spec, graph, progress)?, progress)?;
+            Vec::new()
+        }
+    };
+    Ok(warnings)
 }
 
 /// Whether a directory is the result of an earlier build, which may be replaced.

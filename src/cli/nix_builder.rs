@@ -110,7 +110,8 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             let spec = Spec::from_value(spec)?;
             let graph = ClosureGraph::from_value(&store_dir, &attributes["closure"])?;
             fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
-            super::build::write(&spec, &graph, false, &output, progress)?;
+            let warnings = super::build::write(&spec, &graph, false, &output, progress)?;
+            warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
         }
         Action::SplitModel { file, name, max_size } => {
             fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;

@@ -6,18 +6,27 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::failure::Usage;
+use super::host;
 use super::printer::{Printer, count, size};
 use super::view::{self, Seen, SeenLayer};
-use crate::build;
+use crate::build::{self, Outlook};
 use crate::image::models_of;
 use crate::layer::measure;
+use crate::lint;
+use crate::model::facts::Facts;
+use crate::model::policy::Policy;
 use crate::plan::{ImagePlan, warnings};
+use crate::platform::Platform;
+use crate::podman::places::{Overrides, Places};
+use crate::progress::Progress;
 use crate::spec::Spec;
 
 /// Show which layers images have, in which order, and why.
 ///
 /// For a spec nothing is hashed: sizes are exact, digests are not known yet. For an image directory or a stack it shows
-/// the plan that was carried out. Layers are listed bottom first; models that cost a second copy are warned of.
+/// the plan that was carried out. Layers are listed bottom first, then models with what their files say of themselves. What
+/// pays twice for weights is warned of: a model in another layer than its own, models in an order that images do not share,
+/// the same file in two models, a storage driver of this host that shares nothing, and licences that the stack does not allow.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A spec of an image or a stack, an image directory, or a stack.
@@ -39,21 +48,35 @@ struct PlannedImage {
     layers: Vec<SeenLayer>,
 }
 
+/// A model of the images, or beside them.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PlannedModel {
+    name: String,
+    /// Bytes of its layers with weights.
+    size: u64,
+    /// What its files say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    facts: Option<Facts>,
+    /// By its annotations or its files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    licence: Option<String>,
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     images: Vec<PlannedImage>,
+    models: Vec<PlannedModel>,
     warnings: Vec<String>,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let images = if args.path.is_dir() {
-        let unread = |Seen { name, size, models, layers, .. }| PlannedImage { name, size, models, layers };
-        view::look(&args.path)?.into_iter().map(unread).collect()
-    } else {
-        of_spec(args)?
-    };
-    let warnings = warnings(images.iter().map(|image| (image.name.as_str(), weights(image))));
-    let report = Report { images, warnings };
+    let mut report = if args.path.is_dir() { of_directory(args)? } else { of_spec(args)? };
+    if report.images.iter().any(|image| !image.models.is_empty()) {
+        // A host without Podman has no driver that costs anything.
+        let places = Places::find(&host::caller(), &Overrides::default()).ok();
+        report.warnings.extend(places.and_then(|places| lint::driver(&places.driver)));
+    }
     if printer.json() {
         return printer.value(&report);
     }
@@ -77,6 +100,12 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         }
         printer.line("")?;
     }
+    for PlannedModel { name, size: bytes, facts, licence } in &report.models {
+        let facts = facts.as_ref().map(|facts| Facts { licence: licence.clone(), ..facts.clone() });
+        let words =
+            facts.map_or_else(|| "nothing is known of its files".to_owned(), |facts| view::in_words(&facts).join(", "));
+        printer.line(format!("model {name}: {}, {words}", size(*bytes)))?;
+    }
     report.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     let layers: Vec<&SeenLayer> = report.images.iter().flat_map(|image| &image.layers).collect();
     let mut once: Vec<_> = layers.iter().map(|layer| (&layer.owners, &layer.title, layer.size)).collect();
@@ -94,34 +123,89 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     ))
 }
 
-/// The models of an image with the size of what holds their tensors, lowest first.
-fn weights(image: &PlannedImage) -> Vec<(&str, u64)> {
-    let of = models_of(&image.models, image.layers.iter().map(|layer| (layer.kind, layer.part.as_ref())));
-    let mut models: Vec<_> = image.models.iter().map(|name| (name.as_str(), 0)).collect();
-    for (model, layer) in of.into_iter().zip(&image.layers) {
+/// The models of an image with the bytes of what holds their tensors, lowest first.
+fn weights<'a>(models: &'a [String], layers: &[SeenLayer]) -> Vec<(&'a str, u64)> {
+    let of = models_of(models, layers.iter().map(|layer| (layer.kind, layer.part.as_ref())));
+    let mut weights: Vec<_> = models.iter().map(|name| (name.as_str(), 0)).collect();
+    for (model, layer) in of.into_iter().zip(layers) {
         if let Some(model) = model
             && layer.part.as_ref().is_none_or(|part| part.weights)
         {
-            models[model].1 += layer.size;
+            weights[model].1 += layer.size;
         }
     }
-    models
+    weights
 }
 
-fn of_spec(args: &Args) -> Result<Vec<PlannedImage>> {
+/// What was carried out.
+fn of_directory(args: &Args) -> Result<Report> {
+    let seen = view::look(&args.path)?;
+    let mut models = Vec::new();
+    for image in &seen {
+        // A model's own image is called like the one model that it has.
+        if image.platform == Platform::of_data() && image.models.len() == 1 {
+            let facts = image.model.as_ref().and_then(|model| model.facts.clone());
+            let licence = facts.as_ref().and_then(|facts| facts.licence.clone());
+            models.push(PlannedModel { name: image.models[0].clone(), size: image.size, facts, licence });
+        }
+    }
+    let (of_images, of_models) = lint::subjects(&args.path)?;
+    let warnings = match of_images.is_empty() && of_models.is_empty() {
+        false => lint::lint(&of_images, &of_models),
+        // Archives say which layers there are, and not what is in them.
+        true => warnings(seen.iter().map(|image| (image.name.as_str(), weights(&image.models, &image.layers)))),
+    };
+    let unread = |Seen { name, size, models, layers, .. }| PlannedImage { name, size, models, layers };
+    Ok(Report { images: seen.into_iter().map(unread).collect(), models, warnings })
+}
+
+fn of_spec(args: &Args) -> Result<Report> {
     let json = std::fs::read_to_string(&args.path).with_context(|| format!("read {}", args.path.display()))?;
     let spec = Spec::parse(&json).with_context(|| args.path.display().to_string())?;
     let graph = super::closure::graph(&spec, args.closure.as_deref())?;
-    let plans = match spec {
-        Spec::Image(image) => build::dry_plan(&[*image], &graph)?,
-        Spec::Stack(stack) => build::dry_plan(&stack.images, &graph)?,
+    let progress = Progress::new();
+    let (specs, sources, policy) = match spec {
+        Spec::Image(image) => {
+            let sources = image.models.clone();
+            (vec![*image], sources, Policy::default())
+        }
+        Spec::Stack(stack) => {
+            let sources = stack.images.iter().flat_map(|image| &image.models).chain(&stack.models).cloned().collect();
+            (stack.images, sources, stack.licences)
+        }
         Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Index(_) | Spec::Ollama(_) => {
             return Err(
                 Usage("a plan is for an image or a stack; build this and `windlass inspect` it".to_owned()).into()
             );
         }
     };
-    plans.into_iter().map(measured).collect()
+    let plans = build::dry_plan(&specs, &graph)?;
+    let outlook = build::outlook(&sources, &graph, &progress)?;
+    let layers = |plan: &ImagePlan| {
+        plan.layers.iter().map(|layer| (layer.kind, layer.title.clone(), layer.recipe.clone())).collect()
+    };
+    let recipes: Vec<Vec<_>> = plans.iter().map(layers).collect();
+    let images: Vec<PlannedImage> = plans.into_iter().map(measured).collect::<Result<_>>()?;
+    let of_images: Vec<lint::Image> = images
+        .iter()
+        .zip(recipes)
+        .map(|(image, layers)| {
+            let models = weights(&image.models, &image.layers);
+            let models = models.into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
+            lint::Image { name: image.name.clone(), models, layers }
+        })
+        .collect();
+    let (mut models, mut of_models, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+    for Outlook { name, weights: size, recipes, digests, facts, licence } in outlook {
+        warnings.extend(match policy.check(&name, licence.as_deref()) {
+            Ok(warning) => warning,
+            Err(error) => Some(format!("this would not be built: {error}")),
+        });
+        of_models.push(lint::Model { name: name.clone(), recipes, digests });
+        models.push(PlannedModel { name, size, facts, licence });
+    }
+    warnings.extend(lint::lint(&of_images, &of_models));
+    Ok(Report { images, models, warnings })
 }
 
 fn measured(plan: ImagePlan) -> Result<PlannedImage> {

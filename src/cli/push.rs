@@ -14,7 +14,9 @@ use super::upstream::home;
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::forms::ModelDir;
+use crate::image::LayerKind;
 use crate::layout::{ImageDir, ImageKind};
+use crate::lint;
 use crate::push::Pusher;
 use crate::reference::file_name;
 use crate::registry::location::Location;
@@ -108,6 +110,11 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Packing::Zstd => Compression::Zstd,
     };
     let pusher = Pusher::new(registries.client(args.insecure), compression, cache.as_deref(), session.progress());
+    let has_weights =
+        |(image, _): &(ImageDir, Location)| image.summary().layers().iter().any(|layer| layer.kind == LayerKind::Model);
+    if compression != Compression::None && images.iter().any(has_weights) {
+        printer.note(format!("warning: {}", lint::PACKED));
+    }
     let drawing = session.draw("pushing");
     let mut rows = Vec::new();
     for (image, at) in &images {

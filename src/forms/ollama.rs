@@ -53,5 +53,5 @@ pub fn layer(spec: &OllamaSpec, progress: &Progress) -> Result<Layer, FormError>
         ),
         owners: Vec::new(),
     };
-    Ok(Layer { record, recipe, checksums: Some(hashed.noted.checksums) })
+    Ok(Layer { record, recipe, checksums: Some(hashed.noted.checksums), files: Vec::new() })
 }

@@ -250,7 +250,7 @@ impl ImageDir {
     pub fn layers(&self, platform: &PlatformRecord) -> Result<Vec<Layer>, LayoutError> {
         let layer = |record: &LayerRecord| {
             let Description { recipe, checksums } = self.description(record)?.clone();
-            Ok(Layer { record: record.clone(), recipe, checksums })
+            Ok(Layer { record: record.clone(), recipe, checksums, files: Vec::new() })
         };
         platform.layers.iter().map(layer).collect()
     }

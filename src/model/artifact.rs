@@ -261,7 +261,7 @@ pub(super) mod tests {
     use super::*;
 
     /// SmolLM2, as its file says it.
-    pub(in crate::model) fn smollm2() -> Model {
+    pub(crate) fn smollm2() -> Model {
         let facts = Facts {
             format: Format::Gguf,
             name: Some("SmolLM2 135M".to_owned()),
@@ -283,7 +283,7 @@ pub(super) mod tests {
         Model::new("smollm2", facts, vec![file])
     }
 
-    pub(in crate::model) fn with_files(paths: &[&str]) -> Model {
+    pub(crate) fn with_files(paths: &[&str]) -> Model {
         let file = |path: &&str| ModelFile {
             path: (*path).to_owned(),
             size: path.len() as u64,

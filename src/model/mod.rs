@@ -17,6 +17,7 @@ pub mod hub;
 pub mod inspect;
 mod json;
 pub mod labels;
+pub mod layers;
 pub mod licence;
 pub mod lock;
 pub mod modelpack;

@@ -161,9 +161,9 @@ enum Expression {
     /// An identifier, with its exception.
     Id(String),
     /// All of these apply.
-    All(Vec<Expression>),
+    All(Vec<Self>),
     /// One of these applies, as one likes.
-    Any(Vec<Expression>),
+    Any(Vec<Self>),
 }
 
 /// Texts that are longer are no expression: what a file says is of any length, and any depth.

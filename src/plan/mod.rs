@@ -16,7 +16,7 @@ pub use self::models::{PlannedModel, warnings};
 use crate::closure::{ClosureError, ClosureGraph};
 use crate::content::{Content, Root};
 use crate::image::{Inherited, Layer, LayerKind, LayerRecord, ModelPart};
-use crate::layer::{FORMAT, Input, Perm, Recipe};
+use crate::layer::{FORMAT, Input, Known, Perm, Recipe};
 use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec};
 use crate::split::{Part, Request, split};
 use crate::store::{StoreDir, StorePath};
@@ -96,6 +96,8 @@ pub struct Planned {
     pub recipe: Recipe,
     /// What it was built as, where that is known.
     pub built: Option<Layer>,
+    /// For a layer whose files are to be known by their digests, as those of models: the digests that are known already.
+    pub digests: Option<Known>,
 }
 
 impl Planned {
@@ -103,7 +105,7 @@ impl Planned {
     #[must_use]
     pub fn from_layer(layer: Layer) -> Self {
         let LayerRecord { kind, part, title, why, .. } = layer.record.clone();
-        Self { kind, part, title, why, recipe: layer.recipe.clone(), built: Some(layer) }
+        Self { kind, part, title, why, recipe: layer.recipe.clone(), built: Some(layer), digests: None }
     }
 
     /// Whether it holds tensors of a model.
@@ -326,7 +328,7 @@ fn closure_layer(graph: &ClosureGraph, store: &StoreDir, part: &Part, why: Strin
     let largest = part.paths.iter().max_by_key(|path| graph.get(path).map(|info| info.nar_size));
     let title = largest.map_or_else(String::new, |path| title(path.name(), part.paths.len()));
     let recipe = Recipe { format: FORMAT, inputs: part.paths.iter().map(input).collect(), perms: Vec::new() };
-    Planned { kind: LayerKind::Closure, part: None, title, why, recipe, built: None }
+    Planned { kind: LayerKind::Closure, part: None, title, why, recipe, built: None, digests: None }
 }
 
 /// Notes what Nix recorded of the store paths that are moved, to name the one at fault when bytes no longer match.
@@ -373,6 +375,7 @@ fn root_layer(
         why: "what is not below the store changes most easily, and is small".to_owned(),
         recipe,
         built: None,
+        digests: None,
     };
     Ok((!planned.recipe.inputs.is_empty()).then_some(planned))
 }

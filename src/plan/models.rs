@@ -51,6 +51,7 @@ impl PlannedModel {
                 why: why.to_owned(),
                 recipe: Recipe { format: FORMAT, inputs, perms: Vec::new() },
                 built: None,
+                digests: Some(spec.known()),
             }
         };
         Self { name: name.clone(), weights: 0, layers: parts.into_iter().map(layer).collect() }

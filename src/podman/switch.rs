@@ -15,7 +15,7 @@ use super::model::{Held, ModelError, Slots, alias};
 use super::service::{Service, ServiceError};
 use super::survey::{Presence, Survey};
 use super::weights::Files;
-use crate::image::chain_ids;
+use crate::image::{LayerKind, chain_ids};
 use crate::layout::{ImageDir, ImageKind, VERSION};
 use crate::model::record::ModelRecord;
 use crate::progress::Progress;
@@ -212,7 +212,9 @@ impl Host {
         };
         let trees = |store: &PathBuf| {
             let records = survey.stores.iter().find(|records| records.store == *store);
-            let ids = chain_ids(&platform.layers);
+            let layers = chain_ids(&platform.layers).into_iter().zip(&platform.layers);
+            // A link for RamaLama is none of its files.
+            let ids: Vec<_> = layers.filter(|(_, layer)| layer.kind == LayerKind::Model).map(|(id, _)| id).collect();
             records.map_or_else(Vec::new, |records| ids.iter().map(|id| records.tree(&id.hex())).collect())
         };
         let (place, linked) = match survey.presence(image.summary(), platform) {

@@ -101,7 +101,11 @@ impl Client {
         }
         let mut part = Part { path, file, hasher: Hasher::new() };
         part.take_up(wanted, progress)?;
-        let mut taken = self.complete(wanted, &mut part, progress)?;
+        let mut taken = self.complete(wanted, &mut part, progress).inspect_err(|_| {
+            if part.hasher.count() == 0 {
+                drop(remove(&part.path));
+            }
+        })?;
         if !wanted.is(part.found().0) && taken.kept > 0 {
             // What was there was of something else, or damaged.
             part.empty()?;

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::env::{Env, FIXED, base_name, closure, run_ok};
+use crate::model_files::gguf;
 
 #[test]
 fn help_of_every_verb() {
@@ -76,7 +77,7 @@ fn images(env: &Env) {
     for (name, size) in [("app-1.0", 9000), ("app-2.0", 9500), ("lib-3", 5_000_000)] {
         env.write(format!("host/store/{}", base_name(name)), vec![b'x'; size]);
     }
-    env.write("host/tiny.gguf", [7; 3000]);
+    env.write("host/tiny.gguf", gguf("{{ messages }}", &[2500]));
     let paths: [(&str, &[&str]); 3] = [("app-1.0", &["lib-3"]), ("app-2.0", &["lib-3"]), ("lib-3", &[])];
     env.write("host/closure.json", closure(&store, &env.path("host/store"), &paths));
     let image = |name: &str, version: &str| {
@@ -193,7 +194,13 @@ fn completions_and_man_pages() {
         "-generations",
         "-inspect",
         "-load",
+        "-model-add",
+        "-model-artifact",
+        "-model-fetch",
+        "-model-inspect",
         "-model-list",
+        "-model-manifest",
+        "-model-split",
         "-model-use",
         "-model",
         "-plan",

@@ -16,6 +16,7 @@ use windlass::layer::{Entry, Kind, Recipe, TRAILER, header, measure};
 use windlass::nar::nar_hash;
 
 use crate::env::{Env, FIXED, base_name, closure, run_ok};
+use crate::model_files::gguf;
 
 /// Bytes that no two places of a file share.
 pub(crate) fn pattern(size: usize) -> Vec<u8> {
@@ -252,10 +253,10 @@ fn a_whole_image_and_its_archive() {
 
 /// A change means a new format version: index.json, manifest, config, archive.
 const IMAGE: [&str; 4] = [
-    "sha256:ce7a20a42f8f113dfc219bc4a6800305325c0511fe6b79635f5aa555bcea804e",
-    "sha256:c516624efb49700a36fa033c5b30c6b1ad2ff433f861189d7ec072e08394e220",
+    "sha256:3ca6cc8411a91e27ba8fe41a2f6e35e7089a1343f911d3e680de676ad678d903",
+    "sha256:a815f2e66805bcc984ade0d0d5689d927173897077bd2b6268cfd725bc02face",
     "sha256:1767680f30c8615cc0ccd2f8c0a0bfb7b58635645ee5d28aacb41f5a0dad99b2",
-    "sha256:aa59cfb3c2e2a81eb8692d4bfea97f692a4696510fd7bd20cc5139e5f0e6ca10",
+    "sha256:af4300c7b74793824b7ec2b4e5b3e6ff235964aa228480657d7a9a93d4103fd2",
 ];
 
 #[test]
@@ -287,7 +288,29 @@ fn a_model_image_and_an_index() {
 const MODEL_AND_INDEX: [&str; 3] = [
     "sha256:c027f20dd8f7f7fa0d0bf765cc04d347b87fa23c357647c755c03668427b9dea",
     "sha256:82189cd3e3dafe2bb2966d8717e516448e743f5b1c6126083815545b905f90dd",
-    "sha256:888bce3a72d18e20e20232e606c7a14d50576730d7ac63e28c226b344d5015df",
+    "sha256:f8d3a0c39310c9c599dd36b93c8462f39d1a9093de126490e265bf2327aa7ff8",
+];
+
+#[test]
+fn a_model_that_says_what_it_is() {
+    let env = Env::new();
+    let host = env.path("host");
+    everything(&host);
+    fs::write(host.join("tiny.gguf"), gguf("{{ messages }}", &[2500, 70])).unwrap();
+    let spec = json!({ "kind": "model", "name": "tiny", "storeDir": FIXED, "files": { "tiny.gguf": format!("{FIXED}/tiny.gguf") } });
+    let model = json_of(build(&env, &host, &spec).join("image.json"));
+    let layers = digests(&model["platforms"][0]["layers"]);
+    let config = &model["platforms"][0]["configDigest"];
+    assert_eq!(layers, SPEAKING[..2], "another digest is a new layer format");
+    assert_eq!([&model["digest"], config], SPEAKING[2..], "another digest counts `bytes` in nix/lib/internal.nix up");
+}
+
+/// The model's layer, the link for RamaLama, manifest, config.
+const SPEAKING: [&str; 4] = [
+    "sha256:0af2fdc87963af398f71fea61b03c928d92a5e47629d461ad3f3ae57b32edd55",
+    "sha256:1d5811b803f4d887071239b78ac38dd071c776f93aa53d8a63646cbc2cc5a9fe",
+    "sha256:65b9e1ad2fcfdffe2d9db60cc83b63bf52e819e2f3e892108f953f0f42b99c5f",
+    "sha256:87e1ee664236c0d0a4956ec1959b331db0c4e88ac475c2944263c531c4961e82",
 ];
 
 /// The sums in an image directory, by the digests of its layers.

@@ -1,0 +1,104 @@
+//! What is known of a model, in its image: labels, annotations, `image.json`, and the place where RamaLama looks.
+
+use std::path::{Path, PathBuf};
+
+use super::BuildError;
+use crate::config::Config;
+use crate::image::{About, Layer, LayerKind};
+use crate::layer::{FORMAT, Input, Known, LayerFile, Recipe};
+use crate::layout::Image;
+use crate::model::facts::{Facts, Format};
+use crate::model::labels::{LICENCES, labels};
+use crate::model::layers::{LookError, Looked, look};
+use crate::model::record::ModelRecord;
+use crate::plan::{Planned, PlannedModel};
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::spec::{DEFAULT_CREATED, ModelSpec};
+
+/// A model before its bytes are read.
+#[derive(Debug, Clone)]
+pub struct Outlook {
+    /// Its name.
+    pub name: String,
+    /// Bytes of its layers with weights.
+    pub weights: u64,
+    /// How its layers are made.
+    pub recipes: Vec<Recipe>,
+    /// The digests of its files by their places in an image, where they are known.
+    pub digests: Known,
+    /// What its headers say.
+    pub facts: Option<Facts>,
+    /// Its licence, by its annotations or its files.
+    pub licence: Option<String>,
+}
+
+/// Looks at what the layers of a model hold.
+pub(super) fn look_at(model: &PlannedModel, progress: &Progress) -> Result<Looked, BuildError> {
+    look(model.layers.iter().map(|layer| &layer.recipe), progress).map_err(|error| match error {
+        LookError::Layer(source) => BuildError::Layer { title: model.name.clone(), source },
+        LookError::Inspect(source) => BuildError::Model { name: model.name.clone(), source },
+    })
+}
+
+/// What a model's image says beside its layers. What the spec says goes before what the files say.
+pub(super) fn about(spec: &ModelSpec, looked: &Looked) -> About {
+    let said = looked.facts.as_ref().map(|facts| labels(&spec.name, facts)).unwrap_or_default();
+    let mut annotations = said.clone();
+    annotations.extend(spec.annotations.clone());
+    let in_place = |(key, value): (String, String)| {
+        let value = spec.annotations.get(&key).cloned().unwrap_or(value);
+        (key, value)
+    };
+    let config = Config { labels: said.into_iter().map(in_place).collect(), ..Config::default() };
+    About {
+        platform: Platform::of_data(),
+        os_version: None,
+        os_features: Vec::new(),
+        created: DEFAULT_CREATED.to_owned(),
+        author: None,
+        config,
+        annotations,
+        inherited: None,
+    }
+}
+
+/// What `image.json` says of a model.
+pub(super) fn record(spec: &ModelSpec, looked: &Looked, layers: &[Layer]) -> ModelRecord {
+    let mut facts = looked.facts.clone();
+    if let (Some(facts), Some(licence)) = (&mut facts, spec.annotations.get(LICENCES)) {
+        facts.licence = Some(licence.clone());
+    }
+    let files: Vec<LayerFile> = layers.iter().flat_map(|layer| layer.files.clone()).collect();
+    ModelRecord { facts, files }
+}
+
+/// The licence of a model that was built, as its image says it.
+pub(super) fn licence_of(image: &Image) -> Option<String> {
+    let manifest: serde_json::Value = serde_json::from_slice(&image.top.bytes).ok()?;
+    manifest["annotations"][LICENCES].as_str().map(str::to_owned)
+}
+
+/// Where RamaLama looks for the one file of a model (ramalama-oci(5)).
+const RAMALAMA: &str = "/models/model.file";
+
+/// A link to the file that opens a model, where RamaLama looks for it: a layer above those of the model, in its own image
+/// only. In a layer of the model it would change bytes that are shared, and two models in one image would both have one.
+pub(super) fn ramalama(model: &PlannedModel, looked: &Looked) -> Option<Planned> {
+    let is_gguf = looked.facts.as_ref().is_some_and(|facts| facts.format == Format::Gguf);
+    let link = Path::new(RAMALAMA);
+    let target: PathBuf = looked.first.as_ref().filter(|_| is_gguf)?.strip_prefix(link.parent()?).ok()?.to_owned();
+    if model.targets().any(|place| place.starts_with(link)) || looked.first.as_deref() == Some(link) {
+        return None;
+    }
+    let inputs = vec![Input::Symlink { path: link.to_owned(), target }];
+    Some(Planned {
+        kind: LayerKind::Root,
+        part: None,
+        title: "model.file".to_owned(),
+        why: "RamaLama looks for a model under this name; images that have the model in them do without".to_owned(),
+        recipe: Recipe { format: FORMAT, inputs, perms: Vec::new() },
+        built: None,
+        digests: None,
+    })
+}
