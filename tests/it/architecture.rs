@@ -30,7 +30,7 @@ fn code(module: &str) -> String {
     };
     let read = |path: &std::path::PathBuf| {
         let text = fs::read_to_string(path).unwrap();
-        let text = text.split("mod tests {").next().unwrap().to_owned();
+        let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
         text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
     };
     files.iter().map(read).collect::<Vec<_>>().join("\n")
