@@ -2,12 +2,12 @@
 #
 # Type: { pkgs, windlass, probe, accel ? null, models ? [ ], settings ? { } } -> { image, available, state, container }
 #
-# models            from buildModel; those that are one GGUF file are in the image, under their own names. Then Ollama pulls
-#                   no others: the directory of the image is read-only
-# settings.bake     false: no model in the image, all are pulled
-# settings.ollama   Name of a model -> what buildOllama takes for it beside `model`: { template = "…"; }
-# settings.package  instead of nixpkgs' ollama for `accel`
-# settings.uid      user and group, 11434 by default
+# models               from buildModel; those that are one GGUF file are in the image, under their own names. Then Ollama
+#                      pulls no others: the directory of the image is read-only
+# settings.bake        false: no model in the image, all are pulled
+# settings.modelfiles  name of a model -> what buildOllama takes for it beside `model`: { template = "…"; }
+# settings.package     instead of nixpkgs' ollama for `accel`
+# settings.uid         user and group, 11434 by default
 {
   pkgs,
   windlass,
@@ -45,7 +45,7 @@ in
           (windlass.buildOllama {
             name = "ollama-models";
             inherit directory;
-            models = map (model: { inherit model; } // settings.ollama.${model.modelName} or { }) baked;
+            models = map (model: { inherit model; } // settings.modelfiles.${model.modelName} or { }) baked;
           })
         ]
       else

@@ -256,8 +256,9 @@ pub(super) fn scaled(number: u64, step: u32, units: &[&str], decimals: usize) ->
     format!("{}{unit}", text.strip_suffix(&zeros).unwrap_or(&text))
 }
 
+/// Models that the tests of all forms are about.
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) mod samples {
     use super::*;
 
     /// SmolLM2, as its file says it.
@@ -291,6 +292,12 @@ pub(super) mod tests {
         };
         Model::new("m", smollm2().facts, paths.iter().map(file).collect())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::samples::with_files;
+    use super::*;
 
     fn paths(model: &Model) -> Vec<&str> {
         model.files.iter().map(|file| file.path.as_str()).collect()

@@ -80,7 +80,7 @@ const fn media_type(role: Role, format: Format) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::artifact::tests::{smollm2, with_files};
+    use crate::model::artifact::samples::{smollm2, with_files};
 
     #[test]
     fn one_gguf_file_is_the_first_version_of_the_config() {

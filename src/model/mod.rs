@@ -20,6 +20,7 @@ pub mod labels;
 pub mod layers;
 pub mod licence;
 pub mod lock;
+pub mod modelfile;
 pub mod modelpack;
 pub mod ollama;
 pub mod policy;

@@ -114,7 +114,7 @@ const fn media_type(role: Role) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::artifact::tests::{smollm2, with_files};
+    use crate::model::artifact::samples::{smollm2, with_files};
 
     #[test]
     fn a_model_of_one_file_is_known_by_name_facts_digest_and_size() {

@@ -11,18 +11,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Component, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Number, Value};
+use serde::Serialize;
+use serde_json::{Number, Value};
 
 use super::artifact::{Model, ModelFile, Role};
 use super::facts::Format;
+pub use super::modelfile::{Entry, OllamaSpec, Options};
 use crate::canonical::to_go;
 use crate::digest::Digest;
-
-/// Where Ollama looks when nobody tells it otherwise and its user is root.
-pub const DEFAULT_DIRECTORY: &str = "/root/.ollama/models";
 
 const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -145,85 +142,6 @@ impl fmt::Display for Name {
     }
 }
 
-/// Models for Ollama, as a layer: `"kind": "ollama"`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct OllamaSpec {
-    /// Name of the layer, for tables and history.
-    #[serde(default = "default_name")]
-    pub name: String,
-    /// What `OLLAMA_MODELS` is in the image.
-    #[serde(default = "default_directory")]
-    pub directory: PathBuf,
-    /// The models.
-    pub models: Vec<Entry>,
-}
-
-impl OllamaSpec {
-    /// Checks what the types leave open.
-    ///
-    /// # Errors
-    /// With the key, and what is wrong with it.
-    pub(crate) fn check(&self) -> Result<(), (String, String)> {
-        let is_plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
-        if !self.directory.is_absolute()
-            || !self.directory.components().all(is_plain)
-            || self.directory.parent().is_none()
-        {
-            let message = format!("'{}' is not an absolute path below /, without '..'", self.directory.display());
-            return Err(("directory".to_owned(), message));
-        }
-        if self.models.is_empty() {
-            return Err(("models".to_owned(), "a directory of no models; name one".to_owned()));
-        }
-        let wrong = |(n, entry): (usize, &Entry)| {
-            let reference = entry.options.reference.as_deref()?;
-            let error = Name::parse(reference).err()?;
-            Some((format!("models[{n}].options.reference"), error.to_string()))
-        };
-        self.models.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
-    }
-}
-
-/// One model for Ollama.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Entry {
-    /// The image directory that the model was built into. The image that gets the layer has to have the model too.
-    pub model: PathBuf,
-    /// What is different from what Ollama would make of the GGUF file alone.
-    #[serde(default)]
-    pub options: Options,
-}
-
-/// What a Modelfile would say of a model.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Options {
-    /// What Ollama calls it, `[HOST/][NAMESPACE/]NAME[:TAG]`; by default the model's name, and `latest`.
-    pub reference: Option<String>,
-    /// `TEMPLATE`: a Go template. Without one, Ollama uses the chat template of the GGUF file.
-    pub template: Option<String>,
-    /// `SYSTEM`.
-    pub system: Option<String>,
-    /// `PARAMETER`s by name; several of one name (`stop`) are a list.
-    pub params: Map<String, Value>,
-    /// `LICENSE`s: texts.
-    pub licences: Vec<String>,
-    /// `RENDERER`: a prompt format that is part of Ollama.
-    pub renderer: Option<String>,
-    /// `PARSER`: likewise, for answers.
-    pub parser: Option<String>,
-}
-
-fn default_name() -> String {
-    "ollama".to_owned()
-}
-
-fn default_directory() -> PathBuf {
-    PathBuf::from(DEFAULT_DIRECTORY)
-}
-
 /// A model in Ollama's directory: its manifest and its small blobs are texts, its large ones are files of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OllamaModel {
@@ -292,9 +210,10 @@ pub fn ollama(model: &Model, options: &Options) -> Result<OllamaModel, OllamaErr
         return Err(OllamaError::Kind { model: called(), kind: kind.clone() });
     }
     let weights: Vec<&ModelFile> = model.of(Role::Weights).collect();
+    // The only one of its shards is whole.
     let is_shard = |file: &ModelFile| {
         let stem = file.base().strip_suffix(".gguf").unwrap_or_default();
-        let count = stem.rsplit_once("-of-").map(|(_, count)| count);
+        let count = stem.rsplit_once("-of-").map(|(_, count)| count).filter(|count| *count != "00001");
         count.is_some_and(|count| count.len() == 5 && count.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let weights = match &weights[..] {
@@ -393,7 +312,7 @@ fn as_go(value: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::artifact::tests::{smollm2, with_files};
+    use crate::model::artifact::samples::{smollm2, with_files};
     use serde_json::json;
 
     fn options(value: Value) -> Options {
@@ -483,7 +402,7 @@ mod tests {
     fn what_ollama_cannot_serve_is_refused_with_the_reason() {
         let said = |model: &Model| ollama(model, &Options::default()).unwrap_err().to_string();
         for shards in
-            [&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"][..], &["x/a-00001-of-00001.gguf", "x/b.json"]]
+            [&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"][..], &["x/a-00001-of-00002.gguf", "x/b.json"]]
         {
             assert!(said(&with_files(shards)).starts_with("model m is split into several files (a-00001-of-0000"));
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::registry::web::{host_of, unescaped};
+use crate::registry::web::{host_of, is_allowed, unescaped};
 
 /// Hugging Face.
 pub const HUB: &str = "https://huggingface.co";
@@ -54,6 +54,9 @@ pub enum ParseSourceError {
     /// An address that is none.
     #[error("'{0}' is no address of a file: expected https://HOST/PATH, with no login in it")]
     Address(String),
+    /// An address that anybody on the way could answer for.
+    #[error("'{0}' is by plain HTTP, which is for servers of this machine only; use https://")]
+    Insecure(String),
     /// One shard of very many.
     #[error("'{0}' says that it is one of more shards than any model has")]
     Shards(String),
@@ -73,6 +76,9 @@ impl Source {
         }
         let none = || ParseSourceError::Address(text.to_owned());
         let host = host_of(text).ok_or_else(none)?;
+        if !is_allowed(text) {
+            return Err(ParseSourceError::Insecure(text.to_owned()));
+        }
         let rest = text.split_once("://").and_then(|(_, rest)| rest.split_once('/')).ok_or_else(none)?.1;
         let path = rest.split(['?', '#']).next().unwrap_or_default();
         if HUB_HOSTS.contains(&host.as_str()) || host_of(hub).as_ref() == Some(&host) {

@@ -180,6 +180,12 @@ pub fn unescaped(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
+/// Whether an address is asked: by TLS, or on this machine.
+#[must_use]
+pub fn is_allowed(address: &str) -> bool {
+    Url::parse(address).is_some_and(|url| url.is_allowed(true))
+}
+
 /// The host of an address, with its port; `None` if it is none, or has a login in it.
 #[must_use]
 pub fn host_of(address: &str) -> Option<String> {
@@ -216,5 +222,7 @@ mod tests {
         for address in ["https://me:secret@hub.example/", "ftp://hub.example/", "hub.example"] {
             assert_eq!(host_of(address), None);
         }
+        assert!(is_allowed("https://hub.example/") && is_allowed("http://127.0.0.1:80/"));
+        assert!(!is_allowed("http://hub.example/") && !is_allowed("hub.example"));
     }
 }

@@ -217,17 +217,17 @@ fn the_directory_of_a_host_is_one_that_ollama_takes() {
 fn files_of_the_nix_store_are_linked_and_others_are_copied_and_checked() {
     let podman = linked_podman();
     let env = &podman.env;
-    let file = podman.store_file("linked.gguf", &tiny_gguf("linked"));
+    let file = podman.store_file("vouched.gguf", &tiny_gguf("vouched"));
     let spec = json!({
-        "kind": "model", "name": "linked", "storeDir": env.path("store"), "files": { "linked.gguf": file },
+        "kind": "model", "name": "vouched", "storeDir": env.path("store"), "files": { "vouched.gguf": file },
     });
-    env.write("linked.json", spec.to_string());
-    env.ok(["build", "linked.json"]);
+    env.write("vouched.json", spec.to_string());
+    env.ok(["build", "vouched.json"]);
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     for (more, is_same) in [(&[][..], true), (&["--verify", "always"][..], false)] {
         let output = env.path(if is_same { "models" } else { "checked" });
         let to = output.to_str().unwrap();
-        env.ok([&["export", "linked", "--format", "ollama", "--output", to][..], more].concat());
+        env.ok([&["export", "vouched", "--format", "ollama", "--output", to][..], more].concat());
         let weights = check(Path::new("/"), to).remove(0).weights;
         // Where the file system shares data, it is another file.
         let is_shared =

@@ -38,7 +38,7 @@ Hugging Face's own tools. HF_ENDPOINT may name a mirror. The token goes to that 
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
-    /// hf:ORG/REPO[@REVISION]/FILE, the address of a file, or the path of one.
+    /// hf:ORG/REPO/FILE, hf:ORG/REPO@REVISION/FILE, the address of a file, or the path of one.
     #[arg(value_name = "REF|URL|FILE")]
     reference: String,
     /// What the model is called here. By default that of its file, in small letters.
