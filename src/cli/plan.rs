@@ -146,7 +146,8 @@ fn of_directory(args: &Args) -> Result<Report> {
         if image.platform == Platform::of_data() && image.models.len() == 1 {
             let facts = image.model.as_ref().and_then(|model| model.facts.clone());
             let licence = facts.as_ref().and_then(|facts| facts.licence.clone());
-            models.push(PlannedModel { name: image.models[0].clone(), size: image.size, facts, licence });
+            let size = weights(&image.models, &image.layers).iter().map(|(_, size)| size).sum();
+            models.push(PlannedModel { name: image.models[0].clone(), size, facts, licence });
         }
     }
     let (of_images, of_models) = lint::subjects(&args.path)?;

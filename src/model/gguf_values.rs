@@ -14,7 +14,7 @@ pub const MAX_KEPT_TEXT: u64 = 1 << 20;
 /// How deep lists may lie in each other.
 const MAX_DEPTH: u32 = 4;
 /// Texts and lists in all lists of a header.
-const MAX_ITEMS: u64 = 1 << 24;
+const MAX_ITEMS: u64 = 1 << 22;
 /// Texts of a list that is kept, and the bytes of each.
 const MAX_LIST: u64 = 64;
 const MAX_LIST_TEXT: u64 = 256;

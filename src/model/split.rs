@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::cursor::HeaderError;
 use super::gguf::{Header, MAGIC, Tensor};
+use super::inspect::{InspectError, inspect};
 use super::shards::ShardName;
 use crate::blobs::{Output, Verify, WriteError};
 use crate::layer::Sink;
@@ -46,7 +47,10 @@ pub enum SplitError {
         /// What the system said.
         source: io::Error,
     },
-    /// Its header.
+    /// It is damaged, or no model.
+    #[error("{0}")]
+    Model(#[from] InspectError),
+    /// It is a model, but no GGUF file.
     #[error("{path}: {source}", path = path.display())]
     Header {
         /// The file.
@@ -128,7 +132,14 @@ pub fn split(
     if !source.metadata().map_err(reading)?.is_file() {
         return Err(reading(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
     }
-    let header = Header::read(&source).map_err(|source| SplitError::Header { path: file.to_owned(), source })?;
+    let header = match Header::read(&source) {
+        Ok(header) => header,
+        Err(source) => {
+            // This knows what else it may be.
+            inspect(file, progress)?;
+            return Err(SplitError::Header { path: file.to_owned(), source });
+        }
+    };
     if let Some(split) = header.split().filter(|split| split.count > 1) {
         let (number, count) = (split.index.saturating_add(1), split.count);
         return Err(SplitError::AlreadySplit { path: file.to_owned(), number, count });
@@ -452,9 +463,10 @@ mod tests {
             assert!(matches!(error, SplitError::AlreadySplit { number, count: 2, .. } if number == n as u64 + 1));
         }
         assert!(matches!(run(&gguf(&[], 32, &[]), 1), Err(SplitError::NoTensors(_))));
-        assert!(matches!(run(b"<html>", 1), Err(SplitError::Header { .. })));
+        let page = run(b"<!DOCTYPE html><html>", 1).unwrap_err();
+        assert!(matches!(page, SplitError::Model(InspectError::NotAModel { .. })), "{page}");
         let whole = gguf(&[], 32, &tensors(&[10, 20]));
-        assert!(matches!(run(&whole[..whole.len() - 33], 1), Err(SplitError::Header { .. })));
+        assert!(matches!(run(&whole[..whole.len() - 33], 1), Err(SplitError::Model(_))));
     }
 
     #[test]

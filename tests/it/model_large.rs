@@ -55,7 +55,6 @@ fn nine_gib_are_built_exported_loaded_and_verified_in_little_memory() {
         let mut command = podman.windlass(&[arguments, &["--json"]].concat());
         command.current_dir(&disk.0).env("NIX_STORE_DIR", path("store")).env("NIX_STATE_DIR", path("state"));
         let (said, peak) = watched(&mut command);
-        eprintln!("{arguments:?}: {peak} KiB");
         assert!((1024..64 * 1024).contains(&peak), "{arguments:?}: {peak} KiB");
         serde_json::from_str(&said).unwrap()
     };

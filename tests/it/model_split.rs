@@ -44,34 +44,16 @@ fn a_file_is_split_once_whole_or_not_at_all() {
     let split = |more: &[&str]| env.ok([&["model", "split", "m.gguf", "--output", "out"], more].concat());
     assert_eq!(
         split(&[]),
-        "m-00001-of-00002.gguf    320 B  0 tensors\nm-00002-of-00002.gguf    1.2 MB  4 tensors\n\
+        "m-00001-of-00002.gguf   288 B  0 tensors\nm-00002-of-00002.gguf  1.2 MB  4 tensors\n\
          out: 2 shards; wrote 1.2 MB; llama.cpp is given the first\n"
-            .replace("    320 B", &format!("{:>9}", "320 B"))
-            .replace("    1.2 MB", &format!("{:>10}", "1.2 MB"))
     );
     // Again, cut otherwise: the former result is replaced as a whole.
     let json: Value = serde_json::from_str(&split(&["--max-size", "600000", "--json"])).unwrap();
-    let shards: Vec<_> = json["shards"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|shard| (shard["name"].as_str().unwrap(), &shard["tensors"]))
-        .collect();
-    let expected = [
-        ("m-00001-of-00004.gguf", 0),
-        ("m-00002-of-00004.gguf", 2),
-        ("m-00003-of-00004.gguf", 1),
-        ("m-00004-of-00004.gguf", 1),
-    ];
-    assert_eq!(
-        shards,
-        expected
-            .each_ref()
-            .map(|(name, tensors)| (*name, Value::from(*tensors)))
-            .iter()
-            .map(|(name, n)| (*name, n))
-            .collect::<Vec<_>>()
-    );
+    let shards = json["shards"].as_array().unwrap().iter();
+    let shards: Vec<_> = shards.map(|shard| (&shard["name"], &shard["tensors"])).collect();
+    let expected = [0, 2, 1, 1].map(Value::from);
+    let names = [1, 2, 3, 4].map(|n| Value::from(format!("m-0000{n}-of-00004.gguf")));
+    assert_eq!(shards, names.iter().zip(&expected).collect::<Vec<_>>());
     assert_eq!(files(&env.path("out")).len(), 4);
 
     let refused = |arguments: &[&str]| env.refused(&mut env.windlass([&["model", "split"], arguments].concat()));
@@ -85,7 +67,7 @@ fn a_file_is_split_once_whole_or_not_at_all() {
     assert!(code == 1 && sentence.starts_with("out/m-00002-of-00004.gguf is shard 2 of 4 already: "), "{sentence}");
     env.write("page.gguf", "<!DOCTYPE html>");
     let (code, sentence) = refused(&["page.gguf", "--output", "new"]);
-    assert!(code == 1 && sentence.starts_with("page.gguf: byte 0: "), "{sentence}");
+    assert!(code == 4 && sentence.starts_with("page.gguf is no model: it is a web page"), "{sentence}");
     let (code, sentence) = refused(&["none.gguf", "--output", "new"]);
     assert!(code == 1 && sentence.starts_with("read none.gguf: No such file"), "{sentence}");
     let (code, sentence) = refused(&["other", "--output", "new"]);
@@ -140,7 +122,7 @@ fn a_new_template_is_one_new_layer_that_podman_writes() {
     };
     let (old, new) = (stack("old", "{{ a }}"), stack("new", &"{{ another }}".repeat(5000)));
     let shards = ["m-00002-of-00004.gguf", "m-00003-of-00004.gguf", "m-00004-of-00004.gguf", "m metadata"];
-    assert_eq!(titles(&old.join("models/m")), shards);
+    assert_eq!(titles(&old.join("models/m"))[..4], shards);
     assert_eq!(titles(&old.join("images/app"))[..4], shards);
     for directory in ["models/m", "images/app"] {
         let (old, new) = (digests(&old.join(directory)), digests(&new.join(directory)));
@@ -157,9 +139,9 @@ fn a_new_template_is_one_new_layer_that_podman_writes() {
         let of = |key: &str| -> Vec<String> {
             change[key].as_array().unwrap().iter().map(|layer| layer["title"].as_str().unwrap().to_owned()).collect()
         };
-        let rewritten = if change["name"] == "app" { vec!["files, mount points".to_owned()] } else { Vec::new() };
-        // What the image brings is written once for both.
-        assert_eq!(of("rewritten"), rewritten, "{change}");
+        // What lies above it is written again from what is there: all but a link is the app's.
+        let above = if change["name"] == "app" { "files, mount points" } else { "model.file" };
+        assert_eq!(of("rewritten"), [above], "{change}");
         assert!(change["bytesToWrite"].as_u64().unwrap() < 100_000, "{change}");
     }
     let new_blobs: usize =
@@ -174,7 +156,7 @@ fn a_new_template_is_one_new_layer_that_podman_writes() {
     };
     let written = |stack: &Path| load(stack)["written"].as_u64().unwrap();
     let (first, second) = (written(&old), written(&new));
-    assert!(first > 7_500_000 && second < 500_000, "{first} bytes, then {second}");
+    assert!(first > 7_500_000 && second * 10 < first, "{first} bytes, then {second}");
 
     // The whole model is there, as an image to be mounted and below the app.
     let shards = files(&models.podman.home("store").join(base_name(&format!("m-{}", "{{ another }}".len() * 5000))));
@@ -202,11 +184,8 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
     let stack = models.stack("stack", &[models.spec("m", &source, "files")]);
     let podman = &models.podman;
     podman.load(&stack, &["--via", "store"]).last();
-    assert!(
-        podman.said(&["verify", "--full"]).last().contains("no problem"),
-        "{:?}",
-        podman.said(&["verify", "--full"])
-    );
+    let verified = podman.said(&["verify", "--full"]);
+    assert_eq!(verified.last(), "2 images, 6 layers: all good; read 7.5 MB");
     podman.said(&["model", "use", "m"]).last();
     let list: Value = serde_json::from_str(&podman.said(&["model", "list", "--json"]).stdout).unwrap();
     let model = &list["models"][0];
@@ -214,16 +193,14 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
     let slot = podman.env.path("podman/root/windlass/models/default/tree");
     assert_eq!(files(&slot), files(&source));
 
-    // Podman agrees, and a later load finds everything.
-    let tree = format!("{}:{}", podman.home("store").display(), podman.home("store").display());
-    drop(tree);
+    // A later load finds all of it.
     let again = podman.load(&stack, &["--via", "store"]);
     assert!(again.last().starts_with("1 image, 1 model: 0 loaded, 2 present; wrote 0 B"), "{again:?}");
     // Nothing of it goes while it is active; with another stack loaded and the slot moved, all of it does.
     let other = models.add("n", "{{ a }}", &[1_000_000, 1000]);
-    podman.load(&models.stack("other", &[models.spec("n", &other, "files")]), &["--via", "store"]).last();
+    podman.load(&models.stack("stack", &[models.spec("n", &other, "files")]), &["--via", "store"]).last();
     podman.said(&["model", "use", "n"]).last();
-    podman.said(&["gc", "--keep", "1"]).last();
+    podman.said(&["gc", "--apply", "--keep-generations", "1"]).last();
     let left: BTreeSet<String> = fs::read_dir(podman.home("storage/overlay"))
         .unwrap()
         .map(|entry| entry.unwrap().path().join("diff/models"))
@@ -235,7 +212,7 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
 }
 
 fn files_of(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     entries.flat_map(|path| files(&path)).map(|(name, _)| name).collect()
 }
 
@@ -288,7 +265,7 @@ fn nix_splits_a_file_once_for_all_that_is_made_of_it() {
     };
     let [before, after] = [&old, &new].map(|file| build(&model(file, "")).unwrap());
     let expected = ["m-00002-of-00003.gguf", "m-00003-of-00003.gguf", "m metadata"];
-    assert_eq!([titles(&before), titles(&after)], [expected, expected]);
+    assert_eq!([&titles(&before)[..3], &titles(&after)[..3]], [expected, expected]);
     assert_eq!(digests(&before)[..2], digests(&after)[..2]);
     let recipe = json_of(before.join("recipes").join(format!("{}.json", &digests(&before)[2][7..])));
     assert_eq!(recipe["inputs"][0]["target"], "/models/sub/m-00001-of-00003.gguf");
