@@ -82,13 +82,13 @@ pub(super) fn licence_of(image: &Image) -> Option<String> {
 /// Where RamaLama looks for the one file of a model (ramalama-oci(5)).
 const RAMALAMA: &str = "/models/model.file";
 
-/// A link to the file that opens a model, where RamaLama looks for it: a layer above those of the model, in its own image
+/// A link to the one file of a model, where RamaLama looks for it: a layer above those of the model, in its own image
 /// only. In a layer of the model it would change bytes that are shared, and two models in one image would both have one.
 pub(super) fn ramalama(model: &PlannedModel, looked: &Looked) -> Option<Planned> {
     let is_gguf = looked.facts.as_ref().is_some_and(|facts| facts.format == Format::Gguf);
     let link = Path::new(RAMALAMA);
-    let target: PathBuf = looked.first.as_ref().filter(|_| is_gguf)?.strip_prefix(link.parent()?).ok()?.to_owned();
-    if model.targets().any(|place| place.starts_with(link)) || looked.first.as_deref() == Some(link) {
+    let target: PathBuf = looked.file.as_ref().filter(|_| is_gguf)?.strip_prefix(link.parent()?).ok()?.to_owned();
+    if model.targets().any(|place| place.starts_with(link)) || looked.file.as_deref() == Some(link) {
         return None;
     }
     let inputs = vec![Input::Symlink { path: link.to_owned(), target }];

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::cursor::HeaderError;
-use super::facts::Facts;
+use super::facts::{Facts, Inspected};
 use super::inspect::{InspectError, inspect_set};
 use super::sniff::{Found, HEAD, sniff};
 use crate::layer::{Content, LayerError, Member, Recipe};
@@ -32,8 +32,8 @@ pub enum LookError {
 pub struct Looked {
     /// What its headers say, if there is one model, and it can be read.
     pub facts: Option<Facts>,
-    /// Where the file that opens it is in an image.
-    pub first: Option<PathBuf>,
+    /// Where it is in an image, if it is one file. A shard is opened under no other name than its own.
+    pub file: Option<PathBuf>,
     /// Files that are no models in spite of their names.
     pub warnings: Vec<String>,
 }
@@ -74,7 +74,10 @@ pub fn look<'a>(recipes: impl IntoIterator<Item = &'a Recipe>, progress: &Progre
     let mut models = Vec::new();
     for (folder, files) in folders.iter().filter(|(_, files)| files.keys().any(|name| is_called_model(name))) {
         match inspect_set(files, progress) {
-            Ok(model) => models.push((model.facts, model.files.first().map(|first| folder.join(&first.path)))),
+            Ok(Inspected { facts, files }) => {
+                let only = <[_; 1]>::try_from(files).ok();
+                models.push((facts, only.map(|[file]| folder.join(file.path))));
+            }
             Err(InspectError::NotAModel { .. } | InspectError::NoModel { .. } | InspectError::SeveralModels { .. }) => {
             }
             Err(error @ InspectError::Header { source: HeaderError::Unsupported { .. }, .. }) => {
@@ -83,8 +86,8 @@ pub fn look<'a>(recipes: impl IntoIterator<Item = &'a Recipe>, progress: &Progre
             Err(error) => return Err(error.into()),
         }
     }
-    if let (Some((facts, first)), true) = (models.pop(), models.is_empty()) {
-        (looked.facts, looked.first) = (Some(facts), first);
+    if let (Some((facts, file)), true) = (models.pop(), models.is_empty()) {
+        (looked.facts, looked.file) = (Some(facts), file);
     }
     Ok(looked)
 }

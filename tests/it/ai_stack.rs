@@ -131,7 +131,8 @@ fn only_what_changed_is_restarted() {
         ),
         (
             r#"{ pkgs, ... }: { services.ai-stack.models.vectors.src = lib.mkForce (pkgs.writeText "vectors.gguf" "other"); }"#,
-            vec!["podman-llama-cpp.service", "podman-llama-cpp-embed.service", loader],
+            // It lies in llama.cpp's image and in Ollama's.
+            vec!["podman-llama-cpp.service", "podman-llama-cpp-embed.service", "podman-ollama.service", loader],
         ),
         // The tags of the other images stay, although all are planned together.
         ("{ pkgs, ... }: { services.ai-stack.redis.package = pkgs.python3; }", vec!["podman-redis.service", loader]),

@@ -122,12 +122,16 @@ fn ramalama_finds_the_model_in_its_own_image() {
     assert!(fs::read(models.join("model.file")).unwrap() == bytes);
     podman.ok("podman", &["image", "umount", &reference]);
 
-    // Where RamaLama does not look, where there is no model, and where something is already, there is no link.
+    // Where RamaLama does not look, where there is no model, where something is already, and for shards, which are found by their
+    // names alone, there is no link.
     let other = podman.store_file("notes", b"no model");
+    let shards = podman.env.path("shards");
+    podman.ok("windlass", &["model", "split", file.to_str().unwrap(), "--output", shards.to_str().unwrap()]);
     for (name, spec, count) in [
         ("elsewhere", json!({ "mountPath": "/weights", "files": { "tiny.gguf": file } }), 1),
         ("below", json!({ "files": { "a/tiny.gguf": file } }), 2),
         ("notes", json!({ "files": { "notes": other } }), 1),
+        ("split", json!({ "source": shards }), 1),
         ("taken", json!({ "files": { "tiny.gguf": file, "model.file": other } }), 1),
     ] {
         let mut spec = spec;
