@@ -186,7 +186,7 @@ impl Host {
         }
         let mut outcomes: Vec<Outcome> =
             steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
-        let pulled = self.bring(targets, &mut outcomes, options, done, progress);
+        let pulled = self.bring(targets, &mut outcomes, options, done, &mut warnings, progress);
         // Not before: of what no record names, linking keeps what it needs, and a container may be running on it.
         if let Err(error) = self.sweep(progress) {
             warnings.push(format!("what a killed run has left cannot be removed: {error}"));
@@ -210,11 +210,12 @@ impl Host {
         outcomes: &mut [Outcome],
         options: Options,
         done: &mut dyn FnMut(&Outcome),
+        warnings: &mut Vec<String>,
         progress: &Progress,
     ) -> Result<u64, LoadError> {
         let given = self.clear_damaged(outcomes, progress)?;
         self.link(targets, outcomes, options, progress)?;
-        let pulled = self.pull(targets, outcomes, options, done, progress)?;
+        let pulled = self.pull(targets, outcomes, options, done, warnings, progress)?;
         self.put_names_right(targets, outcomes, progress)?;
         for (outcome, names) in outcomes.iter_mut().zip(given).filter(|(outcome, _)| outcome.error.is_none()) {
             let id = outcome.step.entry.config_digest.hex();
@@ -325,13 +326,17 @@ impl Host {
         outcomes: &mut [Outcome],
         options: Options,
         done: &mut dyn FnMut(&Outcome),
+        warnings: &mut Vec<String>,
         progress: &Progress,
     ) -> Result<u64, LoadError> {
         let mut bytes = 0;
         for (target, outcome) in targets.iter().zip(outcomes) {
             // What cannot be linked at all (a layer without a recipe, files of other owners) Podman can still unpack.
-            if options.via == Via::Auto && outcome.error.as_ref().is_some_and(LoadError::is_unlinkable) {
-                outcome.error = None;
+            if options.via == Via::Auto
+                && let Some(error) = outcome.error.take_if(|error| error.is_unlinkable())
+            {
+                warnings
+                    .push(format!("{} is pulled, because it cannot be linked: {error}", outcome.step.entry.reference));
                 outcome.step.how = How::Pull;
                 outcome.step.store.clone_from(&self.places.graph_root);
             }

@@ -113,7 +113,8 @@ fn specs_that_are_wrong_name_the_key() {
     }
     let nameless = json!({ "kind": "image" });
     assert_eq!(refused(&env, &nameless), says(2, "spec.json: the spec: missing field `name`"));
-    let kinds = "spec.json: kind: expected \"image\", \"model\", \"layer\", \"upstream\", \"index\" or \"stack\"";
+    let kinds =
+        "spec.json: kind: expected \"image\", \"model\", \"layer\", \"upstream\", \"index\", \"stack\" or \"ollama\"";
     assert_eq!(refused(&env, &json!({ "kind": "pod" })), says(2, kinds));
     env.write("spec.json", "{");
     let (code, sentence) = env.refused(&mut env.windlass(["build", "spec.json", "--output", "out"]));

@@ -275,6 +275,8 @@ fn what_every_user_could_run_as_another_is_not_linked() {
     assert_eq!((records.layers.len(), records.images.len()), (0, 0), "nothing of half an image is recorded");
     let pulled = podman.load(&image, &[]);
     assert!(pulled.stdout.starts_with("image app: pulled ") && !pulled.stdout.contains("pulled 0 B"), "{pulled:?}");
+    let why = "warning: localhost/app:1 is pulled, because it cannot be linked: ";
+    assert!(pulled.stderr.lines().any(|line| line.starts_with(why) && line.contains("/bin/suid")), "{pulled:?}");
     assert_eq!(podman.sh("localhost/app:1", "test -u /bin/suid && cat /bin/suid"), "suid");
 }
 

@@ -302,6 +302,11 @@ fn a_file_of_this_machine_is_taken_as_it_is() {
     for (reference, code) in [("none.gguf", 1), ("snapshot", 1)] {
         assert_eq!(user.add(&hub, &[reference]).0, code, "{reference}");
     }
+    let remove = |names: &[&str]| user.run(&mut user.model(&hub, &[&["remove"], names].concat()));
+    let (code, _, err) = remove(&["again", "other"]);
+    assert!(code != 0 && err.contains("other") && user.locked()["models"]["again"].is_object(), "{code} {err}");
+    assert_eq!(remove(&["again"]).1, "again removed; 1 model left in models.lock.json\n");
+    assert_eq!(user.locked()["models"].as_object().unwrap().keys().collect::<Vec<_>>(), ["my-local"]);
 }
 
 #[test]

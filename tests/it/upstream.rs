@@ -115,6 +115,15 @@ fn the_lock_holds_what_the_registry_sent_and_says_what_changed() {
     let listed = env.ok(["upstream", "list", "--why", "--state", "state.json"]);
     assert!(listed.contains("why: a test") && listed.contains("(floating)"), "{listed}");
     assert!(listed.contains("2 images: 1 pinned, 1 locked by a floating tag, 0 pending, 0 due"), "{listed}");
+
+    let (code, _, said) = run(&env, &["remove", "app:main", "other"]);
+    assert!(code == 2 && said.contains("no image 'other'; it has app, app:main"), "{code} {said}");
+    assert_eq!(fs::read(env.path(LOCK)).unwrap(), text);
+    let (_, said, _) = run(&env, &["remove", "app"]);
+    assert_eq!(said, format!("app removed; 1 image left in {LOCK}\n"));
+    assert_eq!(lock(&env)["images"].as_object().unwrap().keys().collect::<Vec<_>>(), ["app:main"]);
+    run(&env, &["remove", "app:main"]);
+    assert_eq!((&lock(&env)["images"], &lock(&env)["blobs"]), (&json!({}), &json!({})));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod hub;
 mod inspect;
 mod list;
 mod manifest;
+mod remove;
 mod split;
 mod use_model;
 
@@ -28,6 +29,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     Add(add::Args),
+    Remove(remove::Args),
     Fetch(fetch::Args),
     Inspect(inspect::Args),
     List(list::Args),
@@ -58,6 +60,7 @@ impl ArtifactFormat {
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
         Verb::Add(args) => add::run(args, printer, session),
+        Verb::Remove(args) => remove::run(args, printer, session),
         Verb::Fetch(args) => fetch::run(args, printer, session),
         Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),

@@ -6,6 +6,7 @@ mod fetch;
 mod import;
 mod list;
 mod mirror;
+mod remove;
 mod update;
 
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ images.lock.json belongs into version control: it holds every manifest byte for 
 
 /// Pin images of registries by digest, see what became of them, and take what is new.
 ///
-/// Images that are not built here are listed in a lock file. Only `add`, `update` and `import` change it, and
+/// Images that are not built here are listed in a lock file. Only `add`, `remove`, `update` and `import` change it, and
 /// nothing else; what is built and loaded follows the lock alone.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
@@ -44,6 +45,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
     Add(add::Args),
+    Remove(remove::Args),
     Check(check::Args),
     Update(update::Args),
     Fetch(fetch::Args),
@@ -56,6 +58,7 @@ enum Verb {
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
         Verb::Add(args) => add::run(args, printer, session),
+        Verb::Remove(args) => remove::run(args, printer, session),
         Verb::Check(args) => check::run(args, printer, session),
         Verb::Update(args) => update::run(args, printer, session),
         Verb::Fetch(args) => fetch::run(args, printer, session),

@@ -1,0 +1,45 @@
+//! `windlass upstream remove`
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::super::printer::{Printer, count};
+use super::super::session::Session;
+use super::{LockArgs, chosen};
+use crate::lock_file;
+use crate::upstream::file::Change;
+use crate::upstream::lock::Lock;
+
+const EXAMPLE: &str = "Examples:
+  windlass upstream remove mindsdb
+  windlass upstream remove qdrant open-webui:cuda --lock pins/images.lock.json";
+
+/// Take images out of the lock.
+///
+/// Changes the lock and nothing else. The next `windlass upstream fetch` lets go of the blobs that no image of the lock
+/// needs; what is built or loaded keeps its own.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// The images. If one of them is not in the lock, nothing is changed.
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    #[command(flatten)]
+    lock: LockArgs,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let (path, progress) = (&args.lock.lock, session.progress());
+    let mut change = Change::begin(path, progress)?;
+    if change.is_new() {
+        bail!(lock_file::missing::<Lock>(path));
+    }
+    let names = chosen(&change.lock, &args.names, path)?;
+    change.lock.images.retain(|name, _| !names.contains(name));
+    let left = change.lock.images.len();
+    change.finish(progress)?;
+    if printer.json() {
+        return printer.value(&json!({ "removed": names, "left": left }));
+    }
+    printer.line(format!("{} removed; {} left in {}", names.join(", "), count(left, "image"), path.display()))
+}
