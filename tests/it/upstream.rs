@@ -111,7 +111,7 @@ fn the_lock_holds_what_the_registry_sent_and_says_what_changed() {
         let (code, said, beside) = run(&env, &[&["update"], force].concat());
         assert_eq!((code, said.as_str(), beside.as_str()), (0, "", "2 images: 0 changed, 2 the same\n"));
     }
-    assert_eq!((fs::metadata(env.path(LOCK)).unwrap().ino(), fs::read(env.path(LOCK)).unwrap()), (inode, text));
+    assert_eq!((fs::metadata(env.path(LOCK)).unwrap().ino(), fs::read(env.path(LOCK)).unwrap()), (inode, text.clone()));
     let listed = env.ok(["upstream", "list", "--why", "--state", "state.json"]);
     assert!(listed.contains("why: a test") && listed.contains("(floating)"), "{listed}");
     assert!(listed.contains("2 images: 1 pinned, 1 locked by a floating tag, 0 pending, 0 due"), "{listed}");
