@@ -25,8 +25,9 @@ const EXAMPLE: &str = "Examples:
 
 In Nix, what was added is: fetchModel { lock = ./models.lock.json; name = \"big\"; }
 
-Of a private or gated repository, accept the terms on its page first; the token is that of HF_TOKEN, or of the login of
-Hugging Face's own tools. HF_ENDPOINT may name a mirror. The token goes to that host alone, and is kept nowhere.";
+Of a private or gated repository, accept the terms on its page first; the token is that of
+HF_TOKEN, or of the login of Hugging Face's own tools. HF_ENDPOINT may name a mirror. The token goes
+to that host alone, and is kept nowhere.";
 
 /// Pin a model: look up what it is, download it into the Nix store, and write it down in a lock.
 ///

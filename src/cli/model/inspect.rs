@@ -14,8 +14,8 @@ const EXAMPLE: &str = "Examples:
   windlass model inspect ./all-MiniLM-L6-v2                      a directory with one model
   windlass model inspect --json model.safetensors
 
-It ends with 4 if a file is not what it should be: cut off, damaged, a web page or a Git LFS pointer under a model's
-name, or a shard that is missing or does not fit.";
+It ends with 4 if a file is not what it should be: cut off, damaged, a web page or a Git LFS pointer
+under a model's name, or a shard that is missing or does not fit.";
 
 /// Show what a model is: architecture, parameters, quantisation, context, licence.
 ///
