@@ -52,7 +52,7 @@
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
-//! | `lint` | `digest` `image` `layer` `layout` `model` `plan` `progress` `reference` `stack` |
+//! | `lint` | `digest` `image` `layer` `layout` `model` `plan` `reference` `stack` |
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |

@@ -9,11 +9,11 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::blobs::{At, WriteError};
+use crate::blobs::{At, WriteError, free_space};
 use crate::digest::Digest;
 use crate::store::{StoreDir, StorePathError, nixbase32};
 
@@ -34,6 +34,16 @@ pub enum NixError {
         what: &'static str,
         /// What it said.
         said: String,
+    },
+    /// Less space than what is to come.
+    #[error("{folder} has {free} bytes free, and {needed} are to be written there; free some", folder = folder.display())]
+    NoSpace {
+        /// Where.
+        folder: PathBuf,
+        /// What would be written.
+        needed: u64,
+        /// What is free.
+        free: u64,
     },
     /// Nix put a file elsewhere than where derivations look for it.
     #[error("nix-store put a file at {found} instead of {expected}; is NIX_STORE_DIR the directory of this store?", found = found.display(), expected = expected.display())]
@@ -152,6 +162,27 @@ impl NixStore {
             missing.extend(lacking.map(|(file, _)| file.clone()));
         }
         Ok(missing)
+    }
+
+    /// That `all` bytes fit into the store, and beside them the `at_once` that are in `cache` until the store has them.
+    ///
+    /// # Errors
+    /// If they do not ([`NixError::NoSpace`]), or that cannot be known.
+    pub fn check_space(&self, cache: &Path, all: u64, at_once: u64) -> Result<(), NixError> {
+        let store = self.folder();
+        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).at("read", path);
+        let needed: &[(&Path, u64)] = if device(cache)? == device(store)? {
+            &[(store, all + at_once)]
+        } else {
+            &[(store, all), (cache, at_once)]
+        };
+        for &(folder, needed) in needed.iter().filter(|(_, needed)| *needed > 0) {
+            let free = free_space(folder)?;
+            if free < needed {
+                return Err(NixError::NoSpace { folder: folder.to_owned(), needed, free });
+            }
+        }
+        Ok(())
     }
 
     /// Puts the file at `from`, which has this name and was verified, into the store.

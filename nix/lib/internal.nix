@@ -153,7 +153,7 @@ rec {
     in
     "${elemAt parts 1}/${architectures.${head parts} or (head parts)}";
 
-  # What images and layers can hold, as src/spec.rs reads it.
+  # What images and layers can hold, as src/spec/mod.rs reads it.
   content =
     {
       deps ? [ ],

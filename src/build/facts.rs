@@ -31,14 +31,19 @@ pub struct Outlook {
     pub facts: Option<Facts>,
     /// Its licence, by its annotations or its files.
     pub licence: Option<String>,
+    /// Files that are no models in spite of their names; of a model that was built, its own build has told them.
+    pub warnings: Vec<String>,
 }
 
-/// Looks at what the layers of a model hold.
+/// Looks at what the layers of a model hold. Its warnings name the model.
 pub(super) fn look_at(model: &PlannedModel, progress: &Progress) -> Result<Looked, BuildError> {
-    look(model.layers.iter().map(|layer| &layer.recipe), progress).map_err(|error| match error {
-        LookError::Layer(source) => BuildError::Layer { title: model.name.clone(), source },
-        LookError::Inspect(source) => BuildError::Model { name: model.name.clone(), source },
-    })
+    let name = &model.name;
+    let looked = look(model.layers.iter().map(|layer| &layer.recipe), progress).map_err(|error| match error {
+        LookError::Layer(source) => BuildError::Layer { title: name.clone(), source },
+        LookError::Inspect(source) => BuildError::Model { name: name.clone(), source },
+    })?;
+    let warnings = looked.warnings.iter().map(|warning| format!("model '{name}': {warning}")).collect();
+    Ok(Looked { warnings, ..looked })
 }
 
 /// What a model's image says beside its layers. What the spec says goes before what the files say.

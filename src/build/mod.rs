@@ -194,6 +194,7 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
     for name in inherited {
         warnings.extend(spec.licences.check(name, None)?);
     }
+    warnings.extend(models.values().flat_map(|model| model.warnings.clone()));
     let models = models.into_iter().map(|(name, model)| (name, model.image)).collect();
     Ok(Stack { images, models, services, warnings })
 }

@@ -12,11 +12,12 @@ use crate::image::{Layer, LayerKind};
 use crate::layer::Recipe;
 use crate::layout::{Image, ImageDir, ImageKind};
 use crate::model::labels::LICENCES;
+use crate::model::layers::Looked;
 use crate::plan::{self, Planned, PlannedModel};
 use crate::progress::Progress;
 use crate::spec::{ModelSource, ModelSpec};
 
-/// Builds a model: its layers, and an image of only these.
+/// Builds a model: its layers, and an image of only these; and what there is to be warned of.
 ///
 /// # Errors
 /// See [`BuildError`].
@@ -25,8 +26,8 @@ pub fn model(
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<Image, BuildError> {
-    build(spec, graph, blobs, &mut BTreeMap::new(), progress).map(|model| model.image)
+) -> Result<(Image, Vec<String>), BuildError> {
+    build(spec, graph, blobs, &mut BTreeMap::new(), progress).map(|model| (model.image, model.warnings))
 }
 
 /// Builds a model; `made` has layers that are made already, and gets those that were not.
@@ -50,7 +51,7 @@ fn build(
     let (tag, names) = (spec.tag.as_deref(), vec![spec.name.clone()]);
     let mut image = assemble(&spec.name, tag, &about(spec, &looked), &all, names, ImageKind::Model)?;
     image.summary.model = Some(record(spec, &looked, &layers));
-    Ok(Model { image, layers })
+    Ok(Model { image, layers, warnings: looked.warnings })
 }
 
 /// A model with its layers, bottom first, and its own image.
@@ -58,6 +59,8 @@ fn build(
 pub(super) struct Model {
     pub(super) image: Image,
     pub(super) layers: Vec<Layer>,
+    /// Files that are no models in spite of their names, if it was built now.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Model {
@@ -87,7 +90,7 @@ pub(super) fn all(
             }
             ModelSource { built, .. } => {
                 let (image, name, layers) = read(built.as_deref())?;
-                (name, Model { image, layers })
+                (name, Model { image, layers, warnings: Vec::new() })
             }
         };
         match models.get(&name) {
@@ -125,23 +128,23 @@ pub fn outlook<'a>(
     let mut models: BTreeMap<String, Outlook> = BTreeMap::new();
     for source in sources {
         let model = planned(source, graph)?;
-        let (digests, facts, licence) = match source {
+        let (digests, facts, licence, warnings) = match source {
             ModelSource { spec: Some(spec), .. } => {
-                let facts = look_at(&model, progress)?.facts;
+                let Looked { facts, warnings, .. } = look_at(&model, progress)?;
                 let licence = spec.annotations.get(LICENCES).cloned();
                 let licence = licence.or_else(|| facts.as_ref().and_then(|facts| facts.licence.clone()));
-                (spec.known(), facts, licence)
+                (spec.known(), facts, licence, warnings)
             }
             ModelSource { built, .. } => {
                 let (image, ..) = read(built.as_deref())?;
                 let record = image.summary.model.clone().unwrap_or_default();
                 let digests = record.files.into_iter().map(|file| (file.path, file.sha256)).collect();
-                (digests, record.facts, licence_of(&image))
+                (digests, record.facts, licence_of(&image), Vec::new())
             }
         };
         let PlannedModel { name, weights, layers } = model;
         let recipes = layers.into_iter().map(|layer| layer.recipe).collect();
-        models.insert(name.clone(), Outlook { name, weights, recipes, digests, facts, licence });
+        models.insert(name.clone(), Outlook { name, weights, recipes, digests, facts, licence, warnings });
     }
     Ok(models.into_values().collect())
 }

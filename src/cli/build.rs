@@ -139,9 +139,9 @@ pub(super) fn write(
             lint::lint(&[lint::Image::of(&image)], &[])
         }
         Spec::Model(spec) => {
-            let image = build::model(spec, graph, blobs, progress)?;
+            let (image, warnings) = build::model(spec, graph, blobs, progress)?;
             image.write_lean(directory, progress)?;
-            lint::lint(&[], &[lint::Model::of(&spec.name, &image)])
+            [warnings, lint::lint(&[], &[lint::Model::of(&spec.name, &image)])].concat()
         }
         Spec::Stack(spec) => {
             let stack = build::stack(spec, graph, progress)?;

@@ -186,8 +186,8 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     }
     if error.is::<NoSpace>()
         || matches!(error.downcast_ref(), Some(LoadError::NoSpace { .. }))
-        || matches!(error.downcast_ref(), Some(FetchError::NoSpace { .. }))
-        || matches!(error.downcast_ref(), Some(AddError::NoSpace { .. }))
+        || matches!(error.downcast_ref(), Some(FetchError::Nix(NixError::NoSpace { .. })))
+        || matches!(error.downcast_ref(), Some(AddError::Nix(NixError::NoSpace { .. })))
         || matches!(error.downcast_ref(), Some(PullError::NoSpace { .. } | PullError::Full { .. }))
         || error.downcast_ref().is_some_and(|error: &std::io::Error| full(error.kind()))
     {

@@ -197,7 +197,8 @@ fn of_spec(args: &Args) -> Result<Report> {
         })
         .collect();
     let (mut models, mut of_models, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
-    for Outlook { name, weights: size, recipes, digests, facts, licence } in outlook {
+    for Outlook { name, weights: size, recipes, digests, facts, licence, warnings: of_files } in outlook {
+        warnings.extend(of_files);
         warnings.extend(match policy.check(&name, licence.as_deref()) {
             Ok(warning) => warning,
             Err(error) => Some(format!("this would not be built: {error}")),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::facts::Facts;
@@ -11,16 +11,14 @@ use super::hub::{Hub, HubError};
 use super::inspect::inspect;
 use super::lock::{LockedFile, LockedModel};
 use super::resolve::{Candidate, Origin, ResolveError, Resolved};
-use crate::blobs::{At, WriteError, free_space};
+use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
 use crate::nix_store::{FixedFile, NixError, NixStore};
+use crate::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::progress::Progress;
 use crate::registry::error::RegistryError;
 use crate::registry::web::WebFile;
 use crate::store::StorePathError;
-
-/// Bytes that are read and hashed at once.
-const CHUNK: usize = 256 << 10;
 
 /// Why a model is not in the store.
 #[derive(Debug, thiserror::Error)]
@@ -42,16 +40,6 @@ pub enum AddError {
         address: String,
         /// The server.
         host: String,
-    },
-    /// Less space than what is to come.
-    #[error("{folder} has {free} bytes free, and {needed} are to be written there; free some", folder = folder.display())]
-    NoSpace {
-        /// Where.
-        folder: PathBuf,
-        /// What would be written.
-        needed: u64,
-        /// What is free.
-        free: u64,
     },
     /// A local file.
     #[error("{path}: {source}", path = path.display())]
@@ -272,18 +260,18 @@ impl Adder<'_> {
 
     fn hash(&self, path: &Path) -> Result<(Digest, u64), AddError> {
         let failed = |source| AddError::Read { path: path.to_owned(), source };
-        let (mut file, mut hasher) = (File::open(path).map_err(failed)?, Hasher::new());
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            self.progress.check().map_err(failed)?;
-            match file.read(&mut buffer).map_err(failed)? {
-                0 => return Ok(hasher.finish()),
-                read => {
-                    hasher.update(&buffer[..read]);
-                    self.progress.count_read(read as u64);
-                }
-            }
-        }
+        let file = File::open(path).map_err(failed)?;
+        let size = file.metadata().map_err(failed)?.len();
+        let mut hasher = Hasher::new();
+        let hash: Consumer<'_> = Box::new(|chunk| {
+            hasher.update(chunk);
+            Ok(())
+        });
+        let readers = Readers { here: vec![hash], beside: Vec::new() };
+        fan_out(&file, size, readers, self.progress).map_err(|error| match error {
+            PipeError::Read(source) | PipeError::Write(source) => failed(source),
+        })?;
+        Ok(hasher.finish())
     }
 
     /// What a refusal means to whoever asked for a model.
@@ -297,7 +285,6 @@ impl Adder<'_> {
 
     /// Of what is downloaded, one file at a time is in the cache until the store has it.
     fn check_space(&self, files: &[&Candidate]) -> Result<(), AddError> {
-        let store = self.store.folder();
         let all: u64 = files.iter().filter_map(|file| file.size).sum();
         let coming = files.iter().filter(|file| matches!(file.origin, Origin::Web { .. }));
         let most = coming.filter_map(|file| {
@@ -307,18 +294,6 @@ impl Adder<'_> {
         });
         let at_once = most.max().unwrap_or(0);
         self.progress.expect(all);
-        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).at("read", path);
-        let needed: &[(&Path, u64)] = if device(self.cache)? == device(store)? {
-            &[(store, all + at_once)]
-        } else {
-            &[(store, all), (self.cache, at_once)]
-        };
-        for &(folder, needed) in needed {
-            let free = free_space(folder)?;
-            if !files.is_empty() && free < needed {
-                return Err(AddError::NoSpace { folder: folder.to_owned(), needed, free });
-            }
-        }
-        Ok(())
+        Ok(self.store.check_space(self.cache, all, at_once)?)
     }
 }

@@ -2,8 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use super::Registries;
@@ -11,7 +10,7 @@ use super::document::DocumentError;
 use super::lock::{Image, Lock, Source};
 use super::nix::{BlobStore, store_name};
 use super::place::{ParsePlaceError, Place, PlaceError, Wanted, take_first};
-use crate::blobs::{At, WriteError, free_space};
+use crate::blobs::{At, WriteError};
 use crate::digest::Digest;
 use crate::nix_store::NixError;
 use crate::platform::Platform;
@@ -50,16 +49,6 @@ pub enum FetchError {
         name: String,
         /// What is wrong.
         source: ParsePlaceError,
-    },
-    /// Less space than what is to come.
-    #[error("{folder} has {free} bytes free, and {needed} are to be written there; free some", folder = folder.display())]
-    NoSpace {
-        /// Where.
-        folder: PathBuf,
-        /// What would be written.
-        needed: u64,
-        /// What is free.
-        free: u64,
     },
     /// The store.
     #[error("{0}")]
@@ -265,23 +254,10 @@ impl Fetcher<'_> {
 
     /// Each blob is in the cache until the store has it.
     fn check_space(&self, jobs: &[Job]) -> Result<(), FetchError> {
-        let store = self.store.folder();
         let all: u64 = jobs.iter().map(|job| job.wanted.size).sum();
         let mut sizes: Vec<u64> = jobs.iter().map(|job| job.wanted.size).collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let at_once: u64 = sizes.iter().take(self.parallel.max(1)).sum();
-        let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).at("read", path);
-        let needed: &[(&Path, u64)] = if device(self.cache)? == device(store)? {
-            &[(store, all + at_once)]
-        } else {
-            &[(store, all), (self.cache, at_once)]
-        };
-        for &(folder, needed) in needed {
-            let free = free_space(folder)?;
-            if !jobs.is_empty() && free < needed {
-                return Err(FetchError::NoSpace { folder: folder.to_owned(), needed, free });
-            }
-        }
-        Ok(())
+        Ok(self.store.check_space(self.cache, all, at_once)?)
     }
 }

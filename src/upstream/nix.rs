@@ -36,6 +36,14 @@ impl BlobStore {
         self.0.folder()
     }
 
+    /// That there is room, see [`NixStore::check_space`].
+    ///
+    /// # Errors
+    /// If there is not.
+    pub fn check_space(&self, cache: &Path, all: u64, at_once: u64) -> Result<(), NixError> {
+        self.0.check_space(cache, all, at_once)
+    }
+
     /// Where a blob is, or would be.
     #[must_use]
     pub fn path(&self, digest: Digest) -> PathBuf {

@@ -105,6 +105,33 @@ fn a_model_image_says_what_it_is_from_one_read() {
     assert!(text.contains(&told), "{text}");
 }
 
+/// What is known of a model that was built is in its image: a stack around it asks the model itself nothing.
+#[test]
+fn a_model_that_was_built_is_not_read_again() {
+    let podman = linked_podman();
+    let file = podman.store_file("tiny.gguf", &gguf("t", &[3_000_000]));
+    build(&podman, "tiny", &tiny(&podman, &file));
+    let source = json!({ "built": podman.env.path("tiny") });
+    let app = json!({ "name": "app", "storeDir": podman.env.path("store"), "models": [source],
+        "content": { "texts": { "/etc/version": "2" } } });
+    let stack = json!({ "kind": "stack", "name": "s", "images": [app], "licences": { "allow": ["Apache-2.0"] } });
+    podman.env.write("stack.json", stack.to_string());
+    podman.env.write("none", "{}");
+    let path = |name: &str| podman.env.path(name).to_str().unwrap().to_owned();
+    let build = ["build", &path("stack.json"), "--closure", &path("none"), "--output", &path("stack")];
+    let plan = ["plan", &path("stack.json"), "--closure", &path("none")];
+    let trace = path("trace");
+    let options = ["--follow-forks", "--quiet=all", "--decode-fds=path", "--trace=read,pread64", "--output", &trace];
+    for (arguments, read) in [(&build[..], 0), (&plan, 0), (&["verify", &path("tiny"), "--full"], 3_000_000)] {
+        let program = podman.env.program().display().to_string();
+        run_ok(&mut podman.command("strace", &[&options[..], &[&program], arguments].concat()));
+        let lines = fs::read_to_string(&trace).unwrap();
+        let of_model = lines.lines().filter(|line| line.contains("tiny.gguf>"));
+        let bytes: u64 = of_model.filter_map(|line| line.rsplit_once(" = ")?.1.parse::<u64>().ok()).sum();
+        assert!(if read == 0 { bytes == 0 } else { bytes >= read }, "{arguments:?}: {bytes} bytes");
+    }
+}
+
 #[test]
 fn ramalama_finds_the_model_in_its_own_image() {
     let podman = linked_podman();
