@@ -11,11 +11,16 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use crate::blobs::{At, WriteError, free_space};
 use crate::digest::Digest;
 use crate::store::{StoreDir, StorePathError, nixbase32};
+
+/// How often Nix is asked again whose database is busy, and after how long: for 20 seconds in all.
+const BUSY_TRIES: usize = 200;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why files cannot be put into the Nix store.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +169,15 @@ impl NixStore {
         Ok(missing)
     }
 
+    /// Makes Nix set up a store that is new, before several processes of it are at work at a time: two that set up its
+    /// database at once disturb each other (2.8 then says that `db/schema` is corrupt, or that the database is busy).
+    ///
+    /// # Errors
+    /// If Nix does not do it.
+    pub fn set_up(&self) -> Result<(), NixError> {
+        run("--check-validity", [], &[]).map(drop)
+    }
+
     /// That `all` bytes fit into the store, and beside them the `at_once` that are in `cache` until the store has them.
     ///
     /// # Errors
@@ -241,13 +255,9 @@ pub fn register(nix: &NixPlaces, link: &Path, path: &Path) -> Result<(), RootErr
         return Ok(());
     }
     let failed = |why: String| RootError { link: link.to_owned(), why };
-    let output = Command::new("nix-store")
-        .args(["--indirect", "--add-root"])
-        .arg(link)
-        .arg("--realise")
-        .arg(path)
-        .stdin(Stdio::null())
-        .output()
+    let mut command = Command::new("nix-store");
+    command.args(["--indirect", "--add-root"]).arg(link).arg("--realise").arg(path);
+    let output = output(command)
         .map_err(|error| failed(format!("{} cannot be written to, and nix-store: {error}", auto.display())))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(failed(said.trim().trim_start_matches("error: ").to_owned())) }
@@ -258,8 +268,9 @@ fn run<'a>(
     options: impl IntoIterator<Item = &'a OsStr>,
     paths: &[PathBuf],
 ) -> Result<String, NixError> {
-    let output = Command::new("nix-store").arg(what).args(options).args(paths).stdin(Stdio::null()).output();
-    let output = output.map_err(NixError::Missing)?;
+    let mut command = Command::new("nix-store");
+    command.arg(what).args(options).args(paths);
+    let output = output(command).map_err(NixError::Missing)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         // Warnings come first; the last line says what it was.
@@ -267,6 +278,27 @@ fn run<'a>(
         return Err(NixError::Failed { what, said });
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What Nix answers. Without a daemon each process opens the store's database itself, and one that does so while the last
+/// of the others closes it is turned away (`SQLITE_BUSY`, which sqlite.org/wal.html has under "Sometimes Queries Return
+/// SQLITE_BUSY In WAL Mode"): Nix waits where it reads and writes, but not
+/// where it opens (seen with 2.8). So it is asked again.
+fn output(mut command: Command) -> io::Result<Output> {
+    let busy = |output: &Output| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        !output.status.success() && said.contains("SQLite database '") && said.contains("' is busy")
+    };
+    command.stdin(Stdio::null());
+    let mut output = command.output()?;
+    for _ in 0..BUSY_TRIES {
+        if !busy(&output) {
+            break;
+        }
+        std::thread::sleep(BUSY_PAUSE);
+        output = command.output()?;
+    }
+    Ok(output)
 }
 
 /// The name that a file gets in the store, made of its own: every byte that a store path cannot have is `-`, a `.`

@@ -208,6 +208,7 @@ impl Fetcher<'_> {
     /// If there is no room, or a signal came.
     pub fn run(&self, mut jobs: Vec<Job>) -> Result<Outcome, FetchError> {
         fs::create_dir_all(self.cache).at("create", self.cache)?;
+        self.store.set_up()?;
         self.check_space(&jobs)?;
         self.progress.expect(jobs.iter().map(|job| job.wanted.size).sum());
         // The largest first: the last one to end should be a small one.

@@ -36,6 +36,14 @@ impl BlobStore {
         self.0.folder()
     }
 
+    /// Makes it one that several processes of Nix can use, see [`NixStore::set_up`].
+    ///
+    /// # Errors
+    /// If Nix does not do it.
+    pub fn set_up(&self) -> Result<(), NixError> {
+        self.0.set_up()
+    }
+
     /// That there is room, see [`NixStore::check_space`].
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `windlass upstream fetch`, and the builder that fetches, against Debian's docker-registry.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -119,7 +120,7 @@ fn what_is_wrong_or_gone_is_told_by_image_and_the_rest_is_kept() {
         code == 4 && err.contains(&format!("{digest} (app): docker://{}/team/app: ", registry.host)),
         "{code} {err}"
     );
-    assert!(out.starts_with("app is incomplete: 1 blob missing\n"), "{out}");
+    assert!(out.starts_with("app is incomplete: 1 blob missing\n"), "{out}\n{err}");
     assert!(out.contains(&format!("{} fetched, 0 present; ", blobs.len() - 1)), "{out}");
     assert!(!podman.ok("sh", &["-c", "ls $NIX_STORE_DIR"]).contains(&digest[7..]), "the store has it");
     bytes[1000] ^= 1;
@@ -130,6 +131,27 @@ fn what_is_wrong_or_gone_is_told_by_image_and_the_rest_is_kept() {
     assert!(code == 2 && err.contains("no image 'other'"), "{code} {err}");
     let (code, _, err) = fetch(&podman, &["--platform", "linux/s390x"]);
     assert!(code == 2 && err.contains("linux/s390x"), "{code} {err}");
+}
+
+#[test]
+fn a_nix_whose_database_is_busy_is_asked_again() {
+    let podman = linked_podman();
+    let _registry = locked(&podman, 100_000);
+    // Whatever it is asked, the first time it says no.
+    let script = "#!/bin/sh\nseen=\"$SEEN/$(printf %s \"$*\" | sha256sum | cut -c1-64)\"\nif mkdir \"$seen\" 2> /dev/null; \
+                  then echo \"error: SQLite database '/db.sqlite' is busy\" >&2; exit 1; fi\nPATH=\"$REAL\" exec nix-store \"$@\"\n";
+    let (folder, seen) = (podman.env.path("bin"), podman.env.path("seen"));
+    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&seen).unwrap();
+    fs::write(folder.join("nix-store"), script).unwrap();
+    fs::set_permissions(folder.join("nix-store"), fs::Permissions::from_mode(0o755)).unwrap();
+    let real = std::env::var("PATH").unwrap();
+    let mut command = windlass(&podman, &["upstream", "fetch", "--retries", "0"]);
+    command.env("SEEN", &seen).env("REAL", &real).env("PATH", format!("{}:{real}", folder.display()));
+    let blobs = lock(&podman)["blobs"].as_object().unwrap().len();
+    let out = run_ok(&mut command);
+    assert!(out.starts_with(&format!("{blobs} blobs: {blobs} fetched, 0 present; ")), "{out}");
+    assert!(fs::read_dir(&seen).unwrap().count() >= blobs, "each blob was refused once");
 }
 
 #[test]

@@ -57,7 +57,6 @@ fn image() -> (Vec<u8>, Vec<Vec<u8>>) {
 #[test]
 fn blobs_are_fetched_at_the_same_time() {
     let podman = linked_podman();
-    std::fs::create_dir_all(podman.env.path("store")).unwrap();
     let meeting = Meeting::default();
     let there = meeting.clone();
     let (manifest, blobs) = image();
