@@ -1,5 +1,7 @@
 //! Manifests and small blobs.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use ureq::Body;
 use ureq::http::{HeaderMap, Method, Response};
@@ -73,6 +75,13 @@ impl Client {
     /// If the certificates cannot be read, or the proxy is none.
     pub fn new(options: Options) -> Result<Self, RegistryError> {
         Ok(Self { transport: Transport::new(options)? })
+    }
+
+    /// The files and helpers with the user's logins that a registry has taken so far, by its host; none where it lets
+    /// anybody in.
+    #[must_use]
+    pub fn logins(&self, host: &str) -> BTreeSet<String> {
+        self.transport.sources(host)
     }
 
     /// Asks for the digest of a tag, or whether there is a digest. Registries that count pulls do not count this, unless

@@ -89,6 +89,8 @@ pub(super) struct Transport {
     proxied: Option<Agent>,
     /// `Authorization` by registry and scope.
     logins: Mutex<BTreeMap<(String, String), Secret>>,
+    /// Where the user's logins are from that a registry has taken, by registry.
+    sources: Mutex<BTreeMap<String, BTreeSet<String>>>,
     /// Held by whoever gets a login, so that many threads get one.
     login: Mutex<()>,
     /// Hosts that could not be reached: each is tried once more, not again and again.
@@ -127,9 +129,15 @@ impl Transport {
             proxied,
             options,
             logins: Mutex::default(),
+            sources: Mutex::default(),
             login: Mutex::default(),
             down: Mutex::default(),
         })
+    }
+
+    /// The files and helpers with the user's logins that this registry has taken.
+    pub(super) fn sources(&self, host: &str) -> BTreeSet<String> {
+        locked(&self.sources).get(host).cloned().unwrap_or_default()
     }
 
     /// The address of something in a repository.
@@ -171,6 +179,9 @@ impl Transport {
             if response.status() == 401 {
                 locked(&self.logins).remove(&key);
                 return Err(unauthorized(ask.at, login.as_ref()));
+            }
+            if let Some(login) = login {
+                locked(&self.sources).entry(ask.at.host().to_owned()).or_default().insert(login.source);
             }
         }
         match response.status() {

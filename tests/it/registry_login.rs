@@ -1,5 +1,6 @@
 //! Logins: who gets them, who does not, and what is said without one.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -85,6 +86,40 @@ fn a_helper_is_asked() {
         command.env("WINDLASS_TEST_AUTH_FILE", env.write("config.json", json)).env("WINDLASS_TEST_HOST", host);
         assert!(run_ok(&mut command).contains("1 passed"));
     }
+}
+
+#[test]
+fn a_check_says_whose_login_was_taken() {
+    let env = Env::new();
+    let (open, closed) = (RealRegistry::start(&env), RealRegistry::with_login(&env, "alice", "s3cret"));
+    let file = auth_file(&env, &closed.host, "alice", "s3cret");
+    let (client, layer) = (with_file(file.clone()), noise(1000));
+    for host in [&open.host, &closed.host] {
+        push_image(&client, &at(host, "app"), &layer);
+        let mut add =
+            env.windlass(["upstream", "add", &host.replace(':', "-"), &format!("{host}/app:1.0"), "--insecure"]);
+        run_ok(add.arg("--authfile").arg(&file).args(["--platform", "linux/amd64"]));
+    }
+    let check = |more: &[&str], code: i32| {
+        let mut command = env.windlass(["upstream", "check", "--state", "state.json", "--retries", "0"]);
+        let output = command.args(more).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let block = |said: &str| {
+        let (_, rest) = said.split_once("[Authentication Check]\n").unwrap();
+        rest.split("\n\n").next().unwrap().lines().map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let anybody = format!("  [OK] {}: without a login", open.host);
+    let path = file.to_str().unwrap();
+    let said = check(&["--authfile", path], 0);
+    assert_eq!(block(&said), [anybody.clone(), format!("  [OK] {}: login of {path}", closed.host)].into());
+    assert!(!said.contains("s3cret"));
+    let said = check(&[], 1);
+    assert_eq!(block(&said), [anybody, format!("  [UNKNOWN] {}: nothing could be looked up", closed.host)].into());
+    let report: serde_json::Value = serde_json::from_str(&check(&["--authfile", path, "--json"], 0)).unwrap();
+    assert_eq!(report["registries"][&closed.host], serde_json::json!({ "answered": true, "logins": [path] }));
+    assert_eq!(report["registries"][&open.host], serde_json::json!({ "answered": true, "logins": [] }));
 }
 
 /// A registry that gives tokens: `GET /token` and `POST /token` to who logs in, or to all.

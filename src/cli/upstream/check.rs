@@ -1,5 +1,7 @@
 //! `windlass upstream check`
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use anyhow::{Result, bail};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -9,6 +11,7 @@ use super::super::printer::{Printer, count, size};
 use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, StateArgs, day, now, unknown};
 use crate::digest::Digest;
+use crate::upstream::Registries;
 use crate::upstream::check::{Change, ChangeKind, Finding, Options, Status, check, order};
 use crate::upstream::file;
 use crate::upstream::lock::{Cadence, Image, Lock};
@@ -59,6 +62,7 @@ pub(super) struct Args {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report<'a> {
+    registries: BTreeMap<String, Registry>,
     images: Vec<Row<'a>>,
     updates: usize,
     gone: usize,
@@ -78,6 +82,15 @@ struct Row<'a> {
     last_check: Option<Timestamp>,
 }
 
+/// How a registry took our questions.
+#[derive(Debug, Default, Serialize)]
+struct Registry {
+    /// Whether anything could be looked up there.
+    answered: bool,
+    /// The files and helpers whose logins it took; none if it let anybody in.
+    logins: BTreeSet<String>,
+}
+
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let path = &args.lock.lock;
     let lock = file::read(path)?;
@@ -86,7 +99,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let names = order(&lock, &args.images, last).map_err(|name| unknown(&lock, &name, path))?;
     let options = Options { quota: args.quota, details: args.details };
     let drawing = session.draw("check");
-    let mut findings = check(&args.registry.registries()?, &lock, &names, options, session.progress())?;
+    let clients = args.registry.registries()?;
+    let mut findings = check(&clients, &lock, &names, options, session.progress())?;
     drop(drawing);
     findings.sort_by(|a, b| a.name.cmp(&b.name));
     state.record(&findings, now());
@@ -99,11 +113,12 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let updates = number(Status::is_update);
     let (gone, unknown) = (number(|status| status == Status::Gone), number(|status| status == Status::Unknown));
     let sentence = sentence(&findings);
+    let registries = registries(&findings, &lock, &clients)?;
     if printer.json() {
         let images = findings.iter().map(|finding| row(finding, &lock, &state)).collect();
-        printer.value(&Report { images, updates, gone, unknown, sentence })?;
+        printer.value(&Report { registries, images, updates, gone, unknown, sentence })?;
     } else {
-        show(&findings, &lock, updates, printer)?;
+        show(&registries, &findings, &lock, updates, printer)?;
         printer.line(sentence)?;
     }
     if updates > 0 {
@@ -127,10 +142,39 @@ fn row<'a>(finding: &'a Finding, lock: &'a Lock, state: &State) -> Row<'a> {
     }
 }
 
-fn show(findings: &[Finding], lock: &Lock, updates: usize, printer: &Printer) -> Result<()> {
-    for line in [RULE, "  Container Image Check", RULE, "", "[Checking Images]"] {
+/// The registries that were asked, or should have been.
+fn registries(findings: &[Finding], lock: &Lock, clients: &Registries) -> Result<BTreeMap<String, Registry>> {
+    let mut registries: BTreeMap<String, Registry> = BTreeMap::new();
+    for finding in findings.iter().filter(|finding| finding.status != Status::Pending) {
+        let image = &lock.images[&finding.name];
+        let host = image.location()?.host().to_owned();
+        let logins = clients.client(image.insecure).logins(&host);
+        let registry = registries.entry(host).or_default();
+        registry.answered |= finding.status != Status::Unknown;
+        registry.logins.extend(logins);
+    }
+    Ok(registries)
+}
+
+fn show(
+    registries: &BTreeMap<String, Registry>,
+    findings: &[Finding],
+    lock: &Lock,
+    updates: usize,
+    printer: &Printer,
+) -> Result<()> {
+    for line in [RULE, "  Container Image Check", RULE, "", "[Authentication Check]"] {
         printer.line(line)?;
     }
+    for (host, Registry { answered, logins }) in registries {
+        let logins: Vec<&str> = logins.iter().map(String::as_str).collect();
+        printer.line(match (answered, logins.as_slice()) {
+            (false, _) => format!("  [UNKNOWN] {host}: nothing could be looked up"),
+            (true, []) => format!("  [OK] {host}: without a login"),
+            (true, logins) => format!("  [OK] {host}: login of {}", logins.join(", ")),
+        })?;
+    }
+    printer.line("\n[Checking Images]")?;
     for finding in findings {
         let image = &lock.images[&finding.name];
         printer.line(format!("\n  {}", finding.name))?;
