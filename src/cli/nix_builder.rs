@@ -84,11 +84,19 @@ struct ModelOutputs {
     sum: PathBuf,
 }
 
+/// The file with the attributes. Nix 2.8 names it as it is called outside the sandbox, where a build cannot see it: it
+/// is in the directory that a build starts in.
+fn attributes_file() -> Option<PathBuf> {
+    let named = PathBuf::from(std::env::var_os("NIX_ATTRS_JSON_FILE")?);
+    let here = named.file_name().map(PathBuf::from).filter(|here| !named.exists() && here.exists());
+    Some(here.unwrap_or(named))
+}
+
 pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
     let missing = |what: &str| {
         Environment(format!("{what}; `windlass nix-builder` is run by Nix, for derivations with __structuredAttrs"))
     };
-    let file = std::env::var_os("NIX_ATTRS_JSON_FILE").ok_or_else(|| missing("NIX_ATTRS_JSON_FILE is not set"))?;
+    let file = attributes_file().ok_or_else(|| missing("NIX_ATTRS_JSON_FILE is not set"))?;
     let json = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let mut attributes: Value = serde_json::from_str(&json).with_context(|| file.display().to_string())?;
     let output = attributes["outputs"]["out"].as_str().ok_or_else(|| missing("the attributes have no outputs.out"))?;

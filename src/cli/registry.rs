@@ -47,16 +47,24 @@ impl RegistryArgs {
     }
 }
 
-/// The clients of a derivation's builder, who may see less than the user: logins that it cannot read are none.
+/// The clients of a derivation's builder.
 pub(super) fn of_builder() -> Result<Registries> {
-    let mut options = options(false);
-    options.auth_files.retain(|file| File::open(file).is_ok());
-    Ok(Registries::new(&options)?)
+    Ok(Registries::new(&builder_options())?)
 }
 
 /// The clients of a derivation's builder for web servers. It knows no login: what it fetches is for everybody.
 pub(super) fn web_of_builder() -> Result<Web> {
-    Ok(Web::new(&Options { auth_files: Vec::new(), ..options(false) })?)
+    Ok(Web::new(&Options { auth_files: Vec::new(), ..builder_options() })?)
+}
+
+/// What a builder is told, which has the daemon's environment and sees less than the daemon: logins that it cannot read
+/// are none, and certificates that it cannot read are those of the system. A sandbox has these under one name, whatever
+/// the variable says, and older ones have none: then those count that are built in.
+fn builder_options() -> Options {
+    let mut options = options(false);
+    options.auth_files.retain(|file| File::open(file).is_ok());
+    options.ca_file = options.ca_file.filter(|file| File::open(file).is_ok());
+    options
 }
 
 /// How to talk to registries, as the user's environment has it.

@@ -64,6 +64,7 @@ mod registry_faults;
 mod registry_login;
 mod registry_server;
 mod repair;
+mod sandbox;
 mod services;
 mod status;
 mod unpack;

@@ -64,7 +64,8 @@ pub(crate) fn requisites(expression: &str) -> Vec<String> {
     all.lines().filter_map(name).collect()
 }
 
-fn wrap(expression: &str) -> String {
+/// The same expression for any command of Nix.
+pub(crate) fn wrap(expression: &str) -> String {
     let root = root().display();
     let binary = env!("CARGO_BIN_EXE_windlass");
     // The builder is the program under test, outside the store as the sandbox is off.
