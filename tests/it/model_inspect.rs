@@ -445,7 +445,8 @@ fn nine_gib_need_no_more_memory_than_nothing() {
         file.write_all(header).unwrap();
         file.set_len(header.len() as u64 + data).unwrap();
     };
-    let tokens = vec!["token"; 150_000];
+    // 26 MB of header.
+    let tokens = vec!["token"; 2_000_000];
     let file = Gguf::model()
         .key("tokenizer.ggml.tokens", Said::Texts(&tokens))
         .tensor_at("a", &[4 << 30], 24, 0)
@@ -459,7 +460,8 @@ fn nine_gib_need_no_more_memory_than_nothing() {
     let small = peak(&env, "small.gguf");
     for large in ["large.gguf", "large.safetensors"] {
         let large = peak(&env, large);
-        assert!(large < small + 2048, "{small} KiB for a small one, {large} KiB");
+        // How much of the program itself is in memory differs by some MiB from run to run.
+        assert!(large < small + 8192, "{small} KiB for a small one, {large} KiB");
     }
     // Headers that are all promises: as many words as a file can have, as many tensors as its bytes could be.
     let list = [&8_u32.to_le_bytes()[..], &(1_u64 << 29).to_le_bytes()].concat();
