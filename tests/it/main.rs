@@ -14,6 +14,7 @@ mod cli;
 mod compose;
 mod compose_export;
 mod compose_keys;
+mod daemon;
 mod determinism;
 mod doctor;
 mod engine;

@@ -22,6 +22,20 @@ pub(crate) fn nix(program: &str) -> Command {
     command
 }
 
+/// Options for builds in the sandbox. Of the machine there is only what the program under test is linked with, which cargo
+/// made: one that Nix made has it in its closure.
+pub(crate) const SANDBOX: [&str; 9] = [
+    "--option",
+    "sandbox",
+    "true",
+    "--option",
+    "sandbox-fallback",
+    "false",
+    "--option",
+    "extra-sandbox-paths",
+    "/lib /lib64?",
+];
+
 /// Builds an expression that may use `w`, the functions of nix/lib, and `pkgs`, the stand-in's packages.
 pub(crate) fn build(expression: &str) -> Result<PathBuf, String> {
     let output = nix("nix-build").args(["--no-out-link", "--expr", &wrap(expression)]).output().unwrap();

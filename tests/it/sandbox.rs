@@ -10,28 +10,8 @@ use crate::bad_registry::{Answer, BadRegistry};
 use crate::env::{Env, run_ok};
 use crate::foreign::{Foreign, read};
 use crate::hub::gguf;
-use crate::nix::{build, nix, wrap};
+use crate::nix::{SANDBOX, build, nix, wrap};
 use crate::registry_server::RealRegistry;
-
-/// `nix-build` in the sandbox. Of the machine there is only what the program under test is linked with, which cargo made:
-/// one that Nix made has it in its closure.
-fn nix_build() -> Command {
-    let mut command = nix("nix-build");
-    let options = [
-        "--no-out-link",
-        "--option",
-        "sandbox",
-        "true",
-        "--option",
-        "sandbox-fallback",
-        "false",
-        "--option",
-        "extra-sandbox-paths",
-        "/lib /lib64?",
-    ];
-    command.args(options);
-    command
-}
 
 /// All that there is to build, of bytes that no store has yet: fetched, built, split, planned and exported.
 struct Everything {
@@ -68,10 +48,11 @@ impl Everything {
         Self { env, expression, _registry: registry, _web: web }
     }
 
-    fn run(&self, command: &mut Command) -> PathBuf {
+    fn build(&self) -> PathBuf {
+        let mut build = nix("nix-build");
+        build.args(SANDBOX).args(["--no-out-link", "--expr", &wrap(&self.expression)]);
         // What a daemon has where a proxy looks into connections; no sandbox has such a path.
-        command.args(["--expr", &wrap(&self.expression)]).env("NIX_SSL_CERT_FILE", self.env.write("own.pem", "none"));
-        run_ok(command).trim().into()
+        run_ok(build.env("NIX_SSL_CERT_FILE", self.env.write("own.pem", "none"))).trim().into()
     }
 }
 
@@ -80,7 +61,7 @@ fn all_is_built_in_the_sandbox_and_the_same_without() {
     // The link to the program is made with the machine's own shell.
     build("bin").unwrap();
     let everything = Everything::new();
-    let stack = everything.run(&mut nix_build());
+    let stack = everything.build();
     let json = read(&stack.join("stack.json"));
     assert_eq!(json["images"].as_array().unwrap().len(), 3, "{json}");
     run_ok(Command::new("sha256sum").args(["--check", "--quiet", "SHA256SUMS"]).current_dir(&stack));
