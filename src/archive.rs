@@ -17,7 +17,7 @@ use crate::canonical;
 use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord, index_json, oci_layout};
 use crate::layer::{Entry, Kind, Sink, TRAILER, header, padding};
-use crate::layout::{ImageDir, LayoutError};
+use crate::layout::{ImageDir, LayoutError, Summary};
 use crate::progress::Progress;
 
 /// Layers that an export leaves out, because the other side has them.
@@ -134,8 +134,22 @@ fn docker_manifest(image: &ImageDir) -> Option<Vec<u8>> {
 /// See [`LayoutError`].
 pub fn write_directory(image: &ImageDir, directory: &Path, options: Options<'_>) -> Result<(), LayoutError> {
     image.image().write_oci(directory, options.progress)?;
+    write_layers(image, image.summary(), directory, options)
+}
+
+/// Writes those layers of an image into an OCI directory that `summary` names, and that are not left out.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub(crate) fn write_layers(
+    image: &ImageDir,
+    summary: &Summary,
+    directory: &Path,
+    options: Options<'_>,
+) -> Result<(), LayoutError> {
+    let named: BTreeSet<Digest> = summary.layers().iter().map(|layer| layer.digest).collect();
     for layer in image.summary().layers() {
-        if !options.without.leaves_out(layer) {
+        if named.contains(&layer.digest) && !options.without.leaves_out(layer) {
             let path = directory.join("blobs/sha256").join(layer.digest.hex());
             let mut output = Output::create(&path, options.verify, false, options.progress)?;
             image.write_layer(layer, &mut output)?;

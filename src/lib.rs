@@ -56,7 +56,8 @@
 //! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
 //! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
-//! | `push` | `canonical` `compression` `digest` `forms` `image` `layer` `layout` `model` `pipe` `progress` `registry` |
+//! | `pack` | `archive` `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` |
+//! | `push` | `compression` `digest` `forms` `image` `layout` `model` `pack` `progress` `registry` |
 //! | `cli` | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -86,6 +87,7 @@ pub mod members;
 pub mod model;
 pub mod nar;
 pub mod nix_store;
+pub mod pack;
 pub mod path_info;
 pub mod pattern;
 pub mod pipe;

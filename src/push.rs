@@ -5,22 +5,20 @@
 //! config, and with it the image's ID, stays what it is; the manifest is another one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::{Value, json};
+use oci_spec::image::MediaType;
 
-use crate::canonical;
 use crate::compression::Compression;
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::forms::{FormError, ModelDir};
 use crate::image::{Blob, LayerRecord};
-use crate::layer::{LayerError, Recipe, Sink};
 use crate::layout::{ImageDir, LayoutError};
 use crate::model::artifact::Artifact;
-use crate::pipe::{PipeError, Readers, fan_out};
+use crate::pack::{PackError, Source, packed, with_layers};
 use crate::progress::Progress;
 use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
@@ -39,9 +37,9 @@ pub enum PushError {
     /// A model.
     #[error("{0}")]
     Form(#[from] FormError),
-    /// A manifest of the image.
-    #[error("manifest {0}: {1}")]
-    Manifest(Digest, String),
+    /// Its manifests.
+    #[error("{0}")]
+    Pack(#[from] PackError),
     /// The registry names something else than what was just sent.
     #[error(
         "{at} is {found} in the registry instead of {expected}; somebody else pushed there, or the registry changes what it gets"
@@ -67,14 +65,6 @@ pub struct Pushed {
     pub mounted: usize,
     /// Bytes of the blobs that were sent.
     pub bytes: u64,
-}
-
-/// A blob as the registry has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stored {
-    digest: Digest,
-    size: u64,
-    compression: Option<Compression>,
 }
 
 /// Pushes images to one registry.
@@ -114,28 +104,16 @@ impl<'a> Pusher<'a> {
     pub fn push(&self, image: &ImageDir, at: &Location, tag: &str) -> Result<Digest, PushError> {
         let layers = image.summary().layers();
         self.progress.expect(layers.iter().map(|layer| layer.size).sum());
-        let stored = self.layers(image, at, layers)?;
-        let small: BTreeMap<Digest, &Blob> = image.image().small_blobs().map(|blob| (blob.digest, blob)).collect();
-        let mut renamed: BTreeMap<Digest, (Digest, u64)> = BTreeMap::new();
-        let top = image.summary().digest;
-        let blob = |digest: Digest| {
-            small.get(&digest).copied().ok_or_else(|| PushError::Manifest(digest, "it is not in the image".to_owned()))
-        };
-        for platform in &image.summary().platforms {
-            let config = blob(platform.config_digest)?;
+        let image = with_layers(image.image(), &self.layers(image, at, layers)?)?;
+        let (manifests, configs): (Vec<&Blob>, Vec<&Blob>) =
+            image.blobs.iter().partition(|blob| blob.media_type == MediaType::ImageManifest);
+        for config in configs {
             self.send(at, config.digest, config.bytes.len() as u64, &|to| to.write_all(&config.bytes))?;
-            let manifest = blob(platform.digest)?;
-            let bytes = with_layers(manifest, &stored)?;
-            let digest = Digest::of(&bytes);
-            renamed.insert(platform.digest, (digest, bytes.len() as u64));
-            if platform.digest == top {
-                return self.tag(at, tag, manifest.media_type.as_ref(), &bytes);
-            }
-            let media_type = manifest.media_type.to_string();
-            self.client.push_manifest(at, &digest.to_string(), &media_type, &bytes, self.progress)?;
         }
-        let index = blob(top)?;
-        self.tag(at, tag, index.media_type.as_ref(), &with_manifests(index, &renamed)?)
+        for Blob { media_type, digest, bytes } in manifests {
+            self.client.push_manifest(at, &digest.to_string(), media_type.as_ref(), bytes, self.progress)?;
+        }
+        self.tag(at, tag, image.top.media_type.as_ref(), &image.top.bytes)
     }
 
     /// Pushes a model as an artifact: its files are the blobs, as they are.
@@ -151,7 +129,7 @@ impl<'a> Pusher<'a> {
     ) -> Result<Digest, PushError> {
         self.progress.expect(model.payload());
         for (digest, size) in &artifact.layers {
-            let source = Bytes { file: Some(model.file(*digest)), recipe: None, progress: self.progress };
+            let source = Source::file(model.file(*digest), self.progress);
             if let Err(error) = self.send(at, *digest, *size, &|to| source.write(to)) {
                 if matches!(error, RegistryError::Refused { .. } | RegistryError::Source { .. }) {
                     model.check(*digest, self.progress)?;
@@ -175,13 +153,13 @@ impl<'a> Pusher<'a> {
         Err(PushError::Other { at: format!("{}:{tag}", at.name()), expected, found })
     }
 
-    /// Sends the layers, several at a time; by their digests, what the registry has of each.
+    /// Sends the layers, several at a time; by their digests, what those are that were packed.
     fn layers(
         &self,
         image: &ImageDir,
         at: &Location,
         layers: Vec<&LayerRecord>,
-    ) -> Result<BTreeMap<Digest, Stored>, PushError> {
+    ) -> Result<BTreeMap<Digest, LayerRecord>, PushError> {
         let (queue, done) = (Mutex::new(layers), Mutex::new((BTreeMap::new(), None)));
         // Not in the head of the loop, where the lock would be held for as long as a layer takes.
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -190,7 +168,7 @@ impl<'a> Pusher<'a> {
                 let result = self.layer(image, at, layer);
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 match result {
-                    Ok(stored) => drop(done.0.insert(layer.digest, stored)),
+                    Ok(packed) => done.0.extend(packed.map(|packed| (layer.digest, packed))),
                     Err(error) => done.1 = done.1.take().or(Some(error)),
                 }
                 if done.1.is_some() {
@@ -201,66 +179,35 @@ impl<'a> Pusher<'a> {
         std::thread::scope(|scope| (0..self.parallel.max(1)).for_each(|_| drop(scope.spawn(work))));
         match done.into_inner().unwrap_or_else(PoisonError::into_inner) {
             (_, Some(error)) => Err(error),
-            (stored, None) => Ok(stored),
+            (packed, None) => Ok(packed),
         }
     }
 
-    fn layer(&self, image: &ImageDir, at: &Location, layer: &LayerRecord) -> Result<Stored, PushError> {
-        let file = image.layer_blob(layer)?;
-        let recipe = if file.is_some() { None } else { Some(&image.description(layer)?.recipe) };
-        let source = Bytes { file: file.as_deref(), recipe, progress: self.progress };
-        let whole = recipe.is_some_and(|recipe| recipe.blob().is_some());
-        if self.compression == Compression::None || layer.packed.is_some() || whole {
-            let sent = self.send(at, layer.digest, layer.size, &|to| source.write(to));
-            if let Err(error) = sent {
-                // Bytes that the registry refuses may be of a store path that changed, which is worth a better word.
-                if matches!(error, RegistryError::Refused { .. } | RegistryError::Source { .. }) {
-                    image.verify_layer(layer, true, self.progress)?;
-                }
-                return Err(error.into());
-            }
-            return Ok(Stored { digest: layer.digest, size: layer.size, compression: None });
+    /// Sends a layer, and gives back what there is to say of it there if it was packed.
+    fn layer(&self, image: &ImageDir, at: &Location, layer: &LayerRecord) -> Result<Option<LayerRecord>, PushError> {
+        let source = Source::layer(image, layer, self.progress)?;
+        let explained = |error: RegistryError| {
+            // Bytes that the registry refuses may be of a store path that changed, which is worth a better word.
+            let is_of_the_layer = matches!(error, RegistryError::Refused { .. } | RegistryError::Source { .. });
+            let found = if is_of_the_layer { image.verify_layer(layer, true, self.progress).err() } else { None };
+            found.map_or(PushError::Registry(error), PushError::Layout)
+        };
+        if self.compression == Compression::None || layer.packed.is_some() || source.is_whole() {
+            self.send(at, layer.digest, layer.size, &|to| source.write(to)).map_err(explained)?;
+            return Ok(None);
         }
-        if let Some(stored) = self.remembered(layer.digest)
-            && self.take_over(at, stored.digest)?
+        if let Some(packed) = self.remembered(layer)
+            && self.take_over(at, packed.digest)?
         {
-            return Ok(stored);
+            return Ok(Some(packed));
         }
-        let found = Mutex::new(None);
-        let (digest, size) = self
-            .client
-            .push_stream(
-                at,
-                &format!("layer {} for {}", layer.digest, at.name()),
-                &|to| {
-                    let mut unpacked = Hashing { to: self.compression.encoder(to)?, hasher: Hasher::new() };
-                    source.write(&mut unpacked)?;
-                    unpacked.to.finish()?;
-                    let (digest, _) = unpacked.hasher.finish();
-                    *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
-                    if digest == layer.digest {
-                        Ok(())
-                    } else {
-                        Err(io::Error::other("its bytes changed since it was built"))
-                    }
-                },
-                self.progress,
-            )
-            .map_err(|error| {
-                let found = *found.lock().unwrap_or_else(PoisonError::into_inner);
-                match found.filter(|found| *found != layer.digest) {
-                    Some(_) => image
-                        .verify_layer(layer, true, self.progress)
-                        .err()
-                        .map_or(PushError::Registry(error), PushError::from),
-                    None => error.into(),
-                }
-            })?;
+        let what = format!("layer {} for {}", layer.digest, at.name());
+        let pack = |to: &mut (dyn Write + Send)| source.pack(layer.digest, self.compression, to);
+        let (digest, size) = self.client.push_stream(at, &what, &pack, self.progress).map_err(explained)?;
         self.count(|pushed| (pushed.uploaded, pushed.bytes) = (pushed.uploaded + 1, pushed.bytes + size));
         self.note(digest, at);
-        let stored = Stored { digest, size, compression: Some(self.compression) };
-        self.remember(layer.digest, stored);
-        Ok(stored)
+        self.remember(layer.digest, digest, size);
+        Ok(Some(packed(layer, self.compression, digest, size)))
     }
 
     /// Sends a blob unless it is there.
@@ -314,114 +261,19 @@ impl<'a> Pusher<'a> {
     }
 
     /// What a layer was packed to before. The registry is asked whether it has that, so nothing depends on this.
-    fn remembered(&self, diff_id: Digest) -> Option<Stored> {
-        let text = fs::read_to_string(self.memory(diff_id)?).ok()?;
+    fn remembered(&self, layer: &LayerRecord) -> Option<LayerRecord> {
+        let text = fs::read_to_string(self.memory(layer.digest)?).ok()?;
         let (digest, size) = text.trim_end().split_once(' ')?;
-        Some(Stored { digest: digest.parse().ok()?, size: size.parse().ok()?, compression: Some(self.compression) })
+        Some(packed(layer, self.compression, digest.parse().ok()?, size.parse().ok()?))
     }
 
-    fn remember(&self, diff_id: Digest, stored: Stored) {
+    fn remember(&self, diff_id: Digest, digest: Digest, size: u64) {
         if let Some(path) = self.memory(diff_id)
             && let Some(folder) = path.parent()
         {
             // A note that could not be written costs a push, and a torn one is none.
             drop(fs::create_dir_all(folder));
-            drop(fs::write(&path, format!("{} {}\n", stored.digest, stored.size)));
+            drop(fs::write(&path, format!("{digest} {size}\n")));
         }
     }
-}
-
-/// The bytes of a layer: a file, or what a recipe makes.
-struct Bytes<'a> {
-    file: Option<&'a Path>,
-    recipe: Option<&'a Recipe>,
-    progress: &'a Progress,
-}
-
-impl Bytes<'_> {
-    fn write(&self, to: &mut (dyn Write + Send)) -> io::Result<()> {
-        let mut sink = WriteSink { to, progress: self.progress };
-        if let Some(path) = self.file {
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            return sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
-                PipeError::Read(error) | PipeError::Write(error) => error,
-            });
-        }
-        match self.recipe.map(|recipe| recipe.stream(&mut sink)) {
-            Some(Err(LayerError::Sink(error))) => Err(error),
-            Some(Err(error)) => Err(io::Error::other(error)),
-            Some(Ok(())) | None => Ok(()),
-        }
-    }
-}
-
-struct WriteSink<'a> {
-    to: &'a mut (dyn Write + Send),
-    progress: &'a Progress,
-}
-
-impl Sink for WriteSink<'_> {
-    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.to.write_all(bytes)
-    }
-
-    fn file(&mut self, file: &File, size: u64, _: bool, readers: Readers<'_>) -> Result<(), PipeError> {
-        let (to, mut readers): (_, Readers<'_>) = (&mut self.to, readers);
-        readers.here.push(Box::new(|chunk| to.write_all(chunk)));
-        fan_out(file, size, readers, self.progress)
-    }
-}
-
-/// Hashes what passes.
-struct Hashing<W> {
-    to: W,
-    hasher: Hasher,
-}
-
-impl<W: Write> Write for Hashing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.to.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
-}
-
-/// A manifest with its layers as they were sent: the same bytes where none was packed.
-fn with_layers(manifest: &Blob, stored: &BTreeMap<Digest, Stored>) -> Result<Vec<u8>, PushError> {
-    changed(manifest, "layers", |layer, digest| {
-        let Some(Stored { digest, size, compression: Some(compression) }) = stored.get(&digest) else { return false };
-        layer["digest"] = json!(digest);
-        layer["size"] = json!(size);
-        layer["mediaType"] = json!(compression.media_type());
-        true
-    })
-}
-
-/// An index with its manifests as they were sent.
-fn with_manifests(index: &Blob, renamed: &BTreeMap<Digest, (Digest, u64)>) -> Result<Vec<u8>, PushError> {
-    changed(index, "manifests", |manifest, old| match renamed.get(&old) {
-        Some((digest, size)) if *digest != old => {
-            manifest["digest"] = json!(digest);
-            manifest["size"] = json!(size);
-            true
-        }
-        _ => false,
-    })
-}
-
-fn changed(blob: &Blob, key: &str, mut change: impl FnMut(&mut Value, Digest) -> bool) -> Result<Vec<u8>, PushError> {
-    let malformed = |reason: String| PushError::Manifest(blob.digest, reason);
-    let mut document: Value = serde_json::from_slice(&blob.bytes).map_err(|error| malformed(error.to_string()))?;
-    let entries = document[key].as_array_mut().ok_or_else(|| malformed(format!("it has no {key}")))?;
-    let mut any = false;
-    for entry in entries {
-        let digest = entry["digest"].as_str().and_then(|digest| digest.parse().ok());
-        any |= change(entry, digest.ok_or_else(|| malformed(format!("its {key} have no digest")))?);
-    }
-    Ok(if any { canonical::to_bytes(&document) } else { blob.bytes.clone() })
 }

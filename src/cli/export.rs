@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::{NoSpace, Usage};
 use super::printer::{Printer, size};
+use super::push::{Packing, warn_of_weights};
 use super::session::Session;
 use crate::archive::{self, Options, Without};
 use crate::blobs::{At, Staging, Verify, free_space};
@@ -18,10 +19,12 @@ use crate::layout::ImageDir;
 use crate::model::docker_model::docker_model;
 use crate::model::modelpack::modelpack;
 use crate::model::ollama::{self, ollama};
+use crate::pack;
 use crate::stack::{ModelArchive, StackDir, write_archives};
 
 const EXAMPLE: &str = "Examples:
   windlass export result --output app.tar                                    podman load -i app.tar
+  windlass export result --output app.tar --compression zstd                 for a slow line
   windlass export model --format modelpack --output smollm2                  skopeo copy oci:smollm2 docker://…
   windlass export model --format docker-model --output smollm2.dmr.tar       POST it to Docker Model Runner's models/load
   windlass export model --format ollama --output models                      OLLAMA_MODELS=$PWD/models ollama serve";
@@ -48,6 +51,9 @@ pub(super) struct Args {
     /// Leave layers out that the other side has: `models`, or a layer's digest. Repeatable.
     #[arg(long, value_name = "LAYER|models")]
     without: Vec<String>,
+    /// How to pack layers. Those that came packed go as they are; the manifest is another one, the image's ID stays.
+    #[arg(long, value_enum, default_value_t = Packing::None)]
+    compression: Packing,
     /// How far to compare layers with their digests while they are written.
     #[arg(long, value_enum, default_value_t = Check::Auto)]
     verify: Check,
@@ -117,6 +123,17 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if args.format.is_of_models() && !args.without.is_empty() {
         return Err(Usage("--without is for images; a model is written whole".to_owned()).into());
     }
+    if args.compression != Packing::None && (args.format.is_of_models() || is_stack) {
+        // What a stack's archives leave out is found again by the digests of the build.
+        let message =
+            "--compression is for one image; the archives of a stack and the files of an artifact go as they are";
+        return Err(Usage(message.to_owned()).into());
+    }
+    warn_of_weights(
+        images.iter().filter(|(_, without)| !without.models).map(|(image, _)| image),
+        args.compression,
+        printer,
+    );
     let directory = !is_file;
     check_target(&args.output, directory)?;
 
@@ -130,7 +147,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let options = Options { without: &without, verify, progress };
     match args.format.is_of_models() && !is_stack {
         true => write_model(&args.from, args.format, is_file, staging.path(), options)?,
-        false => write(&args.from, args.format, staging.path(), &BTreeMap::new(), options)?,
+        false if args.compression == Packing::None => {
+            write(&args.from, args.format, staging.path(), &BTreeMap::new(), options)?;
+        }
+        false => write_packed(args, staging.path(), options)?,
     }
     staging.publish()?;
     drop(drawing);
@@ -235,6 +255,18 @@ pub(super) fn write(
         }
     }
     Ok(())
+}
+
+/// Writes an image with packed layers to `output`, which is an empty file or directory.
+fn write_packed(args: &Args, output: &Path, options: Options<'_>) -> Result<()> {
+    let (image, with) = (ImageDir::open(&args.from)?, args.compression.compression());
+    if args.format == Format::Oci {
+        return Ok(pack::write_directory(&image, with, output, options)?);
+    }
+    let mut name = args.output.file_name().unwrap_or_default().to_owned();
+    name.push(".layers");
+    let layers = Staging::directory(&args.output.with_file_name(name))?;
+    Ok(pack::write_archive(&image, with, output, layers.path(), options)?)
 }
 
 fn parse_without(image: &ImageDir, words: &[String]) -> Result<Without> {

@@ -14,7 +14,7 @@ use super::upstream::home;
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::forms::ModelDir;
-use crate::image::LayerKind;
+use crate::image::{LayerKind, LayerRecord};
 use crate::layout::{ImageDir, ImageKind};
 use crate::lint;
 use crate::push::Pusher;
@@ -55,14 +55,34 @@ pub(super) struct Args {
     registry: RegistryArgs,
 }
 
+/// How layers are packed where their bytes leave the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Packing {
+pub(super) enum Packing {
     /// Not at all: fast, and with the digests of the build.
     None,
     /// What every tool reads.
     Gzip,
     /// Smaller and faster; needs Podman 4 or Docker 23.
     Zstd,
+}
+
+impl Packing {
+    pub(super) const fn compression(self) -> Compression {
+        match self {
+            Self::None => Compression::None,
+            Self::Gzip => Compression::Gzip,
+            Self::Zstd => Compression::Zstd,
+        }
+    }
+}
+
+/// The warning that weights are among what is to be packed.
+pub(super) fn warn_of_weights<'a>(images: impl IntoIterator<Item = &'a ImageDir>, with: Packing, printer: &Printer) {
+    let is_model = |layer: &&LayerRecord| layer.kind == LayerKind::Model;
+    let has_weights = |image: &ImageDir| image.summary().layers().iter().any(is_model);
+    if with != Packing::None && images.into_iter().any(has_weights) {
+        printer.note(format!("warning: {}", lint::PACKED));
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -104,17 +124,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     }
     let registries = args.registry.registries()?;
     let cache = home("XDG_CACHE_HOME", ".cache").ok().map(|cache| cache.join("windlass/packed"));
-    let compression = match args.compression {
-        Packing::None => Compression::None,
-        Packing::Gzip => Compression::Gzip,
-        Packing::Zstd => Compression::Zstd,
-    };
+    let compression = args.compression.compression();
     let pusher = Pusher::new(registries.client(args.insecure), compression, cache.as_deref(), session.progress());
-    let has_weights =
-        |(image, _): &(ImageDir, Location)| image.summary().layers().iter().any(|layer| layer.kind == LayerKind::Model);
-    if compression != Compression::None && images.iter().any(has_weights) {
-        printer.note(format!("warning: {}", lint::PACKED));
-    }
+    warn_of_weights(images.iter().map(|(image, _)| image), args.compression, printer);
     let drawing = session.draw("pushing");
     let mut rows = Vec::new();
     for (image, at) in &images {

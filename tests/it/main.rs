@@ -55,6 +55,7 @@ mod modules_checks;
 mod nix;
 mod ollama_checker;
 mod oracle;
+mod pack;
 mod parallel;
 mod podman;
 mod probe;
