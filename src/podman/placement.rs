@@ -22,7 +22,7 @@ use super::rooted::{Root, in_proc};
 use super::tar_split::sum_of_file;
 use super::unpack::{OPAQUE, Stream, UnpackError, WHITEOUT, is_ignored};
 use crate::blobs::{At, WriteError};
-use crate::layer::{MTIME, padding};
+use crate::layer::MTIME;
 use crate::members::{Kind, Member, Sparse, clean};
 use crate::pipe::PipeError;
 
@@ -91,7 +91,7 @@ impl<'a> Place<'a> {
             Ok(parent) => parent,
             // What is in a directory that is gone is gone with it.
             Err(error) if is_whiteout(name) && error.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
-                stream.skip(member.size + padding(member.size))?;
+                stream.skip(member.size)?;
                 return Ok(stream.record.member(path.as_os_str().as_bytes(), None)?);
             }
             Err(error) => return Err(bad(member, error)),
@@ -99,7 +99,7 @@ impl<'a> Place<'a> {
         let real = parent.real.join(name);
         let told = |error: Errno| bad(member, error.into());
         if is_whiteout(name) {
-            stream.skip(member.size + padding(member.size))?;
+            stream.skip(member.size)?;
             self.whiteout(member, &parent, name)?;
             return Ok(stream.record.member(real.as_os_str().as_bytes(), None)?);
         }
@@ -199,7 +199,7 @@ impl<'a> Place<'a> {
                 })?;
             }
             file.set_len(*size).at("write", &disk)?;
-            stream.skip(padding(member.size))?;
+            stream.padding(member.size)?;
             stream.progress.count_written(member.size);
             let sum = sum_of_file(&file, *size, stream.progress).map_err(|error| match error {
                 PipeError::Read(error) | PipeError::Write(error) => error,
@@ -213,7 +213,7 @@ impl<'a> Place<'a> {
         })?;
         stream.progress.count_written(member.size);
         stream.record.member(name, (member.size > 0).then(|| (member.size, crc.finalize())))?;
-        stream.skip(padding(member.size))
+        stream.padding(member.size)
     }
 
     /// Owner, attributes, mode and time. Those of directories wait until everything is in them.

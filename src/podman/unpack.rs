@@ -29,6 +29,7 @@ use super::placement::Place;
 use super::tar_split::Writer;
 use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
+use crate::layer::padding;
 use crate::members::{self, BadArchive};
 use crate::pipe::CHUNK;
 use crate::progress::Progress;
@@ -179,24 +180,37 @@ impl Stream<'_> {
     }
 
     /// Hands on the next `size` bytes, chunk by chunk.
-    pub(super) fn content(&mut self, mut size: u64, to: &mut Chunks<'_>) -> Result<(), UnpackError> {
-        let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
-        while size > 0 {
-            let wanted = chunk.len().min(usize::try_from(size).unwrap_or(CHUNK));
-            let read = self.take(&mut chunk[..wanted]).map_err(|error| self.failed(error.into()))?;
-            if read == 0 {
-                return Err(self.failed(BadArchive::CutOff("a file")));
-            }
-            to(&chunk[..read], &mut self.record)?;
-            size -= read as u64;
-            self.progress.check().map_err(UnpackError::Read)?;
-        }
-        Ok(())
+    pub(super) fn content(&mut self, size: u64, to: &mut Chunks<'_>) -> Result<(), UnpackError> {
+        if self.up_to(size, to)? == size { Ok(()) } else { Err(self.failed(BadArchive::CutOff("a file"))) }
     }
 
-    /// Bytes that are no file's content.
+    /// What fills a member of this size up to a whole block. Behind the last one there may be less of it, or nothing, as
+    /// Go's reader has it, and so Podman: umoci 0.4 writes such archives.
+    pub(super) fn padding(&mut self, size: u64) -> Result<(), UnpackError> {
+        self.up_to(padding(size), &mut |chunk, record| Ok(record.segment(chunk)?)).map(drop)
+    }
+
+    /// Bytes that are no file's content: those of a member of this size, which is not unpacked.
     pub(super) fn skip(&mut self, size: u64) -> Result<(), UnpackError> {
-        self.content(size, &mut |chunk, record| Ok(record.segment(chunk)?))
+        self.content(size, &mut |chunk, record| Ok(record.segment(chunk)?))?;
+        self.padding(size)
+    }
+
+    /// Hands on the next `size` bytes, or as many as there are: that many.
+    fn up_to(&mut self, size: u64, to: &mut Chunks<'_>) -> Result<u64, UnpackError> {
+        let mut left = size;
+        let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+        while left > 0 {
+            let wanted = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
+            let read = self.take(&mut chunk[..wanted]).map_err(|error| self.failed(error.into()))?;
+            if read == 0 {
+                break;
+            }
+            to(&chunk[..read], &mut self.record)?;
+            left -= read as u64;
+            self.progress.check().map_err(UnpackError::Read)?;
+        }
+        Ok(size - left)
     }
 }
 

@@ -204,7 +204,10 @@ fn headers_of_gguf() {
     let small = Gguf::model().tensor("a", &[32], 2, 18);
     let shard = Gguf::model().shard(0, 2, 2).tensor("a", &[4], 0, 16);
     let list = Gguf::new(2).key("list", Said::Texts(&["x", "", "yz"]));
-    let seeds = vec![everything(3).bytes(), everything(2).bytes(), small.bytes(), shard.bytes(), list.bytes()];
+    // More numbers than can be counted, of a type that nobody knows the size of.
+    let huge = Gguf::model().tensor("a", &[1 << 63], 250, 0).tensor("b", &[1 << 63], 250, 0);
+    let seeds =
+        vec![everything(3).bytes(), everything(2).bytes(), small.bytes(), shard.bytes(), list.bytes(), huge.bytes()];
     fuzz("gguf", seeds, |bytes| match read(bytes, gguf::Header::read) {
         Ok(header) => {
             let size = bytes.len() as u64;
@@ -230,6 +233,7 @@ fn headers_of_safetensors() {
         tensors(&[("a", "F32", &[2, 3], 24), ("b", "BF16", &[5], 10), ("c", "F8_E4M3", &[2], 2)]),
         tensors(&[("a\\\"\u{e9}", "I64", &[], 8), ("new", "X7", &[3, 3], 5)]),
         tensors(&[]),
+        tensors(&[("a", "X7", &[1 << 63], 1), ("b", "X7", &[1 << 63], 1)]),
     ];
     fuzz("safetensors", seeds, |bytes| match read(bytes, safetensors::Header::read) {
         Ok(header) => {

@@ -132,6 +132,12 @@ fn damage_is_named_with_its_place() {
         (Gguf::new(3).tensor_at("t", &[1; 5], 0, 0).bytes(), 24, "tensor 't' has 5 dimensions"),
         (Gguf::new(3).tensor_at("t", &[1 << 32, 1 << 32], 0, 0).bytes(), 24, "tensor 't' holds more numbers than"),
         (Gguf::new(3).tensor_at("t", &[1 << 62], 0, 0).bytes(), 24, "tensor 't' has more bytes than 64 bits count"),
+        // Of a type that nobody knows the size of.
+        (
+            Gguf::new(3).tensor_at("t", &[1 << 63], 250, 0).tensor_at("u", &[1 << 63], 250, 0).bytes(),
+            57,
+            "all tensors hold more numbers than 64 bits count",
+        ),
         (Gguf::new(3).tensor_at("t", &[33], 2, 0).bytes(), 24, "tensor 't' has rows of 33 numbers, and Q4_0 comes in"),
         (Gguf::new(3).tensor_at("t", &[0], 0, 7).bytes(), 24, "the data of tensor 't' are at 7, no multiple of 32"),
         (Gguf::new(3).tensor_at("t", &[8], 0, u64::MAX - 31).bytes(), 24, "the data of tensor 't' are at 18446744"),
@@ -335,6 +341,10 @@ fn damaged_safetensors_are_named_with_their_place() {
         (
             safetensors_of(&one("U8", "[4294967296,4294967296]", 0, 0), 0),
             "byte 57: its header: a shape of more numbers than 64 bits count",
+        ),
+        (
+            tensors(&[("a", "X7", &[1 << 63], 1), ("b", "X7", &[1 << 63], 1)]),
+            "byte 179: its header: all tensors hold more numbers than 64 bits count",
         ),
         (safetensors_of(&one("U8", "[1]", 1, 0), 1), "byte 60: its header: the data of tensor 'a' end at 0, before"),
         (safetensors_of(&one("", "[1]", 0, 1), 1), "byte 24: its header: a dtype that is none"),
