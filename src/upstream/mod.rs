@@ -23,6 +23,7 @@
 //! | [`place`] | takes a blob from where it may be had |
 //! | [`versions`] | reads and writes `container-versions.json` |
 
+mod bundle;
 pub mod check;
 pub mod document;
 pub mod fetch;

@@ -1,8 +1,9 @@
 //! Signatures that cosign leaves beside an image, checked against a public key.
 //!
-//! `cosign sign --key` pushes a manifest with the tag `sha256-<hex>.sig` into the image's repository. Each of its layers is a
-//! *simple signing* payload, JSON that names the image's digest and repository, and carries an ECDSA signature over the
-//! payload's bytes as an annotation. Nothing else is read of it: no certificate, no transparency log; the key decides.
+//! `cosign sign --key` pushes a manifest into the image's repository: with the tag `sha256-<hex>.sig`, or as a referrer of
+//! the image. Each of its layers is a *simple signing* payload, JSON that names the image's digest and repository, and
+//! carries an ECDSA signature over the payload's bytes as an annotation. From version 3 on it is a referrer with a
+//! Sigstore bundle (`bundle.rs`). Nothing else is read of it: no certificate, no transparency log; the key decides.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,10 +12,11 @@ use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
 use serde::Deserialize;
 
+use super::bundle;
 use super::lock::{Locked, Others, Policy, Verified};
 use crate::digest::Digest;
 use crate::progress::Progress;
-use crate::registry::client::Client;
+use crate::registry::client::{Client, RawManifest};
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
 
@@ -34,7 +36,9 @@ pub enum SignatureError {
     #[error("the policy's key is no public key of ECDSA P-256 in PEM, as `cosign public-key` prints it")]
     Key,
     /// Nobody signed it.
-    #[error("{image} is not signed: its policy asks for a signature by the key {key}, and the registry has no {tag}")]
+    #[error(
+        "{image} is not signed: its policy asks for a signature by the key {key}, and the registry has neither {tag} nor a referrer that is one"
+    )]
     Missing {
         /// The image, by digest.
         image: String,
@@ -78,7 +82,7 @@ impl Key {
     }
 
     /// Whether `signature`, in base64, is this key's over these bytes.
-    fn signed(&self, bytes: &[u8], signature: &str) -> bool {
+    pub(super) fn signed(&self, bytes: &[u8], signature: &str) -> bool {
         let signature = STANDARD.decode(signature.trim()).ok().and_then(|der| Signature::from_der(&der).ok());
         signature.is_some_and(|signature| self.key.verify(bytes, &signature).is_ok())
     }
@@ -102,13 +106,14 @@ pub fn verify(
         scope: scope.to_owned(),
         other: Others::new(),
     };
-    let missing = match verify_one(client, at, &key, locked.root.digest, progress) {
+    let search = |digest| Search { client, at, key: &key, digest, progress }.run();
+    let missing = match search(locked.root.digest) {
         Ok(()) => return Ok(verified("root")),
         Err(missing @ SignatureError::Missing { .. }) => missing,
         Err(error) => return Err(error),
     };
     for platform in locked.platforms.values() {
-        match verify_one(client, at, &key, platform.manifest.digest, progress) {
+        match search(platform.manifest.digest) {
             // Of the root, which is what people know.
             Err(SignatureError::Missing { .. }) => return Err(missing),
             result => result?,
@@ -157,46 +162,84 @@ struct SignedImage {
     digest: Digest,
 }
 
-/// One good signature is enough: others may be of other keys.
-fn verify_one(
-    client: &Client,
-    at: &Location,
-    key: &Key,
+/// The search for a signature of one manifest.
+struct Search<'a> {
+    client: &'a Client,
+    at: &'a Location,
+    key: &'a Key,
     digest: Digest,
-    progress: &Progress,
-) -> Result<(), SignatureError> {
-    let image = at.with_digest(digest).to_string();
-    let tag = format!("sha256-{}.sig", digest.hex());
-    let wrong = |reason| SignatureError::Wrong { image: image.clone(), key: key.digest, reason };
-    let found = match client.manifest(at, &tag, progress) {
-        Err(error) if error.is_gone() => {
-            return Err(SignatureError::Missing { image: image.clone(), key: key.digest, tag });
+    progress: &'a Progress,
+}
+
+impl Search<'_> {
+    /// One good signature is enough: others may be of other keys.
+    fn run(&self) -> Result<(), SignatureError> {
+        let Self { client, at, key, digest, progress } = *self;
+        let tag = format!("sha256-{}.sig", digest.hex());
+        let mut reasons = Vec::new();
+        match client.manifest(at, &tag, progress) {
+            Err(error) if error.is_gone() => {}
+            found => {
+                if self.is_signed(&found?, &mut reasons)? {
+                    return Ok(());
+                }
+                if reasons.is_empty() {
+                    reasons.push(format!("{tag} has none in it"));
+                }
+            }
         }
-        found => found?,
-    };
-    let manifest: Manifest =
-        serde_json::from_slice(&found.bytes).map_err(|error| wrong(format!("{tag} is no manifest: {error}")))?;
-    let mut reasons = Vec::new();
-    for layer in manifest.layers.iter().filter(|layer| layer.media_type == PAYLOAD).take(MOST) {
-        let Some(signature) = layer.annotations.get(ANNOTATION) else { continue };
-        // One that cannot be had does not make another one wrong.
-        let payload = match client.blob(at, layer.digest, layer.size, progress) {
-            Err(error) if !error.is_transient() => {
-                reasons.push(error.to_string());
+        for referrer in client.referrers(at, digest, progress)?.into_iter().take(MOST) {
+            let found = match client.manifest(at, &referrer.to_string(), progress) {
+                // Something else that is about the image, or nothing any more.
+                Err(error) if !error.is_transient() => continue,
+                found => found?,
+            };
+            if self.is_signed(&found, &mut reasons)? {
+                return Ok(());
+            }
+        }
+        let image = at.with_digest(digest).to_string();
+        if reasons.is_empty() {
+            return Err(SignatureError::Missing { image, key: key.digest, tag });
+        }
+        Err(SignatureError::Wrong { image, key: key.digest, reason: reasons.join("; ") })
+    }
+
+    /// Whether there is a good signature among the layers of a manifest; else what is wrong with each.
+    fn is_signed(&self, manifest: &RawManifest, reasons: &mut Vec<String>) -> Result<bool, SignatureError> {
+        let Self { client, at, key, digest, progress } = *self;
+        let layers = match serde_json::from_slice(&manifest.bytes) {
+            Ok(Manifest { layers }) => layers,
+            Err(error) => {
+                reasons.push(format!("{} is no manifest: {error}", manifest.digest));
+                return Ok(false);
+            }
+        };
+        for layer in layers.iter().take(MOST) {
+            let signature = layer.annotations.get(ANNOTATION).filter(|_| layer.media_type == PAYLOAD);
+            if signature.is_none() && !bundle::is_bundle(&layer.media_type) {
                 continue;
             }
-            payload => payload?,
-        };
-        match check(key, &payload, signature, at, digest) {
-            Ok(()) => return Ok(()),
-            Err(reason) if !reasons.contains(&reason) => reasons.push(reason),
-            Err(_) => {}
+            // One that cannot be had does not make another one wrong.
+            let payload = match client.blob(at, layer.digest, layer.size, progress) {
+                Err(error) if !error.is_transient() => {
+                    reasons.push(error.to_string());
+                    continue;
+                }
+                payload => payload?,
+            };
+            let verdict = match signature {
+                Some(signature) => Some(check(key, &payload, signature, at, digest)),
+                None => bundle::check(key, &payload, digest),
+            };
+            match verdict {
+                Some(Ok(())) => return Ok(true),
+                Some(Err(reason)) if !reasons.contains(&reason) => reasons.push(reason),
+                Some(Err(_)) | None => {}
+            }
         }
+        Ok(false)
     }
-    if reasons.is_empty() {
-        reasons.push(format!("{tag} has none in it"));
-    }
-    Err(wrong(reasons.join("; ")))
 }
 
 /// Whether a payload is signed by the key, and is about this image.

@@ -147,6 +147,37 @@ fn a_registry_that_says_little_is_asked_for_all() {
     assert_eq!(accept.len(), 4, "{accept:?}");
 }
 
+#[test]
+fn referrers_are_listed_by_the_registry_or_by_a_tag() {
+    let (image, other) = (Digest::of(b"image"), Digest::of(b"other"));
+    let list = format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{other}"}},{{"digest":"sha512:0"}}]}}"#);
+    let (api, tag) = (format!("/v2/app/referrers/{image}"), format!("/v2/app/manifests/sha256-{}", image.hex()));
+    let referrers = |by_api: Answer, by_tag: Answer| {
+        let (asked_for, registry_tag) = (api.clone(), tag.clone());
+        let registry = BadRegistry::start(move |_, asked| match &asked.path {
+            path if *path == asked_for => by_api.clone(),
+            path if *path == registry_tag => by_tag.clone(),
+            _ => Answer::new(500),
+        });
+        client().referrers(&at(&registry.host, "app"), image, &Progress::new()).map_err(|error| error.to_string())
+    };
+    let (listed, none) = (Answer::ok(list), Answer::new(404));
+    assert_eq!(referrers(listed.clone(), Answer::new(500)), Ok(vec![other]));
+    assert_eq!(referrers(Answer::ok(r#"{"schemaVersion":2,"manifests":[]}"#), listed.clone()), Ok(vec![]));
+    for without in [none.clone(), Answer::new(400), Answer::new(406)] {
+        assert_eq!(referrers(without.clone(), listed.clone()), Ok(vec![other]));
+        assert_eq!(referrers(without, none.clone()), Ok(vec![]));
+    }
+    // What could not be asked is not nothing.
+    for (by_api, word) in
+        [(Answer::new(403), "denies access"), (Answer::new(503), "503"), (Answer::ok("<"), "expected value")]
+    {
+        let said = referrers(by_api, listed.clone()).unwrap_err();
+        assert!(said.contains(word), "{said}");
+    }
+    assert!(referrers(none, Answer::new(503)).is_err());
+}
+
 /// What a registry does with `Range`: the rest of the blob, as it should.
 fn ranged(blob: &[u8], asked: &Asked) -> Answer {
     let start = asked.header("range").and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());

@@ -10,7 +10,7 @@ use windlass::digest::Digest;
 use crate::env::{Env, run_ok};
 use crate::nix::try_eval;
 use crate::registry_server::RealRegistry;
-use crate::upstream_images::{Layout, MANIFEST, curl, push_version, put_blob, put_manifest};
+use crate::upstream_images::{INDEX, Layout, MANIFEST, curl, push_version, put_blob, put_manifest};
 
 const LOCK: &str = "images.lock.json";
 const BOTH: [&str; 4] = ["--platform", "linux/amd64", "--platform", "linux/arm64/v8"];
@@ -295,16 +295,44 @@ fn keys(env: &Env, name: &str) {
     openssl(&["ec", "-in", secret.to_str().unwrap(), "-pubout", "-out", public.to_str().unwrap()]);
 }
 
+/// The signature of a key over these bytes, in base64.
+fn signature(env: &Env, key: &str, bytes: &str) -> String {
+    let file = env.write("signed", bytes);
+    let mut openssl = Command::new("openssl");
+    openssl.args(["dgst", "-sha256", "-sign"]).arg(env.path(format!("{key}.key")));
+    run_ok(openssl.args(["-out"]).arg(env.path("signature")).arg(file));
+    run_ok(Command::new("base64").arg("--wrap=0").arg(env.path("signature")))
+}
+
+/// Signs an image as `cosign sign --key` does from version 3 on, in a registry that knows no referrers.
+fn sign_in_bundle(env: &Env, key: &str, host: &str, image: Digest, predicate: &str) {
+    let kind = "application/vnd.in-toto+json";
+    let statement = json!({ "_type": "https://in-toto.io/Statement/v1", "predicateType": predicate,
+        "subject": [{ "digest": { "sha256": image.hex() } }] });
+    let statement = statement.to_string();
+    let message = format!("DSSEv1 {} {kind} {} {statement}", kind.len(), statement.len());
+    let payload = run_ok(Command::new("base64").arg("--wrap=0").arg(env.write("statement", &statement)));
+    let bundle = json!({ "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
+        "verificationMaterial": { "publicKey": { "hint": "" } },
+        "dsseEnvelope": { "payload": payload, "payloadType": kind, "signatures": [{ "sig": signature(env, key, &message) }] } });
+    let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let layer = put_blob(env, host, "a/app", kind, bundle.to_string().as_bytes());
+    let config = put_blob(env, host, "a/app", "application/vnd.oci.empty.v1+json", b"{}");
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind, "config": config, "layers": [layer],
+        "subject": { "mediaType": MANIFEST, "digest": image, "size": 1 } });
+    let (bytes, tag) = (manifest.to_string(), format!("sha256-{}", image.hex()));
+    let digest = Digest::of(bytes.as_bytes());
+    put_manifest(env, host, "a/app", &digest.to_string(), MANIFEST, &manifest);
+    let entry = json!({ "mediaType": MANIFEST, "digest": digest, "size": bytes.len() });
+    let index = json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [entry] });
+    put_manifest(env, host, "a/app", &tag, INDEX, &index);
+}
+
 /// Signs an image as `cosign sign --key` does.
 fn sign(env: &Env, key: &str, host: &str, image: Digest, reference: &str) {
     let payload = json!({ "critical": { "identity": { "docker-reference": reference },
         "image": { "docker-manifest-digest": image }, "type": "cosign container image signature" }, "optional": null });
-    let file = env.write("payload", payload.to_string());
-    let mut openssl = Command::new("openssl");
-    openssl.args(["dgst", "-sha256", "-sign"]).arg(env.path(format!("{key}.key")));
-    let signature = openssl.args(["-out"]).arg(env.path("signature")).arg(file);
-    run_ok(signature);
-    let signature = run_ok(Command::new("base64").arg("--wrap=0").arg(env.path("signature")));
+    let signature = signature(env, key, &payload.to_string());
     let kind = "application/vnd.dev.cosign.simplesigning.v1+json";
     let mut layer = put_blob(env, host, "a/app", kind, payload.to_string().as_bytes());
     layer["annotations"] = json!({ "dev.cosignproject.cosign/signature": signature });
@@ -349,6 +377,30 @@ fn a_policy_is_satisfied_or_nothing_is_locked() {
         assert!(beside.contains("is not signed"), "{beside}");
     }
     assert_eq!(fs::read(env.path(LOCK)).unwrap(), text);
+}
+
+#[test]
+fn a_bundle_is_a_signature_too() {
+    const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
+    let env = Env::new();
+    let registry = RealRegistry::start(&env);
+    let reference = format!("{}/a/app:1.0", registry.host);
+    let digest = Digest::of(&push_version(&env, 1, &[&reference]));
+    keys(&env, "ours");
+    keys(&env, "theirs");
+    let arguments = ["upstream", "add", "app", &reference, "--insecure", "--cosign-key", "ours.pub"];
+    for (key, image, predicate, word) in [
+        ("ours", digest, "https://slsa.dev/provenance/v1", "nor a referrer that is one"),
+        ("ours", Digest::of(b"other"), SIGNED, "nor a referrer that is one"),
+        ("theirs", digest, SIGNED, "a signature is of another key"),
+    ] {
+        sign_in_bundle(&env, key, &registry.host, image, predicate);
+        let (code, sentence) = env.refused(&mut env.windlass(arguments));
+        assert!(code == 4 && sentence.contains(word), "{code} {sentence}");
+    }
+    sign_in_bundle(&env, "ours", &registry.host, digest, SIGNED);
+    let said = env.ok(arguments);
+    assert!(said.contains("verified: signed by the key sha256:") && said.contains("(root)"), "{said}");
 }
 
 #[test]
