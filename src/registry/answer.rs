@@ -12,6 +12,8 @@ use crate::progress::Progress;
 
 /// What is read of an error's body.
 const MAX_REASON: u64 = 64 << 10;
+/// How long it may take to come. It mostly is in the packet of the status; who lets it trickle is not waited for.
+const REASON_WITHIN: Duration = Duration::from_secs(3);
 /// Characters of a reason that are shown.
 const SHOWN: usize = 200;
 /// Less than this in a second, for as long as the stall time, is no download.
@@ -46,11 +48,11 @@ pub(super) fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
 }
 
 /// What a status that is no success means.
-pub(super) fn status_error(host: &str, what: &str, response: Response<Body>) -> RegistryError {
+pub(super) fn status_error(host: &str, what: &str, mut response: Response<Body>) -> RegistryError {
     let status = response.status();
     let wait = retry_after(response.headers());
     let (host, what) = (host.to_owned(), what.to_owned());
-    let reason = reason(response).unwrap_or_else(|| match status.as_u16() {
+    let reason = reason(&mut response).unwrap_or_else(|| match status.as_u16() {
         404 | 410 => "the registry has none".to_owned(),
         _ => status.canonical_reason().unwrap_or("an unknown status").to_owned(),
     });
@@ -64,14 +66,26 @@ pub(super) fn status_error(host: &str, what: &str, response: Response<Body>) -> 
 }
 
 /// What the body says, in one line that is safe to print.
-fn reason(response: Response<Body>) -> Option<String> {
-    let mut text = Vec::new();
-    drop(response.into_body().into_reader().take(MAX_REASON).read_to_end(&mut text));
+fn reason(response: &mut Response<Body>) -> Option<String> {
+    let text = beginning(response);
     let said: Errors = serde_json::from_slice(&text).ok()?;
     let first = said.errors.into_iter().next().unwrap_or_default();
     let error = said.error.as_str().map(str::to_owned);
     let said = [first.message, first.code, said.details, said.error_description, error];
     printable(&said.into_iter().flatten().find(|said| !said.is_empty())?)
+}
+
+/// What comes soon of a body that is not large. Read to its end, it gives its connection back.
+pub(super) fn beginning(response: &mut Response<Body>) -> Vec<u8> {
+    let mut reader = response.body_mut().as_reader().take(MAX_REASON);
+    let (mut text, mut buffer, start) = (Vec::new(), vec![0; 8 << 10], Instant::now());
+    while start.elapsed() < REASON_WITHIN {
+        match reader.read(&mut buffer) {
+            Ok(read) if read > 0 => text.extend_from_slice(&buffer[..read]),
+            _ => break,
+        }
+    }
+    text
 }
 
 /// A text of a stranger: one line, not too long, nothing that a terminal obeys.

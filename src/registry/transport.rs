@@ -10,7 +10,7 @@ use ureq::http::{HeaderValue, Method, Request, Response, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Body, Proxy, SendBody};
 
-use super::answer::{Incoming, connection_error, header_text, status_error};
+use super::answer::{Incoming, beginning, connection_error, header_text, status_error};
 use super::credentials::{self, Secret};
 use super::error::RegistryError;
 use super::location::Location;
@@ -161,8 +161,7 @@ impl Transport {
         let used = locked(&self.logins).get(&key).cloned().or(token.clone());
         let mut response = self.follow(ask, used.as_ref(), progress)?;
         if response.status() == 401 && token.is_none() {
-            // Read to its end, the answer gives its connection back.
-            drop(response.body_mut().with_config().limit(64 << 10).read_to_vec());
+            drop(beginning(&mut response));
             let login = credentials::find(&self.options.auth_files, ask.at.host(), ask.at.repository())?;
             let one_at_a_time = locked(&self.login);
             let known = locked(&self.logins).get(&key).cloned().filter(|known| used.as_ref() != Some(known));

@@ -303,6 +303,12 @@ fn a_registry_that_sends_nothing_or_next_to_nothing_is_left() {
         assert!(matches!(&error, RegistryError::Timeout { .. }) && error.to_string().contains(reason), "{error:?}");
         assert!(start.elapsed() < Duration::from_secs(6) && env.path(format!("blob{piece}.part")).exists());
     }
+    // Words of an error that trickle in are not waited for.
+    let registry = BadRegistry::start(|_, _| Answer::new(418).body([b' '; 9000]).slowly(1, Duration::from_millis(50)));
+    let start = Instant::now();
+    let client = Client::new(Options { retries: 0, ..impatient() }).unwrap();
+    let error = client.manifest(&at(&registry.host, "app"), "1", &Progress::new()).unwrap_err();
+    assert!(error.to_string().contains("answered 418") && start.elapsed() < Duration::from_secs(10), "{error}");
     // No answer at all.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
