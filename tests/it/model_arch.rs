@@ -148,6 +148,28 @@ fn a_registry_gets_and_has_the_model_once() {
     let architectures: Vec<&Value> =
         index["manifests"].as_array().unwrap().iter().map(|entry| &entry["platform"]["architecture"]).collect();
     assert_eq!(architectures, ["amd64", "arm64"]);
+    // Packed, both still name one blob, and what is exported is what is pushed.
+    let to = format!("docker://{}/packed:1", registry.host);
+    let zstd = ["--compression", "zstd"];
+    run_ok(&mut windlass(&podman, &[&["push", &path(&podman, "index"), &to, "--insecure"][..], &zstd].concat()));
+    let output = path(&podman, "packed");
+    let export = ["export", &path(&podman, "index"), "--format", "oci", "--output", &output];
+    podman.ok("windlass", &[&export[..], &zstd].concat());
+    let raw = |more: &[&str]| run_ok(Command::new("skopeo").args(["inspect", "--raw"]).args(more));
+    let pushed = raw(&["--tls-verify=false", &to]);
+    assert_eq!(raw(&[&format!("oci:{output}")]), pushed);
+    let lowest = |entry: &Value| -> Value {
+        let blob =
+            fs::read(podman.env.path("packed/blobs/sha256").join(&entry["digest"].as_str().unwrap()[7..])).unwrap();
+        serde_json::from_slice::<Value>(&blob).unwrap()["layers"][0].clone()
+    };
+    let index: Value = serde_json::from_str(&pushed).unwrap();
+    let (one, other) = (lowest(&index["manifests"][0]), lowest(&index["manifests"][1]));
+    assert_eq!(one, other);
+    assert!(
+        one["mediaType"].as_str().unwrap().ends_with("+zstd") && one["digest"] != format!("sha256:{layer}"),
+        "{one}"
+    );
 }
 
 #[test]
