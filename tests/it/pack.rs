@@ -25,7 +25,7 @@ fn manifest(podman: &LinkedPodman, directory: &str) -> Value {
 #[test]
 fn packed_exports_are_what_a_push_sends_and_podman_runs_them() {
     let podman = linked_podman();
-    app(&podman, 20_000_000);
+    app(&podman, 4_000_000);
     let registry = RealRegistry::start(&podman.env);
     let image_id = built(&podman)["platforms"][0]["configDigest"].as_str().unwrap()["sha256:".len()..].to_owned();
     export(&podman, "plain.tar", &[]);
