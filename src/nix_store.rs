@@ -170,7 +170,8 @@ impl NixStore {
     }
 
     /// Makes Nix set up a store that is new, before several processes of it are at work at a time: two that set up its
-    /// database at once disturb each other (2.8 then says that `db/schema` is corrupt, or that the database is busy).
+    /// database at once disturb each other (2.8 then says that `db/schema` is corrupt, or that the database is busy). Beside a daemon it changes
+    /// nothing: the store is there.
     ///
     /// # Errors
     /// If Nix does not do it.
@@ -282,8 +283,8 @@ fn run<'a>(
 
 /// What Nix answers. Without a daemon each process opens the store's database itself, and one that does so while the last
 /// of the others closes it is turned away (`SQLITE_BUSY`, which sqlite.org/wal.html has under "Sometimes Queries Return
-/// SQLITE_BUSY In WAL Mode"): Nix waits where it reads and writes, but not
-/// where it opens (seen with 2.8). So it is asked again.
+/// SQLITE_BUSY In WAL Mode"): Nix waits where it reads and writes, but not where it opens (seen with 2.8). So it is asked
+/// again.
 fn output(mut command: Command) -> io::Result<Output> {
     let busy = |output: &Output| {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -129,11 +129,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             "--compression is for one image; the archives of a stack and the files of an artifact go as they are";
         return Err(Usage(message.to_owned()).into());
     }
-    warn_of_weights(
-        images.iter().filter(|(_, without)| !without.models).map(|(image, _)| image),
-        args.compression,
-        printer,
-    );
+    let written = images
+        .iter()
+        .flat_map(|(image, without)| image.summary().layers().into_iter().filter(|layer| !without.leaves_out(layer)));
+    warn_of_weights(written, args.compression, printer);
     let directory = !is_file;
     check_target(&args.output, directory)?;
 

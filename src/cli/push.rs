@@ -76,11 +76,9 @@ impl Packing {
     }
 }
 
-/// The warning that weights are among what is to be packed.
-pub(super) fn warn_of_weights<'a>(images: impl IntoIterator<Item = &'a ImageDir>, with: Packing, printer: &Printer) {
-    let is_model = |layer: &&LayerRecord| layer.kind == LayerKind::Model;
-    let has_weights = |image: &ImageDir| image.summary().layers().iter().any(is_model);
-    if with != Packing::None && images.into_iter().any(has_weights) {
+/// The warning that weights are among the layers that are to be packed.
+pub(super) fn warn_of_weights<'a>(mut layers: impl Iterator<Item = &'a LayerRecord>, with: Packing, printer: &Printer) {
+    if with != Packing::None && layers.any(|layer| layer.kind == LayerKind::Model) {
         printer.note(format!("warning: {}", lint::PACKED));
     }
 }
@@ -126,7 +124,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let cache = home("XDG_CACHE_HOME", ".cache").ok().map(|cache| cache.join("windlass/packed"));
     let compression = args.compression.compression();
     let pusher = Pusher::new(registries.client(args.insecure), compression, cache.as_deref(), session.progress());
-    warn_of_weights(images.iter().map(|(image, _)| image), args.compression, printer);
+    warn_of_weights(images.iter().flat_map(|(image, _)| image.summary().layers()), args.compression, printer);
     let drawing = session.draw("pushing");
     let mut rows = Vec::new();
     for (image, at) in &images {

@@ -124,6 +124,7 @@ pub fn verify(
 
 #[derive(Deserialize)]
 struct Manifest {
+    #[serde(default)]
     layers: Vec<Layer>,
 }
 
@@ -190,8 +191,8 @@ impl Search<'_> {
         }
         for referrer in client.referrers(at, digest, progress)?.into_iter().take(MOST) {
             let found = match client.manifest(at, &referrer.to_string(), progress) {
-                // Something else that is about the image, or nothing any more.
-                Err(error) if !error.is_transient() => continue,
+                // Something else that is about the image, or nothing any more. Of what cannot be asked nobody knows.
+                Err(RegistryError::NotFound { .. } | RegistryError::Malformed { .. }) => continue,
                 found => found?,
             };
             if self.is_signed(&found, &mut reasons)? {
@@ -222,7 +223,7 @@ impl Search<'_> {
             }
             // One that cannot be had does not make another one wrong.
             let payload = match client.blob(at, layer.digest, layer.size, progress) {
-                Err(error) if !error.is_transient() => {
+                Err(error) if !error.is_transient() && !matches!(error, RegistryError::Stopped { .. }) => {
                     reasons.push(error.to_string());
                     continue;
                 }

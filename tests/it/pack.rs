@@ -97,6 +97,21 @@ fn layers_that_came_packed_or_are_left_out_stay_as_they_are() {
 }
 
 #[test]
+fn weights_that_are_packed_are_warned_of() {
+    let podman = linked_podman();
+    podman.stack();
+    let stack = read(&podman.env.path("stack/stack.json"));
+    let image = podman.env.path("stack/images/app");
+    let model = stack["models"][0]["layers"][0]["digest"].as_str().unwrap();
+    for (more, warned) in [(&[][..], true), (&["--without", "models"], false), (&["--without", model], false)] {
+        let export = ["export", image.to_str().unwrap(), "--output", "out.tar", "--compression", "zstd"];
+        let output = windlass(&podman, &[&export[..], more].concat()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.success(), said.contains("warning: weights get")), (true, warned), "{more:?} {said}");
+    }
+}
+
+#[test]
 fn what_cannot_be_packed_leaves_nothing() {
     let podman = linked_podman();
     app(&podman, 100_000);

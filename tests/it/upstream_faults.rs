@@ -151,3 +151,33 @@ fn a_quota_is_spent_on_what_was_looked_up_longest_ago() {
     log.sort();
     assert_eq!((code, log), (0, ["a", "b", "c"].map(|name| format!("HEAD /v2/a/{name}/manifests/1.0")).to_vec()));
 }
+
+#[test]
+fn a_signature_that_cannot_be_asked_for_is_not_called_missing() {
+    let index = json!({ "schemaVersion": 2, "manifests": [] }).to_string();
+    let referrer = Digest::of(index.as_bytes()).to_string();
+    for (answer, code, word) in [
+        (Answer::new(403), 1, "denies access"),
+        (Answer::new(500), 1, "answered 500"),
+        (Answer::new(404), 4, "is not signed"),
+        (Answer::ok(index), 4, "is not signed"),
+        (Answer::ok(r#"{"schemaVersion":2,"layers":[]}"#), 4, "other bytes"),
+    ] {
+        let env = Env::new();
+        let list = json!({ "schemaVersion": 2, "manifests": [{ "digest": referrer }] }).to_string();
+        let named = referrer.clone();
+        let registry = BadRegistry::start(move |_, asked| match asked.path.as_str() {
+            path if path.ends_with(".sig") => Answer::new(404),
+            path if path.contains("/referrers/") => Answer::ok(list.clone()),
+            path if path.ends_with(&named) => answer.clone(),
+            _ => good(asked),
+        });
+        env.write("key.pub", include_str!("../fixtures/cosign/cosign.pub"));
+        let reference = format!("{}/a/app:1.0", registry.host);
+        let add = ["upstream", "add", "app", &reference, "--insecure", "--platform", "linux/amd64", "--retries", "0"];
+        let output = env.windlass([&add[..], &["--cosign-key", "key.pub"]].concat()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!env.path("images.lock.json").exists());
+        assert_eq!((output.status.code(), said.contains(word)), (Some(code), true), "{said}");
+    }
+}
