@@ -64,7 +64,10 @@ let
       startPeriod = mkOption {
         type = duration;
         default = "0s";
-        description = "The time after the start in which a failed check does not count.";
+        description = ''
+          The time after the start in which a failed check does not count. Units that are made here have Podman wait until the
+          container was healthy once before any failed check counts.
+        '';
       };
       onFailure = mkOption {
         type = types.enum [
@@ -139,7 +142,7 @@ in
         "no"
       ];
       default = "always";
-      description = "When systemd starts it again.";
+      description = "When systemd starts it again: after a second, then ever later, up to a minute.";
     };
     autoStart = switch true "Whether it is started at boot.";
     extraOptions = list "Further arguments of `podman run`.";

@@ -92,7 +92,7 @@ in
             };
             inherit (own) runtimeDirectory;
             mounts = own.secretVolumes "%t/windlass";
-            notifyHealthy = own.isWaitedFor;
+            postStart = lib.optional own.isWaitedFor (own.waitHealthy cfg.podman);
             userns = own.keepId;
             path = own.userPath;
           };

@@ -1,13 +1,12 @@
 # A container as an attribute of `virtualisation.oci-containers.containers`.
 #
-# Type: { lib } -> { container, podman } -> AttrSet
+# Type: { lib } -> { container } -> AttrSet
 #
 # container: as container.nix describes it
-# podman:    the attributes `sdnotify` and `user`
 #
 # What oci-containers has no option for goes into `extraOptions`, in a fixed order.
 { lib }:
-{ container, podman }:
+{ container }:
 let
   inherit (lib) optional optionals;
   json = builtins.toJSON;
@@ -18,12 +17,20 @@ let
 
   health =
     health:
+    let
+      startup = import ./health-startup.nix health;
+    in
     [
       "--health-cmd=${import ./health-cmd.nix health.command}"
       "--health-interval=${health.interval}"
       "--health-timeout=${health.timeout}"
       "--health-retries=${toString health.retries}"
       "--health-start-period=${health.startPeriod}"
+    ]
+    ++ [
+      "--health-startup-cmd=${startup.command}"
+      "--health-startup-interval=${startup.interval}"
+      "--health-startup-timeout=${startup.timeout}"
     ]
     ++ optional (health.onFailure != "none") "--health-on-failure=${health.onFailure}";
 in
@@ -42,7 +49,6 @@ in
     privileged
     autoStart
     ;
-  inherit podman;
   pull = "never";
   workdir = container.workingDir;
   # Podman takes a JSON array here too.

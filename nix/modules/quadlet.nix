@@ -1,14 +1,14 @@
 # A container as the text of a Quadlet file, `<name>.container` (podman-systemd.unit(5), Podman 5.0 and later).
 #
-# Type: { lib } -> { name, container, after, preStart, runtimeDirectory, mounts, notifyHealthy, userns, path, wantedBy } -> string
+# Type: { lib } -> { name, container, after, preStart, postStart, runtimeDirectory, mounts, userns, path, wantedBy } -> string
 #
 # name:          of the container and of its unit
 # container:     as container.nix describes it
 # after:         units that are started before it
 # preStart:      command lines that run before it
+# postStart:     command lines that run when it has been started, and must end before others count it as started
 # runtimeDirectory: directories below /run, or the user's own, that exist while it runs
 # mounts:        further values of `Volume`, with specifiers of systemd
-# notifyHealthy: whether the unit has started only when the container is healthy
 # userns:        value of `--userns`, or null
 # path:          where podman looks for other programs, or null
 # wantedBy:      the target that starts it
@@ -42,9 +42,9 @@ in
   container,
   after ? [ ],
   preStart ? [ ],
+  postStart ? [ ],
   runtimeDirectory ? [ ],
   mounts ? [ ],
-  notifyHealthy ? false,
   userns ? null,
   path ? null,
   wantedBy ? "default.target",
@@ -52,11 +52,17 @@ in
 let
   health =
     { command, ... }@health:
+    let
+      startup = import ./health-startup.nix health;
+    in
     one "HealthCmd" (import ./health-cmd.nix command)
     ++ one "HealthInterval" health.interval
     ++ one "HealthTimeout" health.timeout
     ++ one "HealthRetries" health.retries
     ++ one "HealthStartPeriod" health.startPeriod
+    ++ one "HealthStartupCmd" startup.command
+    ++ one "HealthStartupInterval" startup.interval
+    ++ one "HealthStartupTimeout" startup.timeout
     ++ optional (health.onFailure != "none") "HealthOnFailure=${health.onFailure}";
 
   sections = {
@@ -95,7 +101,6 @@ let
     ++ optional container.privileged "PodmanArgs=--privileged"
     ++ set "RunInit" container.init
     ++ lib.optionals (container.health != null) (health container.health)
-    ++ optional notifyHealthy "Notify=healthy"
     ++ argument "memory" container.memory
     ++ argument "cpus" (json container.cpus)
     ++ one "ShmSize" container.shmSize
@@ -108,10 +113,12 @@ let
       optional (path != null) "Environment=PATH=${path}"
       ++ map (directory: "RuntimeDirectory=${directory}") runtimeDirectory
       ++ map (line: "ExecStartPre=${line}") preStart
+      ++ map (line: "ExecStartPost=${line}") postStart
+      ++ [ "Restart=${container.restart}" ]
+      ++ mapAttrsToList (key: value: "${key}=${toString value}") (import ./restarts.nix)
       ++ [
-        "Restart=${container.restart}"
         # To be healthy may take a while, but not for ever.
-        "TimeoutStartSec=${if notifyHealthy then "15min" else "infinity"}"
+        "TimeoutStartSec=${if postStart != [ ] then "15min" else "infinity"}"
         "TimeoutStopSec=${toString (60 + (if container.stopTimeout == null then 10 else container.stopTimeout))}"
       ];
     Install = optional container.autoStart "WantedBy=${wantedBy}";

@@ -59,6 +59,11 @@ rec {
     container.health != null
     && builtins.any (other: builtins.elem name other.dependsOn) (builtins.attrValues cfg.containers);
 
+  # A command line that ends when the container is healthy, or is gone, for a unit that others wait for. `--sdnotify=healthy`
+  # would say so too, but now and then so late that systemd does not know whose word it is and waits for ever
+  # (https://github.com/containers/podman/issues/19724).
+  waitHealthy = podman: "${podman}/bin/podman wait --condition=healthy ${name}";
+
   # Units that come first. They are wanted, not required: a new version of one of them restarts nothing else.
   after =
     unit:

@@ -16,6 +16,7 @@ let
   linked = cfg.via != "podman";
   quadlet = import ./quadlet.nix { inherit lib; };
   ociContainer = import ./oci-containers.nix { inherit lib; };
+  restarts = import ./restarts.nix;
   runtime = import ./runtime.nix {
     inherit lib cfg;
     install = "${pkgs.coreutils}/bin/install";
@@ -53,33 +54,14 @@ let
     name:
     let
       own = runtime name;
-      owner = if cfg.user == null then { inherit (own) uid gid; } else { uid = cfg.user; gid = account.group; };
     in
-    # Root reads them, whoever the unit runs as.
-    map (line: "+${line}") (own.installSecrets { directory = secretsAt; inherit owner; });
+    own.installSecrets { directory = secretsAt; owner = { inherit (own) uid gid; }; };
   withSecrets =
     name: container:
     container // { volumes = container.volumes ++ (runtime name).secretVolumes secretsAt; };
-  withUserns =
-    name: container:
-    let
-      inherit (runtime name) keepId;
-    in
-    if cfg.user == null || keepId == null then
-      container
-    else
-      container // { extraOptions = [ "--userns=${keepId}" ] ++ container.extraOptions; };
-
-  # Whether a unit has started only when its container is healthy. What conmon of a user who lingers says, does not reach
-  # the system's units.
-  waits = name: (runtime name).isWaitedFor || cfg.user != null;
 
   # Whether the containers are units of the user's own systemd.
   ofUser = cfg.user != null && cfg.runner == "quadlet";
-  login = lib.optionals (cfg.user != null) [
-    "linger-users.service"
-    "user@${toString account.uid}.service"
-  ];
   networks =
     more:
     lib.listToAttrs (
@@ -113,6 +95,7 @@ let
     path = [
       podman
       pkgs.skopeo
+      pkgs.nix
     ];
     unitConfig.RequiresMountsFor = [ storage.graphroot ] ++ lib.optional linked cfg.storageDir;
   };
@@ -148,10 +131,11 @@ in
         "oci-containers"
         "quadlet"
       ];
-      default = "oci-containers";
+      default = if cfg.user == null then "oci-containers" else "quadlet";
+      defaultText = lib.literalMD "`oci-containers`; with `user` it is `quadlet`";
       description = ''
         What runs `containers`: units of `virtualisation.oci-containers`, `podman-<name>.service`, or Quadlet files in
-        /etc/containers/systemd, `<name>.service`.
+        /etc/containers/systemd, `<name>.service`. A `user` needs Quadlet.
       '';
     };
     user = mkOption {
@@ -231,15 +215,7 @@ in
           }
         );
       }
-      (mkIf (!ofUser) (
-        networks (
-          lib.optionalAttrs (cfg.user != null) {
-            wants = login;
-            after = login;
-            serviceConfig.User = cfg.user;
-          }
-        )
-      ))
+      (mkIf (!ofUser) (networks { }))
       # oci-containers makes a container whose image it does not load itself wait for the network; and what it requires, it
       # is restarted with.
       (lib.mapAttrs' (
@@ -250,19 +226,21 @@ in
             if ours then (runtime name).after ociUnit else [ "windlass-load.service" ] ++ map ociUnit container.dependsOn;
         in
         lib.nameValuePair container.serviceName {
-          wants = lib.mkForce (first ++ login);
-          after = lib.mkForce (first ++ login);
+          wants = lib.mkForce first;
+          after = lib.mkForce first;
           requires = lib.mkForce [ ];
           serviceConfig = mkIf ours (
             {
               ExecStartPre = secretsFor name;
             }
+            // lib.mapAttrs (_: lib.mkDefault) restarts
             # NixOS checks values with one mark around them at most, and a key's definitions are all lists or none is.
             // lib.optionalAttrs (ofOci.${name}.restart != "always") {
               Restart = lib.mkForce ofOci.${name}.restart;
             }
             # A start that waits for a container to be healthy would wait for ever, and `nixos-rebuild switch` with it.
-            // lib.optionalAttrs (waits name) {
+            // lib.optionalAttrs (runtime name).isWaitedFor {
+              ExecStartPost = (runtime name).waitHealthy podman;
               TimeoutStartSec = lib.mkForce "15min";
             }
             // lib.optionalAttrs (ofOci.${name}.stopTimeout != null) {
@@ -289,11 +267,7 @@ in
       containers = lib.mapAttrs (
         name: container:
         ociContainer {
-          container = withUserns name (withSecrets name container);
-          podman = {
-            sdnotify = if waits name then "healthy" else "conmon";
-            user = if cfg.user == null then "root" else cfg.user;
-          };
+          container = withSecrets name container;
         }
       ) ofOci;
     };
@@ -316,7 +290,7 @@ in
             };
             mounts = own.secretVolumes "%t/windlass";
             inherit (own) runtimeDirectory;
-            notifyHealthy = own.isWaitedFor;
+            postStart = lib.optional own.isWaitedFor (own.waitHealthy podman);
             userns = if ofUser then own.keepId else null;
             path = if ofUser then own.userPath else null;
             wantedBy = if ofUser then "default.target" else "multi-user.target";
@@ -381,11 +355,11 @@ in
         '';
       }
       {
-        assertion = cfg.user == null || lib.all (container: container.health != null) (builtins.attrValues ofOci);
+        assertion = cfg.user == null || cfg.runner == "quadlet";
         message = ''
-          virtualisation.windlass.user: the unit of a rootless container has started when the container is healthy; give those without
-          a health check one, or use runner = "quadlet":
-          ${toString (builtins.attrNames (lib.filterAttrs (_: container: container.health == null) ofOci))}
+          virtualisation.windlass.runner = "oci-containers" cannot run the containers of virtualisation.windlass.user: a unit of the
+          system must not move the processes of a rootless Podman to a control group of the user. Remove `runner`, or say
+          runner = "quadlet"
         '';
       }
       {

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 const HELP: &str = r#"Ask a service whether it works
 
 Usage:
-  windlass-probe http URL [--status 200-299] [--contains TEXT] [--timeout 5s]
-  windlass-probe tcp HOST:PORT|unix:PATH [--send TEXT] [--expect TEXT] [--timeout 5s]
-  windlass-probe exec [--contains TEXT] [--timeout 5s] -- PROGRAM [ARGUMENT...]
+  windlass-probe http URL [--status 200-299] [--contains TEXT] [--timeout 5s] [--wait TIME]
+  windlass-probe tcp HOST:PORT|unix:PATH [--send TEXT] [--expect TEXT] [--timeout 5s] [--wait TIME]
+  windlass-probe exec [--contains TEXT] [--timeout 5s] [--wait TIME] -- PROGRAM [ARGUMENT...]
 
 http  GET URL (http://HOST[:PORT]/PATH) answers with such a status; a redirect is not followed, and is not healthy
       unless --status says so. --contains: and the first MiB of the answer has this text.
@@ -32,6 +32,7 @@ exec  PROGRAM ends with exit code 0. --contains: and the first MiB of its output
 
 HOST is an IP address ([::1] in brackets) or localhost: no name is looked up.
 --timeout is for all of it: 500ms, 5s (so it is by default), 2m.
+--wait 15m: asks again, four times a second, until the service is healthy or that time is up.
 
 Exit codes: 0 healthy; 1 not, and one line on standard output says why; 2 the arguments are wrong.
 
@@ -50,6 +51,8 @@ const LINE: usize = 200;
 /// How often is looked whether a program has ended, and how long its last words are waited for.
 const TICK: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_millis(200);
+/// The pause before a service that was not healthy is asked again.
+const PAUSE: Duration = Duration::from_millis(250);
 
 fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -63,7 +66,7 @@ fn main() -> ExitCode {
             print(&mut io::stderr(), &format!("windlass-probe: {message}; see windlass-probe --help\n"));
             return ExitCode::from(2);
         }
-        Ok(check) => check().map_or_else(|line| (line, 1), |line| (line, 0)),
+        Ok((check, wait)) => last_of(&check, wait).map_or_else(|line| (line, 1), |line| (line, 0)),
     };
     if !line.is_empty() {
         print(&mut io::stdout(), &format!("{line}\n"));
@@ -77,9 +80,22 @@ fn print(to: &mut impl Write, text: &str) {
 }
 
 /// Asks, and gives the line to print, if there is one: healthy, or not.
-type Check = Box<dyn FnOnce() -> Result<String, String>>;
+type Check = Box<dyn Fn() -> Result<String, String>>;
 
-fn parse(arguments: Vec<OsString>) -> Result<Check, String> {
+/// What the service says when it is healthy, or the last thing that it says before the time is up.
+fn last_of(check: &Check, wait: Duration) -> Result<String, String> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let result = check();
+        if result.is_ok() || Instant::now() >= deadline {
+            return result;
+        }
+        thread::sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now())));
+    }
+}
+
+/// What is asked, and how long it is asked again.
+fn parse(arguments: Vec<OsString>) -> Result<(Check, Duration), String> {
     let mut arguments = arguments.into_iter();
     let utf8 = |text: OsString| text.into_string().map_err(|text| format!("{} is not UTF-8", text.display()));
     let mode = utf8(arguments.next().ok_or("expected http, tcp or exec")?)?;
@@ -89,7 +105,7 @@ fn parse(arguments: Vec<OsString>) -> Result<Check, String> {
         "exec" => &["contains"],
         _ => return Err(format!("'{mode}': expected http, tcp or exec")),
     };
-    let mut timeout = Duration::from_secs(5);
+    let (mut timeout, mut wait) = (Duration::from_secs(5), Duration::ZERO);
     let (mut status, mut contains, mut send, mut expect) = (200..=299, None, Vec::new(), None);
     let mut target = None;
     while let Some(argument) = arguments.next() {
@@ -112,34 +128,46 @@ fn parse(arguments: Vec<OsString>) -> Result<Check, String> {
             Some((name, value)) => (name, value.to_owned()),
             None => (option, utf8(arguments.next().ok_or_else(|| format!("--{option} needs a value"))?)?),
         };
-        if name != "timeout" && !known.contains(&name) {
+        if !matches!(name, "timeout" | "wait") && !known.contains(&name) {
             return Err(format!("{mode} has no option --{name}"));
         }
         match name {
-            "timeout" => timeout = duration(&value)?,
+            "timeout" => timeout = duration(name, &value)?,
+            "wait" => wait = duration(name, &value)?,
             "status" => status = statuses(&value)?,
             "contains" => contains = Some(value),
             "send" => send = unescape(&value)?,
             _ => expect = Some(unescape(&value)?),
         }
     }
-    match (mode.as_str(), target) {
+    let check: Check = match (mode.as_str(), target) {
         ("http", Some(url)) => {
             let (at, path) = parse_url(&url)?;
-            Ok(Box::new(move || ask(at, timeout, move |at, tell| http(at, &path, &status, contains.as_deref(), tell))))
+            Box::new(move || {
+                let (path, status, contains) = (path.clone(), status.clone(), contains.clone());
+                ask(at.clone(), timeout, move |at, tell| http(at, &path, &status, contains.as_deref(), tell))
+            })
         }
-        ("http", None) => Err("http: expected a URL".to_owned()),
+        ("http", None) => return Err("http: expected a URL".to_owned()),
         ("tcp", Some(target)) => {
             let at = Address::parse(&target, None)?;
-            Ok(Box::new(move || ask(at, timeout, move |at, tell| tcp(at, &send, expect.as_deref(), tell))))
+            Box::new(move || {
+                let (send, expect) = (send.clone(), expect.clone());
+                ask(at.clone(), timeout, move |at, tell| tcp(at, &send, expect.as_deref(), tell))
+            })
         }
-        ("tcp", None) => Err("tcp: expected HOST:PORT or unix:PATH".to_owned()),
+        ("tcp", None) => return Err("tcp: expected HOST:PORT or unix:PATH".to_owned()),
         _ => {
-            let mut command = Command::new(arguments.next().ok_or("exec: expected -- PROGRAM")?);
-            command.args(arguments);
-            Ok(Box::new(move || exec(command, contains.as_deref(), timeout)))
+            let program = arguments.next().ok_or("exec: expected -- PROGRAM")?;
+            let arguments: Vec<OsString> = arguments.collect();
+            Box::new(move || {
+                let mut command = Command::new(&program);
+                command.args(&arguments);
+                exec(command, contains.as_deref(), timeout)
+            })
         }
-    }
+    };
+    Ok((check, wait))
 }
 
 /// Not every system call takes a time limit, so one thread asks, and this one looks at the clock.
@@ -175,6 +203,7 @@ enum Event {
 }
 
 /// Where something listens: `unix:PATH`, or the sockets that a text stands for.
+#[derive(Clone)]
 struct Address {
     text: String,
     sockets: Vec<SocketAddr>,
@@ -242,13 +271,13 @@ fn parse_url(url: &str) -> Result<(Address, String), String> {
     Ok((Address::parse(host, Some(80))?, format!("{slash}{path}")))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+fn duration(option: &str, text: &str) -> Result<Duration, String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let millis = [("ms", 1), ("s", 1000), ("m", 60_000)].into_iter().find(|(name, _)| *name == unit);
     match (number.parse::<u32>(), millis) {
         (Ok(number @ 1..), Some((_, millis))) => Ok(Duration::from_millis(u64::from(number) * millis)),
-        _ => Err(format!("--timeout '{text}': expected a time like 500ms, 5s or 2m")),
+        _ => Err(format!("--{option} '{text}': expected a time like 500ms, 5s or 2m")),
     }
 }
 

@@ -190,30 +190,27 @@ fn a_home_restarts_only_what_changed() {
 
 #[test]
 fn a_rootless_stack_has_its_own_files_and_identities() {
-    let [oci, quadlet, path] = evaluated(
+    let [machine, path] = evaluated(
         STACK,
         [
             &format!("{{ {ROOTLESS} }}"),
-            &format!("{{ {ROOTLESS} {QUADLET} }}"),
             &format!("{{ {ROOTLESS} services.ai-stack.models.large.src = lib.mkForce /etc/hosts; }}"),
         ],
     );
-    for machine in [&oci, &quadlet] {
-        let rules = machine["tmpfiles"]["00-nixos.conf"].as_str().unwrap();
-        for name in ["ollama", "postgres", "qdrant", "redis"] {
-            assert!(rules.contains(&format!("d /var/lib/ai-stack/{name} 0700 ai users - -\n")), "{rules}");
-        }
-        // Slots are in the storage of root, which this user cannot reach.
-        assert!(!machine["units"]["windlass-load.service"].as_str().unwrap().contains("model use"));
+    let rules = machine["tmpfiles"]["00-nixos.conf"].as_str().unwrap();
+    for name in ["ollama", "postgres", "qdrant", "redis"] {
+        assert!(rules.contains(&format!("d /var/lib/ai-stack/{name} 0700 ai users - -\n")), "{rules}");
     }
-    assert!(run(&oci, "redis").contains("--userns=keep-id:uid=6379,gid=6379"), "{}", run(&oci, "redis"));
-    let redis = quadlet["etc"]["containers/systemd/users/1234/redis.container"].as_str().unwrap();
-    assert_eq!(values(redis, "UserNS"), ["keep-id:uid=6379,gid=6379"]);
-    for (machine, name) in [(&oci, "large.gguf"), (&path, "hosts")] {
-        let command = run(machine, "llama-cpp");
-        let bind = command.lines().find_map(|line| line.strip_prefix("  -v ")).unwrap();
-        let file = bind.strip_suffix(":/models/chat.gguf:ro \\").unwrap();
-        assert!(file.starts_with("/nix/store/") && file.ends_with(&format!("-{name}")), "{bind}");
+    // Slots are in the storage of root, which this user cannot reach.
+    assert!(!machine["units"]["windlass-load.service"].as_str().unwrap().contains("model use"));
+    let container = |machine: &Value, name: &str| {
+        machine["etc"][format!("containers/systemd/users/1234/{name}.container")].as_str().unwrap().to_owned()
+    };
+    assert_eq!(values(&container(&machine, "redis"), "UserNS"), ["keep-id:uid=6379,gid=6379"]);
+    for (machine, name) in [(&machine, "large.gguf"), (&path, "hosts")] {
+        let llama = container(machine, "llama-cpp");
+        let file = values(&llama, "Volume")[0].strip_suffix(":/models/chat.gguf:ro").unwrap();
+        assert!(file.starts_with("/nix/store/") && file.ends_with(&format!("-{name}")), "{llama}");
     }
 }
 

@@ -68,8 +68,9 @@ fn what_cannot_work_is_an_assertion() {
                 "virtualisation.windlass.user: users.users.ai needs a fixed `uid` and `linger = true`",
             ),
             (
-                r#"{ virtualisation.windlass.user = "ai"; users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
-                r#"give those without a health check one, or use runner = "quadlet": app"#,
+                r#"{ virtualisation.windlass = { user = "ai"; runner = "oci-containers"; };
+              users.users.ai = { isNormalUser = true; uid = 7; linger = true; }; }"#,
+                r#"virtualisation.windlass.runner = "oci-containers" cannot run the containers of virtualisation.windlass.user"#,
             ),
             (
                 r#"{ virtualisation.windlass = { user = "ai"; runner = "quadlet"; via = "podman"; };

@@ -297,6 +297,7 @@ fn wrong_arguments_are_told_without_what_they_may_hide() {
             &["tcp", "--send", r"\q", "127.0.0.1:1"],
             r"--send and --expect know \r \n \t \0 \\ and \xNN after a backslash",
         ),
+        (&["exec", "--wait", "soon", "--", "true"], "--wait 'soon': expected a time like 500ms, 5s or 2m"),
         (&["exec", "/bin/true"], "exec: an argument too many; write -- before the program"),
         (&["exec", "--"], "exec: expected -- PROGRAM"),
     ] {
@@ -307,6 +308,28 @@ fn wrong_arguments_are_told_without_what_they_may_hide() {
     let help = probe(&["--help"]);
     assert!(help.code == 0 && help.stdout.starts_with("Ask a service whether it works\n"), "{help:?}");
     assert!(help.stdout.lines().all(|line| line.len() <= 120));
+}
+
+#[test]
+fn it_waits_for_a_service_that_is_not_there_yet() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let start = Instant::now();
+    let refused = says(1, &format!("{free}: Connection refused"));
+    assert_eq!(verdict(&["tcp", &free.to_string(), "--wait", "1s"]), refused);
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1500));
+        TcpListener::bind(free).unwrap().incoming().for_each(drop);
+    });
+    let start = Instant::now();
+    assert_eq!(verdict(&["tcp", &free.to_string(), "--wait=1m"]), (0, String::new()));
+    assert!((1..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    // A program is started anew each time.
+    let folder = tempfile::tempdir().unwrap();
+    let count = folder.path().join("count");
+    let script = format!("echo x >>{0}; test $(wc -l <{0}) -ge 3", count.display());
+    assert_eq!(verdict(&["exec", "--wait", "1m", "--", "sh", "-c", &script]), (0, String::new()));
+    assert_eq!(std::fs::read_to_string(count).unwrap(), "x\nx\nx\n");
 }
 
 #[test]
