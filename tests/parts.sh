@@ -34,6 +34,7 @@ TOOLS=(
   nix:nix-bin podman:podman skopeo:skopeo umoci:umoci runc:runc busybox:busybox-static fuse-overlayfs:fuse-overlayfs newuidmap:uidmap
   mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs patchelf:patchelf jq:jq strace:strace curl:curl openssl:openssl
   docker-registry:docker-registry htpasswd:apache2-utils
+  mmdebstrap:mmdebstrap ip:iproute2
   shellcheck:shellcheck nsenter:util-linux python3:python3 pip3:python3-pip time:time
 )
 

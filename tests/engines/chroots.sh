@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# The Debians of the matrix, each a folder with a Podman of its own. What is there already stays; one that was half made is made again.
+#
+#   tests/engines/chroots.sh [bookworm|trixie|sid|experimental…]
+#
+# ENGINES_DIR says where they are: target/engines by default.
+set -euo pipefail
+# shellcheck source=tests/parts.sh
+. "$(dirname "${BASH_SOURCE[0]}")/../parts.sh"
+
+ENGINES_DIR=${ENGINES_DIR:-$ROOT/target/engines}
+PODMAN=(podman skopeo crun runc netavark aardvark-dns passt uidmap fuse-overlayfs nix-bin python3 busybox-static
+  containers-storage ca-certificates iproute2 procps)
+# The stack of the flake is built in Debian 13, with other tools than here.
+STACK=(git jq patchelf curl)
+
+# chroot_of SUITE
+chroot_of() {
+  local suite=$1 dir=$ENGINES_DIR/$1 packages=("${PODMAN[@]}") archive options=() file began=$SECONDS
+  # Made under another name: what bears its own name is whole.
+  if [[ -e $dir ]]; then return 0; fi
+  say "making $dir"
+  archive=$(mirror)
+  local sources=("deb $archive $suite main")
+  case $suite in
+    bookworm) ;;
+    trixie) packages+=("${STACK[@]}") ;;
+    sid) packages+=(docker.io docker-cli containerd) ;;
+    experimental)
+      sources=("deb $archive sid main" "deb $archive experimental main")
+      packages=("${packages[@]/podman/podman/experimental}")
+      ;;
+    *) refuse "no engine of the matrix is from Debian's $suite" ;;
+  esac
+  rm -rf --one-file-system "$dir.new"
+  # How this machine reaches the archive holds for the new one too.
+  for file in /etc/apt/apt.conf.d/99*; do
+    if [[ -e $file ]]; then options+=(--aptopt="$file"); fi
+  done
+  # shellcheck disable=SC2016 # the shell of the hook expands it
+  mmdebstrap --quiet --mode=root --variant=minbase --include="$(IFS=, && echo "${packages[*]}")" "${options[@]}" \
+    --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+    --aptopt='Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false"' \
+    --customize-hook='chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash ann' \
+    --customize-hook='chroot "$1" useradd --create-home --uid 1001 --shell /bin/bash ben' \
+    "${suite/experimental/sid}" "$dir.new" "${sources[@]}" >&2 ||
+    refuse "could not make $dir from Debian's archive" "see above what mmdebstrap said, then run this again"
+  mv "$dir.new" "$dir"
+  say "made $dir in $((SECONDS - began)) s"
+}
+
+case ${1:-} in
+  --one) chroot_of "$2" ;;
+  *)
+    if (($# == 0)); then set -- bookworm trixie sid experimental; fi
+    mkdir -p "$ENGINES_DIR"
+    exec 9>"$ENGINES_DIR/lock"
+    flock 9
+    export ENGINES_DIR
+    # Some at a time: each waits for the network and unpacks.
+    printf '%s\n' "$@" | xargs -n 1 -P "$(nproc)" "${BASH_SOURCE[0]}" --one ||
+      refuse "not every Debian of the matrix could be made in $ENGINES_DIR; see above"
+    ;;
+esac

@@ -1,0 +1,124 @@
+"""Docker, with its graph driver or with the containerd image store: windlass' archives in it, by what Docker itself reports.
+
+    docker.py docker overlay2|containerd    inside of a host that enter.sh has made
+"""
+
+import json
+import subprocess
+import sys
+import tarfile
+
+from steps import REGISTRY, WORK, Row, Stack, check, manifest_of, sha256, start_registry, wait_for, write
+
+STEPS = ("set up", "load", "again", "digest", "run", "packed", "thin after model", "save", "push")
+
+
+def start(row, variant):
+    """dockerd, with a containerd of its own; both end with the row."""
+    write("/etc/docker/daemon.json", json.dumps({
+        "bridge": "none", "iptables": False, "ip6tables": False, "data-root": "/var/lib/docker", "exec-opts": ["native.cgroupdriver=cgroupfs"],
+        "features": {"containerd-snapshotter": variant == "containerd"},
+    }))
+    with open(f"{WORK}/dockerd.log", "wb") as log:
+        subprocess.Popen(["dockerd"], stdout=log, stderr=log)
+    try:
+        wait_for(lambda: row.try_run("docker", "info", seconds=10)[1] == 0, "dockerd")
+    finally:
+        with open(f"{WORK}/dockerd.log", encoding="utf-8", errors="replace") as log:
+            row.ran = log.read().splitlines()[-20:]
+
+
+def check_image(row, stack, variant, digest=None):
+    """The image's ID is our config's digest (graph drivers) or our manifest's, and the layers are ours."""
+    found = row.json("docker", "image", "inspect", stack.tag)[0]
+    want = (digest or stack.digest) if variant == "containerd" else stack.config
+    check(found["Id"] == want, f"its ID is {found['Id']}, not {want}")
+    with open(f"{stack.directory}/image.json", encoding="utf-8") as file:
+        layers = [layer["diffId"] if "diffId" in layer else layer["digest"] for layer in json.load(file)["platforms"][0]["layers"]]
+    check(found["RootFS"]["Layers"] == layers, f"its layers are {found['RootFS']['Layers']}, not {layers}")
+
+
+def runs(row, stack, reference=None):
+    """A container of it prints its text, and its model is in it."""
+    options = ("docker", "run", "--rm", "--pull=never", "--network=none", "--read-only")
+    printed = row.run(*options, reference or stack.tag)
+    check(printed == stack.expected, f"the container printed {printed!r}, not {stack.expected!r}")
+    size = row.run(*options, stack.tag, stack.command[0], "stat", "-c", "%s", "/models/tiny.gguf").strip()
+    check(size == str(24 + 64 * 4096), f"the model in the container has {size} bytes")
+
+
+def main(engine, variant):
+    row = Row(engine, variant, STEPS)
+    with row.step("set up"):
+        one, two = Stack(row, "app", 1), Stack(row, "app", 2)
+        row.run("windlass", "export", one.directory, "--output", f"{WORK}/one.tar")
+        start_registry()
+        start(row, variant)
+        said = row.json("docker", "version", "--format", "json")["Server"]
+        row.versions = f"Docker {said['Version'].split('+')[0]}, {row.run('runc', '--version').split()[2]} of runc"
+        driver = row.run("docker", "info", "--format", "{{.Driver}} {{.DriverStatus}}")
+        check(("io.containerd.snapshotter" in driver) == (variant == "containerd"), f"another image store: {driver}")
+    if row.results["set up"] != "ok":
+        row.finish()
+
+    with row.step("load"):
+        said = row.run("docker", "load", "--input", f"{WORK}/one.tar")
+        check(one.tag in said, f"docker load does not say {one.tag}: {said}")
+        check_image(row, one, variant)
+    with row.step("again"):
+        row.run("docker", "load", "--input", f"{WORK}/one.tar")
+        check_image(row, one, variant)
+        listed = row.run("docker", "images", "--all", "--quiet", "--no-trunc").split()
+        check(len(set(listed)) == 1, f"docker lists {listed}")
+    with row.step("digest"):
+        found = row.json("docker", "image", "inspect", one.tag)[0]["RepoDigests"]
+        if variant == "containerd":
+            check([name.split("@")[1] for name in found] == [one.digest], f"its digests are {found}, not {one.digest}")
+            runs(row, one, one.by_digest)
+        else:
+            # It knows a digest only of what a registry gave it.
+            check(found == [], f"a graph driver now has digests: {found}")
+            row.note("digest", "none; the ID is ours")
+    with row.step("run"):
+        runs(row, one)
+    with row.step("packed"):
+        for compression in ("gzip", "zstd"):
+            row.run("windlass", "export", two.directory, "--output", f"{WORK}/{compression}.tar", "--compression", compression)
+            with tarfile.open(f"{WORK}/{compression}.tar") as archive:
+                packed = json.load(archive.extractfile("index.json"))["manifests"][0]["digest"]
+            row.run("docker", "load", "--input", f"{WORK}/{compression}.tar")
+            check_image(row, two, variant, packed)
+            runs(row, two)
+    with row.step("thin after model"):
+        row.run("docker", "rmi", "--force", *row.run("docker", "images", "--quiet").split())
+        row.run("windlass", "export", two.path, "--output", f"{WORK}/folder")
+        for archive in (f"models/{two.model}", "images/app"):
+            row.run("docker", "load", "--input", f"{WORK}/folder/{archive}.tar")
+        check_image(row, two, variant)
+        runs(row, two)
+    with row.step("save"):
+        row.run("docker", "save", "--output", f"{WORK}/saved.tar", two.tag)
+        with tarfile.open(f"{WORK}/saved.tar") as archive:
+            manifest = json.load(archive.extractfile("manifest.json"))[0]
+            layers = [sha256(archive.extractfile(name).read()) for name in manifest["Layers"]]
+            index = json.load(archive.extractfile("index.json"))["manifests"][0]["digest"]
+        want = row.json("docker", "image", "inspect", two.tag)[0]["RootFS"]["Layers"]
+        check(layers == want, f"saved the layers {layers}, not {want}")
+        if variant == "containerd":
+            check(index == two.digest, f"saved the manifest {index}, not {two.digest}")
+    with row.step("push"):
+        row.run("docker", "tag", two.tag, f"{REGISTRY}/team/app:1")
+        row.run("docker", "push", "--quiet", f"{REGISTRY}/team/app:1")
+        manifest = manifest_of("team/app", "1")
+        if variant == "containerd":
+            check(sha256(manifest) == two.digest, f"the registry has {sha256(manifest)}, not {two.digest}")
+        else:
+            # It packs the layers for the registry; the image stays the same one.
+            config = json.loads(manifest)["config"]["digest"]
+            check(config == two.config, f"the config in the registry is {config}, not {two.config}")
+            row.note("push", "another digest; the ID is ours")
+    row.finish()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
