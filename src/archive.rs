@@ -123,7 +123,7 @@ fn docker_manifest(image: &ImageDir) -> Option<Vec<u8>> {
     let name = |digest: Digest| format!("blobs/sha256/{}", digest.hex());
     Some(canonical::to_bytes(&[DockerImage {
         config: name(platform.config_digest),
-        repo_tags: vec![summary.reference.clone()],
+        repo_tags: vec![summary.reference.to_string()],
         layers: platform.layers.iter().map(|layer| name(layer.digest)).collect(),
     }]))
 }

@@ -22,6 +22,7 @@ use crate::image::{Blob, Inherited, Layer, LayerKind, LayerRecord, Packed, diges
 use crate::layer::{Kind, LayerError, Recipe, padding};
 use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, Origin, PlatformRecord, Summary, VERSION};
 use crate::members;
+use crate::names::Name;
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -143,12 +144,11 @@ pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseErro
     let size = records.iter().map(|record| record.size).sum();
     let record =
         PlatformRecord { platform, digest: top.digest, config_digest, size, layers: records, models: Vec::new() };
-    let (name, reference) = (reference.name().to_owned(), reference.to_string());
     let origin = Some(Origin { reference: spec.source.clone(), digest: spec.index.unwrap_or(top.digest) });
     let summary = Summary {
         version: VERSION,
         kind: ImageKind::Upstream,
-        name,
+        name: reference.repository(),
         reference,
         digest: top.digest,
         origin,
@@ -285,7 +285,7 @@ pub struct Base {
     /// Its layers, bottom first.
     pub layers: Vec<Layer>,
     /// Names of its models, lowest first; their layers are the lowest of its layers, see [`models_of`](crate::image::models_of).
-    pub models: Vec<String>,
+    pub models: Vec<Name>,
     /// What its config hands down.
     pub inherited: Inherited,
 }
@@ -298,7 +298,7 @@ impl Base {
     pub fn open(path: &Path, platform: &Platform) -> Result<Self, BaseError> {
         let image = ImageDir::open(path)?;
         let summary = image.summary();
-        let unfit = |message: String| BaseError::Unfit { name: summary.reference.clone(), message };
+        let unfit = |message: String| BaseError::Unfit { name: summary.reference.to_string(), message };
         let record = match (&summary.platforms[..], summary.kind) {
             (_, ImageKind::Model) => return Err(unfit("is a model; name it in 'models'".to_owned())),
             ([one], _) if one.platform.runs_on(platform) => one,

@@ -17,6 +17,7 @@ use crate::canonical;
 use crate::config::{Config, unordered};
 use crate::digest::Digest;
 use crate::layer::{Checksums, LayerFile, Recipe};
+use crate::names::Name;
 use crate::platform::Platform;
 use crate::spec::ImageSpec;
 
@@ -76,7 +77,7 @@ pub struct LayerRecord {
 #[serde(rename_all = "camelCase")]
 pub struct ModelPart {
     /// The model's name.
-    pub model: String,
+    pub model: Name,
     /// Whether it holds tensors. Layers that do lie below those that do not, in all of an image.
     pub weights: bool,
 }
@@ -85,7 +86,7 @@ pub struct ModelPart {
 /// one of its model; these have the order of the models.
 #[must_use]
 pub fn models_of<'a>(
-    models: &[String],
+    models: &[Name],
     layers: impl Iterator<Item = (LayerKind, Option<&'a ModelPart>)> + Clone,
 ) -> Vec<Option<usize>> {
     let place = |part: &ModelPart| models.iter().position(|name| *name == part.model);

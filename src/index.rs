@@ -35,8 +35,7 @@ pub fn build(spec: &IndexSpec) -> Result<Image, BuildError> {
     let top = image::index(&entries, &spec.annotations);
     let short = top.digest.short();
     let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
-    let (name, reference) = (reference.name().to_owned(), reference.to_string());
-    let kind = ImageKind::Index;
+    let (kind, name) = (ImageKind::Index, reference.repository());
     let summary =
         Summary { version: VERSION, kind, name, reference, digest: top.digest, origin: None, model: None, platforms };
     Ok(Image { summary, top, blobs, recipes })

@@ -21,10 +21,12 @@
 //! | `canonical` | |
 //! | `compression` | |
 //! | `digest` | |
+//! | `names` | |
+//! | `reference` | `names` |
 //! | `platform` | |
 //! | `progress` | |
-//! | `reference` | |
 //! | `service` | |
+//! | `sh` | |
 //! | `store` | |
 //! | `config` | |
 //! | `nar` | `digest` `store` |
@@ -32,29 +34,29 @@
 //! | `closure` | `path_info` `store` |
 //! | `pipe` | `progress` |
 //! | `registry` | `digest` `progress` `reference` |
-//! | `layer` | `digest` `pipe` `progress` `store` |
+//! | `layer` | `digest` `names` `pipe` `progress` `store` |
 //! | `blobs` | `digest` `layer` `pipe` `progress` |
 //! | `lock_file` | `blobs` `progress` |
 //! | `nix_store` | `blobs` `digest` `store` |
-//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `nix_store` `pipe` `progress` `reference` `registry` `store` |
+//! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `names` `nix_store` `pipe` `progress` `reference` `registry` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
-//! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `pattern` `platform` `reference` `service` `store` |
+//! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `names` `pattern` `platform` `reference` `service` `store` |
 //! | `split` | `closure` `store` |
-//! | `image` | `canonical` `config` `digest` `layer` `platform` `spec` |
-//! | `plan` | `closure` `content` `image` `layer` `model` `spec` `split` `store` |
-//! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `nar` `pipe` `platform` `progress` |
+//! | `image` | `canonical` `config` `digest` `layer` `names` `platform` `spec` |
+//! | `plan` | `closure` `content` `image` `layer` `model` `names` `spec` `split` `store` |
+//! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `names` `nar` `pipe` `platform` `progress` `reference` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `members` | `layer` |
-//! | `base` | `compression` `digest` `image` `layer` `layout` `members` `platform` `progress` `reference` `spec` |
-//! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `model` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `base` | `compression` `digest` `image` `layer` `layout` `members` `names` `platform` `progress` `reference` `spec` |
+//! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `model` `names` `plan` `platform` `progress` `reference` `service` `spec` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
-//! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `platform` `progress` `reference` `service` |
-//! | `lint` | `digest` `image` `layer` `layout` `model` `plan` `reference` `stack` |
-//! | `compose` | `blobs` `digest` `layout` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `nix_store` `pipe` `platform` `progress` `reference` `spec` |
+//! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `names` `platform` `progress` `reference` `service` `sh` |
+//! | `lint` | `digest` `image` `layer` `layout` `model` `names` `plan` `reference` `stack` |
+//! | `compose` | `blobs` `digest` `layout` `names` `reference` `service` `stack` |
+//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `names` `nix_store` `pipe` `platform` `progress` `reference` `spec` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
 //! | `pack` | `archive` `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` |
 //! | `push` | `compression` `digest` `forms` `image` `layout` `model` `pack` `progress` `registry` |
@@ -85,6 +87,7 @@ pub mod lint;
 pub mod lock_file;
 pub mod members;
 pub mod model;
+pub mod names;
 pub mod nar;
 pub mod nix_store;
 pub mod pack;
@@ -99,6 +102,7 @@ pub mod push;
 pub mod reference;
 pub mod registry;
 pub mod service;
+pub mod sh;
 pub mod spec;
 pub mod split;
 pub mod stack;

@@ -23,6 +23,7 @@ use crate::image::{LayerKind, LayerRecord, models_of};
 use crate::layer::{ALIGN_FROM, Content, Known, Member, Recipe};
 use crate::layout::{self, ImageDir, ImageKind, LayoutError, Summary, read_versioned};
 use crate::model::sniff::{Found, HEAD, sniff};
+use crate::names::Name;
 use crate::plan;
 use crate::reference::file_name;
 use crate::stack::{StackDir, StackJson};
@@ -102,9 +103,9 @@ pub fn subjects(path: &Path) -> Result<(Vec<Image>, Vec<Model>), LayoutError> {
 }
 
 /// The models of an image with the bytes of what holds their tensors, lowest first.
-fn weights(models: &[String], layers: &[LayerRecord]) -> Vec<(String, u64)> {
+fn weights(models: &[Name], layers: &[LayerRecord]) -> Vec<(String, u64)> {
     let of = models_of(models, layers.iter().map(|layer| (layer.kind, layer.part.as_ref())));
-    let mut weights: Vec<(String, u64)> = models.iter().map(|name| (name.clone(), 0)).collect();
+    let mut weights: Vec<(String, u64)> = models.iter().map(|name| (name.to_string(), 0)).collect();
     for (model, layer) in of.into_iter().zip(layers).filter(|(_, layer)| layer.is_weights()) {
         if let Some(model) = model {
             weights[model].1 += layer.size;

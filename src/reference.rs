@@ -4,13 +4,26 @@
 //! without a registry gets `localhost/`: Podman would otherwise guess one, and look it up there.
 
 use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
 
-/// A full image name and tag.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+use serde::{Deserialize, Serialize};
+
+use crate::names::Name;
+
+/// A full image name and tag, `localhost/redis:1`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Reference {
-    name: String,
-    tag: String,
+    text: String,
+    /// Where the tag's colon is.
+    colon: usize,
 }
+
+/// The full name of an image without its tag, `localhost/redis`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Repository(String);
 
 /// Why a text is not an image name or tag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +36,9 @@ pub enum ReferenceError {
     /// Not a tag.
     #[error("'{0}' is not a tag: expected 1 to 128 letters, digits, '_', '.' or '-', and neither '.' nor '-' first")]
     Tag(String),
+    /// A name without its registry, or without a tag.
+    #[error("'{0}' is not the full name of an image: expected REGISTRY/NAME:TAG, like localhost/redis:1")]
+    Full(String),
     /// A tag that says nothing about what it names.
     #[error("'{0}' is a floating tag: it names whatever was built last; leave the tag out, or give a version")]
     Floating(String),
@@ -43,19 +59,110 @@ impl Reference {
         if !is_tag(tag) {
             return Err(ReferenceError::Tag(tag.to_owned()));
         }
-        Ok(Self { name: full_name(name)?, tag: tag.to_owned() })
+        let name = full_name(name)?;
+        Ok(Self { text: format!("{name}:{tag}"), colon: name.len() })
     }
 
     /// The name with its registry, without the tag.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.text[..self.colon]
+    }
+
+    /// The name with its registry, without the tag.
+    #[must_use]
+    pub fn repository(&self) -> Repository {
+        Repository(self.name().to_owned())
+    }
+}
+
+impl Repository {
+    /// What an image is called among the files of a stack: its name without the registry, `-` for `/`.
+    ///
+    /// # Panics
+    /// Never: the parts of a repository's name are made of what a name is made of.
+    #[must_use]
+    pub fn file_name(&self) -> Name {
+        Name::new(file_name(self)).expect("the alphabet of a repository is that of a name")
+    }
+}
+
+/// A full name is read as it is: nothing is completed, and a tag that floats was somebody's choice before.
+impl FromStr for Reference {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        let (name, tag) = image_name(text);
+        let tag = tag.filter(|_| !text.contains('@')).ok_or_else(|| ReferenceError::Full(text.to_owned()))?;
+        if !is_tag(tag) {
+            return Err(ReferenceError::Tag(tag.to_owned()));
+        }
+        let Repository(name) = name.parse()?;
+        Ok(Self { text: text.to_owned(), colon: name.len() })
+    }
+}
+
+impl FromStr for Repository {
+    type Err = ReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, ReferenceError> {
+        if full_name(text)? == text { Ok(Self(text.to_owned())) } else { Err(ReferenceError::Full(text.to_owned())) }
+    }
+}
+
+impl Deref for Reference {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl Deref for Repository {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
     }
 }
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.name, self.tag)
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> Self {
+        reference.text
+    }
+}
+
+impl From<Repository> for String {
+    fn from(repository: Repository) -> Self {
+        repository.0
+    }
+}
+
+impl TryFrom<String> for Reference {
+    type Error = ReferenceError;
+
+    fn try_from(text: String) -> Result<Self, ReferenceError> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Repository {
+    type Error = ReferenceError;
+
+    fn try_from(text: String) -> Result<Self, ReferenceError> {
+        text.parse()
     }
 }
 
@@ -157,6 +264,33 @@ mod tests {
         ] {
             assert_eq!(full_name(name).unwrap(), full);
         }
+    }
+
+    #[test]
+    fn full_names_are_read_as_they_are_written() {
+        for text in ["localhost/redis:1", "127.0.0.1:5000/a/b:latest", "example.com/a__b:X_y.z-1"] {
+            let reference: Reference = text.parse().unwrap();
+            assert_eq!((&*reference, reference.name()), (text, text.rsplit_once(':').unwrap().0));
+            assert_eq!(serde_json::to_string(&reference).unwrap(), format!("{text:?}"));
+        }
+        for text in [
+            "",
+            "redis",
+            "redis:1",
+            "localhost/redis",
+            "localhost/Redis:1",
+            "localhost/redis:",
+            "localhost/redis:1@sha256:00",
+            "localhost/redis:$(id)",
+            "localhost/../x:1",
+            "localhost/a\nb:1",
+            "localhost/a\0:1",
+            "localhost/a\u{202e}b:1",
+        ] {
+            assert!(text.parse::<Reference>().is_err(), "{text:?}");
+            assert!(serde_json::from_value::<Reference>(text.into()).is_err(), "{text:?}");
+        }
+        assert!(serde_json::from_str::<Repository>("\"localhost/A\"").is_err());
     }
 
     #[test]

@@ -28,10 +28,12 @@ use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
 use crate::layout::{Image, ImageDir, LayoutError, Summary, VERSION, read_versioned};
 use crate::model::record::ModelRecord;
+use crate::names::{Name, RelativePath};
 use crate::platform::Platform;
 use crate::progress::Progress;
-use crate::reference::file_name;
+use crate::reference::{Reference, file_name};
 use crate::service::{Service, ServicesJson};
+use crate::sh;
 
 /// `stack.json`. Paths are relative to the directory that it is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,10 +52,10 @@ pub struct StackJson {
 #[serde(rename_all = "camelCase")]
 pub struct StackImage {
     /// The last part of its name: `redis`.
-    pub name: String,
+    pub name: Name,
     /// Full name and tag: `localhost/redis:…`.
     #[serde(rename = "ref")]
-    pub reference: String,
+    pub reference: Reference,
     /// What it runs on.
     pub platform: Platform,
     /// Digest of the manifest.
@@ -65,16 +67,16 @@ pub struct StackImage {
     pub config_digest: Digest,
     /// Its archive; not in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archive: Option<PathBuf>,
+    pub archive: Option<RelativePath>,
     /// Its image directory; only in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<PathBuf>,
+    pub directory: Option<RelativePath>,
     /// Bytes of all its layers, those of models too.
     pub size: u64,
     /// Its layers, bottom first.
     pub layers: Vec<StackLayer>,
     /// Names of its models, lowest first.
-    pub models: Vec<String>,
+    pub models: Vec<Name>,
 }
 
 /// One layer of an image.
@@ -105,20 +107,20 @@ pub struct StackLayer {
 #[serde(rename_all = "camelCase")]
 pub struct StackModel {
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Full name and tag of its image.
     #[serde(rename = "ref")]
-    pub reference: String,
+    pub reference: Reference,
     /// Digest of its image's manifest.
     pub digest: Digest,
     /// Digest of its image's config.
     pub config_digest: Digest,
     /// Its archive; not in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archive: Option<PathBuf>,
+    pub archive: Option<RelativePath>,
     /// Its image directory; only in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub directory: Option<PathBuf>,
+    pub directory: Option<RelativePath>,
     /// Bytes of its layers.
     pub size: u64,
     /// Its layers, bottom first: one, unless its files are shards that lie in layers of their own.
@@ -143,8 +145,10 @@ enum Form {
 }
 
 impl Form {
-    fn paths(self, folder: &str, name: &str) -> (Option<PathBuf>, Option<PathBuf>) {
-        let file = |suffix: &str| PathBuf::from(format!("{folder}/{name}{suffix}"));
+    fn paths(self, folder: &str, name: &Name) -> (Option<RelativePath>, Option<RelativePath>) {
+        let file = |suffix: &str| {
+            RelativePath::new(format!("{folder}/{name}{suffix}")).expect("a name is one part of a relative path")
+        };
         match self {
             Self::Lean => (None, Some(file(""))),
             Self::Archives => (Some(file(".tar")), None),
@@ -152,9 +156,9 @@ impl Form {
     }
 }
 
-fn describe(images: &[&Summary], models: &[(&str, &Summary)], form: Form) -> StackJson {
+fn describe(images: &[&Summary], models: &[(&Name, &Summary)], form: Form) -> StackJson {
     let image = |summary: &Summary| {
-        let name = file_name(&summary.name);
+        let name = summary.name.file_name();
         let (archive, directory) = form.paths("images", &name);
         let entry = |platform: &crate::layout::PlatformRecord| StackImage {
             name: name.clone(),
@@ -171,11 +175,11 @@ fn describe(images: &[&Summary], models: &[(&str, &Summary)], form: Form) -> Sta
         };
         summary.platforms.iter().map(entry).collect::<Vec<_>>()
     };
-    let model = |(name, summary): &(&str, &Summary)| {
+    let model = |(name, summary): &(&Name, &Summary)| {
         let (archive, directory) = form.paths("models", name);
         let platform = &summary.platforms[0];
         StackModel {
-            name: (*name).to_owned(),
+            name: (*name).clone(),
             reference: summary.reference.clone(),
             digest: platform.digest,
             config_digest: platform.config_digest,
@@ -209,7 +213,7 @@ pub fn write_lean(stack: &Stack, directory: &Path, progress: &Progress) -> Resul
     stack.images.iter().try_for_each(|image| write("images", &file_name(&image.summary.name), image))?;
     stack.models.iter().try_for_each(|(name, image)| write("models", name, image))?;
     let images: Vec<_> = stack.images.iter().map(|image| &image.summary).collect();
-    let models: Vec<_> = stack.models.iter().map(|(name, image)| (name.as_str(), &image.summary)).collect();
+    let models: Vec<_> = stack.models.iter().map(|(name, image)| (name, &image.summary)).collect();
     if let Some(services) = services_file(&stack.services) {
         write_file(&directory.join(SERVICES), &services, progress)?;
     }
@@ -243,7 +247,7 @@ pub struct StackDir {
     /// Its images.
     pub images: Vec<ImageDir>,
     /// Its models by name.
-    pub models: Vec<(String, ImageDir)>,
+    pub models: Vec<(Name, ImageDir)>,
     /// How containers of its images are run.
     pub services: BTreeMap<String, Service>,
 }
@@ -255,7 +259,7 @@ impl StackDir {
     /// See [`LayoutError`].
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
         let json: StackJson = read_versioned(&path.join("stack.json"))?;
-        let lean = |directory: Option<&PathBuf>| match directory {
+        let lean = |directory: Option<&RelativePath>| match directory {
             Some(directory) => ImageDir::open(&path.join(directory)),
             None => Err(LayoutError::Format {
                 path: path.join("stack.json"),
@@ -301,7 +305,7 @@ pub fn write_archives(
     options: Options<'_>,
 ) -> Result<(), LayoutError> {
     let images: Vec<&Summary> = stack.images.iter().map(ImageDir::summary).collect();
-    let models: Vec<_> = stack.models.iter().map(|(name, model)| (name.as_str(), model.summary())).collect();
+    let models: Vec<_> = stack.models.iter().map(|(name, model)| (name, model.summary())).collect();
     let json = describe(&images, &models, Form::Archives);
     for folder in ["images", "models"] {
         fs::create_dir_all(directory.join(folder)).at("create", directory)?;
@@ -311,7 +315,7 @@ pub fn write_archives(
     let mut sums: Vec<(PathBuf, Digest)> = Vec::new();
     for (name, model) in &stack.models {
         let path = PathBuf::from(format!("models/{name}.tar"));
-        if let Some(archive) = existing.get(name) {
+        if let Some(archive) = existing.get(&**name) {
             std::os::unix::fs::symlink(&archive.path, directory.join(&path)).at("link", &directory.join(&path))?;
             sums.push((path, archive.digest));
         } else {
@@ -351,42 +355,38 @@ pub fn write_archives(
 }
 
 /// `load.sh`: POSIX shell and Podman, for hosts without windlass. Names and digests are of alphabets that need no
-/// quoting.
+/// quoting, and are quoted all the same.
 fn load_script(stack: &StackJson) -> String {
-    let by_digest = |reference: &str, digest: Digest| match reference.rsplit_once(':') {
-        Some((name, _)) => format!("{name}@{digest}"),
-        None => format!("{reference}@{digest}"),
-    };
-    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let by_digest = |reference: &Reference, digest: Digest| format!("{}@{digest}", reference.name());
+    let file = |path: &Option<RelativePath>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let (mut names, mut lines): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
     for model in &stack.models {
         let StackModel { name, reference, digest, archive, .. } = model;
         names.push(name);
-        lines.push(format!("load model {name} {reference} {} {} any", by_digest(reference, *digest), file(archive)));
+        let (by_digest, file) = (by_digest(reference, *digest), file(archive));
+        lines.push(sh::line(["load", "model", name, reference, &by_digest, &file, "any"]));
     }
-    let mut previous = "";
+    let mut previous = None;
     for image in &stack.images {
         let StackImage { name, reference, archive, models, .. } = image;
         let digest = image.index_digest.unwrap_or(image.digest);
         // The platforms of an index share one archive.
-        if previous == reference {
+        if previous == Some(reference) {
             continue;
         }
-        previous = reference;
+        previous = Some(reference);
         names.push(name);
         let needs = stack.models.iter().filter(|model| models.contains(&model.name));
-        let needs = needs.map(|model| format!(" {} {}", model.name, by_digest(&model.reference, model.digest)));
-        let needs: String = needs.collect();
+        let needs = needs.flat_map(|model| [model.name.to_string(), by_digest(&model.reference, model.digest)]);
+        let needs: Vec<String> = needs.collect();
         // Podman takes a variant that it does not have for another spelling of its own.
         let of_image = stack.images.iter().filter(|other| other.reference == *reference);
         let platforms =
             of_image.map(|StackImage { platform, .. }| format!("{}/{}", platform.os, platform.architecture));
         let platforms = platforms.collect::<Vec<_>>().join(",");
-        lines.push(format!(
-            "load image {name} {reference} {} {} {platforms}{needs}",
-            by_digest(reference, digest),
-            file(archive)
-        ));
+        let (by_digest, file) = (by_digest(reference, digest), file(archive));
+        let words = ["load", "image", name, reference, &by_digest, &file, &platforms];
+        lines.push(sh::line(words.into_iter().chain(needs.iter().map(String::as_str))));
     }
     include_str!("load.sh").replace("@NAMES@", &names.join(" ")).replace("@LOADS@", &lines.join("\n"))
 }

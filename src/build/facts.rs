@@ -39,8 +39,8 @@ pub struct Outlook {
 pub(super) fn look_at(model: &PlannedModel, progress: &Progress) -> Result<Looked, BuildError> {
     let name = &model.name;
     let looked = look(model.layers.iter().map(|layer| &layer.recipe), progress).map_err(|error| match error {
-        LookError::Layer(source) => BuildError::Layer { title: name.clone(), source },
-        LookError::Inspect(source) => BuildError::Model { name: name.clone(), source },
+        LookError::Layer(source) => BuildError::Layer { title: name.to_string(), source },
+        LookError::Inspect(source) => BuildError::Model { name: name.to_string(), source },
     })?;
     let warnings = looked.warnings.iter().map(|warning| format!("model '{name}': {warning}")).collect();
     Ok(Looked { warnings, ..looked })

@@ -25,6 +25,7 @@ use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, Platfo
 use crate::model::inspect::InspectError;
 use crate::model::labels::MODELS;
 use crate::model::policy::PolicyError;
+use crate::names::Name;
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::progress::Progress;
 use crate::reference::{Reference, ReferenceError, file_name};
@@ -98,7 +99,7 @@ pub struct Stack {
     /// The images by name.
     pub images: Vec<Image>,
     /// The models' own images by name.
-    pub models: Vec<(String, Image)>,
+    pub models: Vec<(Name, Image)>,
     /// How containers of the images are run.
     pub services: BTreeMap<String, Service>,
     /// Models whose licence nobody knows, where that matters.
@@ -186,7 +187,7 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
     let names: BTreeSet<String> = images.iter().map(|image| file_name(&image.summary.name)).collect();
     let services = spec.services_of(&names)?;
     // An image that a new one is built upon may bring models that the stack does not name.
-    let inherited: BTreeSet<&String> = images
+    let inherited: BTreeSet<&Name> = images
         .iter()
         .flat_map(|image| image.summary.platforms.iter().flat_map(|platform| &platform.models))
         .filter(|name| !models.contains_key(*name))
@@ -213,7 +214,7 @@ pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePl
     Ok(plan::plan_images(graph, requests)?)
 }
 
-fn request(spec: ImageSpec, models: &BTreeMap<String, Model>) -> Result<ImageRequest, BuildError> {
+fn request(spec: ImageSpec, models: &BTreeMap<Name, Model>) -> Result<ImageRequest, BuildError> {
     let named = spec.models.iter().map(|source| {
         let name = models::name_of(source)?;
         let layers = models[&name].layers.clone();
@@ -253,7 +254,7 @@ fn new_request(spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRe
     };
     let base = Base::open(path, &spec.platform)?;
     let targets: Vec<(&Path, &str)> =
-        models.iter().flat_map(|model| model.targets().map(|target| (target.as_path(), model.name.as_str()))).collect();
+        models.iter().flat_map(|model| model.targets().map(|target| (target.as_path(), &*model.name))).collect();
     if let Some((place, target)) = hides(&base.layers, &targets.iter().map(|(target, _)| *target).collect::<Vec<_>>())?
     {
         let model = targets.iter().find(|(other, _)| *other == target).map_or("", |(_, name)| name);
@@ -372,7 +373,7 @@ fn assemble(
     tag: Option<&str>,
     about: &About,
     layers: &[Layer],
-    models: Vec<String>,
+    models: Vec<Name>,
     kind: ImageKind,
 ) -> Result<Image, BuildError> {
     let records: Vec<LayerRecord> = layers.iter().map(|layer| layer.record.clone()).collect();
@@ -388,11 +389,10 @@ fn assemble(
         layers: records,
         models,
     };
-    let (name, reference) = (reference.name().to_owned(), reference.to_string());
     let summary = Summary {
         version: VERSION,
         kind,
-        name,
+        name: reference.repository(),
         reference,
         digest,
         origin: None,

@@ -13,6 +13,7 @@ use crate::layer::Recipe;
 use crate::layout::{Image, ImageDir, ImageKind};
 use crate::model::labels::LICENCES;
 use crate::model::layers::Looked;
+use crate::names::Name;
 use crate::plan::{self, Planned, PlannedModel};
 use crate::progress::Progress;
 use crate::spec::{ModelSource, ModelSpec};
@@ -80,8 +81,8 @@ pub(super) fn all(
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<BTreeMap<String, Model>, BuildError> {
-    let mut models: BTreeMap<String, Model> = BTreeMap::new();
+) -> Result<BTreeMap<Name, Model>, BuildError> {
+    let mut models: BTreeMap<Name, Model> = BTreeMap::new();
     let mut made: BTreeMap<Recipe, Layer> = BTreeMap::new();
     for source in sources {
         let (name, model) = match source {
@@ -94,7 +95,7 @@ pub(super) fn all(
             }
         };
         match models.get(&name) {
-            Some(other) if other.digests() != model.digests() => return Err(BuildError::ModelName(name)),
+            Some(other) if other.digests() != model.digests() => return Err(BuildError::ModelName(name.into())),
             _ => drop(models.insert(name, model)),
         }
     }
@@ -106,7 +107,7 @@ pub(super) fn planned(source: &ModelSource, graph: &ClosureGraph) -> Result<Plan
     match source {
         ModelSource { spec: Some(spec), .. } => {
             let mut planned = new(spec, graph)?;
-            planned.measure().map_err(|source| BuildError::Layer { title: spec.name.clone(), source })?;
+            planned.measure().map_err(|source| BuildError::Layer { title: spec.name.to_string(), source })?;
             Ok(planned)
         }
         ModelSource { built, .. } => {
@@ -144,13 +145,16 @@ pub fn outlook<'a>(
         };
         let PlannedModel { name, weights, layers } = model;
         let recipes = layers.into_iter().map(|layer| layer.recipe).collect();
-        models.insert(name.clone(), Outlook { name, weights, recipes, digests, facts, licence, warnings });
+        models.insert(
+            name.to_string(),
+            Outlook { name: name.into(), weights, recipes, digests, facts, licence, warnings },
+        );
     }
     Ok(models.into_values().collect())
 }
 
 /// The name of a model.
-pub(super) fn name_of(source: &ModelSource) -> Result<String, BuildError> {
+pub(super) fn name_of(source: &ModelSource) -> Result<Name, BuildError> {
     match source {
         ModelSource { spec: Some(spec), .. } => Ok(spec.name.clone()),
         ModelSource { built, .. } => Ok(read(built.as_deref())?.1),
@@ -175,7 +179,7 @@ fn of_plan(made: &BTreeMap<Recipe, Layer>, planned: impl IntoIterator<Item = Pla
     planned.into_iter().map(|planned| layer(made, planned)).collect()
 }
 
-fn read(path: Option<&Path>) -> Result<(Image, String, Vec<Layer>), BuildError> {
+fn read(path: Option<&Path>) -> Result<(Image, Name, Vec<Layer>), BuildError> {
     let path = path.unwrap_or(Path::new(""));
     let directory = ImageDir::open(path)?;
     let summary = directory.summary();

@@ -100,7 +100,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         });
     }
     if let (Some(reference), Some(digest)) = (reference, digest) {
-        printer.line(format!("{reference}\n{digest}"))?;
+        printer.line(reference)?;
+        printer.line(digest)?;
     }
     let shared = if cloned > 0 { format!(", shared {}", size(cloned)) } else { String::new() };
     printer.line(format!(
@@ -194,5 +195,5 @@ fn describe(output: &Path) -> Result<(Option<String>, Option<Digest>, usize, u64
     let image = ImageDir::open(output)?;
     let summary = image.summary();
     let (layers, bytes) = total(&[summary]);
-    Ok((Some(summary.reference.clone()), Some(summary.digest), layers, bytes))
+    Ok((Some(summary.reference.to_string()), Some(summary.digest), layers, bytes))
 }

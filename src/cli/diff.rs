@@ -129,14 +129,14 @@ fn compare(old: &[Seen], new: &[Seen]) -> Report {
         };
         let bytes_to_write = new_blobs.iter().chain(&rewritten).map(|layer| layer.size).sum();
         let packages = before.map(|before| packages(before, image)).unwrap_or_default();
-        let (name, platform) = (image.name.clone(), image.platform.to_string());
+        let (name, platform) = (image.name.to_string(), image.platform.to_string());
         changes.push(Change { name, platform, state, packages, new_blobs, rewritten, bytes_to_write });
     }
     let gone = old
         .iter()
         .filter(|before| !new.iter().any(|image| image.name == before.name && image.platform == before.platform));
     let bytes_to_write = changes.iter().map(|change| change.bytes_to_write).sum();
-    Report { changes, removed: gone.map(|image| image.name.clone()).collect(), bytes_to_write }
+    Report { changes, removed: gone.map(|image| image.name.to_string()).collect(), bytes_to_write }
 }
 
 fn chain(image: &Seen) -> Vec<Digest> {
@@ -183,7 +183,9 @@ fn parse_name(name: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::Name;
     use crate::platform::Platform;
+    use crate::reference::Reference;
 
     #[test]
     fn names_are_divided_like_nix_does() {
@@ -211,8 +213,8 @@ mod tests {
         };
         let all: String = layers.iter().map(|(owner, _)| *owner).collect();
         Seen {
-            name: name.to_owned(),
-            reference: name.to_owned(),
+            name: Name::new(name).unwrap(),
+            reference: Reference::new(name, "0").unwrap(),
             platform: Platform::of_data(),
             digest: Digest::of(all.as_bytes()),
             config_digest: Digest::of(b""),

@@ -82,6 +82,14 @@ pub(super) struct Several {
     code: u8,
 }
 
+/// What is said in several lines.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", lines.join("; "))]
+pub(super) struct Lines {
+    pub(super) lines: Vec<String>,
+    pub(super) code: u8,
+}
+
 impl Several {
     pub(super) fn new(message: String, errors: &[&(dyn Error + 'static)]) -> Self {
         // The one that a second run will not mend by itself.
@@ -116,7 +124,11 @@ pub(super) fn report(error: &anyhow::Error, printer: &Printer) -> ExitCode {
         // What was being done at that moment says nothing.
         message = error.root_cause().to_string();
     }
-    printer.note(format!("windlass: {message}"));
+    if let Some(Lines { lines, .. }) = error.downcast_ref() {
+        lines.iter().enumerate().for_each(|(n, line)| printer.note([["windlass: ", ""][n.min(1)], line].concat()));
+    } else {
+        printer.note(format!("windlass: {message}"));
+    }
     ExitCode::from(code(error.as_ref()))
 }
 
@@ -134,6 +146,9 @@ fn code(error: &(dyn Error + 'static)) -> u8 {
 
 fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     if let Some(Several { code, .. }) = error.downcast_ref() {
+        return Some(*code);
+    }
+    if let Some(Lines { code, .. }) = error.downcast_ref() {
         return Some(*code);
     }
     if error.is::<Usage>()

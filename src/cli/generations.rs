@@ -102,7 +102,7 @@ fn row<'a>(
         made,
         current: current == Some(generation.number),
         whole: images.iter().all(|image| image.missing.is_none()),
-        removed: gone.map(|old| old.name.as_str()).collect(),
+        removed: gone.map(|old| &*old.name).collect(),
         images,
     }
 }

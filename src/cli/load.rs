@@ -18,7 +18,6 @@ use crate::podman::decide::{self, Host, How, Options, Reason, Step, Target};
 use crate::podman::generations::Entry;
 use crate::podman::load::{LoadError, Loaded, Outcome};
 use crate::progress::Progress;
-use crate::reference::file_name;
 use crate::stack::StackDir;
 
 const EXAMPLE: &str = "Examples:
@@ -246,7 +245,7 @@ fn dry_run(host: &Host, targets: &[Target], options: Options, printer: &Printer,
     let cells = |row: &Row<'_>| {
         let Row { entry, action, reason, bytes_to_write, .. } = row;
         let to_write = format!("{} to write", size(*bytes_to_write));
-        let (digest, reference) = (entry.digest.short(), entry.reference.clone());
+        let (digest, reference) = (entry.digest.short(), entry.reference.to_string());
         vec![label(entry), (*action).to_owned(), size(entry.size), to_write, digest, reference, reason.clone()]
     };
     printer.table(&plan.images.iter().map(cells).collect::<Vec<_>>())?;
@@ -296,13 +295,13 @@ pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>>
             let model = |(name, image)| Target { image, name, origins: origins.clone() };
             targets.extend(stack.models.into_iter().map(model));
             targets.extend(stack.images.into_iter().map(|image| Target {
-                name: file_name(&image.summary().name),
+                name: image.summary().name.file_name(),
                 image,
                 origins: origins.clone(),
             }));
         } else {
             let image = ImageDir::open(path)?;
-            let name = file_name(&image.summary().name);
+            let name = image.summary().name.file_name();
             targets.push(Target { image, name, origins });
         }
     }
@@ -320,11 +319,11 @@ pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>>
     }
     let mut targets = once;
     if !only.is_empty() {
-        let names: Vec<String> = targets.iter().map(|target| target.name.clone()).collect();
+        let names: Vec<String> = targets.iter().map(|target| target.name.to_string()).collect();
         if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
             bail!(Usage(format!("--image {unknown}: there is no such image; there are: {}", names.join(", "))));
         }
-        targets.retain(|target| only.contains(&target.name));
+        targets.retain(|target| only.iter().any(|name| target.name == *name));
     }
     Ok(targets)
 }

@@ -15,10 +15,11 @@ pub(super) fn loaded(host: &Host, names: &[String]) -> Result<Option<Vec<Image>>
     let Some(generation) = Generations::of(&host.places.graph_root).current()? else { return Ok(None) };
     let known = |name: &&String| generation.entries.iter().any(|entry| entry.name == **name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        let there: Vec<&str> = generation.entries.iter().map(|entry| entry.name.as_str()).collect();
+        let there: Vec<&str> = generation.entries.iter().map(|entry| &*entry.name).collect();
         bail!(Usage(format!("{unknown} is not loaded; there are: {}", there.join(", "))));
     }
-    let wanted = generation.entries.into_iter().filter(|entry| names.is_empty() || names.contains(&entry.name));
+    let wanted =
+        generation.entries.into_iter().filter(|entry| names.is_empty() || names.iter().any(|name| entry.name == *name));
     let open = |entry: Entry| {
         let (name, origins) = (entry.name.clone(), entry.origins.clone());
         let target = ImageDir::open(&entry.directory).map(|image| Target { image, name, origins });

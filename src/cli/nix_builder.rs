@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::export::Format;
-use super::failure::{Environment, Unverified};
+use super::failure::{Environment, Lines};
 use super::printer::Printer;
 use super::registry;
 use super::session::Session;
@@ -130,11 +130,13 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
         }
         Action::FetchModel { urls, digest, size, file, hint } => {
             fetch_model(&urls, digest, size, &output, progress).map_err(|(reasons, lied)| {
-                let message = format!(
-                    "{file} cannot be fetched:{reasons}\nas yourself, run: {hint}\n(where its repository is gated, with your \
-                     token in HF_TOKEN), then build again: the file is then in the Nix store, and nothing is fetched"
-                );
-                if lied { anyhow::Error::from(Unverified(message)) } else { Environment(message).into() }
+                let then = [
+                    format!("as yourself, run: {hint}"),
+                    "(where its repository is gated, with your token in HF_TOKEN), then build again: the file is then in the \
+                     Nix store, and nothing is fetched"
+                        .to_owned(),
+                ];
+                unfetched(format!("{file} cannot be fetched:"), reasons, then, lied)
             })?;
         }
         Action::Export { from, format, models } => {
@@ -179,16 +181,20 @@ fn fetch_blob(
     };
     place::forget_part(output)?;
     progress.check()?;
-    let reasons: String = failures.iter().map(|(place, error)| format!("\n  {place}: {error}")).collect();
-    let message = format!(
-        "blob {} of image '{image}' cannot be fetched:{reasons}\nas yourself, with your own logins, run: windlass upstream \
-         fetch --image {image}\nthen build again: the blob is then in the Nix store, and nothing is fetched",
-        wanted.digest
-    );
-    if failures.iter().any(|(_, error)| error.is_wrong_digest()) {
-        return Err(Unverified(message).into());
-    }
-    Err(Environment(message).into())
+    let reasons = failures.iter().map(|(place, error)| format!("{place}: {error}")).collect();
+    let then = [
+        format!("as yourself, with your own logins, run: windlass upstream fetch --image {image}"),
+        "then build again: the blob is then in the Nix store, and nothing is fetched".to_owned(),
+    ];
+    let first = format!("blob {} of image '{image}' cannot be fetched:", wanted.digest);
+    Err(unfetched(first, reasons, then, failures.iter().any(|(_, error)| error.is_wrong_digest())))
+}
+
+/// What was tried, why it failed, and what can be done.
+fn unfetched(first: String, reasons: Vec<String>, then: [String; 2], lied: bool) -> anyhow::Error {
+    let reasons = reasons.into_iter().map(|reason| format!("  {reason}"));
+    let lines = std::iter::once(first).chain(reasons).chain(then).collect();
+    Lines { lines, code: if lied { 4 } else { 7 } }.into()
 }
 
 /// Fetches a file of a model; of a failure, what each address said, and whether one of them sent other bytes.
@@ -198,9 +204,9 @@ fn fetch_model(
     size: Option<u64>,
     output: &Path,
     progress: &Progress,
-) -> Result<(), (String, bool)> {
-    let web = registry::web_of_builder().map_err(|error| (format!("\n  {error}"), false))?;
-    let (mut reasons, mut lied) = (String::new(), false);
+) -> Result<(), (Vec<String>, bool)> {
+    let web = registry::web_of_builder().map_err(|error| (vec![error.to_string()], false))?;
+    let (mut reasons, mut lied) = (Vec::new(), false);
     for address in urls {
         let file = WebFile { address, digest: Some(digest), size, version: None };
         let Err(error) = web.fetch(file, output, progress) else { return Ok(()) };
@@ -209,10 +215,11 @@ fn fetch_model(
             RegistryError::Unauthorized { host, .. } => format!("{host} gives it to nobody without a login"),
             other => other.to_string(),
         };
-        reasons.extend(["\n  ", address, ": ", reason.trim_start_matches(address.as_str()).trim_start_matches(": ")]);
+        let reason = reason.trim_start_matches(address.as_str()).trim_start_matches(": ");
+        reasons.push(format!("{address}: {reason}"));
     }
     if urls.is_empty() {
-        reasons.push_str("\n  it was added from a file, and has no address");
+        reasons.push("it was added from a file, and has no address".to_owned());
     }
     drop(place::forget_part(output));
     Err((reasons, lied))

@@ -15,6 +15,7 @@ use crate::layer::measure;
 use crate::lint;
 use crate::model::facts::Facts;
 use crate::model::policy::Policy;
+use crate::names::Name;
 use crate::plan::{ImagePlan, warnings};
 use crate::platform::Platform;
 use crate::podman::places::{Overrides, Places};
@@ -44,7 +45,7 @@ pub(super) struct Args {
 struct PlannedImage {
     name: String,
     size: u64,
-    models: Vec<String>,
+    models: Vec<Name>,
     layers: Vec<SeenLayer>,
 }
 
@@ -124,9 +125,9 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
 }
 
 /// The models of an image with the bytes of what holds their tensors, lowest first.
-fn weights<'a>(models: &'a [String], layers: &[SeenLayer]) -> Vec<(&'a str, u64)> {
+fn weights<'a>(models: &'a [Name], layers: &[SeenLayer]) -> Vec<(&'a str, u64)> {
     let of = models_of(models, layers.iter().map(|layer| (layer.kind, layer.part.as_ref())));
-    let mut weights: Vec<_> = models.iter().map(|name| (name.as_str(), 0)).collect();
+    let mut weights: Vec<_> = models.iter().map(|name| (&**name, 0)).collect();
     for (model, layer) in of.into_iter().zip(layers) {
         if let Some(model) = model
             && layer.part.as_ref().is_none_or(|part| part.weights)
@@ -147,16 +148,16 @@ fn of_directory(args: &Args) -> Result<Report> {
             let facts = image.model.as_ref().and_then(|model| model.facts.clone());
             let licence = facts.as_ref().and_then(|facts| facts.licence.clone());
             let size = weights(&image.models, &image.layers).iter().map(|(_, size)| size).sum();
-            models.push(PlannedModel { name: image.models[0].clone(), size, facts, licence });
+            models.push(PlannedModel { name: image.models[0].to_string(), size, facts, licence });
         }
     }
     let (of_images, of_models) = lint::subjects(&args.path)?;
     let warnings = match of_images.is_empty() && of_models.is_empty() {
         false => lint::lint(&of_images, &of_models),
         // Archives say which layers there are, and not what is in them.
-        true => warnings(seen.iter().map(|image| (image.name.as_str(), weights(&image.models, &image.layers)))),
+        true => warnings(seen.iter().map(|image| (&*image.name, weights(&image.models, &image.layers)))),
     };
-    let unread = |Seen { name, size, models, layers, .. }| PlannedImage { name, size, models, layers };
+    let unread = |Seen { name, size, models, layers, .. }| PlannedImage { name: name.into(), size, models, layers };
     Ok(Report { images: seen.into_iter().map(unread).collect(), models, warnings })
 }
 

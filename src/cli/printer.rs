@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fmt::Display;
+use std::fmt::{Display, Write as _};
 use std::io::{self, BufWriter, Write};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use crate::canonical;
+use crate::names::is_unprintable;
 
 /// Prints results and messages.
 #[derive(Debug)]
@@ -34,7 +35,16 @@ impl Printer {
 
     /// The whole result as JSON.
     pub(super) fn value<T: Serialize>(&self, value: &T) -> Result<()> {
-        self.bytes(&canonical::to_pretty(value))
+        // JSON escapes what moves a cursor, and not what turns the direction of writing.
+        let text = String::from_utf8(canonical::to_pretty(value))?;
+        let mut out = String::with_capacity(text.len());
+        for c in text.chars() {
+            match c != '\n' && is_unprintable(c) {
+                true => write!(out, "\\u{:04x}", u32::from(c))?,
+                false => out.push(c),
+            }
+        }
+        self.bytes(out.as_bytes())
     }
 
     /// Bytes of the result as they are.
@@ -54,11 +64,13 @@ impl Printer {
 
     /// Rows with columns of equal width; the last column is as long as it likes.
     pub(super) fn table(&self, rows: &[Vec<String>]) -> Result<()> {
+        let rows: Vec<Vec<Cow<'_, str>>> =
+            rows.iter().map(|row| row.iter().map(|cell| shown(cell)).collect()).collect();
         let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
         let width =
             |n: usize| rows.iter().filter_map(|row| row.get(n)).map(|cell| cell.chars().count()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..columns).map(width).collect();
-        for row in rows {
+        for row in &rows {
             let mut line = String::new();
             for (n, cell) in row.iter().enumerate() {
                 let pad = widths[n] - cell.chars().count();
@@ -79,10 +91,10 @@ pub(super) fn note(line: impl Display) {
     drop(writeln!(io::stderr(), "{}", shown(&line.to_string())));
 }
 
-/// Text for a terminal: names in images and answers of registries are strangers', and could move its cursor or recolour it.
+/// Text for a terminal: titles in images and answers of registries are strangers', and could move its cursor, recolour it or
+/// turn the direction of writing. What is printed is one line, so that no name can begin one of ours.
 fn shown(text: &str) -> Cow<'_, str> {
-    let commands = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if text.contains(commands) { text.replace(commands, "\u{fffd}").into() } else { text.into() }
+    if text.contains(is_unprintable) { text.replace(is_unprintable, "\u{fffd}").into() } else { text.into() }
 }
 
 /// Bytes for people, in powers of ten: `79.2 MB`.
@@ -112,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_no_commands() {
-        assert_eq!(shown("a\tb\nc"), "a\tb\nc");
+        assert_eq!(shown("é ⚓ \u{202e}b\nwindlass: good\tc"), "é ⚓ \u{fffd}b\u{fffd}windlass: good\u{fffd}c");
         assert_eq!(shown("\u{1b}[2Ja\r\u{9b}1m"), "\u{fffd}[2Ja\u{fffd}\u{fffd}1m");
     }
 

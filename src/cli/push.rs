@@ -161,7 +161,7 @@ fn targets(args: &Args, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
     let own_tag = |image: &ImageDir| {
         let reference = &image.summary().reference;
         reference
-            .strip_prefix(image.summary().name.as_str())
+            .strip_prefix(&*image.summary().name)
             .and_then(|rest| rest.strip_prefix(':'))
             .unwrap_or("latest")
             .to_owned()

@@ -87,7 +87,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 }
 
 fn concerns(problem: &Problem, target: &Target) -> bool {
-    problem.images.contains(&target.image.summary().reference)
+    problem.images.iter().any(|image| **image == *target.image.summary().reference)
 }
 
 fn mend(
@@ -121,7 +121,7 @@ fn mend(
         drop(drawing);
         for Outcome { step, error, .. } in loaded.outcomes {
             match error {
-                None => report.mended.push(step.entry.reference),
+                None => report.mended.push(step.entry.reference.into()),
                 Some(error) => {
                     report.left.push(format!("{}: {error}", label(&step.entry)));
                     failed.push(error);

@@ -158,11 +158,11 @@ fn changes(current: Option<&Generation>, wanted: &Generation) -> Vec<Change> {
         let from = counterpart(entry, old);
         if from.is_none_or(|from| from.digest != entry.digest || from.reference != entry.reference) {
             let (from, to) = (from.map(|from| from.digest.to_string()), Some(entry.digest.to_string()));
-            changes.push(Change { name: entry.name.clone(), from, to });
+            changes.push(Change { name: entry.name.to_string(), from, to });
         }
     }
     for entry in old.iter().filter(|entry| counterpart(entry, &wanted.entries).is_none()) {
-        changes.push(Change { name: entry.name.clone(), from: Some(entry.digest.to_string()), to: None });
+        changes.push(Change { name: entry.name.to_string(), from: Some(entry.digest.to_string()), to: None });
     }
     changes
 }
@@ -193,7 +193,7 @@ fn stale(host: &Host, current: Option<&Generation>, wanted: &Generation, progres
                 format!("podman stop {name} && podman rm {name}{new}")
             }
         };
-        stale.push(Stale { name: container.name.clone(), image: entry.name.clone(), command });
+        stale.push(Stale { name: container.name.clone(), image: entry.name.to_string(), command });
     }
     Ok(stale)
 }

@@ -286,7 +286,7 @@ fn tell(report: &Report, printer: &Printer) -> Result<()> {
             cells.push(format!("{} shared with {}", size(share.shared), share.shared_with));
             cells.push(on_disk.map_or(String::new(), |on_disk| format!("{} copied", size(on_disk.copied))));
         }
-        cells.extend([entry.digest.short(), entry.reference.clone(), entry.directory.display().to_string()]);
+        cells.extend([entry.digest.short(), entry.reference.to_string(), entry.directory.display().to_string()]);
         cells.extend(why.clone());
         rows.push(cells);
     }
@@ -311,7 +311,7 @@ fn metrics(report: &Report) -> Metrics {
     let mut metrics = Metrics::default();
     let of = |row: &Row| {
         let kind = if row.entry.kind == ImageKind::Model { "model" } else { "image" };
-        vec![("name", row.entry.name.clone()), ("ref", row.entry.reference.clone()), ("type", kind.to_owned())]
+        vec![("name", row.entry.name.to_string()), ("ref", row.entry.reference.to_string()), ("type", kind.to_owned())]
     };
     let present = report.images.iter().map(|row| {
         let store = row.store.as_ref().map_or(String::new(), |store| store.display().to_string());

@@ -102,7 +102,7 @@ pub(super) fn check(host: &Host, targets: &[Target], full: bool, session: &Sessi
 pub(super) fn lost(entry: &Entry, error: &LayoutError) -> Problem {
     Problem {
         state: State::Damaged,
-        images: vec![entry.reference.clone()],
+        images: vec![entry.reference.to_string()],
         layer: None,
         file: None,
         path: None,

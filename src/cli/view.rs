@@ -10,7 +10,9 @@ use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
 use crate::layout::{ImageDir, Summary, read_versioned};
 use crate::model::facts::Facts;
 use crate::model::record::ModelRecord;
+use crate::names::Name;
 use crate::platform::Platform;
+use crate::reference::Reference;
 use crate::stack::{StackDir, StackJson, StackLayer};
 use crate::store::StorePath;
 
@@ -18,14 +20,14 @@ use crate::store::StorePath;
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Seen {
-    pub(super) name: String,
+    pub(super) name: Name,
     #[serde(rename = "ref")]
-    pub(super) reference: String,
+    pub(super) reference: Reference,
     pub(super) platform: Platform,
     pub(super) digest: Digest,
     pub(super) config_digest: Digest,
     pub(super) size: u64,
-    pub(super) models: Vec<String>,
+    pub(super) models: Vec<Name>,
     pub(super) layers: Vec<SeenLayer>,
     /// What is known of a model's files.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +100,7 @@ fn of_directory(image: &ImageDir) -> Vec<Seen> {
         SeenLayer { on_disk: Some(on_disk), ..SeenLayer::from(record) }
     };
     let seen = |platform: &crate::layout::PlatformRecord| Seen {
-        name: crate::reference::file_name(name),
+        name: name.file_name(),
         reference: reference.clone(),
         platform: platform.platform.clone(),
         digest: platform.digest,

@@ -10,6 +10,7 @@ use oci_spec::image::ImageConfiguration;
 
 use super::write::{Key, Yaml};
 use crate::layout::{ImageDir, LayoutError, read_versioned};
+use crate::names::Name;
 use crate::reference::image_name;
 use crate::service::{OnFailure, Restart, Service};
 use crate::stack::{StackImage, StackJson, read_services};
@@ -75,7 +76,7 @@ pub fn export(stack: &Path) -> Result<String, ExportError> {
     } else {
         described
     };
-    let inside = |name: &String| json.images.iter().any(|image| image.models.contains(name));
+    let inside = |name: &Name| json.images.iter().any(|image| image.models.contains(name));
     for model in json.models.iter().filter(|model| !inside(&model.name)) {
         head.push(format!(
             "Beside the images, not mounted here: the model {}, {}",
@@ -86,13 +87,13 @@ pub fn export(stack: &Path) -> Result<String, ExportError> {
     let mut secrets = Secrets::new(&services);
     let mut map = Vec::new();
     for (name, service) in &services {
-        let image = json.images.iter().find(|image| image.name == service.image);
+        let image = json.images.iter().find(|image| *image.name == service.image);
         let image = image.ok_or_else(|| ExportError::Image {
             path: stack.to_owned(),
             service: name.clone(),
             image: service.image.clone(),
         })?;
-        let mut comments: Vec<String> = vec![image.reference.clone()];
+        let mut comments: Vec<String> = vec![image.reference.to_string()];
         comments.extend(
             notes.iter().filter(|(service, _)| service == name).map(|(_, note): &(String, String)| note.clone()),
         );
@@ -136,7 +137,7 @@ fn of_images(
     let mut services = BTreeMap::new();
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
     for image in &json.images {
-        if services.contains_key(&image.name) {
+        if services.contains_key(&*image.name) {
             continue;
         }
         let Some(directory) = &image.directory else { return Err(ExportError::Archives { path: stack.to_owned() }) };
@@ -152,17 +153,17 @@ fn of_images(
             list.sort();
             list
         };
-        let mut service = Service { image: image.name.clone(), ..Service::default() };
+        let mut service = Service { image: image.name.to_string(), ..Service::default() };
         for port in sorted(config.exposed_ports()) {
             let (number, protocol) = port.split_once('/').unwrap_or((&port, "tcp"));
             if let Some(other) = taken.get(&port) {
                 notes.push((
-                    image.name.clone(),
+                    image.name.to_string(),
                     format!("{port} is published for {other}: give this one another port of the host"),
                 ));
                 continue;
             }
-            taken.insert(port.clone(), image.name.clone());
+            taken.insert(port.clone(), image.name.to_string());
             let protocol = if protocol == "tcp" { String::new() } else { format!("/{protocol}") };
             service.ports.push(format!("127.0.0.1:{number}:{number}{protocol}"));
         }
@@ -170,7 +171,7 @@ fn of_images(
             let name = place.trim_matches('/').replace(|c: char| !c.is_ascii_alphanumeric(), "-");
             service.volumes.push(format!("{}-{name}:{place}", image.name));
         }
-        services.insert(image.name.clone(), service);
+        services.insert(image.name.to_string(), service);
     }
     Ok(services)
 }

@@ -145,7 +145,7 @@ impl ModelDir {
             }),
         };
         let sources = places.iter().map(source).collect::<Result<_, _>>()?;
-        Ok(Self { model, reference: image.summary().reference.clone(), sources })
+        Ok(Self { model, reference: image.summary().reference.to_string(), sources })
     }
 
     /// The file on this machine that has this digest.

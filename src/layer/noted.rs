@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::checksums::{Checksum, Checksums};
 use super::tar::{Entry, Kind};
 use crate::digest::{Digest, Hasher};
+use crate::names::place;
 use crate::pipe::{Consumer, Readers};
 
 /// A file of a layer, by itself.
@@ -21,6 +22,7 @@ use crate::pipe::{Consumer, Readers};
 #[serde(rename_all = "camelCase")]
 pub struct LayerFile {
     /// Where it is in the image, absolute.
+    #[serde(deserialize_with = "place")]
     pub path: PathBuf,
     /// Bytes.
     pub size: u64,

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
+use crate::names::{link, maybe_place, place};
 use crate::store::NarHash;
 
 /// The layer format that this version of windlass writes. A change to any byte is a new number.
@@ -34,6 +35,7 @@ pub enum Input {
     /// A store path, at its own place: `/nix/store/…` becomes `nix/store/…`.
     StorePath {
         /// Absolute path of the store path.
+        #[serde(deserialize_with = "place")]
         path: PathBuf,
         /// What Nix recorded as the hash of its archive; names the culprit when bytes no longer match.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,12 +44,14 @@ pub enum Input {
     /// The file or tree at `source`, moved to `target`.
     Copy {
         /// Absolute path on the host.
+        #[serde(deserialize_with = "place")]
         source: PathBuf,
         /// Absolute path in the image; `/` merges a tree into the root.
+        #[serde(deserialize_with = "place")]
         target: PathBuf,
         /// Follow symbolic links that lead below this directory, so that what they point to is in the layer; one that
         /// leads elsewhere is an error. Links are kept as links when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, deserialize_with = "maybe_place", skip_serializing_if = "Option::is_none")]
         follow: Option<PathBuf>,
         /// As in [`Input::StorePath`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,11 +60,13 @@ pub enum Input {
     /// The directories of `source` are made in `/`, everything else becomes a symbolic link to its place in `source`.
     Links {
         /// Absolute path of a store path that is a directory.
+        #[serde(deserialize_with = "place")]
         source: PathBuf,
     },
     /// An empty directory.
     Directory {
         /// Absolute path in the image.
+        #[serde(deserialize_with = "place")]
         path: PathBuf,
         /// Octal permission bits.
         #[serde(default = "Mode::directory")]
@@ -69,13 +75,16 @@ pub enum Input {
     /// A symbolic link.
     Symlink {
         /// Absolute path in the image.
+        #[serde(deserialize_with = "place")]
         path: PathBuf,
         /// What it points to.
+        #[serde(deserialize_with = "link")]
         target: PathBuf,
     },
     /// A small file with the text given here.
     Text {
         /// Absolute path in the image.
+        #[serde(deserialize_with = "place")]
         path: PathBuf,
         /// Its bytes.
         text: String,
@@ -87,6 +96,7 @@ pub enum Input {
     /// can be added to it.
     Blob {
         /// Absolute path of the file.
+        #[serde(deserialize_with = "place")]
         path: PathBuf,
     },
     /// The places that a container engine mounts over, wherever no other input says what is there.

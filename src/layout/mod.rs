@@ -188,6 +188,10 @@ impl ImageDir {
             }
         }
         let summary: Summary = read_versioned(&path.join("image.json"))?;
+        if *summary.name != *summary.reference.name() {
+            let message = format!("name is {}, and ref is {}", summary.name, summary.reference);
+            return Err(LayoutError::Format { path: path.join("image.json"), message });
+        }
         let index_path = path.join("index.json");
         let index: ImageIndex = read_json(&index_path)?;
         let entry = match index.manifests().as_slice() {

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::image::LayerRecord;
 use crate::model::record::ModelRecord;
+use crate::names::Name;
 use crate::platform::Platform;
+use crate::reference::{Reference, Repository};
 
 /// One platform of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +24,7 @@ pub struct PlatformRecord {
     /// Its layers, bottom first.
     pub layers: Vec<LayerRecord>,
     /// Names of its models, lowest first.
-    pub models: Vec<String>,
+    pub models: Vec<Name>,
 }
 
 /// What an image directory was built as.
@@ -59,10 +61,10 @@ pub struct Summary {
     /// What kind of image it is.
     pub kind: ImageKind,
     /// Name with its registry, without the tag.
-    pub name: String,
+    pub name: Repository,
     /// Name and tag.
     #[serde(rename = "ref")]
-    pub reference: String,
+    pub reference: Reference,
     /// What `index.json` names: the manifest's digest, or the index's for several platforms.
     pub digest: Digest,
     /// Where it came from, if it was not built here.

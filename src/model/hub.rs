@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::source::is_commit;
 use crate::digest::Digest;
+use crate::names::RelativePath;
 use crate::progress::Progress;
 use crate::registry::error::RegistryError;
 use crate::registry::web::{Web, escaped_path};
@@ -162,6 +163,8 @@ impl Hub<'_> {
             let (entries, more): (Vec<Entry>, _) =
                 self.read(&address, progress).map_err(|error| self.explain(error, repo, Some(commit)))?;
             for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
+                RelativePath::new(&entry.path)
+                    .map_err(|error| HubError::Answer { address: address.clone(), reason: error.to_string() })?;
                 let file = match &entry.lfs {
                     None => HubFile { size: entry.size, digest: None },
                     Some(lfs) => {

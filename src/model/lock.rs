@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::facts::Facts;
 use crate::digest::Digest;
 use crate::lock_file::{self, LockFile, LockFileError, unique};
+use crate::names::is_unprintable;
 use crate::nix_store::{FixedFile, fitting_name};
 use crate::reference::is_repository;
 
@@ -182,7 +183,7 @@ impl LockedModel {
             if FixedFile::new(name, *sha256).is_err() || fitting_name(name) != *name {
                 return Err(format!("'{name}' is no name for the Nix store; write {}", fitting_name(name)));
             }
-            if path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains(char::is_control) {
+            if path.split('/').any(|part| matches!(part, "" | "." | "..")) || path.contains(is_unprintable) {
                 return Err(format!("'{path}' is no path in the model's directory"));
             }
             if !paths.insert(path) {

@@ -17,6 +17,7 @@ use crate::closure::{ClosureError, ClosureGraph};
 use crate::content::{Content, Root};
 use crate::image::{Inherited, Layer, LayerKind, LayerRecord, ModelPart};
 use crate::layer::{FORMAT, Input, Known, Perm, Recipe};
+use crate::names::Name;
 use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec};
 use crate::split::{Part, Request, split};
 use crate::store::{StoreDir, StorePath};
@@ -156,7 +157,7 @@ pub struct ImagePlan {
     /// Its layers, bottom first.
     pub layers: Vec<Planned>,
     /// The names of its models, lowest first.
-    pub models: Vec<String>,
+    pub models: Vec<Name>,
     /// What the image that it is built upon hands down.
     pub inherited: Option<Inherited>,
 }
@@ -191,7 +192,7 @@ fn plan_image(
     if let Some((first, second, target)) = models::collision(&models) {
         return Err(PlanError::ModelsCollide { image: spec.name, first, second, target });
     }
-    let model_names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+    let model_names: Vec<Name> = models.iter().map(|model| model.name.clone()).collect();
     let mut planned = models::stacked(models);
     let of_models = planned.len();
     planned.extend(base.into_iter().chain(layers).map(Planned::from_layer));

@@ -12,13 +12,14 @@ use super::Planned;
 use crate::image::{Layer, LayerKind, ModelPart};
 use crate::layer::{FORMAT, Input, LayerError, Recipe, measure};
 use crate::model::shards::ShardName;
+use crate::names::Name;
 use crate::spec::{Layering, ModelSpec};
 
 /// A model, ready to be put under images.
 #[derive(Debug, Clone)]
 pub struct PlannedModel {
     /// Its name.
-    pub name: String,
+    pub name: Name,
     /// Bytes of the layers with its weights.
     pub weights: u64,
     /// Its layers, bottom first.
@@ -37,7 +38,7 @@ impl PlannedModel {
         let is_whole = parts.len() == 1;
         let layer = |(weights, inputs): (bool, Vec<Input>)| {
             let (title, why) = match (is_whole, weights) {
-                (true, _) => (name.clone(), "a model lies at the bottom, where nothing can change its chain"),
+                (true, _) => (name.to_string(), "a model lies at the bottom, where nothing can change its chain"),
                 (_, true) => (title(&inputs), "weights lie at the bottom, where nothing can change their chain"),
                 (_, false) => (
                     format!("{name} metadata"),
@@ -59,7 +60,7 @@ impl PlannedModel {
 
     /// A model that exists, with its layers, bottom first.
     #[must_use]
-    pub fn of_layers(name: String, layers: Vec<Layer>) -> Self {
+    pub fn of_layers(name: Name, layers: Vec<Layer>) -> Self {
         let weights = layers.iter().filter(|layer| layer.record.is_weights()).map(|layer| layer.record.size).sum();
         Self { name, weights, layers: layers.into_iter().map(Planned::from_layer).collect() }
     }
@@ -131,7 +132,7 @@ pub(super) fn collision(models: &[PlannedModel]) -> Option<(String, String, Path
         for two in &models[n + 1..] {
             for (a, b) in one.targets().flat_map(|a| two.targets().map(move |b| (a, b))) {
                 if a.starts_with(b) || b.starts_with(a) {
-                    return Some((one.name.clone(), two.name.clone(), a.max(b).clone()));
+                    return Some((one.name.to_string(), two.name.to_string(), a.max(b).clone()));
                 }
             }
         }

@@ -16,6 +16,7 @@ use super::survey::{Presence, Survey};
 use crate::digest::Digest;
 use crate::image::chain_ids;
 use crate::layout::{ImageDir, PlatformRecord};
+use crate::names::Name;
 use crate::nix_store::NixPlaces;
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -105,7 +106,7 @@ pub struct Target {
     /// Its directory.
     pub image: ImageDir,
     /// What it is called in its stack.
-    pub name: String,
+    pub name: Name,
     /// What it came with.
     pub origins: BTreeSet<String>,
 }
@@ -120,7 +121,7 @@ impl Target {
         let summary = self.image.summary();
         let runs = |platform: &&PlatformRecord| platform.platform.runs_on(&host);
         summary.platforms.iter().find(runs).ok_or_else(|| DecideError::Platform {
-            reference: summary.reference.clone(),
+            reference: summary.reference.to_string(),
             has: summary.platforms.iter().map(|platform| platform.platform.to_string()).collect::<Vec<_>>().join(", "),
             host,
         })
@@ -193,7 +194,7 @@ impl Host {
             let other = named.insert(reference, image).filter(|other| other.summary().digest != image.summary().digest);
             if let Some(other) = other {
                 let [one, two] = [other, image].map(|image| image.path().to_owned());
-                return Err(DecideError::SameName { reference: reference.clone(), one, two });
+                return Err(DecideError::SameName { reference: reference.to_string(), one, two });
             }
         }
         let survey = Survey::read(&self.places, progress)?;

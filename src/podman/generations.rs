@@ -32,9 +32,11 @@ use crate::canonical;
 use crate::digest::Digest;
 use crate::image::LayerRecord;
 use crate::layout::{ImageDir, ImageKind, LayoutError, PlatformRecord, VERSION, read_versioned};
+use crate::names::Name;
 use crate::nix_store::NixPlaces;
 use crate::platform::Platform;
 use crate::progress::Progress;
+use crate::reference::{Reference, Repository};
 
 /// Why generations cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +70,16 @@ fn list(numbers: &[u64]) -> String {
 #[serde(rename_all = "camelCase")]
 pub struct Entry {
     /// What it is called in its stack: `redis`.
-    pub name: String,
+    pub name: Name,
     /// Whether it is an image or a model.
     pub kind: ImageKind,
     /// What it came with: names of stacks, or of the image. A load replaces all that came with the same.
     pub origins: BTreeSet<String>,
     /// Name with its registry, without the tag.
-    pub repository: String,
+    pub repository: Repository,
     /// Name and tag.
     #[serde(rename = "ref")]
-    pub reference: String,
+    pub reference: Reference,
     /// Digest of the manifest, or of the index where there are several platforms.
     pub digest: Digest,
     /// Digest of the manifest of this platform.
@@ -89,7 +91,7 @@ pub struct Entry {
     /// Bytes of all its layers.
     pub size: u64,
     /// Names of its models.
-    pub models: Vec<String>,
+    pub models: Vec<Name>,
     /// Its image directory; relative to the generation where it was copied.
     pub directory: PathBuf,
 }
@@ -97,10 +99,10 @@ pub struct Entry {
 impl Entry {
     /// Describes one platform of an image directory.
     #[must_use]
-    pub fn new(image: &ImageDir, platform: &PlatformRecord, name: &str, origins: &BTreeSet<String>) -> Self {
+    pub fn new(image: &ImageDir, platform: &PlatformRecord, name: &Name, origins: &BTreeSet<String>) -> Self {
         let summary = image.summary();
         Self {
-            name: name.to_owned(),
+            name: name.clone(),
             kind: summary.kind,
             origins: origins.clone(),
             repository: summary.name.clone(),
@@ -118,7 +120,7 @@ impl Entry {
     /// The names that a load gives it: name and tag, and the name with each of its digests.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let mut names = vec![self.reference.clone(), by_digest(&self.repository, self.manifest_digest)];
+        let mut names = vec![self.reference.to_string(), by_digest(&self.repository, self.manifest_digest)];
         if self.digest != self.manifest_digest {
             names.push(by_digest(&self.repository, self.digest));
         }
@@ -390,11 +392,11 @@ mod tests {
     fn entry(repository: &str, version: u8, origin: &str) -> Entry {
         let digest = Digest::of(&[version]);
         Entry {
-            name: repository.to_owned(),
+            name: Name::new(repository).unwrap(),
             kind: ImageKind::Image,
             origins: [origin.to_owned()].into(),
-            repository: repository.to_owned(),
-            reference: format!("{repository}:{version}"),
+            repository: format!("localhost/{repository}").parse().unwrap(),
+            reference: Reference::new(repository, &version.to_string()).unwrap(),
             digest,
             manifest_digest: digest,
             config_digest: digest,
@@ -414,7 +416,7 @@ mod tests {
             let same = current.as_ref().is_some_and(|current| Generations::is_same(current, &entries));
             let told = entries.iter().map(|entry| {
                 let origins: Vec<&str> = entry.origins.iter().map(String::as_str).collect();
-                format!("{} {}", entry.reference, origins.concat())
+                format!("{} {}", entry.reference.trim_start_matches("localhost/"), origins.concat())
             });
             let told = told.collect::<Vec<_>>().join(", ");
             current = Some(Generation { version: VERSION, number: 1, entries });

@@ -278,7 +278,8 @@ impl Host {
             // Podman would take away all names but the last before it refuses.
             if let Some(container) = own.containers.iter().find(|container| container.image == id) {
                 let container = container.names.first().unwrap_or(&container.id).clone();
-                outcome.error = Some(LoadError::InUse { reference: outcome.step.entry.reference.clone(), container });
+                outcome.error =
+                    Some(LoadError::InUse { reference: outcome.step.entry.reference.to_string(), container });
                 continue;
             }
             let is_tag = |name: &&String| !ours.contains(*name) && !name.contains('@');
@@ -424,7 +425,7 @@ impl Host {
                 Presence::Damaged { why, .. } => Some(format!("has only a part of it: {why}")),
                 Presence::Missing => Some("has no record of it".to_owned()),
             });
-            outcome.error = found.map(|found| LoadError::NotThere { reference: summary.reference.clone(), found });
+            outcome.error = found.map(|found| LoadError::NotThere { reference: summary.reference.to_string(), found });
         }
         Ok(())
     }

@@ -178,7 +178,7 @@ pub fn pull(
     let needed = made.map(|(layer, _)| layer.size).sum::<u64>() + copies + bytes;
     let free = free_space(root)?;
     if needed > free {
-        let image = image.summary().reference.clone();
+        let image = image.summary().reference.to_string();
         return Err(PullError::NoSpace { image, graph_root: root.clone(), needed, layers: bytes, free });
     }
 
@@ -424,7 +424,7 @@ fn explained(
     progress: &Progress,
 ) -> PullError {
     let EngineError::Failed { said, .. } = &error else { return error.into() };
-    let name = || image.summary().reference.clone();
+    let name = || image.summary().reference.to_string();
     if said.contains("no space left on device") || said.contains("disk quota exceeded") {
         return PullError::Full { image: name(), graph_root: places.graph_root.clone(), said: said.clone() };
     }

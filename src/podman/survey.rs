@@ -155,7 +155,7 @@ impl Survey {
 /// digest only below a name that the image has, and forgets it when the tag moves; so the digests are names themselves.
 #[must_use]
 pub fn names(summary: &Summary, platform: &PlatformRecord) -> Vec<String> {
-    let mut names = vec![summary.reference.clone(), by_digest(&summary.name, platform.digest)];
+    let mut names = vec![summary.reference.to_string(), by_digest(&summary.name, platform.digest)];
     if summary.digest != platform.digest {
         names.push(by_digest(&summary.name, summary.digest));
     }

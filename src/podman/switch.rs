@@ -250,7 +250,7 @@ impl Host {
         let survey = Survey::read(&self.places, progress)?;
         let Found { held, place } = self.find(&entry, &survey);
         if let (Place::Missing { why }, Files { file: None, tree: None }) = (&place, &held.files) {
-            return Err(ModelError::Missing { model: entry.name, why: why.clone() });
+            return Err(ModelError::Missing { model: entry.name.into(), why: why.clone() });
         }
         let active = slots.active(slot)?;
         // Of a switch that was killed the one to go back to is the one that was known to be well.
@@ -262,7 +262,7 @@ impl Host {
             slot: slot.to_owned(),
             path: slots.path(slot),
             image: self.image_of(&held, &survey).map(|_| alias(slot)),
-            former: former.as_ref().map(|held| held.entry.name.clone()),
+            former: former.as_ref().map(|held| held.entry.name.to_string()),
             active: held.clone(),
             changed: false,
             restarted: false,
@@ -304,9 +304,9 @@ impl Host {
     fn entry(&self, name: &str) -> Result<Entry, ModelError> {
         let current = Generations::of(&self.places.graph_root).current()?;
         let entries: Vec<&Entry> = current.iter().flat_map(models_of).collect();
-        let found = entries.iter().find(|entry| entry.name == name || entry.reference == name);
+        let found = entries.iter().find(|entry| *entry.name == *name || *entry.reference == *name);
         let unknown = || {
-            let there = entries.iter().map(|entry| entry.name.clone()).collect();
+            let there = entries.iter().map(|entry| entry.name.to_string()).collect();
             ModelError::Unknown { model: name.to_owned(), there }
         };
         found.map(|entry| (*entry).clone()).ok_or_else(unknown)
@@ -333,14 +333,14 @@ impl Host {
             Err(stopped) if stopped.is_stopped() => return Err(stopped.into()),
             Err(why) => Box::new(why),
         };
-        let (service, model) = (service.clone(), held.entry.name.clone());
+        let (service, model) = (service.clone(), held.entry.name.to_string());
         let Some(former) = former else { return Err(ModelError::NoWayBack { service, model, why }) };
         told(Stage::GoingBack(&model, &why));
         {
             let _generations = Generations::of(&self.places.graph_root).lock(progress)?;
             self.point(wish.slot, &former, progress)?;
         }
-        let name = former.entry.name.clone();
+        let name = former.entry.name.to_string();
         match run(&former, told) {
             Err(also) if also.is_stopped() => Err(also.into()),
             Err(also) => Err(ModelError::Broken { service, model, why, former: name, also: Box::new(also) }),
@@ -409,7 +409,7 @@ fn users(generation: &Generation, model: &str, survey: &Survey) -> Vec<User> {
         let of_image = all.filter(|container| container.image == image.config_digest.hex());
         of_image.map(|container| container.names.first().unwrap_or(&container.id).clone()).collect()
     };
-    images.map(|image| User { image: image.name.clone(), containers: containers(image) }).collect()
+    images.map(|image| User { image: image.name.to_string(), containers: containers(image) }).collect()
 }
 
 /// Whether both are the same model, whatever it is called.

@@ -124,7 +124,7 @@ pub fn verify(survey: &Survey, targets: &[Target], full: bool, progress: &Progre
     let mut layers: BTreeMap<(&Path, String), Layer<'_>> = BTreeMap::new();
     for target in targets {
         let (summary, platform) = (target.image.summary(), target.platform()?);
-        let name = &summary.reference;
+        let name = &summary.reference.to_string();
         let problem = |state, path: Option<PathBuf>, what: String| Problem {
             state,
             images: vec![name.clone()],

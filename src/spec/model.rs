@@ -9,6 +9,7 @@ use super::{SpecError, wrong};
 use crate::content::{check_source, is_place};
 use crate::digest::Digest;
 use crate::layer::{Input, Known};
+use crate::names::Name;
 use crate::reference::Reference;
 use crate::store::StoreDir;
 
@@ -29,7 +30,7 @@ pub struct ModelSource {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSpec {
     /// Name of the model and of its image.
-    pub name: String,
+    pub name: Name,
     /// Tag of its image; when absent, the first twelve hex digits of the manifest's digest.
     #[serde(default)]
     pub tag: Option<String>,

@@ -17,6 +17,7 @@ mod compose_keys;
 mod daemon;
 mod determinism;
 mod doctor;
+mod door;
 mod engine;
 mod env;
 mod fetch;

@@ -145,7 +145,7 @@ impl Host {
     /// The models that a slot needs.
     fn needed(&self) -> Vec<(String, String, bool)> {
         let needed = active(&self.path("podman/root")).unwrap();
-        needed.into_iter().map(|needed| (needed.slot, needed.entry.name, needed.former)).collect()
+        needed.into_iter().map(|needed| (needed.slot, needed.entry.name.into(), needed.former)).collect()
     }
 
     /// Writes a `systemctl` that runs `restart` for the unit and logs what it was asked, and a PATH that has it first.

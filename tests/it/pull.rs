@@ -86,7 +86,7 @@ fn only(podman: &Podman, programs: &[&str]) -> PathBuf {
 fn is_whole(podman: &Podman, image: &ImageDir, id: Digest) {
     let summary = image.summary();
     let by_digest = format!("{}@{}", summary.name, summary.digest);
-    for name in [&by_digest, &summary.reference] {
+    for name in [&*by_digest, &*summary.reference] {
         let told = podman.run(&["image", "inspect", "--format", "{{.Id}}", name]);
         assert_eq!(told.trim(), id.hex(), "{name}");
     }
@@ -121,7 +121,7 @@ fn only_missing_layers_are_handed_over_and_a_second_tag_stays() {
 
     let engine = podman.engine();
     let progress = Progress::new();
-    let (there, gone) = (two.summary().reference.as_str(), "localhost/app:on");
+    let (there, gone) = (&*two.summary().reference, "localhost/app:on");
     let ids = engine.exists(&[gone, there, "localhost/app:t", &first.name, there], &progress).unwrap();
     let id = Some(platform.config_digest);
     assert_eq!(ids, [None, id, None, Some(one.summary().platforms[0].config_digest), id]);

@@ -73,7 +73,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if printer.json() {
         return printer.value(&report);
     }
-    printer.line(format!("{}\n{digest}", report.name))?;
+    printer.line(&report.name)?;
+    printer.line(digest)?;
     match is_new {
         true => printer.line(format!(
             "1 artifact: wrote {}, shared {} with the store",

@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         let facts = model.as_ref().and_then(|model| model.facts.as_ref());
         let known = |of: &dyn Fn(&Facts) -> Option<String>| facts.and_then(of).unwrap_or_else(|| "-".to_owned());
         vec![
-            entry.name.clone(),
+            entry.name.to_string(),
             known(&|facts| Some(parameters(facts.parameters))),
             known(&|facts| facts.quantization.clone()),
             size(entry.size),
@@ -44,7 +44,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             active,
             users(used_by),
             entry.digest.short(),
-            entry.reference.clone(),
+            entry.reference.to_string(),
             path.unwrap_or_default(),
         ]
     };
@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         printer.table(&head.into_iter().chain(all.models.iter().map(row)).collect::<Vec<_>>())?;
     }
     let slot = |slot: &Slot| {
-        let model = slot.active.as_ref().map_or("nothing", |held| held.entry.name.as_str());
+        let model = slot.active.as_ref().map_or("nothing", |held| &*held.entry.name);
         let mut notes = vec![slot.path.display().to_string()];
         notes.extend(slot.image.clone());
         if slot.active.is_some() && !slot.is_current {

@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     }
     let Used { slot, path, active, former, .. } = &used;
     let model = &active.entry.name;
-    let before = former.as_ref().filter(|former| *former != model);
+    let before = former.as_ref().filter(|former| *model != **former);
     let before = before.map(|former| format!(", instead of {former}")).unwrap_or_default();
     printer.line(match (used.changed, &service) {
         (false, _) => format!("model {model} is active in slot {slot} already; nothing was done"),

@@ -174,10 +174,12 @@ fn show(
             (true, logins) => format!("  [OK] {host}: login of {}", logins.join(", ")),
         })?;
     }
-    printer.line("\n[Checking Images]")?;
+    printer.line("")?;
+    printer.line("[Checking Images]")?;
     for finding in findings {
         let image = &lock.images[&finding.name];
-        printer.line(format!("\n  {}", finding.name))?;
+        printer.line("")?;
+        printer.line(format!("  {}", finding.name))?;
         printer.line(format!("    Upstream: {}", image.original.reference))?;
         if let Some(found) = finding.found {
             printer.line(format!("    Upstream digest: {}...", &found.to_string()[..20]))?;
@@ -193,7 +195,8 @@ fn show(
         }
         printer.line(format!("  {}", word(finding.status)))?;
     }
-    printer.line(format!("\n{RULE}"))?;
+    printer.line("")?;
+    printer.line(RULE)?;
     printer.line(format!("  {updates} update(s) available"))?;
     if updates > 0 {
         let all = if findings.iter().any(|finding| finding.status == Status::Pending) { " --all" } else { "" };
