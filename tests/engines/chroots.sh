@@ -37,8 +37,9 @@ chroot_of() {
   for file in /etc/apt/apt.conf.d/99*; do
     if [[ -e $file ]]; then options+=(--aptopt="$file"); fi
   done
+  # What it mounts and starts goes with it, also when it is killed.
   # shellcheck disable=SC2016 # the shell of the hook expands it
-  mmdebstrap --quiet --mode=root --variant=minbase --include="$(IFS=, && echo "${packages[*]}")" "${options[@]}" \
+  setpriv --pdeathsig KILL -- unshare --mount --pid --fork --kill-child --mount-proc -- mmdebstrap --quiet --mode=root --variant=minbase --include="$(IFS=, && echo "${packages[*]}")" "${options[@]}" \
     --dpkgopt=force-unsafe-io --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
     --aptopt='Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false"' \
     --customize-hook='chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash ann' \
