@@ -25,7 +25,7 @@
 //! | `reference` | `names` |
 //! | `platform` | |
 //! | `progress` | |
-//! | `service` | |
+//! | `service` | `names` |
 //! | `sh` | |
 //! | `store` | |
 //! | `config` | |

@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use crate::names::is_name;
+use crate::names::is_unprintable;
+
 /// How one container is run. Every key but `image` may be absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -186,6 +189,47 @@ pub type Fault = (String, String);
 type Expected = fn(&str) -> Option<&'static str>;
 
 impl Service {
+    /// Checks that what is one line is one, and that nothing has a NUL: a unit, a command line and a variable could not
+    /// hold it.
+    ///
+    /// # Errors
+    /// With the text at fault.
+    pub fn check_text(&self) -> Result<(), Fault> {
+        let ones = [&self.user, &self.working_dir, &self.hostname, &self.stop_signal];
+        let names = self.environment.keys().chain(self.labels.keys()).chain(&self.networks).chain(&self.cap_add);
+        let lines = names.chain(&self.cap_drop).chain(self.ulimits.keys()).chain(ones.into_iter().flatten());
+        let lists = [
+            &self.ports,
+            &self.volumes,
+            &self.tmpfs,
+            &self.environment_files,
+            &self.devices,
+            &self.extra_hosts,
+            &self.depends_on,
+        ];
+        for text in lines.chain(lists.into_iter().flatten()) {
+            if text.contains(is_unprintable) {
+                let key = if self.hostname.as_ref() == Some(text) { "hostname" } else { "a value" };
+                return Err((key.to_owned(), format!("{text:?} has a line break or another control character")));
+            }
+        }
+        let texts =
+            self.environment.values().chain(self.labels.values()).chain(&self.command).chain(&self.extra_options);
+        if texts.chain(self.entrypoint.iter().flatten()).any(|text| text.contains('\0')) {
+            return Err(("a text".to_owned(), "has a NUL, which no program can be given".to_owned()));
+        }
+        let health = self.health.iter().flat_map(|health| &health.command);
+        if health.clone().any(|word| word.contains('\0')) {
+            return Err(("health.command".to_owned(), "has a NUL, which no program can be given".to_owned()));
+        }
+        if let Some(volume) = self.volumes.iter().find(|volume| owns_store(volume)) {
+            let message =
+                format!("'{volume}': with U Podman would give files of the Nix store to the container's user");
+            return Err(("volumes".to_owned(), message));
+        }
+        Ok(())
+    }
+
     /// Checks what the types leave open.
     ///
     /// # Errors
@@ -211,6 +255,10 @@ impl Service {
                 }
             }
         }
+        self.check_text()?;
+        if let Some(hostname) = self.hostname.as_ref().filter(|name| !is_host_name(name)) {
+            return Err(("hostname".to_owned(), format!("'{hostname}' is not a host name")));
+        }
         if let Some(name) = self.environment.keys().find(|name| name.is_empty() || name.contains('=')) {
             // The value may be a secret all the same, and is not shown.
             return Err(("environment".to_owned(), format!("'{name}' is not the name of a variable")));
@@ -233,6 +281,9 @@ impl Service {
         for (name, limit) in &self.ulimits {
             let number = |text: &str| text.parse::<i64>().is_ok_and(|number| number >= -1);
             let (soft, hard) = limit.split_once(':').unwrap_or((limit, limit));
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_lowercase()) {
+                return Err(("ulimits".to_owned(), format!("{name:?} is not the name of a limit, like nofile")));
+            }
             if !number(soft) || !number(hard) {
                 return Err((format!("ulimits.{name}"), format!("'{limit}' is not soft:hard, two numbers")));
             }
@@ -253,6 +304,14 @@ impl Health {
     fn check(&self) -> Result<(), Fault> {
         if self.command.is_empty() {
             return Err(("health.command".to_owned(), "is empty; leave `health` out for no check".to_owned()));
+        }
+        let one_line = |word: &String| !word.contains(is_unprintable);
+        if self.command.len() == 1 && !self.command.iter().all(one_line)
+            || self.command.iter().any(|word| word.contains('\0'))
+        {
+            let message =
+                format!("{:?} is not a program: it has a line break or another control character", self.command[0]);
+            return Err(("health.command".to_owned(), message));
         }
         let times = [("interval", &self.interval), ("timeout", &self.timeout), ("startPeriod", &self.start_period)];
         for (key, time) in times {
@@ -317,11 +376,23 @@ pub fn is_secret_file(path: &str) -> bool {
     path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._/@+:-".contains(&byte))
 }
 
-/// What Podman takes as the name of a container or of a volume.
+/// Whether this is the name of a host, with or without its domain.
 #[must_use]
-pub fn is_name(text: &str) -> bool {
-    text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+pub fn is_host_name(text: &str) -> bool {
+    let ends = |c: char| c.is_ascii_alphanumeric();
+    text.len() <= 253
+        && text.starts_with(ends)
+        && text.ends_with(ends)
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+}
+
+/// Whether Podman would change the owner of store paths for this volume: what Nix vouches for would be another's.
+#[must_use]
+pub fn owns_store(volume: &str) -> bool {
+    let mut parts = volume.split(':');
+    let source = parts.next().unwrap_or_default();
+    let options = parts.nth(1).unwrap_or_default();
+    source.starts_with("/nix/store") && options.split(',').any(|option| option == "U")
 }
 
 /// `[[IP:][HOST]:]CONTAINER[/PROTOCOL]` in three parts: what is before the container's port, that, and the protocol.

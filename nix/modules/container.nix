@@ -4,13 +4,18 @@
 let
   inherit (lib) mkOption types;
 
+  # What becomes a line of a unit, or a part of one; what is quoted there may be any text.
+  line = types.strMatching "[^[:cntrl:]]*" // {
+    description = "text without line breaks and other control characters";
+  };
   list =
     description:
     mkOption {
-      type = types.listOf types.str;
+      type = types.listOf line;
       default = [ ];
       inherit description;
     };
+  texts = description: list description // { type = types.listOf types.str; };
   strings =
     description:
     mkOption {
@@ -93,7 +98,7 @@ in
       example = "localhost/redis:m2v73f3qikq9h90j51f90hcc6cskm64x";
     };
     entrypoint = maybe (types.nonEmptyListOf types.str) "Program and first arguments, instead of the image's.";
-    command = list "Arguments, instead of the image's `Cmd`; none keeps it.";
+    command = texts "Arguments, instead of the image's `Cmd`; none keeps it.";
     environment = strings "Environment variables. They are world-readable in the Nix store: secrets go in `secrets`.";
     environmentFiles = list "Files of `KEY=VALUE` lines on the host, read when the container starts.";
     secrets = mkOption {
@@ -111,9 +116,9 @@ in
     tmpfs = list "Directories in memory, `/tmp` or `/tmp:size=64m`.";
     devices = list "Devices of the host, `/dev/dri`, or names of the Container Device Interface, `nvidia.com/gpu=all`.";
     readOnly = switch false "Whether the root file system is read-only.";
-    user = maybe types.str "`UID[:GID]`, instead of the image's.";
-    workingDir = maybe types.str "Working directory, instead of the image's.";
-    hostname = maybe types.str "Host name in the container.";
+    user = maybe line "`UID[:GID]`, instead of the image's.";
+    workingDir = maybe line "Working directory, instead of the image's.";
+    hostname = maybe (types.strMatching "[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?") "Host name in the container.";
     labels = strings "Labels of the container.";
     networks = list "Networks it is in; none is Podman's default network. Those of `virtualisation.windlass.networks` are made.";
     extraHosts = list "`NAME:IP` lines of its /etc/hosts.";
@@ -133,7 +138,7 @@ in
     shmSize = maybe size "Size of /dev/shm.";
     pidsLimit = maybe types.ints.unsigned "Limit of its processes.";
     ulimits = strings "Name -> `SOFT:HARD`.";
-    stopSignal = maybe types.str "Signal that ends it, instead of the image's.";
+    stopSignal = maybe (types.strMatching "[A-Z0-9+-]+") "Signal that ends it, instead of the image's.";
     stopTimeout = maybe types.ints.unsigned "Seconds after that signal until it is killed; Podman's default is 10.";
     restart = mkOption {
       type = types.enum [
@@ -145,7 +150,7 @@ in
       description = "When systemd starts it again: after a second, then ever later, up to a minute.";
     };
     autoStart = switch true "Whether it is started at boot.";
-    extraOptions = list "Further arguments of `podman run`.";
+    extraOptions = texts "Further arguments of `podman run`.";
     after = list "Units of systemd that are started first, `sops-install-secrets.service`; what is said of the unit itself, is not kept.";
   };
 }

@@ -51,6 +51,15 @@ let
   single = filter (image: !builtins.elem image.ref inStacks) (attrValues cfg.images);
   refs = map (image: image.ref) (attrValues cfg.images);
   userOf = import ./container-user.nix { inherit lib cfg; };
+  # A bind of a store path whose owner Podman would change.
+  ownsStore =
+    volume:
+    let
+      parts = lib.splitString ":" volume;
+    in
+    lib.hasPrefix builtins.storeDir (builtins.head parts)
+    && builtins.length parts > 2
+    && builtins.elem "U" (lib.splitString "," (builtins.elemAt parts 2));
   # home-manager has no such option: all there is rootless.
   isRootless = (cfg.user or "") != null;
 in
@@ -217,6 +226,20 @@ in
         message = ''
           virtualisation.windlass.containers.${name}.dependsOn: there is no container
           ${toString (filter (other: !(cfg.containers ? ${other})) container.dependsOn)}
+        '';
+      }) cfg.containers
+      ++ lib.mapAttrsToList (name: container: {
+        assertion = builtins.all (limit: builtins.match "[a-z]+" limit != null) (builtins.attrNames container.ulimits);
+        message = ''
+          virtualisation.windlass.containers.${name}.ulimits: a limit is called by a word like nofile; there are:
+          ${builtins.toJSON (builtins.attrNames container.ulimits)}
+        '';
+      }) cfg.containers
+      ++ lib.mapAttrsToList (name: container: {
+        assertion = !(builtins.any ownsStore container.volumes);
+        message = ''
+          virtualisation.windlass.containers.${name}.volumes: with the option U Podman would give the files of the Nix store to the
+          container's user; take it away from ${toString (filter ownsStore container.volumes)}
         '';
       }) cfg.containers
       ++ lib.mapAttrsToList (name: container: {

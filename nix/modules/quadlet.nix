@@ -19,15 +19,7 @@ let
   inherit (lib) mapAttrsToList optional;
 
   # Quadlet hands values on to an ExecStart of systemd, which would replace variables and specifiers.
-  raw = builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ];
-  # Some keys are split into words as a command line is.
-  word =
-    text:
-    if builtins.match "[A-Za-z0-9@:/._=,+-]+" text != null then
-      text
-    else
-      "\"${builtins.replaceStrings [ "\\" "\"" "\n" ] [ "\\\\" "\\\"" "\\n" ] (raw text)}\"";
-  words = lib.concatMapStringsSep " " word;
+  inherit (import ./unit-text.nix { inherit lib; }) raw word words line;
 
   one = key: value: optional (value != null) "${key}=${raw (toString value)}";
   each = key: map (value: "${key}=${raw value}");
@@ -112,8 +104,8 @@ let
     Service =
       optional (path != null) "Environment=PATH=${path}"
       ++ map (directory: "RuntimeDirectory=${directory}") runtimeDirectory
-      ++ map (line: "ExecStartPre=${line}") preStart
-      ++ map (line: "ExecStartPost=${line}") postStart
+      ++ map (command: "ExecStartPre=${command}") preStart
+      ++ map (command: "ExecStartPost=${command}") postStart
       ++ [ "Restart=${container.restart}" ]
       ++ mapAttrsToList (key: value: "${key}=${toString value}") (import ./restarts.nix)
       ++ [
@@ -123,7 +115,9 @@ let
       ];
     Install = optional container.autoStart "WantedBy=${wantedBy}";
   };
-  section = header: "[${header}]\n" + lib.concatMapStrings (line: line + "\n") sections.${header};
+  # Whatever is in it: a line of a section is one line, and no value begins another key.
+  checked = line "virtualisation.windlass.containers.${name}";
+  section = header: "[${header}]\n" + lib.concatMapStrings (text: checked text + "\n") sections.${header};
 in
 "# From virtualisation.windlass.containers.${name}\n\n"
 + lib.concatMapStringsSep "\n" section (

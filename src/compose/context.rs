@@ -9,6 +9,7 @@ use super::import::ImportError;
 use super::known::Known;
 use super::variables::{Text, Variables, interpolate};
 use super::yaml::{MAX_BYTES, Mark, Node, Value};
+use crate::names::is_unprintable;
 use crate::service::{Service, is_time, seconds};
 
 /// The state of an import.
@@ -114,6 +115,10 @@ impl Context<'_> {
             return Ok(None);
         }
         let text = self.text(at)?;
+        if text.value.contains(is_unprintable) {
+            self.account.leave(at, "has a line break or another control character in it, which no unit can have there");
+            return Ok(None);
+        }
         Ok(self.open(at, text))
     }
 

@@ -5,6 +5,7 @@ use super::context::{Context, Draft};
 use super::import::ImportError;
 use super::{network, options, resources, runtime, storage};
 use crate::reference::is_floating;
+use crate::service::is_host_name;
 use crate::service::{OnFailure, Restart, seconds};
 
 /// Converts all keys of a service that is taken over.
@@ -107,6 +108,10 @@ fn scalar(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
         }
         "user" | "working_dir" | "hostname" | "stop_signal" => {
             let Some(text) = cx.plain(at)? else { return Ok(()) };
+            if key == "hostname" && !is_host_name(&text) {
+                cx.account.leave(at, format!("{text:?} is not the name of a host"));
+                return Ok(());
+            }
             let (field, to) = match key {
                 "user" => (&mut draft.service.user, "user"),
                 "working_dir" => (&mut draft.service.working_dir, "workingDir"),

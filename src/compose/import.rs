@@ -235,6 +235,10 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
     for (draft, at) in &mut drafts {
         runtime::depends_on(&mut cx, draft, at)?;
     }
+    // Names of a mapping are read nowhere else.
+    for (draft, at) in &drafts {
+        draft.service.check_text().map_err(|(key, message)| cx.wrong(at, format!("{key}: {message}")))?;
+    }
     top::account(&mut cx, &document);
     let root = cx.root.clone();
     cx.account.sweep(&root, "is no key that windlass knows");

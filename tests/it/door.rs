@@ -146,9 +146,9 @@ pub(crate) fn hostile() -> impl Strategy<Value = String> {
 }
 
 /// Several strings at once: a reader is started for all of them.
-pub(crate) fn many(strategy: impl Strategy<Value = String>, check: impl Fn(&[String])) {
-    let mut runner = TestRunner::new(Config { cases: 8, failure_persistence: None, ..Config::default() });
-    let all = proptest::collection::vec(strategy, 100);
+pub(crate) fn many(cases: u32, texts: usize, strategy: impl Strategy<Value = String>, check: impl Fn(&[String])) {
+    let mut runner = TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() });
+    let all = proptest::collection::vec(strategy, texts);
     let passed = runner.run(&all, |texts| {
         check(&texts);
         Ok(())
@@ -158,7 +158,7 @@ pub(crate) fn many(strategy: impl Strategy<Value = String>, check: impl Fn(&[Str
 
 #[test]
 fn a_shell_reads_a_word_as_it_was() {
-    many(hostile().prop_map(|text| text.replace('\0', "")), |texts| {
+    many(8, 100, hostile().prop_map(|text| text.replace('\0', "")), |texts| {
         let env = Env::new();
         let line = sh::line(texts.iter().map(String::as_str));
         let script = env.write("script", format!("printf '%s\\0' {line}\n"));
@@ -172,4 +172,35 @@ fn a_shell_reads_a_word_as_it_was() {
         }
     });
     assert_eq!(sh::word("a\0b"), "ab");
+}
+
+#[test]
+fn a_line_break_of_a_compose_file_becomes_no_line_of_a_unit() {
+    let env = Env::new();
+    let cases = [
+        ("hostname: \"h\\nPodmanArgs=--privileged\"", "hostname"),
+        ("volumes: [\"data:/a\\nPodmanArgs=--privileged\"]", "volumes[0]"),
+        ("tmpfs: [\"/t\\nPodmanArgs=--privileged\"]", "tmpfs[0]"),
+        ("cap_add: [\"a\\nPodmanArgs=--privileged\"]", "cap_add[0]"),
+        ("user: \"1\\nPodmanArgs=--privileged\"", "user"),
+        ("stop_signal: \"1\\nPodmanArgs=--privileged\"", "stop_signal"),
+    ];
+    for (line, key) in cases {
+        env.write("compose.yml", format!("services:\n  web:\n    image: a:1\n    {line}\n"));
+        let output = env.windlass(["compose", "import", "compose.yml", "--output", "new.nix"]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && said.contains(key) && said.contains("has a line break"), "{line}: {said}");
+        let nix = fs::read_to_string(env.path("new.nix")).unwrap();
+        assert!(!nix.contains("PodmanArgs"), "{line}: {nix}");
+        fs::remove_file(env.path("new.nix")).unwrap();
+    }
+    for line in [
+        "ulimits: { \"a\\nPodmanArgs=--privileged\": 1 }",
+        "healthcheck: { test: [CMD, \"x\\0\"] }",
+        "command: [\"a\\0b\"]",
+    ] {
+        env.write("compose.yml", format!("services:\n  web:\n    image: a:1\n    {line}\n"));
+        let (code, said) = env.fails(["compose", "import", "compose.yml", "--output", "new.nix"]);
+        assert!(code == 2 && said.contains("compose.yml") && !env.path("new.nix").exists(), "{line}: {said}");
+    }
 }

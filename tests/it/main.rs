@@ -18,6 +18,7 @@ mod daemon;
 mod determinism;
 mod doctor;
 mod door;
+mod door_units;
 mod engine;
 mod env;
 mod fetch;
