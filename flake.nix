@@ -68,6 +68,20 @@
         default.imports = builtins.attrValues modules;
       };
 
+      # For flake-parts: perSystem.windlass.{images,models,stacks}.
+      flakeModules.default = import ./nix/flake-module.nix { inherit mkLib; };
+
+      # nix run .#load: the example stack into the Podman of whoever runs it.
+      apps = forEach (
+        system: pkgs: {
+          load = {
+            type = "app";
+            program = pkgs.lib.getExe self.packages.${system}.ai-stack-images.load;
+            meta.description = "Load the images of the example stack into Podman";
+          };
+        }
+      );
+
       # Rootless, with Quadlet files.
       homeModules.default.imports = [
         ./nix/modules/home.nix
@@ -110,6 +124,7 @@
         }
       );
 
-      formatter = forEach (_: pkgs: pkgs.nixfmt);
+      # `nix fmt` gives a directory since Nix 2.25, which nixfmt itself does not take.
+      formatter = forEach (_: pkgs: pkgs.nixfmt-tree);
     };
 }

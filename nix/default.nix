@@ -9,11 +9,31 @@
   windlass ? pkgs.buildPackages.callPackage ./package.nix { },
 }:
 let
-  functions = import ./lib {
+  plain = import ./lib {
     inherit windlass;
     inherit (pkgs.stdenv.buildPlatform) system;
     targetSystem = pkgs.stdenv.hostPlatform.system;
   };
+  # With programs about what was made: `nix run .#image.load`.
+  functions =
+    plain
+    // builtins.mapAttrs
+      (
+        _: function:
+        {
+          inherit (function) __functionArgs;
+          __functor = _: args: import ./programs.nix { inherit pkgs windlass; } (function args);
+        }
+      )
+      {
+        inherit (plain)
+          buildImage
+          buildIndex
+          buildModel
+          buildStack
+          fetchImage
+          ;
+      };
   # What health checks run inside of containers, for the machine that runs them.
   probe = pkgs.callPackage ./probe.nix { };
 in

@@ -5,9 +5,12 @@
   rustPlatform,
   installShellFiles,
 }:
+let
+  cargo = (builtins.fromTOML (builtins.readFile ../Cargo.toml)).package;
+in
 rustPlatform.buildRustPackage {
   pname = "windlass";
-  version = (builtins.fromTOML (builtins.readFile ../Cargo.toml)).package.version;
+  inherit (cargo) version;
 
   # Only what the binary is made of: a change to a test or a document builds nothing again.
   src = lib.fileset.toSource {
@@ -16,6 +19,8 @@ rustPlatform.buildRustPackage {
       ../Cargo.toml
       ../Cargo.lock
       ../src
+      # What unit tests read.
+      ../tests/fixtures/cosign
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;
@@ -45,7 +50,10 @@ rustPlatform.buildRustPackage {
       mit
       asl20
     ];
+    maintainers = [ { name = "the maintainers of windlass"; } ];
     mainProgram = "windlass";
     platforms = lib.platforms.linux;
-  };
+  }
+  # Where Cargo.toml says that the project is.
+  // lib.optionalAttrs (cargo ? repository) { homepage = cargo.repository; };
 }

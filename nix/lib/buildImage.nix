@@ -80,6 +80,9 @@ let
     (or' architecture (builtins.elemAt host 1))
   ];
 in
+if fromImage != null && !(fromImage ? imageKind) then
+  throw "buildImage ${name}: fromImage is not an image from fetchImage or buildImage: pin the image with `windlass upstream add NAME REFERENCE`, and write fromImage = fetchImage { lock = ./images.lock.json; name = \"NAME\"; }"
+else
 internal.build {
   inherit name tag;
   kind = "image";

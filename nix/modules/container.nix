@@ -36,6 +36,20 @@ let
       type = types.bool;
       inherit default description;
     };
+  section =
+    description:
+    mkOption {
+      type =
+        with types;
+        attrsOf (oneOf [
+          bool
+          int
+          line
+          (listOf (either int line))
+        ]);
+      default = { };
+      inherit description;
+    };
   # As Podman and systemd both read it.
   duration = types.strMatching "([0-9]+(ms|s|m|h))+";
   size = types.strMatching "[0-9]+[bkmgBKMG]?";
@@ -151,6 +165,16 @@ in
     };
     autoStart = switch true "Whether it is started at boot.";
     extraOptions = texts "Further arguments of `podman run`.";
-    after = list "Units of systemd that are started first, `sops-install-secrets.service`; what is said of the unit itself, is not kept.";
+    unitConfig = section "Further keys of the section [Unit] of its unit.";
+    serviceConfig = section ''
+      Further keys of the section [Service] of its unit. A list adds to what is there, any other value goes in its place.
+    '';
+    quadlet = mkOption {
+      type = types.lines;
+      default = "";
+      example = "[Container]\nTimezone=local\n";
+      description = "Text at the end of its Quadlet file, as podman-systemd.unit(5) has it: for what there is no option for.";
+    };
+    after = list "Units of systemd that are started first, `sops-install-secrets.service`.";
   };
 }

@@ -4,6 +4,7 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -12,11 +13,17 @@ let
   cfg = config.virtualisation.windlass;
   windlass = "${cfg.package}/bin/windlass";
   quadlet = import ./quadlet.nix { inherit lib; };
+  inherit (import ./network.nix { inherit lib; }) create remove;
+  words = lib.concatMapStringsSep " " (word: builtins.replaceStrings [ "%" ] [ "%%" ] word);
+  refs = map (image: image.ref) (builtins.attrValues cfg.images);
   runtime = import ./runtime.nix {
     inherit lib cfg;
     install = "${pkgs.coreutils}/bin/install";
   };
   unit = name: "${name}.service";
+  # home-manager's own module for Podman, which writes storage.conf when it is enabled, and so has to know the store.
+  hasPodman = options ? services.podman.settings.storage;
+  writesStorage = hasPodman && config.services.podman.enable;
 
   service = description: lines: {
     Unit.Description = description;
@@ -52,6 +59,22 @@ let
 in
 {
   imports = [ ./options.nix ];
+
+  # A container of home-manager's own module with an image of ours: the loader comes first, and nothing pulls.
+  options.services.podman.containers = mkOption {
+    type = types.attrsOf (
+      types.submodule (
+        { config, ... }:
+        {
+          config.extraConfig = mkIf (cfg.enable && builtins.elem config.image refs) {
+            Unit.After = [ "windlass-load.service" ];
+            Unit.Wants = [ "windlass-load.service" ];
+            Container.Pull = "never";
+          };
+        }
+      )
+    );
+  };
 
   options.virtualisation.windlass = {
     slots = mkOption {
@@ -92,13 +115,14 @@ in
             };
             inherit (own) runtimeDirectory;
             mounts = own.secretVolumes "%t/windlass";
+            inherit (own) definitions;
             postStart = lib.optional own.isWaitedFor (own.waitHealthy cfg.podman);
             userns = own.keepId;
             path = own.userPath;
           };
         }
       ) cfg.containers)
-      (mkIf (cfg.storageDir != null) {
+      (mkIf (cfg.storageDir != null && !writesStorage) {
         "containers/storage.conf".text = ''
           [storage]
           driver = "overlay"
@@ -108,6 +132,12 @@ in
         '';
       })
     ];
+
+    services = lib.optionalAttrs hasPodman {
+      podman.settings.storage.storage.options = mkIf (cfg.storageDir != null && writesStorage) {
+        additionalimagestores = [ cfg.storageDir ];
+      };
+    };
 
     systemd.user = {
       services = lib.mkMerge [
@@ -139,18 +169,18 @@ in
             ]
           );
         }
-        (lib.listToAttrs (
-          map (
-            network:
-            lib.nameValuePair "windlass-network-${network}" (
-              atStart (
-                service "Podman network ${network}" [
-                  "${cfg.podman}/bin/podman network create --ignore ${network}"
+        (lib.mapAttrs' (
+          name: network:
+          lib.nameValuePair "windlass-network-${name}" (
+            lib.recursiveUpdate
+              (atStart (
+                service "Podman network ${name}" [
+                  "${cfg.podman}/bin/podman ${words (create name network)}"
                 ]
-              )
-            )
-          ) cfg.networks
-        ))
+              ))
+              { Service.ExecStop = "-${cfg.podman}/bin/podman ${words (remove name)}"; }
+          )
+        ) cfg.networks)
       ];
       timers = {
         windlass-gc = mkIf cfg.gc.enable (timer cfg.gc.dates);

@@ -26,6 +26,7 @@ let
       config.ref = config.image.imageRef;
     };
 
+  network = import ./network.nix { inherit lib; };
   directory.options = {
     mode = mkOption {
       type = types.strMatching "[0-7]{4}";
@@ -179,9 +180,17 @@ in
     };
 
     networks = mkOption {
-      type = types.listOf (types.strMatching "[a-zA-Z0-9][a-zA-Z0-9_.-]*");
-      default = [ ];
-      description = "Podman networks that are made before the containers start. Containers of one network find each other by name.";
+      type = types.coercedTo (types.listOf (types.strMatching network.name)) (
+        names: lib.genAttrs names (_: { })
+      ) (types.addCheck (types.attrsOf (types.submodule { inherit (network) options; })) (
+        networks: lib.all (name: builtins.match network.name name != null) (builtins.attrNames networks)
+      ));
+      default = { };
+      example.shop.internal = true;
+      description = ''
+        Podman networks that are made before the containers start, by name; or just their names, as a list. Containers of one network
+        find each other by name. One that is not named any more is removed when its unit stops, unless a container still uses it.
+      '';
     };
 
     directories = mkOption {

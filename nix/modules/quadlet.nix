@@ -1,6 +1,6 @@
 # A container as the text of a Quadlet file, `<name>.container` (podman-systemd.unit(5), Podman 5.0 and later).
 #
-# Type: { lib } -> { name, container, after, preStart, postStart, runtimeDirectory, mounts, userns, path, wantedBy } -> string
+# Type: { lib } -> { name, container, after, preStart, postStart, runtimeDirectory, mounts, userns, path, wantedBy, definitions } -> string
 #
 # name:          of the container and of its unit
 # container:     as container.nix describes it
@@ -12,6 +12,7 @@
 # userns:        value of `--userns`, or null
 # path:          where podman looks for other programs, or null
 # wantedBy:      the target that starts it
+# definitions:   what else the container changes with, as lines
 #
 # Keys are in the order of the manual page's sections; what Podman 5.0 has no key for is in `PodmanArgs`.
 { lib }:
@@ -27,6 +28,8 @@ let
   pairs = key: mapAttrsToList (name: value: "${key}=${word "${name}=${value}"}");
   set = key: value: optional value "${key}=true";
   argument = name: value: optional (value != null) "PodmanArgs=${word "--${name}=${value}"}";
+  setting = value: if builtins.isBool value then lib.boolToString value else toString value;
+  settings = section: lib.concatLists (mapAttrsToList (key: values: map (value: "${key}=${setting value}") (lib.toList values)) section);
   json = value: if value == null then null else builtins.toJSON value;
 in
 {
@@ -40,6 +43,7 @@ in
   userns ? null,
   path ? null,
   wantedBy ? "default.target",
+  definitions ? [ ],
 }:
 let
   health =
@@ -64,7 +68,8 @@ let
       "Description=Container ${name}"
     ]
     ++ map (unit: "Wants=${unit}") after
-    ++ map (unit: "After=${unit}") after;
+    ++ map (unit: "After=${unit}") after
+    ++ settings container.unitConfig;
     Container = [
       "ContainerName=${name}"
       "Image=${container.image}"
@@ -112,14 +117,19 @@ let
         # To be healthy may take a while, but not for ever.
         "TimeoutStartSec=${if postStart != [ ] then "15min" else "infinity"}"
         "TimeoutStopSec=${toString (60 + (if container.stopTimeout == null then 10 else container.stopTimeout))}"
-      ];
+      ]
+      # The last value of a key counts, where it is no list.
+      ++ settings container.serviceConfig;
     Install = optional container.autoStart "WantedBy=${wantedBy}";
   };
   # Whatever is in it: a line of a section is one line, and no value begins another key.
   checked = line "virtualisation.windlass.containers.${name}";
   section = header: "[${header}]\n" + lib.concatMapStrings (text: checked text + "\n") sections.${header};
 in
-"# From virtualisation.windlass.containers.${name}\n\n"
+"# From virtualisation.windlass.containers.${name}\n"
+# Another network is another container too.
++ lib.concatMapStrings (definition: "# ${definition}\n") definitions
++ "\n"
 + lib.concatMapStringsSep "\n" section (
   [
     "Quadlet"
@@ -129,3 +139,4 @@ in
   ]
   ++ optional (sections.Install != [ ]) "Install"
 )
++ lib.optionalString (container.quadlet != "") "\n${container.quadlet}"

@@ -10,6 +10,7 @@
   install,
 }:
 let
+  inherit (import ./network.nix { inherit lib; }) definition;
   userOf = import ./container-user.nix { inherit lib cfg; };
   loader = lib.optional (cfg.loads != [ ]) "windlass-load.service";
 in
@@ -64,12 +65,19 @@ rec {
   # (https://github.com/containers/podman/issues/19724).
   waitHealthy = podman: "${podman}/bin/podman wait --condition=healthy ${name}";
 
+  # What the container changes with beside itself.
+  definitions = builtins.filter (definition: definition != null) (
+    map (network: definition network cfg.networks.${network}) (
+      lib.intersectLists (builtins.attrNames cfg.networks) container.networks
+    )
+  );
+
   # Units that come first. They are wanted, not required: a new version of one of them restarts nothing else.
   after =
     unit:
     loader
     ++ map (network: "windlass-network-${network}.service") (
-      lib.intersectLists cfg.networks container.networks
+      lib.intersectLists (builtins.attrNames cfg.networks) container.networks
     )
     # Those that there are: an assertion names the others.
     ++ map unit (builtins.filter (other: cfg.containers ? ${other}) container.dependsOn)

@@ -8,79 +8,99 @@
 let
   inherit (lib) mkIf mkOption types;
   cfg = config.virtualisation.windlass;
-  containers = config.virtualisation.oci-containers.containers;
   storage = config.virtualisation.containers.storage.settings.storage;
   podman = config.virtualisation.podman.package;
   windlass = "${cfg.package}/bin/windlass";
   account = config.users.users.${cfg.user};
   linked = cfg.via != "podman";
+  firewalld = config.networking.firewall.backend or "iptables" == "firewalld";
   quadlet = import ./quadlet.nix { inherit lib; };
-  ociContainer = import ./oci-containers.nix { inherit lib; };
-  restarts = import ./restarts.nix;
+  inherit (import ./network.nix { inherit lib; }) create remove;
+  words = lib.concatMapStringsSep " " (word: builtins.replaceStrings [ "%" ] [ "%%" ] word);
   runtime = import ./runtime.nix {
     inherit lib cfg;
     install = "${pkgs.coreutils}/bin/install";
   };
 
   ofQuadlet = lib.optionalAttrs (cfg.runner == "quadlet") cfg.containers;
-  ofOci = lib.optionalAttrs (cfg.runner == "oci-containers") cfg.containers;
-  # Those of others too that run an image of ours.
-  refs = map (image: image.ref) (builtins.attrValues cfg.images);
-  oci = lib.filterAttrs (_: container: builtins.elem container.image refs) containers;
-  ociUnit = name: "${containers.${name}.serviceName}.service";
   quadletUnit = name: "${name}.service";
-  # Containers whose units the system has others of the same name for.
-  shadowed = lib.optionals (cfg.user == null) (
-    builtins.filter (name: config.systemd.services ? ${name}) (builtins.attrNames ofQuadlet)
-  );
+  # Units of systemd's own kind, which the drop-ins of those that Quadlet generates are among.
+  services = if ofUser then config.systemd.user.services else config.systemd.services;
+  # Containers whose units the system has others of the same name for: they start something.
+  shadowed = builtins.filter (
+    name:
+    let
+      unit = services.${name};
+    in
+    unit.script != "" || unit.serviceConfig ? ExecStart || unit.overrideStrategy != "asDropin"
+  ) (builtins.attrNames ofQuadlet);
 
   # Whether `podman system prune` is told --all, -a, or -af.
   prunesAll = lib.any (flag: builtins.match "--all(=true)?|-[a-z]*a[a-z]*" flag != null) (
     lib.concatMap (lib.splitString " ") config.virtualisation.podman.autoPrune.flags
   );
 
-  # Whose directory /run/<name> is too: the unit of a container by that name would take it away when it stops.
-  sharedBy =
-    name:
-    let
-      directories = unit: lib.concatMap (lib.splitString " ") (lib.toList (unit.serviceConfig.RuntimeDirectory or [ ]));
-      others = removeAttrs config.systemd.services [ containers.${name}.serviceName ];
-    in
-    builtins.attrNames (lib.filterAttrs (_: unit: unit.enable && builtins.elem name (directories unit)) others);
-
-  # Where the secrets of a container are while it runs.
-  secretsAt = "/run/windlass";
-  secretsFor =
-    name:
-    let
-      own = runtime name;
-    in
-    own.installSecrets { directory = secretsAt; owner = { inherit (own) uid gid; }; };
-  withSecrets =
-    name: container:
-    container // { volumes = container.volumes ++ (runtime name).secretVolumes secretsAt; };
-
   # Whether the containers are units of the user's own systemd.
   ofUser = cfg.user != null && cfg.runner == "quadlet";
   networks =
     more:
-    lib.listToAttrs (
-      map (
-        network:
-        lib.nameValuePair "windlass-network-${network}" (
-          lib.recursiveUpdate {
-            description = "Podman network ${network}";
-            path = [ podman ];
-            stopIfChanged = false;
-            serviceConfig = {
-              Type = "oneshot";
-              RemainAfterExit = true;
-              ExecStart = "${podman}/bin/podman network create --ignore ${network}";
-            };
-          } more
-        )
-      ) cfg.networks
-    );
+    lib.mapAttrs' (
+      name: network:
+      lib.nameValuePair "windlass-network-${name}" (
+        lib.recursiveUpdate {
+          description = "Podman network ${name}";
+          path = [ podman ];
+          serviceConfig = {
+            Type = "oneshot";
+            RemainAfterExit = true;
+            ExecStart = "${podman}/bin/podman ${words (create name network)}";
+            ExecStop = "-${podman}/bin/podman ${words (remove name)}";
+          };
+        } more
+      )
+    ) cfg.networks;
+
+  # NixOS restarts what is in /etc/systemd/system and has changed, with its drop-ins. So there is a drop-in that changes with
+  # what Quadlet generates from; and what the user says of the unit is in the same one.
+  dropIns = lib.mapAttrs (
+    name: _:
+    lib.optionalAttrs (!ofUser) {
+      unitConfig.X-Windlass-Quadlet =
+        builtins.hashString "sha256"
+          config.environment.etc."containers/systemd/${name}.container".text;
+    }
+    // {
+      overrideStrategy = "asDropin";
+      # NixOS would have the unit find coreutils and nothing that Podman needs.
+      environment.PATH = lib.mkForce "${lib.makeBinPath services.${name}.path}:${(runtime name).userPath}";
+    }
+  ) ofQuadlet;
+
+  # The first thing that a machine does once its file systems are there: a storage.conf that names a store that is not there
+  # stops every podman command. Activation does the same where there is one, before it writes storage.conf.
+  makeStore = "${windlass} doctor --make-store --storage-dir ${lib.escapeShellArg cfg.storageDir}";
+  early = [
+    "sysinit.target"
+    "sysinit-reactivation.target"
+  ];
+  store = {
+    description = "Make the linked store of container images";
+    wantedBy = early;
+    before = early ++ [ "shutdown.target" ];
+    after = [ "local-fs.target" ];
+    conflicts = [ "shutdown.target" ];
+    stopIfChanged = false;
+    unitConfig = {
+      DefaultDependencies = false;
+      RequiresMountsFor = [ cfg.storageDir ];
+    };
+    serviceConfig = {
+      Type = "oneshot";
+      RemainAfterExit = true;
+      ExecStart = makeStore;
+    };
+  };
+  hasActivation = !(config.system.nixos-init.enable or false);
 
   oneshot = {
     serviceConfig = {
@@ -107,7 +127,10 @@ let
   };
 in
 {
-  imports = [ ./options.nix ];
+  imports = [
+    ./options.nix
+    ./oci-units.nix
+  ];
 
   options.virtualisation.windlass = {
     slots = mkOption {
@@ -155,8 +178,9 @@ in
 
     virtualisation.podman.enable = true;
     virtualisation.containers.enable = true;
-    # Podman's name server listens on the host's end of a network, where NixOS' firewall lets nothing in.
-    networking.firewall.interfaces = mkIf (cfg.user == null && cfg.networks != [ ]) {
+    # Podman's name server listens on the host's end of a network, where NixOS' firewall lets nothing in. Podman itself tells
+    # firewalld of its networks, and NixOS' rules for an interface are refused there.
+    networking.firewall.interfaces = mkIf (cfg.user == null && cfg.networks != { } && !firewalld) {
       ${if config.networking.nftables.enable then "podman*" else "podman+"}.allowedUDPPorts = [ 53 ];
     };
     virtualisation.containers.storage.settings.storage = {
@@ -168,20 +192,20 @@ in
     };
 
     # First the store, then the storage.conf that names it.
-    system.activationScripts = mkIf linked {
-      windlass.text = "${windlass} doctor --make-store --storage-dir ${lib.escapeShellArg cfg.storageDir}";
+    system.activationScripts = mkIf (linked && hasActivation) {
+      windlass.text = makeStore;
       etc.deps = [ "windlass" ];
     };
 
     systemd.services = lib.mkMerge [
       {
+        windlass-store = mkIf linked store;
         windlass-load = mkIf (cfg.loads != [ ]) (
           lib.recursiveUpdate oneshot {
             description = "Load container images from the Nix store into Podman";
             wantedBy = [ "multi-user.target" ];
             before =
-              map ociUnit (builtins.attrNames oci)
-              ++ map quadletUnit (builtins.attrNames ofQuadlet)
+              map quadletUnit (builtins.attrNames ofQuadlet)
               ++ lib.optional (cfg.user != null) "user@${toString account.uid}.service";
             # What it loaded stays: a change only makes it run again, and stops no container.
             stopIfChanged = false;
@@ -216,60 +240,20 @@ in
         );
       }
       (mkIf (!ofUser) (networks { }))
-      # oci-containers makes a container whose image it does not load itself wait for the network; and what it requires, it
-      # is restarted with.
-      (lib.mapAttrs' (
-        name: container:
-        let
-          ours = ofOci ? ${name};
-          first =
-            if ours then (runtime name).after ociUnit else [ "windlass-load.service" ] ++ map ociUnit container.dependsOn;
-        in
-        lib.nameValuePair container.serviceName {
-          wants = lib.mkForce first;
-          after = lib.mkForce first;
-          requires = lib.mkForce [ ];
-          serviceConfig = mkIf ours (
-            {
-              ExecStartPre = secretsFor name;
-            }
-            // lib.mapAttrs (_: lib.mkDefault) restarts
-            # NixOS checks values with one mark around them at most, and a key's definitions are all lists or none is.
-            // lib.optionalAttrs (ofOci.${name}.restart != "always") {
-              Restart = lib.mkForce ofOci.${name}.restart;
-            }
-            # A start that waits for a container to be healthy would wait for ever, and `nixos-rebuild switch` with it.
-            // lib.optionalAttrs (runtime name).isWaitedFor {
-              ExecStartPost = (runtime name).waitHealthy podman;
-              TimeoutStartSec = lib.mkForce "15min";
-            }
-            // lib.optionalAttrs (ofOci.${name}.stopTimeout != null) {
-              TimeoutStopSec = lib.mkForce (lib.max 120 (ofOci.${name}.stopTimeout + 60));
-            }
-            // lib.optionalAttrs ((runtime name).runtimeDirectory != [ ]) {
-              RuntimeDirectory = lib.mkForce ([ name ] ++ (runtime name).runtimeDirectory);
-            }
-          );
-        }
-      ) oci)
+      (mkIf (!ofUser) dropIns)
     ];
 
     # The system's units cannot be wanted by a user's.
-    systemd.user.services = mkIf ofUser (networks { unitConfig.ConditionUser = cfg.user; });
+    systemd.user.services = mkIf ofUser (
+      lib.mkMerge [
+        (networks { unitConfig.ConditionUser = cfg.user; })
+        dropIns
+      ]
+    );
 
     systemd.timers = {
       windlass-gc = mkIf cfg.gc.enable timer;
       windlass-verify = mkIf cfg.verify.enable timer;
-    };
-
-    virtualisation.oci-containers = mkIf (ofOci != { }) {
-      backend = "podman";
-      containers = lib.mapAttrs (
-        name: container:
-        ociContainer {
-          container = withSecrets name container;
-        }
-      ) ofOci;
     };
 
     environment.etc = lib.mkMerge [
@@ -289,6 +273,7 @@ in
               owner = if ofUser then null else { inherit (own) uid gid; };
             };
             mounts = own.secretVolumes "%t/windlass";
+            inherit (own) definitions;
             inherit (own) runtimeDirectory;
             postStart = lib.optional own.isWaitedFor (own.waitHealthy podman);
             userns = if ofUser then own.keepId else null;
@@ -318,18 +303,6 @@ in
         }) (builtins.attrNames ofQuadlet)
       ))
     ];
-    systemd.units = mkIf (cfg.user == null) (
-      lib.mapAttrs' (
-        name: _:
-        lib.nameValuePair (quadletUnit name) {
-          overrideStrategy = "asDropin";
-          text = ''
-            [Unit]
-            X-Windlass-Quadlet=${builtins.hashString "sha256" config.environment.etc."containers/systemd/${name}.container".text}
-          '';
-        }
-      ) (removeAttrs ofQuadlet shadowed)
-    );
 
     systemd.tmpfiles.rules =
       lib.mapAttrsToList (
@@ -348,7 +321,7 @@ in
 
     assertions = [
       {
-        assertion = cfg.user == null || (account.uid != null && account.linger);
+        assertion = cfg.user == null || (account.uid != null && account.linger == true);
         message = ''
           virtualisation.windlass.user: users.users.${toString cfg.user} needs a fixed `uid` and `linger = true`, so that its containers run
           without a login
@@ -365,8 +338,8 @@ in
       {
         assertion = shadowed == [ ];
         message = ''
-          virtualisation.windlass.runner = "quadlet": the system has ${toString (map quadletUnit shadowed)} already; disable that, give the
-          container another name, or use runner = "oci-containers"
+          virtualisation.windlass.runner = "quadlet": the system has ${toString (map quadletUnit shadowed)} already, with a program of its
+          own; disable that, give the container another name, or use runner = "oci-containers"
         '';
       }
       {
@@ -382,14 +355,7 @@ in
           virtualisation.windlass.via = "store" needs Podman's driver overlay, and storage.conf says ${storage.driver}
         '';
       }
-    ]
-    ++ map (name: {
-      assertion = sharedBy name == [ ];
-      message = ''
-        virtualisation.windlass.containers.${name}: its unit keeps its files in /run/${name}, which belongs to
-        ${toString (sharedBy name)} too, and goes with the first of them that stops; disable one of them, or name it otherwise
-      '';
-    }) (builtins.attrNames ofOci);
+    ];
 
     warnings =
       lib.optional (storage.driver != "overlay" && cfg.via == "auto") ''

@@ -73,11 +73,11 @@
         machine.fail("psql \"host=127.0.0.1 user=postgres password=wrong\" --command='SELECT 1'")
         sql("CREATE EXTENSION IF NOT EXISTS vector")
         assert sql("SELECT '[1,2]'::vector <-> '[1,5]'") == "3"
-        before = started("postgres")
+        since = started("postgres").strip()
         machine.succeed("podman kill postgres")
         machine.wait_until_succeeds(
             "test $(systemctl show --value --property=ActiveEnterTimestampMonotonic podman-postgres.service)"
-            f" -gt {before.strip()}",
+            f" -gt {since}",
             timeout=60,
         )
         healthy("postgres")
@@ -99,10 +99,9 @@
         healthy("redis")
 
     with subtest("a changed environment restarts its container only"):
-        before = started("redis"), started("postgres")
+        redis, postgres = started("redis"), started("postgres")
         machine.succeed("/run/current-system/specialisation/changed/bin/switch-to-configuration test")
         healthy("redis")
-        redis, postgres = before
         assert started("redis") != redis
         assert started("postgres") == postgres
         environment = machine.succeed("podman inspect --format '{{.Config.Env}}' redis")

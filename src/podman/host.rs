@@ -240,6 +240,12 @@ fn bytes_below(folder: &Path) -> u64 {
     entries.map(size).sum()
 }
 
+/// A program's name as its package has it: nixpkgs starts many by a wrapper, and the process is `.podman-wrapped` then, of which
+/// the kernel keeps 15 bytes.
+fn unwrapped(process: &str) -> &str {
+    process.strip_prefix('.').and_then(|name| name.split_once("-wrappe")).map_or(process, |(name, _)| name)
+}
+
 /// When the oldest process was started, in seconds since 1970, that may own such a directory.
 fn oldest_podman(system: &Path) -> Option<i64> {
     let proc = system.join("proc");
@@ -250,7 +256,7 @@ fn oldest_podman(system: &Path) -> Option<i64> {
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
         // "PID (NAME) S …": the name may have anything in it; the start is the 20th field after it.
         let (head, tail) = stat.rsplit_once(')')?;
-        let name = head.split_once('(')?.1;
+        let name = unwrapped(head.split_once('(')?.1);
         ["podman", "skopeo", "buildah"].contains(&name).then_some(())?;
         Some(boot + tail.split_whitespace().nth(19)?.parse::<i64>().ok()? / ticks)
     };
@@ -371,7 +377,11 @@ mod tests {
             on(&files, look)
         };
         assert_eq!(beside(&process("podman", 100)), Vec::<String>::new(), "it may be at work there");
+        for wrapped in [".podman-wrapped", ".skopeo-wrapped", ".buildah-wrappe"] {
+            assert_eq!(beside(&process(wrapped, 100)), Vec::<String>::new(), "{wrapped} may be at work there");
+        }
         assert_eq!(beside(&process("podman", 1 << 50)), std::slice::from_ref(&left));
+        assert_eq!(beside(&process(".git-wrapped", 100)), std::slice::from_ref(&left));
         assert_eq!(beside(&process("bash", 100)), [left]);
     }
 }

@@ -113,6 +113,9 @@ mod tests {
         fs::create_dir(old.join("d/file")).unwrap();
         fs::write(new.join("d/file"), "file").unwrap();
         fs::create_dir_all(old.join("d/foreign/x")).unwrap();
+        // Before they are read-only, which stops anybody but root.
+        rustix::fs::lsetxattr(new.join("d/more"), "user.told", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+        rustix::fs::lsetxattr(new.join("d/e"), "user.told", b"2", rustix::fs::XattrFlags::empty()).unwrap();
         for tree in [&old, &new] {
             for path in ["d/e", "d"] {
                 fs::set_permissions(tree.join(path), Permissions::from_mode(0o555)).unwrap();
@@ -127,8 +130,6 @@ mod tests {
         for path in ["d/e", "d"] {
             fs::File::open(new.join(path)).unwrap().set_modified(second).unwrap();
         }
-        rustix::fs::lsetxattr(new.join("d/more"), "user.told", b"1", rustix::fs::XattrFlags::empty()).unwrap();
-        rustix::fs::lsetxattr(new.join("d/e"), "user.told", b"2", rustix::fs::XattrFlags::empty()).unwrap();
         let inode = |path: &str| fs::symlink_metadata(old.join(path)).unwrap().ino();
         let paths = ["d", "d/e", "d/stored", "d/link"];
         let before = paths.map(inode);

@@ -151,7 +151,7 @@ fn only_what_changed_is_restarted() {
     for ((change, units), changed) in cases.iter().zip(&evaluated(STACK, cases.each_ref().map(|(change, _)| *change))) {
         let mut expected: Vec<String> = units.iter().map(|unit| format!("units {unit}")).collect();
         if change.contains("windlass.package") {
-            expected.push("activation windlass".to_owned());
+            expected.extend(["activation windlass", "units windlass-store.service"].map(str::to_owned));
         }
         if change.contains("qdrant") {
             expected.push("tmpfiles 00-nixos.conf".to_owned());

@@ -236,7 +236,7 @@ fn ports_that_two_would_have_are_refused() {
         "assertions",
         [(
             quadlet,
-            r#"virtualisation.windlass.runner = "quadlet": the system has ollama.service already; disable that"#,
+            r#"virtualisation.windlass.runner = "quadlet": the system has ollama.service already, with a program of its own; disable that"#,
         )],
     );
 }

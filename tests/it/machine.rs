@@ -110,7 +110,10 @@ pub(crate) fn page(machine: &Value) -> String {
     for kind in ["units", "userUnits", "etc", "tmpfiles", "files"].into_iter().filter(|kind| machine[kind].is_object())
     {
         for (name, text) in texts(machine, kind) {
-            if name.starts_with("podman-prune") || name.ends_with("containers.conf") {
+            if name.starts_with("podman-prune")
+                || ["podman.service", "podman.socket"].contains(&name)
+                || name.ends_with("containers.conf")
+            {
                 continue;
             }
             part(&if matches!(kind, "units" | "files") { name.to_owned() } else { format!("{kind} {name}") }, text);

@@ -254,11 +254,12 @@ fn home_manager_restarts_what_changed_where_systemd_runs() {
 
 #[test]
 fn containers_of_a_network_reach_its_name_server() {
-    let [machine, nftables, none, rootless] = evaluated(
+    let [machine, nftables, firewalld, none, rootless] = evaluated(
         SHOP,
         [
             "{ }",
             "{ networking.nftables.enable = true; }",
+            r#"{ networking.firewall.backend = "firewalld"; }"#,
             "{ virtualisation.windlass.networks = lib.mkForce [ ]; }",
             &format!("{{ {ROOTLESS} }}"),
         ],
@@ -266,6 +267,8 @@ fn containers_of_a_network_reach_its_name_server() {
     let open = serde_json::json!({ "allowedTCPPorts": [], "allowedUDPPorts": [53] });
     assert_eq!(machine["firewall"], serde_json::json!({ "podman+": open }));
     assert_eq!(nftables["firewall"], serde_json::json!({ "podman*": open }));
+    // NixOS refuses rules for an interface there, and Podman tells firewalld itself.
+    assert_eq!((&firewalld["firewall"], &firewalld["assertions"]), (&serde_json::json!({}), &serde_json::json!([])));
     // A rootless network is in a namespace of its own.
     assert_eq!((&none["firewall"], &rootless["firewall"]), (&serde_json::json!({}), &serde_json::json!({})));
 }
@@ -361,6 +364,80 @@ fn the_store_is_there_before_storage_conf_names_it() {
     stores.sort_unstable();
     assert_eq!(stores, ["/big/windlass", "/other"]);
     assert!(own["etc"]["containers/storage.conf"].as_str().unwrap().contains("/big/windlass"));
+}
+
+#[test]
+fn the_store_is_made_at_boot_where_no_activation_runs() {
+    let [machine, nixos_init, podman] = evaluated(
+        SHOP,
+        ["{ }", "{ system.nixos-init.enable = true; }", r#"{ virtualisation.windlass.via = "podman"; }"#],
+    );
+    assert_eq!(nixos_init["activation"], serde_json::json!([]));
+    for machine in [&machine, &nixos_init] {
+        let unit = machine["units"]["windlass-store.service"].as_str().unwrap();
+        // At boot, and at each switch before the units that changed; nothing that calls podman comes before that.
+        let early = "sysinit.target sysinit-reactivation.target";
+        assert_eq!(values(unit, "WantedBy"), [early], "{unit}");
+        assert_eq!(values(unit, "Before"), [format!("{early} shutdown.target")], "{unit}");
+        assert_eq!(values(unit, "DefaultDependencies"), ["false"], "{unit}");
+        let store = "/nix/var/windlass/storage";
+        assert_eq!(values(unit, "RequiresMountsFor"), [store], "{unit}");
+        let [start] = values(unit, "ExecStart")[..] else { panic!("{unit}") };
+        assert!(start.ends_with(&format!("/bin/windlass doctor --make-store --storage-dir {store}")), "{unit}");
+        for (name, text) in texts(machine, "units") {
+            if text.contains("/bin/podman") || text.contains("/bin/windlass") && name != "windlass-store.service" {
+                assert_eq!(values(text, "DefaultDependencies"), [""; 0], "{name} comes after sysinit.target: {text}");
+            }
+        }
+    }
+    assert!(podman["units"]["windlass-store.service"].is_null(), "{podman}");
+}
+
+#[test]
+fn what_a_user_says_of_a_unit_is_kept() {
+    let own = r#"after = [ "foo.service" "network-online.target" ]; wants = [ "network-online.target" ]; requires = [ "bar.service" ];
+      serviceConfig = { CPUWeight = 10; RuntimeDirectory = "mine"; TimeoutStopSec = lib.mkForce 7; };"#;
+    let [oci, quadlet, rootless] = evaluated(
+        SHOP,
+        [
+            &format!("{{ systemd.services.podman-redis = {{ {own} }}; }}"),
+            &format!(r#"{{ virtualisation.windlass.runner = "quadlet"; systemd.services.redis = {{ {own} }}; }}"#),
+            &format!(
+                r#"{{ {ROOTLESS} virtualisation.windlass.runner = "quadlet"; systemd.user.services.redis = {{ {own} }}; }}"#
+            ),
+        ],
+    );
+    let one =
+        |unit: &str, key: &str| values(unit, key).join(" ").split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
+    for (machine, kind, name) in [
+        (&oci, "units", "podman-redis.service"),
+        (&quadlet, "units", "redis.service"),
+        (&rootless, "userUnits", "redis.service"),
+    ] {
+        assert_eq!(machine["assertions"], serde_json::json!([]), "{name}");
+        let unit = machine[kind][name].as_str().unwrap();
+        for (key, values) in [("After", "foo.service network-online.target"), ("Requires", "bar.service")] {
+            for value in values.split(' ') {
+                assert!(one(unit, key).contains(value), "{key} {value}: {unit}");
+            }
+        }
+        assert!(one(unit, "Wants").contains("network-online.target"), "{unit}");
+        for (key, value) in [("CPUWeight", "10"), ("RuntimeDirectory", "mine"), ("TimeoutStopSec", "7")] {
+            assert!(values(unit, key).contains(&value), "{key}: {unit}");
+        }
+    }
+    // What windlass and oci-containers say is there too.
+    let unit = oci["units"]["podman-redis.service"].as_str().unwrap();
+    assert!(one(unit, "After").contains("windlass-load.service"), "{unit}");
+    assert_eq!(values(unit, "RuntimeDirectory").len(), 3, "{unit}");
+    // Of a unit that Quadlet generates it is a drop-in, which changes nothing of where programs are found.
+    for (machine, kind) in [(&quadlet, "units"), (&rootless, "userUnits")] {
+        assert_eq!(machine["dropIns"], serde_json::json!(["app.service", "redis.service"]));
+        let unit = machine[kind]["redis.service"].as_str().unwrap();
+        let [path] = values(unit, "Environment")[..] else { panic!("{unit}") };
+        assert!(path.ends_with(":/run/wrappers/bin:/run/current-system/sw/bin:/usr/bin:/bin\""), "{unit}");
+    }
+    assert!(quadlet["units"]["redis.service"].as_str().unwrap().contains("X-Windlass-Quadlet="));
 }
 
 #[test]

@@ -58,6 +58,22 @@ fn what_cannot_work_is_an_assertion() {
                 r#"{ systemd.services.other.serviceConfig.RuntimeDirectory = "other redis"; }"#,
                 "virtualisation.windlass.containers.redis: its unit keeps its files in /run/redis, which belongs to other too",
             ),
+            (
+                r#"{ systemd.services.podman-redis.serviceConfig.Restart = "always"; }"#,
+                "systemd.services.podman-redis.serviceConfig.Restart: this follows from virtualisation.windlass.containers.redis.restart; set that instead",
+            ),
+            (
+                r#"{ systemd.services.podman-redis = lib.mkMerge [ { serviceConfig = lib.mkIf true { TimeoutStopSec = 5; }; } ]; }"#,
+                "systemd.services.podman-redis.serviceConfig.TimeoutStopSec: this follows from virtualisation.windlass.containers.redis.stopTimeout",
+            ),
+            (
+                r#"{ virtualisation.windlass.runner = "quadlet"; systemd.services.redis.script = "redis-server"; }"#,
+                "the system has redis.service already, with a program of its own",
+            ),
+            (
+                r#"{ virtualisation.oci-containers.backend = "docker"; }"#,
+                r#"virtualisation.windlass.containers: virtualisation.oci-containers.backend is "docker", which has none of these images"#,
+            ),
             ("{ virtualisation.windlass.gc.downTo = 50; }", "virtualisation.windlass.gc.downTo needs gc.above"),
             (
                 "{ virtualisation.windlass.gc = { above = 40; downTo = 50; }; }",

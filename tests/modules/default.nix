@@ -44,6 +44,12 @@ in
       inherit config;
       units = texts config.systemd.units;
       userUnits = texts config.systemd.user.units;
+      # Those that are a part of a unit from elsewhere.
+      dropIns =
+        let
+          of = lib.filterAttrs (_: unit: unit.overrideStrategy == "asDropin");
+        in
+        builtins.attrNames (of config.systemd.units // of config.systemd.user.units);
       # Of each service, what its lines start; `ExecStartPre` of oci-containers is beside the others.
       scripts = lib.mapAttrs (
         name: scripts:
@@ -78,5 +84,6 @@ in
         (hm.hm.dag.topoSort config.home.activation).result
       );
       packages = map lib.getName config.home.packages;
+      podmanContainers = lib.mapAttrs (_: container: container.extraConfig) config.services.podman.containers;
     };
 }

@@ -11,6 +11,7 @@ let
     type: default:
     mkOption { inherit type default; };
   list = type: of (types.listOf type) [ ];
+  toml = pkgs.formats.toml { };
 
   file =
     base:
@@ -135,6 +136,19 @@ in
       configFile = files (relative config.xdg.configHome);
       dataFile = files (relative config.xdg.dataHome);
     };
+    # Its own module for Podman, as far as another meets it.
+    services.podman = {
+      enable = lib.mkEnableOption "it";
+      settings.storage = mkOption { type = toml.type; };
+      containers = of (types.attrsOf (
+        types.submodule {
+          options = {
+            image = mkOption { type = types.str; };
+            extraConfig = of (types.attrsOf (types.attrsOf (types.either primitive (types.listOf primitive)))) { };
+          };
+        }
+      )) { };
+    };
     systemd.user = lib.mapAttrs' (kind: type: lib.nameValuePair "${kind}s" (of type { })) kinds // {
       tmpfiles.rules = list types.str;
     };
@@ -147,10 +161,14 @@ in
           kind: lib.concatLists (lib.mapAttrsToList (unitFiles kind) config.systemd.user."${kind}s")
         ) (builtins.attrNames kinds)
       ))
+      (mkIf config.services.podman.enable {
+        "containers/storage.conf".source = toml.generate "storage.conf" config.services.podman.settings.storage;
+      })
       (mkIf (config.systemd.user.tmpfiles.rules != [ ]) {
         "user-tmpfiles.d/home-manager.conf".text = lib.concatLines config.systemd.user.tmpfiles.rules;
       })
     ];
+    services.podman.settings = mkIf config.services.podman.enable { storage.storage.driver = mkDefault "overlay"; };
     home.file = lib.listToAttrs (
       map (file: lib.nameValuePair file.target { inherit (file) source; }) (
         lib.filter (file: file.enable) (builtins.attrValues config.xdg.configFile ++ builtins.attrValues config.xdg.dataFile)

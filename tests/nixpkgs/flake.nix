@@ -7,13 +7,45 @@
     { self }:
     let
       lib = import ./lib;
+      # As pkgs/stdenv/generic/make-derivation.nix of nixpkgs 26.05 has them; what it refuses is refused here.
+      hardeningFlags = [
+        "bindnow"
+        "format"
+        "fortify"
+        "fortify3"
+        "glibcxxassertions"
+        "libcxxhardeningextensive"
+        "libcxxhardeningfast"
+        "nostrictaliasing"
+        "pacret"
+        "pic"
+        "relro"
+        "shadowstack"
+        "stackclashprotection"
+        "stackprotector"
+        "strictflexarrays1"
+        "strictflexarrays3"
+        "strictoverflow"
+        "trivialautovarinit"
+        "zerocallusedregs"
+      ];
+      accepted =
+        args:
+        let
+          flags = args.hardeningDisable or [ ] ++ args.hardeningEnable or [ ];
+          unsupported = builtins.filter (flag: !(builtins.elem flag (hardeningFlags ++ [ "all" ]))) flags;
+        in
+        if unsupported == [ ] then
+          args
+        else
+          throw "mkDerivation was called with unsupported hardening flags: ${toString unsupported}";
       packagesFor =
         system:
         let
           part = import ./parts.nix { inherit system; };
           debian = import ./debian.nix { inherit part system; };
           # Programs for people, which are looked at and never run.
-          tools = lib.genAttrs [ "cargo" "cargo-nextest" "clippy" "jq" "nixfmt" "openssl" "rustfmt" "shellcheck" "skopeo" ] part;
+          tools = lib.genAttrs [ "cargo" "cargo-nextest" "clippy" "jq" "nixfmt" "nixfmt-tree" "openssl" "rustfmt" "shellcheck" "skopeo" ] part;
           pkgs = tools // debian // {
             inherit lib system;
             installShellFiles = null;
@@ -26,6 +58,27 @@
                 args = [ "-c" "echo >$out" ];
               };
             buildPackages = pkgs;
+            # nixpkgs' small builders, with the shell of this machine.
+            runCommand =
+              name: _: script:
+              derivation {
+                inherit name system;
+                builder = "/bin/sh";
+                PATH = "/usr/bin:/bin";
+                args = [ "-ec" script ];
+              };
+            writeShellScriptBin =
+              name: text:
+              derivation {
+                inherit name system;
+                text = "#!/bin/sh\n${text}";
+                builder = "/bin/sh";
+                PATH = "/usr/bin:/bin";
+                args = [ "-c" "mkdir -p $out/bin && printf %s \"$text\" >$out/bin/$name && chmod 555 $out/bin/$name" ];
+              }
+              // {
+                meta.mainProgram = name;
+              };
             stdenv = rec {
               hostPlatform = {
                 inherit system;
@@ -36,7 +89,7 @@
                 canExecute = _: true;
               };
               cc.targetPrefix = "";
-              mkDerivation = args: part args.pname // { inherit (args) pname version meta; };
+              mkDerivation = args: part args.pname // { inherit (accepted args) pname version meta; };
             };
             callPackage =
               file: args:
@@ -55,11 +108,11 @@
             rustPlatform.buildRustPackage =
               args:
               let
-                attrs = if builtins.isFunction args then args attrs else args;
+                attrs = accepted (if builtins.isFunction args then args attrs else args);
               in
               part "windlass"
               // {
-                inherit (attrs) pname version;
+                inherit (attrs) pname version src;
                 meta = {
                   mainProgram = attrs.pname;
                 }

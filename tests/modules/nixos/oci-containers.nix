@@ -149,7 +149,7 @@ let
       );
       user = container.podman.user or "root";
       account = config.users.users.${user};
-      lingers = optional (isPodman && user != "root" && account.linger) "linger-users.service";
+      lingers = optional (isPodman && user != "root" && account.linger == true) "linger-users.service";
       # Without a file of its own an image is thought to come from a registry.
       network = optional (container.imageFile == null && container.imageStream == null) "network-online.target";
       session = optional (user != "root" && container.podman.sdnotify == "healthy") "user@${toString account.uid}.service";
@@ -181,7 +181,7 @@ let
         ExecStartPre = [ "${preStart name container}/bin/pre-start" ];
         TimeoutStartSec = 0;
         TimeoutStopSec = 120;
-        Restart = "always";
+        Restart = if container.autoStart then "always" else "on-failure";
       }
       // lib.optionalAttrs isPodman {
         Environment = "PODMAN_SYSTEMD_UNIT=%n";
@@ -247,7 +247,7 @@ in
           name:
           let
             inherit (cfg.containers.${name}.podman) user sdnotify;
-            inherit (config.users.users.${user}) linger;
+            linger = config.users.users.${user}.linger == true;
           in
           optional (user != "root" && linger && sdnotify == "conmon")
             "oci-containers ${name}: rootless with sdnotify=conmon, and its user lingers"

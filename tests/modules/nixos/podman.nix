@@ -75,6 +75,11 @@ in
       virtualisation.containers.enable = true;
       virtualisation.containers.containersConf.settings.network.network_backend = "netavark";
       systemd.packages = [ podman.package ];
+      systemd.services.podman.environment = config.networking.proxy.envVars;
+      systemd.sockets.podman = {
+        wantedBy = [ "sockets.target" ];
+        socketConfig.SocketGroup = "podman";
+      };
       systemd.services.podman-prune = {
         description = "Prune podman resources";
         restartIfChanged = false;

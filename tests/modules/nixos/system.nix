@@ -56,7 +56,8 @@ let
         createHome = of types.bool false;
         isSystemUser = of types.bool false;
         isNormalUser = of types.bool false;
-        linger = of (types.nullOr types.bool) false;
+        # Null since the state version 25.11: left as it is.
+        linger = of (types.nullOr types.bool) null;
         autoSubUidGidRange = of types.bool false;
         subUidRanges = idRanges;
         subGidRanges = idRanges;
@@ -116,6 +117,11 @@ in
     networking = {
       proxy.envVars = of (types.attrsOf types.str) { };
       firewall.allowedTCPPorts = list types.port;
+      firewall.backend = of (types.enum [
+        "iptables"
+        "nftables"
+        "firewalld"
+      ]) (if config.networking.nftables.enable then "nftables" else "iptables");
       firewall.interfaces = of (types.attrsOf (
         types.submodule { options = lib.genAttrs [ "allowedTCPPorts" "allowedUDPPorts" ] (_: list types.port); }
       )) { };
@@ -124,6 +130,7 @@ in
     system = {
       stateVersion = of types.str "26.05";
       activationScripts = of (types.attrsOf snippet) { };
+      nixos-init = { inherit enable; };
     };
     hardware.graphics.enable = enable;
     hardware.nvidia-container-toolkit.enable = enable;
@@ -177,7 +184,13 @@ in
         assertion = user.group != "";
         message = "users.users.${user.name}.group is not set";
       }
-    ]) (builtins.attrValues config.users.users);
+    ]) (builtins.attrValues config.users.users)
+    ++ [
+      {
+        assertion = config.networking.firewall.backend != "firewalld" || config.networking.firewall.interfaces == { };
+        message = "networking.firewall.interfaces: the backend firewalld has no rules for an interface";
+      }
+    ];
     users.users.root = {
       uid = 0;
       group = "root";
@@ -202,9 +215,12 @@ in
       service.grpc_port = mkDefault 6334;
     };
 
-    result.activation = map (name: {
-      inherit name;
-      text = config.system.activationScripts.${name}.text or config.system.activationScripts.${name};
-    }) (inOrder config.system.activationScripts);
+    # nixos-init runs none of it.
+    result.activation = lib.optionals (!config.system.nixos-init.enable) (
+      map (name: {
+        inherit name;
+        text = config.system.activationScripts.${name}.text or config.system.activationScripts.${name};
+      }) (inOrder config.system.activationScripts)
+    );
   };
 }

@@ -22,7 +22,7 @@ let
     ;
 
   unitName = types.strMatching "[a-zA-Z0-9@%:_.\\-]+[.](service|socket|device|mount|automount|swap|target|path|timer|scope|slice)";
-  # A setting of a section: lists are repeated keys and add up, anything else must agree.
+  # A setting of a section: with lists among them definitions are repeated keys and add up, else they must agree.
   setting = lib.mkOptionType {
     name = "systemd option";
     merge =
@@ -31,12 +31,10 @@ let
         strongest = lib.modules.filterOverrides definitions;
         isList = definition: builtins.isList definition.value;
       in
-      if !isList (builtins.head strongest) then
-        lib.options.mergeEqualOption loc strongest
-      else if lib.all isList strongest then
-        concatMap (definition: definition.value) strongest
+      if lib.any isList strongest then
+        concatMap (definition: lib.toList definition.value) strongest
       else
-        throw "The option `${lib.showOption loc}' of a unit has lists and single values together";
+        lib.options.mergeEqualOption loc strongest;
   };
   settings = mkOption {
     type = types.attrsOf setting;

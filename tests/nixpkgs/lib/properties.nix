@@ -24,11 +24,11 @@ let
     inherit priority content;
   };
   kind = value: if isAttrs value then value._type or null else null;
-  defaultPriority = 100;
+  defaultOverridePriority = 100;
   defaultOrder = 1000;
 in
 rec {
-  inherit mkOverride mkOrder;
+  inherit mkOverride mkOrder defaultOverridePriority;
 
   mkIf = condition: content: {
     _type = "if";
@@ -74,7 +74,7 @@ rec {
   filterOverrides' =
     definitions:
     let
-      priorityOf = definition: if kind definition.value == "override" then definition.value.priority else defaultPriority;
+      priorityOf = definition: if kind definition.value == "override" then definition.value.priority else defaultOverridePriority;
       highestPrio = foldl' (best: definition: min best (priorityOf definition)) 9999 definitions;
     in
     {
