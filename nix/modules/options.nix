@@ -182,9 +182,17 @@ in
     networks = mkOption {
       type = types.coercedTo (types.listOf (types.strMatching network.name)) (
         names: lib.genAttrs names (_: { })
-      ) (types.addCheck (types.attrsOf (types.submodule { inherit (network) options; })) (
-        networks: lib.all (name: builtins.match network.name name != null) (builtins.attrNames networks)
-      ));
+      ) (types.attrsOf (types.submodule { inherit (network) options; }));
+      # nixpkgs' types that merge in their newer way pass an added check by.
+      apply =
+        networks:
+        let
+          wrong = filter (name: builtins.match network.name name == null) (builtins.attrNames networks);
+        in
+        if wrong == [ ] then
+          networks
+        else
+          throw "The option `virtualisation.windlass.networks' has `${builtins.head wrong}', which is not a name that Podman takes: ${network.name}";
       default = { };
       example.shop.internal = true;
       description = ''
