@@ -367,33 +367,6 @@ fn the_store_is_there_before_storage_conf_names_it() {
 }
 
 #[test]
-fn the_store_is_made_at_boot_where_no_activation_runs() {
-    let [machine, nixos_init, podman] = evaluated(
-        SHOP,
-        ["{ }", "{ system.nixos-init.enable = true; }", r#"{ virtualisation.windlass.via = "podman"; }"#],
-    );
-    assert_eq!(nixos_init["activation"], serde_json::json!([]));
-    for machine in [&machine, &nixos_init] {
-        let unit = machine["units"]["windlass-store.service"].as_str().unwrap();
-        // At boot, and at each switch before the units that changed; nothing that calls podman comes before that.
-        let early = "sysinit.target sysinit-reactivation.target";
-        assert_eq!(values(unit, "WantedBy"), [early], "{unit}");
-        assert_eq!(values(unit, "Before"), [format!("{early} shutdown.target")], "{unit}");
-        assert_eq!(values(unit, "DefaultDependencies"), ["false"], "{unit}");
-        let store = "/nix/var/windlass/storage";
-        assert_eq!(values(unit, "RequiresMountsFor"), [store], "{unit}");
-        let [start] = values(unit, "ExecStart")[..] else { panic!("{unit}") };
-        assert!(start.ends_with(&format!("/bin/windlass doctor --make-store --storage-dir {store}")), "{unit}");
-        for (name, text) in texts(machine, "units") {
-            if text.contains("/bin/podman") || text.contains("/bin/windlass") && name != "windlass-store.service" {
-                assert_eq!(values(text, "DefaultDependencies"), [""; 0], "{name} comes after sysinit.target: {text}");
-            }
-        }
-    }
-    assert!(podman["units"]["windlass-store.service"].is_null(), "{podman}");
-}
-
-#[test]
 fn what_a_user_says_of_a_unit_is_kept() {
     let own = r#"after = [ "foo.service" "network-online.target" ]; wants = [ "network-online.target" ]; requires = [ "bar.service" ];
       serviceConfig = { CPUWeight = 10; RuntimeDirectory = "mine"; TimeoutStopSec = lib.mkForce 7; };"#;

@@ -1,8 +1,36 @@
-//! What modules of this kind usually have: further settings of a unit, networks with options, containers of other modules.
+//! What modules of this kind usually have: further settings of a unit, networks with options, containers of other modules; and
+//! the store at boot.
 
 use serde_json::json;
 
-use crate::machine::{SHOP, SHOP_HOME, evaluated, expect, refused, values};
+use crate::machine::{SHOP, SHOP_HOME, evaluated, expect, refused, texts, values};
+
+#[test]
+fn the_store_is_made_at_boot_where_no_activation_runs() {
+    let [machine, nixos_init, podman] = evaluated(
+        SHOP,
+        ["{ }", "{ system.nixos-init.enable = true; }", r#"{ virtualisation.windlass.via = "podman"; }"#],
+    );
+    assert_eq!(nixos_init["activation"], json!([]));
+    for machine in [&machine, &nixos_init] {
+        let unit = machine["units"]["windlass-store.service"].as_str().unwrap();
+        // At boot, and at each switch before the units that changed; nothing that calls podman comes before that.
+        let early = "sysinit.target sysinit-reactivation.target";
+        assert_eq!(values(unit, "WantedBy"), [early], "{unit}");
+        assert_eq!(values(unit, "Before"), [format!("{early} shutdown.target")], "{unit}");
+        assert_eq!(values(unit, "DefaultDependencies"), ["false"], "{unit}");
+        let store = "/nix/var/windlass/storage";
+        assert_eq!(values(unit, "RequiresMountsFor"), [store], "{unit}");
+        let [start] = values(unit, "ExecStart")[..] else { panic!("{unit}") };
+        assert!(start.ends_with(&format!("/bin/windlass doctor --make-store --storage-dir {store}")), "{unit}");
+        for (name, text) in texts(machine, "units") {
+            if text.contains("/bin/podman") || text.contains("/bin/windlass") && name != "windlass-store.service" {
+                assert_eq!(values(text, "DefaultDependencies"), [""; 0], "{name} comes after sysinit.target: {text}");
+            }
+        }
+    }
+    assert!(podman["units"]["windlass-store.service"].is_null(), "{podman}");
+}
 
 #[test]
 fn a_container_has_the_settings_of_its_unit_that_are_said() {
