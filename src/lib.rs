@@ -67,6 +67,7 @@
 
 pub mod archive;
 pub mod base;
+pub mod beneath;
 pub mod blobs;
 pub mod build;
 pub mod canonical;
@@ -108,3 +109,4 @@ pub mod split;
 pub mod stack;
 pub mod store;
 pub mod upstream;
+pub mod vouching;

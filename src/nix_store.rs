@@ -5,7 +5,7 @@
 //! second link is gone (Nix manual, `nix-store --add-root`). Root writes it directly: no process, and no Nix on PATH.
 //! Anybody else asks `nix-store`, which asks the daemon.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::blobs::{At, WriteError, free_space};
 use crate::digest::Digest;
-use crate::store::{StoreDir, StorePathError, nixbase32};
+use crate::store::{NarHash, StoreDir, StorePathError, nixbase32};
 
 /// How often Nix is asked again whose database is busy, and after how long: for 20 seconds in all.
 const BUSY_TRIES: usize = 200;
@@ -262,6 +262,40 @@ pub fn register(nix: &NixPlaces, link: &Path, path: &Path) -> Result<(), RootErr
         .map_err(|error| failed(format!("{} cannot be written to, and nix-store: {error}", auto.display())))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() { Ok(()) } else { Err(failed(said.trim().trim_start_matches("error: ").to_owned())) }
+}
+
+/// The hashes that Nix has recorded of these store paths; an error if one of them is not valid.
+///
+/// # Errors
+/// If Nix cannot be asked, or does not know a path.
+pub(crate) fn recorded_hashes(
+    nix: &NixPlaces,
+    paths: &BTreeSet<PathBuf>,
+) -> Result<BTreeMap<PathBuf, NarHash>, NixError> {
+    // Without a database or a daemon there is no Nix, and asking would make one.
+    let there = ["db/db.sqlite", "daemon-socket/socket"].iter().any(|name| nix.state.join(name).exists());
+    if !there {
+        return Err(NixError::Missing(io::ErrorKind::NotFound.into()));
+    }
+    let paths: Vec<PathBuf> = paths.iter().cloned().collect();
+    let mut hashes = BTreeMap::new();
+    // A command line has room for this many.
+    for paths in paths.chunks(1000) {
+        let printed = run("--query", [OsStr::new("--hash")], paths)?;
+        let lines: Vec<&str> = printed.lines().collect();
+        if lines.len() != paths.len() {
+            let said = format!("{} answers for {} paths", lines.len(), paths.len());
+            return Err(NixError::Failed { what: "--query --hash", said });
+        }
+        for (path, line) in paths.iter().zip(lines) {
+            let hash = line.trim().parse().map_err(|error: crate::store::ParseNarHashError| NixError::Failed {
+                what: "--query --hash",
+                said: error.to_string(),
+            })?;
+            hashes.insert(path.clone(), hash);
+        }
+    }
+    Ok(hashes)
 }
 
 fn run<'a>(

@@ -19,6 +19,7 @@ pub struct Progress {
     network: AtomicU64,
     kept: AtomicU64,
     waiting: Mutex<Option<PathBuf>>,
+    patience: AtomicU64,
     stop: Arc<AtomicBool>,
 }
 
@@ -83,22 +84,70 @@ impl Progress {
     ///
     /// # Errors
     /// What `attempt` failed with, or that the job is to stop.
-    pub fn wait_until(&self, lock: &Path, mut attempt: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+    pub fn wait_until(&self, lock: &Path, attempt: impl FnMut() -> io::Result<bool>) -> io::Result<()> {
+        self.wait(lock, None, || None, attempt)
+    }
+
+    /// The same of a lock that others may hold who are no windlass: not longer than [`patience`](Self::patience). `holder` is
+    /// asked for the process that has it.
+    ///
+    /// # Errors
+    /// As above, or that the lock is still held, and by which process.
+    pub fn wait_patiently(
+        &self,
+        lock: &Path,
+        holder: impl Fn() -> Option<i32>,
+        attempt: impl FnMut() -> io::Result<bool>,
+    ) -> io::Result<()> {
+        self.wait(lock, Some(self.patience()), holder, attempt)
+    }
+
+    fn wait(
+        &self,
+        lock: &Path,
+        patience: Option<Duration>,
+        holder: impl Fn() -> Option<i32>,
+        mut attempt: impl FnMut() -> io::Result<bool>,
+    ) -> io::Result<()> {
         /// Between two tries.
         const PAUSE: Duration = Duration::from_millis(10);
-        let mut told = false;
-        while !attempt()? {
-            if !told {
-                self.wait_for(lock);
-                told = true;
+        let mut waited = Duration::ZERO;
+        let told = |waited: Duration| waited > Duration::ZERO;
+        let result = loop {
+            match attempt() {
+                Ok(true) => break Ok(()),
+                Err(error) => break Err(error),
+                Ok(false) => {}
             }
-            self.check()?;
+            if !told(waited) {
+                self.wait_for(lock);
+            }
+            if let Err(error) = self.check() {
+                break Err(error);
+            }
+            if patience.is_some_and(|patience| waited >= patience) {
+                break Err(held(holder(), waited));
+            }
             std::thread::sleep(PAUSE);
-        }
-        if told {
+            waited += PAUSE;
+        };
+        if told(waited) {
             self.go_on();
         }
-        Ok(())
+        result
+    }
+
+    /// How long a lock is waited for that others may hold who are no windlass: ten minutes, unless it was set.
+    pub fn patience(&self) -> Duration {
+        match self.patience.load(Relaxed) {
+            0 => Duration::from_secs(600),
+            seconds => Duration::from_secs(seconds),
+        }
+    }
+
+    /// Sets [`patience`](Self::patience), in seconds; 0 is the usual one.
+    pub fn set_patience(&self, seconds: u64) {
+        self.patience.store(seconds, Relaxed);
     }
 
     /// How many bytes the job will work on, as far as is known.
@@ -163,4 +212,18 @@ impl Progress {
             Ok(())
         }
     }
+}
+
+/// Says which process does not let go of a lock.
+fn held(holder: Option<i32>, waited: Duration) -> io::Error {
+    let who = match holder {
+        Some(pid) => {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            let name: String = name.trim_end().chars().filter(|c| !c.is_control()).collect();
+            format!("process {pid} ({name}) holds it; end that process, or wait until it is done, and try again")
+        }
+        None => "a process holds it that cannot be seen from here; /proc/locks has all locks".to_owned(),
+    };
+    let waited = waited.as_secs();
+    io::Error::new(io::ErrorKind::TimedOut, format!("waited {waited} seconds, and {who}"))
 }

@@ -129,9 +129,14 @@ impl<'p> Output<'p> {
     /// If the file cannot be created.
     pub fn create(path: &Path, verify: Verify, whole: bool, progress: &'p Progress) -> Result<Self, WriteError> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).at("create", path)?;
+        Ok(Self::new(file, path, verify, whole, progress))
+    }
+
+    /// Writes to an open file, which is empty; `path` is what messages call it.
+    pub(crate) fn new(file: File, path: &Path, verify: Verify, whole: bool, progress: &'p Progress) -> Self {
         let whole = whole.then(Hasher::new);
         let (path, buffer) = (path.to_owned(), Vec::with_capacity(GATHER + CHUNK));
-        Ok(Self { file, path, buffer, flushed: 0, whole, blob: None, verify, progress, clones: BTreeMap::new() })
+        Self { file, path, buffer, flushed: 0, whole, blob: None, verify, progress, clones: BTreeMap::new() }
     }
 
     /// Names the file in what the system said of a write.

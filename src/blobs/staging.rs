@@ -10,6 +10,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::{At, WriteError, parent_of};
+use crate::beneath::Dir;
 
 /// A file or directory that is not yet under its final name. Dropped without [`publish`](Self::publish), it is removed.
 #[derive(Debug)]
@@ -108,7 +109,9 @@ impl Drop for Staging {
 }
 
 fn remove(path: &Path) {
-    drop(fs::remove_file(path).or_else(|_| fs::remove_dir_all(path)));
+    if let (Ok(parent), Some(name)) = (Dir::open(&parent_of(path)), path.file_name()) {
+        drop(parent.remove(name));
+    }
 }
 
 /// How the names begin of what is being made for a target.

@@ -8,10 +8,12 @@ use serde::Serialize;
 use super::failure::Environment;
 use super::host::{self, HostArgs};
 use super::printer::{Printer, count};
+use crate::blobs::WriteError;
 use crate::podman::doctor::{Check, Doctor, State};
 use crate::podman::image_store;
 use crate::podman::linked::{DEFAULT, LinkedStore};
 use crate::podman::places::Places;
+use crate::podman::sharing;
 
 /// Say whether this host is ready for the linked store, and how to make it so.
 ///
@@ -28,6 +30,13 @@ pub(super) struct Args {
     /// said.
     #[arg(long, conflicts_with = "fix")]
     make_store: bool,
+    /// Share root's linked store with the rootless users of this host: it is mounted read-only over itself, now and at boot,
+    /// and then opened. Without this no other user reaches anything in it.
+    #[arg(long, conflicts_with_all = ["fix", "close"])]
+    share: bool,
+    /// Close the linked store to all users but its owner: the way back from --share.
+    #[arg(long, conflicts_with_all = ["fix", "make_store"])]
+    close: bool,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -42,7 +51,8 @@ struct Report {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     if args.make_store {
-        return make_store(args.host.storage_dir.as_deref().unwrap_or(Path::new(DEFAULT)), printer);
+        let store = args.host.storage_dir.as_deref().unwrap_or(Path::new(DEFAULT));
+        return make_store(store, args.share, printer);
     }
     let (caller, overrides) = (host::caller(), args.host.overrides()?);
     let places = || Places::find(&caller, &overrides).ok();
@@ -54,14 +64,23 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let nix = host::nix_places();
     let (caller, overrides, system) = (&caller, &overrides, Path::new("/"));
     let doctor = Doctor { caller, overrides, store: &store, nix_store: &nix.store, system };
-    let fixed = if args.fix { doctor.mend()? } else { Vec::new() };
+    let refused = |error: WriteError| Environment(error.to_string());
+    let fixed = if args.fix {
+        doctor.mend()?
+    } else if args.share {
+        sharing::share(&store, system).map_err(refused)?
+    } else if args.close {
+        sharing::close(&store, system).map_err(refused)?
+    } else {
+        Vec::new()
+    };
     let report = Report { fixed, checks: doctor.examine(), places: places() };
     let number = |state| report.checks.iter().filter(|check| check.state == state).count();
     let problems = number(State::Problem);
     if printer.json() {
         printer.value(&report)?;
     } else {
-        print(&report, args.fix, printer)?;
+        print(&report, args.fix || args.share || args.close, printer)?;
         printer.line(format!(
             "{}: {} ok, {}, {}, {}",
             count(report.checks.len(), "check"),
@@ -78,16 +97,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     Err(Environment(message).into())
 }
 
-fn make_store(store: &Path, printer: &Printer) -> Result<()> {
+fn make_store(store: &Path, share: bool, printer: &Printer) -> Result<()> {
     let store = std::path::absolute(store)?;
-    if !image_store::is_ours_or_new(&store) {
-        let message = format!(
-            "{} is not a linked store, and not empty: windlass does not write there; choose another directory",
-            store.display()
-        );
-        return Err(Environment(message).into());
-    }
+    image_store::claim(&store).map_err(|error| Environment(error.to_string()))?;
     let made = image_store::create(&store)?;
+    let shared = if share { sharing::share(&store, Path::new("/")) } else { Ok(Vec::new()) };
+    // Where there is no mount it stays closed: root's images still work.
+    let shared = shared.map_err(|error| Environment(error.to_string()))?;
     if printer.json() {
         return printer.value(&made);
     }
@@ -98,7 +114,8 @@ fn make_store(store: &Path, printer: &Printer) -> Result<()> {
             let names: Vec<String> = mended.iter().map(|path| path.display().to_string()).collect();
             printer.line(format!("mended the linked store: {}", names.join(" ")))
         }
-    }
+    }?;
+    shared.into_iter().try_for_each(|done| printer.line(done))
 }
 
 fn print(report: &Report, fix: bool, printer: &Printer) -> Result<()> {
@@ -106,7 +123,7 @@ fn print(report: &Report, fix: bool, printer: &Printer) -> Result<()> {
         printer.line(format!("fixed    {fixed}"))?;
     }
     if fix && report.fixed.is_empty() {
-        printer.line("fixed    nothing: there is nothing that --fix can do")?;
+        printer.line("fixed    nothing: there is nothing to do")?;
     }
     for Check { check, state, message, fix } in &report.checks {
         let state = match state {

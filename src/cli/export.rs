@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::failure::{NoSpace, Usage};
+use super::host::nix_places;
 use super::printer::{Printer, size};
 use super::push::{Packing, warn_of_weights};
 use super::session::Session;
@@ -21,6 +22,7 @@ use crate::model::modelpack::modelpack;
 use crate::model::ollama::{self, ollama};
 use crate::pack;
 use crate::stack::{ModelArchive, StackDir, write_archives};
+use crate::vouching::vouched;
 
 const EXAMPLE: &str = "Examples:
   windlass export result --output app.tar                                    podman load -i app.tar
@@ -139,6 +141,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let staging = if directory { Staging::directory(&args.output)? } else { Staging::file(&args.output)? };
     let drawing = session.draw("exporting");
     let verify = match args.verify {
+        // What no Nix vouches for is read, even where the file system shares it.
+        Check::Auto if vouched(&nix_places(), images.iter().map(|(image, _)| image)).len() < images.len() => {
+            Verify::Always
+        }
         Check::Auto => Verify::Auto,
         Check::Always => Verify::Always,
         Check::Never => Verify::Never,

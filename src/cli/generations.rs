@@ -8,7 +8,6 @@ use super::printer::{Printer, count};
 use crate::layout::ImageKind;
 use crate::podman::generations::{Entry, Generation, Generations};
 use crate::podman::rollback::Part;
-use crate::progress::Progress;
 
 /// Show what was loaded, load after load, and what can be gone back to.
 ///
@@ -46,7 +45,7 @@ struct Image<'a> {
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let host = args.host.host()?;
-    let progress = Progress::new();
+    let progress = super::session::progress();
     let generations = Generations::of(&host.places.graph_root);
     let current = generations.current()?.map(|current| current.number);
     let all = generations.all()?;

@@ -19,7 +19,6 @@ use crate::names::Name;
 use crate::plan::{ImagePlan, warnings};
 use crate::platform::Platform;
 use crate::podman::places::{Overrides, Places};
-use crate::progress::Progress;
 use crate::spec::Spec;
 
 /// Show which layers images have, in which order, and why.
@@ -165,7 +164,7 @@ fn of_spec(args: &Args) -> Result<Report> {
     let json = std::fs::read_to_string(&args.path).with_context(|| format!("read {}", args.path.display()))?;
     let spec = Spec::parse(&json).with_context(|| args.path.display().to_string())?;
     let graph = super::closure::graph(&spec, args.closure.as_deref())?;
-    let progress = Progress::new();
+    let progress = super::session::progress();
     let (specs, sources, policy) = match spec {
         Spec::Image(image) => {
             let sources = image.models.clone();

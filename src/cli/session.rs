@@ -12,6 +12,17 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use super::printer::{note, size};
 use crate::progress::Progress;
 
+/// How many seconds to wait for a lock of Podman's.
+const PATIENCE: &str = "WINDLASS_LOCK_WAIT";
+
+/// Counters, with what the environment says of waiting.
+pub(super) fn progress() -> Progress {
+    let progress = Progress::new();
+    let seconds = std::env::var(PATIENCE).ok().and_then(|text| text.parse().ok());
+    progress.set_patience(seconds.unwrap_or(0));
+    progress
+}
+
 /// One run of windlass.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -23,7 +34,7 @@ impl Session {
     /// Listens for signals: the first one stops the job at the next chunk, so that its temporary files are removed; a
     /// second one kills at once.
     pub(super) fn start() -> Self {
-        let progress = Arc::new(Progress::new());
+        let progress = Arc::new(progress());
         let signal = Arc::new(AtomicUsize::new(0));
         for number in [SIGHUP, SIGINT, SIGTERM] {
             let stop = progress.stop_flag();

@@ -103,7 +103,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         bail!(Usage("--metrics - and --json both are the result; give --metrics a file".to_owned()));
     }
     let host = args.host.host()?;
-    let progress = Progress::new();
+    let progress = super::session::progress();
     let survey = Survey::read(&host.places, &progress)?;
     let generation = Generations::of(&host.places.graph_root).current()?.map(|generation| generation.number);
     let images = rows(args, &host, &survey)?;

@@ -17,6 +17,7 @@ use rustix::process::geteuid;
 use super::rooted::{Root, in_proc};
 use super::tar_split::{Line, read, sum_of_file};
 use super::unpack::{OPAQUE, WHITEOUT, is_ignored};
+use crate::beneath::Dir;
 use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
 use crate::layer::padding;
@@ -55,12 +56,24 @@ pub struct Checked {
 /// # Errors
 /// If the record itself cannot be read, or the job was told to stop.
 pub fn check(record: &Path, tree: &Path, overlay: bool, progress: &Progress) -> Result<Checked, WriteError> {
-    let root = Root::open(tree).at("open", tree)?;
+    let file = File::open(record).at("open", record)?;
+    check_in((file, record), Dir::open(tree)?, overlay, progress)
+}
+
+/// The same of a record that is open; with the path that messages have for it.
+pub(super) fn check_in(
+    (file, record): (File, &Path),
+    dir: Dir,
+    overlay: bool,
+    progress: &Progress,
+) -> Result<Checked, WriteError> {
+    let tree = &dir.path().to_owned();
+    let root = Root::of(dir).at("open", tree)?;
     let mut checker = Checker { root, overlay, hasher: Hasher::new(), progress };
     let (mut bad, mut members, mut gone, mut differing) = (Vec::new(), BTreeSet::new(), Vec::new(), BTreeMap::new());
     // The bytes since the last member: its padding, then the header of the next one.
     let (mut header, mut padded): (Vec<u8>, usize) = (Vec::new(), 0);
-    read(record, &mut |line| {
+    read(file, record, &mut |line| {
         progress.check().at("read", tree)?;
         let (name, size, sum) = match line {
             Line::Segment(bytes) => {

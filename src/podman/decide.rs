@@ -5,10 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
-
 use super::engine::Engine;
 use super::generations::{Entry, GenerationError, Generations};
+use super::image_store;
 use super::linked::{DRIVER, LinkedStore};
 use super::places::Places;
 use super::records::RecordsError;
@@ -179,8 +178,7 @@ impl Host {
         let wanted = |path: &&PathBuf| {
             given.is_none_or(|given| canonical(given).is_some_and(|given| canonical(path) == Some(given)))
         };
-        let mut stores = places.image_stores.iter().filter(wanted).filter_map(|path| LinkedStore::open(path));
-        stores.find(|store| access(store.path(), Access::WRITE_OK).is_ok())
+        places.image_stores.iter().filter(wanted).find_map(|path| LinkedStore::open(path))
     }
 
     /// What loading these would do. Reads records, and nothing else.
@@ -261,7 +259,11 @@ impl Host {
     }
 
     fn not_ready(&self) -> DecideError {
-        let named = if self.places.driver == DRIVER {
+        let refused = self.places.image_stores.iter().filter(|store| LinkedStore::is_at(store));
+        let refused = refused.filter_map(|store| image_store::claim(store).err()).next();
+        let named = if let Some(error) = refused.filter(|_| self.places.driver == DRIVER) {
+            error.to_string()
+        } else if self.places.driver == DRIVER {
             "no additional image store of windlass that can be written to is named by storage.conf".to_owned()
         } else {
             format!("the storage driver is '{}', and only overlay can have one", self.places.driver)

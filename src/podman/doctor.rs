@@ -1,5 +1,7 @@
 //! Whether a host is ready for the linked store: an additional image store of windlass's own.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -10,7 +12,9 @@ use super::host;
 use super::image_store::{self, Fault, FaultKind};
 use super::places::{Caller, Overrides, Places, PlacesError};
 use super::rules::CONF_VARIABLE;
+use super::sharing;
 use super::storage_conf::StorageConf;
+use super::usage::Others;
 
 /// How a [`Check`] has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -95,6 +99,7 @@ impl Doctor<'_> {
                     places.image_stores.iter().filter(|store| *store != self.store).map(|s| foreign(s, &places)),
                 );
                 checks.push(self.linked_store());
+                checks.extend(self.sharing());
                 checks.push(self.named(&places));
                 checks.extend(misplaced(&places));
                 self.podman_agrees(&places, &mut checks)
@@ -149,23 +154,59 @@ impl Doctor<'_> {
     fn linked_store(&self) -> Check {
         const NAME: &str = "linked store";
         let store = self.store.display();
-        if !image_store::is_ours_or_new(self.store) {
-            let message = format!("{store} is not empty, and windlass did not make it");
-            return Check::new(NAME, State::Problem, message, "give a directory of its own with --storage-dir");
+        let may_be_roots = !self.is_root() && fs::metadata(self.store).is_ok_and(|found| found.uid() == 0);
+        if let Err(error) = image_store::claim(self.store)
+            && !may_be_roots
+        {
+            let fix = "give a directory of its own with --storage-dir";
+            return Check::new(NAME, State::Problem, error.to_string(), fix);
         }
         let faults = image_store::own_faults(self.store);
         let Some(first) = faults.first() else {
-            return Check::ok(NAME, format!("{store} is whole, and all can read it"));
+            return Check::ok(NAME, format!("{store} is whole"));
         };
         let more = if faults.len() > 1 { format!(", and {} more", faults.len() - 1) } else { String::new() };
         let fix = match first.kind {
             FaultKind::Torn(_) => "`windlass repair` writes the records anew".to_owned(),
+            FaultKind::Refused(_) => "see who made it, and give another directory with --storage-dir".to_owned(),
             _ if self.is_root() => "`windlass doctor --fix` mends it".to_owned(),
             _ => format!(
                 "`sudo windlass doctor --fix --storage-dir {store}`, or --storage-dir with a directory of yours"
             ),
         };
         Check::new(NAME, State::Problem, format!("{first}{more}"), fix)
+    }
+
+    /// Who else reaches our store.
+    fn sharing(&self) -> Option<Check> {
+        const NAME: &str = "sharing";
+        let store = self.store.display();
+        if !self.is_root() || image_store::claim(self.store).is_err() {
+            return None;
+        }
+        let share = format!("`windlass doctor --share --storage-dir {store}`");
+        let others = Others { passwd: self.system.join("etc/passwd"), ..Others::default() };
+        let named = others.naming(self.store).into_iter().next();
+        Some(match (sharing::state(self.store).ok()?, named) {
+            (sharing::State::Closed, Some(conf)) => {
+                let message =
+                    format!("{store} is closed, and {} names it: no Podman command works there", conf.display());
+                Check::new(NAME, State::Problem, message, format!("{share}, or take it out of that file"))
+            }
+            (sharing::State::Closed, None) => Check::ok(NAME, format!("{store} is closed to all users but its owner")),
+            (sharing::State::Shared, _) if sharing::boot(self.store, self.system) == sharing::Boot::Nothing => {
+                let message = format!("{store} is mounted read-only, and nothing mounts it so at the next boot");
+                Check::new(NAME, State::Problem, message, share)
+            }
+            (sharing::State::Shared, _) => {
+                Check::ok(NAME, format!("{store} is shared with all users: mounted read-only over itself, at boot too"))
+            }
+            (sharing::State::Open, _) => {
+                let message = format!("{store} is open to all users, who can write into directories of its images");
+                let close = format!("`windlass doctor --close --storage-dir {store}`");
+                Check::new(NAME, State::Problem, message, format!("{close}, or, for rootless users, {share}"))
+            }
+        })
     }
 
     /// Whether Podman knows of our store.
@@ -321,7 +362,9 @@ fn foreign(store: &Path, places: &Places) -> Check {
     let fix = match &fault.kind {
         FaultKind::Missing if fault.path == store => format!("`mkdir -p {path}`, or {out}"),
         FaultKind::Missing => format!("`touch {path}`, or {out}"),
-        FaultKind::Private | FaultKind::Unreadable(_) => format!("`chmod a+r {path}`, or {out}"),
+        FaultKind::Mode(..) | FaultKind::Refused(_) | FaultKind::Unreadable(_) => {
+            format!("`chmod a+r {path}`, or {out}")
+        }
         FaultKind::Torn(_) => format!("restore the file, or {out}"),
     };
     Check::new(NAME, State::Problem, format!("{fault}: podman commands fail"), fix)

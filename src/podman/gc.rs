@@ -19,8 +19,9 @@ use serde::Serialize;
 use super::decide::Host;
 use super::gc_plan::Planner;
 use super::generations::{GenerationError, Generations};
-use super::linked::{self, Change};
+use super::linked::Change;
 use super::usage::{Others, UsageError};
+use crate::beneath::{Dir, refused};
 use crate::blobs::{At, WriteError};
 use crate::progress::Progress;
 
@@ -222,7 +223,7 @@ impl Host {
             plan.remove.iter().filter(|removal| removal.class == Class::Containers).cloned().collect();
         if !containers.is_empty() {
             for removal in containers {
-                let error = self.remove(&removal, &all, progress).err();
+                let error = self.remove(&removal, &all, &held, progress).err();
                 let removed = Removed { removal, error };
                 done(&removed);
                 all.push(removed);
@@ -242,7 +243,7 @@ impl Host {
             if removal.class > Class::Images {
                 self.remove_linked(std::mem::take(&mut linked), request, &held, &mut all, done, progress)?;
             }
-            let error = self.remove(removal, &all, progress).err();
+            let error = self.remove(removal, &all, &held, progress).err();
             let removed = Removed { removal: removal.clone(), error };
             done(&removed);
             all.push(removed);
@@ -340,7 +341,25 @@ impl Host {
         Ok(())
     }
 
-    fn remove(&self, removal: &Removal, before: &[Removed], progress: &Progress) -> Result<(), GcError> {
+    /// Removes what a killed run has left in the linked store or in the graph root.
+    fn remove_leftover(&self, path: &Path, held: &Held<'_>) -> Result<(), WriteError> {
+        let linked = held.change.as_ref().zip(self.linked.as_ref());
+        if let Some((change, _)) = linked.filter(|(_, store)| path.starts_with(store.path())) {
+            return change.remove(path);
+        }
+        let root = &self.places.graph_root;
+        let below = path.strip_prefix(root).ok().and_then(|below| below.parent().zip(below.file_name()));
+        let Some((folder, name)) = below else { return Err(refused(path, "it is not in the graph root")) };
+        Dir::open(root)?.dir(folder)?.remove(name)
+    }
+
+    fn remove(
+        &self,
+        removal: &Removal,
+        before: &[Removed],
+        held: &Held<'_>,
+        progress: &Progress,
+    ) -> Result<(), GcError> {
         match &removal.thing {
             Thing::Container(id) => self.engine.remove_container(id, progress)?,
             // All together: `remove_linked`.
@@ -355,7 +374,7 @@ impl Host {
                 }
                 Generations::of(&self.places.graph_root).remove(*number)?;
             }
-            Thing::Leftover(path) => linked::remove(path)?,
+            Thing::Leftover(path) => self.remove_leftover(path, held)?,
         }
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! What a clean-up keeps and removes, and how many bytes that frees.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+
+use rustix::fs::FileType;
 
 use super::decide::Host;
 use super::gc::{Class, GcError, Kept, NotOurs, Plan, Removal, Request, Thing};
@@ -12,6 +12,7 @@ use super::linked::LinkedStore;
 use super::records::{Records, StoredImage};
 use super::survey::Survey;
 use super::usage::{Except, Usage};
+use crate::beneath::{Dir, walk};
 use crate::blobs;
 use crate::digest::Digest;
 use crate::layout::ImageKind;
@@ -398,15 +399,22 @@ fn needed(records: &Records, going: &[StoredImage]) -> BTreeSet<String> {
 
 /// Bytes of the files of a tree that have no other name, and of those that have.
 fn measure(path: &Path) -> (u64, u64) {
-    fn add(path: &Path, seen: &mut BTreeSet<(u64, u64)>, sum: &mut (u64, u64)) {
-        let Ok(metadata) = fs::symlink_metadata(path) else { return };
-        if metadata.is_dir() {
-            fs::read_dir(path).into_iter().flatten().flatten().for_each(|entry| add(&entry.path(), seen, sum));
-        } else if metadata.is_file() && seen.insert((metadata.dev(), metadata.ino())) {
-            *(if metadata.nlink() > 1 { &mut sum.1 } else { &mut sum.0 }) += metadata.len();
+    let (mut seen, mut sum) = (BTreeSet::new(), (0, 0));
+    let mut add = |found: &rustix::fs::Stat| {
+        let is_file = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        if is_file && seen.insert((found.st_dev, found.st_ino)) {
+            *(if found.st_nlink > 1 { &mut sum.1 } else { &mut sum.0 }) += u64::try_from(found.st_size).unwrap_or(0);
         }
+    };
+    let (Some(parent), Some(name)) = (path.parent().and_then(|parent| Dir::open(parent).ok()), path.file_name()) else {
+        return sum;
+    };
+    if let Ok(Some(found)) = parent.look(name) {
+        add(&found);
     }
-    let mut sum = (0, 0);
-    add(path, &mut BTreeSet::new(), &mut sum);
+    if let Ok(tree) = parent.dir(name) {
+        // What cannot be read is not counted.
+        drop(walk(tree, &mut |_, _, found| add(found)));
+    }
     sum
 }

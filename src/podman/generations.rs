@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock;
 use super::survey::by_digest;
+use crate::beneath::Dir;
 use crate::blobs::{self, At, Staging, WriteError};
 use crate::canonical;
 use crate::digest::Digest;
@@ -370,12 +371,10 @@ impl Generations {
     pub fn remove(&self, number: u64) -> Result<(), WriteError> {
         let folder = self.folder_of(number);
         // Out of sight first: a half-removed one must not be read.
-        let gone = self.folder.join("generations").join(format!(".{number}.removed"));
-        if gone.exists() {
-            fs::remove_dir_all(&gone).at("remove", &gone)?;
-        }
-        fs::rename(&folder, &gone).at("rename", &folder)?;
-        fs::remove_dir_all(&gone).at("remove", &gone)
+        let (all, gone) = (Dir::open(folder.parent().unwrap_or(&folder))?, format!(".{number}.removed"));
+        all.remove(&gone)?;
+        all.rename(number.to_string().as_ref(), &all, gone.as_ref())?;
+        all.remove(&gone)
     }
 }
 

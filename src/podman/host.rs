@@ -5,10 +5,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, StatxFlags, access, ioctl_ficlone, statx};
+use rustix::fs::{Access, AtFlags, CWD, FileType, StatxFlags, access, ioctl_ficlone, statx};
 
 use super::doctor::{Check, Doctor, State};
 use super::places::{Caller, Places};
+use crate::beneath::{Dir, walk};
 use crate::blobs::free_space;
 
 /// All of them; `temporary` is where Podman puts layers while it loads.
@@ -231,13 +232,19 @@ fn leftovers(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Option<Check> {
 }
 
 fn bytes_below(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let size = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
-        Ok(metadata) => metadata.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.map(size).sum()
+    let mut sum = 0;
+    if let (Some(Ok(parent)), Some(name)) = (folder.parent().map(Dir::open), folder.file_name())
+        && let Ok(tree) = parent.dir(name)
+    {
+        let mut add = |found: &rustix::fs::Stat| sum += u64::try_from(found.st_blocks).unwrap_or(0) * 512;
+        // What cannot be read is not counted.
+        drop(walk(tree, &mut |_, _, found| {
+            if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+                add(found);
+            }
+        }));
+    }
+    sum
 }
 
 /// A program's name as its package has it: nixpkgs starts many by a wrapper, and the process is `.podman-wrapped` then, of which

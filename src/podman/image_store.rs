@@ -4,15 +4,16 @@
 //! is missing, a lock file that it can neither open nor make, or records that are not whole JSON, and the command fails.
 //! Lock files are only looked at here, never opened: a process that closes one gives up its locks on it.
 
-use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use rustix::process::geteuid;
 
-use crate::blobs::{At, WriteError};
+use super::sharing;
+use crate::beneath::{Dir, TEMPORARY, is_private_to, refused};
+use crate::blobs::{At, WriteError, read_file};
 
 /// In a directory that windlass made as its store.
 pub(super) const MARKER: &str = "windlass.json";
@@ -20,10 +21,9 @@ pub(super) const MARKER: &str = "windlass.json";
 pub(super) const LOCK: &str = "windlass.lock";
 /// Where windlass makes what is not yet in the store.
 pub(super) const NEW: &str = "new";
-/// Files that are not finished begin with this.
-pub(super) const TEMPORARY: &str = ".windlass-";
-
-const DIRECTORIES: [&str; 6] = ["", "overlay", "overlay/l", "overlay-layers", "overlay-images", NEW];
+/// The directories of a store but for the uppermost one, whose mode says whether other users reach anything in it.
+const DIRECTORIES: [(&str, u32); 5] =
+    [("overlay", 0o755), ("overlay/l", 0o755), ("overlay-layers", 0o755), ("overlay-images", 0o755), (NEW, 0o700)];
 /// Records and the locks that guard them.
 const RECORDS: [[&str; 2]; 2] = [
     ["overlay-layers/layers.json", "overlay-layers/layers.lock"],
@@ -45,8 +45,10 @@ pub struct Fault {
 pub enum FaultKind {
     /// It is not there.
     Missing,
-    /// Not everybody can read it.
-    Private,
+    /// Its mode is not the one that it should have: it, and that one.
+    Mode(u32, u32),
+    /// It is not what it must be before anything is written there: whose it is, who can write to it, or that it is a link.
+    Refused(String),
     /// This user cannot read it.
     Unreadable(String),
     /// It is not whole JSON.
@@ -58,7 +60,8 @@ impl std::fmt::Display for Fault {
         let path = self.path.display();
         match &self.kind {
             FaultKind::Missing => write!(f, "{path} is missing"),
-            FaultKind::Private => write!(f, "{path} cannot be read by every user"),
+            FaultKind::Mode(is, should) => write!(f, "{path} has the mode {is:04o} instead of {should:04o}"),
+            FaultKind::Refused(why) => write!(f, "{path}: {why}"),
             FaultKind::Unreadable(error) => write!(f, "{path} cannot be read: {error}"),
             FaultKind::Torn(error) => write!(f, "{path} is not whole JSON: {error}"),
         }
@@ -84,29 +87,67 @@ pub fn faults(store: &Path, driver: &str) -> Vec<Fault> {
     faults
 }
 
-/// What is wrong with a store of windlass's own, of which nothing may be missing and which all users share.
+/// What is wrong with a store of windlass's own, of which nothing may be missing and which its owner alone may change.
 #[must_use]
 pub fn own_faults(store: &Path) -> Vec<Fault> {
     let mut faults = faults(store, "overlay");
-    let mut look = |name: &str, mode: u32| {
-        let path = store.join(name);
-        let kind = match fs::metadata(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => FaultKind::Missing,
-            Err(error) => FaultKind::Unreadable(error.to_string()),
-            Ok(metadata) if metadata.permissions().mode() & mode != mode => FaultKind::Private,
-            Ok(_) => return,
-        };
-        if !faults.iter().any(|fault| fault.path == path || fault.path == store) {
+    if faults.iter().any(|fault| fault.path == store) {
+        return faults;
+    }
+    let owner = store_owner(store);
+    let add = |faults: &mut Vec<Fault>, path: PathBuf, kind| {
+        if !faults.iter().any(|fault| fault.path == path) {
             faults.push(Fault { path, kind });
         }
     };
-    DIRECTORIES.iter().for_each(|name| look(name, 0o755));
-    RECORDS.iter().flatten().for_each(|name| look(name, 0o644));
+    let root = match Dir::open(store) {
+        Ok(root) => root,
+        Err(error) => {
+            add(&mut faults, store.to_owned(), FaultKind::Unreadable(error.source.to_string()));
+            return faults;
+        }
+    };
+    if let Err(error) = root.is_private_to(owner) {
+        add(&mut faults, store.to_owned(), FaultKind::Refused(error.source.to_string()));
+    }
+    let files = RECORDS.iter().flatten().map(|name| (*name, 0o644));
+    let directories = DIRECTORIES.into_iter().map(|directory| (directory, true));
+    for ((name, mode), is_directory) in directories.chain(files.map(|file| (file, false))) {
+        let kind = match root.look(name) {
+            Ok(None) => FaultKind::Missing,
+            Err(error) => FaultKind::Unreadable(error.source.to_string()),
+            Ok(Some(found)) => match own(&found, is_directory, owner) {
+                Err(why) => FaultKind::Refused(why),
+                Ok(()) if found.st_mode & 0o7777 != mode => FaultKind::Mode(found.st_mode & 0o7777, mode),
+                Ok(()) => continue,
+            },
+        };
+        add(&mut faults, store.join(name), kind);
+    }
     faults
 }
 
+/// Whose a store must be: root's or the caller's.
+fn store_owner(store: &Path) -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    let me = geteuid().as_raw();
+    if fs::metadata(store).is_ok_and(|found| found.uid() == 0) { 0 } else { me }
+}
+
+/// Whether a thing in a store is what it must be.
+fn own(found: &rustix::fs::Stat, is_directory: bool, owner: u32) -> Result<(), String> {
+    use rustix::fs::FileType;
+    let kind = FileType::from_raw_mode(found.st_mode);
+    let wanted = if is_directory { FileType::Directory } else { FileType::RegularFile };
+    if kind != wanted {
+        let what = if is_directory { "directory" } else { "file" };
+        return Err(format!("it is not a {what}, as windlass makes it"));
+    }
+    is_private_to(found, owner)
+}
+
 fn record_fault(path: &Path) -> Option<Fault> {
-    let kind = match fs::read(path) {
+    let kind = match read_file(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => FaultKind::Missing,
         Err(error) => FaultKind::Unreadable(error.to_string()),
         Ok(bytes) => match serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(&bytes) {
@@ -117,101 +158,107 @@ fn record_fault(path: &Path) -> Option<Fault> {
     Some(Fault { path: path.to_owned(), kind })
 }
 
-/// Whether windlass may write there: to a directory that it made, or that is empty, or that is not there. One that another
-/// windlass is making, or was killed over, has nothing before its marker but that unfinished file.
-#[must_use]
-pub fn is_ours_or_new(store: &Path) -> bool {
-    let is_ours = || store.join(MARKER).is_file();
-    let unfinished = |name: &OsStr| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes());
-    is_ours()
-        || match fs::read_dir(store) {
-            Ok(entries) => entries.flatten().all(|entry| unfinished(&entry.file_name())) || is_ours(),
-            Err(error) => error.kind() == ErrorKind::NotFound,
-        }
-}
-
-/// Makes what is missing of a store, and readable for all what is not; leaves the rest as it is. What was made.
-///
-/// The marker is first, so that a store which is not finished is known as ours. Several at once do not harm each other: a
-/// file that is there is never replaced.
+/// Whether windlass may write there, or why not: to a directory that it made, or that is empty, or that is not there. One
+/// that another windlass is making, or was killed over, has nothing before its marker but that unfinished file.
 ///
 /// # Errors
-/// If the directory cannot be written to.
-pub fn create(store: &Path) -> Result<Vec<PathBuf>, WriteError> {
-    let made = std::cell::RefCell::new(Vec::new());
-    let directory = |name: &str| {
-        let path = if name.is_empty() { store.to_owned() } else { store.join(name) };
-        if !path.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o755).create(&path).at("create", &path)?;
-            made.borrow_mut().push(path.clone());
-        }
-        made.borrow_mut().extend(open_up(&path, 0o755)?);
-        Ok(())
+/// With the path: above all a directory of another user, or one that other users can write to.
+pub fn claim(store: &Path) -> Result<(), WriteError> {
+    let root = match Dir::open(store) {
+        Err(error) if error.source.kind() == ErrorKind::NotFound => return Ok(()),
+        root => root?,
     };
-    let file = |name: &str, text: &str| {
-        let path = store.join(name);
-        if !path.exists() && add(&path, text.as_bytes())? {
-            made.borrow_mut().push(path.clone());
-        }
-        made.borrow_mut().extend(open_up(&path, 0o644)?);
-        Ok(())
-    };
-    directory("")?;
-    file(MARKER, "{\"version\":1}\n")?;
-    DIRECTORIES.into_iter().try_for_each(directory)?;
-    file(LOCK, "")?;
-    for [records, lock] in RECORDS {
-        file(lock, "")?;
-        file(records, "[]")?;
+    root.is_private_to(geteuid().as_raw())?;
+    claimed(&root)
+}
+
+fn claimed(root: &Dir) -> Result<(), WriteError> {
+    if let Some(found) = root.look(MARKER)? {
+        return own(&found, false, geteuid().as_raw()).map_err(|why| refused(&root.path().join(MARKER), &why));
     }
-    let mut made = made.into_inner();
-    made.dedup();
+    let names = root.names()?;
+    if names.keys().all(|name| name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes()))
+        || root.look(MARKER)?.is_some()
+    {
+        return Ok(());
+    }
+    Err(refused(
+        root.path(),
+        "it is not a linked store, and not empty: windlass does not write there; choose another directory",
+    ))
+}
+
+/// Makes what is missing of a store, and leaves the rest as it is. What was made.
+///
+/// A new store is closed: its owner alone reaches what is in it ([`sharing`]). The marker is first, so that a store which is
+/// not finished is known as ours. Several at once do not harm each other: a file that is there is never replaced.
+///
+/// # Errors
+/// If the directory cannot be written to, or [`claim`] refuses it.
+pub fn create(store: &Path) -> Result<Vec<PathBuf>, WriteError> {
+    let mut made = Vec::new();
+    if fs::symlink_metadata(store).is_err() {
+        if let Some(parent) = store.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(parent).at("create", parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(store) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            result => {
+                result.at("create", store)?;
+                made.push(store.to_owned());
+            }
+        }
+    }
+    let root = sharing::writable(store)?;
+    claimed(&root)?;
+    file(&root, MARKER, b"{\"version\":1}\n", 0o644, &mut made)?;
+    for (name, mode) in DIRECTORIES {
+        let there = root.look(name)?.is_some();
+        let directory = root.made(name, mode)?;
+        directory.is_private_to(geteuid().as_raw())?;
+        if !there {
+            made.push(store.join(name));
+        } else if directory.stat()?.st_mode & 0o7777 != mode {
+            directory.set_mode(mode)?;
+            made.push(store.join(name));
+        }
+    }
+    file(&root, LOCK, b"", 0o600, &mut made)?;
+    for [records, lock] in RECORDS {
+        file(&root, lock, b"", 0o644, &mut made)?;
+        file(&root, records, b"[]", 0o644, &mut made)?;
+    }
     Ok(made)
 }
 
-/// A small file that all can read, replaced whole and durably: nobody ever sees half of it.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
-    finished(path, bytes)?.persist(path).map_err(|error| error.error).at("replace", path)?;
-    sync_parent(path)
-}
-
-/// The same, unless it is there already: then that one stays, and the answer is false.
-fn add(path: &Path, bytes: &[u8]) -> Result<bool, WriteError> {
-    match finished(path, bytes)?.persist_noclobber(path) {
-        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => return Ok(false),
-        result => result.map_err(|error| error.error).at("create", path)?,
-    };
-    sync_parent(path)?;
-    Ok(true)
-}
-
-/// The file beside its place.
-fn finished(path: &Path, bytes: &[u8]) -> Result<NamedTempFile, WriteError> {
-    let parent = path.parent().unwrap_or(path);
-    let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(parent).at("create a file in", parent)?;
-    file.write_all(bytes).at("write", path)?;
-    file.as_file().set_permissions(Permissions::from_mode(0o644)).at("set the mode of", path)?;
-    file.as_file().sync_all().at("sync", path)?;
-    Ok(file)
-}
-
-fn sync_parent(path: &Path) -> Result<(), WriteError> {
-    let parent = path.parent().unwrap_or(path);
-    File::open(parent).and_then(|parent| parent.sync_all()).at("sync", parent)
-}
-
-/// Adds the missing bits of `mode`, whatever the umask was.
-fn open_up(path: &Path, mode: u32) -> Result<Option<PathBuf>, WriteError> {
-    let now = fs::metadata(path).at("read", path)?.permissions().mode();
-    if now & mode == mode {
-        return Ok(None);
+/// A file of a store, made if it is not there, with this mode.
+fn file(root: &Dir, name: &str, text: &[u8], mode: u32, made: &mut Vec<PathBuf>) -> Result<(), WriteError> {
+    let path = root.path().join(name);
+    let (folder, base) = name.rsplit_once('/').unwrap_or(("", name));
+    if root.look(name)?.is_none() && root.dir(folder)?.add(base, text, mode)? {
+        made.push(path);
+        return Ok(());
     }
-    fs::set_permissions(path, Permissions::from_mode(now | mode)).at("change the mode of", path)?;
-    Ok(Some(path.to_owned()))
+    let found = root.look(name)?;
+    let Some(found) = found else { return Ok(()) };
+    own(&found, false, geteuid().as_raw()).map_err(|why| refused(&path, &why))?;
+    if found.st_mode & 0o7777 != mode {
+        // Never opened: to close a lock file gives up this process's locks on it.
+        let folder = root.dir(folder)?;
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&folder, base, flags, rustix::fs::Mode::empty()).at("open", &path)?;
+        let mode = rustix::fs::Mode::from_raw_mode(mode);
+        rustix::fs::chmod(crate::beneath::in_proc(&place), mode).at("set the mode of", &path)?;
+        made.push(path);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -219,9 +266,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("a/b");
         let missing = Fault { path: store.clone(), kind: FaultKind::Missing };
-        assert_eq!((own_faults(&store), is_ours_or_new(&store)), (vec![missing], true));
+        assert_eq!((own_faults(&store), claim(&store).is_ok()), (vec![missing], true));
         assert_eq!(create(&store).unwrap().len(), 12);
-        assert_eq!((own_faults(&store), is_ours_or_new(&store)), (vec![], true));
+        assert_eq!((own_faults(&store), claim(&store).is_ok()), (vec![], true));
+        assert_eq!(fs::metadata(&store).unwrap().permissions().mode() & 0o7777, 0o700, "it is closed");
         assert_eq!(create(&store).unwrap(), Vec::<PathBuf>::new());
         for (name, others) in
             [("overlay-layers/layers.lock", true), ("overlay-images/images.json", false), ("overlay/l", false)]
@@ -236,7 +284,7 @@ mod tests {
         }
         let records = store.join("overlay-images/images.json");
         fs::set_permissions(&records, Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(own_faults(&store), vec![Fault { path: records.clone(), kind: FaultKind::Private }]);
+        assert_eq!(own_faults(&store), vec![Fault { path: records.clone(), kind: FaultKind::Mode(0o600, 0o644) }]);
         assert_eq!(create(&store).unwrap(), std::slice::from_ref(&records));
         fs::write(&records, "[{\"id\":").unwrap();
         assert!(matches!(&own_faults(&store)[..], [Fault { path, kind: FaultKind::Torn(_) }] if *path == records));
@@ -248,7 +296,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for round in 0..20 {
             let store = folder.path().join(round.to_string());
-            let make = || (is_ours_or_new(&store), create(&store).unwrap().len());
+            let make = || (claim(&store).is_ok(), create(&store).unwrap().len());
             let made: Vec<(bool, usize)> = std::thread::scope(|scope| {
                 let threads: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -259,27 +307,35 @@ mod tests {
         let killed = folder.path().join("killed");
         fs::create_dir(&killed).unwrap();
         fs::write(killed.join(".windlass-x"), "{").unwrap();
-        assert!(is_ours_or_new(&killed), "before its marker");
+        fs::set_permissions(&killed, Permissions::from_mode(0o700)).unwrap();
+        assert!(claim(&killed).is_ok(), "before its marker");
         create(&killed).unwrap();
         assert_eq!(own_faults(&killed), vec![]);
     }
 
     #[test]
-    fn records_that_come_between_stay() {
+    fn what_others_made_or_can_write_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
-        let records = folder.path().join("images.json");
-        assert!(add(&records, b"[]").unwrap());
-        fs::write(&records, "[1]").unwrap();
-        assert!(!add(&records, b"[]").unwrap());
-        assert_eq!(fs::read(&records).unwrap(), b"[1]");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_full_directory_of_somebody_else_is_not_ours() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(is_ours_or_new(folder.path()));
+        let said = |path: &Path| claim(path).unwrap_err().to_string().replace(folder.path().to_str().unwrap(), "$T");
+        assert!(claim(folder.path()).is_ok());
         fs::write(folder.path().join("x"), "").unwrap();
-        assert!(!is_ours_or_new(folder.path()));
+        assert!(said(folder.path()).starts_with("use $T: it is not a linked store, and not empty"));
+        let store = folder.path().join("store");
+        create(&store).unwrap();
+        fs::set_permissions(&store, Permissions::from_mode(0o777)).unwrap();
+        assert!(said(&store).contains("can write to it (mode 0777)") && create(&store).is_err());
+        fs::set_permissions(&store, Permissions::from_mode(0o700)).unwrap();
+        let (new, elsewhere) = (store.join(NEW), folder.path().join("elsewhere"));
+        fs::remove_dir(&new).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &new).unwrap();
+        let said = create(&store).unwrap_err().to_string();
+        assert!(said.contains("store/new: it is a link"), "{said}");
+        assert!(matches!(&own_faults(&store)[..], [Fault { path, kind: FaultKind::Refused(_) }] if *path == new));
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&store, Some(65534), None).unwrap();
+            let said = claim(&store).unwrap_err().to_string();
+            assert!(said.contains("it belongs to user 65534, and must belong to user 0"), "{said}");
+        }
     }
 }

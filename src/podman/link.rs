@@ -1,7 +1,7 @@
 //! Images into the linked store: trees made in parallel, then recorded all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,13 +9,14 @@ use std::sync::Arc;
 use oci_spec::image::MediaType;
 use rayon::prelude::*;
 
-use super::check::check;
-use super::linked::{Change, LinkedStore, NewLayer, remove};
+use super::check::check_in;
+use super::linked::{Change, DRIVER, LinkedStore, NewLayer, TAR_SPLIT, TREE};
 use super::records::{Records, RecordsError, StoredImage, StoredLayer, packing};
 use super::survey::names;
 use super::tree::{TreeError, Views, place};
 use super::twin::twin;
 use super::unpack::{UnpackError, Unpacked, unpack};
+use crate::beneath::Dir;
 use crate::blobs::{At, WriteError};
 use crate::compression::Compression;
 use crate::digest::Digest;
@@ -77,13 +78,15 @@ pub struct Linked {
     pub copied: u64,
 }
 
-/// Links images. One that fails does not keep the others from being there.
+/// Links images. One that fails does not keep the others from being there. Of those in `vouched`, by the paths of their
+/// directories, nothing is read that can be linked ([`crate::vouching`]); the layers of all others are compared with their digests.
 ///
 /// # Errors
 /// If the store itself cannot be changed; per image, see [`LinkError`].
 pub fn link(
     store: &LinkedStore,
     images: &[(&ImageDir, &PlatformRecord)],
+    vouched: &BTreeSet<PathBuf>,
     force: bool,
     progress: &Progress,
 ) -> Result<Vec<Result<Linked, Arc<LinkError>>>, LinkError> {
@@ -96,7 +99,11 @@ pub fn link(
         let chain = chain(platform);
         for (n, record) in platform.layers.iter().enumerate() {
             let below = chain[..n].iter().rev().cloned().collect();
-            work.entry(chain[n].clone()).or_insert(Work { image, record, below });
+            let vouched = vouched.contains(image.path());
+            let work = work.entry(chain[n].clone()).or_insert_with(|| Work { image, record, below, vouched });
+            if vouched && !work.vouched {
+                (work.image, work.vouched) = (image, true);
+            }
         }
     }
     work.retain(|chain, _| !there(chain));
@@ -107,7 +114,7 @@ pub fn link(
     let mut trees: BTreeMap<Digest, Tree> = if force {
         BTreeMap::new()
     } else {
-        records.layers.values().filter_map(|layer| Tree::of(store, layer)).collect()
+        records.layers.values().filter_map(|layer| Tree::of(&change.root, layer)).collect()
     };
     let mut seen: BTreeSet<Digest> = trees.keys().copied().collect();
     let (first, later): (Vec<_>, Vec<_>) =
@@ -121,7 +128,7 @@ pub fn link(
             work.into_par_iter().with_max_len(1).map(make).collect()
         };
     let mut made = each(first, &trees);
-    trees.extend(made.iter().filter_map(|(_, made)| made.as_ref().ok()).map(|made| Tree::made(&made.layer)));
+    trees.extend(made.iter().filter_map(|(_, made)| made.as_ref().ok()).filter_map(|made| Tree::made(&made.layer)));
     made.extend(each(later, &trees));
 
     let (mut layers, mut done, mut failed) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
@@ -182,6 +189,8 @@ struct Work<'a> {
     record: &'a LayerRecord,
     /// The chain IDs below it, the nearest first.
     below: Vec<String>,
+    /// Whether Nix vouches for its image.
+    vouched: bool,
 }
 
 impl Work<'_> {
@@ -202,25 +211,37 @@ struct Made {
 
 /// A tree that was unpacked, for another layer of the same files.
 struct Tree {
-    tree: PathBuf,
-    tar_split: PathBuf,
+    /// What its tree is in.
+    place: Dir,
+    /// What its tar-split record is in, and as what.
+    records: (Dir, String),
     uidset: Vec<u64>,
     gidset: Vec<u64>,
 }
 
 impl Tree {
     /// That of a layer that is in the store.
-    fn of(store: &LinkedStore, layer: &StoredLayer) -> Option<(Digest, Self)> {
-        let StoredLayer { uidset, gidset, .. } = layer.clone();
-        let (tree, tar_split) = (store.tree(&layer.id), store.records_file(&layer.id));
-        let is_there = tree.is_dir() && tar_split.is_file();
-        is_there.then_some((layer.diff_digest?, Self { tree, tar_split, uidset, gidset }))
+    fn of(root: &Dir, layer: &StoredLayer) -> Option<(Digest, Self)> {
+        let StoredLayer { id, uidset, gidset, .. } = layer.clone();
+        let place = root.dir(Path::new(DRIVER).join(&id)).ok()?;
+        let records = (root.dir("overlay-layers").ok()?, format!("{id}.tar-split.gz"));
+        let is_there = place.dir(TREE).is_ok() && records.0.file(&records.1).is_ok();
+        is_there.then_some((layer.diff_digest?, Self { place, records, uidset, gidset }))
     }
 
     /// That of a layer that was just made.
-    fn made(layer: &NewLayer) -> (Digest, Self) {
-        let NewLayer { record: StoredLayer { uidset, gidset, diff_digest, .. }, tree, tar_split, .. } = layer.clone();
-        (diff_digest.unwrap_or(Digest::of(b"")), Self { tree, tar_split, uidset, gidset })
+    fn made(layer: &NewLayer) -> Option<(Digest, Self)> {
+        let StoredLayer { uidset, gidset, diff_digest, .. } = layer.record.clone();
+        let (place, records) = (layer.place.again().ok()?, (layer.place.again().ok()?, TAR_SPLIT.to_owned()));
+        Some((diff_digest?, Self { place, records, uidset, gidset }))
+    }
+
+    /// Makes the same in another workplace; how many links that took.
+    fn twin(&self, to: &Dir, progress: &Progress) -> Result<u64, WriteError> {
+        let links = twin(self.place.dir(TREE)?, to, TREE, progress)?;
+        let (mut from, path) = (self.records.0.file(&self.records.1)?, to.at(TAR_SPLIT));
+        std::io::copy(&mut from, &mut to.create(TAR_SPLIT)?).at("write", &path)?;
+        Ok(links)
     }
 }
 
@@ -238,7 +259,6 @@ fn make(
         return Err(LinkError::NoRecipe { title: title.clone() });
     };
     let workplace = change.workplace(chain)?;
-    let (tree, tar_split) = (workplace.join("diff"), workplace.join("tar-split.gz"));
     let mut stored = StoredLayer {
         id: chain.to_owned(),
         parent: work.below.first().cloned(),
@@ -255,27 +275,26 @@ fn make(
     let (linked, copied) = if let Some(blob) = recipe.blob() {
         let compression = Compression::of_media_type(record.media_type().as_ref()).unwrap_or(Compression::None);
         stored.compression = packing(compression);
-        let twin = same.and_then(|same| Some((same, twin(&same.tree, &tree, progress).ok()?)));
+        let twin = same.and_then(|same| Some((same, same.twin(&workplace, progress).ok()?)));
         if let Some((same, links)) = twin {
-            fs::copy(&same.tar_split, &tar_split).at("write", &tar_split)?;
             (stored.uidset, stored.gidset) = (same.uidset.clone(), same.gidset.clone());
             (links, 0)
         } else {
-            remove(&tree)?;
-            let unpacked = unpacked(work, blob, compression, (&tree, &tar_split), progress)?;
+            [TREE, TAR_SPLIT].into_iter().try_for_each(|name| workplace.remove(name))?;
+            let unpacked = unpacked(work, blob, compression, &workplace, progress)?;
             (stored.uidset, stored.gidset) = (or_root(&unpacked.uids), or_root(&unpacked.gids));
             (0, unpacked.files)
         }
     } else {
-        let placed = match place(recipe, checksums.as_ref(), &tree, &tar_split, views, progress) {
+        let placed = match place(recipe, checksums.as_ref(), &workplace, views, progress) {
             Err(TreeError::Changed) => return Err(changed(record, recipe).into()),
             Err(source) => {
                 return Err(LinkError::Tree { title: title.clone(), digest: digest.short(), source: Box::new(source) });
             }
             Ok(placed) => placed,
         };
-        // What the Nix store vouches for is what it was when the layer was built; anything else is read and compared.
-        let is_right = placed.vouched || check(&tar_split, &tree, true, progress)?.digest == *digest;
+        // What Nix vouches for, recipe and files, is what it was when the layer was built; anything else is read and compared.
+        let is_right = (work.vouched && placed.vouched) || digest_of(&workplace, progress)? == *digest;
         if placed.size != *size || !is_right {
             return Err(changed(record, recipe).into());
         }
@@ -283,7 +302,15 @@ fn make(
         (placed.linked, placed.copied)
     };
     let closed = recipe.blob().is_some();
-    Ok(Made { layer: NewLayer { record: stored, below: work.below.clone(), tree, tar_split, closed }, linked, copied })
+    let below = work.below.clone();
+    Ok(Made { layer: NewLayer { record: stored, below, place: workplace, closed }, linked, copied })
+}
+
+/// The digest of a layer that was made, from every byte of it.
+fn digest_of(workplace: &Dir, progress: &Progress) -> Result<Digest, WriteError> {
+    let record = (workplace.file(TAR_SPLIT)?, &*workplace.at(TAR_SPLIT));
+    let checked = check_in(record, workplace.dir(TREE)?, true, progress)?;
+    Ok(checked.digest)
 }
 
 /// Unpacks a layer that is there as an archive.
@@ -291,14 +318,14 @@ fn unpacked(
     work: &Work<'_>,
     blob: &Path,
     compression: Compression,
-    (tree, tar_split): (&Path, &Path),
+    workplace: &Dir,
     progress: &Progress,
 ) -> Result<Unpacked, LinkError> {
     let record = work.record;
     let reading = |source| LayoutError::Read { path: blob.to_owned(), source };
     let packed = BufReader::with_capacity(CHUNK, File::open(blob).map_err(reading)?);
     let mut archive = compression.decoder(packed).map_err(reading)?;
-    match unpack(&mut *archive, tree, tar_split, record.diff_size(), progress) {
+    match unpack(&mut *archive, workplace, record.diff_size(), progress) {
         Ok(unpacked) if unpacked.diff_id == record.diff_id() => Ok(unpacked),
         Err(source @ (UnpackError::Write(_) | UnpackError::OnlyRoot { .. })) => Err(failed(record, source)),
         // Mostly the file is not any more what it was.
@@ -327,7 +354,7 @@ type BigData = BTreeMap<String, Vec<u8>>;
 fn kept(records: &Records, id: &str, claimed: &BTreeSet<String>) -> (Vec<String>, BigData) {
     let Some(image) = records.images.iter().find(|image| image.id == id) else { return Default::default() };
     let read = |(name, digest): (&String, &String)| {
-        let bytes = fs::read(records.big_data(id, name)).ok()?;
+        let bytes = crate::blobs::read_file(&records.big_data(id, name)).ok()?;
         (Digest::of(&bytes).to_string() == *digest).then(|| (name.clone(), bytes))
     };
     let names = image.names.iter().filter(|name| !claimed.contains(*name)).cloned();

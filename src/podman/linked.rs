@@ -17,24 +17,26 @@
 //! names is there before the record and goes after it. A kill at any moment leaves trees that no record names; the next
 //! run that writes removes them.
 //!
-//! The store is open to every user of the host, but for layers that were unpacked ([`super::unpack`]).
+//! Root's store is closed to all other users, and shared with them only where it is mounted read-only over itself
+//! ([`super::sharing`]); what is written is written beside that mount. Whoever made what is found in it, no link is followed
+//! there ([`crate::beneath`]).
 //!
 //! Podman takes the store as read-only: no `prune` and no `rmi` reaches it. Only whole images are put here, never a layer
 //! alone under layers that Podman wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, DirBuilder, File, Permissions};
-use std::io;
+use std::fs::{self, File};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use super::image_store::{self, LOCK, MARKER, NEW, TEMPORARY, replace};
+use super::image_store::{self, LOCK, MARKER, NEW};
 use super::lock::{self, For, Lock};
 use super::records::{Folder, Records, RecordsError, StoredImage, StoredLayer, big_data_file};
 use super::renew::renew;
+use super::sharing;
 use super::usage::Others;
+use crate::beneath::{Dir, TEMPORARY};
 use crate::blobs::{At, WriteError};
 use crate::canonical;
 use crate::digest::Digest;
@@ -68,10 +70,19 @@ impl LinkedStore {
         Ok(Self { path: fs::canonicalize(path).at("open", path)? })
     }
 
-    /// The store at `path`, if it is one of ours.
+    /// The store at `path`, if it is one of ours and the caller's own.
     #[must_use]
     pub fn open(path: &Path) -> Option<Self> {
-        Self::is_at(path).then(|| fs::canonicalize(path).ok().map(|path| Self { path })).flatten()
+        let is_ours = Self::is_at(path) && image_store::claim(path).is_ok();
+        is_ours.then(|| fs::canonicalize(path).ok().map(|path| Self { path })).flatten()
+    }
+
+    /// Closes the store where an older windlass left it open to all users; what was done, in words.
+    ///
+    /// # Errors
+    /// If it cannot be closed.
+    pub fn settle(&self, others: &Others) -> Result<Option<String>, WriteError> {
+        sharing::settle(&self.path, others, Path::new("/"))
     }
 
     /// Where it is.
@@ -92,19 +103,25 @@ impl LinkedStore {
         Records::read(&self.path, DRIVER, progress)
     }
 
+    /// The store's directory, to read in.
+    pub(super) fn root(&self) -> Result<Dir, WriteError> {
+        Dir::open(&self.path)
+    }
+
     /// Notes whose images are here: the generations in this folder.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn note_user(&self, generations: &Path) -> Result<(), WriteError> {
-        let folder = self.path.join(USERS);
         let text = generations.as_os_str().as_bytes();
-        let path = folder.join(&Digest::of(text).hex()[..32]);
-        if fs::read(&path).is_ok_and(|noted| noted == text) {
+        let name = &Digest::of(text).hex()[..32];
+        if self.root()?.read(Path::new(USERS).join(name)).is_ok_and(|noted| noted == text) {
             return Ok(());
         }
-        DirBuilder::new().mode(0o755).recursive(true).create(&folder).at("create", &folder)?;
-        replace(&path, text)
+        let users = sharing::writable(&self.path)?.made(USERS, 0o700)?;
+        users.is_private_to(rustix::process::geteuid().as_raw())?;
+        users.set_mode(0o700)?;
+        users.replace(name, text, 0o600)
     }
 
     /// The notes of [`note_user`](Self::note_user), each with the folder of the generations.
@@ -112,37 +129,32 @@ impl LinkedStore {
     /// # Errors
     /// If they cannot be read.
     pub fn users(&self) -> Result<Vec<(PathBuf, PathBuf)>, WriteError> {
-        let folder = self.path.join(USERS);
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.at("read", &folder)?,
-        };
+        let Some(folder) = self.root()?.dir_if_there(USERS)? else { return Ok(Vec::new()) };
         let mut users = Vec::new();
-        for entry in entries {
-            let path = entry.at("read", &folder)?.path();
-            if path.file_name().is_some_and(is_temporary) {
-                continue;
-            }
-            let noted = fs::read(&path).at("read", &path)?;
-            users.push((path, PathBuf::from(OsString::from_vec(noted))));
+        for name in folder.names()?.into_keys().filter(|name| !is_temporary(name)) {
+            let noted = folder.read(&name)?;
+            users.push((folder.at(&name), PathBuf::from(OsString::from_vec(noted))));
         }
-        users.sort();
         Ok(users)
     }
 
     /// Takes the store for changing it, waiting for another windlass that does.
     ///
     /// # Errors
-    /// If it cannot be written to.
+    /// If it cannot be written to, or is not the caller's alone.
     pub fn change(&self, progress: &Progress) -> Result<Change<'_>, WriteError> {
+        let root = sharing::writable(&self.path)?;
         let path = self.path.join(LOCK);
-        let file = File::options().write(true).open(&path).at("open", &path)?;
+        let file = root.file_to_write(LOCK)?;
         lock::wait(&path, progress, || match file.try_lock() {
             Ok(()) => Ok(true),
             Err(fs::TryLockError::WouldBlock) => Ok(false),
             Err(fs::TryLockError::Error(error)) => Err(error),
         })?;
-        Ok(Change { store: self, _lock: file })
+        for name in [DRIVER, "overlay/l", "overlay-layers", "overlay-images", NEW] {
+            root.dir(name)?.is_private_to(rustix::process::geteuid().as_raw())?;
+        }
+        Ok(Change { store: self, root, _lock: file })
     }
 
     /// What a killed run has left: everything that no record names. Of a run that is still at work it lists that too, so
@@ -166,18 +178,15 @@ impl LinkedStore {
             _ => false,
         };
         let mut leftovers = Vec::new();
+        let root = self.root()?;
         for folder in ["overlay", "overlay/l", "overlay-layers", "overlay-images", NEW, USERS] {
-            let folder_path = self.path.join(folder);
-            let entries = match fs::read_dir(&folder_path) {
-                Err(error) if folder == USERS && error.kind() == io::ErrorKind::NotFound => continue,
-                entries => entries.at("read", &folder_path)?,
+            // Only root looks into the last two.
+            let names = match root.dir(folder).and_then(|found| found.names()) {
+                Err(error) if folder == USERS && error.source.kind() == std::io::ErrorKind::NotFound => continue,
+                names => names?,
             };
-            for entry in entries {
-                let entry = entry.at("read", &folder_path)?;
-                if !is_named(folder, &entry.file_name().to_string_lossy()) {
-                    leftovers.push(entry.path());
-                }
-            }
+            let unknown = names.into_keys().filter(|name| !is_named(folder, &name.to_string_lossy()));
+            leftovers.extend(unknown.map(|name| self.path.join(folder).join(name)));
         }
         let in_overlay = |path: &PathBuf| path.strip_prefix(self.path.join(DRIVER)).is_ok();
         if leftovers.iter().any(in_overlay) {
@@ -192,24 +201,29 @@ impl LinkedStore {
 }
 
 /// A layer that was made in [`Change::workplace`] and is ready to be put in place.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct NewLayer {
     /// What the record will say.
     pub record: StoredLayer,
     /// Its chain IDs from the layer below it down to the lowest.
     pub below: Vec<String>,
-    /// Where the tree was made.
-    pub tree: PathBuf,
-    /// Where its tar-split record was made.
-    pub tar_split: PathBuf,
+    /// Where it was made: its tree as [`TREE`], its tar-split record as [`TAR_SPLIT`].
+    pub place: Dir,
     /// Whether only whoever owns the store may enter it: see [`super::unpack`].
     pub closed: bool,
 }
+
+/// The name of a layer's tree.
+pub const TREE: &str = "diff";
+/// The name of a tar-split record before it is in its place.
+pub const TAR_SPLIT: &str = "tar-split.gz";
 
 /// The linked store while it is changed; one windlass at a time.
 #[derive(Debug)]
 pub struct Change<'a> {
     pub(super) store: &'a LinkedStore,
+    /// Its directory, to write in.
+    pub(super) root: Dir,
     _lock: File,
 }
 
@@ -220,19 +234,31 @@ impl Change<'_> {
     /// With the path that cannot be removed.
     pub fn sweep(&self, progress: &Progress) -> Result<usize, RecordsError> {
         let leftovers = self.store.leftovers(progress)?;
-        leftovers.iter().try_for_each(|path| remove(path))?;
+        leftovers.iter().try_for_each(|path| self.remove(path))?;
         Ok(leftovers.len())
     }
 
-    /// A new folder to make a layer in.
+    /// Removes something that is in the store.
+    ///
+    /// # Errors
+    /// With the path, above all if it is elsewhere.
+    pub fn remove(&self, path: &Path) -> Result<(), WriteError> {
+        let below =
+            path.strip_prefix(&self.store.path).ok().and_then(|below| Some((below.parent()?, below.file_name()?)));
+        let Some((folder, name)) = below else {
+            return Err(crate::beneath::refused(path, "it is not in the linked store"));
+        };
+        self.root.dir(folder)?.remove(name)
+    }
+
+    /// A new folder to make a layer in. No other user reaches what is in it.
     ///
     /// # Errors
     /// If it cannot be made.
-    pub fn workplace(&self, layer: &str) -> Result<PathBuf, WriteError> {
-        let path = self.store.path.join(NEW).join(layer);
-        remove(&path)?;
-        DirBuilder::new().mode(0o700).create(&path).at("create", &path)?;
-        Ok(path)
+    pub fn workplace(&self, layer: &str) -> Result<Dir, WriteError> {
+        let new = self.root.dir(NEW)?;
+        new.remove(layer)?;
+        new.make(layer, 0o700)
     }
 
     /// Puts layers in place and records them. What was there under the same ID, damaged or nobody's, becomes what it should
@@ -241,38 +267,35 @@ impl Change<'_> {
     /// # Errors
     /// With the path at fault; the records name none of the layers then.
     pub fn add_layers(&self, layers: Vec<NewLayer>, progress: &Progress) -> Result<(), RecordsError> {
-        let overlay = self.store.path.join(DRIVER);
+        let (new, overlay) = (self.root.dir(NEW)?, self.root.dir(DRIVER)?);
+        let (links, records) = (overlay.dir("l")?, self.root.dir("overlay-layers")?);
         for layer in &layers {
-            let id = &layer.record.id;
-            let place = layer.tree.parent().unwrap_or(&layer.tree);
-            let tar_split = self.store.records_file(id);
-            let mode =
-                |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).at("set the mode of", path);
-            mode(&layer.tar_split, if layer.closed { 0o600 } else { 0o644 })?;
-            fs::rename(&layer.tar_split, &tar_split).at("rename to", &tar_split)?;
+            let (id, place) = (&layer.record.id, &layer.place);
+            let tar_split = place.file(TAR_SPLIT)?;
+            let mode = rustix::fs::Mode::from_raw_mode(if layer.closed { 0o600 } else { 0o644 });
+            rustix::fs::fchmod(tar_split, mode).at("set the mode of", &place.at(TAR_SPLIT))?;
+            place.rename(OsStr::new(TAR_SPLIT), &records, OsStr::new(&format!("{id}.tar-split.gz")))?;
             // Podman's own layout of an overlay layer.
-            write(&place.join("link"), link_name(id).as_bytes(), progress)?;
+            write(place, "link", link_name(id).as_bytes(), progress)?;
             if !layer.below.is_empty() {
                 let lower: Vec<String> = layer.below.iter().map(|below| format!("l/{}", link_name(below))).collect();
-                write(&place.join("lower"), lower.join(":").as_bytes(), progress)?;
+                write(place, "lower", lower.join(":").as_bytes(), progress)?;
             }
-            mode(place, if layer.closed { 0o700 } else { 0o755 })?;
-            let target = overlay.join(id);
-            if target.join("diff").is_dir() {
-                renew(place, &target)?;
-                remove(place)?;
-            } else {
-                put(place, &target)?;
+            place.set_mode(if layer.closed { 0o700 } else { 0o755 })?;
+            match overlay.dir_if_there(id)? {
+                Some(target) if target.dir_if_there(TREE)?.is_some() => {
+                    renew(place.again()?, target)?;
+                    new.remove(id)?;
+                }
+                _ => new.put(id, &overlay, id)?,
             }
-            let link = overlay.join("l").join(link_name(id));
-            let target = PathBuf::from(format!("../{id}/diff"));
-            if fs::read_link(&link).ok().as_ref() != Some(&target) {
-                remove(&link)?;
-                symlink(&target, &link).at("create", &link)?;
+            let (link, target) = (link_name(id), PathBuf::from(format!("../{id}/{TREE}")));
+            if links.target(&link).as_ref() != Some(&target) {
+                links.remove(&link)?;
+                links.link_to(&target, &link)?;
             }
         }
-        let root = File::open(&self.store.path).at("open", &self.store.path)?;
-        rustix::fs::syncfs(&root).at("sync", &self.store.path)?;
+        rustix::fs::syncfs(&self.root).at("sync", &self.store.path)?;
         self.edit("layers", progress, |stored: &mut Vec<StoredLayer>| {
             for layer in layers {
                 stored.retain(|other| other.id != layer.record.id);
@@ -290,15 +313,15 @@ impl Change<'_> {
         images: Vec<(StoredImage, BTreeMap<String, Vec<u8>>)>,
         progress: &Progress,
     ) -> Result<(), RecordsError> {
-        let folder = self.store.folder("images");
+        let (new, folder) = (self.root.dir(NEW)?, self.root.dir("overlay-images")?);
         for (image, data) in &images {
             let place = self.workplace(&image.id)?;
             for (name, bytes) in data {
-                replace(&place.join(big_data_file(name)), bytes)?;
+                place.replace(&big_data_file(name), bytes, 0o644)?;
                 progress.count_written(bytes.len() as u64);
             }
-            fs::set_permissions(&place, Permissions::from_mode(0o755)).at("set the mode of", &place)?;
-            put(&place, &folder.path().join(&image.id))?;
+            place.set_mode(0o755)?;
+            new.put(&image.id, &folder, &image.id)?;
         }
         self.edit("images", progress, |stored: &mut Vec<StoredImage>| {
             for (image, _) in images {
@@ -360,8 +383,8 @@ impl Change<'_> {
         T: serde::Serialize + serde::de::DeserializeOwned,
     {
         let folder = self.store.folder(kind);
-        let missing = || WriteError { action: "lock", path: folder.lock(), source: io::ErrorKind::NotFound.into() };
-        let lock = Lock::take(&folder.lock(), For::Writing, progress)?.ok_or_else(missing)?;
+        let place = self.root.dir(format!("{DRIVER}-{kind}"))?;
+        let lock = Lock::take_in(&place, &format!("{kind}.lock"), For::Writing, progress)?;
         let mut list = super::records::read_list(&folder.json())?;
         let before = canonical::to_bytes(&list);
         change(&mut list);
@@ -370,7 +393,7 @@ impl Change<'_> {
             // First: after a kill in between, a service reads the records once more for nothing. The other way round it
             // would never see the change.
             lock.touch(&folder.lock())?;
-            replace(&folder.json(), &after)?;
+            place.replace(&format!("{kind}.json"), &after, 0o644)?;
             progress.count_written(after.len() as u64);
         }
         Ok(())
@@ -378,11 +401,6 @@ impl Change<'_> {
 }
 
 impl LinkedStore {
-    /// Where a layer's tree is.
-    pub(super) fn tree(&self, layer: &str) -> PathBuf {
-        self.path.join(format!("{DRIVER}/{layer}/diff"))
-    }
-
     /// The tar-split record of a layer.
     pub(super) fn records_file(&self, layer: &str) -> PathBuf {
         self.path.join(format!("{DRIVER}-layers/{layer}.tar-split.gz"))
@@ -397,58 +415,13 @@ pub(super) fn link_name(layer: &str) -> String {
     digest.as_bytes()[..26].iter().map(|byte| char::from(ALPHABET[usize::from(byte & 31)])).collect()
 }
 
-/// Moves a finished folder to its place; what was there is removed.
-fn put(from: &Path, to: &Path) -> Result<(), WriteError> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Err(rustix::io::Errno::EXIST) => {
-            renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).at("replace", to)?;
-            remove(from)
-        }
-        result => result.at("rename to", to),
-    }
+fn write(place: &Dir, name: &str, bytes: &[u8], progress: &Progress) -> Result<(), WriteError> {
+    place.write(name, bytes, 0o644)?;
+    progress.count_written(bytes.len() as u64);
+    Ok(())
 }
 
-fn write(path: &Path, bytes: &[u8], progress: &Progress) -> Result<(), WriteError> {
-    crate::blobs::write_file(path, bytes, progress)?;
-    readable(path)
-}
-
-fn readable(path: &Path) -> Result<(), WriteError> {
-    fs::set_permissions(path, Permissions::from_mode(0o644)).at("set the mode of", path)
-}
-
-/// Whether a file is one that [`replace`] has not finished.
+/// Whether a file is one that [`Dir::replace`] has not finished.
 fn is_temporary(name: &OsStr) -> bool {
     name.as_bytes().starts_with(TEMPORARY.as_bytes())
-}
-
-/// Removes a file or a tree; nothing there is as good.
-pub(super) fn remove(path: &Path) -> Result<(), WriteError> {
-    let kind = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        metadata => metadata.at("read", path)?,
-    };
-    if !kind.is_dir() {
-        return fs::remove_file(path).at("remove", path);
-    }
-    match fs::remove_dir_all(path) {
-        // Directories of the layers are read-only, which stops anybody but root.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            make_writable(path)?;
-            fs::remove_dir_all(path).at("remove", path)
-        }
-        result => result.at("remove", path),
-    }
-}
-
-fn make_writable(directory: &Path) -> Result<(), WriteError> {
-    fs::set_permissions(directory, Permissions::from_mode(0o700)).at("set the mode of", directory)?;
-    for entry in fs::read_dir(directory).at("read", directory)? {
-        let entry = entry.at("read", directory)?;
-        if entry.file_type().at("read", directory)?.is_dir() {
-            make_writable(&entry.path())?;
-        }
-    }
-    Ok(())
 }

@@ -18,10 +18,12 @@ use super::link::{LinkError, link};
 use super::pull::{self, PullError, pull};
 use super::records::{RecordsError, StoredImage};
 use super::survey::{Presence, Survey, names};
+use super::usage::Others;
 use crate::blobs::{WriteError, free_space};
 use crate::image::LayerRecord;
 use crate::nix_store;
 use crate::progress::Progress;
+use crate::vouching::vouched;
 
 /// Why images are not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -127,6 +129,22 @@ impl Host {
     ) -> Result<Loaded, LoadError> {
         // Podman may have ended by itself what a killed load had begun: then nothing else comes this way.
         pull::sweep(&self.places);
+        let closed = match &self.linked {
+            Some(store) => store.settle(&Others::default())?,
+            None => None,
+        };
+        let mut loaded = self.load_settled(targets, options, done, progress)?;
+        loaded.warnings.splice(0..0, closed);
+        Ok(loaded)
+    }
+
+    fn load_settled(
+        &self,
+        targets: &[Target],
+        options: Options,
+        done: &mut dyn FnMut(&Outcome),
+        progress: &Progress,
+    ) -> Result<Loaded, LoadError> {
         let generations = Generations::of(&self.places.graph_root);
         let mut steps = self.plan(targets, options, progress)?;
         let current = generations.current()?;
@@ -310,8 +328,9 @@ impl Host {
             return Ok(());
         }
         progress.expect(linked.iter().map(|outcome| outcome.step.entry.size).sum());
-        let results =
-            link(store, &images, options.force, progress).map_err(|error| LoadError::Link(Arc::new(error)))?;
+        let vouched = vouched(&self.nix, images.iter().map(|(image, _)| *image));
+        let results = link(store, &images, &vouched, options.force, progress);
+        let results = results.map_err(|error| LoadError::Link(Arc::new(error)))?;
         for (outcome, result) in linked.into_iter().zip(results) {
             match result {
                 Ok(linked) => outcome.links = linked.linked,

@@ -8,13 +8,15 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
+use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::beneath::{Dir, is_private_to, refused};
 use crate::blobs::{At, WriteError};
 use crate::progress::Progress;
 
@@ -34,25 +36,43 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock, waiting for whoever holds it. `None` if there is no lock file: then there is no store either.
+    /// Takes the lock, waiting for whoever holds it, but not for ever ([`Progress::patience`]). `None` if there is no lock
+    /// file: then there is no store either.
     ///
     /// # Errors
-    /// If the file cannot be opened, or the job was told to stop while it waited.
+    /// If the file cannot be opened, another process does not let go of it, or the job was told to stop while it waited.
     pub fn take(path: &Path, purpose: For, progress: &Progress) -> Result<Option<Self>, WriteError> {
-        let file = match OpenOptions::new().read(true).write(purpose == For::Writing).open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.at("open", path)?,
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        match OpenOptions::new().read(true).write(purpose == For::Writing).custom_flags(flags).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => Self::of(file.at("open", path)?, path, purpose, progress).map(Some),
+        }
+    }
+
+    /// The same in a directory that is open; there must be a lock file.
+    pub(super) fn take_in(dir: &Dir, name: &str, purpose: For, progress: &Progress) -> Result<Self, WriteError> {
+        let file = if purpose == For::Writing { dir.file_to_write(name)? } else { dir.file(name)? };
+        Self::of(file, &dir.at(name), purpose, progress)
+    }
+
+    fn of(file: File, path: &Path, purpose: For, progress: &Progress) -> Result<Self, WriteError> {
+        let (operation, typ) = match purpose {
+            For::Reading => (FlockOperation::NonBlockingLockShared, FlockType::ReadLock),
+            For::Writing => (FlockOperation::NonBlockingLockExclusive, FlockType::WriteLock),
         };
-        let operation = match purpose {
-            For::Reading => FlockOperation::NonBlockingLockShared,
-            For::Writing => FlockOperation::NonBlockingLockExclusive,
+        let holder = || {
+            let wanted = Flock { start: 0, length: 0, pid: None, typ, offset_type: FlockOffsetType::Set };
+            let pid = fcntl_getlk(&file, &wanted).ok().flatten()?.pid?;
+            Some(pid.as_raw_nonzero().get())
         };
-        wait(path, progress, || match fcntl_lock(&file, operation) {
-            Ok(()) => Ok(true),
-            Err(Errno::AGAIN | Errno::ACCESS | Errno::INTR) => Ok(false),
-            Err(error) => Err(error.into()),
-        })?;
-        Ok(Some(Self { file }))
+        progress
+            .wait_patiently(path, holder, || match fcntl_lock(&file, operation) {
+                Ok(()) => Ok(true),
+                Err(Errno::AGAIN | Errno::ACCESS | Errno::INTR) => Ok(false),
+                Err(error) => Err(error.into()),
+            })
+            .at("lock", path)?;
+        Ok(Self { file })
     }
 
     /// Says that what the lock guards has changed, or is about to: nobody looks before the lock is free.
@@ -66,9 +86,16 @@ impl Lock {
     }
 }
 
-/// Takes a lock file of our own, which no Podman knows, waiting for another windlass that holds it. Closed, it is free.
+/// Takes a lock file of our own, which no Podman knows, waiting for another windlass that holds it. Closed, it is free. No
+/// other user may open it: whoever can read a file can lock it, and so stop every windlass.
 pub(super) fn file(path: &Path, progress: &Progress) -> Result<File, WriteError> {
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).at("open", path)?;
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600).custom_flags(flags);
+    let file = options.open(path).at("open", path)?;
+    let found = rustix::fs::fstat(&file).at("read", path)?;
+    is_private_to(&found, rustix::process::geteuid().as_raw()).map_err(|why| refused(path, &why))?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o600)).at("set the mode of", path)?;
     wait(path, progress, || match file.try_lock() {
         Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => Ok(false),

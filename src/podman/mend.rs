@@ -44,7 +44,7 @@ impl Doctor<'_> {
             // Each of the others is a problem that the checks name.
             _ => return Ok(done),
         };
-        if !image_store::is_ours_or_new(self.store) {
+        if image_store::claim(self.store).is_err() {
             return Ok(done);
         }
         if !image_store::own_faults(self.store).is_empty() && self.may_create() {

@@ -15,6 +15,7 @@
 //! | models that are no images | [`artifacts`] |
 
 pub mod artifacts;
+mod as_built;
 pub mod check;
 pub mod decide;
 pub mod doctor;
@@ -40,6 +41,7 @@ mod rooted;
 mod rules;
 pub mod service;
 pub mod shares;
+pub mod sharing;
 pub mod storage_conf;
 pub mod survey;
 pub mod switch;

@@ -36,6 +36,7 @@ use super::lock;
 use super::records::RecordsError;
 use super::service::{Service, ServiceError};
 use super::weights::Files;
+use crate::beneath::Dir;
 use crate::blobs::{At, Staging, WriteError, write_file};
 use crate::canonical;
 use crate::digest::Digest;
@@ -377,7 +378,7 @@ impl Slots {
         for entry in fs::read_dir(&folder).at("read", &folder)? {
             let entry = entry.at("read", &folder)?;
             if entry.file_name().to_str().is_none_or(|name| !needed.contains(name)) {
-                fs::remove_dir_all(entry.path()).at("remove", &entry.path())?;
+                Dir::open(&folder)?.remove(entry.file_name())?;
             }
         }
         Ok(())

@@ -21,6 +21,7 @@ use rustix::process::geteuid;
 use super::rooted::{Root, in_proc};
 use super::tar_split::sum_of_file;
 use super::unpack::{OPAQUE, Stream, UnpackError, WHITEOUT, is_ignored};
+use crate::beneath::Dir;
 use crate::blobs::{At, WriteError};
 use crate::layer::MTIME;
 use crate::members::{Kind, Member, Sparse, clean};
@@ -50,8 +51,9 @@ struct Directory {
 }
 
 /// A tree that is being made.
-pub(super) struct Place<'a> {
-    tree: &'a Path,
+pub(super) struct Place {
+    /// What messages call it.
+    tree: PathBuf,
     root: Root,
     is_root: bool,
     directories: BTreeMap<PathBuf, Directory>,
@@ -65,9 +67,10 @@ pub(super) struct Place<'a> {
     pub(super) files: u64,
 }
 
-impl<'a> Place<'a> {
-    pub(super) fn new(tree: &'a Path) -> Result<Self, WriteError> {
-        let root = Root::open(tree).at("open", tree)?;
+impl Place {
+    pub(super) fn new(dir: Dir) -> Result<Self, WriteError> {
+        let tree = dir.path().to_owned();
+        let root = Root::of(dir).at("open", &tree)?;
         // As containers-storage makes it; no member describes it, usually.
         let top = Directory { mode: 0o555, mtime: (MTIME.cast_signed(), 0), is_told: false };
         Ok(Self {
@@ -304,7 +307,8 @@ impl<'a> Place<'a> {
         }
         if member.is_root() {
             (top.mode, top.mtime) = (mode, mtime);
-            let parent = Parent { directory: File::open(self.tree).at("open", self.tree)?, real: PathBuf::new() };
+            let (directory, real) = self.root.directory(Path::new("")).at("open", &self.tree)?;
+            let parent = Parent { directory, real };
             self.describe(member, &parent, OsStr::new("."), Path::new(""))?;
         }
         Ok(stream.record.member(b"./", None)?)

@@ -284,10 +284,6 @@ impl Folder {
         Self { path: store.join(format!("{driver}-{kind}")), kind }
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn json(&self) -> PathBuf {
         self.path.join(format!("{}.json", self.kind))
     }
@@ -348,7 +344,7 @@ mod tests {
             ),
         ] {
             let folder = Folder::new(folder.path(), "overlay", kind);
-            fs::create_dir(folder.path()).unwrap();
+            fs::create_dir(&folder.path).unwrap();
             fs::write(folder.json(), json).unwrap();
             fs::write(folder.lock(), "").unwrap();
         }

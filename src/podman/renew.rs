@@ -4,93 +4,124 @@
 //! it from then on (seen on Linux 6.18); a file that gets a new inode is not noticed until it is opened again. So only
 //! what differs is touched, and directories stay the ones they are.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::fs::{self, Metadata, Permissions};
-use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 
-use super::linked::remove;
-use super::twin::{attributes, dress};
-use crate::blobs::{At, WriteError};
+use rustix::fs::{FileType, Stat};
 
-/// Makes the directory at `to` what the one at `from` is, which is used up. Where both have the same file (a link to the
+use crate::beneath::{Cursor, Dir};
+use crate::blobs::WriteError;
+
+/// Makes the directory `to` what the directory `from` is, which is used up. Where both have the same file (a link to the
 /// store) nothing happens. A kill in the middle leaves a tree that is no worse than before.
 ///
 /// # Errors
 /// With the path at fault.
-pub(super) fn renew(from: &Path, to: &Path) -> Result<(), WriteError> {
-    let (new, old) = (fs::metadata(from).at("read", from)?, fs::metadata(to).at("read", to)?);
-    let mut changes: Vec<(PathBuf, PathBuf)> = Vec::new();
-    for name in names(from)?.union(&names(to)?) {
-        let (from, to) = (from.join(name), to.join(name));
-        match (look(&from)?, look(&to)?) {
-            (Some(new), Some(old)) if new.is_dir() && old.is_dir() => renew(&from, &to)?,
-            (Some(new), Some(old)) if is_same((&from, &new), (&to, &old)) => {}
-            _ => changes.push((from, to)),
+pub(super) fn renew(from: Dir, to: Dir) -> Result<(), WriteError> {
+    let (mut from, mut to) = (Cursor::at(from), Cursor::at(to));
+    let mut levels = vec![Level::of(from.dir(), to.dir())?];
+    while let Some(level) = levels.last_mut() {
+        if let Some(name) = level.directories.pop() {
+            from.down(&name)?;
+            to.down(&name)?;
+            levels.push(Level::of(from.dir(), to.dir())?);
+            continue;
+        }
+        level.finish(from.dir(), to.dir())?;
+        levels.pop();
+        if !levels.is_empty() {
+            from.up()?;
+            to.up()?;
         }
     }
-    let told = |found: &Metadata| (found.mode(), found.uid(), found.gid(), found.mtime(), found.mtime_nsec());
-    let (wanted, there) = (attributes(from)?, attributes(to)?);
-    if changes.is_empty()
-        && told(&new) == told(&old)
-        && wanted.iter().all(|(name, value)| there.get(name) == Some(value))
-    {
-        return Ok(());
-    }
-    [from, to].into_iter().try_for_each(open)?;
-    for (from, to) in changes {
-        match look(&from)? {
-            None => remove(&to)?,
-            Some(new) if new.is_dir() => {
-                remove(&to)?;
-                // Moved, it gets another parent, which is a change to itself.
-                open(&from)?;
-                fs::rename(&from, &to).at("rename to", &to)?;
-                dress(&to, &new, &BTreeMap::new())?;
-            }
-            Some(_) => {
-                if look(&to)?.is_some_and(|old| old.is_dir()) {
-                    remove(&to)?;
+    Ok(())
+}
+
+/// What is to be done in one directory.
+struct Level {
+    /// What both have, as directories.
+    directories: Vec<OsString>,
+    /// What they do not have alike.
+    changes: Vec<OsString>,
+}
+
+impl Level {
+    fn of(from: &Dir, to: &Dir) -> Result<Self, WriteError> {
+        let mut level = Self { directories: Vec::new(), changes: Vec::new() };
+        let (new, old) = (from.names()?, to.names()?);
+        for name in new.keys().chain(old.keys()).collect::<BTreeSet<_>>() {
+            match (from.look(name)?, to.look(name)?) {
+                (Some(new), Some(old)) if is_directory(&new) && is_directory(&old) => {
+                    level.directories.push(name.clone());
                 }
-                fs::rename(&from, &to).at("rename to", &to)?;
+                (Some(new), Some(old)) if is_same((from, &new), (to, &old), name) => {}
+                _ => level.changes.push(name.clone()),
             }
         }
+        Ok(level)
     }
-    dress(to, &new, &wanted)
+
+    fn finish(&self, from: &Dir, to: &Dir) -> Result<(), WriteError> {
+        let (new, old) = (from.stat()?, to.stat()?);
+        let told = |found: &Stat| (found.st_mode, found.st_uid, found.st_gid, found.st_mtime, found.st_mtime_nsec);
+        let (wanted, there) = (from.attributes()?, to.attributes()?);
+        if self.changes.is_empty()
+            && told(&new) == told(&old)
+            && wanted.iter().all(|(name, value)| there.get(name) == Some(value))
+        {
+            return Ok(());
+        }
+        [from, to].into_iter().try_for_each(open)?;
+        for name in &self.changes {
+            let (new, old) = (from.look(name)?, to.look(name)?);
+            if new.is_none_or(|new| is_directory(&new)) || old.is_some_and(|old| is_directory(&old)) {
+                to.remove(name)?;
+            }
+            match new.filter(is_directory) {
+                Some(new) => {
+                    // Moved, it gets another parent, which is a change to itself.
+                    let moved = from.dir(name)?;
+                    open(&moved)?;
+                    from.rename(name, to, name)?;
+                    moved.dress(&new, &Default::default())?;
+                }
+                None if new.is_some() => from.rename(name, to, name)?,
+                None => {}
+            }
+        }
+        to.dress(&new, &wanted)
+    }
 }
 
-fn names(directory: &Path) -> Result<BTreeSet<OsString>, WriteError> {
-    let entries = fs::read_dir(directory).at("read", directory)?;
-    entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<io::Result<_>>().at("read", directory)
-}
-
-fn look(path: &Path) -> Result<Option<Metadata>, WriteError> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some).at("read", path),
-    }
+fn is_directory(found: &Stat) -> bool {
+    FileType::from_raw_mode(found.st_mode) == FileType::Directory
 }
 
 /// One file under two names, or two links that lead to the same place.
-fn is_same((from, new): (&Path, &Metadata), (to, old): (&Path, &Metadata)) -> bool {
-    let leads = |path: &Path| fs::read_link(path).ok();
-    (new.dev(), new.ino()) == (old.dev(), old.ino())
-        || (new.is_symlink()
-            && (new.uid(), new.gid()) == (old.uid(), old.gid())
-            && leads(from).is_some_and(|target| leads(to) == Some(target)))
+fn is_same((from, new): (&Dir, &Stat), (to, old): (&Dir, &Stat), name: &OsStr) -> bool {
+    let is_link = FileType::from_raw_mode(new.st_mode) == FileType::Symlink;
+    (new.st_dev, new.st_ino) == (old.st_dev, old.st_ino)
+        || (is_link
+            && (new.st_uid, new.st_gid) == (old.st_uid, old.st_gid)
+            && from.target(name).is_some_and(|target| to.target(name) == Some(target)))
 }
 
 /// The directories of layers are read-only, which stops anybody but root. Whoever else reads there goes on.
-fn open(directory: &Path) -> Result<(), WriteError> {
-    let mode = fs::metadata(directory).at("read", directory)?.mode() & 0o7777;
-    fs::set_permissions(directory, Permissions::from_mode(mode | 0o700)).at("set the mode of", directory)
+fn open(directory: &Dir) -> Result<(), WriteError> {
+    directory.set_mode(directory.stat()?.st_mode & 0o7777 | 0o700)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::Path;
+
     use super::*;
+
+    fn at(path: &Path) -> Dir {
+        Dir::open(path).unwrap()
+    }
 
     #[test]
     fn only_what_differs_is_touched() {
@@ -124,7 +155,7 @@ mod tests {
         fs::set_permissions(old.join("d/e"), Permissions::from_mode(0o711)).unwrap();
         let (closed, mode) = (old.join("d/foreign"), |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777);
         fs::set_permissions(&closed, Permissions::from_mode(0o555)).unwrap();
-        open(&closed).unwrap();
+        open(&at(&closed)).unwrap();
         assert_eq!(mode(&closed), 0o755, "who reads there goes on");
         let second = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
         for path in ["d/e", "d"] {
@@ -133,16 +164,23 @@ mod tests {
         let inode = |path: &str| fs::symlink_metadata(old.join(path)).unwrap().ino();
         let paths = ["d", "d/e", "d/stored", "d/link"];
         let before = paths.map(inode);
-        renew(&new, &old).unwrap();
+        renew(at(&new), at(&old)).unwrap();
         assert_eq!(paths.map(inode), before);
-        assert_eq!(names(&old.join("d")).unwrap(), ["e", "file", "link", "more", "stored"].map(OsString::from).into());
+        assert_eq!(
+            at(&old.join("d")).names().unwrap().into_keys().collect::<Vec<_>>(),
+            ["e", "file", "link", "more", "stored"].map(OsString::from)
+        );
         assert_eq!(fs::read_to_string(old.join("d/more/file")).unwrap(), "more");
         for path in ["d", "d/e"] {
             let found = fs::metadata(old.join(path)).unwrap();
             assert_eq!((found.mode() & 0o7777, found.mtime()), (0o555, 1), "{path}");
         }
         for (path, value) in [("d/more", b"1"), ("d/e", b"2")] {
-            assert_eq!(attributes(&old.join(path)).unwrap().get(&b"user.told"[..]), Some(&value.to_vec()), "{path}");
+            assert_eq!(
+                at(&old.join(path)).attributes().unwrap().get(&b"user.told"[..]),
+                Some(&value.to_vec()),
+                "{path}"
+            );
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+
+use crate::beneath::Dir;
+pub(super) use crate::beneath::in_proc;
 
 /// How often a path is looked up that something else disturbs.
 const TRIES: usize = 100;
@@ -19,8 +22,11 @@ pub(super) struct Root {
 }
 
 impl Root {
-    pub(super) fn open(tree: &Path) -> io::Result<Self> {
-        Ok(Self { root: File::open(tree)?, path: std::fs::canonicalize(tree)? })
+    pub(super) fn of(tree: Dir) -> io::Result<Self> {
+        let root = tree.into_file();
+        // As the kernel sees it, beside all mounts.
+        let path = std::fs::read_link(in_proc(&root))?;
+        Ok(Self { root, path })
     }
 
     /// What is at `path`, which is not followed if it is a link itself, and where that is without the links on the way.
@@ -58,9 +64,4 @@ impl Root {
             result => result,
         }
     }
-}
-
-/// The path by which system calls that know no descriptors find an open file.
-pub(super) fn in_proc(file: &File) -> PathBuf {
-    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
 }

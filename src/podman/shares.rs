@@ -1,15 +1,15 @@
 //! What images take of the disk, and what of it they have for themselves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::FileType;
 use serde::Serialize;
 
 use super::records::{Records, StoredImage};
 use super::survey::Survey;
+use crate::beneath::{Dir, walk};
+use crate::blobs::WriteError;
 use crate::image::chain_ids;
 use crate::layout::PlatformRecord;
 
@@ -87,19 +87,13 @@ pub struct Copies {
 ///
 /// # Errors
 /// If a directory cannot be read.
-pub fn copies(tree: &Path) -> io::Result<Copies> {
+pub fn copies(tree: &Path) -> Result<Copies, WriteError> {
     let mut copies = Copies::default();
-    for entry in fs::read_dir(tree)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            let below = self::copies(&entry.path())?;
-            copies.linked += below.linked;
-            copies.copied += below.copied;
-        } else if kind.is_file() {
-            let found = entry.metadata()?;
-            *(if found.nlink() > 1 { &mut copies.linked } else { &mut copies.copied }) += found.len();
+    walk(Dir::open(tree)?, &mut |_, _, found| {
+        if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile {
+            let size = u64::try_from(found.st_size).unwrap_or(0);
+            *(if found.st_nlink > 1 { &mut copies.linked } else { &mut copies.copied }) += size;
         }
-    }
+    })?;
     Ok(copies)
 }

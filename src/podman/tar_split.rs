@@ -45,10 +45,14 @@ impl Writer {
     /// # Errors
     /// If it cannot be created.
     pub fn create(path: &Path) -> Result<Self, WriteError> {
-        let file = File::create(path).at("create", path)?;
+        Ok(Self::new(File::create(path).at("create", path)?, path))
+    }
+
+    /// A record in an open file, which is empty; `path` is what messages call it.
+    pub(crate) fn new(file: File, path: &Path) -> Self {
         // The headers of a layer are alike: more effort would gain little.
         let out = GzEncoder::new(BufWriter::new(file), Compression::fast());
-        Ok(Self { out, path: path.to_owned(), segment: Vec::new(), position: 0, line: String::new() })
+        Self { out, path: path.to_owned(), segment: Vec::new(), position: 0, line: String::new() }
     }
 
     /// Bytes of the archive that are no file's content.
@@ -148,8 +152,12 @@ struct Entry {
 }
 
 /// Reads the record at `path` line by line.
-pub(super) fn read(path: &Path, each: &mut dyn FnMut(Line) -> Result<(), WriteError>) -> Result<(), WriteError> {
-    let mut lines = BufReader::new(GzDecoder::new(BufReader::new(File::open(path).at("open", path)?)));
+pub(super) fn read(
+    file: File,
+    path: &Path,
+    each: &mut dyn FnMut(Line) -> Result<(), WriteError>,
+) -> Result<(), WriteError> {
+    let mut lines = BufReader::new(GzDecoder::new(BufReader::new(file)));
     let mut line = String::new();
     let bytes = |text: &Option<String>| BASE64.decode(text.as_deref().unwrap_or_default()).map_err(io::Error::other);
     while lines.read_line(&mut line).at("read", path)? > 0 {

@@ -1,12 +1,8 @@
 //! `windlass repair` of a linked store whose records are torn or gone.
 
-use std::fs;
-
-use super::image_store::replace;
 use super::linked::{Change, LinkedStore};
 use super::lock::{For, Lock};
 use super::records::{RecordsError, StoredImage, StoredLayer, read_list};
-use crate::blobs::At;
 use crate::progress::Progress;
 
 impl LinkedStore {
@@ -56,16 +52,16 @@ impl Change<'_> {
         mended: &mut Vec<String>,
     ) -> Result<(), RecordsError> {
         let folder = self.store.folder(kind);
-        let lock = Lock::take(&folder.lock(), For::Writing, progress)?;
+        let place = self.root.dir(format!("overlay-{kind}"))?;
+        let lock = Lock::take_in(&place, &format!("{kind}.lock"), For::Writing, progress)?;
         let Err(RecordsError::Damaged { path, message }) = read_list::<T>(&folder.json()) else {
             return Ok(());
         };
-        let copy = self.store.path().join(format!("{kind}.json.damaged"));
-        fs::copy(&path, &copy).at("write", &copy)?;
-        if let Some(lock) = &lock {
-            lock.touch(&folder.lock())?;
-        }
-        replace(&path, b"[]")?;
+        let (json, damaged) = (format!("{kind}.json"), format!("{kind}.json.damaged"));
+        let copy = self.store.path().join(&damaged);
+        self.root.replace(&damaged, &place.read(&json)?, 0o600)?;
+        lock.touch(&folder.lock())?;
+        place.replace(&json, b"[]", 0o644)?;
         mended.push(format!("{} was damaged ({message}); it is kept as {}", path.display(), copy.display()));
         Ok(())
     }

@@ -15,20 +15,23 @@
 //! afterwards: [`Placed::vouched`]. The tree's tar-split record is written along ([`super::tar_split`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, Metadata, Permissions};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, linkat, utimensat};
+use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, fchmod, fchown, futimens, linkat, unlinkat, utimensat};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{getegid, geteuid};
 
+use super::linked::{TAR_SPLIT, TREE};
 use super::tar_split;
+use crate::beneath::{Cursor, Dir};
 use crate::blobs::{At, Output, Verify, WriteError, is_untouched};
 use crate::layer::{Checksums, Content, Entry, Kind, LayerError, MTIME, Member, Recipe, TRAILER, header, padding};
 use crate::pipe::{PipeError, Readers};
@@ -94,10 +97,9 @@ struct View {
 }
 
 impl View {
-    /// The same file as at `path`, without what is mounted on the way. `None` outside of the view.
-    fn path(&self, path: &Path) -> Option<PathBuf> {
-        let below = path.strip_prefix(&self.at).ok()?;
-        Some(Path::new("/proc/self/fd").join(self.tree.as_raw_fd().to_string()).join(below))
+    /// The path below the view of what is at `path`. `None` outside of the view.
+    fn below<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        path.strip_prefix(&self.at).ok()
     }
 }
 
@@ -123,44 +125,53 @@ impl Views {
         let make = || {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
             let view = View { tree: open_tree(CWD, &at, flags).ok()?, at: at.clone() };
-            let inode = |path: &Path| fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-            let same = inode(&view.path(&self.storage)?)? == inode(&self.storage)?;
-            same.then(|| Arc::new(view))
+            let dir = Dir::new(view.tree.try_clone().ok()?, &at);
+            let seen = dir.dir(view.below(&self.storage)?).ok()?.stat().ok()?;
+            let there = Dir::open(&self.storage).ok()?.stat().ok()?;
+            ((seen.st_dev, seen.st_ino) == (there.st_dev, there.st_ino)).then(|| Arc::new(view))
         };
         views.entry(at.clone()).or_insert_with(make).clone()
     }
 }
 
-/// Makes the tree of a layer at `tree`, which must not exist, and its tar-split record at `record`.
+/// Makes the tree of a layer as [`TREE`] in `workplace`, and its tar-split record as [`TAR_SPLIT`].
 ///
 /// # Errors
 /// See [`TreeError`]; what was made so far is left to the caller.
 pub fn place(
     recipe: &Recipe,
     checksums: Option<&Checksums>,
-    tree: &Path,
-    record: &Path,
+    workplace: &Dir,
     views: &Views,
     progress: &Progress,
 ) -> Result<Placed, TreeError> {
     let view = recipe.sources().first().and_then(|source| views.of(source));
-    let through = view.as_ref().and_then(|view| view.path(tree)).unwrap_or_else(|| tree.to_owned());
+    let mut split = tar_split::Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
+    let mut tree = workplace.make(TREE, 0o700)?;
+    // Links must be made within one mount.
+    if let Some(view) = &view
+        && let Some(below) = view.below(tree.path())
+        && let Ok(seen) =
+            view.tree.try_clone().at("open", &view.at).and_then(|root| Dir::new(root, &view.at).dir(below))
+        && let (Ok(one), Ok(two)) = (seen.stat(), tree.stat())
+        && (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+    {
+        tree = seen;
+    }
+    let path = tree.path().to_owned();
     let mut sums = checksums.map(|sums| sums.as_slice().iter());
     let mut placer = Placer {
         view: view.as_deref(),
-        tree,
-        through,
+        here: Cursor::at(tree),
         open: Vec::new(),
         me: (geteuid().as_raw(), getegid().as_raw()),
         placed: Placed { vouched: true, ..Placed::default() },
         progress,
     };
-    let mut split = tar_split::Writer::create(record)?;
-    fs::create_dir(tree).at("create", tree)?;
     let mut failed: Option<TreeError> = None;
     let done = recipe.members(&mut |member| {
         let step = || -> Result<(), TreeError> {
-            progress.check().at("write", tree)?;
+            progress.check().at("write", &path)?;
             let header = header(&member.entry, placer.placed.size);
             split.segment(&header)?;
             let (size, is_directory) = (member.entry.size(), member.entry.kind == Kind::Directory);
@@ -186,7 +197,8 @@ pub fn place(
     }
     done?;
     placer.close_until(None)?;
-    finish_directory(tree, 0o555)?;
+    placer.here.dir().set_mode(0o555)?;
+    placer.here.dir().stamp(MTIME.cast_signed(), 0)?;
     split.segment(&TRAILER)?;
     placer.placed.size += TRAILER.len() as u64;
     if sums.is_some_and(|mut sums| sums.next().is_some()) {
@@ -215,11 +227,9 @@ fn sum(member: &Member, size: u64, progress: &Progress) -> Result<u64, TreeError
 
 struct Placer<'a> {
     view: Option<&'a View>,
-    /// Where the tree is, as messages name it.
-    tree: &'a Path,
-    /// The same through the view.
-    through: PathBuf,
-    /// The directories that are being filled, outermost first.
+    /// The directory that is being filled.
+    here: Cursor,
+    /// It and those above it, outermost first.
     open: Vec<Entry>,
     /// Whoever runs this, to whom belongs what is new.
     me: (u32, u32),
@@ -233,70 +243,89 @@ impl Placer<'_> {
         self.close_until(Some(&entry.path))?;
         self.placed.uids.insert(entry.uid);
         self.placed.gids.insert(entry.gid);
-        let path = self.tree.join(std::ffi::OsStr::from_bytes(&entry.path));
+        let name = entry.path.rsplit(|byte| *byte == b'/').next().unwrap_or(&entry.path).to_owned();
+        let (name, path) = (OsStr::from_bytes(&name), self.here.dir().at(OsStr::from_bytes(&name)));
         let owner = self.owner(&entry)?;
         if matches!(entry.kind, Kind::File(_)) && entry.mode & 0o6000 != 0 {
             return Err(TreeError::SetId { path: shown(&entry) });
         }
-        match (&entry.kind, content) {
+        let file = match (&entry.kind, content) {
             (Kind::Directory, _) => {
-                fs::create_dir(&path).at("create", &path)?;
+                drop(self.here.dir().make(name, 0o700)?);
+                self.here.down(name)?;
                 self.open.push(entry);
                 return Ok(());
             }
             (Kind::Symlink(target), _) => {
-                symlink(std::ffi::OsStr::from_bytes(target), &path).at("create", &path)?;
+                let target = OsStr::from_bytes(target);
+                rustix::fs::symlinkat(target, self.here.dir(), name).at("create", &path)?;
                 self.progress.count_written(target.len() as u64);
+                if owner != self.me {
+                    self.here.dir().give(name, owner)?;
+                }
+                return Ok(utimensat(self.here.dir(), name, &stamp(), AtFlags::SYMLINK_NOFOLLOW)
+                    .at("set the time of", &path)?);
             }
             (Kind::File(_), Content::Text(text)) => {
-                fs::write(&path, &text).at("write", &path)?;
+                let file = self.here.dir().create(name)?;
+                file.write_all_at(&text, 0).at("write", &path)?;
                 self.progress.count_written(text.len() as u64);
+                file
             }
             (Kind::File(size), Content::File(file, in_store)) => {
                 let found = file.metadata().map_err(|source| LayerError::Read { path: host.clone(), source })?;
                 let vouched = in_store && is_untouched(&found);
                 self.placed.vouched &= vouched;
                 let fits = (found.uid(), found.gid(), found.mode() & 0o7777) == (owner.0, owner.1, entry.mode);
-                if vouched && fits && self.link(&host, &found, &path)? {
+                if vouched && fits && self.link(&host, &found, name)? {
                     self.placed.linked += 1;
                     self.progress.count_linked(*size);
                     return Ok(());
                 }
-                self.copy(&file, *size, &host, &path)?;
                 self.placed.copied += 1;
+                self.copy(&file, *size, &host, name)?
             }
             (Kind::File(_), Content::None) => return Err(TreeError::Changed),
+        };
+        if owner != self.me {
+            let ids = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+            fchown(&file, Some(ids.0), Some(ids.1)).at("set the owner of", &path)?;
         }
-        self.give(&path, owner)?;
-        if let Kind::File(_) = entry.kind {
-            fs::set_permissions(&path, Permissions::from_mode(entry.mode)).at("set the mode of", &path)?;
-        }
-        Ok(stamp(&path)?)
+        fchmod(&file, Mode::from_raw_mode(entry.mode)).at("set the mode of", &path)?;
+        Ok(futimens(&file, &stamp()).at("set the time of", &path)?)
     }
 
-    /// A hard link at `path`; `false` where there can be none.
-    fn link(&self, host: &Path, found: &Metadata, path: &Path) -> Result<bool, TreeError> {
-        let below = path.strip_prefix(self.tree).unwrap_or(path);
-        let seen = self.view.and_then(|view| view.path(host)).map(|host| (host, self.through.join(below)));
-        for (from, to) in seen.into_iter().chain([(host.to_owned(), path.to_owned())]) {
-            match linkat(CWD, &from, CWD, &to, AtFlags::empty()) {
-                Ok(()) => {
-                    let linked = fs::symlink_metadata(path).at("read", path)?;
-                    if (linked.dev(), linked.ino()) == (found.dev(), found.ino()) {
-                        return Ok(true);
-                    }
-                    // Something else was mounted over that place.
-                    fs::remove_file(path).at("remove", path)?;
+    /// A hard link of this name; `false` where there can be none.
+    fn link(&self, host: &Path, found: &Metadata, name: &OsStr) -> Result<bool, TreeError> {
+        let here = self.here.dir();
+        let seen = self.view.and_then(|view| Some((&view.tree, view.below(host)?)));
+        let linked = |linked: rustix::io::Result<()>| match linked {
+            Ok(()) => {
+                let linked = here.look(name)?;
+                if linked.is_some_and(|linked| (linked.st_dev, linked.st_ino) == (found.dev(), found.ino())) {
+                    return Ok(true);
                 }
-                Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error).at("link", path)?,
+                // Something else was mounted over that place.
+                unlinkat(here, name, AtFlags::empty()).at("remove", &here.at(name)).map(|()| false)
             }
+            Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP) => {
+                Ok(false)
+            }
+            Err(error) => Err(error).at("link", &here.at(name)),
+        };
+        if let Some((tree, below)) = seen
+            && linked(linkat(tree, below, here, name, AtFlags::empty()))?
+        {
+            return Ok(true);
         }
-        Ok(false)
+        Ok(linked(linkat(CWD, host, here, name, AtFlags::empty()))?)
     }
 
-    fn copy(&self, file: &File, size: u64, host: &Path, path: &Path) -> Result<(), TreeError> {
-        let mut output = Output::create(path, Verify::Never, false, self.progress)?;
+    fn copy(&self, file: &File, size: u64, host: &Path, name: &OsStr) -> Result<File, TreeError> {
+        let here = self.here.dir();
+        let (new, path) = (here.create(name)?, here.at(name));
+        let again = new.try_clone().at("open", &path)?;
+        let mut output = Output::new(again, &path, Verify::Never, false, self.progress);
         crate::layer::Sink::file(&mut output, file, size, false, Readers::default()).map_err(|error| match error {
             PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 TreeError::Layer(LayerError::Changed(host.to_owned()))
@@ -305,7 +334,7 @@ impl Placer<'_> {
             PipeError::Write(error) => output.failed(error).into(),
         })?;
         output.finish()?;
-        Ok(())
+        Ok(new)
     }
 
     /// Ends the directories that `path` is not in.
@@ -314,9 +343,13 @@ impl Placer<'_> {
             path.strip_prefix(&directory.path[..]).is_some_and(|rest| rest.starts_with(b"/"))
         };
         while let Some(entry) = self.open.pop_if(|last| !path.is_some_and(|path| is_below(last, path))) {
-            let directory = self.tree.join(std::ffi::OsStr::from_bytes(&entry.path));
-            self.give(&directory, self.owner(&entry)?)?;
-            finish_directory(&directory, entry.mode)?;
+            let (owner, here) = (self.owner(&entry)?, self.here.dir());
+            if owner != self.me {
+                here.give(OsStr::new("."), owner)?;
+            }
+            here.set_mode(entry.mode)?;
+            here.stamp(MTIME.cast_signed(), 0)?;
+            self.here.up()?;
         }
         Ok(())
     }
@@ -332,13 +365,6 @@ impl Placer<'_> {
         }
         Err(TreeError::Owner { path: shown(entry), uid: entry.uid, gid: entry.gid })
     }
-
-    fn give(&self, path: &Path, owner: (u32, u32)) -> Result<(), TreeError> {
-        if owner != self.me {
-            lchown(path, Some(owner.0), Some(owner.1)).at("set the owner of", path)?;
-        }
-        Ok(())
-    }
 }
 
 /// A member's path as it is in the image.
@@ -346,14 +372,8 @@ fn shown(entry: &Entry) -> String {
     format!("/{}", String::from_utf8_lossy(&entry.path))
 }
 
-fn finish_directory(path: &Path, mode: u32) -> Result<(), WriteError> {
-    fs::set_permissions(path, Permissions::from_mode(mode)).at("set the mode of", path)?;
-    stamp(path)
-}
-
-/// Sets the modification time that every member of an archive has.
-fn stamp(path: &Path) -> Result<(), WriteError> {
+/// The modification time that every member of an archive has.
+fn stamp() -> Timestamps {
     let time = Timespec { tv_sec: MTIME.cast_signed(), tv_nsec: 0 };
-    let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", path)
+    Timestamps { last_access: time, last_modification: time }
 }

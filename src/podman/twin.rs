@@ -1,74 +1,57 @@
 //! A second tree of the same files, for layers that are the same archive over other layers: directories are made anew,
 //! everything else gets a second name. Nothing in a layer is ever changed in place.
 
-use std::collections::BTreeMap;
-use std::fs::{self, Metadata, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::Path;
+use std::ffi::OsString;
 
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, XattrFlags, lgetxattr, linkat, llistxattr, lsetxattr, utimensat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, linkat};
 
+use crate::beneath::{Cursor, Dir};
 use crate::blobs::{At, WriteError};
 use crate::progress::Progress;
 
-/// The longest attribute, and the longest list of them, that Linux knows.
-const LONGEST: usize = 64 * 1024;
-
-/// Makes at `to`, which must not exist, the tree that is at `from`; how many links that took.
+/// Makes at `name` in `to`, where nothing is, the tree `from`; how many links that took.
 ///
 /// # Errors
 /// With the path at fault: above all a file that has all the names that its file system allows.
-pub(super) fn twin(from: &Path, to: &Path, progress: &Progress) -> Result<u64, WriteError> {
-    progress.check().at("write", to)?;
+pub(super) fn twin(from: Dir, to: &Dir, name: &str, progress: &Progress) -> Result<u64, WriteError> {
+    let (mut from, mut to) = (Cursor::at(from), Cursor::at(to.make(name, 0o700)?));
     let mut links = 0;
-    fs::create_dir(to).at("create", to)?;
-    for entry in fs::read_dir(from).at("read", from)? {
-        let entry = entry.at("read", from)?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        let found = entry.metadata().at("read", &from)?;
-        if found.is_dir() {
-            links += twin(&from, &to, progress)?;
-        } else {
-            linkat(CWD, &from, CWD, &to, AtFlags::empty()).at("link", &to)?;
-            links += 1;
-            progress.count_linked(if found.is_file() { found.size() } else { 0 });
+    // The directories that are still to be made, level by level.
+    let mut levels = vec![level(&from, &to, &mut links, progress)?];
+    loop {
+        match levels.last_mut().and_then(Vec::pop) {
+            Some(name) => {
+                drop(to.dir().make(&name, 0o700)?);
+                from.down(&name)?;
+                to.down(&name)?;
+                levels.push(level(&from, &to, &mut links, progress)?);
+            }
+            None => {
+                to.dir().dress(&from.dir().stat()?, &from.dir().attributes()?)?;
+                levels.pop();
+                if levels.is_empty() {
+                    return Ok(links);
+                }
+                from.up()?;
+                to.up()?;
+            }
         }
     }
-    let found = fs::metadata(from).at("read", from)?;
-    dress(to, &found, &attributes(from)?)?;
-    Ok(links)
 }
 
-/// The extended attributes of a directory.
-pub(super) fn attributes(directory: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, WriteError> {
-    let mut names = vec![0; LONGEST];
-    let length = match llistxattr(directory, &mut names[..]) {
-        Err(Errno::OPNOTSUPP) => 0,
-        length => length.at("read", directory)?,
-    };
-    let mut attributes = BTreeMap::new();
-    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
-        let mut value = vec![0; LONGEST];
-        let length = lgetxattr(directory, name, &mut value[..]).at("read", directory)?;
-        value.truncate(length);
-        attributes.insert(name.to_owned(), value);
+/// Links everything in one directory but directories, which come back.
+fn level(from: &Cursor, to: &Cursor, links: &mut u64, progress: &Progress) -> Result<Vec<OsString>, WriteError> {
+    let mut directories = Vec::new();
+    for (name, kind) in from.dir().names()? {
+        progress.check().at("write", to.dir().path())?;
+        if kind == FileType::Directory {
+            directories.push(name);
+            continue;
+        }
+        linkat(from.dir(), &name, to.dir(), &name, AtFlags::empty()).at("link", &to.dir().at(&name))?;
+        *links += 1;
+        let size = from.dir().look(&name)?.filter(|_| kind == FileType::RegularFile).map_or(0, |found| found.st_size);
+        progress.count_linked(size.try_into().unwrap_or(0));
     }
-    Ok(attributes)
-}
-
-/// Gives a directory, in which everything is, the owner, attributes, mode and time of another.
-pub(super) fn dress(
-    directory: &Path,
-    told: &Metadata,
-    attributes: &BTreeMap<Vec<u8>, Vec<u8>>,
-) -> Result<(), WriteError> {
-    chown(directory, Some(told.uid()), Some(told.gid())).at("set the owner of", directory)?;
-    for (name, value) in attributes {
-        lsetxattr(directory, &name[..], value, XattrFlags::empty()).at("set an attribute of", directory)?;
-    }
-    fs::set_permissions(directory, Permissions::from_mode(told.mode() & 0o7777)).at("set the mode of", directory)?;
-    let time = Timespec { tv_sec: told.mtime(), tv_nsec: told.mtime_nsec() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    utimensat(CWD, directory, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", directory)
+    Ok(directories)
 }

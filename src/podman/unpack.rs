@@ -12,7 +12,7 @@
 //!
 //! **Who may enter it.** Nearly every image has files that are somebody's power: `su` and `mount` with the set-user-ID bit,
 //! `ping` with a capability, devices, a `/tmp` for all, files of user 1000. On the host they would be every user's to run
-//! or write, for the linked store is open. So the directory `overlay/<layer>` of an unpacked layer is its owner's alone
+//! where the linked store is shared. So the directory `overlay/<layer>` of an unpacked layer is its owner's alone
 //! (0700), as all of Podman's own storage is. Measured with Podman 4.3: root's containers do not notice. Users who have
 //! root's store beside their own see such an image and cannot run it; whatever else is in the store they can. `windlass
 //! load` brings them a copy of their own. A plain `podman pull` of the same layers does not: it takes root's for granted.
@@ -20,13 +20,13 @@
 //! One pass over the stream. Memory grows with the number of directories and whiteouts, nothing else.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
+use super::linked::{TAR_SPLIT, TREE};
 use super::placement::Place;
 use super::tar_split::Writer;
+use crate::beneath::Dir;
 use crate::blobs::{At, WriteError};
 use crate::digest::{Digest, Hasher};
 use crate::layer::padding;
@@ -109,25 +109,25 @@ pub struct Unpacked {
     pub files: u64,
 }
 
-/// Makes the tree of an archive at `tree`, which must not exist, and its tar-split record at `record`. Reading stops behind
+/// Makes the tree of an archive as [`TREE`] in `workplace`, and its tar-split record as [`TAR_SPLIT`]. Reading stops behind
 /// `limit` bytes.
 ///
 /// # Errors
 /// See [`UnpackError`]; what was made so far is left to the caller. Nothing outside of the tree is touched.
 pub fn unpack(
     archive: &mut dyn Read,
-    tree: &Path,
-    record: &Path,
+    workplace: &Dir,
     limit: u64,
     progress: &Progress,
 ) -> Result<Unpacked, UnpackError> {
-    fs::create_dir(tree).at("create", tree)?;
-    let mut stream =
-        Stream { from: archive, record: Writer::create(record)?, hasher: Hasher::new(), size: 0, limit, progress };
+    let tree = workplace.make(TREE, 0o700)?;
+    let path = tree.path().to_owned();
+    let record = Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
+    let mut stream = Stream { from: archive, record, hasher: Hasher::new(), size: 0, limit, progress };
     let mut place = Place::new(tree)?;
     let (mut uids, mut gids) = (BTreeSet::new(), BTreeSet::new());
     while let Some(member) = members::next(&mut Headers(&mut stream)).map_err(|error| stream.failed(error))? {
-        progress.check().at("write", tree)?;
+        progress.check().at("write", &path)?;
         if !member.path().file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT)) {
             uids.insert(member.uid);
             gids.insert(member.gid);

@@ -68,6 +68,17 @@ impl Others {
         roots.into_iter().filter_map(|root| fs::canonicalize(root).ok()).collect()
     }
 
+    /// The home directories of the host's users but root's.
+    pub(super) fn homes(&self) -> Vec<PathBuf> {
+        let text = fs::read(&self.passwd).unwrap_or_default();
+        let home = |line: &str| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [_, _, uid, _, _, home, ..] = fields[..] else { return None };
+            (uid != "0" && home.starts_with('/')).then(|| PathBuf::from(home))
+        };
+        String::from_utf8_lossy(&text).lines().filter_map(home).collect()
+    }
+
     /// What overlay mounts name as their layers: link names (26 letters and digits) and layer IDs.
     #[must_use]
     pub fn mounted(&self) -> BTreeSet<String> {

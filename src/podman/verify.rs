@@ -1,4 +1,4 @@
-//! Whether what was loaded is still what was built: its records, and with `full` every byte of every layer.
+//! Whether what was loaded is still what was built: its records, and what its recipes say; with `full` every byte of every layer.
 //!
 //! What Podman keeps of a layer is enough to check it, wherever it was loaded from: its tar-split record has every header
 //! of the archive and a checksum of every file, and together they give the layer's digest ([`mod@super::check`]).
@@ -16,13 +16,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use rustix::fs::FileType;
 use serde::Serialize;
 
+use super::as_built::difference;
 use super::check::{Bad, check};
 use super::decide::{DecideError, Target};
-use super::linked::DRIVER;
+use super::linked::{DRIVER, LinkedStore};
 use super::records::Records;
 use super::survey::Survey;
+use crate::beneath::Dir;
 use crate::blobs::WriteError;
 use crate::digest::Digest;
 use crate::image::{LayerRecord, chain_ids};
@@ -188,7 +191,7 @@ fn image_records(survey: &Survey, platform: &PlatformRecord, chain: &[String]) -
         has_config |= stored.big_data_digests.contains_key(&config);
         for (name, expected) in stored.big_data_digests.iter().filter(|(name, _)| needed(name)) {
             let path = store.big_data(&stored.id, name);
-            match fs::read(&path).map(|bytes| Digest::of(&bytes).to_string()) {
+            match crate::blobs::read_file(&path).map(|bytes| Digest::of(&bytes).to_string()) {
                 Ok(found) if found == *expected => {}
                 Ok(found) => bad.push((path, format!("has the digest {found} instead of {expected}"))),
                 Err(error) => bad.push((path, unreadable(&error))),
@@ -234,9 +237,9 @@ impl Layer<'_> {
         let mut problems: Vec<Problem> =
             self.records(survey).into_iter().map(|(path, what)| self.problem(path, what)).collect();
         // Without these two there is nothing to read.
-        if full && problems.is_empty() {
-            problems = self
-                .bytes(progress)
+        if problems.is_empty() {
+            let found = if full { self.bytes(progress) } else { self.recipe(progress) };
+            problems = found
                 .unwrap_or_else(|error| vec![self.problem(error.path, format!("cannot be read: {}", error.source))]);
         }
         problems
@@ -298,6 +301,18 @@ impl Layer<'_> {
         (!right).then(|| (lower, "does not lead to the layers below".to_owned()))
     }
 
+    /// Compares the layer with the recipe that its image has for it.
+    fn recipe(&self, progress: &Progress) -> Result<Vec<Problem>, WriteError> {
+        let Some(recipe) = self.recipe.filter(|recipe| recipe.blob().is_none()) else { return Ok(Vec::new()) };
+        let (store, split) = (Dir::open(&self.home.store)?, self.home.tar_split(&self.id));
+        let record = store.file(split.strip_prefix(&self.home.store).unwrap_or(&split))?;
+        let tree = self.home.tree(&self.id);
+        let linked = LinkedStore::is_at(&self.home.store);
+        let tree = linked.then(|| store.dir(tree.strip_prefix(&self.home.store).unwrap_or(&tree))).transpose()?;
+        let found = difference(recipe, (record, &split), tree.as_ref(), progress)?;
+        Ok(found.into_iter().map(|(path, what)| self.problem(path, what)).collect())
+    }
+
     /// Reads every byte.
     fn bytes(&self, progress: &Progress) -> Result<Vec<Problem>, WriteError> {
         let (tree, split) = (self.home.tree(&self.id), self.home.tar_split(&self.id));
@@ -344,13 +359,14 @@ fn unknown(tree: &Path, members: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
     // An archive need not have the directories that its members are in.
     let known: BTreeSet<&Path> = members.iter().flat_map(|member| member.ancestors()).collect();
     let (mut unknown, mut folders) = (Vec::new(), vec![PathBuf::new()]);
+    let Ok(tree) = Dir::open(tree) else { return unknown };
     while let Some(folder) = folders.pop() {
         // A folder that cannot be read was told of as a member.
-        for entry in fs::read_dir(tree.join(&folder)).into_iter().flatten().flatten() {
-            let path = folder.join(entry.file_name());
+        for (name, kind) in tree.dir(&folder).and_then(|found| found.names()).into_iter().flatten() {
+            let path = folder.join(name);
             if !known.contains(path.as_path()) {
                 unknown.push(path);
-            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            } else if kind == FileType::Directory {
                 folders.push(path);
             }
         }

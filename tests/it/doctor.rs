@@ -126,7 +126,7 @@ fn fix_makes_the_store_names_it_and_then_has_nothing_to_do() {
 
     let tree = host.env.tree();
     let (code, said) = host.doctor(&["--fix"]);
-    assert_eq!((code, lines(&said, "fixed")), (0, vec!["fixed    nothing: there is nothing that --fix can do"]));
+    assert_eq!((code, lines(&said, "fixed")), (0, vec!["fixed    nothing: there is nothing to do"]));
     assert_eq!((fs::read_to_string(host.conf()).unwrap(), host.env.tree()), (new, tree));
     let last = said.lines().last().unwrap();
     assert!(last.contains(" checks: ") && last.ends_with(" 0 problems"), "{last}");
@@ -224,7 +224,7 @@ fn vfs_and_a_full_directory_are_problems_that_fix_leaves() {
     host.env.write("linked/precious", "x");
     let (code, said) = host.doctor(&["--fix"]);
     assert_eq!(code, 7);
-    assert!(said.contains("problem  linked store: $T/linked is not empty, and windlass did not make it"), "{said}");
+    assert!(said.contains("problem  linked store: use $T/linked: it is not a linked store, and not empty"), "{said}");
     assert_eq!(fs::read_dir(host.store()).unwrap().count(), 1);
 
     let (code, said) = host.doctor(&["--root", host.env.path("elsewhere").to_str().unwrap()]);

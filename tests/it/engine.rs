@@ -223,7 +223,10 @@ pub(crate) fn as_user(podman: &Podman, script: &str) -> String {
         sed -i /tmp_dir/d $T/home/.config/containers/containers.conf
         chown -R 12345:12345 $T/home $T/rt; cd /
         as() { setpriv --reuid=12345 --regid=12345 --clear-groups env HOME=$T/home XDG_RUNTIME_DIR=$T/rt \"$@\"; }";
+    // As `windlass doctor --share` does it.
+    let setup = [setup, "\nchmod 755 $STORE; mount --bind $STORE $STORE; mount -o remount,bind,ro $STORE\n"].concat();
     let teardown = "
+        umount --lazy $STORE; chmod 700 $STORE
         overlay=$T/home/.local/share/containers/storage/overlay
         as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay";
     let mut command = podman.windlass(&[]);
@@ -233,7 +236,7 @@ pub(crate) fn as_user(podman: &Podman, script: &str) -> String {
         command.env(name, value);
     }
     let mut namespace = Command::new("unshare");
-    let script = [setup, script, teardown].concat();
+    let script = [&setup, script, teardown].concat();
     namespace.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", &script]).env_clear();
     namespace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     for name in ["CONTAINERS_STORAGE_CONF", "CONTAINERS_CONF", "TMPDIR"] {

@@ -8,6 +8,7 @@ mod accel;
 mod ai_stack;
 mod ai_stack_checks;
 mod architecture;
+mod attacks;
 mod bad_input;
 mod bad_registry;
 mod cli;

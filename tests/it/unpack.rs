@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use windlass::beneath::Dir;
 use windlass::compression::Compression;
 use windlass::digest::Digest;
 use windlass::podman::check::check;
@@ -40,7 +41,7 @@ fn unpacked(layout: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
     let compression = Compression::of_media_type(layer["mediaType"].as_str().unwrap()).unwrap();
     let mut archive = compression.decoder(BufReader::new(File::open(blob(&layer["digest"])).unwrap())).unwrap();
     fs::create_dir(into).unwrap();
-    unpack(&mut archive, &into.join("tree"), &into.join("record"), 1 << 30, &Progress::new())
+    unpack(&mut archive, &Dir::open(into).unwrap(), 1 << 30, &Progress::new())
 }
 
 #[test]
@@ -69,11 +70,11 @@ fn a_tree_is_what_podman_makes_of_the_same_layer() {
             Ok(unpacked) => {
                 assert!(theirs.status.success(), "{name}: {}", text(&theirs.stderr));
                 let tree = podman.run(&["image", "inspect", "--format", "{{.GraphDriver.Data.UpperDir}}", &image]);
-                assert_eq!(told(&into.join("tree")), told(Path::new(tree.trim())), "{name}");
+                assert_eq!(told(&into.join("diff")), told(Path::new(tree.trim())), "{name}");
                 let archive = fs::read(layers.join(name.replace("-zstd", "-plain")).join("layer.tar")).unwrap();
                 assert_eq!((unpacked.diff_id, unpacked.size), (Digest::of(&archive), archive.len() as u64), "{name}");
                 // The record and the tree give the archive again.
-                let checked = check(&into.join("record"), &into.join("tree"), true, &Progress::new()).unwrap();
+                let checked = check(&into.join("tar-split.gz"), &into.join("diff"), true, &Progress::new()).unwrap();
                 assert_eq!((checked.bad, checked.digest), (vec![], unpacked.diff_id), "{name}");
                 // So does what Podman has of it, where its own record is right.
                 let layer = Path::new(tree.trim()).parent().unwrap().file_name().unwrap().to_str().unwrap();
@@ -108,9 +109,10 @@ fn an_archive_that_gives_more_than_it_should_is_stopped() {
     std::io::Write::write_all(&mut packed, &archive).unwrap();
     let packed = packed.finish().unwrap();
     let made = |limit: u64, name: &str| {
-        let (tree, record) = (env.path(format!("{name}-tree")), env.path(format!("{name}-record")));
+        let place = env.path(name);
+        fs::create_dir(&place).unwrap();
         let mut archive = Compression::Zstd.decoder(&packed[..]).unwrap();
-        (unpack(&mut archive, &tree, &record, limit, &Progress::new()), tree)
+        (unpack(&mut archive, &Dir::open(&place).unwrap(), limit, &Progress::new()), place.join("diff"))
     };
     let (error, tree) = made(1 << 20, "bomb");
     assert_eq!(error.unwrap_err().to_string(), "its archive has more than the 1048576 bytes that it should have");
@@ -121,7 +123,9 @@ fn an_archive_that_gives_more_than_it_should_is_stopped() {
     assert!(matches!(error, Err(UnpackError::TooLarge { .. })), "{error:?}");
     let progress = Progress::new();
     progress.stop();
-    let stopped = unpack(&mut &archive[..], &env.path("stopped"), &env.path("r"), u64::MAX, &progress);
+    fs::create_dir(env.path("stopped")).unwrap();
+    let place = Dir::open(&env.path("stopped")).unwrap();
+    let stopped = unpack(&mut &archive[..], &place, u64::MAX, &progress);
     assert!(stopped.unwrap_err().to_string().contains("stopped by a signal"));
 }
 
@@ -132,7 +136,7 @@ fn what_went_bad_in_an_unpacked_layer_is_named() {
     python(&["make", layers.to_str().unwrap()]);
     let into = env.path("made");
     unpacked(&layers.join("nasty"), &into).unwrap();
-    let tree = into.join("tree");
+    let tree = into.join("diff");
     let remove = |path: &str| fs::remove_file(tree.join(path)).unwrap();
     remove("gone");
     remove("new/old");
@@ -148,13 +152,13 @@ fn what_went_bad_in_an_unpacked_layer_is_named() {
         let script = "import os, sys; os.removexattr(sys.argv[1], sys.argv[2])";
         run_ok(Command::new("python3").args(["-c", script]).arg(tree.join(path)).arg(attribute));
     }
-    let checked = check(&into.join("record"), &tree, true, &Progress::new()).unwrap();
+    let checked = check(&into.join("tar-split.gz"), &tree, true, &Progress::new()).unwrap();
     let bad: Vec<String> = checked.bad.iter().map(|bad| format!("{} {}", bad.path.display(), bad.why)).collect();
     insta::assert_snapshot!(bad.join("\n"));
     let into = env.path("holes");
     unpacked(&layers.join("holes-1.0"), &into).unwrap();
     let file = File::options().write(true).open(into.join("tree/sparse")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"x", 5).unwrap();
-    let checked = check(&into.join("record"), &into.join("tree"), true, &Progress::new()).unwrap();
+    let checked = check(&into.join("tar-split.gz"), &into.join("diff"), true, &Progress::new()).unwrap();
     assert_eq!(checked.bad.len(), 1, "{checked:?}");
 }
