@@ -25,8 +25,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::blobs::{At, WriteError};
-
 /// Files that are not finished begin with this.
 pub(crate) const TEMPORARY: &str = ".windlass-";
 
@@ -38,6 +36,30 @@ pub(crate) const SMALL: u64 = 256 << 20;
 
 /// How often a path is looked up that something else disturbs (openat2(2), `EAGAIN`).
 const TRIES: usize = 100;
+
+/// A failure at a path that is written to.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}: {source}", path = path.display())]
+pub struct WriteError {
+    /// What was tried.
+    pub action: &'static str,
+    /// Where.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+/// Adds the path to an I/O result.
+pub(crate) trait At<T> {
+    /// `action` fits before the path: "write", "create".
+    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError> {
+        self.map_err(|source| WriteError { action, path: path.to_owned(), source: source.into() })
+    }
+}
 
 /// An open directory, with the path that messages have for it.
 #[derive(Debug)]

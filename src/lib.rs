@@ -18,6 +18,7 @@
 //!
 //! | module | uses |
 //! |---|---|
+//! | `beneath` | |
 //! | `canonical` | |
 //! | `compression` | |
 //! | `digest` | |
@@ -35,7 +36,7 @@
 //! | `pipe` | `progress` |
 //! | `registry` | `digest` `progress` `reference` |
 //! | `layer` | `digest` `names` `pipe` `progress` `store` |
-//! | `blobs` | `digest` `layer` `pipe` `progress` |
+//! | `blobs` | `beneath` `digest` `layer` `pipe` `progress` |
 //! | `lock_file` | `blobs` `progress` |
 //! | `nix_store` | `blobs` `digest` `store` |
 //! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `names` `nix_store` `pipe` `progress` `reference` `registry` `store` |
@@ -56,7 +57,8 @@
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `names` `platform` `progress` `reference` `service` `sh` |
 //! | `lint` | `digest` `image` `layer` `layout` `model` `names` `plan` `reference` `stack` |
 //! | `compose` | `blobs` `digest` `layout` `names` `reference` `service` `stack` |
-//! | `podman` | `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `names` `nix_store` `pipe` `platform` `progress` `reference` `spec` |
+//! | `vouching` | `layer` `layout` `nar` `nix_store` `store` |
+//! | `podman` | `beneath` `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `names` `nix_store` `pipe` `platform` `progress` `reference` `spec` `vouching` |
 //! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
 //! | `pack` | `archive` `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` |
 //! | `push` | `compression` `digest` `forms` `image` `layout` `model` `pack` `progress` `registry` |

@@ -90,8 +90,8 @@ in
       default = null;
       example = "/nix/var/windlass/storage";
       description = ''
-        Root's linked store, to take images from without a copy. It must exist: without it no podman command of this user works.
-        Null leaves storage.conf alone.
+        Root's linked store, to take images from without a copy. It must exist and be shared (`windlass doctor --share`, or on NixOS
+        `virtualisation.windlass.share`): without that no podman command of this user works. Null leaves storage.conf alone.
       '';
     };
   };

@@ -78,7 +78,7 @@ let
 
   # The first thing that a machine does once its file systems are there: a storage.conf that names a store that is not there
   # stops every podman command. Activation does the same where there is one, before it writes storage.conf.
-  makeStore = "${windlass} doctor --make-store --storage-dir ${lib.escapeShellArg cfg.storageDir}";
+  makeStore = "${windlass} doctor --make-store ${lib.optionalString cfg.share "--share "}--storage-dir ${lib.escapeShellArg cfg.storageDir}";
   early = [
     "sysinit.target"
     "sysinit-reactivation.target"
@@ -149,6 +149,15 @@ in
         file system of the Nix store. It is made before storage.conf names it, because without it no podman command works.
       '';
     };
+    share = mkOption {
+      type = types.bool;
+      default = cfg.user != null;
+      defaultText = lib.literalMD "whether there is a `user`";
+      description = ''
+        Whether rootless users of this host may take images from the linked store. Then it is mounted read-only over itself, at
+        boot and before any of them is there, and only then opened. Otherwise no other user reaches anything in it.
+      '';
+    };
     runner = mkOption {
       type = types.enum [
         "oci-containers"
@@ -191,7 +200,7 @@ in
       options = mkIf linked { additionalimagestores = [ cfg.storageDir ]; };
     };
 
-    # First the store, then the storage.conf that names it.
+    # First the store, and over it the read-only mount if it is shared; then the storage.conf that names it.
     system.activationScripts = mkIf (linked && hasActivation) {
       windlass.text = makeStore;
       etc.deps = [ "windlass" ];
@@ -210,6 +219,8 @@ in
             # What it loaded stays: a change only makes it run again, and stops no container.
             stopIfChanged = false;
             serviceConfig.RemainAfterExit = true;
+            # A oneshot has no limit of its own, and whatever waits for it would wait with it.
+            serviceConfig.TimeoutStartSec = lib.mkDefault "1h";
             serviceConfig.ExecStart = [
               "${windlass} load --via ${cfg.via} ${toString cfg.loads}"
             ]
@@ -320,6 +331,13 @@ in
       ];
 
     assertions = [
+      {
+        assertion = cfg.user == null || cfg.share || !linked;
+        message = ''
+          virtualisation.windlass.user: a rootless Podman takes its images from the linked store, which no other user reaches unless
+          virtualisation.windlass.share is true
+        '';
+      }
       {
         assertion = cfg.user == null || (account.uid != null && account.linger == true);
         message = ''

@@ -23,6 +23,8 @@ use rustix::fs::{OFlags, copy_file_range, ioctl_ficlone, statvfs};
 use rustix::io::Errno;
 
 pub use self::staging::{Staging, leftovers};
+pub(crate) use crate::beneath::At;
+pub use crate::beneath::WriteError;
 use crate::digest::{Digest, Hasher};
 use crate::layer::{ALIGN_FROM, Sink};
 use crate::pipe::{CHUNK, PipeError, Readers, fan_out};
@@ -30,30 +32,6 @@ use crate::progress::Progress;
 
 /// Bytes of headers and small files that are gathered for one write: more, smaller writes cost the file system time.
 const GATHER: usize = 512 * 1024;
-
-/// A failure at a path that is written to.
-#[derive(Debug, thiserror::Error)]
-#[error("{action} {path}: {source}", path = path.display())]
-pub struct WriteError {
-    /// What was tried.
-    pub action: &'static str,
-    /// Where.
-    pub path: PathBuf,
-    /// What the system said.
-    pub source: io::Error,
-}
-
-/// Adds the path to an I/O result.
-pub(crate) trait At<T> {
-    /// `action` fits before the path: "write", "create".
-    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError>;
-}
-
-impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
-    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError> {
-        self.map_err(|source| WriteError { action, path: path.to_owned(), source: source.into() })
-    }
-}
 
 fn parent_of(path: &Path) -> PathBuf {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()

@@ -67,6 +67,10 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let refused = |error: WriteError| Environment(error.to_string());
     let fixed = if args.fix {
         doctor.mend()?
+    } else if args.share && system.join("etc/NIXOS").exists() {
+        let message =
+            "on NixOS set virtualisation.windlass.share = true: then the store is mounted read-only at every boot";
+        return Err(Environment(message.to_owned()).into());
     } else if args.share {
         sharing::share(&store, system).map_err(refused)?
     } else if args.close {

@@ -146,6 +146,8 @@ impl LinkedStore {
         let root = sharing::writable(&self.path)?;
         let path = self.path.join(LOCK);
         let file = root.file_to_write(LOCK)?;
+        // Whoever can read a file can lock it, and an older windlass let everybody.
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o600)).at("set the mode of", &path)?;
         lock::wait(&path, progress, || match file.try_lock() {
             Ok(()) => Ok(true),
             Err(fs::TryLockError::WouldBlock) => Ok(false),
@@ -154,6 +156,7 @@ impl LinkedStore {
         for name in [DRIVER, "overlay/l", "overlay-layers", "overlay-images", NEW] {
             root.dir(name)?.is_private_to(rustix::process::geteuid().as_raw())?;
         }
+        root.dir(NEW)?.set_mode(0o700)?;
         Ok(Change { store: self, root, _lock: file })
     }
 

@@ -66,6 +66,9 @@ impl Doctor<'_> {
 
     /// Whether this user is the one to make the store: a rootless one cannot, in root's directories.
     fn may_create(&self) -> bool {
+        if let Ok(found) = fs::metadata(self.store) {
+            return found.uid() == self.caller.uid;
+        }
         let there = self.store.ancestors().find(|path| path.exists());
         there.is_some_and(|path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok())
     }

@@ -332,3 +332,40 @@ fn locks_that_others_hold_are_named_and_not_waited_for_without_end() {
     }
     assert!(podman.said(&["verify", "--full"]).last().contains("all good"));
 }
+
+/// Shared, a store is read by all and written by windlass alone, also after a boot at which nothing mounted it.
+#[test]
+fn a_shared_store_is_read_only_for_all_but_windlass() {
+    let (podman, app, tree) = open_store();
+    set_mode(&podman.home("storage"), 0o700);
+    let script = r#"set -e
+        mkdir -p "$T/units" /etc/systemd/system; mount --bind "$T/units" /etc/systemd/system
+        as() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
+        mode() { stat --format %a "$STORE"; findmnt --noheadings --output OPTIONS --target "$STORE" | grep -o '^r[ow]'; }
+        ! as ls "$STORE" 2>/dev/null
+        $W doctor --share --storage-dir "$STORE" | grep '^fixed\|sharing'
+        mode; cat "$T/units/"*.mount | tail -9
+        as cat "$STORE/overlay-images/images.json" | grep -c localhost/app:1
+        as sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1 || true
+        sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1 || true
+        $W load "$APP" --force | tail -1 | sed 's/;.*//'
+        podman run --rm --pull=never --network=none localhost/app:1 cat /work/sub/file; echo
+        umount "$STORE"; mode
+        $W load "$APP" 2>&1 >/dev/null
+        mode
+        $W doctor --close --storage-dir "$STORE" | grep '^fixed\|sharing'
+        mode; ls "$T/units" "$T/units/local-fs.target.wants"
+        umount /etc/systemd/system; mount -t tmpfs tmpfs /etc/systemd
+        ! $W doctor --share --storage-dir "$STORE" 2>"$T/said"
+        cat "$T/said"; mode"#;
+    let command = podman.windlass(&[]);
+    let mut namespace = Command::new("unshare");
+    namespace.args(["--mount", "bash", "-c", script]).env_clear().env("W", command.get_program());
+    namespace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    namespace.env("T", podman.env.path("").to_str().unwrap().trim_end_matches('/'));
+    namespace.env("STORE", podman.home("storage")).env("APP", &app).env("TREE", &tree);
+    let said = run_ok(&mut namespace).replace(tree.to_str().unwrap(), "$TREE");
+    let said = said.replace(podman.home("").to_str().unwrap().trim_end_matches('/'), "$S");
+    let escaped = podman.home("storage").to_str().unwrap()[1..].replace('-', "\\x2d").replace('/', "-");
+    insta::assert_snapshot!(podman.env.scrub(&said).replace(&escaped, "STORE"));
+}

@@ -226,9 +226,9 @@ pub(crate) fn as_user(podman: &Podman, script: &str) -> String {
     // As `windlass doctor --share` does it.
     let setup = [setup, "\nchmod 755 $STORE; mount --bind $STORE $STORE; mount -o remount,bind,ro $STORE\n"].concat();
     let teardown = "
-        umount --lazy $STORE; chmod 700 $STORE
         overlay=$T/home/.local/share/containers/storage/overlay
-        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay";
+        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay
+        umount --lazy $STORE; chmod 700 $STORE";
     let mut command = podman.windlass(&[]);
     let folder = podman.env.path("").to_str().unwrap().trim_end_matches('/').to_owned();
     let program = podman.env.program();

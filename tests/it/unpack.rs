@@ -157,7 +157,7 @@ fn what_went_bad_in_an_unpacked_layer_is_named() {
     insta::assert_snapshot!(bad.join("\n"));
     let into = env.path("holes");
     unpacked(&layers.join("holes-1.0"), &into).unwrap();
-    let file = File::options().write(true).open(into.join("tree/sparse")).unwrap();
+    let file = File::options().write(true).open(into.join("diff/sparse")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"x", 5).unwrap();
     let checked = check(&into.join("tar-split.gz"), &into.join("diff"), true, &Progress::new()).unwrap();
     assert_eq!(checked.bad.len(), 1, "{checked:?}");
