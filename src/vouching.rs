@@ -53,8 +53,8 @@ impl Needed {
         let mut sources: BTreeMap<PathBuf, Option<NarHash>> = BTreeMap::new();
         for input in image.image().recipes.values().flat_map(|made| &made.recipe.inputs) {
             let (source, hash) = match input {
-                Input::StorePath { path, nar_hash } => (path, nar_hash.clone()),
-                Input::Copy { source, nar_hash, .. } => (source, nar_hash.clone()),
+                Input::StorePath { path, nar_hash } => (path, *nar_hash),
+                Input::Copy { source, nar_hash, .. } => (source, *nar_hash),
                 Input::Links { source } => (source, None),
                 // Its digest is compared wherever it comes from.
                 _ => continue,
