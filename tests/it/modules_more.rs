@@ -171,3 +171,22 @@ fn home_managers_own_podman_knows_the_linked_store() {
     assert!(conf(&beside).contains("runroot = \"/r\""), "{}", conf(&beside));
     assert!(!conf(&without).contains("additionalimagestores"), "{}", conf(&without));
 }
+
+#[test]
+fn a_container_that_is_not_started_at_boot_is_restarted_as_it_says() {
+    let [plain, never] = evaluated(
+        SHOP,
+        ["", "restart = \"no\";"]
+            .map(|restart| {
+                format!("{{ virtualisation.windlass.containers.app = {{ autoStart = false; {restart} }}; }}")
+            })
+            .each_ref()
+            .map(String::as_str),
+    );
+    for (machine, restart) in [(plain, "always"), (never, "no")] {
+        // oci-containers would say `on-failure`.
+        let unit = machine["units"]["podman-app.service"].as_str().unwrap();
+        assert_eq!(values(unit, "Restart"), [restart], "{unit}");
+        assert_eq!(values(unit, "WantedBy"), [""; 0], "{unit}");
+    }
+}
