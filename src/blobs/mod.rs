@@ -37,7 +37,11 @@ fn parent_of(path: &Path) -> PathBuf {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned()
 }
 
-/// Reads a file whole. Anything else in its place, which may be somebody else's, is an error: to open a pipe would wait
+/// The largest file that is read whole. Records, recipes and configurations are far smaller, and what another user has made
+/// may be any size.
+const READ_LIMIT: u64 = 64 << 20;
+
+/// Reads a file whole, up to [`READ_LIMIT`] bytes. Anything else in its place, which may be somebody else's, is an error: to open a pipe would wait
 /// for a writer.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
@@ -46,7 +50,12 @@ pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    // One byte more than the cap tells a file that is larger, also one that grows.
+    Read::by_ref(&mut file).take(READ_LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > READ_LIMIT {
+        let message = format!("it is larger than {} MiB", READ_LIMIT >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
     Ok(bytes)
 }
 

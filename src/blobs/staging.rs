@@ -3,10 +3,10 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::{At, WriteError, parent_of};
@@ -119,11 +119,19 @@ fn prefix(target: &OsStr) -> String {
     format!(".{}.windlass-", target.to_string_lossy())
 }
 
+/// Opens a leftover for its lock: a pipe of its name, which others may have put there, would wait for a writer.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() || kind.is_dir() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
 /// Removes what killed runs left for this target.
 fn sweep(parent: &Path, prefix: &str) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(prefix)
-            && let Ok(file) = File::open(entry.path())
+            && let Ok(file) = open(&entry.path())
             && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
         {
             remove(&entry.path());
@@ -147,7 +155,7 @@ pub fn leftovers(folder: &Path) -> Result<Vec<PathBuf>, WriteError> {
         let process = name.strip_prefix('.').and_then(|name| name.rsplit_once(".windlass-"));
         let is_staging = process.is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
         if is_staging
-            && let Ok(file) = File::open(&path)
+            && let Ok(file) = open(&path)
             && !matches!(file.try_lock(), Err(TryLockError::WouldBlock))
         {
             leftovers.push(path);

@@ -6,12 +6,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::failure::Usage;
+use super::output::{Destination, is_stream};
 use super::printer::{Printer, count};
-use crate::blobs::{Staging, write_file};
 use crate::compose::account::{Fate, Row};
 use crate::compose::export::export;
 use crate::compose::import::{Counts, Imported, Options, import};
-use crate::progress::Progress;
 
 const EXAMPLE: &str = "Examples:
   windlass compose import docker-compose.yml --output containers.nix
@@ -122,14 +121,18 @@ fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
         profiles: args.profile.clone(),
     })?;
     let sentence = sentence(imported.counts);
-    if let Some(output) = &args.output {
-        write(output, &imported.nix)?;
+    // Beside the configuration the account would be in the way of whoever reads it from a pipe.
+    let streams = args.output.as_deref().is_none_or(is_stream);
+    if streams && args.output.is_some() && printer.json() {
+        return Err(Usage("--output - and --json both are the result; give --output a file".to_owned()).into());
+    }
+    if let Some(output) = args.output.as_deref().filter(|_| !streams) {
+        write(output, &imported.nix, printer)?;
     }
     if printer.json() {
         return printer.value(&ImportReport { output: args.output.clone(), sentence, imported });
     }
-    // Beside the configuration the account would be in the way of whoever reads it from a pipe.
-    if args.output.is_none() {
+    if streams {
         printer.bytes(imported.nix.as_bytes())?;
         printer.flush()?;
         account(&imported, args.all).iter().for_each(|line| printer.note(line));
@@ -142,26 +145,26 @@ fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
 
 fn run_export(args: &ExportArgs, printer: &Printer) -> Result<()> {
     let compose = export(&args.stack)?;
-    if let Some(output) = &args.output {
-        write(output, &compose)?;
+    let output = args.output.as_deref().filter(|output| !is_stream(output));
+    if args.output.is_some() && output.is_none() && printer.json() {
+        return Err(Usage("--output - and --json both are the result; give --output a file".to_owned()).into());
+    }
+    if let Some(output) = output {
+        write(output, &compose, printer)?;
     }
     if printer.json() {
         return printer.value(&ExportReport { output: args.output.clone(), compose });
     }
-    match &args.output {
+    match output {
         None => printer.bytes(compose.as_bytes()),
         Some(output) => printer.line(output.display()),
     }
 }
 
-/// Beside the place, made durable, then under its name.
-fn write(output: &Path, text: &str) -> Result<()> {
-    if output.is_dir() {
-        return Err(Usage(format!("{} is a directory; give a file", output.display())).into());
-    }
-    let staging = Staging::file(output)?;
-    write_file(staging.path(), text.as_bytes(), &Progress::new())?;
-    Ok(staging.publish()?)
+fn write(output: &Path, text: &str, printer: &Printer) -> Result<()> {
+    let target = Destination::new(output)?;
+    target.write(text, printer)?;
+    target.publish()
 }
 
 /// The account as lines with columns, then the notes.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failure::{NoSpace, Usage};
 use super::host::nix_places;
+use super::output::Destination;
 use super::printer::{Printer, size};
 use super::push::{Packing, warn_of_weights};
 use super::session::Session;
@@ -44,7 +45,7 @@ const EXAMPLE: &str = "Examples:
 pub(super) struct Args {
     /// An image directory or a lean stack.
     from: PathBuf,
-    /// Where to write; replaced in one step if it is there.
+    /// Where to write; replaced in one step if it is there. One file goes to standard output with `-`.
     #[arg(short, long)]
     output: PathBuf,
     /// What to write.
@@ -116,7 +117,6 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         progress.expect(archive::payload(&image, &without));
         vec![(image, without.clone())]
     };
-    check_space(&images, &args.output)?;
     let is_file = match args.format {
         Format::Archive => !is_stack,
         Format::Oci | Format::Ollama => false,
@@ -137,8 +137,18 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     warn_of_weights(written, args.compression, printer);
     let directory = !is_file;
     check_target(&args.output, directory)?;
-
-    let staging = if directory { Staging::directory(&args.output)? } else { Staging::file(&args.output)? };
+    let target =
+        if directory { Destination::File(Staging::directory(&args.output)?) } else { Destination::new(&args.output)? };
+    if !target.is_through() {
+        check_space(&images, &args.output)?;
+    } else if args.compression != Packing::None {
+        let message = "--compression packs into a folder beside --output; give --output a file";
+        return Err(Usage(message.to_owned()).into());
+    }
+    if printer.json() && matches!(target, Destination::Stream) {
+        return Err(Usage("--output - and --json both are the result; give --output a file".to_owned()).into());
+    }
+    let path = target.path()?;
     let drawing = session.draw("exporting");
     let verify = match args.verify {
         // What no Nix vouches for is read, even where the file system shares it.
@@ -151,13 +161,14 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     };
     let options = Options { without: &without, verify, progress };
     match args.format.is_of_models() && !is_stack {
-        true => write_model(&args.from, args.format, is_file, staging.path(), options)?,
+        true => write_model(&args.from, args.format, is_file, path, options)?,
         false if args.compression == Packing::None => {
-            write(&args.from, args.format, staging.path(), &BTreeMap::new(), options)?;
+            write(&args.from, args.format, path, &BTreeMap::new(), options)?;
         }
-        false => write_packed(args, staging.path(), options)?,
+        false => write_packed(args, path, options)?,
     }
-    staging.publish()?;
+    let streams = matches!(target, Destination::Stream);
+    target.publish()?;
     drop(drawing);
 
     let left_out = |(image, without): &(ImageDir, Without)| {
@@ -171,6 +182,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let report = Report { output: args.output.clone(), read, written, cloned, without: left_out };
     if printer.json() {
         return printer.value(&report);
+    }
+    if streams {
+        printer.note(format!("read {}, wrote {}", size(report.read), size(report.written)));
+        return Ok(());
     }
     if !is_stack {
         report.without.iter().try_for_each(|digest| printer.line(format!("left out {digest}")))?;
@@ -198,6 +213,10 @@ fn check_space(images: &[(ImageDir, Without)], output: &Path) -> Result<()> {
 fn check_target(output: &Path, directory: bool) -> Result<()> {
     let ours =
         || ["oci-layout", "stack.json", "manifests/registry.ollama.ai"].iter().any(|name| output.join(name).exists());
+    if !directory {
+        // `Destination` says what a file may replace.
+        return Ok(());
+    }
     if output.exists() && (output.is_dir() != directory || (directory && !ours())) {
         let message = format!("{} exists, and windlass did not write it; give another --output", output.display());
         return Err(Usage(message).into());

@@ -20,6 +20,7 @@ mod loaded;
 mod metrics;
 mod model;
 mod nix_builder;
+mod output;
 mod plan;
 mod printer;
 mod push;

@@ -10,8 +10,9 @@ use super::host::HostArgs;
 use super::load::{label, targets};
 use super::loaded::loaded;
 use super::metrics::Metrics;
+use super::output::{Destination, is_stream};
 use super::printer::{Printer, count, size};
-use crate::blobs::{Staging, free_space, write_file};
+use crate::blobs::free_space;
 use crate::image::chain_ids;
 use crate::layout::{ImageKind, PlatformRecord};
 use crate::podman::decide::{Host, Target};
@@ -98,7 +99,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let prints_metrics = args.metrics.as_deref() == Some(Path::new("-"));
+    let prints_metrics = args.metrics.as_deref().is_some_and(is_stream);
     if prints_metrics && printer.json() {
         bail!(Usage("--metrics - and --json both are the result; give --metrics a file".to_owned()));
     }
@@ -130,11 +131,13 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         if prints_metrics {
             printer.bytes(metrics.text().as_bytes())?;
         } else {
-            let staging = Staging::file(path)?;
-            write_file(staging.path(), metrics.text().as_bytes(), &progress)?;
-            // For the collector, which is another user.
-            std::fs::set_permissions(staging.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-            staging.publish()?;
+            let target = Destination::new(path)?;
+            target.write(metrics.text(), printer)?;
+            if let Destination::File(staging) = &target {
+                // For the collector, which is another user.
+                std::fs::set_permissions(staging.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+            }
+            target.publish()?;
         }
     }
     if printer.json() {

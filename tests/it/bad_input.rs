@@ -476,7 +476,8 @@ fn an_output_that_is_not_ours() {
     let oci = ["export", "lean", "--format", "oci", "--output"];
     assert_eq!(env.refused(&mut env.windlass([&oci[..], &["photos"]].concat())), ours("write", "photos"));
     assert_eq!(env.refused(&mut env.windlass([&oci[..], &["notes.txt"]].concat())), ours("write", "notes.txt"));
-    assert_eq!(env.refused(&mut env.windlass(["export", "lean", "--output", "photos"])), ours("write", "photos"));
+    let directory = says(2, "photos is a directory; give a file");
+    assert_eq!(env.refused(&mut env.windlass(["export", "lean", "--output", "photos"])), directory);
     symlink("nowhere", env.path("link")).unwrap();
     assert_eq!(env.refused(&mut env.windlass(["build", "spec.json", "--output", "link"])), ours("build", "link"));
     // What is ours is replaced.

@@ -20,7 +20,7 @@ fn bare() -> Value {
         "workingDir": null, "hostname": null, "labels": {}, "networks": [], "extraHosts": [], "capAdd": [], "capDrop": [],
         "noNewPrivileges": false, "privileged": false, "init": false, "health": null, "memory": null, "cpus": null,
         "shmSize": null, "pidsLimit": null, "ulimits": {}, "stopSignal": null, "stopTimeout": null, "restart": "no",
-        "autoStart": true, "extraOptions": [],
+        "autoStart": true, "extraOptions": [], "unitConfig": {}, "serviceConfig": {}, "quadlet": "",
     })
 }
 

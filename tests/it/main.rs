@@ -19,6 +19,7 @@ mod daemon;
 mod determinism;
 mod doctor;
 mod door;
+mod door_outputs;
 mod door_units;
 mod engine;
 mod env;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::super::failure::Usage;
+use super::super::output::{Destination, is_stream};
 use super::super::printer::{Printer, count};
 use super::super::session::Session;
 use super::{LockArgs, StateArgs};
-use crate::blobs::{Staging, read_file, write_file};
+use crate::blobs::read_file;
 use crate::compose::images::images;
 use crate::compose::import::Options;
 use crate::platform::Platform;
@@ -143,19 +143,16 @@ fn look(args: &ImportArgs) -> Result<Found> {
     Ok(found)
 }
 
-pub(super) fn run_export(args: &ExportArgs, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run_export(args: &ExportArgs, printer: &Printer) -> Result<()> {
     let lock = file::read(&args.lock.lock)?;
     let (_, state) = args.state.read(&args.lock.lock)?;
     let versions = export(&lock, &state, args.registry.as_deref());
-    let Some(to) = &args.to else {
+    let Some(to) = args.to.as_deref().filter(|to| !is_stream(to)) else {
         return printer.bytes(versions.to_text().as_bytes());
     };
-    if to.is_dir() {
-        return Err(Usage(format!("{} is a directory; give a file", to.display())).into());
-    }
-    let staging = Staging::file(to)?;
-    write_file(staging.path(), versions.to_text().as_bytes(), session.progress())?;
-    staging.publish()?;
+    let target = Destination::new(to)?;
+    target.write(&versions.to_text(), printer)?;
+    target.publish()?;
     if printer.json() {
         return printer.value(&versions);
     }

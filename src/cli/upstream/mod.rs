@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::Mirror(args) => mirror::run(args, printer, session),
         Verb::List(args) => list::run(args, printer),
         Verb::Import(args) => import::run_import(args, printer, session),
-        Verb::Export(args) => import::run_export(args, printer, session),
+        Verb::Export(args) => import::run_export(args, printer),
     }
 }
 
