@@ -8,12 +8,19 @@
 let
   inherit (lib) mkIf mkOption types;
   cfg = config.virtualisation.windlass;
-  storage = config.virtualisation.containers.storage.settings.storage;
+  storage = {
+    driver = "overlay";
+    graphroot = "/var/lib/containers/storage";
+  }
+  // (config.virtualisation.containers.storage.settings.storage or { });
   podman = config.virtualisation.podman.package;
   windlass = "${cfg.package}/bin/windlass";
   account = config.users.users.${cfg.user};
   linked = cfg.via != "podman";
   firewalld = config.networking.firewall.backend or "iptables" == "firewalld";
+  # By the rules of Podman 6 graphroot and runroot in /etc would be those of rootless users too, and drop-ins are honoured:
+  # the store is named in one of its own, and all else is NixOS' to say.
+  newRules = lib.versionAtLeast (podman.version or "0") "6";
   quadlet = import ./quadlet.nix { inherit lib; };
   inherit (import ./network.nix { inherit lib; }) create remove;
   words = lib.concatMapStringsSep " " (word: builtins.replaceStrings [ "%" ] [ "%%" ] word);
@@ -192,7 +199,7 @@ in
     networking.firewall.interfaces = mkIf (cfg.user == null && cfg.networks != { } && !firewalld) {
       ${if config.networking.nftables.enable then "podman*" else "podman+"}.allowedUDPPorts = [ 53 ];
     };
-    virtualisation.containers.storage.settings.storage = {
+    virtualisation.containers.storage.settings.storage = mkIf (!newRules) {
       # NixOS' own defaults, which would be gone with the first definition.
       driver = lib.mkDefault "overlay";
       graphroot = lib.mkDefault "/var/lib/containers/storage";
@@ -293,7 +300,14 @@ in
           };
         }
       ) ofQuadlet)
-      (mkIf (cfg.user != null) {
+      (mkIf (linked && newRules) {
+        # A store that a user's Podman cannot read makes all of its commands fail: root's alone is named for root alone.
+        "containers/storage.${lib.optionalString (cfg.user == null) "rootful."}conf.d/50-windlass.conf".text = ''
+          [storage.options]
+          additionalimagestores = ["${cfg.storageDir}", {append = true}]
+        '';
+      })
+      (mkIf (cfg.user != null && !newRules) {
         "containers/windlass-rootless.conf".text = ''
           [storage]
           driver = "overlay"
@@ -323,8 +337,8 @@ in
         in
         "d ${path} ${directory.mode} ${owner} - -"
       ) cfg.directories
-      # Podman reads this user's settings from here only.
-      ++ lib.optionals (cfg.user != null) [
+      # Before Podman 6 it reads this user's settings from here only.
+      ++ lib.optionals (cfg.user != null && !newRules) [
         "d ${account.home}/.config 0755 ${cfg.user} ${account.group} - -"
         "d ${account.home}/.config/containers 0755 ${cfg.user} ${account.group} - -"
         "L ${account.home}/.config/containers/storage.conf - ${cfg.user} ${account.group} - /etc/containers/windlass-rootless.conf"

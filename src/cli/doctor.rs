@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::failure::Environment;
 use super::host::{self, HostArgs};
 use super::printer::{Printer, count};
+use super::session::Session;
 use crate::blobs::WriteError;
 use crate::podman::doctor::{Check, Doctor, State};
 use crate::podman::image_store;
@@ -49,22 +50,30 @@ struct Report {
     checks: Vec<Check>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     if args.make_store {
         let store = args.host.storage_dir.as_deref().unwrap_or(Path::new(DEFAULT));
         return make_store(store, args.share, printer);
     }
     let (caller, overrides) = (host::caller(), args.host.overrides()?);
-    let places = || Places::find(&caller, &overrides).ok();
+    let progress = session.progress();
+    let places = || Places::ask(&caller, &overrides, progress).ok();
     let ours = |places: Places| places.image_stores.into_iter().find(|store| LinkedStore::is_at(store));
     let store = match &args.host.storage_dir {
         Some(store) => std::path::absolute(store)?,
         None => places().and_then(ours).unwrap_or_else(|| PathBuf::from(DEFAULT)),
     };
     let nix = host::nix_places();
-    let (caller, overrides, system) = (&caller, &overrides, Path::new("/"));
-    let doctor = Doctor { caller, overrides, store: &store, nix_store: &nix.store, system };
+    let doctor = Doctor {
+        caller: &caller,
+        overrides: &overrides,
+        store: &store,
+        nix_store: &nix.store,
+        system: Path::new("/"),
+        progress,
+    };
     let refused = |error: WriteError| Environment(error.to_string());
+    let system = doctor.system;
     let fixed = if args.fix {
         doctor.mend()?
     } else if args.share && system.join("etc/NIXOS").exists() {
@@ -78,7 +87,10 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     } else {
         Vec::new()
     };
-    let report = Report { fixed, checks: doctor.examine(), places: places() };
+    let checks = doctor.examine();
+    progress.check()?;
+    // The examination has just asked.
+    let report = Report { fixed, checks, places: Places::find(&caller, &overrides, progress).ok() };
     let number = |state| report.checks.iter().filter(|check| check.state == state).count();
     let problems = number(State::Problem);
     if printer.json() {

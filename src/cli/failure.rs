@@ -209,7 +209,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         return Some(5);
     }
     let environment = error.is::<Environment>()
-        || error.is::<PlacesError>()
+        || error.downcast_ref().is_some_and(|error| !matches!(error, PlacesError::Stopped(_)))
         || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
         || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
         || matches!(error.downcast_ref(), Some(NixError::Missing(_)))

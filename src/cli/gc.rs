@@ -113,7 +113,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let host = args.host.host()?;
+    let host = args.host.host(session.progress())?;
     let progress = session.progress();
     let request = request(args)?;
     if !args.apply || (args.aggressive && !args.yes) {

@@ -44,8 +44,8 @@ struct Image<'a> {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
-    let host = args.host.host()?;
     let progress = super::session::progress();
+    let host = args.host.host(&progress)?;
     let generations = Generations::of(&host.places.graph_root);
     let current = generations.current()?.map(|current| current.number);
     let all = generations.all()?;

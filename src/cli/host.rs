@@ -9,6 +9,7 @@ use crate::nix_store::NixPlaces;
 use crate::podman::decide::Host;
 use crate::podman::engine::Engine;
 use crate::podman::places::{Caller, Overrides, Places};
+use crate::progress::Progress;
 
 /// Which Podman, where its own settings do not say it.
 #[derive(Debug, clap::Args)]
@@ -23,7 +24,7 @@ pub(super) struct HostArgs {
     /// The storage.conf to read.
     #[arg(long, value_name = "FILE")]
     storage_conf: Option<PathBuf>,
-    /// The linked store; by default the one that storage.conf names.
+    /// The linked store; by default the one that Podman reads.
     #[arg(long, value_name = "DIR")]
     pub(super) storage_dir: Option<PathBuf>,
 }
@@ -36,11 +37,26 @@ impl HostArgs {
         Ok(Overrides { root: absolute(root)?, runroot: absolute(runroot)?, storage_conf: absolute(storage_conf)? })
     }
 
-    /// The Podman that these arguments and the environment mean.
-    pub(super) fn host(&self) -> Result<Host> {
+    /// The Podman that these arguments and the environment mean, as it has answered before while nothing has changed.
+    pub(super) fn host(&self, progress: &Progress) -> Result<Host> {
         let overrides = self.overrides()?;
-        let places = Places::find(&caller(), &overrides)?;
-        let engine = Engine::new(&overrides, &places);
+        self.with(&overrides, Places::find(&caller(), &overrides, progress)?)
+    }
+
+    /// The same without asking Podman, where it has answered before.
+    pub(super) fn remembered(&self) -> Result<Option<Host>> {
+        let overrides = self.overrides()?;
+        Places::remembered(&caller(), &overrides).map(|places| self.with(&overrides, places)).transpose()
+    }
+
+    /// The same, and Podman is asked again: for what is about to be written.
+    pub(super) fn asked(&self, progress: &Progress) -> Result<Host> {
+        let overrides = self.overrides()?;
+        self.with(&overrides, Places::ask(&caller(), &overrides, progress)?)
+    }
+
+    fn with(&self, overrides: &Overrides, places: Places) -> Result<Host> {
+        let engine = Engine::new(overrides, &places);
         let linked = Host::find_linked(&places, self.storage_dir.as_deref());
         if let Some(given) = &self.storage_dir
             && linked.is_none()

@@ -14,7 +14,7 @@ use super::session::Session;
 use super::status::free_at;
 use super::view::short;
 use crate::layout::{ImageDir, ImageKind};
-use crate::podman::decide::{self, Host, How, Options, Reason, Step, Target};
+use crate::podman::decide::{self, DecideError, Host, How, Options, Reason, Step, Target};
 use crate::podman::generations::Entry;
 use crate::podman::load::{LoadError, Loaded, Outcome};
 use crate::progress::Progress;
@@ -98,17 +98,29 @@ struct Report<'a> {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let targets = targets(&args.paths, &args.images)?;
-    let host = args.host.host()?;
     let via = match args.via {
         Via::Auto => decide::Via::Auto,
         Via::Store => decide::Via::Store,
         Via::Podman => decide::Via::Podman,
     };
     let options = Options { via, force: args.force, partial: !args.images.is_empty() };
+    let host = host(args, &targets, options, session.progress())?;
     if args.dry_run {
         return dry_run(&host, &targets, options, printer, session);
     }
     perform(&host, &targets, options, printer, session)
+}
+
+/// The Podman to load into. What it has answered before is enough where all is there; before anything is written to a place,
+/// Podman is asked whether it looks there.
+fn host(args: &Args, targets: &[Target], options: Options, progress: &Progress) -> Result<Host> {
+    let Ok(Some(host)) = args.host.remembered() else { return args.host.asked(progress) };
+    match host.plan(targets, options, progress) {
+        Ok(steps) if !args.dry_run && steps.iter().any(|step| step.how != How::Present) => args.host.asked(progress),
+        // What is wrong with the images themselves, no Podman can put right.
+        Ok(_) | Err(DecideError::Platform { .. } | DecideError::SameName { .. }) => Ok(host),
+        Err(_) => args.host.asked(progress),
+    }
 }
 
 /// Loads, and tells it as it happens.

@@ -19,6 +19,7 @@ use crate::names::Name;
 use crate::plan::{ImagePlan, warnings};
 use crate::platform::Platform;
 use crate::podman::places::{Overrides, Places};
+use crate::progress::Progress;
 use crate::spec::Spec;
 
 /// Show which layers images have, in which order, and why.
@@ -74,7 +75,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let mut report = if args.path.is_dir() { of_directory(args)? } else { of_spec(args)? };
     if report.images.iter().any(|image| !image.models.is_empty()) {
         // A host without Podman has no driver that costs anything.
-        let places = Places::find(&host::caller(), &Overrides::default()).ok();
+        let places = Places::find(&host::caller(), &Overrides::default(), &Progress::new()).ok();
         report.warnings.extend(places.and_then(|places| lint::driver(&places.driver)));
     }
     if printer.json() {

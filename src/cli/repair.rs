@@ -61,7 +61,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let host = args.host.host()?;
+    let host = args.host.asked(session.progress())?;
     let progress = session.progress();
     let mut report = Report::default();
     if let Some(store) = &host.linked {

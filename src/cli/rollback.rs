@@ -68,7 +68,7 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let host = args.host.host()?;
+    let host = args.host.asked(session.progress())?;
     let progress = session.progress();
     let generations = Generations::of(&host.places.graph_root);
     let current = generations.current()?;

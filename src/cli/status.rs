@@ -103,8 +103,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     if prints_metrics && printer.json() {
         bail!(Usage("--metrics - and --json both are the result; give --metrics a file".to_owned()));
     }
-    let host = args.host.host()?;
     let progress = super::session::progress();
+    let host = args.host.host(&progress)?;
     let survey = Survey::read(&host.places, &progress)?;
     let generation = Generations::of(&host.places.graph_root).current()?.map(|generation| generation.number);
     let images = rows(args, &host, &survey)?;

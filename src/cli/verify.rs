@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let report = match &args.path {
         Some(path) => built(path, args.full, session)?,
         None => {
-            let host = args.host.host()?;
+            let host = args.host.host(session.progress())?;
             let Some(loaded) = loaded(&host, &args.images)? else {
                 printer.note(format!("nothing was loaded into {} yet", host.places.graph_root.display()));
                 return tell(&Report { images: 0, layers: 0, read: 0, problems: vec![], details: vec![] }, printer);

@@ -264,7 +264,7 @@ impl Host {
         let named = if let Some(error) = refused.filter(|_| self.places.driver == DRIVER) {
             error.to_string()
         } else if self.places.driver == DRIVER {
-            "no additional image store of windlass that can be written to is named by storage.conf".to_owned()
+            "Podman reads no additional image store of windlass that this user can write to".to_owned()
         } else {
             format!("the storage driver is '{}', and only overlay can have one", self.places.driver)
         };

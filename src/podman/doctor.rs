@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use rustix::fs::{Access, access};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use super::ask;
+use super::conf_files::ConfFiles;
 use super::host;
 use super::image_store::{self, Fault, FaultKind};
+use super::linked::LinkedStore;
 use super::places::{Caller, Overrides, Places, PlacesError};
-use super::rules::CONF_VARIABLE;
 use super::sharing;
-use super::storage_conf::StorageConf;
 use super::usage::Others;
+use crate::progress::Progress;
 
 /// How a [`Check`] has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,22 +70,8 @@ pub struct Doctor<'a> {
     pub nix_store: &'a Path,
     /// The root of the system's own files, `/` but for tests.
     pub system: &'a Path,
-}
-
-/// What is wanted of `podman info --format json`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Store {
-    graph_driver_name: String,
-    graph_root: PathBuf,
-    run_root: PathBuf,
-    #[serde(default)]
-    pub(super) image_copy_tmp_dir: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Info {
-    store: Store,
+    /// Stops a Podman that is asked.
+    pub progress: &'a Progress,
 }
 
 impl Doctor<'_> {
@@ -91,33 +79,59 @@ impl Doctor<'_> {
     #[must_use]
     pub fn examine(&self) -> Vec<Check> {
         let mut checks = self.tools();
-        let store = match Places::find(self.caller, self.overrides) {
+        // Before Podman is asked, which makes a lock that is missing if this user may.
+        let linked = self.linked_store();
+        let temporary = match self.ask() {
             Ok(places) => {
-                checks.push(driver(&places, self.caller));
+                let (images, run) = (places.graph_root.display(), places.run_root.display());
+                checks.push(Check::ok("podman info", format!("images are in {images}, run-time files in {run}")));
+                checks.push(driver(&places));
                 checks.extend(host::owner(&places, self.caller));
-                checks.extend(
-                    places.image_stores.iter().filter(|store| *store != self.store).map(|s| foreign(s, &places)),
-                );
-                checks.push(self.linked_store());
+                let others = places.image_stores.iter().filter(|store| *store != self.store);
+                let others = others.filter(|store| places.separate_store.as_ref() != Some(store));
+                checks.extend(others.map(|store| self.foreign(store, &places)));
+                checks.push(linked);
                 checks.extend(self.sharing());
                 checks.push(self.named(&places));
-                checks.extend(misplaced(&places));
-                self.podman_agrees(&places, &mut checks)
+                checks.extend(self.about_names(&places));
+                places.temporary
             }
             Err(error) => {
-                let fix = if self.can_fill_in(&error) { "`windlass doctor --fix` writes it" } else { "" };
-                checks.push(Check::new("storage.conf", State::Problem, error.to_string(), fix));
-                checks.push(self.linked_store());
+                checks.push(linked);
+                match error {
+                    // Said of the program already.
+                    PlacesError::NoPodman => {}
+                    PlacesError::Failed { said, next } => {
+                        let message = format!("podman info fails, and other commands with it: {said}");
+                        checks.push(Check::new("podman info", State::Problem, message, next));
+                    }
+                    error => checks.push(Check::new("podman info", State::Problem, error.to_string(), "")),
+                }
                 None
             }
         };
-        checks.extend(host::checks(self, store.and_then(|store| store.image_copy_tmp_dir)));
+        checks.extend(host::checks(self, temporary));
         checks
     }
 
-    /// Whether `error` goes away when a key is written that only one value is usual for.
-    pub(super) fn can_fill_in(&self, error: &PlacesError) -> bool {
-        !self.is_nixos() && matches!(error, PlacesError::NoDriver { .. } | PlacesError::Missing { .. })
+    /// Asks the caller's Podman where its things are.
+    pub(super) fn ask(&self) -> Result<Places, PlacesError> {
+        Places::ask(self.caller, self.overrides, self.progress)
+    }
+
+    /// The settings files that may count.
+    pub(super) fn files(&self) -> ConfFiles<'_> {
+        ConfFiles { system: self.system, caller: self.caller }
+    }
+
+    /// The settings files that have the store's path in them.
+    pub(super) fn naming(&self) -> Vec<PathBuf> {
+        self.store.to_str().map_or_else(Vec::new, |store| self.files().with(store, self.named_conf().as_deref()))
+    }
+
+    /// Where programs are.
+    pub(super) fn path(&self) -> &str {
+        self.caller.variables.get("PATH").map_or("", String::as_str)
     }
 
     pub(super) fn is_nixos(&self) -> bool {
@@ -209,118 +223,170 @@ impl Doctor<'_> {
         })
     }
 
-    /// Whether Podman knows of our store.
+    /// Whether Podman reads our store.
     fn named(&self, places: &Places) -> Check {
         const NAME: &str = "storage.conf";
         let store = self.store.display();
+        let naming = names(&self.naming());
         if places.image_stores.iter().any(|other| other == self.store) {
-            let conf =
-                places.conf.as_ref().map_or_else(|| "STORAGE_OPTS".to_owned(), |conf| conf.display().to_string());
-            return Check::ok(NAME, format!("{conf} names {store}"));
+            let by = if naming.is_empty() { String::new() } else { format!(": {naming}") };
+            return Check::ok(NAME, format!("Podman reads {store}{by}"));
         }
         if self.overrides.root.is_some() {
             let message = "with --root Podman reads no additional image store: images are pulled, not linked";
-            return Check::new(
-                NAME,
-                State::Note,
-                message,
-                "use Podman without --root, with a storage.conf that says graphroot",
-            );
+            let fix = "use Podman without --root, with a storage.conf that says graphroot";
+            return Check::new(NAME, State::Note, message, fix);
         }
         if self.caller.variables.contains_key("STORAGE_OPTS") {
-            let message = format!("STORAGE_OPTS is set, so storage.conf does not count, and it does not name {store}");
+            let message =
+                format!("Podman does not read {store}, and STORAGE_OPTS is set, which it may read instead of files");
             let fix = format!("unset STORAGE_OPTS, or add overlay.imagestore={store} to it");
             return Check::new(NAME, State::Problem, message, fix);
         }
-        let (conf, fix) = match Places::conf_to_write(self.caller, self.overrides) {
-            Ok(conf) => (conf.display().to_string(), self.how_to_name(&conf)),
-            Err(error) => ("storage.conf".to_owned(), error.to_string()),
+        let message = if naming.is_empty() {
+            format!("Podman does not read {store}: no file names it")
+        } else {
+            format!(
+                "Podman does not read {store}, though {naming} has it: Podman does not take it from there, or a later file replaces the list"
+            )
         };
-        Check::new(NAME, State::Problem, format!("{conf} does not name {store}"), fix)
+        Check::new(NAME, State::Problem, message, self.how_to_name(places))
+    }
+
+    /// What to know of the files that name our store, and of those that say where images are.
+    fn about_names(&self, places: &Places) -> Vec<Check> {
+        const NAME: &str = "storage.conf";
+        let mut checks = Vec::new();
+        let naming = self.naming();
+        let ours: Vec<PathBuf> =
+            places.image_stores.iter().filter(|store| LinkedStore::is_at(store)).cloned().collect();
+        if let [first, others @ ..] = &ours[..]
+            && !others.is_empty()
+        {
+            let message = format!("Podman reads {} linked stores of windlass: {}", ours.len(), names(&ours));
+            let fix =
+                format!("keep the one that `windlass load` writes to, {}, and take the others out", first.display());
+            checks.push(Check::new(NAME, State::Warning, message, fix));
+        }
+        let etc = self.system.join(super::naming::ETC);
+        let by_all: Vec<PathBuf> =
+            naming.into_iter().filter(|path| path.starts_with(etc.join("storage.conf.d"))).collect();
+        if self.is_root() && !by_all.is_empty() {
+            let by_all = names(&by_all);
+            checks.push(if image_store::is_open(self.store) {
+                Check::new(
+                    NAME,
+                    State::Note,
+                    format!("{by_all} gives every user of this host root's linked images"),
+                    "",
+                )
+            } else {
+                let message = format!(
+                    "{by_all} names {}, which only root can read: no other user's Podman works",
+                    self.store.display()
+                );
+                let fix = format!("move it to {}", etc.join("storage.rootful.conf.d").display());
+                Check::new(NAME, State::Problem, message, fix)
+            });
+        }
+        if let Some((path, _)) = self.roots_for_all(places) {
+            let message = format!(
+                "{} has graphroot, which this Podman takes for rootless users too: theirs fails",
+                path.display()
+            );
+            let fix = "`windlass doctor --fix` takes it out where it is the default; move another one to \
+                       /etc/containers/storage.rootful.conf.d/10-places.conf";
+            checks.push(Check::new(NAME, State::Problem, message, fix));
+        }
+        let named = self.named_conf();
+        let separate = self.files().separate_store(named.as_deref().or(places.conf.as_deref()));
+        if let Some(store) = separate.filter(|store| !store.exists()) {
+            let message = format!(
+                "imagestore is {}, which does not exist: Podman 5 and later make it when they need it",
+                store.display()
+            );
+            checks.push(Check::new(NAME, State::Note, message, ""));
+        }
+        checks
     }
 
     /// What names our store, where that is not for us to write or as an alternative.
-    pub(super) fn how_to_name(&self, conf: &Path) -> String {
-        let (store, conf_name) = (self.store.display(), conf.display());
+    fn how_to_name(&self, places: &Places) -> String {
+        let store = self.store.display();
+        let lines = format!("[storage.options] and additionalimagestores = [\"{store}\", {{append = true}}]");
+        let main = self.main_conf(places).map(|(main, _)| main);
         if self.is_nixos() && self.is_root() {
-            return format!(
-                "when the store exists, set virtualisation.containers.storage.settings.storage.options.\
-                 additionalimagestores = [ \"{store}\" ]; in the configuration of NixOS"
-            );
+            return match main {
+                Some(_) => format!(
+                    "when the store exists, set virtualisation.containers.storage.settings.storage.options.\
+                     additionalimagestores = [ \"{store}\" ]; in the configuration of NixOS"
+                ),
+                None => format!(
+                    "when the store exists, set environment.etc.\"containers/storage.conf.d/50-windlass.conf\".text in the \
+                     configuration of NixOS to {lines}"
+                ),
+            };
         }
-        let by_hand = format!("add \"{store}\" to additionalimagestores under [storage.options]");
-        if conf.is_symlink() {
-            return format!(
-                "{conf_name} is a symbolic link: in what it is made from, {by_hand}, when the store exists"
-            );
+        let Some(main) = main else {
+            let drop_in = self.drop_in().map_or_else(|| "storage.conf".to_owned(), |path| path.display().to_string());
+            return format!("`windlass doctor --fix`, or, when the store exists, write {lines} into {drop_in}");
+        };
+        let (conf, by_hand) =
+            (main.display(), format!("add \"{store}\" to additionalimagestores under [storage.options]"));
+        if main.is_symlink() {
+            return format!("{conf} is a symbolic link: in what it is made from, {by_hand}, when the store exists");
         }
-        format!("`windlass doctor --fix`, or, when the store exists, {by_hand} in {conf_name}")
-    }
-
-    /// Asks Podman itself, once it is sure that asking changes nothing: the first Podman fixes its driver for ever.
-    fn podman_agrees(&self, places: &Places, checks: &mut Vec<Check>) -> Option<Store> {
-        const NAME: &str = "podman info";
-        let info = match self.podman_info()? {
-            Ok(info) => info,
-            Err(message) => {
-                checks.push(Check::new(NAME, State::Problem, message, "see the problems above, or `podman info`"));
-                return None;
-            }
-        };
-        let conf = places.conf.as_ref().map_or_else(|| "the defaults".to_owned(), |conf| conf.display().to_string());
-        let differs = |what: &str, podman: &dyn std::fmt::Display, ours: &dyn std::fmt::Display| {
-            let (podman, ours) = (podman.to_string(), ours.to_string());
-            let message = format!("Podman has {what} {podman}, and {conf} says {ours}: its database remembers");
-            (podman != ours).then(|| (message, format!("set {what} = \"{podman}\" under [storage] in {conf}")))
-        };
-        let other = differs("driver", &info.graph_driver_name, &places.driver)
-            .or_else(|| differs("graphroot", &info.graph_root.display(), &places.graph_root.display()));
-        checks.push(match (other, differs("runroot", &info.run_root.display(), &places.run_root.display())) {
-            (Some((message, fix)), _) => Check::new(NAME, State::Problem, message, fix),
-            (None, Some((message, fix))) => Check::new(NAME, State::Note, message, fix),
-            (None, None) => Check::ok(NAME, format!("Podman works, with images in {}", places.graph_root.display())),
-        });
-        Some(info)
-    }
-
-    /// What Podman says of its places, or why it does not; `None` without a Podman.
-    pub(super) fn podman_info(&self) -> Option<Result<Store, String>> {
-        let output = match self.run("podman", &["info", "--format", "json"])? {
-            Ok(output) => output,
-            Err(error) => return Some(Err(format!("podman info: {error}"))),
-        };
-        if output.status.success() {
-            let parsed = serde_json::from_slice::<Info>(&output.stdout);
-            return Some(parsed.map(|info| info.store).map_err(|error| format!("podman info: {error}")));
-        }
-        let text = String::from_utf8_lossy(&output.stderr);
-        let said = text.lines().rev().find(|line| !line.is_empty()).unwrap_or("it said nothing");
-        Some(Err(format!("podman info fails: {said}")))
+        format!("`windlass doctor --fix`, or, when the store exists, {by_hand} in {conf}")
     }
 
     /// Runs a program of the caller's PATH in the caller's environment; `None` if it is not there.
     fn run(&self, program: &str, arguments: &[&str]) -> Option<std::io::Result<Output>> {
         let mut command = Command::new(self.on_path(program)?);
-        command.env_clear().envs(&self.caller.variables);
-        if program == "podman" {
-            let Overrides { root, runroot, storage_conf } = self.overrides;
-            for (flag, path) in [("--root", root), ("--runroot", runroot)] {
-                command.args(path.iter().flat_map(|path| [flag.as_ref(), path.as_os_str()]));
-            }
-            command.envs(storage_conf.iter().map(|path| (CONF_VARIABLE, path)));
-        }
-        Some(command.args(arguments).output())
+        Some(command.env_clear().envs(&self.caller.variables).args(arguments).output())
     }
 
     /// Where a program is.
     pub(super) fn on_path(&self, program: &str) -> Option<PathBuf> {
-        let path = self.caller.variables.get("PATH")?;
-        let mut found = std::env::split_paths(path).map(|folder| folder.join(program));
-        found.find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
+        ask::on_path(self.caller, program)
+    }
+
+    /// An additional image store that is not the one asked about.
+    fn foreign(&self, store: &Path, places: &Places) -> Check {
+        const NAME: &str = "image store";
+        let faults = image_store::faults(store, &places.driver);
+        // A lock that is missing is made by a Podman that can.
+        let made = |fault: &&Fault| {
+            let there =
+                fault.path.ancestors().skip(1).find(|path| path.exists()).filter(|path| path.starts_with(store));
+            fault.kind == FaultKind::Missing && there.is_some_and(|path| access(path, Access::WRITE_OK).is_ok())
+        };
+        let Some(fault) = faults.iter().find(|fault| !made(fault)) else {
+            let note = |fault: &Fault| {
+                let message = format!("{fault}: Podman makes it, but not for users who may not write there");
+                Check::new(NAME, State::Note, message, "run `podman images` as a user who may")
+            };
+            return faults.first().map_or_else(|| Check::ok(NAME, store.display().to_string()), note);
+        };
+        let text = store.to_string_lossy();
+        let from = names(&self.files().with(&text, self.named_conf().as_deref()));
+        let out = format!("take {text} out of {}", if from.is_empty() { "STORAGE_OPTS" } else { &from });
+        let path = fault.path.display();
+        let fix = match &fault.kind {
+            FaultKind::Missing => format!("`touch {path}`, or {out}"),
+            FaultKind::Mode(..) | FaultKind::Refused(_) | FaultKind::Unreadable(_) => {
+                format!("`chmod a+r {path}`, or {out}")
+            }
+            FaultKind::Torn(_) => format!("restore the file, or {out}"),
+        };
+        Check::new(NAME, State::Problem, format!("{fault}: podman commands fail"), fix)
     }
 }
 
-fn driver(places: &Places, caller: &Caller) -> Check {
+fn names(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<String>>().join(" and ")
+}
+
+fn driver(places: &Places) -> Check {
     const NAME: &str = "driver";
     let driver = &places.driver;
     if driver == "overlay" {
@@ -328,55 +394,10 @@ fn driver(places: &Places, caller: &Caller) -> Check {
     }
     let cost = if driver == "vfs" { ": it copies every image whole for each of its layers" } else { "" };
     let message = format!("the storage driver is {driver}, and the linked store needs overlay{cost}");
-    let fix = if caller.variables.get("STORAGE_DRIVER").is_some_and(|set| set == driver) {
-        "unset STORAGE_DRIVER".to_owned()
-    } else {
-        let conf = places.conf.as_ref().map_or_else(|| "storage.conf".into(), |conf| conf.to_string_lossy());
-        format!(
-            "save what you need, remove it all with `podman system reset`, and set driver = \"overlay\" under [storage] \
-             in {conf}"
-        )
-    };
+    let fix = format!(
+        "unset STORAGE_DRIVER, set driver = \"overlay\" under [storage] in storage.conf, and stop all containers and move {} \
+         aside: Podman keeps to the driver that it was first used with there",
+        places.graph_root.display()
+    );
     Check::new(NAME, State::Problem, message, fix)
-}
-
-/// An additional image store that is not ours.
-fn foreign(store: &Path, places: &Places) -> Check {
-    const NAME: &str = "image store";
-    let faults = image_store::faults(store, &places.driver);
-    // A lock that is missing is made by a Podman that can.
-    let made = |fault: &&Fault| {
-        let there = fault.path.ancestors().skip(1).find(|path| path.exists()).filter(|path| path.starts_with(store));
-        fault.kind == FaultKind::Missing && there.is_some_and(|path| access(path, Access::WRITE_OK).is_ok())
-    };
-    let Some(fault) = faults.iter().find(|fault| !made(fault)) else {
-        let note = |fault: &Fault| {
-            let message = format!("{fault}: Podman makes it, but not for users who may not write there");
-            Check::new(NAME, State::Note, message, "`podman images`, by somebody who may")
-        };
-        return faults.first().map_or_else(|| Check::ok(NAME, store.display().to_string()), note);
-    };
-    let conf = places.conf.as_ref().map_or_else(|| "STORAGE_OPTS".into(), |conf| conf.to_string_lossy());
-    let out = format!("take {} out of {conf}", store.display());
-    let path = fault.path.display();
-    let fix = match &fault.kind {
-        FaultKind::Missing if fault.path == store => format!("`mkdir -p {path}`, or {out}"),
-        FaultKind::Missing => format!("`touch {path}`, or {out}"),
-        FaultKind::Mode(..) | FaultKind::Refused(_) | FaultKind::Unreadable(_) => {
-            format!("`chmod a+r {path}`, or {out}")
-        }
-        FaultKind::Torn(_) => format!("restore the file, or {out}"),
-    };
-    Check::new(NAME, State::Problem, format!("{fault}: podman commands fail"), fix)
-}
-
-/// A list of stores in a driver's table, which Podman passes over with a warning.
-fn misplaced(places: &Places) -> Option<Check> {
-    let conf = places.conf.as_ref()?;
-    let misplaced = StorageConf::read(conf).ok()??.misplaced;
-    misplaced.then(|| {
-        let message =
-            format!("{} has additionalimagestores in the table of a driver, where Podman ignores it", conf.display());
-        Check::new("storage.conf", State::Warning, message, "move it to [storage.options]")
-    })
 }

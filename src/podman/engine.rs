@@ -50,6 +50,14 @@ pub enum EngineError {
     /// The job was stopped, and the program with it.
     #[error("{0}")]
     Stopped(io::Error),
+    /// It did not end in the time that it was given, and was ended with all that it started.
+    #[error("{program} did not end within {seconds} seconds")]
+    Slow {
+        /// The program.
+        program: &'static str,
+        /// How long it was given.
+        seconds: u64,
+    },
     /// It ended with an error.
     #[error("{program} could not {action}: {said}; {next}")]
     Failed {
@@ -138,7 +146,7 @@ impl Container {
 pub(super) struct Outcome {
     status: ExitStatus,
     pub(super) stdout: String,
-    stderr: String,
+    pub(super) stderr: String,
 }
 
 /// This host's Podman, and skopeo where there is one, with the places that they use.
@@ -340,20 +348,30 @@ impl Outcome {
         self.status.code()
     }
 
+    /// Whether it ended well.
+    pub(super) fn is_success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// What it said that is wrong, or else how it ended.
+    pub(super) fn sentence(&self) -> String {
+        said(&self.stderr).unwrap_or_else(|| self.status.to_string())
+    }
+
     /// Its standard output, if it ended well.
     pub(super) fn ok(self, program: &'static str, action: &str, next: &'static str) -> Result<String, EngineError> {
         if self.status.success() { Ok(self.stdout) } else { Err(self.failure(program, action.to_owned(), next)) }
     }
 
     fn failure(&self, program: &'static str, action: String, next: &'static str) -> EngineError {
-        let said = said(&self.stderr).unwrap_or_else(|| self.status.to_string());
-        EngineError::Failed { program, action, said, next }
+        EngineError::Failed { program, action, said: self.sentence(), next }
     }
 }
 
 /// The sentence of what Podman or skopeo printed that says what is wrong.
 fn said(stderr: &str) -> Option<String> {
-    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let chatter = |line: &&str| line.contains(" level=debug ") || line.contains(" level=info ");
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !chatter(line)).collect();
     let fatal = lines.iter().rev().find(|line| line.starts_with("Error: ") || line.contains(" level=fatal "));
     // Without a user namespace skopeo says why first, and that it knows no exit status last.
     let line = fatal.or_else(|| lines.iter().find(|line| line.contains(" level=error "))).or(lines.last())?;
@@ -365,6 +383,16 @@ fn said(stderr: &str) -> Option<String> {
 
 /// Runs a program to its end, or until the job is stopped.
 pub(super) fn run(program: &'static str, command: &mut Command, progress: &Progress) -> Result<Outcome, EngineError> {
+    run_within(program, command, progress, None)
+}
+
+/// The same, for at most so long.
+pub(super) fn run_within(
+    program: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+    limit: Option<Duration>,
+) -> Result<Outcome, EngineError> {
     progress.check().map_err(EngineError::Stopped)?;
     let start = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => EngineError::Missing { program },
@@ -376,8 +404,9 @@ pub(super) fn run(program: &'static str, command: &mut Command, progress: &Progr
     command.stdin(Stdio::null()).process_group(0);
     command.stdout(stdout.try_clone().map_err(io)?).stderr(stderr.try_clone().map_err(io)?);
     let mut child = command.spawn().map_err(start)?;
-    let status = wait(&mut child, progress).map_err(|source| match source.kind() {
+    let status = wait(&mut child, progress, limit).map_err(|source| match source.kind() {
         io::ErrorKind::Interrupted => EngineError::Stopped(source),
+        io::ErrorKind::TimedOut => EngineError::Slow { program, seconds: limit.unwrap_or_default().as_secs() },
         _ => EngineError::Start { program, source },
     })?;
     Ok(Outcome { status, stdout: text(&mut stdout).map_err(io)?, stderr: text(&mut stderr).map_err(io)? })
@@ -390,15 +419,19 @@ fn text(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Waits for a child; if the job is stopped, ends the child and all that it started first.
-fn wait(child: &mut Child, progress: &Progress) -> io::Result<ExitStatus> {
+/// Waits for a child; if the job is stopped, or the time is over, ends the child and all that it started first.
+fn wait(child: &mut Child, progress: &Progress, limit: Option<Duration>) -> io::Result<ExitStatus> {
     let mut pause = Duration::from_millis(1);
+    let start = Instant::now();
     let stopped = loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
         if let Err(stopped) = progress.check() {
             break stopped;
+        }
+        if limit.is_some_and(|limit| start.elapsed() > limit) {
+            break io::ErrorKind::TimedOut.into();
         }
         std::thread::sleep(pause);
         pause = PAUSE.min(pause * 2);
@@ -431,6 +464,7 @@ mod tests {
             ("time=\"2024-01-01T00:00:00Z\" level=fatal msg=short\n", "short"),
             ("time=\"x\" level=error msg=\"no newuidmap\"\ntime=\"x\" level=error msg=\"no status\"\n", "no newuidmap"),
             ("anything else\n\n", "anything else"),
+            ("anything else\ntime=\"x\" level=debug msg=\"bye\"\n", "anything else"),
         ] {
             assert_eq!(said(stderr).as_deref(), Some(sentence));
         }

@@ -274,6 +274,7 @@ fn oldest_podman(system: &Path) -> Option<i64> {
 mod tests {
     use super::*;
     use crate::podman::places::Overrides;
+    use crate::progress::Progress;
 
     /// What `look` says of a system with these files, whose root is then `$T`.
     fn on(files: &[(&str, &str)], look: impl Fn(&Doctor<'_>) -> Vec<Check>) -> Vec<String> {
@@ -286,7 +287,15 @@ mod tests {
         }
         let caller = Caller { uid: 12345, home: None, variables: [("PATH".to_owned(), String::new())].into() };
         let (store, overrides) = (system.join("store"), Overrides::default());
-        let doctor = Doctor { caller: &caller, overrides: &overrides, store: &store, nix_store: &store, system };
+        let progress = Progress::new();
+        let doctor = Doctor {
+            caller: &caller,
+            overrides: &overrides,
+            store: &store,
+            nix_store: &store,
+            system,
+            progress: &progress,
+        };
         let text = |check: Check| {
             let fix = check.fix.unwrap_or_default();
             format!("{:?} {}: {} | {fix}", check.state, check.check, check.message)
@@ -357,7 +366,17 @@ mod tests {
         let look = |uid, rootless| {
             let (run_root, conf) = ("/r".into(), None);
             let (graph_root, driver) = (graph_root.clone(), "overlay".to_owned());
-            let places = Places { graph_root, run_root, driver, image_stores: Vec::new(), conf, rootless };
+            let places = Places {
+                graph_root,
+                run_root,
+                driver,
+                image_stores: Vec::new(),
+                separate_store: None,
+                driver_options: std::collections::BTreeMap::new(),
+                temporary: None,
+                conf,
+                rootless,
+            };
             owner(&places, &Caller { uid, ..Caller::default() })
         };
         assert_eq!((look(own, true), look(0, false)), (None, None));

@@ -158,6 +158,15 @@ fn record_fault(path: &Path) -> Option<Fault> {
     Some(Fault { path: path.to_owned(), kind })
 }
 
+/// Whether every user of the host can read a store: it is open to them, and so is every directory above it.
+#[must_use]
+pub fn is_open(store: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    let open =
+        |path: &Path, bits: u32| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits == bits);
+    open(store, 0o005) && store.ancestors().skip(1).all(|path| path.as_os_str().is_empty() || open(path, 0o001))
+}
+
 /// Whether windlass may write there, or why not: to a directory that it made, or that is empty, or that is not there. One
 /// that another windlass is making, or was killed over, has nothing before its marker but that unfinished file.
 ///

@@ -1,10 +1,10 @@
 //! containers-storage as Podman sees it: what is there, and how images get in without a registry.
 //!
-//! Measured on Podman 4.3.1 and 5.4.2 (containers/storage 1.43 and 1.57), and read in their sources.
+//! Measured on Podman 4.3.1, 5.4.2, 5.8.6 and 6.1.1 (containers/storage 1.43 to 1.65), and read in their sources.
 //!
 //! | question | modules |
 //! |---|---|
-//! | where does Podman keep its things, and is the host ready? | [`places`] [`storage_conf`] `rules`, [`doctor`] `host` `mend` |
+//! | where does Podman keep its things, and is the host ready? | [`places`] `ask` `memory`, `conf_files` [`storage_conf`], [`doctor`] `host` `mend` `naming` `users` |
 //! | what is there? | [`lock`] [`records`] [`survey`] [`shares`] |
 //! | what must be loaded, and how? | [`decide`] [`load`] |
 //! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `placement` `rooted` `twin` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
@@ -16,7 +16,9 @@
 
 pub mod artifacts;
 mod as_built;
+mod ask;
 pub mod check;
+mod conf_files;
 pub mod decide;
 pub mod doctor;
 pub mod engine;
@@ -29,8 +31,10 @@ pub mod link;
 pub mod linked;
 pub mod load;
 pub mod lock;
+mod memory;
 mod mend;
 pub mod model;
+mod naming;
 mod placement;
 pub mod places;
 pub mod pull;
@@ -38,7 +42,6 @@ pub mod records;
 mod renew;
 pub mod rollback;
 mod rooted;
-mod rules;
 pub mod service;
 pub mod shares;
 pub mod sharing;
@@ -51,5 +54,6 @@ pub mod tree;
 mod twin;
 pub mod unpack;
 pub mod usage;
+mod users;
 pub mod verify;
 pub mod weights;

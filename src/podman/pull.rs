@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::MediaType;
 use rustix::fs::{ioctl_ficlone, syncfs};
-use toml_edit::{DocumentMut, Item, Table, TomlError, value};
+use toml_edit::{DocumentMut, Item, Table, value};
 
 use super::engine::{Engine, EngineError, run};
 use super::places::Places;
@@ -37,9 +37,6 @@ use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord};
 use crate::layout::{ImageDir, ImageKind, LayoutError, PlatformRecord};
 use crate::progress::Progress;
-
-/// What lets a rootless user without numbers of its own unpack files of others.
-const ROOTLESS_OPTION: &str = "ignore_chown_errors";
 
 /// Why an image is not in Podman.
 #[derive(Debug, thiserror::Error)]
@@ -54,14 +51,6 @@ pub enum PullError {
     /// A place in the graph root.
     #[error("{0}")]
     Write(#[from] WriteError),
-    /// The host's `storage.conf` is none.
-    #[error("{path}: {message}", path = path.display())]
-    Conf {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        message: String,
-    },
     /// It would not fit; nothing was written.
     #[error(
         "{image} needs {needed} bytes in {graph_root} while it is loaded ({layers} of them stay), and {free} are free; free some: `windlass gc`, or `podman image prune`",
@@ -279,7 +268,7 @@ impl Work {
         for name in ["tmp", &self.layout] {
             fs::create_dir(self.path(name)).at("create", &self.path(name))?;
         }
-        write_file(&self.path("storage.conf"), alone(places)?.to_string().as_bytes(), progress)?;
+        write_file(&self.path("storage.conf"), alone(places).to_string().as_bytes(), progress)?;
         Ok(image.image().write_oci(&self.path(&self.layout), progress)?)
     }
 
@@ -376,42 +365,27 @@ impl Work {
 }
 
 /// A `storage.conf` for the same storage without additional image stores.
-fn alone(places: &Places) -> Result<DocumentMut, PullError> {
-    let mut conf = match &places.conf {
-        None => DocumentMut::new(),
-        Some(path) => {
-            let text = fs::read_to_string(path).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
-            text.parse()
-                .map_err(|error: TomlError| bad_conf(places, error.to_string().trim_end().replace('\n', " ")))?
-        }
-    };
-    // Of the system's file a rootless user's Podman takes this option alone.
-    let of_system = |path: &PathBuf| ["/etc", "/usr"].iter().any(|system| path.starts_with(system));
-    if places.rootless && places.conf.as_ref().is_some_and(of_system) {
-        let options = conf.get("storage").and_then(|storage| storage.get("options"));
-        let overlay = options.and_then(|options| options.get("overlay"));
-        let kept = [overlay, options].into_iter().flatten().find_map(|table| table.get(ROOTLESS_OPTION)).cloned();
-        conf = DocumentMut::new();
-        if let Some(kept) = kept {
-            conf["storage"]["options"]["overlay"][ROOTLESS_OPTION] = kept;
-        }
-    }
-    let storage = conf.entry("storage").or_insert_with(|| Item::Table(Table::new()));
-    let storage = storage.as_table_like_mut().ok_or_else(|| bad_conf(places, "storage is not a table".to_owned()))?;
+fn alone(places: &Places) -> DocumentMut {
+    let mut conf = DocumentMut::new();
     let text = |path: &Path| value(path.to_string_lossy().into_owned());
+    let mut storage = Table::new();
     storage.insert("driver", value(&places.driver));
     storage.insert("graphroot", text(&places.graph_root));
     storage.insert("runroot", text(&places.run_root));
     // What a rootless Podman takes as graph root from a file that a variable names.
     storage.insert("rootless_storage_path", text(&places.graph_root));
-    if let Some(options) = storage.get_mut("options").and_then(Item::as_table_like_mut) {
-        options.remove("additionalimagestores");
+    if let Some(store) = &places.separate_store {
+        storage.insert("imagestore", text(store));
     }
-    Ok(conf)
-}
-
-fn bad_conf(places: &Places, message: String) -> PullError {
-    PullError::Conf { path: places.conf.clone().unwrap_or_default(), message }
+    let mut driver = Table::new();
+    for (name, option) in &places.driver_options {
+        driver.insert(name, value(option));
+    }
+    if !driver.is_empty() {
+        storage.insert("options", Item::Table([(places.driver.as_str(), driver)].into_iter().collect()));
+    }
+    conf.insert("storage", Item::Table(storage));
+    conf
 }
 
 /// What an error of a program means, where that is known.
@@ -443,53 +417,35 @@ fn explained(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
-    fn places(conf: &Path, rootless: bool) -> Places {
-        Places {
+    #[test]
+    fn the_private_conf_has_the_places_and_options_of_podman_and_no_store() {
+        let mut places = Places {
             graph_root: "/var/lib/g".into(),
             run_root: "/run/r".into(),
             driver: "overlay".to_owned(),
             image_stores: vec!["/stores/one".into()],
-            conf: Some(conf.to_owned()),
-            rootless,
+            separate_store: None,
+            driver_options: BTreeMap::new(),
+            temporary: None,
+            conf: Some("/etc/containers/storage.conf".into()),
+            rootless: true,
+        };
+        let roots = "[storage]\ndriver = \"overlay\"\ngraphroot = \"/var/lib/g\"\nrunroot = \"/run/r\"\n\
+                     rootless_storage_path = \"/var/lib/g\"\n";
+        assert_eq!(alone(&places).to_string(), roots);
+        places.separate_store = Some("/images".into());
+        for (name, value) in [("mount_program", "/usr/bin/fuse-overlayfs"), ("ignore_chown_errors", "true")] {
+            places.driver_options.insert(name.to_owned(), value.to_owned());
         }
-    }
-
-    #[test]
-    fn the_private_conf_keeps_all_but_the_places_and_the_stores() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("storage.conf");
-        let text = r#"[storage]
-driver = "btrfs"
-rootless_storage_path = "$HOME/x"
-[storage.options]
-additionalimagestores = [ "/stores/one",
-]
-size = "1G"
-[storage.options.overlay]
-mount_program = "/usr/bin/fuse-overlayfs"
-"#;
-        fs::write(&path, text).unwrap();
-        let conf = alone(&places(&path, true)).unwrap().to_string();
-        let expected = r#"[storage]
-driver = "overlay"
-rootless_storage_path = "/var/lib/g"
-graphroot = "/var/lib/g"
-runroot = "/run/r"
-[storage.options]
-size = "1G"
-[storage.options.overlay]
-mount_program = "/usr/bin/fuse-overlayfs"
-"#;
-        assert_eq!(conf, expected);
-        for text in ["storage = 1", "[storage"] {
-            fs::write(&path, text).unwrap();
-            let error = alone(&places(&path, false)).unwrap_err();
-            assert!(error.to_string().starts_with(&path.display().to_string()), "{error}");
-            assert!(!error.to_string().contains('\n'));
-        }
-        let none = Places { conf: None, ..places(&path, false) };
-        assert!(alone(&none).unwrap().to_string().contains("graphroot = \"/var/lib/g\""));
+        let options = "imagestore = \"/images\"\n\n[storage.options.overlay]\nignore_chown_errors = \"true\"\n\
+                       mount_program = \"/usr/bin/fuse-overlayfs\"\n";
+        assert_eq!(
+            alone(&places).to_string().replace("[storage.options]\n", "").replace("\n\n\n", "\n\n"),
+            format!("{roots}{options}")
+        );
     }
 }

@@ -41,23 +41,19 @@ pub enum ConfError {
     },
 }
 
-/// What a `storage.conf` says of places. An empty text counts as nothing, as for Podman.
+/// What is read of a `storage.conf`, for what Podman cannot be asked. An empty text counts as nothing, as for Podman.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StorageConf {
     /// `driver`
     pub driver: Option<String>,
     /// `graphroot`
     pub graph_root: Option<String>,
-    /// `runroot`
-    pub run_root: Option<String>,
     /// `rootless_storage_path`
     pub rootless_storage_path: Option<String>,
     /// `imagestore`, which Podman 5 knows
     pub image_store: Option<String>,
-    /// `additionalimagestores` of `[storage.options]`
+    /// The paths of `additionalimagestores`
     pub additional: Vec<String>,
-    /// Whether `additionalimagestores` also stands in a driver's table, where Podman ignores it.
-    pub misplaced: bool,
 }
 
 impl StorageConf {
@@ -84,20 +80,15 @@ impl StorageConf {
         };
         let text = |key: &str| text_in(storage, key, path);
         let options = table_in(storage, "options", "storage.options", path)?;
-        let mut conf = Self {
+        let stores = options.and_then(|options| named(options, STORES)).and_then(Item::as_array);
+        let additional = stores.into_iter().flat_map(Array::iter).filter_map(|store| Some(store.as_str()?.to_owned()));
+        Ok(Self {
             driver: text("driver")?,
             graph_root: text("graphroot")?,
-            run_root: text("runroot")?,
             rootless_storage_path: text("rootless_storage_path")?,
             image_store: text("imagestore")?,
-            ..Self::default()
-        };
-        if let Some(options) = options {
-            conf.additional = stores_in(options, path)?;
-            let tables = options.iter().filter_map(|(_, item)| item.as_table_like());
-            conf.misplaced = tables.into_iter().any(|table| named(table, STORES).is_some());
-        }
-        Ok(conf)
+            additional: additional.collect(),
+        })
     }
 }
 
@@ -119,23 +110,46 @@ pub struct Missing<'a> {
 /// # Errors
 /// If `text` is not a `storage.conf`; `path` is for the message.
 pub fn with_store(text: &str, path: &Path, store: &str, missing: &[Missing<'_>]) -> Result<String, ConfError> {
-    let conf = StorageConf::parse(text, path)?;
     let mut document = document(text, path)?;
-    let storage = child(document.as_table_mut(), "storage");
+    let storage = child(document.as_table_mut(), "storage", "storage", path)?;
     for Missing { key, value: text } in missing {
         // An empty text is as good as none.
         if text_in(storage, key, path)?.is_none() {
             storage.insert(&name_of(storage, key), value(*text));
         }
     }
-    if !conf.additional.iter().any(|other| same(other, store)) {
-        let options = child(storage, "options");
-        let name = name_of(options, STORES);
-        let stores = options.entry(&name).or_insert_with(|| value(Array::new()));
-        stores
-            .as_array_mut()
-            .ok_or_else(|| kind(path, STORES_KEY, "a list of texts"))
-            .map(|array| push(array, store))?;
+    let options = child(storage, "options", "storage.options", path)?;
+    let name = name_of(options, STORES);
+    let stores = options.entry(&name).or_insert_with(|| value(Array::new()));
+    let stores = stores.as_array_mut().ok_or_else(|| kind(path, STORES_KEY, "a list"))?;
+    if !stores.iter().any(|other| other.as_str().is_some_and(|other| same(other, store))) {
+        push(stores, store);
+    }
+    Ok(document.to_string())
+}
+
+/// A drop-in of our own that names `store`, and leaves what other files name.
+#[must_use]
+pub fn drop_in(store: &str) -> String {
+    let store = Value::from(store);
+    format!(
+        "# Written by `windlass doctor --fix`: images of the linked store, beside those of other files.\n\
+         [storage.options]\nadditionalimagestores = [{store}, {{append = true}}]\n"
+    )
+}
+
+/// The text of a `storage.conf` without `key` in `[storage]`, if it is there with this value.
+///
+/// # Errors
+/// As for [`with_store`].
+pub fn without(text: &str, path: &Path, key: &str, value: &str) -> Result<String, ConfError> {
+    let mut document = document(text, path)?;
+    let Some(storage) = document.get_mut("storage").and_then(Item::as_table_like_mut) else {
+        return Ok(text.to_owned());
+    };
+    if text_in(storage, key, path)?.as_deref() == Some(value) {
+        let name = name_of(storage, key);
+        storage.remove(&name);
     }
     Ok(document.to_string())
 }
@@ -202,18 +216,16 @@ fn text_in(table: &dyn TableLike, key: &str, path: &Path) -> Result<Option<Strin
     Ok(named(table, key).map(as_text).transpose()?.filter(|text| !text.is_empty()))
 }
 
-fn stores_in(options: &dyn TableLike, path: &Path) -> Result<Vec<String>, ConfError> {
-    let wrong = || kind(path, STORES_KEY, "a list of texts");
-    let Some(item) = named(options, STORES) else { return Ok(Vec::new()) };
-    let texts = item.as_array().ok_or_else(wrong)?.iter();
-    texts.map(|text| text.as_str().map(str::to_owned).ok_or_else(wrong)).collect()
-}
-
 /// The table of this name, made if it is missing.
-fn child<'t>(table: &'t mut dyn TableLike, key: &str) -> &'t mut dyn TableLike {
+fn child<'t>(
+    table: &'t mut dyn TableLike,
+    key: &str,
+    full: &str,
+    path: &Path,
+) -> Result<&'t mut dyn TableLike, ConfError> {
     let name = name_of(table, key);
     let item = table.entry(&name).or_insert_with(|| Item::Table(Table::new()));
-    item.as_table_like_mut().unwrap_or_else(|| unreachable!("StorageConf::parse has seen a table"))
+    item.as_table_like_mut().ok_or_else(|| kind(path, full, "a table"))
 }
 
 #[cfg(test)]
@@ -231,15 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_decides_places_and_leaves_the_rest() {
-        let text = "[storage]\ndriver = \"overlay\"\nGraphRoot = \"/g\"\nrunroot = \"\"\nunknown = 1\n\
-                    [storage.options]\nadditionalimagestores = [ '/a', \"/b/\" ]\nsize = \"1\"\n\
-                    [storage.options.overlay]\nadditionalimagestores = [\"/c\"]\n";
+    fn reads_what_names_places_and_leaves_the_rest() {
+        let text = "[storage]\ndriver = \"overlay\"\nGraphRoot = \"/g\"\nrunroot = \"\"\nunknown = 1\nimagestore = \"\"\n\
+                    [storage.options]\nadditionalimagestores = [ '/a', {append = true} ]\nsize = \"1\"\n";
+        let driver = Some("overlay".to_owned());
         let expected = StorageConf {
-            driver: Some("overlay".to_owned()),
+            driver,
             graph_root: Some("/g".to_owned()),
-            additional: vec!["/a".to_owned(), "/b/".to_owned()],
-            misplaced: true,
+            additional: vec!["/a".to_owned()],
             ..StorageConf::default()
         };
         assert_eq!(parse(text), Ok(expected));
@@ -248,22 +259,35 @@ mod tests {
 
     #[test]
     fn names_the_key_or_the_line_that_is_wrong() {
+        assert_eq!(
+            parse("[storage]\ngraphroot = 3").unwrap_err(),
+            "s.conf: storage.graphroot must be a text; correct it"
+        );
         for (text, message) in [
-            ("[storage]\ndriver = 3", "s.conf: storage.driver must be a text; correct it"),
             ("storage = 1", "s.conf: storage must be a table; correct it"),
+            ("[storage]\noptions = 1", "s.conf: storage.options must be a table; correct it"),
             (
                 "[storage.options]\nadditionalimagestores = '/a'",
-                "s.conf: storage.options.additionalimagestores must be a list of texts; correct it",
-            ),
-            (
-                "[storage.options]\nadditionalimagestores = [1]",
-                "s.conf: storage.options.additionalimagestores must be a list of texts; correct it",
+                "s.conf: storage.options.additionalimagestores must be a list; correct it",
             ),
         ] {
-            assert_eq!(parse(text).unwrap_err(), message);
+            assert_eq!(with_store(text, Path::new("s.conf"), STORE, &[]).unwrap_err().to_string(), message);
         }
         let torn = parse("[storage]\ndriver = \"over").unwrap_err();
         assert!(torn.starts_with("s.conf, line 2: ") && !torn.contains('\n'), "{torn}");
+    }
+
+    #[test]
+    fn the_drop_in_is_toml_and_only_usual_places_are_taken_out() {
+        let text = drop_in("/a \"b");
+        let stores = document(&text, Path::new("d")).unwrap()["storage"]["options"][STORES].as_array().unwrap().clone();
+        assert_eq!(stores.get(0).unwrap().as_str(), Some("/a \"b"));
+        assert_eq!(stores.get(1).unwrap().as_inline_table().unwrap()["append"].as_bool(), Some(true));
+        let without = |text: &str| without(text, Path::new("s"), "graphroot", "/g").unwrap();
+        assert_eq!(without("[storage]\ndriver = 'x' # y\ngraphroot = '/g'\n"), "[storage]\ndriver = 'x' # y\n");
+        for text in ["[storage]\ngraphroot = '/h'\n", "", "# a\n"] {
+            assert_eq!(without(text), text);
+        }
     }
 
     #[test]
@@ -303,8 +327,8 @@ mod tests {
             let new = add(text);
             assert_eq!(new, expected, "from {text}");
             assert_eq!(add(&new), new, "a second time");
-            let parsed = parse(&new).unwrap();
-            assert_eq!(parsed.additional.last().map(String::as_str), Some(STORE));
+            let stores = document(&new, Path::new("s")).unwrap()["storage"]["options"][STORES].clone();
+            assert_eq!(stores.as_array().unwrap().iter().last().unwrap().as_str(), Some(STORE));
         }
         let spelt = format!("[storage.options]\nadditionalimagestores = [\"{STORE}/\"]\n");
         assert_eq!(add(&spelt), spelt);

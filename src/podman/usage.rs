@@ -17,12 +17,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::conf_files::ConfFiles;
 use super::decide::Host;
 use super::engine::EngineError;
 use super::generations::{GenerationError, Generations};
 use super::linked::{DRIVER, LinkedStore, link_name};
 use super::model::{self, ModelError};
-use super::places::{Caller, Overrides, Places};
+use super::places::Caller;
 use super::records::{Records, RecordsError, StoredImage};
 use super::survey::Survey;
 use crate::blobs::At;
@@ -58,11 +59,9 @@ impl Others {
                 continue;
             }
             roots.insert(Path::new(home).join(".local/share/containers/storage"));
-            let run = ("XDG_RUNTIME_DIR".to_owned(), format!("/run/user/{uid}"));
-            let variables = [("HOME".to_owned(), home.to_owned()), run].into();
-            let caller = Caller { uid, home: Some(home.into()), variables };
-            // Without a driver in its storage.conf there are no places, but the default ones are in already.
-            roots.extend(Places::find(&caller, &Overrides::default()).ok().map(|places| places.graph_root));
+            // Another user's Podman is not asked: what any file says that may count for it is a root, which only keeps more.
+            let caller = Caller { uid, home: Some(home.into()), ..Caller::default() };
+            roots.extend(ConfFiles { system: Path::new("/"), caller: &caller }.graph_roots());
         }
         roots.extend(fs::canonicalize("/var/lib/containers/storage").ok());
         roots.into_iter().filter_map(|root| fs::canonicalize(root).ok()).collect()

@@ -98,6 +98,16 @@ impl Podman {
         command
     }
 
+    /// The same run of windlass, traced by strace with these options, in the same environment.
+    pub(crate) fn traced(&self, log: &Path, options: &[&str], arguments: &[&str]) -> Command {
+        let mut command = Command::new("strace");
+        command.args(["-f", "-qq", "-o"]).arg(log).args(options).arg(env!("CARGO_BIN_EXE_windlass")).args(arguments);
+        command.current_dir(self.env.path("")).env_clear();
+        let own = self.windlass(arguments);
+        command.envs(own.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    }
+
     pub(crate) fn said(&self, arguments: &[&str]) -> Said {
         Said::of(&self.windlass(arguments).output().unwrap())
     }
@@ -178,6 +188,9 @@ impl Podman {
             run_root: self.env.path("podman/run"),
             driver: "overlay".to_owned(),
             image_stores: self.home.iter().map(|home| home.path().join("storage")).collect(),
+            separate_store: None,
+            driver_options: std::collections::BTreeMap::new(),
+            temporary: None,
             conf: Some(self.env.path("podman/storage.conf")),
             rootless: false,
         }

@@ -174,9 +174,7 @@ fn a_second_load_reads_records_and_does_nothing_else() {
         podman.said(&load).last();
         let before = everything(&podman);
         let log = podman.env.path("trace");
-        let mut traced = podman.command("strace");
-        traced.args(["-f", "-qq", "-o", log.to_str().unwrap(), env!("CARGO_BIN_EXE_windlass")]).args(&load);
-        let said = run_ok(traced.env("NIX_STORE_DIR", podman.home("store")));
+        let said = run_ok(&mut podman.traced(&log, &[], &load));
         let last = said.lines().last().unwrap();
         assert_eq!(last, "2 images, 0 models: 0 loaded, 2 present; wrote 0 B; network 0 bytes");
         assert_eq!(everything(&podman), before);

@@ -10,8 +10,8 @@ use crate::podman::built;
 fn options_choose_and_json_tells_everything() {
     let podman = Podman::new();
     let unready = podman.load(stack(), &["--via", "store"]);
-    let sentence = "windlass: there is no linked store: no additional image store of windlass that can be written to is \
-                    named by storage.conf; `windlass doctor` says what to do\n";
+    let sentence = "windlass: there is no linked store: Podman reads no additional image store of windlass that this user \
+                    can write to; `windlass doctor` says what to do\n";
     assert_eq!((unready.code, unready.stderr.as_str()), (7, sentence));
     let podman = Podman::linked();
     let unknown = podman.load(stack(), &["--image", "redi"]);

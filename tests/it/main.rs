@@ -9,6 +9,7 @@ mod ai_stack;
 mod ai_stack_checks;
 mod architecture;
 mod attacks;
+mod authority;
 mod bad_input;
 mod bad_registry;
 mod cli;

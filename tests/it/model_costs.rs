@@ -94,10 +94,11 @@ fn every_way_to_pay_twice_is_told() {
     assert_eq!(warnings(&build(&podman, "stack", &spec)), told);
     let built = plan(&podman, "stack");
     assert_eq!((warnings(&built), &built["models"][2]), (told.clone(), &planned["models"][2]));
-    // A storage driver that copies, on this host.
+    // A storage driver that copies, on another host: Podman keeps to the one it was first used with.
     let conf = podman.env.path("podman/storage.conf");
     let settings = std::fs::read_to_string(&conf).unwrap();
-    std::fs::write(&conf, settings.replace("overlay", "vfs")).unwrap();
+    let copies = settings.replace("overlay", "vfs").replace("podman/root", "podman/copies");
+    std::fs::write(&conf, copies.replace("podman/run", "podman/run-copies")).unwrap();
     let more = warnings(&plan(&podman, "stack.json")).pop().unwrap();
     assert!(more.starts_with("Podman's storage driver is vfs, which makes a copy of all weights"), "{more}");
 

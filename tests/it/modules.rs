@@ -366,6 +366,31 @@ fn the_store_is_there_before_storage_conf_names_it() {
     assert!(own["etc"]["containers/storage.conf"].as_str().unwrap().contains("/big/windlass"));
 }
 
+/// By the rules of Podman 6 `graphroot` of /etc is that of rootless users too, and drop-ins are honoured.
+#[test]
+fn with_podman_6_the_store_is_named_in_a_drop_in_and_storage_conf_is_nixos_own() {
+    const SIX: &str = r#"virtualisation.podman.package = pkgs.podman // { version = "6.1.3"; };"#;
+    let user = r#"virtualisation.windlass = { user = "ai"; runner = "quadlet"; };
+        users.users.ai = { isNormalUser = true; uid = 1001; linger = true; home = "/home/ai"; };"#;
+    let [six, podman, user] = evaluated(
+        SHOP,
+        [
+            &format!("{{ pkgs, ... }}: {{ {SIX} }}"),
+            &format!(r#"{{ pkgs, ... }}: {{ {SIX} virtualisation.windlass.via = "podman"; }}"#),
+            &format!("{{ pkgs, ... }}: {{ {SIX} {user} }}"),
+        ],
+    );
+    let drop_in = "[storage.options]\nadditionalimagestores = [\"/nix/var/windlass/storage\", {append = true}]\n";
+    assert_eq!(six["etc"]["containers/storage.rootful.conf.d/50-windlass.conf"], drop_in);
+    assert!(six["etc"]["containers/storage.conf.d/50-windlass.conf"].is_null());
+    assert!(six["storageConf"]["storage"]["options"].is_null(), "{six}");
+    assert!(podman["etc"]["containers/storage.rootful.conf.d/50-windlass.conf"].is_null());
+    // A user has it from there, and needs no link in the home.
+    assert_eq!(user["etc"]["containers/storage.conf.d/50-windlass.conf"], drop_in);
+    assert!(user["etc"]["containers/windlass-rootless.conf"].is_null());
+    assert!(!user.to_string().contains(".config/containers/storage.conf"), "{user}");
+}
+
 #[test]
 fn what_a_user_says_of_a_unit_is_kept() {
     let own = r#"after = [ "foo.service" "network-online.target" ]; wants = [ "network-online.target" ]; requires = [ "bar.service" ];

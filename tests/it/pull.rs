@@ -355,6 +355,9 @@ fn in_a_process_of_its_own() {
         run_root: folder.join("podman/run"),
         driver: "overlay".to_owned(),
         image_stores: Vec::new(),
+        separate_store: None,
+        driver_options: std::collections::BTreeMap::new(),
+        temporary: None,
         conf: Some(folder.join("podman/storage.conf")),
         rootless: !rustix::process::geteuid().is_root(),
     };

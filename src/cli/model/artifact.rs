@@ -53,7 +53,7 @@ struct Report {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
-    let host = args.host.host()?;
+    let host = args.host.host(session.progress())?;
     artifacts::check(&host.engine, progress)?;
     let model = ModelDir::open(&ImageDir::open(&args.image)?)?;
     let name = match &args.name {

@@ -18,7 +18,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let all = args.host.host()?.models(session.progress())?;
+    let all = args.host.host(session.progress())?.models(session.progress())?;
     if printer.json() {
         return printer.value(&all);
     }

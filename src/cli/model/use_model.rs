@@ -52,7 +52,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let host = args.host.host()?;
+    let host = args.host.host(session.progress())?;
     let service = args.restart.as_ref().map(|name| match name.ends_with(".service") {
         true => Service::Unit { name: name.clone(), user: args.user },
         false => Service::Container(name.clone()),
