@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """windlass with every Podman from 4.3 to 6.1, with Docker and containerd: `./dev engines`.
 
-    tests/engines/matrix.py [ENGINE[/VARIANT]…] [--jobs N] [--output FILE]
+    tests/engines/matrix.py [ENGINE[/VARIANT]…] [--jobs N] [--binary FILE] [--output FILE]
 
 Makes the Debians that are missing, runs each row in a host of its own (enter.sh), and prints a table of what each step came to.
 Ends with 1 if a step failed, with 7 if a Debian cannot be made.
@@ -127,6 +127,7 @@ def main():
     parser.add_argument("rows", nargs="*", metavar="ENGINE[/VARIANT]")
     parser.add_argument("--output", metavar="FILE", help="write the table there too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows at a time; by default the number of processors")
+    parser.add_argument("--binary", default=os.path.join(ROOT, "target", "debug", "windlass"), help="the windlass that is run")
     arguments = parser.parse_args()
     if os.geteuid() != 0:
         sys.exit("the matrix mounts and makes users: run it as root")
@@ -135,8 +136,7 @@ def main():
     made = subprocess.run([f"{HERE}/chroots.sh", *suites], check=False).returncode
     if made:
         sys.exit(made)
-    binary = os.path.join(ROOT, "target", "debug", "windlass")
-    runner = Runner(binary)
+    runner = Runner(os.path.abspath(arguments.binary))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, runner.end)
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:

@@ -10,10 +10,11 @@ import sys
 import tarfile
 
 from podman_host import STORE, USERS, VARIANTS, images, info, kept, runtime, settings, state
+from records import differences
 from steps import REGISTRY, WORK, Failed, Row, Stack, check, manifest_of, sha256, start_registry, tool_folder
 
 STEPS = (
-    "set up", "pulled", "pulled, user", "doctor", "doctor --fix", "users kept", "linked", "again", "run", "verify --full", "prune",
+    "set up", "pulled", "pulled, user", "doctor", "doctor --fix", "users kept", "linked", "records", "again", "run", "verify --full", "prune",
     "rollback", "gc", "save", "push", "rootless",
 )
 
@@ -152,6 +153,14 @@ def main(engine, variant):
             kept(row, was[user], state(row, user), user)
     with row.step("linked"):
         loaded(row, one, "link")
+    with row.step("records"):
+        # The same image, pulled by this Podman into a store of its own.
+        row.run("windlass", "export", one.directory, "--format", "oci", "--output", f"{WORK}/oci")
+        options = ("--root", "/srv/pulled", "--runroot", "/run/pulled", "--storage-driver", "overlay")
+        identifier = row.run("podman", *options, "pull", "--quiet", f"oci:{WORK}/oci").strip()
+        check(identifier == one.config.removeprefix("sha256:"), f"Podman pulled {identifier}")
+        found = differences("/srv/pulled", STORE, identifier)
+        check(not found, "the linked store has other records than Podman makes:\n" + "\n".join(found))
     with row.step("again"):
         loaded(row, one, "present")
     with row.step("run"):
