@@ -27,6 +27,7 @@ use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::spec::UpstreamSpec;
+use crate::strict;
 
 /// Why an image that was not built here cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -93,8 +94,9 @@ const BOMB_RATIO: u64 = 200;
 /// See [`BaseError`].
 pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseError> {
     let unfit = |message: String| BaseError::Unfit { name: spec.name.clone(), message };
+    strict::check(strict::Document::Manifest, spec.manifest.as_bytes()).map_err(|error| unfit(error.to_string()))?;
     let manifest: ImageManifest =
-        serde_json::from_str(&spec.manifest).map_err(|error| unfit(format!("its manifest is none: {error}")))?;
+        serde_json::from_str(&spec.manifest).map_err(|error| unfit(format!("its manifest is not valid: {error}")))?;
     let top = {
         let bytes = spec.manifest.clone().into_bytes();
         let media_type = manifest.media_type().clone().unwrap_or(MediaType::ImageManifest);
@@ -107,8 +109,9 @@ pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseErro
     if found != config_digest {
         return Err(BaseError::Damaged { path: spec.config.clone(), expected: config_digest, found });
     }
+    strict::check_image(spec.manifest.as_bytes(), &bytes).map_err(|error| unfit(error.to_string()))?;
     let config: ImageConfiguration =
-        serde_json::from_slice(&bytes).map_err(|error| unfit(format!("its config is none: {error}")))?;
+        serde_json::from_slice(&bytes).map_err(|error| unfit(format!("its config is not valid: {error}")))?;
     let platform = platform_of(&config);
     if !platform.runs_on(&spec.platform) {
         return Err(unfit(format!("is for {platform}, and {} was asked for", spec.platform)));
@@ -120,11 +123,6 @@ pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseErro
         let [layers, diff_ids, files] = counts;
         let message = format!("its manifest has {layers} layers, its config {diff_ids}, and {files} files were given");
         return Err(unfit(message));
-    }
-    for layer in manifest.layers() {
-        if let Some(message) = unreadable(&top.media_type, layer.media_type()) {
-            return Err(unfit(message));
-        }
     }
     let parts: Vec<_> = manifest.layers().iter().zip(diff_ids).zip(&spec.layers).collect();
     let layer = |((descriptor, diff_id), path): ((&oci_spec::image::Descriptor, Digest), &PathBuf)| {
@@ -161,17 +159,6 @@ pub fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseErro
         .collect();
     let config = Blob { media_type: MediaType::ImageConfig, digest: config_digest, bytes };
     Ok(Image { summary, top, blobs: vec![config], recipes })
-}
-
-/// Why Podman does not read a manifest of this type with a layer of that one. As long as it has such an image, `podman images`
-/// fails for all of them (4.3): "unsupported docker v2s2 media type".
-fn unreadable(manifest: &MediaType, layer: &MediaType) -> Option<String> {
-    const DOCKERS: &str = "application/vnd.docker.image.rootfs.diff.tar";
-    let (manifest, layer) = (manifest.as_ref(), layer.as_ref());
-    let plain = layer == DOCKERS || layer.strip_prefix(DOCKERS) == Some(".gzip");
-    let is_dockers = manifest.starts_with("application/vnd.docker.");
-    let reads = if is_dockers { plain } else { plain || !layer.starts_with(DOCKERS) };
-    (!reads).then(|| format!("its manifest, {manifest}, has a layer of type {layer}, and Podman does not read that"))
 }
 
 /// The platform that a config names.
@@ -297,6 +284,7 @@ impl Base {
     /// If it cannot be read, or is for another platform.
     pub fn open(path: &Path, platform: &Platform) -> Result<Self, BaseError> {
         let image = ImageDir::open(path)?;
+        image.check_readable()?;
         let summary = image.summary();
         let unfit = |message: String| BaseError::Unfit { name: summary.reference.to_string(), message };
         let record = match (&summary.platforms[..], summary.kind) {

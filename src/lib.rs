@@ -29,6 +29,7 @@
 //! | `service` | `names` |
 //! | `sh` | |
 //! | `store` | |
+//! | `strict` | |
 //! | `config` | |
 //! | `nar` | `digest` `store` |
 //! | `path_info` | `store` |
@@ -42,15 +43,15 @@
 //! | `model` | `blobs` `canonical` `digest` `layer` `lock_file` `names` `nix_store` `pipe` `progress` `reference` `registry` `store` |
 //! | `content` | `layer` `store` |
 //! | `pattern` | `layer` `store` |
-//! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `names` `pattern` `platform` `reference` `service` `store` |
+//! | `spec` | `canonical` `config` `content` `digest` `layer` `model` `names` `pattern` `platform` `reference` `service` `store` `strict` |
 //! | `split` | `closure` `store` |
 //! | `image` | `canonical` `config` `digest` `layer` `names` `platform` `spec` |
 //! | `plan` | `closure` `content` `image` `layer` `model` `names` `spec` `split` `store` |
-//! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `names` `nar` `pipe` `platform` `progress` `reference` |
+//! | `layout` | `blobs` `canonical` `digest` `image` `layer` `model` `names` `nar` `pipe` `platform` `progress` `reference` `strict` |
 //! | `layer_set` | `blobs` `canonical` `image` `layout` `progress` |
 //! | `members` | `layer` |
-//! | `base` | `compression` `digest` `image` `layer` `layout` `members` `names` `platform` `progress` `reference` `spec` |
-//! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `model` `names` `plan` `platform` `progress` `reference` `service` `spec` |
+//! | `base` | `compression` `digest` `image` `layer` `layout` `members` `names` `platform` `progress` `reference` `spec` `strict` |
+//! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `model` `names` `plan` `platform` `progress` `reference` `service` `spec` `strict` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
 //! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
@@ -58,8 +59,8 @@
 //! | `lint` | `digest` `image` `layer` `layout` `model` `names` `plan` `reference` `stack` |
 //! | `compose` | `blobs` `digest` `layout` `names` `reference` `service` `stack` |
 //! | `vouching` | `layer` `layout` `nar` `nix_store` `store` |
-//! | `podman` | `beneath` `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `names` `nix_store` `pipe` `platform` `progress` `reference` `spec` `vouching` |
-//! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` |
+//! | `podman` | `beneath` `blobs` `canonical` `compression` `digest` `forms` `image` `layer` `layout` `members` `model` `names` `nix_store` `pipe` `platform` `progress` `reference` `spec` `strict` `vouching` |
+//! | `upstream` | `blobs` `compression` `digest` `layer` `lock_file` `nix_store` `pipe` `platform` `progress` `reference` `registry` `strict` |
 //! | `pack` | `archive` `blobs` `canonical` `compression` `digest` `image` `layer` `layout` `pipe` `progress` |
 //! | `push` | `compression` `digest` `forms` `image` `layout` `model` `pack` `progress` `registry` |
 //! | `cli` | anything |
@@ -110,5 +111,6 @@ pub mod spec;
 pub mod split;
 pub mod stack;
 pub mod store;
+pub mod strict;
 pub mod upstream;
 pub mod vouching;

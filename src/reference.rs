@@ -200,6 +200,21 @@ pub fn image_name(image: &str) -> (&str, Option<&str>) {
     }
 }
 
+/// Whether Podman can read this as the full name of an image: with its registry, and a tag, a digest or both.
+#[must_use]
+pub fn is_name(image: &str) -> bool {
+    let (tagged, digest) = image.split_once('@').map_or((image, None), |(tagged, digest)| (tagged, Some(digest)));
+    let (name, tag) = image_name(tagged);
+    let is_digest = |digest: &str| {
+        let hex = digest.strip_prefix("sha256:").unwrap_or_default();
+        hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    full_name(name).is_ok_and(|full| full == name)
+        && (tag.is_some() || digest.is_some())
+        && tag.is_none_or(is_tag)
+        && digest.is_none_or(is_digest)
+}
+
 /// Whether a reference can name another image tomorrow: no digest, and a tag without a version.
 #[must_use]
 pub fn is_floating(image: &str) -> bool {

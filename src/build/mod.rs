@@ -31,6 +31,7 @@ use crate::progress::Progress;
 use crate::reference::{Reference, ReferenceError, file_name};
 use crate::service::Service;
 use crate::spec::{ImageSpec, LayerSpec, ModelSource, SpecError, StackSpec};
+use crate::strict::{self, Refused};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
@@ -389,6 +390,9 @@ fn assemble(
         layers: records,
         models,
     };
+    // Of what a spec can say nothing gets here; what an image inherits was checked where it was read.
+    let unfit = |error: Refused| BaseError::Unfit { name: reference.to_string(), message: error.to_string() };
+    strict::check_image(&manifest.bytes, &config.bytes).map_err(unfit)?;
     let summary = Summary {
         version: VERSION,
         kind,

@@ -179,7 +179,13 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
     let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
     let upstream = |error| matches!(error, &ResolveError::Size { .. } | &ResolveError::Conflict { .. });
     let layout = |error| {
-        matches!(error, &LayoutError::Damaged { .. } | &LayoutError::Truncated { .. } | &LayoutError::Changed { .. })
+        matches!(
+            error,
+            &LayoutError::Damaged { .. }
+                | &LayoutError::Truncated { .. }
+                | &LayoutError::Changed { .. }
+                | &LayoutError::Unreadable { .. }
+        )
     };
     let lied = |error| matches!(error, &PullError::NotThere { .. } | &PullError::OtherImage { .. });
     if error.is::<Unverified>()
@@ -193,6 +199,7 @@ fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
         || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
         || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
         || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
+        || matches!(error.downcast_ref(), Some(DecideError::Unreadable(_)))
         || matches!(error.downcast_ref(), Some(FormError::Changed { .. }))
         || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
         || matches!(error.downcast_ref(), Some(AddError::Model { bad: true, .. }))

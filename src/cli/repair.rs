@@ -33,7 +33,8 @@ const EXAMPLE: &str = "Examples:
 /// store paths, or handed to Podman, and what the others have stays. Before a damaged layer is replaced, what it is made
 /// from is read: if that is damaged too, nothing is touched, and the store path to restore is named.
 ///
-/// Records of the linked store that are torn or gone are mended first: with them no Podman command works.
+/// Records of the linked store that are torn or gone are mended first: with them no Podman command works. Images that Podman
+/// cannot read are taken away, because it lists none while one of them is there.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
@@ -67,6 +68,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if let Some(store) = &host.linked {
         report.store = store.mend(progress)?;
     }
+    report.store.extend(host.remove_unreadable(progress)?);
+    report.store.extend(host.settle_now(progress)?);
     let (targets, gone) = split(loaded(&host, &args.names)?.unwrap_or_default());
     let verified = check(&host, &targets, args.full, session)?;
     report.problems = verified.problems.iter().map(ToString::to_string).collect();

@@ -20,6 +20,7 @@ use crate::podman::generations::{Entry, Generations};
 use crate::podman::linked::{DRIVER, LinkedStore};
 use crate::podman::shares::{Copies, Share, Users, copies};
 use crate::podman::survey::{Presence, Survey};
+use crate::podman::unreadable::Unreadable;
 use crate::progress::Progress;
 
 const EXAMPLE: &str = "Examples:
@@ -96,6 +97,12 @@ struct Report {
     free: Vec<Free>,
     generation: Option<u64>,
     images: Vec<Row>,
+    /// Images that Podman cannot read, whoever loaded them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<Unreadable>,
+    /// Whether a load was killed before Podman confirmed it, or is still at work.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unconfirmed: bool,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
@@ -125,6 +132,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         free,
         generation,
         images,
+        unreadable: host.unreadable(&survey),
+        unconfirmed: host.has_unconfirmed(),
     };
     if let Some(path) = &args.metrics {
         let metrics = metrics(&report);
@@ -158,6 +167,9 @@ fn judge(args: &Args, report: &Report) -> Result<()> {
             size(free.bytes),
             size(wanted)
         )));
+    }
+    if !report.unreadable.is_empty() {
+        bail!("Podman cannot read {}; `windlass repair` takes them away", count(report.unreadable.len(), "image"));
     }
     let bad = report.images.iter().filter(|row| row.state != "present").count();
     if bad == 0 {
@@ -296,6 +308,10 @@ fn tell(report: &Report, printer: &Printer) -> Result<()> {
     if !rows.is_empty() {
         printer.line("")?;
         printer.table(&rows)?;
+    }
+    report.unreadable.iter().try_for_each(|image| printer.line(image))?;
+    if report.unconfirmed {
+        printer.line("a load is at work, or was killed before Podman confirmed it; `windlass repair` settles that")?;
     }
     let number = |state: &str| report.images.iter().filter(|row| row.state == state).count();
     let models = report.images.iter().filter(|row| row.entry.kind == ImageKind::Model).count();

@@ -18,6 +18,7 @@ use crate::podman::decide::{Host, Target};
 use crate::podman::generations::Entry;
 use crate::podman::linked::DRIVER;
 use crate::podman::survey::Survey;
+use crate::podman::unreadable::Unreadable;
 use crate::podman::verify::{Problem, State, Verified, verify};
 use crate::stack::StackDir;
 
@@ -66,7 +67,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Some(path) => built(path, args.full, session)?,
         None => {
             let host = args.host.host(session.progress())?;
-            let Some(loaded) = loaded(&host, &args.images)? else {
+            let loaded = loaded(&host, &args.images)?;
+            let survey = Survey::read(&host.places, session.progress())?;
+            let Some(loaded) = loaded.or_else(|| (!host.unreadable(&survey).is_empty()).then(Vec::new)) else {
                 printer.note(format!("nothing was loaded into {} yet", host.places.graph_root.display()));
                 return tell(&Report { images: 0, layers: 0, read: 0, problems: vec![], details: vec![] }, printer);
             };
@@ -93,8 +96,18 @@ pub(super) fn check(host: &Host, targets: &[Target], full: bool, session: &Sessi
     let progress = session.progress();
     let survey = Survey::read(&host.places, progress)?;
     let drawing = session.draw("verifying");
-    let verified = verify(&survey, targets, full, progress)?;
+    let mut verified = verify(&survey, targets, full, progress)?;
     drop(drawing);
+    let problem = |image: Unreadable| Problem {
+        state: State::Damaged,
+        images: vec![image.image.clone()],
+        layer: None,
+        file: None,
+        path: None,
+        source: None,
+        what: image.to_string(),
+    };
+    verified.problems.extend(host.unreadable(&survey).into_iter().map(problem));
     Ok(verified)
 }
 

@@ -36,6 +36,7 @@ use crate::layer::{Input, LayerError, Recipe, Sink, digest_of, measure};
 use crate::nar::nar_hash;
 use crate::pipe::{PipeError, Readers};
 use crate::progress::Progress;
+use crate::strict::{self, Refused};
 
 /// The version of `image.json`, `layers.json` and `stack.json`.
 pub const VERSION: u32 = 1;
@@ -116,6 +117,19 @@ pub enum LayoutError {
         /// The paths at fault, or all of the layer where their hashes are not known.
         culprits: Vec<String>,
     },
+    /// A config, manifest or index that some reader cannot read.
+    #[error(
+        "{reference}: {what}; while Podman has such an image it lists none at all: give it another value, and build it again ({path})",
+        path = path.display()
+    )]
+    Unreadable {
+        /// The image directory.
+        path: PathBuf,
+        /// The image.
+        reference: String,
+        /// The field and its value.
+        what: String,
+    },
     /// A place that is written to.
     #[error("{0}")]
     Write(#[from] WriteError),
@@ -138,6 +152,22 @@ impl Image {
     /// Index, manifests and configs.
     pub fn small_blobs(&self) -> impl Iterator<Item = &Blob> {
         std::iter::once(&self.top).chain(&self.blobs)
+    }
+
+    /// Compares its index, manifests and configs with the types of all readers.
+    ///
+    /// # Errors
+    /// With the first field that one of them refuses.
+    pub fn check_readable(&self) -> Result<(), Refused> {
+        let bytes = |digest| {
+            let blob = self.small_blobs().find(|blob| blob.digest == digest);
+            blob.map_or(&[][..], |blob| blob.bytes.as_slice())
+        };
+        if self.top.media_type == MediaType::ImageIndex {
+            strict::check(strict::Document::Index, &self.top.bytes)?;
+        }
+        let mut platforms = self.summary.platforms.iter();
+        platforms.try_for_each(|platform| strict::check_image(bytes(platform.digest), bytes(platform.config_digest)))
     }
 
     /// Writes everything but layer blobs into `directory`, which must exist.
@@ -227,6 +257,20 @@ impl ImageDir {
         let recipes = read_recipes(path, summary.layers().into_iter())?;
         let image = Image { summary, top, blobs, recipes };
         Ok(Self { path: path.to_owned(), image })
+    }
+
+    /// Checks that every program which reads images can read this one; [`strict`] says why that matters. An image that was
+    /// built by an older windlass may be another.
+    ///
+    /// # Errors
+    /// With the field that one of them refuses.
+    pub fn check_readable(&self) -> Result<(), LayoutError> {
+        let unreadable = |refused: Refused| LayoutError::Unreadable {
+            path: self.path.clone(),
+            reference: self.summary().reference.to_string(),
+            what: refused.to_string(),
+        };
+        self.image.check_readable().map_err(unreadable)
     }
 
     /// What the directory holds.

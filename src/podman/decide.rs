@@ -14,7 +14,7 @@ use super::records::RecordsError;
 use super::survey::{Presence, Survey};
 use crate::digest::Digest;
 use crate::image::chain_ids;
-use crate::layout::{ImageDir, PlatformRecord};
+use crate::layout::{ImageDir, LayoutError, PlatformRecord};
 use crate::names::Name;
 use crate::nix_store::NixPlaces;
 use crate::platform::Platform;
@@ -47,6 +47,9 @@ pub enum DecideError {
         /// The other.
         two: PathBuf,
     },
+    /// One that Podman could not read.
+    #[error("{0}")]
+    Unreadable(#[from] LayoutError),
     /// Records of a store.
     #[error("{0}")]
     Records(#[from] RecordsError),
@@ -186,6 +189,7 @@ impl Host {
     /// # Errors
     /// See [`DecideError`].
     pub fn plan(&self, targets: &[Target], options: Options, progress: &Progress) -> Result<Vec<Step>, DecideError> {
+        targets.iter().try_for_each(|target| target.image.check_readable())?;
         let mut named: BTreeMap<&str, &ImageDir> = BTreeMap::new();
         for image in targets.iter().map(|target| &target.image) {
             let reference = &image.summary().reference;

@@ -94,6 +94,7 @@ impl Doctor<'_> {
                 checks.extend(self.sharing());
                 checks.push(self.named(&places));
                 checks.extend(self.about_names(&places));
+                checks.extend(super::unreadable::checks(&places));
                 places.temporary
             }
             Err(error) => {

@@ -269,6 +269,26 @@ impl Engine {
         self.podman(["rmi", "--", name], &format!("remove {name}"), progress).map(drop)
     }
 
+    /// Removes a name, and the image if that was its last one, also of an image that Podman cannot read: then skopeo does it,
+    /// which does not look into the image.
+    ///
+    /// # Errors
+    /// What Podman said, if skopeo is not there or could not either.
+    pub(super) fn discard(&self, name: &str, progress: &Progress) -> Result<(), EngineError> {
+        let Err(error) = self.remove_image(name, progress) else { return Ok(()) };
+        // It has no option for another graph root.
+        if !matches!(error, EngineError::Failed { .. }) || !self.options.is_empty() {
+            return Err(error);
+        }
+        let mut command = self.command("skopeo");
+        command.arg("delete").arg(format!("containers-storage:{name}"));
+        match run("skopeo", &mut command, progress) {
+            Ok(outcome) if outcome.status.success() => Ok(()),
+            Err(stopped @ EngineError::Stopped(_)) => Err(stopped),
+            _ => Err(error),
+        }
+    }
+
     /// Every container that Podman knows, running or not.
     ///
     /// # Errors

@@ -179,6 +179,9 @@ pub enum GcError {
     /// Podman.
     #[error("{0}")]
     Engine(#[from] super::engine::EngineError),
+    /// What a killed load has left.
+    #[error("{0}")]
+    Unconfirmed(#[from] Box<super::load::LoadError>),
     /// A place that is written to.
     #[error("{0}")]
     Write(#[from] WriteError),
@@ -216,8 +219,13 @@ impl Host {
         done: &mut dyn FnMut(&Removed),
         progress: &Progress,
     ) -> Result<(Plan, Vec<Removed>), GcError> {
+        let mut settled = self.settle_now(progress).map_err(Box::new)?;
+        if request.classes.contains(&Class::Images) {
+            settled.extend(self.remove_unreadable(progress).map_err(Box::new)?);
+        }
         let held = self.hold(progress)?;
         let mut plan = self.plan_held(request, progress)?;
+        plan.warnings.extend(settled);
         let mut all = Vec::new();
         let containers: Vec<Removal> =
             plan.remove.iter().filter(|removal| removal.class == Class::Containers).cloned().collect();
@@ -231,7 +239,8 @@ impl Host {
             // With what they really left behind.
             let mut request = request.clone();
             request.classes.remove(&Class::Containers);
-            plan = self.plan_held(&request, progress)?;
+            let warnings = std::mem::take(&mut plan.warnings);
+            plan = Plan { warnings, ..self.plan_held(&request, progress)? };
         }
         let mut linked: Vec<Removal> = Vec::new();
         for removal in &plan.remove {

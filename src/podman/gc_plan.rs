@@ -26,6 +26,8 @@ pub(super) struct Planner<'a> {
     host: &'a Host,
     classes: BTreeSet<Class>,
     all: Vec<Generation>,
+    /// Loads that failed or are not finished.
+    attempts: Vec<Generation>,
     current: Option<u64>,
     own: Records,
     linked: Option<(LinkedStore, Records)>,
@@ -50,6 +52,7 @@ impl<'a> Planner<'a> {
             host,
             classes: request.classes.clone(),
             all,
+            attempts: generations.attempts()?,
             current,
             own,
             linked,
@@ -65,9 +68,11 @@ impl<'a> Planner<'a> {
             Thing::Container(id) => Some(id.clone()),
             _ => None,
         });
-        let ours = planner.all.iter().flat_map(|generation| &generation.entries).flat_map(Entry::names);
+        let ours = planner.ours().flat_map(|generation| &generation.entries).flat_map(Entry::names);
         let except = Except { containers: gone.collect(), names: ours.collect() };
         planner.usage = host.usage(&survey, &request.others, &except, progress)?;
+        let unreadable = host.unreadable(&survey);
+        planner.usage.warnings.extend(unreadable.iter().map(|image| format!("{image}; --apply takes it away")));
         planner.leftovers = planner.find_leftovers(&generations, progress)?;
         Ok(planner)
     }
@@ -75,6 +80,11 @@ impl<'a> Planner<'a> {
     /// How many generations there are.
     pub(super) const fn generations(&self) -> usize {
         self.all.len()
+    }
+
+    /// Everything that was loaded, or should have been, the newest last.
+    fn ours(&self) -> impl DoubleEndedIterator<Item = &Generation> {
+        self.all.iter().chain(&self.attempts)
     }
 
     /// By whom an image of the linked store is used.
@@ -91,6 +101,9 @@ impl<'a> Planner<'a> {
         let mut images: Vec<Removal> = Vec::new();
         // Every image that stays, by the newest generation that has it.
         let mut wanted: BTreeMap<String, String> = self.usage.loaded.clone();
+        for entry in self.attempts.iter().flat_map(|attempt| &attempt.entries) {
+            wanted.insert(entry.config_digest.hex(), "a load that is not finished".to_owned());
+        }
         for (number, why) in &kept {
             let generation = self.all.iter().find(|generation| generation.number == *number);
             let current = if self.current == Some(*number) { " (current)" } else { "" };
@@ -172,7 +185,7 @@ impl<'a> Planner<'a> {
 
     /// The newest entry that an image of the graph root was loaded for.
     fn entry(&self, image: &StoredImage) -> Option<&Entry> {
-        let entries = self.all.iter().rev().flat_map(|generation| &generation.entries);
+        let entries = self.ours().rev().flat_map(|generation| &generation.entries);
         let mut found =
             entries.filter(|entry| entry.config_digest.hex() == image.id && image.has(entry.manifest_digest));
         found.next()
@@ -255,7 +268,7 @@ impl<'a> Planner<'a> {
         let mut staying = Vec::new();
         let mut removals = Vec::new();
         for image in going {
-            let entries = self.all.iter().flat_map(|generation| &generation.entries);
+            let entries = self.ours().flat_map(|generation| &generation.entries);
             let ours: BTreeSet<String> =
                 entries.filter(|entry| entry.config_digest.hex() == image.id).flat_map(Entry::names).collect();
             let (names, others): (Vec<String>, Vec<String>) =

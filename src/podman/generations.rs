@@ -6,13 +6,15 @@
 //!   current                       the number of the generation that is loaded now
 //!   generations/<number>/
 //!     generation.json             the images and models, with their digests
+//!     attempt                     of a load that Podman has not confirmed: it is no generation yet
 //!     images/<name>/              image directories that are not in the Nix store, copied (kilobytes)
 //!     roots/<name> -> /nix/store/…  what Nix must not collect
 //! ```
 //!
 //! The folder lies in the graph root because it speaks of what that graph root has. Loading the same again makes no new
 //! generation. A new one gets the number after the highest that is there; going back makes an old generation current and
-//! removes nothing.
+//! removes nothing. Only what Podman has confirmed is a generation. A load that failed, or is not finished, keeps its roots
+//! as an attempt, so that Nix and a clean-up leave it what the next try needs; the next attempt takes its place.
 //!
 //! A root is known to Nix through a link in `gcroots/auto` (Nix manual, *Garbage collector roots*): when the generation is
 //! removed, or the graph root is, the link leads nowhere and Nix drops it by itself.
@@ -135,6 +137,9 @@ impl Entry {
     }
 }
 
+/// In the folder of an attempt.
+const ATTEMPT: &str = "attempt";
+
 /// What was loaded at one time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -192,6 +197,17 @@ impl Generations {
     /// # Errors
     /// If the folder cannot be read.
     pub fn numbers(&self) -> Result<Vec<u64>, WriteError> {
+        let mut numbers = self.folders()?;
+        numbers.retain(|number| !self.is_attempt(*number));
+        Ok(numbers)
+    }
+
+    fn is_attempt(&self, number: u64) -> bool {
+        self.folder_of(number).join(ATTEMPT).exists()
+    }
+
+    /// The numbers of all generations and attempts, ascending.
+    fn folders(&self) -> Result<Vec<u64>, WriteError> {
         let folder = self.folder.join("generations");
         let entries = match fs::read_dir(&folder) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -210,9 +226,8 @@ impl Generations {
     /// # Errors
     /// If there is none with this number, or it cannot be read.
     pub fn read(&self, number: u64) -> Result<Generation, GenerationError> {
-        let there = self.numbers()?;
-        if !there.contains(&number) {
-            return Err(GenerationError::Unknown { number, there });
+        if !self.folders()?.contains(&number) {
+            return Err(GenerationError::Unknown { number, there: self.numbers()? });
         }
         let folder = self.folder_of(number);
         let mut generation: Generation = read_versioned(&folder.join("generation.json"))?;
@@ -253,6 +268,28 @@ impl Generations {
         self.numbers()?.into_iter().map(|number| self.read(number)).collect()
     }
 
+    /// Loads that failed or are not finished, ascending. What they hold may be loaded, or needed by the next try.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub fn attempts(&self) -> Result<Vec<Generation>, GenerationError> {
+        let numbers = self.folders()?.into_iter().filter(|number| self.is_attempt(*number));
+        numbers.map(|number| self.read(number)).collect()
+    }
+
+    /// Makes an attempt a generation, and the current one: Podman has confirmed all of it.
+    ///
+    /// # Errors
+    /// With the path at fault.
+    pub fn confirm(&self, number: u64, progress: &Progress) -> Result<(), WriteError> {
+        let mark = self.folder_of(number).join(ATTEMPT);
+        match fs::remove_file(&mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).at("remove", &mark),
+            _ => {}
+        }
+        self.make_current(number, progress)
+    }
+
     /// What the generation after a load holds: what is there, without what came with the same origins alone, and the new.
     /// With `only_named` nothing goes but what has a new entry.
     #[must_use]
@@ -285,13 +322,14 @@ impl Generations {
             && generation.entries.iter().zip(entries).all(|(old, new)| old.is_same(new))
     }
 
-    /// Writes a new generation, with roots for all that it needs from the Nix store. It is not current yet: first is
-    /// what it holds kept from Nix's garbage collector, then loaded, then it is made [current](Self::make_current).
+    /// Writes a new attempt, with roots for all that it needs from the Nix store: first is what it holds kept from Nix's
+    /// garbage collector, then loaded, then it is [confirmed](Self::confirm). Older attempts are for
+    /// [`forget_attempts`](Self::forget_attempts), when the roots are registered.
     ///
     /// # Errors
     /// With the path at fault.
     pub fn add(&self, entries: &[Entry], nix: &NixPlaces, progress: &Progress) -> Result<Generation, GenerationError> {
-        let number = self.numbers()?.last().map_or(1, |last| last + 1);
+        let number = self.folders()?.last().map_or(1, |last| last + 1);
         let folder = self.folder_of(number);
         let parent = self.folder.join("generations");
         fs::create_dir_all(&parent).at("create", &parent)?;
@@ -317,10 +355,20 @@ impl Generations {
         for (name, path) in &roots {
             symlink(path, links.join(name)).at("create", &links.join(name))?;
         }
+        blobs::write_file(&staging.path().join(ATTEMPT), b"", progress)?;
         let json = staging.path().join("generation.json");
         blobs::write_file(&json, &canonical::to_pretty(&generation), progress)?;
         staging.publish()?;
         self.read(number)
+    }
+
+    /// Removes all attempts but this one.
+    ///
+    /// # Errors
+    /// With the path at fault.
+    pub fn forget_attempts(&self, but: u64) -> Result<(), WriteError> {
+        let numbers = self.folders()?.into_iter().filter(|number| *number != but && self.is_attempt(*number));
+        numbers.collect::<Vec<_>>().into_iter().try_for_each(|number| self.remove(number))
     }
 
     /// The links of a generation that Nix must take for roots, each with the store path that it keeps.

@@ -8,16 +8,19 @@
 //! 4. Names are put right, and Podman itself is asked for every image that was loaded.
 //! 5. Only then is the generation the current one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::confirm::is_failure;
 use super::decide::{DecideError, Host, How, Options, Reason, Step, Target, Via};
 use super::engine::EngineError;
 use super::generations::{Entry, GenerationError, Generations};
 use super::link::{LinkError, link};
 use super::pull::{self, PullError, pull};
-use super::records::{RecordsError, StoredImage};
-use super::survey::{Presence, Survey, names};
+use super::records::{Records, RecordsError, StoredImage};
+use super::survey::{Presence, Survey};
+use super::undo::Pending;
 use super::usage::Others;
 use crate::blobs::{WriteError, free_space};
 use crate::image::LayerRecord;
@@ -81,7 +84,7 @@ pub enum LoadError {
     },
     /// Podman does not have what was loaded.
     #[error(
-        "{reference} was loaded, but Podman {found}; see whether the podman on PATH is the real one, and `windlass doctor`"
+        "{reference} was loaded and taken away again, because Podman {found}; see whether the podman on PATH is the real one, and `windlass doctor`"
     )]
     NotThere {
         /// The image.
@@ -151,7 +154,7 @@ impl Host {
         let merged = |steps: &[Step], current: Option<&_>| {
             Generations::merge(current, steps.iter().map(|step| step.entry.clone()).collect(), options.partial)
         };
-        let nothing = |steps: &[Step]| steps.iter().all(|step| step.how == How::Present);
+        let nothing = |steps: &[Step]| steps.iter().all(|step| step.how == How::Present) && !self.has_unconfirmed();
         let leftovers = match &self.linked {
             Some(store) => !store.leftovers(progress)?.is_empty(),
             None => false,
@@ -166,6 +169,7 @@ impl Host {
         }
 
         let _lock = generations.lock(progress)?;
+        let settled = self.settle(progress)?;
         // Somebody else may have loaded the same in the meantime.
         steps = self.plan(targets, options, progress)?;
         self.check_space(&steps)?;
@@ -175,12 +179,15 @@ impl Host {
             Some(number) => Some(generations.read(*number)?),
             None => None,
         };
-        // A load that was killed, or gone back from, has left the generation that is wanted now.
-        let generation = match current.into_iter().chain(last).find(|old| Generations::is_same(old, &entries)) {
+        // A load that was killed, failed, or was gone back from, has left what is wanted now.
+        let mut old = current.into_iter().chain(last).chain(generations.attempts()?);
+        let generation = match old.find(|old| Generations::is_same(old, &entries)) {
             Some(generation) => generation,
             None => generations.add(&entries, &self.nix, progress)?,
         };
-        self.carry_out(targets, steps, generation.number, options, done, progress)
+        let mut loaded = self.carry_out(targets, steps, generation.number, options, done, progress)?;
+        loaded.warnings.splice(..0, settled);
+        Ok(loaded)
     }
 
     /// Does what was planned, and makes this generation, which holds it, the current one. The generations are locked.
@@ -202,6 +209,7 @@ impl Host {
         for (link, path) in generations.roots(generation)? {
             warnings.extend(nix_store::register(&self.nix, &link, &path).err().map(|error| error.to_string()));
         }
+        generations.forget_attempts(generation)?;
         let mut outcomes: Vec<Outcome> =
             steps.into_iter().map(|step| Outcome { step, links: 0, error: None }).collect();
         let pulled = self.bring(targets, &mut outcomes, options, done, &mut warnings, progress);
@@ -215,13 +223,14 @@ impl Host {
         let generation = if failed {
             generations.current()?.map(|current| current.number)
         } else {
-            generations.make_current(generation, progress)?;
+            generations.confirm(generation, progress)?;
             Some(generation)
         };
         Ok(Loaded { outcomes, pulled, generation, warnings })
     }
 
-    /// Loads, names and checks; bytes of layers that Podman wrote.
+    /// Loads, names and checks, and takes away again what Podman does not confirm; bytes of layers that Podman wrote. What
+    /// a stop leaves unconfirmed is settled by the next run.
     fn bring(
         &self,
         targets: &[Target],
@@ -232,15 +241,36 @@ impl Host {
         progress: &Progress,
     ) -> Result<u64, LoadError> {
         let given = self.clear_damaged(outcomes, progress)?;
-        self.link(targets, outcomes, options, progress)?;
-        let pulled = self.pull(targets, outcomes, options, done, warnings, progress)?;
-        self.put_names_right(targets, outcomes, progress)?;
-        for (outcome, names) in outcomes.iter_mut().zip(given).filter(|(outcome, _)| outcome.error.is_none()) {
-            let id = outcome.step.entry.config_digest.hex();
-            let tagged = names.iter().try_for_each(|name| self.engine.tag(&id, name, progress));
-            outcome.error = tagged.err().map(LoadError::from);
+        let pending = self.note_pending(targets, outcomes, progress)?;
+        let brought = self.bring_noted(targets, outcomes, (options, given, &pending), done, warnings, progress);
+        let failed = outcomes.iter().filter(|outcome| brought.is_err() || outcome.error.is_some());
+        let failed: BTreeSet<String> = failed.map(|outcome| outcome.step.entry.config_digest.hex()).collect();
+        let is_stopped = progress.check().is_err();
+        if !is_stopped {
+            self.take_away(&pending, &failed, progress)?;
+            if !failed.is_empty() {
+                self.prune(progress)?;
+            }
+            self.forget_pending()?;
         }
-        self.confirm(targets, outcomes, progress)?;
+        brought
+    }
+
+    /// The same, with a note of what was there before.
+    fn bring_noted(
+        &self,
+        targets: &[Target],
+        outcomes: &mut [Outcome],
+        (options, given, pending): (Options, Vec<Vec<String>>, &Pending),
+        done: &mut dyn FnMut(&Outcome),
+        warnings: &mut Vec<String>,
+        progress: &Progress,
+    ) -> Result<u64, LoadError> {
+        self.link(targets, outcomes, options, progress)?;
+        // What is linked first: Podman may not be able to take another image while it cannot read one of these.
+        self.finish(targets, outcomes, &|how| how != How::Pull, (&given, pending), progress)?;
+        let pulled = self.pull(targets, outcomes, (options, pending), done, warnings, progress)?;
+        self.finish(targets, outcomes, &|how| how == How::Pull, (&given, pending), progress)?;
         Ok(pulled)
     }
 
@@ -344,7 +374,7 @@ impl Host {
         &self,
         targets: &[Target],
         outcomes: &mut [Outcome],
-        options: Options,
+        (options, pending): (Options, &Pending),
         done: &mut dyn FnMut(&Outcome),
         warnings: &mut Vec<String>,
         progress: &Progress,
@@ -368,7 +398,20 @@ impl Host {
             outcome.step.to_write = missing.map(LayerRecord::diff_size).sum();
             match pull(&self.engine, &self.places, &target.image, platform, &present, progress) {
                 Ok(pulled) => bytes += pulled.bytes,
-                Err(error) => outcome.error = Some(error.into()),
+                Err(error) => {
+                    let id = outcome.step.entry.config_digest.hex();
+                    let own = Records::read(&self.places.graph_root, &self.places.driver, progress)?;
+                    let is_there = own.images.iter().any(|image| image.id == id);
+                    outcome.error = Some(match error {
+                        PullError::Engine(error) if is_there && is_failure(&error) => LoadError::NotThere {
+                            reference: outcome.step.entry.reference.to_string(),
+                            found: format!("cannot read it: {error}"),
+                        },
+                        error => error.into(),
+                    });
+                    // It may be what keeps Podman from taking the next one.
+                    self.take_away(pending, &[id].into(), progress)?;
+                }
             }
             progress.check().map_err(|source| stopped(&self.places.graph_root, source))?;
             if outcome.error.is_none() {
@@ -379,7 +422,7 @@ impl Host {
     }
 
     /// Makes names lead to the images that were asked for.
-    fn put_names_right(
+    pub(super) fn put_names_right(
         &self,
         targets: &[Target],
         outcomes: &mut [Outcome],
@@ -416,37 +459,6 @@ impl Host {
             None => return Ok(()),
         };
         if own && *other != id { Ok(self.engine.untag(other, reference, progress)?) } else { Ok(()) }
-    }
-
-    /// Asks Podman itself, and the records, for everything that was loaded.
-    fn confirm(&self, targets: &[Target], outcomes: &mut [Outcome], progress: &Progress) -> Result<(), LoadError> {
-        let mut asked: Vec<(&Target, &mut Outcome)> = targets.iter().zip(outcomes).collect();
-        asked.retain(|(_, outcome)| outcome.step.how != How::Present && outcome.error.is_none());
-        let asked_names: Vec<Vec<String>> = asked
-            .iter()
-            .map(|(target, _)| Ok(names(target.image.summary(), target.platform()?)))
-            .collect::<Result<_, LoadError>>()?;
-        let flat: Vec<&str> = asked_names.iter().flatten().map(String::as_str).collect();
-        let mut answers = self.engine.exists(&flat, progress)?.into_iter();
-        let survey = Survey::read(&self.places, progress)?;
-        for ((target, outcome), names) in asked.into_iter().zip(asked_names) {
-            let (summary, platform) = (target.image.summary(), target.platform()?);
-            let mut found = None;
-            for (name, answer) in names.iter().zip(answers.by_ref()) {
-                match answer {
-                    Some(id) if id == platform.config_digest => {}
-                    Some(id) => found = Some(format!("has {id} as {name}")),
-                    None => found = Some(format!("knows no {name}")),
-                }
-            }
-            found = found.or_else(|| match survey.presence(summary, platform) {
-                Presence::Present { .. } => None,
-                Presence::Damaged { why, .. } => Some(format!("has only a part of it: {why}")),
-                Presence::Missing => Some("has no record of it".to_owned()),
-            });
-            outcome.error = found.map(|found| LoadError::NotThere { reference: summary.reference.to_string(), found });
-        }
-        Ok(())
     }
 }
 

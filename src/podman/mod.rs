@@ -9,6 +9,7 @@
 //! | what must be loaded, and how? | [`decide`] [`load`] |
 //! | linked: trees of hard links in a store of our own | [`tree`] [`unpack`] `members` `placement` `rooted` `twin` [`tar_split`] [`link`], [`image_store`] [`linked`] `renew` `torn` |
 //! | pulled: handed to Podman | [`engine`] [`pull`] |
+//! | what Podman does not confirm, or cannot read, is taken away | `confirm` `undo` [`unreadable`] |
 //! | what was loaded, and what goes? | [`generations`] [`rollback`], [`usage`] [`gc`] `gc_plan` |
 //! | is it still what was built? | [`verify`] [`mod@check`] |
 //! | which model does a service have? | [`weights`] [`model`] [`service`] [`switch`] |
@@ -19,6 +20,7 @@ mod as_built;
 mod ask;
 pub mod check;
 mod conf_files;
+mod confirm;
 pub mod decide;
 pub mod doctor;
 pub mod engine;
@@ -52,7 +54,9 @@ pub mod tar_split;
 mod torn;
 pub mod tree;
 mod twin;
+mod undo;
 pub mod unpack;
+pub mod unreadable;
 pub mod usage;
 mod users;
 pub mod verify;

@@ -50,6 +50,7 @@ impl Host {
             return Err(GenerationError::Unknown { number, there }.into());
         }
         let _lock = generations.lock(progress)?;
+        let settled = self.settle(progress)?;
         let generation = generations.read(number)?;
         let parts = self.parts(&generation, progress)?;
         let missing: Vec<String> = generation
@@ -84,7 +85,9 @@ impl Host {
                 self.name(&survey, entry, &store.store, progress)?;
             }
         }
-        self.carry_out(&targets, steps, number, options, done, progress)
+        let mut loaded = self.carry_out(&targets, steps, number, options, done, progress)?;
+        loaded.warnings.splice(..0, settled);
+        Ok(loaded)
     }
 }
 

@@ -79,7 +79,7 @@ impl Survey {
     #[must_use]
     pub fn home(&self, summary: &Summary, platform: &PlatformRecord) -> Option<&Records> {
         let (store, _) = self.image(summary, platform)?;
-        let top = chain_ids(&platform.layers).last()?.hex();
+        let Some(top) = chain_ids(&platform.layers).last().map(|top| top.hex()) else { return Some(store) };
         Some(self.layer(store, &top).map_or(store, |(home, _)| home))
     }
 
@@ -89,7 +89,7 @@ impl Survey {
         let id = entry.config_digest.hex();
         let fits = |image: &&StoredImage| image.id == id && image.has(entry.manifest_digest) && image.has(entry.digest);
         let (store, image) = self.stores.iter().find_map(|store| Some((store, store.images.iter().find(fits)?)))?;
-        let mut next = Some(image.layer.as_str());
+        let mut next = Some(image.layer.as_str()).filter(|layer| !layer.is_empty());
         while let Some(id) = next {
             // The store itself first: see `missing_part`.
             let home = std::iter::once(store).chain(&self.stores).find(|other| other.layers.contains_key(id))?;

@@ -32,7 +32,8 @@ impl LinkedStore {
             while let Some(parent) = layer.and_then(|layer| layer.parent.as_deref()).filter(|_| left > 0) {
                 (layer, left) = (records.layers.get(parent), left - 1);
             }
-            layer.is_some()
+            // An image may have no layer at all.
+            layer.is_some() || image.layer.is_empty()
         };
         if !records.images.iter().all(is_whole) {
             let broken = records.images.iter().filter(|image| !is_whole(image)).count();

@@ -311,9 +311,9 @@ impl Host {
                 Err(error) => usage.warnings.push(format!("models of another graph root cannot be read: {error}")),
                 Ok(()) => {}
             }
-            match generations.all() {
-                Ok(all) => {
-                    for generation in all {
+            match generations.all().and_then(|all| Ok((all, generations.attempts()?))) {
+                Ok((all, attempts)) => {
+                    for generation in all.into_iter().chain(attempts) {
                         let who = format!("generation {} of {}", generation.number, root.display());
                         let ids = generation.entries.iter().map(|entry| entry.config_digest.hex());
                         ids.for_each(|id| drop(usage.loaded.insert(id, who.clone())));

@@ -185,7 +185,8 @@ fn image_records(survey: &Survey, platform: &PlatformRecord, chain: &[String]) -
     for store in &survey.stores {
         let Some(stored) = store.images.iter().find(|image| image.id == id) else { continue };
         json = store.store.join(format!("{0}-images/images.json", store.driver));
-        if Some(&stored.layer) != chain.last() {
+        // An image without layers has none as the uppermost.
+        if stored.layer != chain.last().map_or("", String::as_str) {
             bad.push((json.clone(), format!("names layer '{}' as the uppermost of {config}", stored.layer)));
         }
         has_config |= stored.big_data_digests.contains_key(&config);

@@ -24,6 +24,7 @@ use crate::platform::Platform;
 use crate::reference::{Reference, ReferenceError, file_name, full_name};
 use crate::service::{self, Service};
 use crate::store::StoreDir;
+use crate::strict;
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
 pub const DEFAULT_MAX_LAYERS: usize = 20;
@@ -310,7 +311,7 @@ const fn one() -> usize {
 impl ImageSpec {
     fn check(&self, at: &str) -> Result<(), SpecError> {
         Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
-        if self.created.parse::<jiff::Timestamp>().is_err() {
+        if !strict::is_time(&self.created) {
             let hint = if self.created == "now" { "; an image carries no wall-clock time" } else { "" };
             return Err(wrong(format!("{at}created"), format!("'{}' is not an RFC 3339 time{hint}", self.created)));
         }

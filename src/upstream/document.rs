@@ -9,6 +9,7 @@ use serde::Deserialize;
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::platform::Platform;
+use crate::strict::Refused;
 
 /// An OCI index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -27,6 +28,9 @@ const CONFIGS: [&str; 2] =
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentError {
+    /// A field that some reader of images cannot read.
+    #[error("cannot be used: {0}")]
+    Refused(#[from] Refused),
     /// Not text, so it could not be kept in a lock.
     #[error("is not UTF-8")]
     NotText,

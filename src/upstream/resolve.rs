@@ -17,6 +17,7 @@ use crate::progress::Progress;
 use crate::registry::client::{Client, RawManifest};
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
+use crate::strict;
 
 /// Why a reference was not resolved.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +111,7 @@ pub fn resolve(client: &Client, image: &Image, progress: &Progress) -> Result<Re
             Document::Manifest(manifest) => (root.clone(), manifest.clone()),
         };
         let what = at.with_digest(raw.digest).to_string();
-        let config = fetch_config(client, &at, &what, &manifest, progress)?;
+        let config = fetch_config(client, &at, &what, (&raw, &manifest), progress)?;
         // An index says which platform is which; without one the config alone does.
         if matches!(document, Document::Manifest(_)) && config.platform().as_ref() != Some(platform) {
             let available = config.platform().map_or("one that its config does not name".to_owned(), |p| p.to_string());
@@ -179,6 +180,11 @@ pub(super) fn fetch(
     let RawManifest { digest, media_type, bytes } = client.manifest(at, which, progress)?;
     let wrong = |source| ResolveError::Document { what: at.with_digest(digest).to_string(), source };
     let Typed { media_type, document } = document::read(&bytes, Some(&media_type)).map_err(wrong)?;
+    let kind = match &document {
+        Document::Index(_) => strict::Document::Index,
+        Document::Manifest(_) => strict::Document::Manifest,
+    };
+    strict::check(kind, &bytes).map_err(|error| wrong(error.into()))?;
     let size = bytes.len() as u64;
     let raw = String::from_utf8(bytes).map_err(|_| wrong(DocumentError::NotText))?;
     Ok((Raw { digest, media_type, size, raw, other: Others::new() }, document))
@@ -249,11 +255,13 @@ fn fetch_config(
     client: &Client,
     at: &Location,
     what: &str,
-    manifest: &Manifest,
+    (raw, manifest): (&Raw, &Manifest),
     progress: &Progress,
 ) -> Result<Config, ResolveError> {
     let blob = &manifest.config;
     let bytes = client.blob(at, blob.digest, blob.size, progress)?;
+    strict::check_image(raw.raw.as_bytes(), &bytes)
+        .map_err(|error| ResolveError::Document { what: what.to_owned(), source: error.into() })?;
     let mut from = serde_json::Deserializer::from_slice(&bytes);
     serde_path_to_error::deserialize(&mut from).map_err(|error| ResolveError::Config {
         what: what.to_owned(),

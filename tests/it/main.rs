@@ -77,6 +77,8 @@ mod repair;
 mod sandbox;
 mod services;
 mod status;
+mod strict;
+mod undo;
 mod unpack;
 mod unpack_load;
 mod upstream;

@@ -169,7 +169,7 @@ fn what_does_not_fit_is_named() {
         "its manifest has 2 layers, its config 2, and 1 files were given",
     );
     fails(&|spec| spec["platform"] = json!("linux/riscv64"), 1, "and linux/riscv64 was asked for");
-    fails(&|spec| spec["manifest"] = json!("<html>"), 1, "its manifest is none");
+    fails(&|spec| spec["manifest"] = json!("<html>"), 1, "its manifest is not JSON");
 }
 
 #[test]
