@@ -283,6 +283,8 @@ impl Change<'_> {
             if !layer.below.is_empty() {
                 let lower: Vec<String> = layer.below.iter().map(|below| format!("l/{}", link_name(below))).collect();
                 write(place, "lower", lower.join(":").as_bytes(), progress)?;
+                // The same by layer IDs: containers-storage 1.64 and newer read this first, and may stop reading `lower`.
+                write(place, "lower-layers", layer.below.join(":").as_bytes(), progress)?;
             }
             place.set_mode(if layer.closed { 0o700 } else { 0o755 })?;
             match overlay.dir_if_there(id)? {

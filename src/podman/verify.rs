@@ -299,7 +299,16 @@ impl Layer<'_> {
             survey.stores.iter().any(|store| leads(folder(store).join(name), &store.tree(below)))
         };
         let right = names.len() == self.below.len() && names.iter().zip(&self.below).all(fits);
-        (!right).then(|| (lower, "does not lead to the layers below".to_owned()))
+        if !right {
+            return Some((lower, "does not lead to the layers below".to_owned()));
+        }
+        // containers-storage 1.64 and newer read this first; older ones, and an older windlass, do not write it.
+        let layers = own.join("lower-layers");
+        match fs::read_to_string(&layers) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some((layers, unreadable(&error))),
+            Ok(ids) => (ids != self.below.join(":")).then(|| (layers, "does not name the layers below".to_owned())),
+        }
     }
 
     /// Compares the layer with the recipe that its image has for it.

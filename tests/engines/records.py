@@ -8,6 +8,8 @@ import os
 # When and under which names it came there, and what is made when a layer is mounted.
 OWN = ("created", "names", "names-history")
 MOUNTED = ("merged", "work", "empty")
+# Written by containers-storage 1.64 and newer, beside `lower`; older ones read `lower` alone.
+NEWER = "lower-layers"
 
 
 def records(store, identifier):
@@ -59,8 +61,8 @@ def pieces(file):
 def folder_of(store, identifier, where):
     """What overlay's folder of a layer has; short links are resolved, as each store draws its own."""
     folder = f"{store}/overlay/{identifier}"
-    found = {f"{where}: entries": sorted(name for name in os.listdir(folder) if name not in MOUNTED)}
-    for name in ("lower", "lower-layers"):
+    found = {f"{where}: entries": sorted(name for name in os.listdir(folder) if name not in (*MOUNTED, NEWER))}
+    for name in ("lower", NEWER):
         if os.path.exists(f"{folder}/{name}"):
             with open(f"{folder}/{name}", encoding="utf-8") as file:
                 below = file.read().split(":")
@@ -87,6 +89,8 @@ def differences(theirs, ours, identifier):
     lines = []
     for key in sorted(podman.keys() | linked.keys()):
         one, other = podman.get(key, missing), linked.get(key, missing)
+        if key.endswith(f": {NEWER}") and one is missing:
+            continue
         if one != other:
             shown = ["nothing" if value is missing else str(value)[:300] for value in (one, other)]
             lines.append(f"{key}: Podman has {shown[0]}; windlass has {shown[1]}")

@@ -98,11 +98,19 @@ fn what_was_done_to_a_linked_tree_is_named() {
     fs::set_permissions(&parent, PermissionsExt::from_mode(0o700)).unwrap();
     fs::remove_file(&app).unwrap();
     let id = app.strip_prefix(podman.env.path("linked/overlay")).unwrap().components().next().unwrap().as_os_str();
-    fs::write(podman.env.path("linked/overlay").join(id).join("lower"), "l/NOWHERE").unwrap();
-    let (code, bad) = podman.run("windlass", &["verify", "--full"]);
-    assert!(code == 4 && bad.contains("/lower does not lead to the layers below\n"), "{bad}");
-    let mended = podman.ok("windlass", &["repair"]);
-    assert!(mended.ends_with("1 image good, 1 image mended, 0 problems left\n"), "{mended}");
+    let layer = podman.env.path("linked/overlay").join(id);
+    for (file, damage, said) in [
+        ("lower", "l/NOWHERE", "/lower does not lead to the layers below\n"),
+        ("lower-layers", "0123", "/lower-layers does not name the layers below\n"),
+    ] {
+        let whole = fs::read_to_string(layer.join(file)).unwrap();
+        fs::write(layer.join(file), damage).unwrap();
+        let (code, bad) = podman.run("windlass", &["verify", "--full"]);
+        assert!(code == 4 && bad.contains(said), "{bad}");
+        let mended = podman.ok("windlass", &["repair"]);
+        assert!(mended.ends_with("1 image good, 1 image mended, 0 problems left\n"), "{mended}");
+        assert_eq!(fs::read_to_string(layer.join(file)).unwrap(), whole);
+    }
 
     let app = find(&podman.env.path("linked/overlay"), &name).remove(0);
     let parent = app.parent().unwrap().to_owned();

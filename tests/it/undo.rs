@@ -1,5 +1,6 @@
 //! Images that Podman cannot read: refused, taken away again, and found where an older windlass has left them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -76,7 +77,7 @@ fn rename(podman: &Podman) {
 fn force(podman: &Podman, image: &Path) {
     let image = ImageDir::open(image).unwrap();
     let platform = image.summary().platforms[0].clone();
-    let linked = link(&podman.store(), &[(&image, &platform)], false, &Progress::new()).unwrap();
+    let linked = link(&podman.store(), &[(&image, &platform)], &BTreeSet::new(), false, &Progress::new()).unwrap();
     assert!(linked.iter().all(Result::is_ok), "{linked:?}");
 }
 
