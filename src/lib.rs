@@ -30,6 +30,7 @@
 //! | `sh` | |
 //! | `store` | |
 //! | `strict` | |
+//! | `view` | |
 //! | `config` | |
 //! | `nar` | `digest` `store` |
 //! | `path_info` | `store` |
@@ -54,7 +55,7 @@
 //! | `build` | `base` `blobs` `closure` `config` `digest` `image` `layer` `layer_set` `layout` `model` `names` `plan` `platform` `progress` `reference` `service` `spec` `strict` |
 //! | `index` | `build` `image` `layout` `reference` `spec` |
 //! | `archive` | `blobs` `canonical` `digest` `image` `layer` `layout` `progress` |
-//! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` |
+//! | `forms` | `archive` `blobs` `digest` `image` `layer` `layout` `model` `pipe` `progress` `view` |
 //! | `stack` | `archive` `blobs` `build` `canonical` `digest` `image` `layout` `model` `names` `platform` `progress` `reference` `service` `sh` |
 //! | `lint` | `digest` `image` `layer` `layout` `model` `names` `plan` `reference` `stack` |
 //! | `compose` | `blobs` `digest` `layout` `names` `reference` `service` `stack` |
@@ -113,4 +114,5 @@ pub mod stack;
 pub mod store;
 pub mod strict;
 pub mod upstream;
+pub mod view;
 pub mod vouching;

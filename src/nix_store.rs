@@ -251,7 +251,11 @@ impl NixStore {
 /// If neither the folder can be written to nor `nix-store` does it.
 pub fn register(nix: &NixPlaces, link: &Path, path: &Path) -> Result<(), RootError> {
     let name = nixbase32::encode(&Digest::of(link.as_os_str().as_encoded_bytes()).as_bytes()[..20]);
-    let auto = nix.state.join("gcroots/auto").join(name);
+    let folder = nix.state.join("gcroots/auto");
+    let auto = folder.join(name);
+    // On a machine whose Nix has never made a root of this kind it is not there yet. Above it Nix itself makes everything,
+    // so nothing else is made where no Nix is.
+    drop(fs::create_dir(&folder));
     if fs::read_link(&auto).is_ok_and(|target| target == link) || symlink(link, &auto).is_ok() {
         return Ok(());
     }

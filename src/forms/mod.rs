@@ -11,7 +11,8 @@
 //! | one file system | hard link | copied and hashed |
 //! | two | copied and hashed | copied and hashed |
 //!
-//! A hard link is one file under two names, so only files that nobody writes to get one.
+//! A hard link is one file under two names, so only files that nobody writes to get one. That /nix/store is mounted over
+//! itself, as on NixOS, is no hindrance where the caller may look past it ([`view`](crate::view)).
 
 pub mod ollama;
 mod write;
@@ -202,7 +203,7 @@ impl ModelDir {
         }
         drop(clone);
         std::fs::remove_file(to).at("remove", to)?;
-        Ok(std::fs::hard_link(&path, to).is_ok())
+        Ok(crate::view::link(&path, to).is_ok())
     }
 
     /// Gives the bytes of a file to an output.

@@ -4,6 +4,7 @@
 //! may come only every half minute. Each answer counts as one of the timer's, though; so where enough bad ones make Podman
 //! kill or restart the container (`--health-on-failure`, a start-up check), only what the timers found is read.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,6 +23,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(50);
 /// The label that says which unit a container belongs to.
 const LABEL: &str = "PODMAN_SYSTEMD_UNIT";
+/// After so many ends since it was restarted, a unit is not waited for any more, though systemd would start it again.
+const ENDS: u32 = 2;
 
 /// What is restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +107,8 @@ struct Mount {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Config {
+    /// `null` if there are none.
+    labels: Option<BTreeMap<String, String>>,
     healthcheck: Option<Check>,
     #[serde(default)]
     healthcheck_on_failure_action: String,
@@ -138,7 +143,36 @@ enum Look {
     Never(String),
 }
 
+/// The processes of a service before it was restarted, each with the ID of its container: they say nothing about how the
+/// service is then. Empty where it has been restarted when this is had.
+#[derive(Debug, Clone, Default)]
+pub struct Before(Vec<(String, u32)>);
+
 impl Service {
+    /// The service itself; of a container that systemd runs, its unit. systemd would take the end of the container for the
+    /// end of the service, and remove the container that Podman is about to start.
+    ///
+    /// # Errors
+    /// If Podman does not know the container.
+    pub fn managed(&self, engine: &Engine, progress: &Progress) -> Result<Self, ServiceError> {
+        if matches!(self, Self::Unit { .. }) {
+            return Ok(self.clone());
+        }
+        let containers = self.containers(engine, progress)?;
+        let labels = containers.first().and_then(|container| container.config.labels.as_ref());
+        let Some(name) = labels.and_then(|labels| labels.get(LABEL)) else { return Ok(self.clone()) };
+        // A container of root's is most likely of the system's own systemd, and that of another user of the user's.
+        let is_root = rustix::process::geteuid().is_root();
+        for user in [!is_root, is_root] {
+            let unit = Self::Unit { name: name.clone(), user };
+            // The unit may be gone, or there may be no systemd at all.
+            if unit.property("LoadState", progress).is_ok_and(|state| state == "loaded") {
+                return Ok(unit);
+            }
+        }
+        Ok(self.clone())
+    }
+
     /// The places on the host and the images that its containers have mounted; `None` if it has no container now.
     ///
     /// # Errors
@@ -162,18 +196,26 @@ impl Service {
     /// Restarts it, once. A container keeps its binds by their paths, and its image mounts by their names: both are
     /// looked up again when it starts (Podman 4.3 and 5.4).
     ///
+    /// A unit is not waited for here: one that has started only when its container is healthy may take a long time.
+    ///
     /// # Errors
     /// If it does not start.
-    pub fn restart(&self, engine: &Engine, progress: &Progress) -> Result<(), ServiceError> {
+    pub fn restart(&self, engine: &Engine, progress: &Progress) -> Result<Before, ServiceError> {
         match self {
-            Self::Container(name) => engine.restart(name, progress)?,
+            Self::Container(name) => {
+                engine.restart(name, progress)?;
+                Ok(Before::default())
+            }
             Self::Unit { name, .. } => {
-                let outcome = self.systemctl(&["restart", "--", name], progress)?;
+                let before = processes(&self.containers(engine, progress)?);
+                // One that failed too often would not be started; that there is nothing to reset is no reason to stop.
+                drop(self.systemctl(&["reset-failed", "--", name], progress)?);
+                let outcome = self.systemctl(&["restart", "--no-block", "--", name], progress)?;
                 let next = "see what its journal says";
                 drop(outcome.ok("systemctl", &format!("restart {name}"), next)?);
+                Ok(Before(before))
             }
         }
-        Ok(())
     }
 
     /// Waits until it is healthy: its health checks pass, or, of a container that has none, the same process has been
@@ -181,18 +223,28 @@ impl Service {
     ///
     /// # Errors
     /// If it is not healthy when the time is up, or cannot become so any more.
-    pub fn wait(&self, engine: &Engine, timeout: Duration, progress: &Progress) -> Result<(), ServiceError> {
+    pub fn wait(
+        &self,
+        engine: &Engine,
+        before: &Before,
+        timeout: Duration,
+        progress: &Progress,
+    ) -> Result<(), ServiceError> {
         let start = Instant::now();
         let mut same: Option<(Vec<(String, u32)>, Instant)> = None;
         loop {
             let containers = self.containers(engine, progress)?;
-            let processes: Vec<_> = containers.iter().map(|one| (one.id.clone(), one.state.pid)).collect();
+            let processes = processes(&containers);
+            let is_old = processes.iter().any(|process| before.0.contains(process));
             let since = match &same {
                 Some((old, since)) if *old == processes => *since,
                 _ => Instant::now(),
             };
             same = Some((processes, since));
-            let look = self.look(engine, &containers, since.elapsed() >= STABLE.min(timeout), progress)?;
+            let look = match is_old {
+                true => Look::Not(format!("{self} still runs the container that it ran before")),
+                false => self.look(engine, &containers, since.elapsed() >= STABLE.min(timeout), progress)?,
+            };
             match look {
                 Look::Healthy => return Ok(()),
                 Look::Never(why) => return Err(ServiceError::Unhealthy(why)),
@@ -280,10 +332,21 @@ impl Service {
         Ok(containers)
     }
 
-    /// Whether systemd has given the unit up; one that it starts again has not failed yet.
+    /// Whether systemd has given the unit up, or has started it again too often since it was restarted here.
     fn has_failed(&self, progress: &Progress) -> Result<bool, ServiceError> {
         let Self::Unit { name, .. } = self else { return Ok(false) };
-        Ok(self.systemctl(&["is-failed", "--quiet", "--", name], progress)?.code() == Some(0))
+        if self.systemctl(&["is-failed", "--quiet", "--", name], progress)?.code() == Some(0) {
+            return Ok(true);
+        }
+        Ok(self.property("NRestarts", progress)?.parse().is_ok_and(|restarts: u32| restarts >= ENDS))
+    }
+
+    /// What systemd says of the unit; empty for what it does not know.
+    fn property(&self, property: &str, progress: &Progress) -> Result<String, EngineError> {
+        let Self::Unit { name, .. } = self else { return Ok(String::new()) };
+        let outcome = self.systemctl(&["show", "--property", property, "--value", "--", name], progress)?;
+        let next = "see whether `systemctl status` works";
+        Ok(outcome.ok("systemctl", &format!("show {name}"), next)?.trim().to_owned())
     }
 
     fn systemctl(&self, arguments: &[&str], progress: &Progress) -> Result<super::engine::Outcome, EngineError> {
@@ -293,6 +356,10 @@ impl Service {
         }
         run("systemctl", command.args(arguments), progress)
     }
+}
+
+fn processes(containers: &[Container]) -> Vec<(String, u32)> {
+    containers.iter().map(|container| (container.id.clone(), container.state.pid)).collect()
 }
 
 impl Container {

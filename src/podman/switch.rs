@@ -120,11 +120,11 @@ pub struct Wish<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Stage<'a> {
     /// The service is restarted with this model.
-    Restarting(&'a str),
+    Restarting(&'a Service, &'a str),
     /// It is being watched.
-    Watching(&'a str),
+    Watching(&'a Service),
     /// It is not healthy with this model.
-    GoingBack(&'a str, &'a ServiceError),
+    GoingBack(&'a Service, &'a str, &'a ServiceError),
 }
 
 /// What was done.
@@ -143,6 +143,9 @@ pub struct Used {
     pub former: Option<String>,
     /// Whether anything was to be done.
     pub changed: bool,
+    /// What was restarted, a container or a unit of systemd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
     /// Whether the service was restarted.
     pub restarted: bool,
     /// How many milliseconds after its restart began it was found healthy.
@@ -240,7 +243,7 @@ impl Host {
         told: &mut dyn FnMut(Stage<'_>),
         progress: &Progress,
     ) -> Result<Used, ModelError> {
-        let Wish { slot, service, .. } = *wish;
+        let slot = wish.slot;
         Slots::check(slot)?;
         let slots = self.slots();
         self.entry(wish.model)?;
@@ -265,6 +268,7 @@ impl Host {
             former: former.as_ref().map(|held| held.entry.name.to_string()),
             active: held.clone(),
             changed: false,
+            service: None,
             restarted: false,
             healthy_after_ms: None,
             warnings: Vec::new(),
@@ -273,7 +277,8 @@ impl Host {
         if is_there && self.is_named(slot, &held, &survey) && !slots.is_switching(slot) {
             return Ok(used);
         }
-        if let Some(service) = service {
+        let service = wish.service.map(|service| service.managed(&self.engine, progress)).transpose()?;
+        if let Some(service) = &service {
             self.check_use(service, slot, progress)?;
         }
         used.changed = true;
@@ -284,7 +289,8 @@ impl Host {
         if let Some(service) = service {
             let former = former.filter(|former| !is_same(&former.entry, &entry));
             let start = Instant::now();
-            self.restart(wish, service, &held, former, told, progress)?;
+            self.restart(wish, &service, &held, former, told, progress)?;
+            used.service = Some(service.to_string());
             used.restarted = true;
             used.healthy_after_ms = u64::try_from(start.elapsed().as_millis()).ok();
         }
@@ -323,10 +329,10 @@ impl Host {
         progress: &Progress,
     ) -> Result<(), ModelError> {
         let run = |held: &Held, told: &mut dyn FnMut(Stage<'_>)| {
-            told(Stage::Restarting(&held.entry.name));
-            service.restart(&self.engine, progress)?;
-            told(Stage::Watching(&held.entry.name));
-            service.wait(&self.engine, wish.timeout, progress)
+            told(Stage::Restarting(service, &held.entry.name));
+            let before = service.restart(&self.engine, progress)?;
+            told(Stage::Watching(service));
+            service.wait(&self.engine, &before, wish.timeout, progress)
         };
         let why = match run(held, told) {
             Ok(()) => return Ok(()),
@@ -335,7 +341,7 @@ impl Host {
         };
         let (service, model) = (service.clone(), held.entry.name.to_string());
         let Some(former) = former else { return Err(ModelError::NoWayBack { service, model, why }) };
-        told(Stage::GoingBack(&model, &why));
+        told(Stage::GoingBack(&service, &model, &why));
         {
             let _generations = Generations::of(&self.places.graph_root).lock(progress)?;
             self.point(wish.slot, &former, progress)?;

@@ -48,7 +48,8 @@ impl Host {
         let build = "cc -static -O1 -o server server.c && tar -cf server.tar --owner=0 --group=0 server";
         run_ok(Command::new("sh").args(["-c", build]).current_dir(env.path("")));
         podman.run(&["import", env.path("server.tar").to_str().unwrap(), "localhost/server:1"]);
-        fs::create_dir_all(env.path("nix/gcroots/auto")).unwrap();
+        // As a fresh machine has it: Nix makes `auto` with its first root.
+        fs::create_dir_all(env.path("nix/gcroots")).unwrap();
         let host = Self { podman };
         if is_linked {
             let store = LinkedStore::create(&host.path("linked")).unwrap();
@@ -151,9 +152,12 @@ impl Host {
     /// Writes a `systemctl` that runs `restart` for the unit and logs what it was asked, and a PATH that has it first.
     fn systemctl(&self, restart: &str) -> String {
         let script = format!(
-            "#!/bin/sh\necho \"$*\" >>{0}/asked\ncase \"$*\" in *is-failed*) exit 1;; esac\n{restart}\n",
+            "#!/bin/sh\necho \"$*\" >>{0}/asked\ncase \"$*\" in *is-failed*) exit 1;; *LoadState*) cat {0}/known;; *NRestarts*) cat {0}/ends;; \
+             *reset-failed*) echo 0 >{0}/ends;; *' restart '*|'restart '*) {restart};; esac\n",
             self.path("").display()
         );
+        self.podman.env.write("known", "loaded\n");
+        self.podman.env.write("ends", "0\n");
         let program = self.podman.env.write("bin/systemctl", script);
         run_ok(Command::new("chmod").arg("+x").arg(&program));
         format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap())
@@ -387,8 +391,44 @@ fn a_unit_is_restarted_by_systemctl_and_its_containers_are_watched() {
     );
     assert_eq!(host.served("unit"), ["two"]);
     let asked = fs::read_to_string(host.path("asked")).unwrap();
-    let restarts = "--user restart -- llama.service\nrestart -- llama.service\nrestart -- llama.service\n";
-    assert_eq!(asked, restarts);
+    // A unit that failed too often would not be started at all.
+    let restart =
+        |user: &str| format!("{user}reset-failed -- llama.service\n{user}restart --no-block -- llama.service\n");
+    assert_eq!(asked, [restart("--user "), restart(""), restart("")].concat());
+
+    // Of the container, systemd's unit is restarted: Podman would race with it. That it ends again and again is seen.
+    fs::write(host.path("asked"), "").unwrap();
+    let switched = run(&["one", "--restart", "unit"]);
+    assert_eq!(
+        healthy(&String::from_utf8(switched.stdout).unwrap()),
+        "model one is active in slot default, instead of two; llama.service was restarted once and is healthy"
+    );
+    let asked = fs::read_to_string(host.path("asked")).unwrap();
+    assert_eq!(asked, format!("show --property LoadState --value -- llama.service\n{}", restart("")));
+    let ends = host.systemctl("podman rm --force --time 0 unit >/dev/null; echo 2 >$(dirname $0)/../ends");
+    let mut used = host.command(&["model", "use", "ends", "--restart", "llama.service"]);
+    let said = String::from_utf8(used.env("PATH", ends).output().unwrap().stderr).unwrap();
+    assert!(said.contains("llama.service has failed; see its journal"), "{said}");
+    // A unit that systemd does not know is no unit.
+    fs::write(host.path("known"), "not-found\n").unwrap();
+    host.podman.run(&[
+        "run",
+        "--detach",
+        "--pull=never",
+        "--network=none",
+        "--name",
+        "old",
+        "--label",
+        "PODMAN_SYSTEMD_UNIT=old.service",
+        "-v",
+        &format!("{}/default/file:/models/model.gguf:ro", host.slots().display()),
+        "localhost/server:1",
+        "/server",
+        "/models/model.gguf",
+    ]);
+    let switched = run(&["two", "--restart", "old", "--health-timeout", "6"]);
+    let said = String::from_utf8(switched.stdout).unwrap();
+    assert!(said.contains("container old was restarted once and is healthy"), "{said}");
 }
 
 #[test]

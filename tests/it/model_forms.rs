@@ -249,6 +249,30 @@ fn files_of_the_nix_store_are_linked_and_others_are_copied_and_checked() {
 }
 
 #[test]
+fn a_store_that_is_mounted_over_itself_is_linked_all_the_same() {
+    let podman = linked_podman();
+    let env = &podman.env;
+    let file = podman.store_file("mounted.gguf", &tiny_gguf("mounted"));
+    let spec = json!({
+        "kind": "model", "name": "mounted", "storeDir": env.path("store"), "files": { "mounted.gguf": file },
+    });
+    env.write("mounted.json", spec.to_string());
+    env.ok(["build", "mounted.json"]);
+    // As NixOS does: one file system, two mounts, between which `ln` makes no link.
+    let script = r#"cd "$2"; mount --bind store store; mount -o remount,ro,bind store
+        if ln "$3" plain 2>/dev/null; then exit 9; fi
+        exec "$1" export mounted --format modelpack --output pack"#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "bash", "-ec", script, "bash", env!("CARGO_BIN_EXE_windlass")]);
+    run_ok(command.arg(env.path("")).arg(&file));
+    let blob = env.path("pack/blobs/sha256").join(Digest::of(&fs::read(&file).unwrap()).hex());
+    let (one, two) = (fs::metadata(&blob).unwrap(), fs::metadata(&file).unwrap());
+    // Where the file system shares data, it is another file.
+    let can_clone = !run_ok(Command::new("stat").args(["-f", "-c%T"]).arg(&file)).trim().starts_with("ext");
+    assert!(can_clone || (one.dev(), one.ino()) == (two.dev(), two.ino()), "{}", blob.display());
+}
+
+#[test]
 fn an_artifact_is_pushed_as_it_is_and_once() {
     let env = Env::new();
     build(&env);

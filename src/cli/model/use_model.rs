@@ -38,7 +38,8 @@ pub(super) struct Args {
     /// The slot.
     #[arg(long, value_name = "SLOT", default_value = DEFAULT_SLOT)]
     slot: String,
-    /// What to restart: a container, or a unit of systemd (a name that ends with .service).
+    /// What to restart: a container, or a unit of systemd (a name that ends with .service). Of a container that a unit
+    /// runs, that unit is restarted.
     #[arg(long, value_name = "CONTAINER|UNIT")]
     restart: Option<String>,
     /// The unit is one of this user's own systemd.
@@ -64,11 +65,11 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         timeout: Duration::from_secs(args.health_timeout.into()),
     };
     let mut told = |stage: Stage<'_>| {
-        if let (true, Some(service)) = (stderr().is_terminal(), &service) {
+        if stderr().is_terminal() {
             printer.note(match stage {
-                Stage::Restarting(model) => format!("restarting {service} with model {model}"),
-                Stage::Watching(_) => format!("waiting until {service} is healthy"),
-                Stage::GoingBack(model, why) => format!("{service} is not healthy with model {model}: {why}"),
+                Stage::Restarting(service, model) => format!("restarting {service} with model {model}"),
+                Stage::Watching(service) => format!("waiting until {service} is healthy"),
+                Stage::GoingBack(service, model, why) => format!("{service} is not healthy with model {model}: {why}"),
             });
         }
     };
@@ -81,7 +82,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let model = &active.entry.name;
     let before = former.as_ref().filter(|former| *model != **former);
     let before = before.map(|former| format!(", instead of {former}")).unwrap_or_default();
-    printer.line(match (used.changed, &service) {
+    printer.line(match (used.changed, &used.service) {
         (false, _) => format!("model {model} is active in slot {slot} already; nothing was done"),
         (true, Some(service)) => {
             let ms = used.healthy_after_ms.unwrap_or_default();
