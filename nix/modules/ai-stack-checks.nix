@@ -126,6 +126,13 @@ in
         '';
       }
       {
+        assertion = lib.all (name: lib.hasPrefix "/models/" "${cfg.models.${name}.mountPath}/") mounted;
+        message = ''
+          services.ai-stack.models: ${list mounted} with delivery = "image" and a mountPath of its own: llama.cpp finds a mounted model
+          as /models/model.file, which only an image with the model below /models has; remove mountPath
+        '';
+      }
+      {
         assertion = driver != "vfs" || baked == [ ];
         message = ''
           services.ai-stack.models: ${list baked} with delivery = "layer" and Podman's driver vfs: it would copy the weights once for

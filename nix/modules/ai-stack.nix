@@ -200,7 +200,8 @@ let
         volumes = [ "${if windlass.slots == null then "${model.src}" else inSlot}:${place}:ro" ];
       };
       image = {
-        place = "/mnt${place}";
+        # The link that the image of each model has beside its file: the place is the same after `windlass model use`.
+        place = "/mnt/models/model.file";
         extraOptions = [ "--mount=type=image,source=localhost/windlass/${slot}:active,destination=/mnt" ];
       };
     }

@@ -161,7 +161,7 @@ in
         "no"
       ];
       default = "always";
-      description = "When systemd starts it again: after a second, then ever later, up to a minute.";
+      description = "When systemd starts it again, 3 s after it ended.";
     };
     autoStart = switch true "Whether it is started at boot.";
     extraOptions = texts "Further arguments of `podman run`.";

@@ -116,6 +116,7 @@ in
             inherit (own) runtimeDirectory;
             mounts = own.secretVolumes "%t/windlass";
             inherit (own) definitions;
+            inherit (own) restartSec;
             postStart = lib.optional own.isWaitedFor (own.waitHealthy cfg.podman);
             userns = own.keepId;
             path = own.userPath;

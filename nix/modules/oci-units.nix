@@ -190,7 +190,7 @@ in
           ({
             ExecStartPre = secretsFor name;
           }
-          // lib.mapAttrs (_: lib.mkDefault) (import ./restarts.nix)
+          // { RestartSec = lib.mkDefault (runtime name).restartSec; }
           // lib.optionalAttrs (runtime name).isWaitedFor {
             ExecStartPost = [ ((runtime name).waitHealthy podman) ];
           }

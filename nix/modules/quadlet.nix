@@ -1,12 +1,13 @@
 # A container as the text of a Quadlet file, `<name>.container` (podman-systemd.unit(5), Podman 5.0 and later).
 #
-# Type: { lib } -> { name, container, after, preStart, postStart, runtimeDirectory, mounts, userns, path, wantedBy, definitions } -> string
+# Type: { lib } -> { name, container, after, preStart, postStart, restartSec, runtimeDirectory, mounts, userns, path, wantedBy, definitions } -> string
 #
 # name:          of the container and of its unit
 # container:     as container.nix describes it
 # after:         units that are started before it
 # preStart:      command lines that run before it
 # postStart:     command lines that run when it has been started, and must end before others count it as started
+# restartSec:    the pause before it is started again
 # runtimeDirectory: directories below /run, or the user's own, that exist while it runs
 # mounts:        further values of `Volume`, with specifiers of systemd
 # userns:        value of `--userns`, or null
@@ -38,6 +39,7 @@ in
   after ? [ ],
   preStart ? [ ],
   postStart ? [ ],
+  restartSec,
   runtimeDirectory ? [ ],
   mounts ? [ ],
   userns ? null,
@@ -111,9 +113,9 @@ let
       ++ map (directory: "RuntimeDirectory=${directory}") runtimeDirectory
       ++ map (command: "ExecStartPre=${command}") preStart
       ++ map (command: "ExecStartPost=${command}") postStart
-      ++ [ "Restart=${container.restart}" ]
-      ++ mapAttrsToList (key: value: "${key}=${toString value}") (import ./restarts.nix)
       ++ [
+        "Restart=${container.restart}"
+        "RestartSec=${restartSec}"
         # To be healthy may take a while, but not for ever.
         "TimeoutStartSec=${if postStart != [ ] then "15min" else "infinity"}"
         "TimeoutStopSec=${toString (60 + (if container.stopTimeout == null then 10 else container.stopTimeout))}"

@@ -72,6 +72,10 @@ rec {
     )
   );
 
+  # The pause before a container that ended is started again: long enough that one that always fails does not come to systemd's
+  # start limit, 5 starts in 10 s, after which it would stay down.
+  restartSec = "3s";
+
   # Units that come first. They are wanted, not required: a new version of one of them restarts nothing else.
   after =
     unit:

@@ -293,6 +293,7 @@ in
             mounts = own.secretVolumes "%t/windlass";
             inherit (own) definitions;
             inherit (own) runtimeDirectory;
+            inherit (own) restartSec;
             postStart = lib.optional own.isWaitedFor (own.waitHealthy podman);
             userns = if ofUser then own.keepId else null;
             path = if ofUser then own.userPath else null;

@@ -272,7 +272,12 @@ fn models_reach_llama_cpp_as_they_are_to_be_delivered() {
     assert!(command.contains("  --model \\\n  /weights/vectors.gguf \\\n") && !command.contains("  -v "), "{command}");
     assert!(!layer["units"]["windlass-load.service"].as_str().unwrap().contains("model use"));
     let command = run(&image, "llama-cpp");
-    assert!(command.contains("  --model \\\n  /mnt/models/large.gguf \\\n"), "{command}");
+    // Whichever model the slot has: the container is not made anew for another one.
+    assert!(command.contains("  --model \\\n  /mnt/models/model.file \\\n"), "{command}");
+    let own = r#"{ virtualisation.windlass.via = "podman"; services.ai-stack.models.large = { delivery = lib.mkForce "image"; mountPath = "/weights"; }; }"#;
+    let [own] = evaluated(STACK, [own]);
+    let refused = messages(&own, "assertions").join(" ");
+    assert!(refused.contains(r#"large with delivery = "image" and a mountPath of its own"#), "{refused}");
     assert!(command.contains("--mount=type=image,source=localhost/windlass/chat:active,destination=/mnt"), "{command}");
     assert!(image["units"]["windlass-load.service"].as_str().unwrap().contains(" model use large --slot chat\n"));
     let command = run(&only, "llama-cpp");
