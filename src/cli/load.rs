@@ -104,7 +104,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Via::Podman => decide::Via::Podman,
     };
     let options = Options { via, force: args.force, partial: !args.images.is_empty() };
-    let host = host(args, &targets, options, session.progress())?;
+    let host = host(args, &targets, options, session)?;
     if args.dry_run {
         return dry_run(&host, &targets, options, printer, session);
     }
@@ -113,7 +113,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 
 /// The Podman to load into. What it has answered before is enough where all is there; before anything is written to a place,
 /// Podman is asked whether it looks there.
-fn host(args: &Args, targets: &[Target], options: Options, progress: &Progress) -> Result<Host> {
+fn host(args: &Args, targets: &[Target], options: Options, session: &Session) -> Result<Host> {
+    let progress = session.progress();
+    // Says which lock it waits for.
+    let _drawing = session.draw("loading");
     let Ok(Some(host)) = args.host.remembered() else { return args.host.asked(progress) };
     match host.plan(targets, options, progress) {
         Ok(steps) if !args.dry_run && steps.iter().any(|step| step.how != How::Present) => args.host.asked(progress),

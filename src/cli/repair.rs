@@ -1,7 +1,7 @@
 //! `windlass repair`
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use rayon::prelude::*;
@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::image::LayerRecord;
 use crate::layout::{ImageDir, LayoutError};
 use crate::podman::decide::{Host, Options, Target, Via};
+use crate::podman::linked::{DEFAULT, LinkedStore};
 use crate::podman::load::Outcome;
 use crate::podman::survey::Survey;
 use crate::podman::verify::{Problem, State};
@@ -62,11 +63,20 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let host = args.host.asked(session.progress())?;
     let progress = session.progress();
     let mut report = Report::default();
+    let host = match args.host.host(progress) {
+        Ok(host) => host,
+        // With torn records no Podman command works, so Podman cannot say which store it is.
+        Err(error) => {
+            let place = args.host.storage_dir.as_deref().unwrap_or(Path::new(DEFAULT));
+            let Some(store) = LinkedStore::open(place) else { return Err(error) };
+            report.store = store.mend(progress)?;
+            args.host.asked(progress)?
+        }
+    };
     if let Some(store) = &host.linked {
-        report.store = store.mend(progress)?;
+        report.store.extend(store.mend(progress)?);
     }
     report.store.extend(host.remove_unreadable(progress)?);
     report.store.extend(host.settle_now(progress)?);

@@ -441,7 +441,13 @@ fn a_podman_that_only_says_so_is_not_believed() {
         let podman = Podman::with_nix();
         let image = podman.app("app", "lie");
         for program in programs {
-            let file = podman.env.write(format!("bin/{program}"), "#!/bin/sh\necho 'Loaded image: localhost/app:1'\n");
+            // It says where things are, as the real one does; of what it has taken it only says so.
+            let real = run_ok(Command::new("sh").args(["-c", &format!("command -v {program}")]));
+            let script = format!(
+                "#!/bin/sh\ncase \"$*\" in *' info '*) exec {} \"$@\" ;; esac\necho 'Loaded image: localhost/app:1'\n",
+                real.trim()
+            );
+            let file = podman.env.write(format!("bin/{program}"), script);
             fs::set_permissions(file, PermissionsExt::from_mode(0o755)).unwrap();
         }
         let path = format!("{}:{}", podman.env.path("bin").display(), std::env::var("PATH").unwrap());
