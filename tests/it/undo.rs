@@ -228,7 +228,7 @@ fn what_an_older_windlass_has_left_is_named_everywhere_and_taken_away() {
     }
 }
 
-/// A Podman on PATH that fails, whatever it is asked, while the records have an image with this text in its names.
+/// A Podman on PATH that fails while the records have an image with this text in its names.
 struct Choking<'p> {
     podman: &'p Podman,
     path: String,
@@ -254,7 +254,9 @@ impl<'p> Choking<'p> {
     }
 }
 
-const CHOKES: &str = "echo 'Error: parsing time: cannot parse' >&2; exit 125";
+/// As of an image that it cannot read: `podman info` reads none.
+const CHOKES: &str = "case \"$*\" in *' info '*) exec podman \"$@\" ;; esac
+echo 'Error: parsing time: cannot parse' >&2; exit 125";
 
 fn load_both(podman: &Podman) -> [PathBuf; 3] {
     // An image of the same name, whose name the new one takes.
