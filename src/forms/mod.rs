@@ -11,6 +11,9 @@
 //! | one file system | hard link | copied and hashed |
 //! | two | copied and hashed | copied and hashed |
 //!
+//! What is shared or linked is read and compared too where Nix does not vouch for the image directory
+//! (`crate::vouching`), or on request.
+//!
 //! A hard link is one file under two names, so only files that nobody writes to get one. That /nix/store is mounted over
 //! itself, as on NixOS, is no hindrance where the caller may look past it ([`view`](crate::view)).
 
@@ -177,8 +180,14 @@ impl ModelDir {
     /// If it cannot be read or written, or has other bytes than it should.
     pub fn put(&self, digest: Digest, to: &Path, verify: Verify, progress: &Progress) -> Result<(), FormError> {
         let source = self.source(digest);
-        if verify != Verify::Always && self.share(source, to)? {
+        if self.share(source, to)? {
             progress.count_cloned(source.size);
+            if verify == Verify::Always
+                && let Err(error) = self.check(digest, progress)
+            {
+                std::fs::remove_file(to).at("remove", to)?;
+                return Err(error);
+            }
             return Ok(());
         }
         let mut output = Output::create(to, verify, false, progress)?;

@@ -267,6 +267,46 @@ fn a_digest_never_stands_for_something_else() {
     assert!(podman.said(&["verify", "--full"]).last().contains("all good"));
 }
 
+/// Adds a file or directory to the Nix store as Nix does.
+fn add_to_nix(podman: &Podman, path: &Path) -> PathBuf {
+    PathBuf::from(run_ok(podman.command("nix-store").arg("--add").arg(path)).trim())
+}
+
+#[test]
+fn what_nix_vouches_for_is_linked_without_being_read_and_nothing_else_is() {
+    let podman = Podman::with_nix();
+    let tree = podman.env.path("tree");
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    fs::write(tree.join("etc/motd"), "the right one").unwrap();
+    let tree = add_to_nix(&podman, &tree);
+    let (hash, size) = windlass::nar::nar_hash(&tree).unwrap();
+    let info = json!({ (tree.to_str().unwrap()): { "narHash": hash.to_string(), "narSize": size, "references": [] } });
+    let spec = json!({ "kind": "image", "name": "app", "tag": "1", "storeDir": podman.home("store"),
+        "content": { "copyToRoot": [tree] } });
+    let output = podman.env.path("image");
+    let [spec, closure] =
+        [("spec.json", spec), ("closure.json", info)].map(|(name, json)| podman.env.write(name, json.to_string()));
+    let [spec, closure, out] = [&spec, &closure, &output].map(|path| path.to_str().unwrap());
+    podman.env.ok(["build", spec, "--closure", closure, "--output", out]);
+    let image = add_to_nix(&podman, &output);
+
+    // Only a reader could notice: the size, the mode and the time are the same.
+    let motd = tree.join("etc/motd");
+    fs::write(&motd, "the wrong one").unwrap();
+    fs::File::open(&motd).unwrap().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+    let read = podman.load(&output, &["--via", "store"]);
+    assert!(read.code == 4 && read.stderr.contains(motd.to_str().unwrap()), "{read:?}");
+    let said = podman.load(&image, &["--via", "store"]);
+    assert!(said.last().contains("1 loaded, 0 present"), "{said:?}");
+    let full = podman.said(&["verify", "--full"]);
+    assert!(full.code == 4 && full.stdout.contains("etc/motd"), "{full:?}");
+
+    // Of an image directory that was changed after Nix took it, nothing is believed.
+    fs::write(image.join("more"), "x").unwrap();
+    let said = podman.load(&image, &["--via", "store", "--force"]);
+    assert_eq!(said.code, 4, "{said:?}");
+}
+
 #[test]
 fn verify_compares_recipes_with_what_was_built() {
     let podman = Podman::with_nix();

@@ -52,7 +52,7 @@ fn places(text: &str) -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Quadlet's generator of Podman 5, where the machine or the chroots of `./dev engines` have one.
+/// Quadlet's generator of Podman 5, where the machine or the chroots of `./dev engines` have one, as in CI they do.
 fn generator() -> Option<PathBuf> {
     let chroots = std::env::var_os("ENGINES_DIR").map_or_else(|| root().join("target/engines"), PathBuf::from);
     [PathBuf::from("/usr/libexec/podman/quadlet"), chroots.join("trixie/usr/libexec/podman/quadlet")]
@@ -74,7 +74,7 @@ fn no_text_of_a_container_begins_a_line_of_its_quadlet_file() {
         let file = env.write("containers.json", json!(containers).to_string());
         let expression = format!(
             "let quadlet = import {}/nix/modules/quadlet.nix {{ inherit lib; }}; one = container: \
-             let text = quadlet {{ name = \"app\"; inherit container; }}; tried = builtins.tryEval (builtins.deepSeq text text); in \
+             let text = quadlet {{ name = \"app\"; restartSec = \"3s\"; inherit container; }}; tried = builtins.tryEval (builtins.deepSeq text text); in \
              if tried.success then tried.value else null; in map one (builtins.fromJSON (builtins.readFile {}))",
             root().display(),
             file.display()
@@ -130,7 +130,10 @@ fn no_text_of_a_container_begins_a_line_of_its_quadlet_file() {
             plain += 1;
         }
         assert!(plain > 150, "only {plain} of {} are accepted", places.len());
-        let Some(generator) = generator() else { return };
+        let Some(generator) = generator() else {
+            assert!(std::env::var_os("CI").is_none(), "no Quadlet generator of Podman 5: run ./dev engines first");
+            return;
+        };
         let units = env.path("units");
         fs::create_dir(&units).unwrap();
         for (n, text) in &accepted {

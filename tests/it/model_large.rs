@@ -61,7 +61,8 @@ fn nine_gib_are_built_exported_loaded_and_verified_in_little_memory() {
     let built = run(&["build", "spec.json", "--output", "model"]);
     assert!(built["size"].as_u64().unwrap() > size && built["written"].as_u64().unwrap() < 100_000, "{built}");
 
-    let exported = run(&["export", "model", "--output", "model.tar"]);
+    // The image directory is not in the Nix store, so that its bytes would be read but for the option.
+    let exported = run(&["export", "model", "--output", "model.tar", "--verify", "never"]);
     assert_eq!((&exported["cloned"], exported["read"].as_u64().unwrap() < 100_000), (&json!(size), true), "{exported}");
     assert!(fs::metadata(path("model.tar")).unwrap().len() > size);
     assert!(fs::metadata(path("model.tar")).unwrap().blocks() * 512 < 1 << 20, "holes stay holes");
