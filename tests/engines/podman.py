@@ -92,7 +92,7 @@ def check_pushed(row, stack):
 def rootless(row, stack):
     """A user's own Podman has root's images, where root shares them, and runs them."""
     if "--share" in row.run("windlass", "doctor", "--help"):
-        row.run("windlass", "doctor", "--fix", "--share")
+        row.run("windlass", "doctor", "--share")
     if info(row, "ann")["driver"] != "overlay":
         # Without a storage.conf Podman 4.3 takes vfs for such a user, which has no image stores: refused, and nothing changed.
         was = state(row, "ann")

@@ -483,6 +483,8 @@ fn a_user_runs_postgres_in_a_directory_of_their_own() {
             >$T/home/.config/containers/storage.conf
         sed /tmp_dir/d $T/podman/containers.conf >$T/home/.config/containers/containers.conf
         chown -R 12345:12345 $T/home $T/rt; cd /
+        # As `windlass doctor --share` does it.
+        chmod 755 $STORE; mount --bind $STORE $STORE; mount -o remount,bind,ro $STORE
         as() { setpriv --reuid=12345 --regid=12345 --clear-groups env HOME=$T/home XDG_RUNTIME_DIR=$T/rt "$@"; }
         as podman run --detach --name postgres --pull=never --network=none --health-interval=disable \
             --userns=keep-id:uid=5432,gid=5432 --volume=$T/home/data:/var/lib/postgresql/data \
@@ -494,7 +496,8 @@ fn a_user_runs_postgres_in_a_directory_of_their_own() {
         stat --format '%U' $T/home/data/PG_VERSION
         as podman rm --force postgres >/dev/null
         overlay=$T/home/.local/share/containers/storage/overlay
-        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay"#;
+        as podman unshare sh -c 'if mountpoint -q $0; then umount -l $0; fi' $overlay
+        umount --lazy $STORE; chmod 700 $STORE"#;
     let mut namespace = Command::new("unshare");
     namespace.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script, "bash"]);
     namespace.args(&postgres.flags).arg(&postgres.image).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
