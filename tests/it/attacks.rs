@@ -295,7 +295,7 @@ fn what_nix_vouches_for_is_linked_without_being_read_and_nothing_else_is() {
     fs::write(&motd, "the wrong one").unwrap();
     fs::File::open(&motd).unwrap().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
     let read = podman.load(&output, &["--via", "store"]);
-    assert!(read.code == 4 && read.stderr.contains(motd.to_str().unwrap()), "{read:?}");
+    assert!(read.code == 4 && read.stderr.contains(tree.to_str().unwrap()), "{read:?}");
     let said = podman.load(&image, &["--via", "store"]);
     assert!(said.last().contains("1 loaded, 0 present"), "{said:?}");
     let full = podman.said(&["verify", "--full"]);
