@@ -39,8 +39,8 @@ impl Doctor<'_> {
     /// If something cannot be written, or Podman does not work afterwards.
     pub fn mend(&self) -> Result<Vec<String>, MendError> {
         let mut done = Vec::new();
-        // Each of the others is a problem that the checks name.
-        if image_store::claim(self.store).is_err() {
+        // What this user may not write to is a problem that the checks name; a store that root shares need only be named.
+        if self.may_create() && image_store::claim(self.store).is_err() {
             return Ok(done);
         }
         // No command of Podman's works while a file names a store that is not there, or not whole.

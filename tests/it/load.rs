@@ -391,6 +391,23 @@ fn a_user_runs_what_root_has_linked() {
 }
 
 #[test]
+fn a_user_names_the_store_that_root_shares() {
+    let podman = Podman::with_nix();
+    podman.load(&podman.app("app", "shared"), &[]).last();
+    let script = "
+        printf '[storage]\\ndriver = \"overlay\"\\n' >$T/home/.config/containers/storage.conf
+        as podman images --quiet
+        as $WINDLASS doctor --fix --storage-dir $STORE
+        as podman images --format '{{.Repository}} {{.ReadOnly}}'";
+    let said = as_user(&podman, script);
+    let named = format!(
+        "fixed    {}/home/.config/containers/storage.conf names ",
+        podman.env.path("").to_str().unwrap().trim_end_matches('/')
+    );
+    assert!(said.starts_with(&named) && said.ends_with("localhost/app true\n"), "{said}");
+}
+
+#[test]
 fn what_is_loaded_again_by_force_does_not_disturb_who_runs_it() {
     for options in [&["--force"][..], &["--force", "--via", "podman"]] {
         let podman = Podman::with_nix();
