@@ -6,7 +6,7 @@
 //! once, with `openat2` (`RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`, Linux 5.6), and everything else is done with what that
 //! has opened.
 //!
-//! A [`Cursor`] walks a tree of any depth with one descriptor, and without the stack: the way back is `..`, which must be the
+//! A `Cursor` walks a tree of any depth with one descriptor, and without the stack: the way back is `..`, which must be the
 //! directory that the walk came from.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! Images in a store that Podman cannot read, as an older windlass may have left them.
 //!
 //! While there is one, `podman images` fails for every image of the host, and so does much else. They are found by the
-//! check that a build makes ([`strict`](crate::strict)), on the files that are kept with the records; no process is needed.
+//! check that a build makes ([`strict`]), on the files that are kept with the records; no process is needed.
 
 use std::collections::BTreeSet;
 use std::fs;
