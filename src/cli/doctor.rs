@@ -81,9 +81,14 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             "on NixOS set virtualisation.windlass.share = true: then the store is mounted read-only at every boot";
         return Err(Environment(message.to_owned()).into());
     } else if args.share {
-        sharing::share(&store, system).map_err(refused)?
+        let mut done = sharing::share(&store, system).map_err(refused)?;
+        done.extend(doctor.move_drop_in(true)?);
+        done
     } else if args.close {
-        sharing::close(&store, system).map_err(refused)?
+        // First: a Podman that cannot read a store that it is told of fails in every command.
+        let mut done = Vec::from_iter(doctor.move_drop_in(false)?);
+        done.extend(sharing::close(&store, system).map_err(refused)?);
+        done
     } else {
         Vec::new()
     };

@@ -91,7 +91,7 @@ impl Doctor<'_> {
                 let others = others.filter(|store| places.separate_store.as_ref() != Some(store));
                 checks.extend(others.map(|store| self.foreign(store, &places)));
                 checks.push(linked);
-                checks.extend(self.sharing());
+                checks.extend(self.sharing(&places));
                 checks.push(self.named(&places));
                 checks.extend(self.about_names(&places));
                 checks.extend(super::unreadable::checks(&places));
@@ -193,7 +193,7 @@ impl Doctor<'_> {
     }
 
     /// Who else reaches our store.
-    fn sharing(&self) -> Option<Check> {
+    fn sharing(&self, places: &Places) -> Option<Check> {
         const NAME: &str = "sharing";
         let store = self.store.display();
         if !self.is_root() || image_store::claim(self.store).is_err() {
@@ -201,7 +201,8 @@ impl Doctor<'_> {
         }
         let share = format!("`windlass doctor --share --storage-dir {store}`");
         let others = Others { passwd: self.system.join("etc/passwd"), ..Others::default() };
-        let named = others.naming(self.store).into_iter().next();
+        let for_all = if places.has_new_rules() { sharing::for_all_users(self.system) } else { Vec::new() };
+        let named = others.naming(self.store, for_all).into_iter().next();
         Some(match (sharing::state(self.store).ok()?, named) {
             (sharing::State::Closed, Some(conf)) => {
                 let message =

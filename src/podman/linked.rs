@@ -77,12 +77,13 @@ impl LinkedStore {
         is_ours.then(|| fs::canonicalize(path).ok().map(|path| Self { path })).flatten()
     }
 
-    /// Closes the store where an older windlass left it open to all users; what was done, in words.
+    /// Closes the store where an older windlass left it open to all users; what was done, in words. `new_rules` tells whether
+    /// users read what /etc says of stores ([`Places::has_new_rules`](super::places::Places::has_new_rules)).
     ///
     /// # Errors
     /// If it cannot be closed.
-    pub fn settle(&self, others: &Others) -> Result<Option<String>, WriteError> {
-        sharing::settle(&self.path, others, Path::new("/"))
+    pub fn settle(&self, others: &Others, new_rules: bool) -> Result<Option<String>, WriteError> {
+        sharing::settle(&self.path, others, Path::new("/"), new_rules)
     }
 
     /// Where it is.

@@ -133,7 +133,7 @@ impl Host {
         // Podman may have ended by itself what a killed load had begun: then nothing else comes this way.
         pull::sweep(&self.places);
         let closed = match &self.linked {
-            Some(store) => store.settle(&Others::default())?,
+            Some(store) => store.settle(&Others::default(), self.places.has_new_rules())?,
             None => None,
         };
         let mut loaded = self.load_settled(targets, options, done, progress)?;

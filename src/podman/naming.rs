@@ -118,6 +118,45 @@ impl Doctor<'_> {
         }
     }
 
+    /// Moves our drop-in to where those find it who can read the store: to all users' when it has been shared, to root's alone
+    /// before it is closed. A sentence for what was changed; `None` where no drop-in of ours names the store.
+    ///
+    /// # Errors
+    /// If it cannot be written, or Podman would not be as before; then all is as it was.
+    pub fn move_drop_in(&self, to_all: bool) -> Result<Option<String>, MendError> {
+        let [root, all] =
+            ["storage.rootful.conf.d", "storage.conf.d"].map(|kind| self.system.join(ETC).join(kind).join(DROP_IN));
+        let (from, to) = if to_all { (root, all) } else { (all, root) };
+        let names_it =
+            |conf: storage_conf::StorageConf| conf.additional.iter().any(|store| Path::new(store) == self.store);
+        let there = storage_conf::StorageConf::read(&from)?;
+        if !self.is_root() || !there.is_some_and(names_it) {
+            return Ok(None);
+        }
+        let refused = |said: String| MendError::Refused { conf: to.clone(), said };
+        let places = self.ask().map_err(|error| refused(error.to_string()))?;
+        let users = self.users_with_podman();
+        let old = fs::read(&from).at("read", &from)?;
+        let before =
+            Before::write(&Way { path: to.clone(), text: storage_conf::drop_in(&self.store.to_string_lossy()) })?;
+        fs::remove_file(&from).at("remove", &from)?;
+        let seen = self.ask().map_err(|error| error.to_string()).and_then(|now| self.is_as_before(&places, &now));
+        let kept = seen
+            .and_then(|reads| if reads { still_work(&users, self) } else { Err("Podman does not read it".to_owned()) });
+        if let Err(said) = kept {
+            replace(&from, &old)?;
+            before.put_back()?;
+            return Err(refused(said));
+        }
+        from.parent().into_iter().for_each(|folder| drop(fs::remove_dir(folder)));
+        let whom = if to_all {
+            "every user of this host has root's linked images now"
+        } else {
+            "only root's Podman reads it now"
+        };
+        Ok(Some(format!("{} names {} instead of {}: {whom}", to.display(), self.store.display(), from.display())))
+    }
+
     /// The ways to name the store, the best first.
     fn ways(&self, places: &Places) -> Result<Vec<Way>, MendError> {
         let mut ways = Vec::new();
@@ -212,7 +251,7 @@ impl Doctor<'_> {
     /// /etc's main file, if it says where images of rootless users are by the new rules of Podman.
     pub(super) fn roots_for_all(&self, places: &Places) -> Option<(PathBuf, String)> {
         let path = self.system.join(ETC).join("storage.conf");
-        if !self.is_root() || places.conf.is_some() || self.named_conf().is_some() || self.is_nixos() {
+        if !self.is_root() || !places.has_new_rules() || self.named_conf().is_some() || self.is_nixos() {
             return None;
         }
         let text = fs::read_to_string(&path).ok()?;

@@ -119,6 +119,13 @@ pub enum PlacesError {
 }
 
 impl Places {
+    /// Whether this Podman goes by the new rules of storage.conf (Podman 6, and 5.8 as Debian builds it): what /etc says of
+    /// stores and places counts for rootless users too. There it no longer says which main file it reads.
+    #[must_use]
+    pub const fn has_new_rules(&self) -> bool {
+        self.conf.is_none()
+    }
+
     /// The places of the caller's Podman: what it has answered before, while nothing has changed since, or else asked.
     ///
     /// # Errors

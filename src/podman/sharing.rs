@@ -18,6 +18,7 @@ use rustix::fs::{CWD, StatVfsMountFlags, fstatvfs};
 use rustix::mount::{MountFlags, OpenTreeFlags, UnmountFlags, mount_bind, mount_remount, open_tree, unmount};
 use rustix::process::geteuid;
 
+use super::conf_files::in_folder;
 use super::image_store;
 use super::usage::Others;
 use crate::beneath::{Dir, refused};
@@ -80,11 +81,16 @@ fn is_read_only(dir: &Dir) -> Result<bool, WriteError> {
 }
 
 /// Closes a store that an older windlass left open, or whose mount was not made; what was done, in words. `None` where there
-/// is nothing to do.
+/// is nothing to do. `new_rules` tells whether users read what /etc says of stores.
 ///
 /// # Errors
 /// If it cannot be closed.
-pub(super) fn settle(path: &Path, others: &Others, system: &Path) -> Result<Option<String>, WriteError> {
+pub(super) fn settle(
+    path: &Path,
+    others: &Others,
+    system: &Path,
+    new_rules: bool,
+) -> Result<Option<String>, WriteError> {
     if state(path)? != State::Open {
         return Ok(None);
     }
@@ -94,7 +100,8 @@ pub(super) fn settle(path: &Path, others: &Others, system: &Path) -> Result<Opti
         return Ok(Some(format!("{store} is shared, and was not mounted read-only: it is now")));
     }
     let open = "was open to every user of this host, who could write into directories of its images";
-    if let Some(conf) = others.naming(path).first() {
+    let for_all = if new_rules { for_all_users(system) } else { Vec::new() };
+    if let Some(conf) = others.naming(path, for_all).first() {
         return Ok(Some(format!(
             "{store} {open}, and still is: {} names it, and every command of that Podman would fail; {how}; or take it out \
              there, and `windlass doctor --close --storage-dir {store}`",
@@ -277,10 +284,25 @@ fn unit_name(path: &Path) -> String {
     trimmed.iter().enumerate().map(escape).collect::<String>() + ".mount"
 }
 
+/// The settings files of the system that rootless users read too, by the new rules of containers-storage.
+pub(super) fn for_all_users(system: &Path) -> Vec<PathBuf> {
+    let folders = ["etc/containers", "usr/share/containers"].map(|folder| system.join(folder));
+    let main = folders.iter().map(|folder| folder.join("storage.conf")).find(|path| path.is_file());
+    let mut files = Vec::from_iter(main);
+    for folder in &folders {
+        files.extend(in_folder(&folder.join("storage.conf.d")));
+        let rootless = folder.join("storage.rootless.conf.d");
+        files.extend(in_folder(&rootless));
+        let users = fs::read_dir(rootless).into_iter().flatten().flatten();
+        files.extend(users.flat_map(|user| in_folder(&user.path())));
+    }
+    files
+}
+
 impl Others {
-    /// The settings files of rootless users that name a store.
-    pub(super) fn naming(&self, store: &Path) -> Vec<PathBuf> {
-        let mut files = Vec::new();
+    /// The settings files of rootless users, and of `more`, that name a store.
+    pub(super) fn naming(&self, store: &Path, more: Vec<PathBuf>) -> Vec<PathBuf> {
+        let mut files = more;
         for home in self.homes() {
             let folder = home.join(".config/containers");
             files.push(folder.join("storage.conf"));
@@ -312,6 +334,42 @@ mod tests {
         ] {
             assert_eq!(unit_name(Path::new(path)), name);
         }
+    }
+
+    #[test]
+    fn an_open_store_that_users_are_told_of_is_not_closed_under_them() {
+        use std::os::unix::fs::PermissionsExt;
+        let host = tempfile::tempdir().unwrap();
+        let store = host.path().join("store");
+        image_store::create(&store).unwrap();
+        let others = Others { passwd: host.path().join("passwd"), ..Others::default() };
+        let mode = || fs::metadata(&store).unwrap().mode() & 0o777;
+        let open = || fs::set_permissions(&store, fs::Permissions::from_mode(SHARED)).unwrap();
+        let text = format!("[storage.options]\nadditionalimagestores = [\"{}\", {{append = true}}]\n", store.display());
+        for name in [
+            "storage.conf",
+            "storage.conf.d/x.conf",
+            "storage.rootless.conf.d/x.conf",
+            "storage.rootless.conf.d/9/x.conf",
+        ] {
+            let file = host.path().join("etc/containers").join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, &text).unwrap();
+            open();
+            let said = settle(&store, &others, host.path(), true).unwrap().unwrap();
+            assert!(mode() == SHARED && said.contains(file.to_str().unwrap()), "{said}");
+            // By the old rules it is root's file alone.
+            let said = settle(&store, &others, host.path(), false).unwrap().unwrap();
+            assert!(mode() == CLOSED && said.contains("now it is closed"), "{said}");
+            fs::remove_file(file).unwrap();
+        }
+        // What only root reads keeps no store open.
+        let rootful = host.path().join("etc/containers/storage.rootful.conf.d");
+        fs::create_dir_all(&rootful).unwrap();
+        fs::write(rootful.join("x.conf"), &text).unwrap();
+        open();
+        settle(&store, &others, host.path(), true).unwrap().unwrap();
+        assert_eq!(mode(), CLOSED);
     }
 
     #[test]
