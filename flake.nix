@@ -71,7 +71,7 @@
       # For flake-parts: perSystem.windlass.{images,models,stacks}.
       flakeModules.default = import ./nix/flake-module.nix { inherit mkLib; };
 
-      # nix run .#load: the example stack into the Podman of whoever runs it.
+      # nix run .#load: the example stack into the Podman of the user who runs it.
       apps = forEach (
         system: pkgs: {
           load = {

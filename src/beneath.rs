@@ -136,7 +136,7 @@ impl Dir {
         }
     }
 
-    /// A directory in it, or none if there is none.
+    /// A directory in it; `None` if it does not exist.
     pub(crate) fn dir_if_there(&self, name: impl AsRef<Path>) -> Result<Option<Self>, WriteError> {
         match self.dir(name) {
             Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -154,7 +154,7 @@ impl Dir {
         Ok(made)
     }
 
-    /// A directory in it, made if there is none.
+    /// A directory in it, which is made if it does not exist.
     pub(crate) fn made(&self, name: impl AsRef<Path>, mode: u32) -> Result<Self, WriteError> {
         match self.make(&name, mode) {
             Err(error) if error.source.kind() == io::ErrorKind::AlreadyExists => self.dir(name),
@@ -217,7 +217,7 @@ impl Dir {
         Ok(bytes)
     }
 
-    /// A small file, replaced whole and durably: nobody ever sees half of it.
+    /// A small file, replaced whole and durably: a reader never sees half of it.
     pub(crate) fn replace(&self, name: &str, bytes: &[u8], mode: u32) -> Result<(), WriteError> {
         let (temporary, path) = (self.finished(bytes, mode)?, self.at(name));
         let renamed = renameat_with(self, &temporary, self, name, RenameFlags::empty());

@@ -154,7 +154,7 @@ in
     );
   };
 
-  # Whoever declares it, a container with an image of ours has nothing to pull.
+  # A container with an image of ours has nothing to pull, whichever module declares it.
   options.virtualisation.oci-containers.containers = mkOption {
     type = types.attrsOf (
       types.submodule (

@@ -41,7 +41,7 @@ fn parent_of(path: &Path) -> PathBuf {
 /// may be any size.
 const READ_LIMIT: u64 = 64 << 20;
 
-/// Reads a file whole, up to [`READ_LIMIT`] bytes. Anything else in its place, which may be somebody else's, is an error: to open a pipe would wait
+/// Reads a file whole, up to [`READ_LIMIT`] bytes. Anything else in its place, which another user may have put there, is an error: to open a pipe would wait
 /// for a writer.
 pub(crate) fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();

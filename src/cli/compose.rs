@@ -121,7 +121,7 @@ fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
         profiles: args.profile.clone(),
     })?;
     let sentence = sentence(imported.counts);
-    // Beside the configuration the account would be in the way of whoever reads it from a pipe.
+    // Beside the configuration the account would be in the way of a program that reads it from a pipe.
     let streams = args.output.as_deref().is_none_or(is_stream);
     if streams && args.output.is_some() && printer.json() {
         return Err(Usage("--output - and --json both are the result; give --output a file".to_owned()).into());

@@ -382,12 +382,12 @@ fn a_shared_store_is_read_only_for_all_but_windlass() {
         mkdir -p "$T/units" /etc/systemd/system; mount --bind "$T/units" /etc/systemd/system
         as() { setpriv --reuid=65534 --regid=65534 --clear-groups "$@"; }
         mode() { stat --format %a "$STORE"; findmnt --noheadings --output OPTIONS --target "$STORE" | grep -o '^r[ow]'; }
-        ! as ls "$STORE" 2>/dev/null
+        if as ls "$STORE" 2>/dev/null; then exit 9; fi
         $W doctor --share --storage-dir "$STORE" | grep '^fixed\|sharing'
         mode; cat "$T/units/"*.mount | tail -9
         as cat "$STORE/overlay-images/images.json" | grep -c localhost/app:1
-        as sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1 || true
-        sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1 || true
+        if as sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1; then exit 9; fi
+        if sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1; then exit 9; fi
         $W load "$APP" --force | tail -1 | sed 's/;.*//'
         podman run --rm --pull=never --network=none localhost/app:1 cat /work/sub/file; echo
         umount "$STORE"; mode
