@@ -71,9 +71,22 @@
       # For flake-parts: perSystem.windlass.{images,models,stacks}.
       flakeModules.default = import ./nix/flake-module.nix { inherit mkLib; };
 
-      # nix run .#load: the example stack into the Podman of the user who runs it.
+      # nix run .#load: the example stack into the Podman of the user who runs it. nix run .#demo: and a container of it answers.
       apps = forEach (
         system: pkgs: {
+          demo =
+            let
+              inherit (self.packages.${system}) ai-stack-images windlass;
+              demo = pkgs.writeShellScriptBin "windlass-demo" ''
+                exec sh ${./nix/demo.sh} ${windlass}/bin/windlass ${ai-stack-images.lean} \
+                  ${ai-stack-images.images.redis.imageRef} ${pkgs.redis}/bin/redis-cli
+              '';
+            in
+            {
+              type = "app";
+              program = pkgs.lib.getExe demo;
+              meta.description = "Load the example stack into Podman, and have a container of it answer";
+            };
           load = {
             type = "app";
             program = pkgs.lib.getExe self.packages.${system}.ai-stack-images.load;

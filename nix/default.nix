@@ -1,6 +1,6 @@
 # The functions for a caller's own packages, overlays and cross-compilation.
 #
-# Type: { pkgs, windlass ? } -> { buildImage, buildLayer, buildModel, buildStack, buildIndex, fetchImage, fetchModel, aiStack, aiStackMultiarch, probe }
+# Type: { pkgs, windlass ? } -> { buildImage, buildLayer, buildModel, buildRoot, buildStack, buildIndex, fetchImage, fetchModel, importImage, aiStack, aiStackMultiarch, probe }
 #
 # pkgs:     the packages that images are made of
 # windlass: the package, with bin/windlass; by default built from this source, for the machine that builds
@@ -14,32 +14,42 @@ let
     inherit (pkgs.stdenv.buildPlatform) system;
     targetSystem = pkgs.stdenv.hostPlatform.system;
   };
+  buildRoot = import ./root.nix { inherit pkgs; };
+  buildDatabase = import ./database.nix { inherit pkgs buildRoot; };
+  programs = import ./programs.nix { inherit pkgs windlass; };
+  # Arguments of dockerTools and nix2container that packages are needed for: nix/migration.nix.
+  withCommands = import ./migration.nix { inherit buildRoot buildDatabase; };
+  # A function that takes more, or gives more, than that of nix/lib.
+  changed =
+    function: change:
+    function
+    // {
+      __functor = _: change;
+    };
   # With programs about what was made: `nix run .#image.load`.
   functions =
     plain
-    // builtins.mapAttrs
-      (
-        _: function:
-        {
-          inherit (function) __functionArgs;
-          __functor = _: args: import ./programs.nix { inherit pkgs windlass; } (function args);
-        }
-      )
-      {
-        inherit (plain)
-          buildImage
-          buildIndex
-          buildModel
-          buildStack
-          fetchImage
-          ;
-      };
+    // {
+      buildImage = changed (withCommands.image plain.buildImage) (
+        args: programs (withCommands.image plain.buildImage args)
+      );
+      buildLayer = withCommands.layer plain.buildLayer;
+    }
+    // builtins.mapAttrs (_: function: changed function (args: programs (function args))) {
+      inherit (plain)
+        buildIndex
+        buildModel
+        buildStack
+        fetchImage
+        importImage
+        ;
+    };
   # What health checks run inside of containers, for the machine that runs them.
   probe = pkgs.callPackage ./probe.nix { };
 in
 functions
 // {
-  inherit probe;
+  inherit buildRoot probe;
   # The stack of nix/ai-stack: aiStack { models.NAME = GGUF-FILE; }
   aiStack =
     args:

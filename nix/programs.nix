@@ -6,11 +6,12 @@
 #   copyToPodman        the same as load, and
 #   copyToRegistry      the same as push, by nix2container's names
 #   copyToDockerDaemon  load it into Docker, from its archive
+#   stream              write that archive to standard output, and nothing to the store: `… | podman load`, `… | docker load`
 #   tests.verify        a derivation that fails unless every byte of it is as it should be
 { pkgs, windlass }:
 made:
 let
-  # Of a stack without its archives.
+  # For a stack without its archives.
   source = "${made.lean or made}";
   program =
     verb: text:
@@ -33,7 +34,10 @@ made
 }
 // (
   if made ? archive then
-    { copyToDockerDaemon = program "docker-load" "docker load --input ${made.archive}"; }
+    {
+      copyToDockerDaemon = program "docker-load" "docker load --input ${made.archive}";
+      stream = program "stream" "${windlass}/bin/windlass export ${source} --output -";
+    }
   else
     { }
 )

@@ -11,6 +11,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::class::{Class, Classified};
+
 /// Why a text is not the name or place that it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -22,9 +24,17 @@ pub enum NameError {
     Path(String),
 }
 
+impl Classified for NameError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Name(_) | Self::Path(_) => Class::Failed,
+        }
+    }
+}
+
 /// The name of an image, a model, a container or a slot: a word of letters, digits, `_`, `.` and `-` that begins with a
 /// letter or digit. It is one part of a path, and needs quotes nowhere.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
 
@@ -40,7 +50,7 @@ impl Name {
 }
 
 /// A relative path that leads nowhere but into the directory that it is relative to.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "PathBuf", into = "PathBuf")]
 pub struct RelativePath(PathBuf);
 
@@ -62,7 +72,7 @@ impl RelativePath {
 ///
 /// # Errors
 /// If it is another path.
-pub fn place<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+pub(crate) fn place<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     let path = PathBuf::deserialize(from)?;
     let outside = !path.is_absolute() || path.components().any(|part| part == Component::ParentDir);
     if outside || path.as_os_str().as_encoded_bytes().contains(&0) {
@@ -75,7 +85,7 @@ pub fn place<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
 ///
 /// # Errors
 /// If it is one of these.
-pub fn link<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+pub(crate) fn link<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     let path = PathBuf::deserialize(from)?;
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.is_empty() || bytes.contains(&0) {
@@ -88,15 +98,30 @@ pub fn link<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
 ///
 /// # Errors
 /// If it is another path.
-pub fn maybe_place<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
-    #[derive(Deserialize)]
+pub(crate) fn maybe_place<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    #[derive(Deserialize, schemars::JsonSchema)]
     struct Place(#[serde(deserialize_with = "place")] PathBuf);
     Ok(Option::<Place>::deserialize(from)?.map(|Place(path)| path))
 }
 
+/// Bytes that no file of an image or of a model has: 16 TiB. Below it, the sizes that a file lists can be summed.
+const MOST_BYTES: u64 = 1 << 44;
+
+/// Reads the size of a layer, a file, or all of an image.
+///
+/// # Errors
+/// If it is 16 TiB or more.
+pub(crate) fn size<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let size = u64::deserialize(from)?;
+    if size >= MOST_BYTES {
+        return Err(de::Error::custom(format_args!("{size} is not a size: expected less than {MOST_BYTES} bytes")));
+    }
+    Ok(size)
+}
+
 /// What Podman takes as the name of a container or of a volume.
 #[must_use]
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     text.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
 }
@@ -216,6 +241,17 @@ mod tests {
         ] {
             assert_eq!(Name::new(name), Err(NameError::Name(name.to_owned())), "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_size_can_be_summed() {
+        let read = |text: &str| size(&mut serde_json::Deserializer::from_str(text)).map_err(|error| error.to_string());
+        assert_eq!(read("17592186044415"), Ok(MOST_BYTES - 1));
+        assert_eq!(
+            read("17592186044416"),
+            Err("17592186044416 is not a size: expected less than 17592186044416 bytes".to_owned())
+        );
+        assert!(read("-1").is_err());
     }
 
     #[test]

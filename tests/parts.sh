@@ -30,6 +30,8 @@ CHECKERS=(
   mypy==2.4.1 mypy_extensions==1.2.0 typing_extensions==4.16.0 pathspec==1.1.1 librt==0.17.0 ast-serialize==0.13.1
   pyflakes==4.1.0
 )
+# What checks a document against a JSON Schema.
+VALIDATOR=(fastjsonschema==2.21.2)
 # Of the packages, whatever Debian the tools are from: it is the first one with pgvector.
 SUITE=trixie
 SERVER_WHEEL=xllamacpp==2026.10.11549
@@ -39,8 +41,9 @@ TOOLS=(
   nix:nix-bin podman:podman skopeo:skopeo umoci:umoci runc:runc busybox:busybox-static fuse-overlayfs:fuse-overlayfs newuidmap:uidmap
   mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs patchelf:patchelf jq:jq strace:strace curl:curl openssl:openssl
   docker-registry:docker-registry htpasswd:apache2-utils
-  mmdebstrap:mmdebstrap ip:iproute2
-  shellcheck:shellcheck nsenter:util-linux python3:python3 pip3:python3-pip time:time
+  mmdebstrap:mmdebstrap systemd-nspawn:systemd-container ip:iproute2 fakeroot:fakeroot getfattr:attr sqlite3:sqlite3
+  /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
+  shellcheck:shellcheck nsenter:util-linux iptables:iptables python3:python3 pip3:python3-pip time:time c++:g++
 )
 
 say() { printf '%s\n' "$@" >&2; }
@@ -95,6 +98,7 @@ fetch() {
   fetch_embedder
   fetch_python python "${PYTHON[@]}"
   fetch_python checkers "${CHECKERS[@]}"
+  fetch_python schemas "${VALIDATOR[@]}"
 }
 
 fetch_debs() {
@@ -292,7 +296,8 @@ write_stub() {
 }
 
 # podman DIR: settings under which podman and skopeo keep to DIR, use no network, and run on a machine like a CI one:
-# crun refuses hybrid cgroups, and Podman's own limits may be above what the machine allows.
+# crun refuses hybrid cgroups, and Podman's own limits may be above what the machine allows. Podman 4.3 looks for the backend of its networks
+# where none is named, and says on its standard error what it found in /etc/cni.
 podman_env() {
   local dir
   mkdir -p "$1"/{root,run,tmp,libpod}
@@ -315,6 +320,9 @@ events_logger = "file"
 pull_policy = "never"
 runtime = "runc"
 tmp_dir = "$dir/libpod"
+
+[network]
+network_backend = "netavark"
 CONF
   printf 'export %s=%q\n' CONTAINERS_STORAGE_CONF "$dir/storage.conf" CONTAINERS_CONF "$dir/containers.conf" TMPDIR "$dir/tmp" \
     PODMAN_IGNORE_CGROUPSV1_WARNING 1

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The modules on nixpkgs' own lib and in home-manager's own modules, and the flake on a real stdenv, all evaluated and nothing
-# built. Not part of CI: the trees are fetched by whoever runs it, and nothing of them is in this repository.
+# built. Not part of CI: the user fetches the trees, and nothing of them is in this repository.
 #
 #   tests/real.sh NIXPKGS_LIB=DIR HOME_MANAGER=DIR CORE_PKGS=DIR [DEBIAN=DIR]
 #
@@ -32,7 +32,7 @@ home_manager=$(tree HOME_MANAGER modules/modules.nix)
 core=$(tree CORE_PKGS pins.nix)
 
 say "──── the modules' tests on $lib"
-NIXPKGS_LIB=$lib cargo nextest run --locked -E 'test(/^modules(_checks)?::/) + test(/^ai_stack(_checks)?::/)'
+NIXPKGS_LIB=$lib cargo nextest run --locked --profile full -E 'test(/^modules?(_checks|_more|_options)?::/) + test(/^ai_stack(_checks)?::/)'
 
 say "──── a home of $home_manager"
 nixpkgs=$PWD/target/real
@@ -54,17 +54,52 @@ jq --exit-status '.assertions == [] and .warnings == [] and (.storageConf | cont
 
 say "──── the flake on $core"
 source=$(mktemp --directory)
-trap 'rm -rf "$source"' EXIT
+trap 'rm -rf "$source" "$source.helpers"' EXIT
 # The package's files alone, as a flake has those that Git knows.
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --target-directory "$source"
-check=(nix flake check --no-build --all-systems --impure --no-write-lock-file --override-input nixpkgs)
+# What takes packages: commands, Nix' database, and images of other programs as a base; and the programs of an image.
+echo base >"$source/base.tar"
+cat >"$source/helpers.nix" <<'NIX'
+f: builtins.mapAttrs (_: made: builtins.unsafeDiscardStringContext made.drvPath) rec {
+  commands = f.buildImage {
+    name = "commands";
+    fakeRootCommands = "mkdir -m 700 data; chown 1000 data";
+    pathsToLink = [ "/bin" ];
+  };
+  layer = f.buildLayer { extraCommands = "mkdir data"; };
+  database = f.buildImage {
+    name = "database";
+    includeNixDB = true;
+    copyToRoot = [ root ];
+  };
+  root = f.buildRoot { fakeRootCommands = "mkdir data"; };
+  above = f.buildImage {
+    name = "above";
+    fromImage = ./base.tar;
+  };
+  imported = f.importImage {
+    name = "imported";
+    source = ./base.tar;
+  };
+  inherit (commands) load push stream copyToDockerDaemon;
+  verified = commands.tests.verify;
+}
+NIX
+real=$PWD/tests/real
+# evaluate REAL SOURCE: with both where they are, or where a chroot has them.
+# shellcheck disable=SC2016 # the inner shell expands it
+evaluate='set -e
+  input() { nix "$@" --impure --no-write-lock-file --override-input nixpkgs "path:$0"; }
+  input flake check --no-build --all-systems "path:$1"
+  input eval --json "path:$1#lib.x86_64-linux" --apply "import $1/helpers.nix"
+'
 version=$(nix --version)
 if [[ $(printf '%s\n' 2.18 "${version##* }" | sort --version-sort | head -1) == 2.18 ]]; then
-  CORE_PKGS=$core "${check[@]}" "path:$PWD/tests/real" "path:$source"
+  CORE_PKGS=$core sh -c "$evaluate" "$real" "$source" >"$source.helpers"
 else
   debian=$(tree DEBIAN usr/bin/nix)
   # shellcheck disable=SC2016 # the inner shell expands it
-  debian=$debian core=$core source=$source real=$PWD/tests/real unshare --mount bash -ec '
+  debian=$debian core=$core source=$source real=$real unshare --mount bash -ec '
     mount --make-rprivate /
     for place in proc dev; do mount --rbind "/$place" "$debian/$place"; done
     mkdir -p "$debian/nix"
@@ -73,7 +108,9 @@ else
     mount --bind "$(dirname "$core")" "$debian/mnt/trees"
     mount --bind "$source" "$debian/mnt/source"
     mount --bind "$real" "$debian/mnt/real"
-    exec chroot "$debian" env HOME=/tmp CORE_PKGS="/mnt/trees/$(basename "$core")" "$@" path:/mnt/real path:/mnt/source
-  ' real "${check[@]}"
+    exec chroot "$debian" env HOME=/tmp CORE_PKGS="/mnt/trees/$(basename "$core")" sh -c "$1" /mnt/real /mnt/source
+  ' real "$evaluate" >"$source.helpers"
 fi
+jq . "$source.helpers"
+jq --exit-status 'length == 11 and all(endswith(".drv"))' "$source.helpers" >/dev/null
 say "all evaluated"

@@ -36,7 +36,8 @@ let
     map
     mapAttrs
     ;
-  names = import ./names.nix;
+  table = import ./services.nix;
+  names = builtins.attrNames table;
   genAttrs = f: list: listToAttrs (map (name: { inherit name; value = f name; }) list);
 
   buildModel =
@@ -44,7 +45,9 @@ let
     let
       # A package has a `src` too.
       model = if value.type or null == "derivation" || !(value ? src) then { src = value; } else value;
-      suffix = if model.format or "gguf" == "gguf" then ".gguf" else "";
+      format = model.format or "gguf";
+      # A directory has no ending.
+      suffix = (import ../formats.nix).${format}.ending or "";
     in
     windlass.buildModel {
       inherit name;
@@ -81,10 +84,24 @@ let
         accel
         upstream
         ;
+      service = table.${name};
+      services = table;
       models = baked;
-      settings = settings.${name} or { };
+      settings = checked name (settings.${name} or { });
     }
   ) names;
+
+  # A key that is misspelt would do nothing, without a word.
+  checked =
+    name: given:
+    let
+      known = table.${name}.settings;
+      unknown = builtins.filter (key: !elem key known) (builtins.attrNames given);
+    in
+    if unknown == [ ] then
+      given
+    else
+      throw "services.ai-stack.${name}.settings.${builtins.head unknown}: there is no such key; there are: ${builtins.concatStringsSep ", " known}";
 
   # nixpkgs says of each package whether it can be built here.
   isThere = name: describe.${name}.image != null && describe.${name}.available or true;
@@ -110,7 +127,7 @@ windlass.buildStack {
       secrets = describe.${name}.secrets or [ ];
     in
     container
-    # Where they are is another place on every host; whoever runs it says so.
+    # Where they are is another place on every host, so the user gives it.
     // (if secrets == [ ] then { } else { secrets = genAttrs (secret: "/run/secrets/${secret}") secrets; })
     // {
       image = name;

@@ -1,6 +1,6 @@
 # llama.cpp's HTTP server, on 8080: with the models that lie in the image, or with those that are mounted.
 #
-# Type: { pkgs, windlass, probe, accel ? null, models ? [ ], settings ? { } } -> { image, available, state, container, serve }
+# Type: { pkgs, windlass, probe, service, accel ? null, models ? [ ], settings ? { } } -> { image, available, state, container, serve }
 #
 # models            from buildModel, each the file NAME.gguf; with just one of them the image serves it by itself
 # settings.package  instead of nixpkgs' llama-cpp for `accel`
@@ -12,13 +12,14 @@
   pkgs,
   windlass,
   probe,
+  service,
   accel ? null,
   models ? [ ],
   settings ? { },
   ...
 }:
 let
-  uid = toString (settings.uid or 8080);
+  uid = toString (settings.uid or service.port);
   needs = import ./accel.nix {
     inherit pkgs accel;
     name = "llama-cpp";
@@ -28,7 +29,7 @@ let
     "--host"
     "0.0.0.0"
     "--port"
-    "8080"
+    (toString service.port)
   ];
   serve =
     file:
@@ -38,6 +39,7 @@ let
     ]
     ++ listen;
   only = builtins.head models;
+  file = only.modelName + (import ../formats.nix).gguf.ending;
 in
 {
   image = windlass.buildImage {
@@ -47,13 +49,13 @@ in
     symlinks."/bin/windlass-probe" = "${probe}/bin/windlass-probe";
     config = {
       User = "${uid}:${uid}";
-      ExposedPorts."8080/tcp" = { };
+      ExposedPorts = service.exposed;
       # Caches of shaders and the like: nothing that is kept.
       Env = [ "HOME=/tmp" ] ++ needs.env;
       Entrypoint = [ "${package}/bin/llama-server" ];
       Cmd =
-        if builtins.length models == 1 && only.spec.files ? "${only.modelName}.gguf" then
-          serve "${only.spec.mountPath}/${only.modelName}.gguf"
+        if builtins.length models == 1 && only.spec.files ? ${file} then
+          serve "${only.spec.mountPath}/${file}"
         else
           listen;
     };
@@ -61,10 +63,10 @@ in
 
   available = settings ? package || needs.available;
 
-  state = null;
+  inherit (service) state;
 
   container = {
-    ports = [ "127.0.0.1:8080:8080" ];
+    ports = service.published;
     inherit (needs) devices;
     readOnly = true;
     tmpfs = [ "/tmp" ];
@@ -75,7 +77,7 @@ in
       command = [
         "/bin/windlass-probe"
         "http"
-        "http://127.0.0.1:8080/health"
+        "http://127.0.0.1:${toString service.port}/health"
       ];
       startPeriod = "10m";
     };

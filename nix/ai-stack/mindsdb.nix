@@ -1,22 +1,19 @@
 # MindsDB, on 47334 (HTTP) and 47335 (the protocol of MySQL): keeps all it has in /root/mdb_storage.
 #
-# Type: { upstream } -> { image, state, container }
+# Type: { upstream, service } -> { image, state, container }
 #
 # Its image is upstream's, as the lock has it under `mindsdb`: nixpkgs has no package. It runs as root, without any capability: its configuration is
-# in /root, which nobody else can read.
-{ upstream, ... }:
+# in /root, which no other user can read.
+{ upstream, service, ... }:
 {
   image = upstream "mindsdb";
 
-  state = "/root/mdb_storage";
+  inherit (service) state;
 
   container = {
-    ports = [
-      "127.0.0.1:47334:47334"
-      "127.0.0.1:47335:47335"
-    ];
+    ports = service.published;
     environment = {
-      MINDSDB_STORAGE_DIR = "/root/mdb_storage";
+      MINDSDB_STORAGE_DIR = service.state;
       PYTHONUNBUFFERED = "1";
     };
     # It writes beside its program.
@@ -28,7 +25,7 @@
       command = [
         "/windlass-probe"
         "http"
-        "http://127.0.0.1:47334/api/util/ping"
+        "http://127.0.0.1:${toString service.port}/api/util/ping"
       ];
       startPeriod = "5m";
     };

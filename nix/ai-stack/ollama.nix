@@ -1,6 +1,6 @@
 # Ollama, on 11434: keeps its key in /var/lib/ollama, and the models that it pulls, where none lies in the image.
 #
-# Type: { pkgs, windlass, probe, accel ? null, models ? [ ], settings ? { } } -> { image, available, state, container }
+# Type: { pkgs, windlass, probe, service, accel ? null, models ? [ ], settings ? { } } -> { image, available, state, container }
 #
 # models               from buildModel; those that are one GGUF file are in the image, under their own names. Then Ollama
 #                      pulls no others: the directory of the image is read-only
@@ -12,23 +12,25 @@
   pkgs,
   windlass,
   probe,
+  service,
   accel ? null,
   models ? [ ],
   settings ? { },
   ...
 }:
 let
-  uid = settings.uid or 11434;
+  uid = settings.uid or service.port;
   user = "${toString uid}:${toString uid}";
+  gguf = (import ../formats.nix).gguf.ending;
   needs = import ./accel.nix {
     inherit pkgs accel;
     name = "ollama";
   };
   package = settings.package or needs.package;
-  state = "/var/lib/ollama";
+  inherit (service) state;
   baked =
     if settings.bake or true then
-      builtins.filter (model: model.spec.files ? "${model.modelName}.gguf") models
+      builtins.filter (model: model.spec.files ? "${model.modelName}${gguf}") models
     else
       [ ];
   isBaked = baked != [ ];
@@ -50,7 +52,7 @@ in
         ]
       else
         [ ];
-    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
+    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to `nobody`.
     directories.${state} = "0755";
     perms = [
       {
@@ -67,11 +69,11 @@ in
       User = user;
       WorkingDir = state;
       Volumes.${state} = { };
-      ExposedPorts."11434/tcp" = { };
+      ExposedPorts = service.exposed;
       Env = [
         "PATH=/bin"
         "HOME=${state}"
-        "OLLAMA_HOST=0.0.0.0:11434"
+        "OLLAMA_HOST=0.0.0.0:${toString service.port}"
         "OLLAMA_MODELS=${directory}"
         # At its start it would remove the blobs that no manifest of its own names; where it may not, it would not start.
         "OLLAMA_NOPRUNE=1"
@@ -90,7 +92,7 @@ in
   inherit state;
 
   container = {
-    ports = [ "127.0.0.1:11434:11434" ];
+    ports = service.published;
     inherit (needs) devices;
     readOnly = true;
     tmpfs = [ "/tmp" ];
@@ -100,7 +102,7 @@ in
       command = [
         "/bin/windlass-probe"
         "http"
-        "http://127.0.0.1:11434/api/version"
+        "http://127.0.0.1:${toString service.port}/api/version"
       ];
       startPeriod = "30s";
     };

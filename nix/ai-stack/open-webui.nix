@@ -1,29 +1,31 @@
 # Open WebUI, on 3000: keeps all it has in /app/backend/data.
 #
-# Type: { upstream, settings ? { } } -> { image, state, container }
+# Type: { upstream, service, services, settings ? { } } -> { image, state, container }
 #
 # settings.uid  user and group; by default the image's own, root without any capability: upstream tests no other
 #
 # Its image is upstream's, as the lock has it under `open-webui`. The one of nixpkgs is unfree, and not in the binary cache.
 {
   upstream,
+  service,
+  services,
   settings ? { },
   ...
 }:
 {
   image = upstream "open-webui";
 
-  state = "/app/backend/data";
+  inherit (service) state;
 
   container = {
     # 8080 is llama.cpp's.
-    ports = [ "127.0.0.1:3000:8080" ];
+    ports = service.published;
     environment = {
       # Its own defaults; what is changed in its settings later goes first.
-      OLLAMA_BASE_URL = "http://ollama:11434";
-      OPENAI_API_BASE_URL = "http://llama-cpp:8080/v1";
+      OLLAMA_BASE_URL = "http://ollama:${toString services.ollama.port}";
+      OPENAI_API_BASE_URL = "http://llama-cpp:${toString services.llama-cpp.port}/v1";
       # The file is made at the first start. Beside the program it would be gone with the container, and all sessions too.
-      WEBUI_SECRET_KEY_FILE = "/app/backend/data/.webui_secret_key";
+      WEBUI_SECRET_KEY_FILE = "${service.state}/.webui_secret_key";
       ANONYMIZED_TELEMETRY = "false";
       DO_NOT_TRACK = "true";
       SCARF_NO_ANALYTICS = "true";
@@ -38,7 +40,7 @@
       command = [
         "/windlass-probe"
         "http"
-        "http://127.0.0.1:8080/health"
+        "http://127.0.0.1:${toString service.port}/health"
         "--contains"
         "true"
       ];

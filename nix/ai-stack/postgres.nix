@@ -1,6 +1,6 @@
 # PostgreSQL with pgvector: keeps its cluster in /var/lib/postgresql/data, as the pgvector image does, on 5432.
 #
-# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, available, container }
+# Type: { pkgs, windlass, probe, service, settings ? { } } -> { image, state, available, dataVersion, container }
 #
 # settings.extensions  as `postgresql.withPackages` takes them: pgvector by default
 # settings.package     the server with its extensions, instead of PostgreSQL 17
@@ -12,17 +12,18 @@
   pkgs,
   windlass,
   probe,
+  service,
   settings ? { },
   ...
 }:
 let
   inherit (pkgs.lib) getBin;
-  uid = settings.uid or 5432;
+  uid = settings.uid or service.port;
   user = "${toString uid}:${toString uid}";
   package = settings.package or (pkgs.postgresql_17.withPackages (
     settings.extensions or (available: [ available.pgvector ])
   ));
-  state = "/var/lib/postgresql/data";
+  inherit (service) state;
   programs = map getBin [
     package
     pkgs.busybox
@@ -32,7 +33,7 @@ in
 {
   image = windlass.buildImage {
     name = "postgres";
-    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
+    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to `nobody`.
     directories = {
       ${state} = "0755";
       "/docker-entrypoint-initdb.d" = "0755";
@@ -77,7 +78,7 @@ in
         "${./postgres.sh}"
       ];
       Cmd = [ "postgres" ];
-      ExposedPorts."5432/tcp" = { };
+      ExposedPorts = service.exposed;
       Volumes.${state} = { };
       # Ends the sessions and writes a checkpoint; SIGTERM waits for the sessions to end by themselves.
       StopSignal = "SIGINT";
@@ -86,12 +87,18 @@ in
 
   inherit state;
   # No cluster is made without it, unless everybody is to be let in.
-  secrets = [ "postgres-password" ];
+  secrets = [ service.password ];
   # Whether nixpkgs has it for this platform.
   available = package.meta.available or true;
+  # The major version, which alone reads its data; null for a package whose name has no version.
+  dataVersion =
+    let
+      numbers = builtins.splitVersion (builtins.parseDrvName package.name or "").version;
+    in
+    if numbers == [ ] then null else builtins.head numbers;
 
   container = {
-    ports = [ "127.0.0.1:5432:5432" ];
+    ports = service.published;
     readOnly = true;
     tmpfs = [ "/tmp" ];
     capDrop = [ "all" ];

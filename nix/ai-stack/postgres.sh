@@ -53,7 +53,7 @@ settings() {
   unset POSTGRES_PASSWORD
   loopback=scram-sha-256
   if [ "$method" = trust ]; then
-    say "POSTGRES_HOST_AUTH_METHOD=trust: whoever reaches the port is let in without a password"
+    say "POSTGRES_HOST_AUTH_METHOD=trust: every client that reaches the port is let in without a password"
     loopback=trust
   elif [ -z "$password" ]; then
     die "the superuser needs a password: give the secret postgres-password or POSTGRES_PASSWORD_FILE," \

@@ -1,6 +1,6 @@
 # Qdrant, on 6333 (HTTP) and 6334 (gRPC): keeps collections and snapshots in /qdrant/storage, as its own image does.
 #
-# Type: { pkgs, windlass, probe, settings ? { } } -> { image, available, state, container }
+# Type: { pkgs, windlass, probe, service, settings ? { } } -> { image, available, state, container }
 #
 # settings.package  instead of nixpkgs' qdrant
 # settings.uid      user and group, 6333 by default
@@ -16,19 +16,20 @@
   pkgs,
   windlass,
   probe,
+  service,
   settings ? { },
   ...
 }:
 let
-  uid = settings.uid or 6333;
+  uid = settings.uid or service.port;
   user = "${toString uid}:${toString uid}";
   package = settings.package or pkgs.qdrant;
-  state = "/qdrant/storage";
+  inherit (service) state;
 in
 {
   image = windlass.buildImage {
     name = "qdrant";
-    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
+    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to `nobody`.
     directories.${state} = "0755";
     perms = [
       {
@@ -44,8 +45,8 @@ in
           snapshots_path: ${state}/snapshots
         service:
           host: 0.0.0.0
-          http_port: 6333
-          grpc_port: 6334
+          http_port: ${toString service.port}
+          grpc_port: ${toString (builtins.elemAt service.ports 1)}
           enable_static_content: false
         telemetry_disabled: true
       '';
@@ -60,10 +61,7 @@ in
       User = user;
       WorkingDir = "/qdrant";
       Volumes.${state} = { };
-      ExposedPorts = {
-        "6333/tcp" = { };
-        "6334/tcp" = { };
-      };
+      ExposedPorts = service.exposed;
       Env = [
         "RUN_MODE=production"
         # It does not start when it cannot write that it did.
@@ -81,10 +79,7 @@ in
   inherit state;
 
   container = {
-    ports = [
-      "127.0.0.1:6333:6333"
-      "127.0.0.1:6334:6334"
-    ];
+    ports = service.published;
     readOnly = true;
     tmpfs = [ "/tmp" ];
     capDrop = [ "all" ];
@@ -94,7 +89,7 @@ in
       command = [
         "/bin/windlass-probe"
         "http"
-        "http://127.0.0.1:6333/readyz"
+        "http://127.0.0.1:${toString service.port}/readyz"
       ];
       startPeriod = "2m";
     };

@@ -1,6 +1,6 @@
 # Redis: keeps its data in /data, on 6379.
 #
-# Type: { pkgs, windlass, probe, settings ? { } } -> { image, state, available, container }
+# Type: { pkgs, windlass, probe, service, settings ? { } } -> { image, state, available, container }
 #
 # settings.package  the server, pkgs.redis by default
 # settings.uid      user and group, 6379 by default
@@ -11,20 +11,21 @@
   pkgs,
   windlass,
   probe,
+  service,
   settings ? { },
   ...
 }:
 let
   inherit (pkgs.lib) getBin;
-  uid = settings.uid or 6379;
+  uid = settings.uid or service.port;
   package = getBin (settings.package or pkgs.redis);
   busybox = getBin pkgs.busybox;
-  state = "/data";
+  inherit (service) state;
 in
 {
   image = windlass.buildImage {
     name = "redis";
-    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to nobody.
+    # Open to look at: a rootless Podman that takes the image from root's store maps its owner to `nobody`.
     directories.${state} = "0755";
     perms = [
       {
@@ -44,7 +45,7 @@ in
       ];
       Cmd = [ "redis-server" ];
       Volumes.${state} = { };
-      ExposedPorts."6379/tcp" = { };
+      ExposedPorts = service.exposed;
     };
   };
 
@@ -53,7 +54,7 @@ in
   available = package.meta.available or true;
 
   container = {
-    ports = [ "127.0.0.1:6379:6379" ];
+    ports = service.published;
     readOnly = true;
     tmpfs = [ "/tmp" ];
     capDrop = [ "all" ];
@@ -62,7 +63,7 @@ in
       command = [
         "/bin/windlass-probe"
         "tcp"
-        "127.0.0.1:6379"
+        "127.0.0.1:${toString service.port}"
         "--send"
         "AUTH health -\\r\\nPING\\r\\n"
         "--expect"

@@ -16,6 +16,8 @@ case ${1-} in
   *) exec "$@" ;;
 esac
 shift
+# What asks the program, and not the server.
+case ${1-} in -v | --version | -h | --help | --test-memory | --check-system) exec redis-server "$@" ;; esac
 
 uid=$(id -u) gid=$(id -g)
 # By absolute paths: in a directory that only another may enter, nothing can be asked of the relative ones.

@@ -50,10 +50,19 @@ args@{
   # Regular expressions, searched for in the names of store paths (what comes after the hash): the build fails when the
   # image would have one that fits, [ "^cuda" ], and says by which references it got there.
   forbid ? [ ],
-  # An image that this one is built upon, from fetchImage or buildImage: its layers lie below (but for those of models, which lie
+  # What looks like a secret and may be in it all the same: paths in the image, "/app/.env" (a directory stands for all that is
+  # below it, `*` for anything in one part, `**` for anything), and names of variables, labels and annotations, "API_KEY", or
+  # "Cmd" or "Entrypoint". The build fails at anything else that looks like one (README, "Security"), and at an entry that
+  # nothing needs.
+  allowSecrets ? [ ],
+  # An image that this one is built upon, from fetchImage, importImage or buildImage, or a docker-archive or OCI directory, which
+  # importImage reads: its layers lie below (but for those of models, which lie
   # below everything), and its `config` is handed down: Env by name, Labels, ExposedPorts and Volumes beside those that are
   # there, all else in its place; a new Entrypoint takes the old Cmd away.
   fromImage ? null,
+  # Which image of an archive that is: its name and its tag there.
+  fromImageName ? null,
+  fromImageTag ? null,
   # Layers from buildLayer, bottom first; they lie below the closure, and their store paths are not repeated in it.
   layers ? [ ],
   # Models from buildModel; each is a layer of its own at the very bottom.
@@ -63,7 +72,7 @@ args@{
   architecture ? null,
   variant ? null,
   # Whether the image brings the places that Podman mounts over (/proc, /tmp, /etc/hosts, …), and an /etc/passwd and
-  # /etc/group with root, nobody and a numeric `config.User`, wherever nothing else gives them. What `fromImage` brings counts
+  # /etc/group with root, `nobody` and a numeric `config.User`, wherever nothing else gives them. What `fromImage` brings counts
   # for nothing here: these would hide it, so there are none.
   mountPoints ? fromImage == null,
 }:
@@ -71,26 +80,51 @@ let
   host = builtins.match "([^/]+)/([^/]+)(/.*)?" (internal.platformOf internal.targetSystem);
   or' = value: default: if value == null then default else value;
   hostVariant = or' (builtins.elemAt host 2) "";
-  all = models ++ (if fromImage == null then [ ] else fromImage.models or [ ]);
+  all = models ++ (if base == null then [ ] else base.models or [ ]);
   # A layer from buildOllama has links to models: without the model they lead nowhere.
   isMissing = model: !(builtins.elem (internal.path model) (map internal.path all));
+  base =
+    if fromImage == null || fromImage ? imageKind then
+      fromImage
+    else
+      import ./importImage.nix internal {
+        name = "${name}-base";
+        source = fromImage;
+        platform = full;
+        reference =
+          if fromImageName == null then
+            fromImageTag
+          else
+            fromImageName + (if fromImageTag == null then "" else ":${fromImageTag}");
+      };
   missing = builtins.filter isMissing (builtins.concatMap (layer: layer.ollamaModels or [ ]) layers);
   platform = builtins.concatStringsSep "/" [
     (or' os (builtins.elemAt host 0))
     (or' architecture (builtins.elemAt host 1))
   ];
+  full =
+    platform
+    + (
+      if variant != null then
+        "/${variant}"
+      else if architecture == null then
+        hostVariant
+      else
+        ""
+    );
 in
-if fromImage != null && !(fromImage ? imageKind) then
-  throw "buildImage ${name}: fromImage is not an image from fetchImage or buildImage: pin the image with `windlass upstream add NAME REFERENCE`, and write fromImage = fetchImage { lock = ./images.lock.json; name = \"NAME\"; }"
+if (fromImageName != null || fromImageTag != null) && fromImage ? imageKind then
+  throw "buildImage ${name}: fromImageName and fromImageTag are for an archive or an OCI directory in fromImage; this image is one already"
 else
 internal.build {
   inherit name tag;
   kind = "image";
+  known = internal.allowed allowSecrets;
   built = {
     layers = map internal.tagIn layers;
     models = map internal.tagIn models;
   }
-  // (if fromImage == null then { } else { fromImage = internal.tagIn fromImage; });
+  // (if base == null then { } else { fromImage = internal.tagIn base; });
   spec = {
     inherit
       name
@@ -102,16 +136,7 @@ internal.build {
       mountPoints
       ;
     storeDir = builtins.storeDir;
-    platform =
-      platform
-      + (
-        if variant != null then
-          "/${variant}"
-        else if architecture == null then
-          hostVariant
-        else
-          ""
-      );
+    platform = full;
     content = internal.content (builtins.intersectAttrs (builtins.functionArgs internal.content) args);
     perms = map internal.perm perms;
     layers =
@@ -123,7 +148,8 @@ internal.build {
   }
   # Only when given: the tag of an image that forbids nothing does not depend on it.
   // (if forbid == [ ] then { } else { inherit forbid; })
-  // (if fromImage == null then { } else { fromImage = internal.path fromImage; });
+  // (if base == null then { } else { fromImage = internal.path base; })
+  // internal.ownersOf copyToRoot;
 }
 // {
   models = all;

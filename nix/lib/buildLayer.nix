@@ -24,11 +24,14 @@ args@{
   layers ? [ ],
   # Layers that the closure is split into at most.
   maxLayers ? 1,
+  # What looks like a secret and may be in it all the same: paths in the image, as in buildImage.
+  allowSecrets ? [ ],
 }:
 internal.build {
   inherit name;
   tag = null;
   kind = "layer";
+  known = internal.allowed allowSecrets;
   built.layers = map internal.tagIn layers;
   spec = {
     inherit name maxLayers;
@@ -36,5 +39,6 @@ internal.build {
     content = internal.content (builtins.intersectAttrs (builtins.functionArgs internal.content) args);
     perms = map internal.perm perms;
     layers = map internal.path layers;
-  };
+  }
+  // internal.ownersOf copyToRoot;
 }

@@ -15,7 +15,7 @@ internal:
   name,
   # Tag of its image; by default derived from the model.
   tag ? null,
-  # Place below mountPath -> file or directory. Symbolic links are followed. Of a file from fetchModel the SHA-256 is known,
+  # Place below mountPath -> file or directory. Symbolic links are followed. The SHA-256 of a file from fetchModel is known,
   # and is not found out again.
   files ? { },
   # Instead of `files`: what fetchModel gives, with all its files; a file, put there under its own name; or a directory, whose
@@ -31,6 +31,8 @@ internal:
   split ? null,
   # Bytes that a shard has at most, unless one tensor has more. Many registries refuse layers of more than 5 or 10 GB.
   splitSize ? 4 * 1024 * 1024 * 1024,
+  # What looks like a secret among its files and may be there all the same, "/models/qwen3/.env": as in buildImage.
+  allowSecrets ? [ ],
 }:
 let
   inherit (builtins)
@@ -45,7 +47,9 @@ let
     map
     mapAttrs
     match
+    replaceStrings
     ;
+  gguf = (import ../formats.nix).gguf.ending;
   wrong = message: throw "buildModel: model '${name}': ${message}";
   isFetched = value: isAttrs value && value ? model && value ? files;
   isNamed = src == null || isFetched src;
@@ -58,9 +62,16 @@ let
     }) (filter (place: isFetched all.${place} && length all.${place}.model.files == 1) (attrNames all))
   );
 
+  # That of its page or card, where its files do not say one.
+  licence =
+    if isFetched src && src.model.licence or null != null then
+      { "org.opencontainers.image.licenses" = src.model.licence; }
+    else
+      { };
+
   # The one file that is split, and its place below mountPath.
-  place = if isNamed then head (attrNames all) else "${name}.gguf";
-  base = match "(.*)[.]gguf" (baseNameOf place);
+  place = if isNamed then head (attrNames all) else "${name}${gguf}";
+  base = match "(.*)${replaceStrings [ "." ] [ "[.]" ] gguf}" (baseNameOf place);
   shards = internal.derive {
     name = "${internal.storeName name}-shards";
     action = {
@@ -76,7 +87,7 @@ let
     else if isNamed && length (attrNames all) != 1 then
       wrong "split = \"metadata\" is for one GGUF file; files that are shards already are given with split = \"files\""
     else if base == null then
-      wrong "split = \"metadata\" is for a GGUF file, and ${place} is none by its name"
+      wrong "split = \"metadata\" is for a GGUF file, and the name of ${place} does not end in ${gguf}"
     else
       true;
 
@@ -93,7 +104,8 @@ internal.build {
   inherit name tag;
   kind = "model";
   spec = {
-    inherit name annotations;
+    inherit name;
+    annotations = licence // annotations;
     storeDir = builtins.storeDir;
     mountPath = if isSplit && dirOf place != "." then "${mountPath}/${dirOf place}" else mountPath;
     files = if isSplit then { } else mapAttrs (_: internal.path) all;
@@ -106,7 +118,8 @@ internal.build {
         internal.path src;
   }
   // layers;
-  known = if isSplit || sha256 == { } then { } else { inherit sha256; };
+  known =
+    internal.allowed allowSecrets // (if isSplit || sha256 == { } then { } else { inherit sha256; });
 }
 // {
   modelName = name;

@@ -4,6 +4,7 @@
 #   lean    the same stack without archives: image directories and stack.json, kilobytes whatever the models weigh
 #   images  the images by short name (`redis`), with their `imageRef`
 #   models  the models by name
+#   replanned  the lean stack without the plan lock: to write it again
 #   licences  as given
 #
 # The result:
@@ -12,12 +13,12 @@
 # A model's archive is a derivation of its own that the result links to: a new version of an app does not write it again.
 #
 # A tag names what is in an image, a digest its bytes: when another image of the stack comes to share something, the
-# digest of this one may change under the same tag.
+# digest of this one may change under the same tag, unless there is a plan lock.
 internal:
 {
   # Name of the derivation.
   name ? "stack",
-  # Images from buildImage, planned together; from buildIndex and fetchImage, taken as they are.
+  # Images from buildImage, planned together; from buildIndex, fetchImage and importImage, taken as they are.
   images,
   # Models that no image has in it, to be mounted.
   models ? [ ],
@@ -25,8 +26,11 @@ internal:
   services ? { },
   # Which licences the models may have, in SPDX identifiers, or the beginning of some with a `*` ("LicenseRef-*"):
   # { allow ? null; deny ? [ ]; unknown ? "warn"; }. What is denied is denied; where there is a list of what is allowed, a
-  # model has to be on it. A licence that nobody knows is a warning, with `unknown = "deny"` an error.
+  # model has to be on it. An unknown licence is a warning, with `unknown = "deny"` an error.
   licences ? { },
+  # A plan lock, ./plan.lock.json: the layers of each image's closure, as `windlass plan result --write plan.lock.json` wrote them. They
+  # move only when it is written again, so no image's digest depends on the others. Images that it does not have are planned together.
+  planLock ? null,
 }:
 let
   asksNothing =
@@ -47,28 +51,44 @@ let
   planned = ofKinds [ "image" ];
   wrong = builtins.filter (image: !builtins.elem image.imageKind ([ "image" ] ++ whole)) images;
   allModels = byName "modelName" (builtins.concatMap (image: image.models) images ++ models);
-  spec = internal.specFile "${name}-spec" (
-    {
-      kind = "stack";
-      inherit name;
-      images = map (image: image.spec) planned;
-      built = map internal.path (ofKinds whole);
-      models = map (model: { built = internal.path model; }) (attrValues allModels);
-    }
-    # Left out when empty: the derivation of a stack without services does not mention them.
-    // (if services == { } then { } else { inherit services; })
-    // (if asksNothing then { } else { inherit licences; })
-  );
-  lean = internal.derive {
-    name = "${name}-lean";
-    closureOf = [ spec ];
-    action = {
-      action = "build";
-      specFile = "${spec}";
-      storeDir = builtins.storeDir;
-      tag = null;
+  lock =
+    if planLock == null then { images = { }; } else builtins.fromJSON (builtins.readFile planLock);
+  locked =
+    if lock.version or 1 != 1 then
+      throw "buildStack ${name}: ${toString planLock} has version ${toString lock.version}; this windlass reads version 1: write it again with `windlass plan --write`"
+    else
+      image:
+      image.spec
+      // (
+        if lock.images ? ${image.stackName} then { closureLayers = lock.images.${image.stackName}; } else { }
+      );
+  specOf =
+    specOfImage:
+    internal.specFile "${name}-spec" (
+      {
+        kind = "stack";
+        inherit name;
+        images = map specOfImage planned;
+        built = map internal.path (ofKinds whole);
+        models = map (model: { built = internal.path model; }) (attrValues allModels);
+      }
+      # Left out when empty: the derivation of a stack without services does not mention them.
+      // (if services == { } then { } else { inherit services; })
+      // (if asksNothing then { } else { inherit licences; })
+    );
+  leanOf =
+    spec:
+    internal.derive {
+      name = "${name}-lean";
+      closureOf = [ spec ];
+      action = {
+        action = "build";
+        specFile = "${spec}";
+        storeDir = builtins.storeDir;
+        tag = null;
+      };
     };
-  };
+  lean = leanOf (specOf locked);
   archives = internal.derive {
     name = name;
     action = {
@@ -83,11 +103,12 @@ let
   };
 in
 if wrong != [ ] then
-  throw "buildStack: ${(builtins.head wrong).imageName} is a ${(builtins.head wrong).imageKind}; `images` are from buildImage, buildIndex or fetchImage, models go in `models`"
+  throw "buildStack: ${(builtins.head wrong).imageName} is a ${(builtins.head wrong).imageKind}; `images` are from buildImage, buildIndex, fetchImage or importImage, models go in `models`"
 else
 archives
 // {
   inherit lean licences;
+  replanned = leanOf (specOf (image: image.spec));
   images = byName "stackName" images;
   models = allModels;
 }

@@ -1,7 +1,7 @@
 # The functions that turn Nix store paths into images.
 #
 # Type: { windlass, system, targetSystem } ->
-#   { buildImage, buildLayer, buildModel, buildOllama, buildStack, buildIndex, fetchImage, fetchModel }
+#   { buildImage, buildLayer, buildModel, buildOllama, buildStack, buildIndex, fetchImage, fetchModel, importImage }
 #
 # windlass:     the package, with bin/windlass
 # system:       where the derivations are built, "x86_64-linux"
@@ -53,4 +53,5 @@ builtins.mapAttrs checked {
   buildIndex = import ./buildIndex.nix internal;
   fetchImage = import ./fetchImage.nix internal;
   fetchModel = import ./fetchModel.nix internal;
+  importImage = import ./importImage.nix internal;
 }

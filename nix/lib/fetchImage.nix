@@ -8,7 +8,7 @@
 # The lock holds the manifests byte for byte. Their digests are checked here, at evaluation; that of a blob is the hash of its
 # path. So nothing is read that has to be built first, and a build asks no registry for a manifest.
 #
-# A blob is fetched by `windlass upstream fetch`, with the logins of whoever runs it, or in the sandbox of its derivation, without
+# A blob is fetched by `windlass upstream fetch`, with the logins of the user who runs it, or in the sandbox of its derivation, without
 # any. Nix' own `hashed-mirrors` serve too: `windlass upstream mirror --to DIR` makes one.
 #
 # Example:

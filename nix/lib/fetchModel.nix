@@ -3,9 +3,10 @@
 #
 # Type: AttrSet -> Derivation of the file, if it is one, else AttrSet; with
 #   files   place in the model's directory -> derivation of one file, for `files` of buildModel
-#   model   what is known before the download: { facts, files = [ { name, path, size, sha256 } ] }
+#   model   what is known before the download: { facts, licence, files = [ { name, path, size, sha256 } ] }; the licence is
+#           of the model's page or card, null where the facts have one
 #
-# A file is fetched by `windlass model add` or `windlass model fetch`, with the token of whoever runs them, or in the sandbox of
+# A file is fetched by `windlass model add` or `windlass model fetch`, with the token of the user who runs them, or in the sandbox of
 # its derivation, without any: no token is ever a part of a derivation. Both give the same path.
 #
 # Examples:
@@ -21,7 +22,7 @@ internal:
   name ? null,
   # Instead of `lock`: a file at an address,
   url ? null,
-  # or one of Hugging Face: { repo, revision, file }. A revision that is no commit may name other bytes some day, and then is
+  # or one of Hugging Face: { repo, revision, file }. A revision that is not a commit may name other bytes some day, and then is
   # refused by the hash; nothing else happens.
   hf ? null,
   # Its SHA-256 in hex, and if they are known its size and what `windlass model inspect --json` says of it.
@@ -53,7 +54,7 @@ let
   last = parts: builtins.elemAt parts (length parts - 1);
   words = separator: text: filter isString (split separator text);
 
-  # The same rule as `fitting_name` in src/nix_store.rs.
+  # The same rule as `fitting_name` in src/nix/store.rs.
   fileStoreName =
     text:
     let
@@ -66,8 +67,8 @@ let
     if match "[.].*" end != null || end == "" then "_${end}" else end;
 
   # What is known of files.
-  knownOf = facts: entries: {
-    inherit facts;
+  knownOf = facts: licence: entries: {
+    inherit facts licence;
     files = map (entry: {
       inherit (entry)
         name
@@ -99,7 +100,7 @@ let
     };
 
   result =
-    facts: entries: hint:
+    facts: licence: entries: hint:
     let
       file =
         entry:
@@ -109,7 +110,7 @@ let
         derivation
         // {
           files.${entry.path} = derivation;
-          model = knownOf facts [ entry ];
+          model = knownOf facts licence [ entry ];
         };
       files = listToAttrs (
         map (entry: {
@@ -123,7 +124,7 @@ let
     else
       {
         inherit files;
-        model = knownOf facts entries;
+        model = knownOf facts licence entries;
       };
 
   # A file by itself.
@@ -135,7 +136,7 @@ let
     if sha256 == null then
       wrong "${address} needs its sha256; `windlass model add ${reference}` finds it out, and writes a lock"
     else
-      result facts [
+      result facts null [
         {
           name = fileName;
           path = fileName;
@@ -162,8 +163,10 @@ let
           content.models.${name}
             or (wrong "the lock has no model '${name}'; it has: ${list (attrNames content.models)}");
       isLocal = filter (entry: entry.url or null == null) model.files != [ ];
+      # Of the model's page, or of the card beside its files, where their headers do not say it.
+      licence = if model.facts.licence or null == null then model.licence or null else null;
     in
-    result (model.facts or null) model.files (
+    result (model.facts or null) licence model.files (
       if isLocal then "windlass model add ${model.source.ref}" else "windlass model fetch ${name}"
     );
 

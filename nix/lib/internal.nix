@@ -8,6 +8,7 @@ let
   inherit (builtins)
     compareVersions
     elemAt
+    filter
     hashString
     head
     isList
@@ -126,7 +127,7 @@ rec {
   # What stands for a layer, a model or an image in the tag of what is made with it.
   tagIn = part: part.imageTag or (path part);
 
-  # `redis` -> `localhost/redis`; a name with a registry stays. The same rule as src/reference.rs.
+  # `redis` -> `localhost/redis`; a name with a registry stays. The same rule as src/oci/reference.rs.
   fullName =
     name:
     let
@@ -135,7 +136,7 @@ rec {
     in
     if hasRegistry then name else "localhost/${name}";
 
-  # What an image is called among the files of a stack: `localhost/redis` -> `redis`. As `file_name` in src/reference.rs.
+  # What an image is called among the files of a stack: `localhost/redis` -> `redis`. As `file_name` in src/oci/reference.rs.
   fileName = fullName: replaceStrings [ "/" ] [ "-" ] (head (match "[^/]*/(.*)" fullName));
 
   # `x86_64-linux` -> `linux/amd64`
@@ -173,6 +174,23 @@ rec {
       inherit texts directories;
     };
 
+  # The files with modes and owners that come with trees from buildRoot. Only when there are some: the tag of what has none does
+  # not depend on it.
+  ownersOf =
+    trees:
+    let
+      owners = listToAttrs (
+        map (tree: {
+          name = unsafeDiscardStringContext (path tree);
+          value = path tree.owners;
+        }) (filter (tree: tree ? owners) (list trees))
+      );
+    in
+    if owners == { } then { } else { inherit owners; };
+
+  # What of a spec looks like a secret and is allowed. The tag does not depend on it.
+  allowed = entries: if entries == [ ] then { } else { allowSecrets = entries; };
+
   perm = rule: rule // (if rule.path or null == null then { path = null; } else { path = path rule.path; });
 
   # An image directory or layer from a spec, with what scripts and modules ask of it.
@@ -184,7 +202,8 @@ rec {
       # What of the spec names things that windlass has built, by their tags: where these are differs from one windlass to
       # the next.
       built ? { },
-      # What is known of things in the spec, and need not be found out: nothing in the image depends on it.
+      # What nothing in the image depends on: what is known of things in the spec and need not be found out, and what is
+      # allowed in it.
       known ? { },
       tag,
     }:
@@ -209,10 +228,23 @@ rec {
       stackName = fileName imageName;
       imageKind = kind;
       imageRef = "${imageName}:${imageTag}";
-      spec = spec // {
-        tag = imageTag;
-      };
+      spec =
+        spec
+        // known
+        // {
+          tag = imageTag;
+        };
       specFile = file;
+      # What `nix-store --load-db` reads of the store paths in it: nix/database.nix.
+      registration = derive {
+        name = "${storeName name}-registration";
+        closureOf = [ file ];
+        action = {
+          action = "registration";
+          specFile = "${file}";
+          storeDir = builtins.storeDir;
+        };
+      };
       # One file that is an OCI archive and a docker-archive at once; output `sum` has its SHA-256.
       archive = derive {
         name = "${storeName name}.tar";

@@ -1,15 +1,17 @@
-# What to write for the arguments of dockerTools and nix2container that the functions here do not take. docs/migration.md has the
+# What becomes of the arguments of dockerTools and nix2container that the functions here do not take. docs/migration.md has the
 # same as a table.
 #
-# Type: { FUNCTION.ARGUMENT = { says, fine ? } }
+# Type: { FUNCTION.ARGUMENT = { says, fine ?, works ? } }
 #
-# says: what to write instead
-# fine: whether a value asks for nothing that is not so anyway, and is passed over
+# says:  what to write instead
+# fine:  whether a value asks for nothing that is not so anyway, and is passed over
+# works: what it does in the functions of `mkLib { inherit pkgs; }`, which have packages: nix/migration.nix
 let
   owner = "say it with `perms`, as in nix2container: perms = [ { uid = 1000; gid = 1000; } ] for what is not below the store; for store paths give the rule to buildLayer, with `path`";
-  commands = "make the tree in a derivation of its own and move its content to `/`: copyToRoot = pkgs.runCommand \"root\" { } \"mkdir -p $out/data\"; modes and owners are said with `perms`, empty directories with `directories`";
+  packages = "only the functions from `windlass.lib.mkLib { inherit pkgs; }` take it, as they have packages to do it with";
+  commands = "write it as `fakeRootCommands`, which are run as root by fakeroot in the directory that becomes `/`: paths begin without a slash, and no machine is started";
   from = "pin the image with `windlass upstream add NAME REFERENCE`, and write fromImage = fetchImage { lock = ./images.lock.json; name = \"NAME\"; }";
-  database = "put the closure's registration in the image: files.\"/registration\" = \"\${pkgs.closureInfo { rootPaths = [ … ]; }}/registration\"; and run `nix-store --load-db </registration` where Nix is used first";
+  database = "Nix' database is in the image, with its store paths and roots that keep them, each registered at second 1: `nix` works there";
   own = "write `image // { … }` around the call";
   isNull = value: value == null;
   isDefault = default: value: value == default;
@@ -28,19 +30,13 @@ let
     };
     extraCommands = {
       fine = isDefault "";
-      says = commands;
+      works = "run in the directory that becomes `/`, with `contents` linked and `copyToRoot` copied into it";
+      says = packages;
     };
     fakeRootCommands = {
       fine = isDefault "";
-      says = commands;
-    };
-    fromImageName = {
-      fine = isNull;
-      says = from;
-    };
-    fromImageTag = {
-      fine = isNull;
-      says = from;
+      works = "the same, as root under fakeroot: modes and owners that they set are those in the image";
+      says = packages;
     };
     gid = {
       fine = isDefault 0;
@@ -53,22 +49,38 @@ let
     imageDigest.says = from;
     includeNixDB = {
       fine = isDefault false;
-      says = database;
+      works = database;
+      says = packages;
     };
     includeStorePaths = {
       fine = isDefault true;
-      says = "the store paths are always in the image: loading links them and copies nothing. Leave it out; for a container on the host's store mount /nix/store and give its files with `symlinks`";
+      says = "the store paths are always in the image: loading links them and copies nothing. Leave it out; a container may still mount the host's /nix/store over them";
     };
     initializeNixDatabase = {
       fine = isDefault false;
-      says = database;
+      works = database;
+      says = packages;
     };
     keepContentsDirlinks.says = "links to directories are always merged like directories: leave it out";
     layeringPipeline.says = "layers are planned by how the images of a stack share them: leave it out; `layers` with buildLayer and `maxLayers` change it";
     meta.says = own;
     mtime.says = "every file has the time of the Nix store, 1970-01-01T00:00:01Z, as else no link to the store could be the file: leave it out";
+    nixGid = {
+      fine = isDefault 0;
+      works = "the group that may write to Nix' database";
+      says = packages;
+    };
+    nixUid = {
+      fine = isDefault 0;
+      works = "the user who may write to Nix' database";
+      says = packages;
+    };
     passthru.says = own;
-    pathsToLink.says = "make that tree with nixpkgs: copyToRoot = pkgs.buildEnv { name = \"root\"; paths = [ … ]; pathsToLink = [ \"/bin\" ]; }";
+    pathsToLink = {
+      fine = value: value == "/" || value == [ "/" ];
+      works = "of `contents` only what is below these places is linked: [ \"/bin\" ]";
+      says = packages;
+    };
     runAsRoot = {
       fine = isNull;
       says = commands;
@@ -94,9 +106,11 @@ in
     };
     inherit (image)
       extraCommands
+      fakeRootCommands
       gid
       gname
       mtime
+      pathsToLink
       uid
       uname
       ;

@@ -79,7 +79,7 @@ in
         "services.ai-stack.${name}.image: '${cfg.${name}.image}' "
         + (if isFloating cfg.${name}.image then "is a floating tag, which names another image tomorrow" else "would be pulled")
         + ", and nothing here pulls; give an image that is built, or none for the one of nixpkgs";
-    }) (filter (name: cfg.${name}.enable && cfg.${name}.image != null) (import ../ai-stack/names.nix))
+    }) (filter (name: cfg.${name}.enable && cfg.${name}.image != null) (builtins.attrNames (import ../ai-stack/services.nix)))
     ++ map (name: {
       assertion = false;
       message = ''

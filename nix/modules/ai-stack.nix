@@ -5,6 +5,7 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -12,7 +13,8 @@ let
   inherit (lib) mkOption types;
   cfg = config.services.ai-stack;
   windlass = config.virtualisation.windlass;
-  names = import ../ai-stack/names.nix;
+  table = import ../ai-stack/services.nix;
+  names = attrNames table;
 
   # All definitions, to be handed on: they are checked as virtualisation.windlass.containers.<name>.
   definitions = lib.mkOptionType {
@@ -54,7 +56,7 @@ let
     settings = mkOption {
       type = types.attrsOf types.raw;
       default = { };
-      description = "What else nix/ai-stack/${name}.nix takes as `settings`; its header says what.";
+      description = "What else nix/ai-stack/${name}.nix takes as `settings`; its header says what. Another key is an error.";
       example = lib.literalExpression "{ extensions = p: [ p.pgvector p.postgis ]; }";
     };
     container = mkOption {
@@ -186,7 +188,7 @@ let
     let
       name = active.${slot};
       model = cfg.models.${name};
-      suffix = lib.optionalString (model.format == "gguf") ".gguf";
+      suffix = (import ../formats.nix).${model.format}.ending or "";
       inSlot = "${windlass.slots}/${slot}/${if model.format == "gguf" then "file" else "tree"}";
       place = "${model.mountPath}/${if model.delivery == "bind" then slot else name}${suffix}";
     in
@@ -274,6 +276,22 @@ let
       g = number * 1024;
     }
     .${if builtins.elemAt parts 1 == "" then "b" else builtins.elemAt parts 1};
+
+  # Before anything restarts: data that the new version does not read. The image refuses them at its start.
+  dataCheck =
+    name:
+    let
+      inherit (table.${name}.dataFormat) file upgrade;
+      version = describe.${name}.dataVersion;
+      path = "${cfg.dataDir}/${name}/${file}";
+    in
+    ''
+      if [ -e ${lib.escapeShellArg path} ] && [ "$(cat ${lib.escapeShellArg path})" != ${version} ]; then
+        echo "warning: services.ai-stack.${name}:" ${lib.escapeShellArg "${cfg.dataDir}/${name}"} "is of version $(cat ${lib.escapeShellArg path})," \
+          "and ${version} does not read it; before it restarts, ${upgrade}" >&2
+      fi
+    '';
+  withFormat = filter (name: table.${name}.dataFormat != null && describe.${name}.dataVersion or null != null) built;
 
   checks = import ./ai-stack-checks.nix {
     inherit lib config active;
@@ -382,7 +400,7 @@ in
           "deny"
         ];
         default = "warn";
-        description = "Whether a model whose licence nobody knows is warned of, where there are rules, or fails the build.";
+        description = "Whether a model with an unknown licence is warned of, where there are rules, or fails the build.";
       };
     };
     activeModel = lib.genAttrs [ "chat" "embed" ] (
@@ -394,7 +412,7 @@ in
           {
             chat = "The model that llama.cpp serves; null is the only one, if there is only one.";
             embed = ''
-              The model of a second llama.cpp for embeddings only, on the next port; null: there is none. What is different about its
+              The model of a second llama.cpp for embeddings only, on the next port; null for no such server. What is different about its
               container is in `virtualisation.windlass.containers.llama-cpp-embed`.
             '';
           }
@@ -404,7 +422,7 @@ in
   }
   // lib.genAttrs names service;
 
-  config = lib.mkIf cfg.enable {
+  config = lib.mkIf cfg.enable ({
     virtualisation.windlass = {
       enable = true;
       stacks = lib.mkIf (stack.images != { } || stack.models != { }) { ai-stack = stack; };
@@ -426,7 +444,7 @@ in
             container "llama-cpp"
             ++ [
               (serving "embed" [ "--embeddings" ])
-              { ports = lib.mkForce [ "${address}:${toString (firstPort "llama-cpp" + 1)}:8080" ]; }
+              { ports = lib.mkForce [ "${address}:${toString (firstPort "llama-cpp" + 1)}:${toString table.llama-cpp.port}" ]; }
             ]
           );
         })
@@ -434,5 +452,8 @@ in
     };
 
     inherit (checks) assertions warnings;
-  };
+  }
+  // lib.optionalAttrs (options ? system.preSwitchChecks) {
+    system.preSwitchChecks = lib.mkIf (withFormat != [ ]) { ai-stack-data = lib.concatMapStrings dataCheck withFormat; };
+  });
 }

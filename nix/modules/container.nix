@@ -113,7 +113,11 @@ in
     };
     entrypoint = maybe (types.nonEmptyListOf types.str) "Program and first arguments, instead of the image's.";
     command = texts "Arguments, instead of the image's `Cmd`; none keeps it.";
-    environment = strings "Environment variables. They are world-readable in the Nix store: secrets go in `secrets`.";
+    environment = strings ''
+      Environment variables. They are world-readable in the Nix store: secrets go in `secrets`. A name or a value that looks like a
+      secret is an error, by the same table as in `windlass build`, unless `allowSecrets` has its name.
+    '';
+    allowSecrets = list "Names of variables in `environment` that look like a secret and are not one.";
     environmentFiles = list "Files of `KEY=VALUE` lines on the host, read when the container starts.";
     secrets = mkOption {
       # They are words of a command line of systemd.
@@ -173,7 +177,11 @@ in
       type = types.lines;
       default = "";
       example = "[Container]\nTimezone=local\n";
-      description = "Text at the end of its Quadlet file, as podman-systemd.unit(5) has it: for what there is no option for.";
+      description = ''
+        Text at the end of its Quadlet file, as podman-systemd.unit(5) has it: for what there is no option for. It is taken as it is:
+        its lines are meant to be lines of the unit, and who writes this configuration may say anything in it. No other option can
+        begin a line.
+      '';
     };
     after = list "Units of systemd that are started first, `sops-install-secrets.service`.";
   };

@@ -13,12 +13,10 @@ let
   cfg = config.virtualisation.windlass;
   windlass = "${cfg.package}/bin/windlass";
   quadlet = import ./quadlet.nix { inherit lib; };
-  inherit (import ./network.nix { inherit lib; }) create remove;
-  words = lib.concatMapStringsSep " " (word: builtins.replaceStrings [ "%" ] [ "%%" ] word);
+  network = import ./network.nix { inherit lib; };
   refs = map (image: image.ref) (builtins.attrValues cfg.images);
   runtime = import ./runtime.nix {
-    inherit lib cfg;
-    install = "${pkgs.coreutils}/bin/install";
+    inherit lib cfg pkgs;
   };
   unit = name: "${name}.service";
   # home-manager's own module for Podman, which writes storage.conf when it is enabled, and so has to know the store.
@@ -116,7 +114,7 @@ in
             inherit (own) runtimeDirectory;
             mounts = own.secretVolumes "%t/windlass";
             inherit (own) definitions;
-            inherit (own) restartSec;
+            inherit (own) restartSec endings;
             postStart = lib.optional own.isWaitedFor (own.waitHealthy cfg.podman);
             userns = own.keepId;
             path = own.userPath;
@@ -171,15 +169,11 @@ in
           );
         }
         (lib.mapAttrs' (
-          name: network:
+          name: settings:
           lib.nameValuePair "windlass-network-${name}" (
             lib.recursiveUpdate
-              (atStart (
-                service "Podman network ${name}" [
-                  "${cfg.podman}/bin/podman ${words (create name network)}"
-                ]
-              ))
-              { Service.ExecStop = "-${cfg.podman}/bin/podman ${words (remove name)}"; }
+              (atStart (service "Podman network ${name}" (network.start cfg.podman name settings)))
+              { Service.ExecStop = network.stop cfg.podman name; }
           )
         ) cfg.networks)
       ];

@@ -1,9 +1,28 @@
 # A network of Podman's, and how it is made and taken away.
 #
-# Type: { lib } -> { name, options, create, remove, definition }
+# Type: { lib } -> { name, options, start, stop, definition }
 { lib }:
 let
   inherit (lib) mkOption optional types;
+  # Of a command line of systemd: what a label or an option has is one word, whatever is in it.
+  word =
+    text:
+    let
+      escaped =
+        builtins.replaceStrings [ "\\" "\"" "%" "$" "\n" ] [ "\\\\" "\\\"" "%%" "$$" "\\n" ]
+          text;
+    in
+    if builtins.match "[a-zA-Z0-9_./:=,+@-]+" text != null then text else "\"${escaped}\"";
+  words = lib.concatMapStringsSep " " word;
+  arguments =
+    name: network:
+    optional (network.driver != null) "--driver=${network.driver}"
+    ++ optional network.internal "--internal"
+    ++ map (subnet: "--subnet=${subnet}") network.subnets
+    ++ optional network.ipv6 "--ipv6"
+    ++ lib.mapAttrsToList (key: value: "--opt=${key}=${value}") network.options
+    ++ network.extraOptions
+    ++ [ name ];
 in
 {
   # A regular expression for its name.
@@ -39,27 +58,22 @@ in
       example.mtu = "1400";
       description = "Options of the driver.";
     };
+    extraOptions = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "--gateway=10.89.7.1" ];
+      description = "Further arguments of `podman network create`.";
+    };
   };
 
-  # Arguments of `podman` that make it, and that take it away; one that a container still uses stays.
-  create =
-    name: network:
-    [
-      "network"
-      "create"
-      "--ignore"
-    ]
-    ++ optional (network.driver != null) "--driver=${network.driver}"
-    ++ optional network.internal "--internal"
-    ++ map (subnet: "--subnet=${subnet}") network.subnets
-    ++ optional network.ipv6 "--ipv6"
-    ++ lib.mapAttrsToList (key: value: "--opt=${key}=${value}") network.options
-    ++ [ name ];
-  remove = name: [
-    "network"
-    "rm"
-    name
+  # Command lines of the unit. `podman network create --ignore` would start it in one, but Podman 4.3 does not know the flag: to make
+  # one that is there already may fail, and whether it is there afterwards is what counts.
+  start = podman: name: network: [
+    "-${podman}/bin/podman network create ${words (arguments name network)}"
+    "${podman}/bin/podman network exists ${name}"
   ];
+  # One that a container still uses stays.
+  stop = podman: name: "-${podman}/bin/podman network rm ${name}";
 
   # What is not Podman's default about it, as a line: containers in it are started anew when that changes. Null if all is.
   definition =
@@ -71,6 +85,7 @@ in
         subnets = [ ];
         ipv6 = false;
         options = { };
+        extraOptions = [ ];
       };
       own = lib.filterAttrs (key: value: value != defaults.${key}) (builtins.intersectAttrs defaults network);
     in

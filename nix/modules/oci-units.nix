@@ -14,8 +14,7 @@ let
   podman = config.virtualisation.podman.package;
   ociContainer = import ./oci-containers.nix { inherit lib; };
   runtime = import ./runtime.nix {
-    inherit lib cfg;
-    install = "${pkgs.coreutils}/bin/install";
+    inherit lib cfg pkgs;
   };
 
   isRunner = cfg.runner == "oci-containers" && cfg.containers != { };
@@ -183,7 +182,12 @@ in
       lib.nameValuePair container.serviceName {
         wants = first;
         after = first;
-        restartTriggers = mkIf (ours ? ${name} && (runtime name).definitions != [ ]) (runtime name).definitions;
+        restartTriggers =
+          let
+            own = runtime name;
+            triggers = if ours ? ${name} then own.definitions else own.layersAt;
+          in
+          mkIf (triggers != [ ]) triggers;
         unitConfig = mkIf (ours ? ${name}) (lib.mapAttrs own ours.${name}.unitConfig);
         serviceConfig = mkIf (ours ? ${name}) (lib.mkMerge [
           (lib.mapAttrs own ours.${name}.serviceConfig)
@@ -192,8 +196,11 @@ in
           }
           // { RestartSec = lib.mkDefault (runtime name).restartSec; }
           // lib.optionalAttrs (runtime name).isWaitedFor {
-            ExecStartPost = [ ((runtime name).waitHealthy podman) ];
+            ExecStartPost = [ (toString ((runtime name).waitHealthy podman)) ];
+            # As Quadlet has it: what the command above does at a stop is not ended by the same stop.
+            KillMode = "mixed";
           }
+          // lib.optionalAttrs (ours ? ${name}) (runtime name).endings
           // lib.optionalAttrs ((runtime name).runtimeDirectory != [ ]) {
             RuntimeDirectory = (runtime name).runtimeDirectory;
           }

@@ -27,6 +27,13 @@ let
     };
 
   network = import ./network.nix { inherit lib; };
+  cannotFail = import ./health-check.nix;
+  looksSecret = import ./secrets.nix { inherit lib; };
+  secretsOf =
+    container:
+    filter (key: !(builtins.elem key container.allowSecrets)) (
+      builtins.attrNames (lib.filterAttrs looksSecret container.environment)
+    );
   directory.options = {
     mode = mkOption {
       type = types.strMatching "[0-7]{4}";
@@ -211,7 +218,8 @@ in
       type = types.attrsOf types.str;
       default = { };
       description = ''
-        Slot -> name of the loaded model that is active in it after a load. `windlass model use` changes it until the next one.
+        Slot -> name of the loaded model that is active in it after a load. `windlass model use` changes it until the next one,
+        which is at boot at the latest: the journal of windlass-load.service then says "instead of" which model.
       '';
       example.chat = "qwen3";
     };
@@ -234,8 +242,15 @@ in
       lib.mapAttrsToList (name: container: {
         assertion = builtins.elem container.image refs;
         message = ''
-          virtualisation.windlass.containers.${name}.image: '${container.image}' is none of the images that are loaded; take the
+          virtualisation.windlass.containers.${name}.image: '${container.image}' is not one of the images that are loaded; take the
           `ref` of one of virtualisation.windlass.images: ${toString (builtins.attrNames cfg.images)}
+        '';
+      }) cfg.containers
+      ++ lib.mapAttrsToList (name: container: {
+        assertion = container.health == null || !cannotFail container.health.command;
+        message = ''
+          virtualisation.windlass.containers.${name}.health.command is a check that cannot fail, so that a container which does nothing
+          counts as healthy; ask the program something, or leave `health` out
         '';
       }) cfg.containers
       ++ lib.mapAttrsToList (name: container: {
@@ -274,6 +289,17 @@ in
           the image knows; give its number as virtualisation.windlass.containers.${name}.user
         '';
       }) cfg.containers
+      ++ concatMap (
+        name:
+        map (key: {
+          assertion = false;
+          message = ''
+            virtualisation.windlass.containers.${name}.environment.${key} looks like a secret: everybody on this host can read it in the
+            Nix store. Put it in a file, and name that in `secrets` (with ${key}_FILE = "/run/secrets/…" where the program knows it) or
+            in `environmentFiles`; if it is not a secret, say so with allowSecrets = [ "${key}" ]
+          '';
+        }) (secretsOf cfg.containers.${name})
+      ) (builtins.attrNames cfg.containers)
       ++ lib.mapAttrsToList (slot: model: {
         assertion = builtins.any (stack: stack.models ? ${model}) (attrValues cfg.stacks);
         message = ''
@@ -287,25 +313,5 @@ in
           message = "virtualisation.windlass.gc.downTo needs gc.above, and is at most that";
         }
       ];
-
-    warnings =
-      let
-        # Not of files with a secret in them, and not of the user that belongs to it; and URLs with a password in them. What
-        # `compose import` leaves out (src/compose/secrets.rs) is more, as it is there for a person to look at.
-        names = "(.*_)?PASS|.*(PASSWORD|PASSWD|PASSPHRASE|_PWD|SECRET|TOKEN|(API|PRIVATE|SECRET|ACCESS|ENCRYPTION)_?KEY)";
-        urls = ".*://[^/@:]*:[^/@$][^/@]*@.*";
-        secret =
-          key: value:
-          !(builtins.elem value [ "" "true" "false" ])
-          && (builtins.match names (lib.toUpper key) != null || builtins.match urls value != null);
-      in
-      concatMap (
-        name:
-        map (key: ''
-          virtualisation.windlass.containers.${name}.environment.${key} looks like a secret: everybody on this host can read it in the
-          Nix store. Put it in a file, and name that in `secrets` (with ${key}_FILE = "/run/secrets/…" where the program knows it) or
-          in `environmentFiles`
-        '') (builtins.attrNames (lib.filterAttrs secret cfg.containers.${name}.environment))
-      ) (builtins.attrNames cfg.containers);
   };
 }

@@ -1,6 +1,6 @@
 # A container as the text of a Quadlet file, `<name>.container` (podman-systemd.unit(5), Podman 5.0 and later).
 #
-# Type: { lib } -> { name, container, after, preStart, postStart, restartSec, runtimeDirectory, mounts, userns, path, wantedBy, definitions } -> string
+# Type: { lib } -> { name, container, after, preStart, postStart, restartSec, endings, runtimeDirectory, mounts, userns, path, wantedBy, definitions } -> string
 #
 # name:          of the container and of its unit
 # container:     as container.nix describes it
@@ -8,6 +8,7 @@
 # preStart:      command lines that run before it
 # postStart:     command lines that run when it has been started, and must end before others count it as started
 # restartSec:    the pause before it is started again
+# endings:       keys of [Service] about how it may end
 # runtimeDirectory: directories below /run, or the user's own, that exist while it runs
 # mounts:        further values of `Volume`, with specifiers of systemd
 # userns:        value of `--userns`, or null
@@ -40,6 +41,7 @@ in
   preStart ? [ ],
   postStart ? [ ],
   restartSec,
+  endings ? { },
   runtimeDirectory ? [ ],
   mounts ? [ ],
   userns ? null,
@@ -116,11 +118,14 @@ let
       ++ [
         "Restart=${container.restart}"
         "RestartSec=${restartSec}"
+      ]
+      ++ settings endings
+      ++ [
         # To be healthy may take a while, but not for ever.
         "TimeoutStartSec=${if postStart != [ ] then "15min" else "infinity"}"
         "TimeoutStopSec=${toString (60 + (if container.stopTimeout == null then 10 else container.stopTimeout))}"
       ]
-      # The last value of a key counts, where it is no list.
+      # The last value of a key counts, where it is not a list.
       ++ settings container.serviceConfig;
     Install = optional container.autoStart "WantedBy=${wantedBy}";
   };

@@ -8,25 +8,27 @@
 let
   inherit (lib) mkIf mkOption types;
   cfg = config.virtualisation.windlass;
+  # What storage.conf says, without the empty texts, which leave it to Podman.
+  places = lib.filterAttrs (_: value: value != "") (
+    config.virtualisation.containers.storage.settings.storage or { }
+  );
   storage = {
     driver = "overlay";
     graphroot = "/var/lib/containers/storage";
   }
-  // (config.virtualisation.containers.storage.settings.storage or { });
+  // places;
   podman = config.virtualisation.podman.package;
   windlass = "${cfg.package}/bin/windlass";
   account = config.users.users.${cfg.user};
   linked = cfg.via != "podman";
   firewalld = config.networking.firewall.backend or "iptables" == "firewalld";
-  # By the rules of Podman 6 graphroot and runroot in /etc would be those of rootless users too, and drop-ins are honoured:
-  # the store is named in one of its own, and all else is NixOS' to say.
+  # By the rules of Podman 6 drop-ins are honoured: the store is named in one of its own. And graphroot and runroot in /etc are those
+  # of rootless users too, who cannot write there.
   newRules = lib.versionAtLeast (podman.version or "0") "6";
   quadlet = import ./quadlet.nix { inherit lib; };
-  inherit (import ./network.nix { inherit lib; }) create remove;
-  words = lib.concatMapStringsSep " " (word: builtins.replaceStrings [ "%" ] [ "%%" ] word);
+  network = import ./network.nix { inherit lib; };
   runtime = import ./runtime.nix {
-    inherit lib cfg;
-    install = "${pkgs.coreutils}/bin/install";
+    inherit lib cfg pkgs;
   };
 
   ofQuadlet = lib.optionalAttrs (cfg.runner == "quadlet") cfg.containers;
@@ -52,7 +54,7 @@ let
   networks =
     more:
     lib.mapAttrs' (
-      name: network:
+      name: settings:
       lib.nameValuePair "windlass-network-${name}" (
         lib.recursiveUpdate {
           description = "Podman network ${name}";
@@ -60,8 +62,8 @@ let
           serviceConfig = {
             Type = "oneshot";
             RemainAfterExit = true;
-            ExecStart = "${podman}/bin/podman ${words (create name network)}";
-            ExecStop = "-${podman}/bin/podman ${words (remove name)}";
+            ExecStart = network.start podman name settings;
+            ExecStop = network.stop podman name;
           };
         } more
       )
@@ -199,12 +201,14 @@ in
     networking.firewall.interfaces = mkIf (cfg.user == null && cfg.networks != { } && !firewalld) {
       ${if config.networking.nftables.enable then "podman*" else "podman+"}.allowedUDPPorts = [ 53 ];
     };
-    virtualisation.containers.storage.settings.storage = mkIf (!newRules) {
+    virtualisation.containers.storage.settings.storage = {
       # NixOS' own defaults, which would be gone with the first definition.
       driver = lib.mkDefault "overlay";
-      graphroot = lib.mkDefault "/var/lib/containers/storage";
-      runroot = lib.mkDefault "/run/containers/storage";
-      options = mkIf linked { additionalimagestores = [ cfg.storageDir ]; };
+      # An empty text leaves the place to Podman: the same one for root, and for every other user one of their own. What NixOS says
+      # by default gives way to it, what a user says does not.
+      graphroot = if newRules then lib.mkOverride 900 "" else lib.mkDefault "/var/lib/containers/storage";
+      runroot = if newRules then lib.mkOverride 900 "" else lib.mkDefault "/run/containers/storage";
+      options = mkIf (linked && !newRules) { additionalimagestores = [ cfg.storageDir ]; };
     };
 
     # First the store, and over it the read-only mount if it is shared; then the storage.conf that names it.
@@ -293,7 +297,7 @@ in
             mounts = own.secretVolumes "%t/windlass";
             inherit (own) definitions;
             inherit (own) runtimeDirectory;
-            inherit (own) restartSec;
+            inherit (own) restartSec endings;
             postStart = lib.optional own.isWaitedFor (own.waitHealthy podman);
             userns = if ofUser then own.keepId else null;
             path = if ofUser then own.userPath else null;
@@ -358,6 +362,14 @@ in
         message = ''
           virtualisation.windlass.user: users.users.${toString cfg.user} needs a fixed `uid` and `linger = true`, so that its containers run
           without a login
+        '';
+      }
+      {
+        assertion = cfg.user == null || !newRules || !places ? graphroot || lib.hasInfix "$" places.graphroot;
+        message = ''
+          virtualisation.windlass.user: by the rules of Podman 6 graphroot = "${places.graphroot or ""}" in
+          virtualisation.containers.storage.settings.storage is that of ${toString cfg.user} too, who cannot write there. Remove it there,
+          and say the same for root alone: environment.etc."containers/storage.rootful.conf.d/10-places.conf".text
         '';
       }
       {

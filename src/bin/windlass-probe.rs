@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// That nobody reads says nothing of the service.
+/// A closed output says nothing about the service.
 fn print(to: &mut impl Write, text: &str) {
     drop(to.write_all(text.as_bytes()).and_then(|()| to.flush()));
 }
@@ -327,7 +327,7 @@ fn http(
     let mut left = HEAD;
     let (found, length) = loop {
         let (found, length) = head(&mut input, &mut left)?;
-        // 100 to 199 announce the answer; after 101 there is none.
+        // 100 to 199 announce the answer; after 101 no answer comes.
         if found == 101 || found >= 200 {
             break (found, length);
         }
@@ -482,7 +482,7 @@ fn exec(mut command: Command, contains: Option<&str>, timeout: Duration) -> Resu
     };
     let Some(status) = status else {
         drop(child.kill());
-        // What nobody waits for stays in the process table.
+        // A process that is not waited for stays in the process table.
         (0..50).take_while(|_| matches!(child.try_wait(), Ok(None))).for_each(|_| thread::sleep(TICK));
         return failed(&format!("still running after {timeout:?}, killed"), &output);
     };

@@ -3,45 +3,59 @@
 use std::path::{Path, PathBuf};
 
 use super::BuildError;
-use crate::config::Config;
+use crate::disk::progress::Progress;
+use crate::image::layout::Image;
 use crate::image::{About, Layer, LayerKind};
 use crate::layer::{FORMAT, Input, Known, LayerFile, Recipe};
-use crate::layout::Image;
-use crate::model::facts::{Facts, Format};
-use crate::model::labels::{LICENCES, labels};
-use crate::model::layers::{LookError, Looked, look};
-use crate::model::record::ModelRecord;
+use crate::model::forms::labels::{LICENCES, labels};
+use crate::model::forms::record::ModelRecord;
+use crate::model::read::facts::{Facts, Format};
+use crate::model::read::inspect::InspectError;
+use crate::model::read::layers::{LookError, Looked, look};
+use crate::oci::platform::Platform;
 use crate::plan::{Planned, PlannedModel};
-use crate::platform::Platform;
-use crate::progress::Progress;
+use crate::spec::config::Config;
 use crate::spec::{DEFAULT_CREATED, ModelSpec};
 
 /// A model before its bytes are read.
 #[derive(Debug, Clone)]
-pub struct Outlook {
+pub(crate) struct Outlook {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Bytes of its layers with weights.
-    pub weights: u64,
+    pub(crate) weights: u64,
     /// How its layers are made.
-    pub recipes: Vec<Recipe>,
+    pub(crate) recipes: Vec<Recipe>,
     /// The digests of its files by their places in an image, where they are known.
-    pub digests: Known,
+    pub(crate) digests: Known,
     /// What its headers say.
-    pub facts: Option<Facts>,
+    pub(crate) facts: Option<Facts>,
     /// Its licence, by its annotations or its files.
-    pub licence: Option<String>,
+    pub(crate) licence: Option<String>,
     /// Files that are no models in spite of their names; of a model that was built, its own build has told them.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Looks at what the layers of a model hold. Its warnings name the model.
-pub(super) fn look_at(model: &PlannedModel, progress: &Progress) -> Result<Looked, BuildError> {
+///
+/// Several models are an error where a directory was given, as `model inspect` has it: it is most often a repository with all
+/// quantisations. Where the files were named one by one they are what is wanted.
+pub(super) fn look_at(spec: &ModelSpec, model: &PlannedModel, progress: &Progress) -> Result<Looked, BuildError> {
     let name = &model.name;
     let looked = look(model.layers.iter().map(|layer| &layer.recipe), progress).map_err(|error| match error {
         LookError::Layer(source) => BuildError::Layer { title: name.to_string(), source },
         LookError::Inspect(source) => BuildError::Model { name: name.to_string(), source },
     })?;
+    let mut looked = looked;
+    let several = std::mem::take(&mut looked.several);
+    if !several.is_empty() {
+        if let Some(path) = spec.source.clone() {
+            let source = InspectError::SeveralModels { path, names: several };
+            return Err(BuildError::Model { name: name.to_string(), source });
+        }
+        let names = several.join(", ");
+        looked.warnings.push(format!("has several models in it ({names}): nothing can be said of it as one, and no form of it can be exported; make a model of each"));
+    }
     let warnings = looked.warnings.iter().map(|warning| format!("model '{name}': {warning}")).collect();
     Ok(Looked { warnings, ..looked })
 }

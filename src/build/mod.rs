@@ -4,7 +4,15 @@
 //! parallel, the largest first, so that the weights do not start last.
 
 mod facts;
+pub(crate) mod import_image;
+pub(crate) mod index;
+pub(crate) mod layer_set;
+pub(crate) mod lint;
 mod models;
+pub(crate) mod runs;
+mod secrets;
+pub(crate) mod stack;
+pub(crate) mod upstream_image;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,40 +20,50 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-pub use self::facts::Outlook;
+pub(crate) use self::facts::Outlook;
 use self::models::Model;
-pub use self::models::{model, outlook};
-use crate::base::{Base, BaseError, covers, hides};
-use crate::blobs::{At, Output, Verify, WriteError};
-use crate::closure::ClosureGraph;
+pub(crate) use self::models::{model, outlook};
+pub(crate) use self::secrets::foreseen;
+use crate::build::layer_set::read_layers;
+use crate::build::upstream_image::{Base, BaseError, covers, hides};
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::disk::{At, WriteError};
+use crate::image::layout::{Image, ImageDir, LayoutError, VERSION, changed};
+use crate::image::recipes::Description;
+use crate::image::summary::{ImageKind, PlatformRecord, Summary};
 use crate::image::{self, About, Layer, LayerKind, LayerRecord, models_of};
-use crate::layer::{Hashed, LayerError, Recipe, digest_of, measure};
-use crate::layer_set::read_layers;
-use crate::layout::{Description, Image, ImageDir, ImageKind, LayoutError, PlatformRecord, Summary, VERSION, changed};
-use crate::model::inspect::InspectError;
-use crate::model::labels::MODELS;
-use crate::model::policy::PolicyError;
+use crate::layer::output::{Output, Verify};
+use crate::layer::{Hashed, LayerError, Perm, Recipe, digest_of, measure};
+use crate::model::forms::labels::MODELS;
+use crate::model::licence::policy::PolicyError;
+use crate::model::read::inspect::InspectError;
 use crate::names::Name;
+use crate::nix::closure::ClosureGraph;
+use crate::oci::reference::{Reference, ReferenceError, file_name};
+use crate::oci::strict::{self, Refused};
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
-use crate::progress::Progress;
-use crate::reference::{Reference, ReferenceError, file_name};
-use crate::service::Service;
+use crate::secrets::Verdict;
+use crate::spec::owners::{self, OwnersError};
+use crate::spec::service::Service;
 use crate::spec::{ImageSpec, LayerSpec, ModelSource, SpecError, StackSpec};
-use crate::strict::{self, Refused};
 
 /// Why nothing was built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BuildError {
+pub(crate) enum BuildError {
     /// There is no plan.
-    #[error("{0}")]
+    #[error(transparent)]
     Plan(#[from] PlanError),
     /// An image that was not built here, or is built upon, cannot be used.
-    #[error("{0}")]
+    #[error(transparent)]
     Base(#[from] BaseError),
     /// Something that was built before cannot be read.
-    #[error("{0}")]
+    #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// The modes and owners that commands set in a tree.
+    #[error(transparent)]
+    Owners(#[from] OwnersError),
     /// The bytes of a layer cannot be had.
     #[error("layer {title}: {source}")]
     Layer {
@@ -66,10 +84,10 @@ pub enum BuildError {
     #[error("two models of the stack are called '{0}', but have different bytes; give one of them another name")]
     ModelName(String),
     /// A name or a tag.
-    #[error("{0}")]
+    #[error(transparent)]
     Reference(#[from] ReferenceError),
     /// A key of the spec that does not fit what was built before.
-    #[error("{0}")]
+    #[error(transparent)]
     Spec(#[from] SpecError),
     /// A file of a model is not what its name says, or is damaged.
     #[error("model '{name}': {source}")]
@@ -80,38 +98,60 @@ pub enum BuildError {
         source: InspectError,
     },
     /// A model that a stack may not have.
-    #[error("{0}")]
+    #[error(transparent)]
     Licence(#[from] PolicyError),
+    /// What looks like a secret, or is allowed for nothing.
+    #[error("{}", .0.lines().join("; "))]
+    Secrets(Verdict),
     /// A place that is written to.
-    #[error("{0}")]
+    #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl Classified for BuildError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Plan(error) => error.class(),
+            Self::Base(error) => error.class(),
+            Self::Layout(error) => error.class(),
+            Self::Owners(error) => error.class(),
+            Self::Layer { source, .. } => source.class(),
+            Self::Reference(error) => error.class(),
+            Self::Spec(error) => error.class(),
+            Self::Model { source, .. } => source.class(),
+            Self::Licence(error) => error.class(),
+            Self::Write(error) => error.class(),
+            Self::Secrets(_) => Class::Usage,
+            Self::Unfit { .. } | Self::ModelName(_) => Class::Failed,
+        }
+    }
 }
 
 /// Where layer blobs are put while they are hashed.
 #[derive(Debug, Clone, Copy)]
-pub struct Blobs<'a> {
+pub(crate) struct Blobs<'a> {
     /// An existing `blobs/sha256` folder.
-    pub folder: &'a Path,
+    pub(crate) folder: &'a Path,
 }
 
 /// A stack, ready to be written.
 #[derive(Debug, Clone)]
-pub struct Stack {
+pub(crate) struct Stack {
     /// The images by name.
-    pub images: Vec<Image>,
+    pub(crate) images: Vec<Image>,
     /// The models' own images by name.
-    pub models: Vec<(Name, Image)>,
+    pub(crate) models: Vec<(Name, Image)>,
     /// How containers of the images are run.
-    pub services: BTreeMap<String, Service>,
-    /// Models whose licence nobody knows, where that matters.
-    pub warnings: Vec<String>,
+    pub(crate) services: BTreeMap<String, Service>,
+    /// Models whose licence is not known, where that matters.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Builds one image.
 ///
 /// # Errors
 /// See [`BuildError`].
-pub fn image(
+pub(crate) fn image(
     spec: ImageSpec,
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
@@ -122,6 +162,9 @@ pub fn image(
     let plan = plans.remove(0);
     check_above(&plan)?;
     let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
+    let mut verdict = secrets::of_models(&models);
+    verdict.extend(secrets::of_image(&plan, &layers));
+    secrets::pass(verdict)?;
     finish(plan, &layers)
 }
 
@@ -129,11 +172,13 @@ pub fn image(
 ///
 /// # Errors
 /// See [`BuildError`].
-pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Vec<Layer>, BuildError> {
+pub(crate) fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Vec<Layer>, BuildError> {
     let below = read_all_layers(&spec.layers)?;
+    let spec = &LayerSpec { perms: with_owners(&spec.owners, &spec.perms)?, ..spec.clone() };
     let planned = plan::plan_layers(graph, spec, &below)?;
     let made = make(&planned.iter().collect::<Vec<_>>(), None, progress)?;
-    // What these layers leave out is in those below: whoever names the upper ones gets both.
+    secrets::pass(secrets::of_layers(spec, &planned, &made))?;
+    // What these layers leave out is in those below: an image that names the upper ones gets both.
     let own = planned.into_iter().map(|planned| layer(&made, planned));
     Ok(below.into_iter().chain(own).collect())
 }
@@ -142,7 +187,7 @@ pub fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Re
 ///
 /// # Errors
 /// See [`BuildError`].
-pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
+pub(crate) fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
     let sources = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models);
     let sources: Vec<ModelSource> = sources.cloned().collect();
     // Before anything is hashed, so that a model of the wrong licence costs no time.
@@ -161,6 +206,9 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
     plans.iter().try_for_each(check_above)?;
     let planned: Vec<&Planned> = plans.iter().flat_map(|plan| &plan.layers).collect();
     let layers = make(&planned, None, progress)?;
+    let mut verdict = secrets::of_models(&models);
+    plans.iter().for_each(|plan| verdict.extend(secrets::of_image(plan, &layers)));
+    secrets::pass(verdict)?;
     let mut images = plans.into_iter().map(|plan| finish(plan, &layers)).collect::<Result<Vec<_>, _>>()?;
     for path in &spec.built {
         let built = ImageDir::open(path)?.image().clone();
@@ -187,6 +235,7 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
     images.sort_by(|a, b| a.summary.name.cmp(&b.summary.name));
     let names: BTreeSet<String> = images.iter().map(|image| file_name(&image.summary.name)).collect();
     let services = spec.services_of(&names)?;
+    warnings.extend(secrets::of_services(&services));
     // An image that a new one is built upon may bring models that the stack does not name.
     let inherited: BTreeSet<&Name> = images
         .iter()
@@ -205,7 +254,7 @@ pub fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Res
 ///
 /// # Errors
 /// See [`BuildError`].
-pub fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePlan>, BuildError> {
+pub(crate) fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<ImagePlan>, BuildError> {
     let request = |spec: &ImageSpec| {
         let models =
             spec.models.iter().map(|source| models::planned(source, graph)).collect::<Result<_, BuildError>>()?;
@@ -248,8 +297,9 @@ fn check_above(plan: &ImagePlan) -> Result<(), BuildError> {
 }
 
 /// Reads what was built before: the image that this one is built upon, and layers.
-fn new_request(spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRequest, BuildError> {
+fn new_request(mut spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRequest, BuildError> {
     let layers = read_all_layers(&spec.layers)?;
+    spec.perms = with_owners(&spec.owners, &spec.perms)?;
     let Some(path) = &spec.from_image else {
         return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers });
     };
@@ -273,6 +323,16 @@ fn new_request(spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRe
         models.push(PlannedModel::of_layers(name, layers.collect()));
     }
     Ok(ImageRequest { spec, models, base: rest, inherited: Some(base.inherited), layers })
+}
+
+/// The rules of a spec, after those for what commands set in its trees: what the spec says counts.
+fn with_owners(owners: &BTreeMap<PathBuf, PathBuf>, perms: &[Perm]) -> Result<Vec<Perm>, BuildError> {
+    let mut rules = Vec::new();
+    for (tree, file) in owners {
+        rules.extend(owners::rules(tree, file)?);
+    }
+    rules.extend_from_slice(perms);
+    Ok(rules)
 }
 
 fn read_all_layers(paths: &[PathBuf]) -> Result<Vec<Layer>, BuildError> {
@@ -329,7 +389,11 @@ fn make(
             let Planned { kind, part, title, why, recipe, .. } = planned.clone();
             let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
             let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
-            Ok((recipe.clone(), Layer { record, recipe, checksums: Some(noted.checksums), files: noted.files }))
+            // Of what was built before, its own build has told.
+            let secrets = if planned.built.is_some() { Vec::new() } else { noted.secrets };
+            let layer =
+                Layer { record, recipe: recipe.clone(), checksums: Some(noted.checksums), files: noted.files, secrets };
+            Ok((recipe, layer))
         })
         .collect::<Result<_, BuildError>>()?;
     layers.extend(made);

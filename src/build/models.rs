@@ -4,31 +4,36 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::facts::{Outlook, about, licence_of, look_at, ramalama, record};
-use super::{Blobs, BuildError, assemble, layer, make};
-use crate::blobs::At;
-use crate::closure::ClosureGraph;
-use crate::digest::Digest;
+use super::{Blobs, BuildError, assemble, layer, make, secrets};
+use crate::disk::At;
+use crate::disk::progress::Progress;
+use crate::image::layout::{Image, ImageDir};
+use crate::image::summary::ImageKind;
 use crate::image::{Layer, LayerKind};
-use crate::layer::Recipe;
-use crate::layout::{Image, ImageDir, ImageKind};
-use crate::model::labels::LICENCES;
-use crate::model::layers::Looked;
+use crate::layer::{Input, Recipe};
+use crate::model::forms::labels::LICENCES;
+use crate::model::read::layers::Looked;
+use crate::model::read::named::{DEEPEST, is_weights};
 use crate::names::Name;
+use crate::nix::closure::ClosureGraph;
+use crate::oci::digest::Digest;
 use crate::plan::{self, Planned, PlannedModel};
-use crate::progress::Progress;
-use crate::spec::{ModelSource, ModelSpec};
+use crate::secrets::Verdict;
+use crate::spec::{Layering, ModelSource, ModelSpec};
 
 /// Builds a model: its layers, and an image of only these; and what there is to be warned of.
 ///
 /// # Errors
 /// See [`BuildError`].
-pub fn model(
+pub(crate) fn model(
     spec: &ModelSpec,
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<(Image, Vec<String>), BuildError> {
-    build(spec, graph, blobs, &mut BTreeMap::new(), progress).map(|model| (model.image, model.warnings))
+    let model = build(spec, graph, blobs, &mut BTreeMap::new(), progress)?;
+    secrets::pass(model.verdict)?;
+    Ok((model.image, model.warnings))
 }
 
 /// Builds a model; `made` has layers that are made already, and gets those that were not.
@@ -41,7 +46,7 @@ fn build(
 ) -> Result<Model, BuildError> {
     let planned = new(spec, graph)?;
     // Before anything is hashed: a header is read in no time.
-    let looked = look_at(&planned, progress)?;
+    let looked = look_at(spec, &planned, progress)?;
     let link = ramalama(&planned, &looked);
     let missing: Vec<&Planned> =
         planned.layers.iter().chain(&link).filter(|layer| !made.contains_key(&layer.recipe)).collect();
@@ -52,7 +57,8 @@ fn build(
     let (tag, names) = (spec.tag.as_deref(), vec![spec.name.clone()]);
     let mut image = assemble(&spec.name, tag, &about(spec, &looked), &all, names, ImageKind::Model)?;
     image.summary.model = Some(record(spec, &looked, &layers));
-    Ok(Model { image, layers, warnings: looked.warnings })
+    let verdict = secrets::of_model(spec, &layers);
+    Ok(Model { image, layers, warnings: looked.warnings, verdict })
 }
 
 /// A model with its layers, bottom first, and its own image.
@@ -62,6 +68,8 @@ pub(super) struct Model {
     pub(super) layers: Vec<Layer>,
     /// Files that are no models in spite of their names, if it was built now.
     pub(super) warnings: Vec<String>,
+    /// What is wrong with its files, if it was built now.
+    pub(super) verdict: Verdict,
 }
 
 impl Model {
@@ -91,7 +99,7 @@ pub(super) fn all(
             }
             ModelSource { built, .. } => {
                 let (image, name, layers) = read(built.as_deref())?;
-                (name, Model { image, layers, warnings: Vec::new() })
+                (name, Model { image, layers, warnings: Vec::new(), verdict: Verdict::default() })
             }
         };
         match models.get(&name) {
@@ -121,7 +129,7 @@ pub(super) fn planned(source: &ModelSource, graph: &ClosureGraph) -> Result<Plan
 ///
 /// # Errors
 /// See [`BuildError`].
-pub fn outlook<'a>(
+pub(crate) fn outlook<'a>(
     sources: impl IntoIterator<Item = &'a ModelSource>,
     graph: &ClosureGraph,
     progress: &Progress,
@@ -131,7 +139,7 @@ pub fn outlook<'a>(
         let model = planned(source, graph)?;
         let (digests, facts, licence, warnings) = match source {
             ModelSource { spec: Some(spec), .. } => {
-                let Looked { facts, warnings, .. } = look_at(&model, progress)?;
+                let Looked { facts, warnings, .. } = look_at(spec, &model, progress)?;
                 let licence = spec.annotations.get(LICENCES).cloned();
                 let licence = licence.or_else(|| facts.as_ref().and_then(|facts| facts.licence.clone()));
                 (spec.known(), facts, licence, warnings)
@@ -161,7 +169,7 @@ pub(super) fn name_of(source: &ModelSource) -> Result<Name, BuildError> {
     }
 }
 
-fn new(spec: &ModelSpec, graph: &ClosureGraph) -> Result<PlannedModel, BuildError> {
+pub(super) fn new(spec: &ModelSpec, graph: &ClosureGraph) -> Result<PlannedModel, BuildError> {
     let mut listing = None;
     if let Some(source) = spec.source.as_ref().filter(|source| source.is_dir()) {
         let names =
@@ -171,8 +179,46 @@ fn new(spec: &ModelSpec, graph: &ClosureGraph) -> Result<PlannedModel, BuildErro
         listing = Some(names);
     }
     let mut inputs = spec.inputs(listing.as_deref());
+    if spec.layers == Layering::Files {
+        inputs = unfolded(inputs, &mut Vec::new())?;
+    }
     plan::name_hashes(&mut inputs, graph, &spec.store_dir);
     Ok(PlannedModel::new(spec, inputs))
+}
+
+/// Directories that have weights in them as what is in them, so that each file of weights can be a layer. Links are followed, as
+/// the layer follows them.
+fn unfolded(inputs: Vec<Input>, above: &mut Vec<PathBuf>) -> Result<Vec<Input>, BuildError> {
+    let mut all = Vec::new();
+    for input in inputs {
+        let Input::Copy { source, target, follow, .. } = &input else {
+            all.push(input);
+            continue;
+        };
+        // What cannot be read is told by the layer; so is a link that leads back, or out of the store.
+        let real = source.canonicalize().ok().filter(|real| real.is_dir());
+        let Some(real) = real.filter(|real| above.len() <= DEEPEST && !above.contains(real)) else {
+            all.push(input);
+            continue;
+        };
+        let mut entries: Vec<PathBuf> = std::fs::read_dir(source)
+            .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect())
+            .at("read", source)?;
+        entries.sort();
+        let inner = |path: PathBuf| {
+            let target = target.join(path.file_name().unwrap_or_default());
+            Input::Copy { source: path, target, follow: follow.clone(), nar_hash: None }
+        };
+        above.push(real);
+        let inner = unfolded(entries.into_iter().map(inner).collect(), above)?;
+        above.pop();
+        let has_weights = inner.iter().any(|input| match input {
+            Input::Copy { source, target, .. } => is_weights(&target.to_string_lossy()) && source.is_file(),
+            _ => false,
+        });
+        if has_weights { all.extend(inner) } else { all.push(input) }
+    }
+    Ok(all)
 }
 
 fn of_plan(made: &BTreeMap<Recipe, Layer>, planned: impl IntoIterator<Item = Planned>) -> Vec<Layer> {

@@ -2,25 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::failure::Usage;
+use super::failure::{Context, Failure, Result, usage};
 use super::printer::{Printer, count, size};
 use super::session::Session;
-use crate::base;
-use crate::blobs::{At, Staging};
-use crate::build::{self, Blobs};
-use crate::closure::ClosureGraph;
-use crate::digest::Digest;
-use crate::forms;
-use crate::index;
-use crate::layer_set::{LayerSet, write_layers};
-use crate::layout::{ImageDir, Summary, read_json};
-use crate::lint;
-use crate::progress::Progress;
+use crate::build::layer_set::{LayerSet, write_layers};
+use crate::build::stack::{StackDir, write_lean};
+use crate::build::{self, Blobs, BuildError, import_image, index, lint, upstream_image};
+use crate::class::Classified;
+use crate::disk::bounded::{self, Cap};
+use crate::disk::progress::Progress;
+use crate::disk::{At, Staging};
+use crate::image::json::read_json;
+use crate::image::layout::ImageDir;
+use crate::image::summary::Summary;
+use crate::nix::closure::ClosureGraph;
+use crate::oci::digest::Digest;
+use crate::publish::ollama_layer;
 use crate::spec::Spec;
-use crate::stack::{StackDir, write_lean};
 
 const EXAMPLE: &str = r#"Example:
   echo '{"kind": "model", "name": "tiny", "files": {"tiny.gguf": "/srv/tiny.gguf"}}' > tiny.json
@@ -28,10 +28,14 @@ const EXAMPLE: &str = r#"Example:
 
 /// Build an image, a model, layers, an index or a stack from a spec.
 ///
-/// SPEC is a JSON file; `"kind"` says what it describes ("image", "model", "layer", "index", "stack", "ollama"). The closure of
+/// SPEC is a JSON file; `"kind"` says what it describes ("image", "model", "layer", "oci", "index", "stack", "ollama"). The closure of
 /// the store paths that it names is asked of Nix, or read with --closure. What comes out is an image directory: an OCI
 /// layout in which layers are described by recipes (a few kilobytes, whatever the model weighs) or, with --full, are
 /// blobs. `windlass export` makes archives and plain OCI directories from it.
+///
+/// Nothing is built with what looks like a secret: files like `.env` or a private key, input files that others on this host may
+/// not read, variables and arguments with a password or a token. All of it is listed with its reason. The spec allows what is no
+/// secret in spite of its looks: `"allowSecrets": ["/app/.env", "API_KEY"]`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
@@ -49,9 +53,9 @@ pub(super) struct Args {
 }
 
 /// What was built, for JSON and for the last sentence.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     output: PathBuf,
     #[serde(rename = "ref")]
     reference: Option<String>,
@@ -61,12 +65,12 @@ struct Report {
     read: u64,
     written: u64,
     cloned: u64,
-    /// What costs more than it need, and models whose licence nobody knows.
+    /// What costs more than it need, and models whose licence is not known.
     warnings: Vec<String>,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let json = std::fs::read_to_string(&args.spec).with_context(|| format!("read {}", args.spec.display()))?;
+    let json = bounded::text(&args.spec, Cap::Document).with_context(|| format!("read {}", args.spec.display()))?;
     let spec = Spec::parse(&json).with_context(|| args.spec.display().to_string())?;
     let output = match &args.output {
         Some(output) => output.clone(),
@@ -74,7 +78,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     };
     if output == args.spec || (output.symlink_metadata().is_ok() && !is_ours(&output)) {
         let message = format!("{} exists, and windlass did not build it; give another --output", output.display());
-        return Err(Usage(message).into());
+        return Err(usage(message));
     }
     let graph = super::closure::graph(&spec, args.closure.as_deref())?;
     let staging = Staging::directory(&output)?;
@@ -125,34 +129,35 @@ pub(super) fn write(
     let folder = directory.join("blobs/sha256");
     if full {
         if !matches!(spec, Spec::Image(_) | Spec::Model(_)) {
-            return Err(Usage(
-                "--full is for an image or a model; for a stack or an index use `windlass export`".to_owned(),
-            )
-            .into());
+            return Err(usage("--full is for an image or a model; for a stack or an index use `windlass export`"));
         }
         std::fs::create_dir_all(&folder).at("create", &folder)?;
     }
     let blobs = full.then_some(Blobs { folder: &folder });
     let warnings = match spec {
         Spec::Image(spec) => {
-            let image = build::image((**spec).clone(), graph, blobs, progress)?;
+            let image = build::image((**spec).clone(), graph, blobs, progress).map_err(line_by_line)?;
             image.write_lean(directory, progress)?;
             lint::lint(&[lint::Image::of(&image)], &[])
         }
         Spec::Model(spec) => {
-            let (image, warnings) = build::model(spec, graph, blobs, progress)?;
+            let (image, warnings) = build::model(spec, graph, blobs, progress).map_err(line_by_line)?;
             image.write_lean(directory, progress)?;
             [warnings, lint::lint(&[], &[lint::Model::of(&spec.name, &image)])].concat()
         }
         Spec::Stack(spec) => {
-            let stack = build::stack(spec, graph, progress)?;
+            let stack = build::stack(spec, graph, progress).map_err(line_by_line)?;
             write_lean(&stack, directory, progress)?;
             let images: Vec<_> = stack.images.iter().map(lint::Image::of).collect();
             let models: Vec<_> = stack.models.iter().map(|(name, model)| lint::Model::of(name, model)).collect();
             [stack.warnings, lint::lint(&images, &models)].concat()
         }
         Spec::Upstream(spec) => {
-            base::image(spec, progress)?.write_lean(directory, progress)?;
+            upstream_image::image(spec, progress)?.write_lean(directory, progress)?;
+            Vec::new()
+        }
+        Spec::Oci(spec) => {
+            upstream_image::image(&import_image::upstream(spec)?, progress)?.write_lean(directory, progress)?;
             Vec::new()
         }
         Spec::Index(spec) => {
@@ -160,15 +165,28 @@ pub(super) fn write(
             Vec::new()
         }
         Spec::Ollama(spec) => {
-            write_layers(directory, &spec.name, &[forms::ollama::layer(spec, progress)?], progress)?;
+            write_layers(directory, &spec.name, &[ollama_layer::layer(spec, progress)?], progress)?;
             Vec::new()
         }
         Spec::Layer(spec) => {
-            write_layers(directory, &spec.name, &build::layers(spec, graph, progress)?, progress)?;
+            write_layers(
+                directory,
+                &spec.name,
+                &build::layers(spec, graph, progress).map_err(line_by_line)?,
+                progress,
+            )?;
             Vec::new()
         }
     };
     Ok(warnings)
+}
+
+/// A failure to build; each finding of the search for secrets is a line.
+fn line_by_line(error: BuildError) -> Failure {
+    match error {
+        BuildError::Secrets(ref verdict) => Failure::of_lines(error.class(), verdict.lines()),
+        error => error.into(),
+    }
 }
 
 /// Whether a directory is the result of an earlier build, which may be replaced.

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result};
-
-use super::failure::{Environment, Usage};
-use crate::closure::ClosureGraph;
-use crate::content::Root;
+use super::failure::{Context, Result, environment, failed, usage};
+use crate::disk::bounded::{self, Cap};
+use crate::nix::closure::ClosureGraph;
+use crate::nix::store_path::{StoreDir, StorePath};
+use crate::spec::content::Root;
 use crate::spec::{ImageSpec, Spec};
-use crate::store::{StoreDir, StorePath};
 
 /// The graph that a spec needs; empty where it names no store path.
 pub(super) fn graph(spec: &Spec, file: Option<&Path>) -> Result<ClosureGraph> {
@@ -21,15 +20,17 @@ pub(super) fn graph(spec: &Spec, file: Option<&Path>) -> Result<ClosureGraph> {
             (store, stack.images.iter().flat_map(ImageSpec::roots).collect())
         }
         Spec::Layer(layer) => (layer.store_dir.clone(), layer.content.roots(&layer.store_dir)),
-        Spec::Model(_) | Spec::Upstream(_) | Spec::Index(_) | Spec::Ollama(_) => return Ok(ClosureGraph::default()),
+        Spec::Model(_) | Spec::Upstream(_) | Spec::Oci(_) | Spec::Index(_) | Spec::Ollama(_) => {
+            return Ok(ClosureGraph::default());
+        }
     };
     if let Some(file) = file {
-        let json = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+        let json = bounded::text(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
         let graph = ClosureGraph::parse(&store, &json).with_context(|| file.display().to_string())?;
         let has = |root: &&Root| graph.iter().any(|info| info.path.hash_part() == root.path().hash_part());
         if let Some(root) = roots.iter().find(|root| !has(root)) {
             let missing = store.display(root.path());
-            return Err(Usage(format!("{} does not have {missing}, which the spec names", file.display())).into());
+            return Err(usage(format!("{} does not have {missing}, which the spec names", file.display())));
         }
         return Ok(graph);
     }
@@ -59,12 +60,12 @@ fn ask_nix(store: &StoreDir, roots: &BTreeSet<StorePath>) -> Result<ClosureGraph
         .output()
         .map_err(|error| {
             let why = format!("the references of {first} are needed, and `nix` cannot be asked ({error})");
-            Environment(format!("{why}; install Nix, or give them with --closure FILE"))
+            environment(format!("{why}; install Nix, or give them with --closure FILE"))
         })?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.trim().trim_start_matches("error: ");
-        anyhow::bail!("`nix path-info` does not know the closure of {first}: {said}");
+        return Err(failed(format!("`nix path-info` does not know the closure of {first}: {said}")));
     }
     let json = String::from_utf8(output.stdout).context("`nix path-info` printed something that is not UTF-8")?;
     ClosureGraph::parse(store, &json).context("`nix path-info`")

@@ -2,20 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::failure::Usage;
+use super::failure::{Context, Result, usage};
 use super::output::{Destination, is_stream};
-use super::printer::{Printer, count};
-use crate::compose::account::{Fate, Row};
+use super::printer::{Printer, count, size};
 use crate::compose::export::export;
-use crate::compose::import::{Counts, Imported, Options, import};
+use crate::compose::import::account::{Fate, Row};
+use crate::compose::import::nix::string;
+use crate::compose::import::{Counts, Imported, Options, Pinned, import};
+use crate::disk::bounded::{self, Cap};
+use crate::upstream::file;
 
 const EXAMPLE: &str = "Examples:
   windlass compose import docker-compose.yml --output containers.nix
   windlass compose import docker-compose.yml --profile gpu --env-file prod.env --json
   windlass compose export ./result --output compose.yaml";
+
+/// The lock that is looked for.
+const LOCK: &str = "images.lock.json";
 
 const IMPORT: &str = "Examples:
   windlass compose import docker-compose.yml                   configuration and account
@@ -65,6 +70,10 @@ pub(super) struct ImportArgs {
     /// What relative paths in the file are relative to. By default the folder of the file.
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// The lock that `windlass upstream import` writes: its images are those of the configuration. By default
+    /// images.lock.json beside what is written, if it is there.
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
     /// List the keys that were taken over as well.
     #[arg(long)]
     all: bool,
@@ -83,18 +92,18 @@ pub(super) struct ExportArgs {
     output: Option<PathBuf>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct ImportReport {
+pub(super) struct ImportReport {
     output: Option<PathBuf>,
     sentence: String,
     #[serde(flatten)]
     imported: Imported,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct ExportReport {
+pub(super) struct ExportReport {
     output: Option<PathBuf>,
     compose: String,
 }
@@ -109,22 +118,24 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
 fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
     if args.file.is_dir() {
         let message = format!("{} is a directory; give the compose file in it", args.file.display());
-        return Err(Usage(message).into());
+        return Err(usage(message));
     }
     let parent = args.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = args.directory.as_deref().unwrap_or(parent);
     let directory = directory.canonicalize().with_context(|| format!("open {}", directory.display()))?;
-    let imported = import(&Options {
+    let mut imported = import(&Options {
         file: args.file.clone(),
         directory,
         env_files: args.env_file.clone(),
         profiles: args.profile.clone(),
+        pinned: pinned(args)?,
     })?;
+    notes(&mut imported);
     let sentence = sentence(imported.counts);
     // Beside the configuration the account would be in the way of a program that reads it from a pipe.
     let streams = args.output.as_deref().is_none_or(is_stream);
     if streams && args.output.is_some() && printer.json() {
-        return Err(Usage("--output - and --json both are the result; give --output a file".to_owned()).into());
+        return Err(usage("--output - and --json both are the result; give --output a file"));
     }
     if let Some(output) = args.output.as_deref().filter(|_| !streams) {
         write(output, &imported.nix, printer)?;
@@ -135,19 +146,62 @@ fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
     if streams {
         printer.bytes(imported.nix.as_bytes())?;
         printer.flush()?;
-        account(&imported, args.all).iter().for_each(|line| printer.note(line));
+        printer.note_table(&account(&imported, args.all));
+        imported.notes.iter().for_each(|note| printer.note(format!("note: {note}")));
         printer.note(sentence);
         return Ok(());
     }
-    account(&imported, args.all).iter().try_for_each(|line| printer.line(line))?;
+    printer.table(&account(&imported, args.all))?;
+    imported.notes.iter().try_for_each(|note| printer.line(format!("note: {note}")))?;
     printer.line(sentence)
+}
+
+/// The images of the lock, and how the configuration names it.
+fn pinned(args: &ImportArgs) -> Result<Pinned> {
+    let folder = args.output.as_deref().filter(|output| !is_stream(output)).and_then(Path::parent);
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = match &args.lock {
+        Some(file) => file.clone(),
+        None => folder.join(LOCK),
+    };
+    if args.lock.is_none() && !file.is_file() {
+        return Ok(Pinned::default());
+    }
+    let lock = file::read(&file)?;
+    let images = lock.images.iter().map(|(name, image)| (image.original.reference.clone(), name.clone())).collect();
+    let real = |path: &Path| path.canonicalize().with_context(|| format!("open {}", path.display()));
+    let (here, place) = (real(folder)?, real(&file)?);
+    let lock = match place.strip_prefix(&here) {
+        Ok(inner) => format!("./{}", inner.display()),
+        Err(_) => place.display().to_string(),
+    };
+    // A path of Nix has no quotes, and not every character.
+    let fits = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    let lock = if lock.chars().all(fits) { lock } else { format!("(/. + {})", string(&place.display().to_string())) };
+    Ok(Pinned { lock, images })
+}
+
+/// What is to be known of a whole import beside its account.
+fn notes(imported: &mut Imported) {
+    let said = bounded::read(Path::new("/proc/meminfo"), Cap::Settings).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let line = said.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let there =
+        line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).map(|kib| kib << 10);
+    if let Some(there) = there.filter(|there| imported.memory > *there) {
+        imported.notes.push(format!(
+            "the memory limits of all containers together are {}, and this host has {}: lower `memory` of some, or give it more",
+            size(imported.memory),
+            size(there)
+        ));
+    }
 }
 
 fn run_export(args: &ExportArgs, printer: &Printer) -> Result<()> {
     let compose = export(&args.stack)?;
     let output = args.output.as_deref().filter(|output| !is_stream(output));
     if args.output.is_some() && output.is_none() && printer.json() {
-        return Err(Usage("--output - and --json both are the result; give --output a file".to_owned()).into());
+        return Err(usage("--output - and --json both are the result; give --output a file"));
     }
     if let Some(output) = output {
         write(output, &compose, printer)?;
@@ -167,8 +221,8 @@ fn write(output: &Path, text: &str, printer: &Printer) -> Result<()> {
     target.publish()
 }
 
-/// The account as lines with columns, then the notes.
-fn account(imported: &Imported, all: bool) -> Vec<String> {
+/// The account as a table.
+fn account(imported: &Imported, all: bool) -> Vec<Vec<String>> {
     let shown = imported.account.iter().filter(|row| all || row.fate == Fate::Left || !row.why.is_empty());
     let mut rows: Vec<(usize, [String; 5])> = Vec::new();
     for row in shown.map(cells) {
@@ -182,21 +236,9 @@ fn account(imported: &Imported, all: bool) -> Vec<String> {
             None => rows.push((1, row)),
         }
     }
-    let rows: Vec<[String; 5]> = rows.into_iter().map(|(_, row)| row).collect();
-    let head = ["line", "service", "key", "now", "why"].map(str::to_owned);
-    let table: Vec<&[String; 5]> = std::iter::once(&head).filter(|_| !rows.is_empty()).chain(&rows).collect();
-    let width = |n: usize| table.iter().map(|row| row[n].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..4).map(width).collect();
-    let line = |row: &&[String; 5]| {
-        let cell = |(n, cell): (usize, &String)| {
-            let pad = widths.get(n).map_or(0, |width| width - cell.chars().count());
-            let (before, after) = if n == 0 { (pad, 0) } else { (0, pad) };
-            format!("{}{cell}{}  ", " ".repeat(before), " ".repeat(after))
-        };
-        row.iter().enumerate().map(cell).collect::<String>().trim_end().to_owned()
-    };
-    let notes = imported.notes.iter().map(|note| format!("note: {note}"));
-    table.iter().map(line).chain(notes).collect()
+    let head = ["line", "service", "key", "now", "why"].map(str::to_owned).to_vec();
+    let rows = rows.into_iter().map(|(_, row)| row.to_vec());
+    std::iter::once(head).filter(|_| rows.len() > 0).chain(rows.clone()).collect()
 }
 
 fn cells(row: &Row) -> [String; 5] {
@@ -210,11 +252,12 @@ fn cells(row: &Row) -> [String; 5] {
 }
 
 fn sentence(counts: Counts) -> String {
-    let Counts { services, ai_stack, others, left_out, taken, left } = counts;
+    let Counts { services, ai_stack, others, left_out, provided, taken, left } = counts;
     let others = count(others, "other");
+    let provided = if provided > 0 { format!(", {provided} run by a provider") } else { String::new() };
     let left_out = if left_out > 0 { format!(", {left_out} left out by profile") } else { String::new() };
     format!(
-        "{}: {ai_stack} of the AI stack, {others}{left_out}; {} taken over, {left} not, each with its reason",
+        "{}: {ai_stack} of the AI stack, {others}{left_out}{provided}; {} taken over, {left} not, each with its reason",
         count(services, "service"),
         count(taken, "key")
     )

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use anyhow::Result;
 use serde::Serialize;
 
+use super::data_format::breaks;
+use super::failure::Result;
 use super::printer::{Printer, count, size};
 use super::view::{self, Seen, SeenLayer, short};
-use crate::digest::Digest;
 use crate::image::{LayerKind, LayerRecord, chain_ids};
+use crate::nix::store_path::name_and_version;
+use crate::oci::digest::Digest;
 
 /// Show what changed from one image or stack to another, and what a host that has OLD would write for NEW.
 ///
@@ -24,7 +26,7 @@ pub(super) struct Args {
 }
 
 /// What a host would do for one image.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Change {
     name: String,
@@ -38,7 +40,7 @@ struct Change {
     bytes_to_write: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct LayerChange {
     digest: Digest,
@@ -46,12 +48,14 @@ struct LayerChange {
     title: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     changes: Vec<Change>,
     removed: Vec<String>,
     bytes_to_write: u64,
+    /// Data that the new version of a program does not read.
+    warnings: Vec<String>,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
@@ -86,6 +90,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
             printer.line(format!("  package    {name} {} → {}", version(before), version(after)))?;
         }
     }
+    report.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     report.removed.iter().try_for_each(|name| printer.line(format!("{name}: removed")))?;
     printer.line(format!(
         "{} changed, {identical} identical, {} removed; {} to write",
@@ -136,7 +141,12 @@ fn compare(old: &[Seen], new: &[Seen]) -> Report {
         .iter()
         .filter(|before| !new.iter().any(|image| image.name == before.name && image.platform == before.platform));
     let bytes_to_write = changes.iter().map(|change| change.bytes_to_write).sum();
-    Report { changes, removed: gone.map(|image| image.name.to_string()).collect(), bytes_to_write }
+    Report {
+        changes,
+        removed: gone.map(|image| image.name.to_string()).collect(),
+        bytes_to_write,
+        warnings: breaks(old, new),
+    }
 }
 
 fn chain(image: &Seen) -> Vec<Digest> {
@@ -161,43 +171,23 @@ fn packages(old: &Seen, new: &Seen) -> Vec<(String, Vec<String>, Vec<String>)> {
         .collect()
 }
 
-fn versions_in(image: &Seen) -> BTreeMap<String, BTreeSet<String>> {
+pub(super) fn versions_in(image: &Seen) -> BTreeMap<String, BTreeSet<String>> {
     let mut packages: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for layer in image.layers.iter().filter(|layer| layer.kind != LayerKind::Root) {
         for owner in &layer.owners {
-            let (package, version) = parse_name(short(owner));
+            let (package, version) = name_and_version(short(owner));
             packages.entry(package.to_owned()).or_default().insert(version.to_owned());
         }
     }
     packages
 }
 
-/// `redis-8.4.0` is `redis` and `8.4.0`: the version begins after the first dash that a digit follows, as in
-/// `builtins.parseDrvName`.
-fn parse_name(name: &str) -> (&str, &str) {
-    let dash =
-        name.match_indices('-').map(|(at, _)| at).find(|&at| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
-    dash.map_or((name, ""), |at| (&name[..at], &name[at + 1..]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::names::Name;
-    use crate::platform::Platform;
-    use crate::reference::Reference;
-
-    #[test]
-    fn names_are_divided_like_nix_does() {
-        for (name, parts) in [
-            ("redis-8.4.0", ("redis", "8.4.0")),
-            ("gcc-13.2.0-lib", ("gcc", "13.2.0-lib")),
-            ("nss-cacert", ("nss-cacert", "")),
-            ("python3.11-foo-1", ("python3.11-foo", "1")),
-        ] {
-            assert_eq!(parse_name(name), parts);
-        }
-    }
+    use crate::oci::platform::Platform;
+    use crate::oci::reference::Reference;
 
     fn image(name: &str, layers: &[(&str, u64)]) -> Seen {
         let layer = |(owner, size): &(&str, u64)| SeenLayer {
@@ -222,7 +212,26 @@ mod tests {
             models: Vec::new(),
             layers: layers.iter().map(layer).collect(),
             model: None,
+            environment: Vec::new(),
         }
+    }
+
+    #[test]
+    fn data_that_a_new_version_does_not_read_are_told() {
+        let of = |owner: &str| [image("postgres", &[("glibc-1", 30), (owner, 3)])];
+        let told = |old: &str, new: &str| compare(&of(old), &of(new)).warnings;
+        let [warning] = &told("postgresql-17.6", "postgresql-18.1")[..] else { panic!() };
+        assert!(
+            warning.starts_with("postgres: postgres 17 → 18: 18 does not read the data of 17; before it"),
+            "{warning}"
+        );
+        assert_eq!(told("postgresql-and-plugins-17.6", "postgresql-18.1").len(), 1);
+        assert_eq!(told("postgresql-17.5", "postgresql-17.6"), [""; 0]);
+        // An image of upstream's says it in a variable.
+        let mut both = [of("upstream"), of("upstream")];
+        both[0][0].environment = vec!["PG_MAJOR=17".to_owned()];
+        both[1][0].environment = vec!["PG_MAJOR=18".to_owned()];
+        assert_eq!(compare(&both[0], &both[1]).warnings.len(), 1);
     }
 
     #[test]

@@ -2,19 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use serde::Serialize;
 
-use super::failure::Environment;
+use super::failure::{Result, environment};
 use super::host::{self, HostArgs};
 use super::printer::{Printer, count};
 use super::session::Session;
-use crate::blobs::WriteError;
+use crate::disk::WriteError;
 use crate::podman::doctor::{Check, Doctor, State};
-use crate::podman::image_store;
-use crate::podman::linked::{DEFAULT, LinkedStore};
-use crate::podman::places::Places;
-use crate::podman::sharing;
+use crate::podman::linked::{DEFAULT, LinkedStore, image_store, sharing};
+use crate::podman::storage::places::Places;
 
 /// Say whether this host is ready for the linked store, and how to make it so.
 ///
@@ -42,9 +39,9 @@ pub(super) struct Args {
     host: HostArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     fixed: Vec<String>,
     places: Option<Places>,
     checks: Vec<Check>,
@@ -72,14 +69,14 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         system: Path::new("/"),
         progress,
     };
-    let refused = |error: WriteError| Environment(error.to_string());
+    let refused = |error: WriteError| environment(error.to_string());
     let system = doctor.system;
     let fixed = if args.fix {
         doctor.mend()?
     } else if args.share && system.join("etc/NIXOS").exists() {
         let message =
             "on NixOS set virtualisation.windlass.share = true: then the store is mounted read-only at every boot";
-        return Err(Environment(message.to_owned()).into());
+        return Err(environment(message));
     } else if args.share {
         let mut done = sharing::share(&store, system).map_err(refused)?;
         done.extend(doctor.move_drop_in(true)?);
@@ -115,18 +112,24 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         return Ok(());
     }
     let message = format!("{} with Podman on this host; each line says what to do", count(problems, "problem"));
-    Err(Environment(message).into())
+    Err(environment(message))
+}
+
+/// Folders that `--make-store` made, for JSON.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct MadeReport {
+    made: Vec<PathBuf>,
 }
 
 fn make_store(store: &Path, share: bool, printer: &Printer) -> Result<()> {
     let store = std::path::absolute(store)?;
-    image_store::claim(&store).map_err(|error| Environment(error.to_string()))?;
+    image_store::claim(&store).map_err(|error| environment(error.to_string()))?;
     let made = image_store::create(&store)?;
     let shared = if share { sharing::share(&store, Path::new("/")) } else { Ok(Vec::new()) };
     // Where there is no mount it stays closed: root's images still work.
-    let shared = shared.map_err(|error| Environment(error.to_string()))?;
+    let shared = shared.map_err(|error| environment(error.to_string()))?;
     if printer.json() {
-        return printer.value(&made);
+        return printer.value(&MadeReport { made });
     }
     match &made[..] {
         [] => Ok(()),

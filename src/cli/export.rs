@@ -3,27 +3,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::failure::{NoSpace, Usage};
+use super::failure::{Result, no_space, usage};
 use super::host::nix_places;
 use super::output::Destination;
 use super::printer::{Printer, size};
 use super::push::{Packing, warn_of_weights};
 use super::session::Session;
-use crate::archive::{self, Options, Without};
-use crate::blobs::{At, Staging, Verify, free_space};
-use crate::digest::Digest;
-use crate::forms::{ModelDir, is_archive};
-use crate::layout::ImageDir;
-use crate::model::docker_model::docker_model;
-use crate::model::modelpack::modelpack;
-use crate::model::ollama::{self, ollama};
-use crate::pack;
-use crate::stack::{ModelArchive, StackDir, write_archives};
-use crate::vouching::vouched;
+use crate::build::stack::{ModelArchive, StackDir, write_archives};
+use crate::disk::files::free_space;
+use crate::disk::{At, Staging, bounded};
+use crate::image::archive::{self, Options, Without};
+use crate::image::layout::ImageDir;
+use crate::image::vouching::vouched;
+use crate::layer::output::Verify;
+use crate::model::forms::docker_model::docker_model;
+use crate::model::forms::modelpack::modelpack;
+use crate::model::forms::ollama::{self, ollama};
+use crate::oci::digest::Digest;
+use crate::publish::model_dir::ModelDir;
+use crate::publish::model_forms::is_archive;
+use crate::publish::pack;
 
 const EXAMPLE: &str = "Examples:
   windlass export result --output app.tar                                    podman load -i app.tar
@@ -70,11 +72,11 @@ pub(super) enum Format {
     Archive,
     /// An OCI directory.
     Oci,
-    /// Of a model: a CNCF ModelPack artifact.
+    /// For a model: a CNCF ModelPack artifact.
     Modelpack,
-    /// Of a model: an artifact for Docker Model Runner.
+    /// For a model: an artifact for Docker Model Runner.
     DockerModel,
-    /// Of a model: Ollama's directory, with this model in it.
+    /// For a model: Ollama's directory, with this model in it.
     Ollama,
 }
 
@@ -88,9 +90,9 @@ enum Check {
     Never,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     output: PathBuf,
     read: u64,
     written: u64,
@@ -105,7 +107,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let images: Vec<(ImageDir, Without)> = if is_stack {
         if !args.without.is_empty() {
             let message = "--without is for one image; a stack's images are always without their models";
-            return Err(Usage(message.to_owned()).into());
+            return Err(usage(message));
         }
         let stack = StackDir::open(&args.from)?;
         let models = stack.models.into_iter().map(|(_, model)| (model, Without::default()));
@@ -123,13 +125,13 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Format::Modelpack | Format::DockerModel => is_archive(&args.output),
     };
     if args.format.is_of_models() && !args.without.is_empty() {
-        return Err(Usage("--without is for images; a model is written whole".to_owned()).into());
+        return Err(usage("--without is for images; a model is written whole"));
     }
     if args.compression != Packing::None && (args.format.is_of_models() || is_stack) {
         // What a stack's archives leave out is found again by the digests of the build.
         let message =
             "--compression is for one image; the archives of a stack and the files of an artifact go as they are";
-        return Err(Usage(message.to_owned()).into());
+        return Err(usage(message));
     }
     let written = images
         .iter()
@@ -143,10 +145,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         check_space(&images, &args.output)?;
     } else if args.compression != Packing::None {
         let message = "--compression packs into a folder beside --output; give --output a file";
-        return Err(Usage(message.to_owned()).into());
+        return Err(usage(message));
     }
     if printer.json() && matches!(target, Destination::Stream) {
-        return Err(Usage("--output - and --json both are the result; give --output a file".to_owned()).into());
+        return Err(usage("--output - and --json both are the result; give --output a file"));
     }
     let path = target.path()?;
     let drawing = session.draw("exporting");
@@ -206,7 +208,7 @@ fn check_space(images: &[(ImageDir, Without)], output: &Path) -> Result<()> {
     let (output, parent) = (output.display(), parent.display());
     let message =
         format!("{output} needs {} and {parent} has {} free; free some, or write elsewhere", size(payload), size(free));
-    Err(NoSpace(message).into())
+    Err(no_space(message))
 }
 
 /// Refuses to replace what an export did not write.
@@ -219,7 +221,7 @@ fn check_target(output: &Path, directory: bool) -> Result<()> {
     }
     if output.exists() && (output.is_dir() != directory || (directory && !ours())) {
         let message = format!("{} exists, and windlass did not write it; give another --output", output.display());
-        return Err(Usage(message).into());
+        return Err(usage(message));
     }
     Ok(())
 }
@@ -266,7 +268,7 @@ pub(super) fn write(
         }
         (true, format) => {
             let name = format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-            bail!(Usage(format!("{} is a stack; --format {name} is for one image", from.display())));
+            return Err(usage(format!("{} is a stack; --format {name} is for one image", from.display())));
         }
         (false, Format::Archive) => drop(archive::write(&ImageDir::open(from)?, output, false, options)?),
         (false, Format::Oci) => {
@@ -301,13 +303,13 @@ fn parse_without(image: &ImageDir, words: &[String]) -> Result<Without> {
             continue;
         }
         let digest: Digest =
-            word.parse().map_err(|_| Usage(format!("--without {word}: expected 'models' or a layer's digest")))?;
+            word.parse().map_err(|_| usage(format!("--without {word}: expected 'models' or a layer's digest")))?;
         if !image.summary().layers().iter().any(|layer| layer.digest == digest) {
             let message = format!(
                 "--without {word}: {} has no such layer; `windlass inspect` lists them",
                 image.path().display()
             );
-            return Err(Usage(message).into());
+            return Err(usage(message));
         }
         without.layers.insert(digest);
     }
@@ -320,7 +322,7 @@ fn shares(images: &[(ImageDir, Without)], parent: &Path) -> bool {
         .iter()
         .flat_map(|(image, without)| image.summary().layers().into_iter().filter(|layer| !without.leaves_out(layer)));
     let mut owners = layers.flat_map(|layer| &layer.owners).map(Path::new);
-    let file = owners.find(|path| path.is_file()).and_then(|path| std::fs::File::open(path).ok());
+    let file = owners.find(|path| path.is_file()).and_then(|path| bounded::open(path).ok());
     let probe = tempfile::tempfile_in(parent);
     matches!((file, probe), (Some(file), Ok(probe)) if rustix::fs::ioctl_ficlone(&probe, &file).is_ok())
 }

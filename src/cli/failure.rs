@@ -1,229 +1,231 @@
-//! From an error to a sentence, a hint and an exit code (the codes of the README).
+//! From an error to a sentence and an exit code.
+//!
+//! A verb fails with a [`Failure`]. Each error that says its [`Class`] becomes one; an error without a class does not.
 
 use std::error::Error;
-use std::io::ErrorKind;
+use std::fmt::{self, Display};
 use std::process::ExitCode;
 
-use super::printer::{Printer, count};
-use crate::blobs::WriteError;
-use crate::compose::export::ExportError;
-use crate::compose::import::ImportError;
-use crate::forms::FormError;
-use crate::layout::LayoutError;
-use crate::model::add::AddError;
-use crate::model::hub::HubError;
-use crate::model::inspect::InspectError;
-use crate::model::lock::ModelLockError;
-use crate::model::resolve::ResolveError as ModelResolveError;
-use crate::model::source::ParseSourceError;
-use crate::nix_store::NixError;
-use crate::podman::artifacts::ArtifactsError;
-use crate::podman::decide::DecideError;
-use crate::podman::engine::EngineError;
-use crate::podman::generations::GenerationError;
-use crate::podman::load::LoadError;
-use crate::podman::model::ModelError;
-use crate::podman::places::PlacesError;
-use crate::podman::pull::PullError;
-use crate::podman::records::RecordsError;
-use crate::registry::error::RegistryError;
-use crate::registry::location::LocationError;
-use crate::spec::SpecError;
-use crate::upstream::fetch::FetchError;
-use crate::upstream::file::LockError;
-use crate::upstream::place::{ParsePlaceError, PlaceError};
-use crate::upstream::resolve::ResolveError;
-use crate::upstream::signature::SignatureError;
-use crate::upstream::versions::VersionsError;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-/// The environment is wrong: something windlass needs is not there.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Environment(pub(super) String);
+use super::printer::{Printer, count, note};
+use crate::class::{Class, Classified};
+use crate::podman::load::LoadError;
+
+/// What a verb has, or why it failed.
+pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    class: Class,
+    /// The message. Most have one line.
+    lines: Vec<String>,
+}
+
+impl Failure {
+    pub(super) fn new(class: Class, message: impl Into<String>) -> Self {
+        Self::of_lines(class, vec![message.into()])
+    }
+
+    /// One that is said in several lines.
+    pub(super) const fn of_lines(class: Class, lines: Vec<String>) -> Self {
+        Self { class, lines }
+    }
+
+    /// What kind of failure it is.
+    pub(super) const fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The same, with what it happened to before it.
+    fn at(mut self, place: &str) -> Self {
+        // What was being done when the user stopped it says nothing.
+        if self.class != Class::Stopped {
+            self.lines[0] = format!("{place}: {}", self.lines[0]);
+        }
+        self
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines.join("; "))
+    }
+}
+
+impl<E: Classified> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let class = error.class();
+        let mut cause: &dyn Error = &error;
+        while let Some(next) = cause.source().filter(|_| class == Class::Stopped) {
+            cause = next;
+        }
+        // Every error quotes its cause.
+        Self::new(class, cause.to_string())
+    }
+}
+
+/// Failed, for a reason that has no code of its own.
+pub(super) fn failed(message: impl Into<String>) -> Failure {
+    Failure::new(Class::Failed, message)
+}
 
 /// The arguments do not fit each other.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Usage(pub(super) String);
-
-/// Less space than what would be written.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct NoSpace(pub(super) String);
+pub(super) fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(Class::Usage, message)
+}
 
 /// Some checks failed; each was printed where it belongs.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Unverified(pub(super) String);
+pub(super) fn unverified(message: impl Into<String>) -> Failure {
+    Failure::new(Class::Unverified, message)
+}
+
+/// Less space than what would be written.
+pub(super) fn no_space(message: impl Into<String>) -> Failure {
+    Failure::new(Class::NoSpace, message)
+}
 
 /// The network would be needed, and may not be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Offline(pub(super) String);
-
-/// Upstream has something newer; each image was printed.
-#[derive(Debug, thiserror::Error)]
-#[error("{0} available")]
-pub(super) struct Updates(pub(super) String);
-
-/// Upstream has nothing newer, as far as is known; each image was printed.
-#[derive(Debug, thiserror::Error)]
-#[error("{gone} gone, {unknown} unknown")]
-pub(super) struct Unknown {
-    pub(super) gone: usize,
-    pub(super) unknown: usize,
+pub(super) fn offline(message: impl Into<String>) -> Failure {
+    Failure::new(Class::Offline, message)
 }
 
-/// Something failed for some images; each was printed where it belongs.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct Several {
-    message: String,
-    code: u8,
+/// The environment is wrong: something windlass needs is not there.
+pub(super) fn environment(message: impl Into<String>) -> Failure {
+    Failure::new(Class::Environment, message)
 }
 
-/// What is said in several lines.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", lines.join("; "))]
-pub(super) struct Lines {
-    pub(super) lines: Vec<String>,
-    pub(super) code: u8,
-}
-
-impl Several {
-    pub(super) fn new(message: String, errors: &[&(dyn Error + 'static)]) -> Self {
-        // The one that a second run will not mend by itself.
-        let code = errors.iter().map(|error| code(*error)).max().unwrap_or(1);
-        Self { message, code }
-    }
+/// Some things failed, and each was printed where it belongs.
+pub(super) fn several(message: String, classes: impl IntoIterator<Item = Class>) -> Failure {
+    // The one that a second run will not mend by itself.
+    Failure::new(classes.into_iter().fold(Class::Failed, Class::max), message)
 }
 
 /// Some images are not loaded.
-pub(super) fn unloaded(errors: &[&LoadError]) -> Several {
-    let errors: Vec<&(dyn Error + 'static)> = errors.iter().map(|&error| error as _).collect();
-    Several::new(format!("{} could not be loaded", count(errors.len(), "image")), &errors)
+pub(super) fn unloaded(errors: &[&LoadError]) -> Failure {
+    let message = format!("{} could not be loaded", count(errors.len(), "image"));
+    several(message, errors.iter().map(|error| error.class()))
 }
 
-/// Prints the error and gives the exit code that scripts know it by.
-pub(super) fn report(error: &anyhow::Error, printer: &Printer) -> ExitCode {
-    let io =
-        |kind| error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == kind));
-    if io(ErrorKind::BrokenPipe) && !error.chain().any(|cause| cause.is::<WriteError>()) {
-        // Whoever read our output has seen enough.
-        return ExitCode::SUCCESS;
+/// Says what an error is about.
+pub(super) trait Context<T> {
+    /// `place` comes before the message, and a colon between them.
+    fn context(self, place: impl Display) -> Result<T>;
+
+    /// The same, for a place that takes work to say.
+    fn with_context<P: Display>(self, place: impl FnOnce() -> P) -> Result<T>;
+}
+
+impl<T, E: Into<Failure>> Context<T> for Result<T, E> {
+    fn context(self, place: impl Display) -> Result<T> {
+        self.with_context(|| place)
     }
-    let mut message = String::new();
-    for cause in error.chain() {
-        // Errors that are transparent, or that quote their source, would say it twice.
-        let text = cause.to_string();
-        if !message.ends_with(&text) {
-            message = if message.is_empty() { text } else { format!("{message}: {text}") };
+
+    fn with_context<P: Display>(self, place: impl FnOnce() -> P) -> Result<T> {
+        self.map_err(|error| error.into().at(&place().to_string()))
+    }
+}
+
+/// A failure, for JSON.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ErrorReport {
+    error: ErrorBody,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct ErrorBody {
+    /// What is wrong, and what to do.
+    message: String,
+    /// `failed`, `stopped`, `usage`, `unverified`, `no-space`, `offline`, `environment` or `updates`.
+    class: &'static str,
+    /// The exit code.
+    code: u8,
+}
+
+const fn word(class: Class) -> &'static str {
+    match class {
+        Class::ReaderGone => "reader-gone",
+        Class::Failed => "failed",
+        Class::Stopped => "stopped",
+        Class::Usage => "usage",
+        Class::Unverified => "unverified",
+        Class::NoSpace => "no-space",
+        Class::Offline => "offline",
+        Class::Environment => "environment",
+        Class::Updates => "updates",
+    }
+}
+
+/// What clap says of a command line, in one line.
+pub(super) fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// Prints the failure and gives the exit code that scripts know it by. With `--json` it is an object on standard output too,
+/// unless a result is there already.
+pub(super) fn report(failure: &Failure, printer: &Printer) -> ExitCode {
+    if failure.class != Class::ReaderGone {
+        let (first, others) = failure.lines.split_first().map_or(("", &[][..]), |(first, others)| (first, others));
+        note(format!("windlass: {first}"));
+        others.iter().for_each(note);
+        if printer.json() && !printer.has_printed() {
+            let (message, class, code) = (failure.to_string(), word(failure.class), failure.class.code());
+            let value = ErrorReport { error: ErrorBody { message, class, code } };
+            // What cannot be written is told by the exit code all the same.
+            drop(printer.value(&value).and_then(|()| printer.flush()));
         }
     }
-    if io(ErrorKind::Interrupted) {
-        // What was being done at that moment says nothing.
-        message = error.root_cause().to_string();
-    }
-    if let Some(Lines { lines, .. }) = error.downcast_ref() {
-        lines.iter().enumerate().for_each(|(n, line)| printer.note([["windlass: ", ""][n.min(1)], line].concat()));
-    } else {
-        printer.note(format!("windlass: {message}"));
-    }
-    ExitCode::from(code(error.as_ref()))
+    ExitCode::from(failure.class.code())
 }
 
-/// The exit code of an error: the first of its causes that has one of its own.
-fn code(error: &(dyn Error + 'static)) -> u8 {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(code) = code_of(error) {
-            return code;
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::disk::WriteError;
+    use crate::image::layout::LayoutError;
+    use crate::podman::load::LoadError;
+    use crate::podman::load::pull::PullError;
+
+    fn written(kind: io::ErrorKind) -> WriteError {
+        WriteError { action: "write", path: "/f".into(), source: io::Error::new(kind, "so said the system") }
+    }
+
+    #[test]
+    fn the_class_is_that_of_the_innermost_cause_that_has_one() {
+        let kind = |kind| Failure::from(LoadError::Pull(PullError::Layout(LayoutError::Write(written(kind)))));
+        for (given, class, code) in [
+            (io::ErrorKind::StorageFull, Class::NoSpace, 5),
+            (io::ErrorKind::QuotaExceeded, Class::NoSpace, 5),
+            (io::ErrorKind::PermissionDenied, Class::Failed, 1),
+            // A pipe of ours, and not of who reads what is printed.
+            (io::ErrorKind::BrokenPipe, Class::Failed, 1),
+        ] {
+            let failure = kind(given);
+            assert_eq!((failure.class, failure.class.code()), (class, code));
+            assert_eq!(failure.to_string(), "write /f: so said the system");
         }
-        cause = error.source();
+        assert_eq!(Failure::from(io::Error::from(io::ErrorKind::BrokenPipe)).class.code(), 0);
     }
-    1
-}
 
-fn code_of(error: &(dyn Error + 'static)) -> Option<u8> {
-    if let Some(Several { code, .. }) = error.downcast_ref() {
-        return Some(*code);
+    #[test]
+    fn what_it_happened_to_comes_first_unless_the_user_stopped_it() {
+        let context = |kind| Err::<(), _>(written(kind)).context(Path::new("a").display()).unwrap_err().to_string();
+        assert_eq!(context(io::ErrorKind::NotFound), "a: write /f: so said the system");
+        assert_eq!(context(io::ErrorKind::Interrupted), "so said the system");
     }
-    if let Some(Lines { code, .. }) = error.downcast_ref() {
-        return Some(*code);
+
+    #[test]
+    fn of_several_the_one_counts_that_a_second_run_does_not_mend() {
+        let code = |classes: &[Class]| several("3 images".to_owned(), classes.iter().copied()).class.code();
+        assert_eq!(code(&[]), 1);
+        assert_eq!(code(&[Class::ReaderGone, Class::Failed]), 1);
+        assert_eq!(code(&[Class::Failed, Class::Environment, Class::Unverified]), 7);
     }
-    if error.is::<Usage>()
-        || error.is::<SpecError>()
-        || matches!(error.downcast_ref(), Some(ModelError::Unknown { .. } | ModelError::SlotName(_)))
-        || matches!(error.downcast_ref(), Some(GenerationError::Unknown { .. }))
-        || matches!(error.downcast_ref(), Some(DecideError::SameName { .. }))
-        || error.downcast_ref().is_some_and(|error| !matches!(error, ImportError::Read { .. }))
-        || matches!(error.downcast_ref(), Some(ExportError::Archives { .. }))
-        || error.is::<LocationError>()
-        || error.is::<VersionsError>()
-        || error.is::<ParsePlaceError>()
-        || matches!(error.downcast_ref(), Some(FetchError::NoImage { .. } | FetchError::NoPlatform(_)))
-        || matches!(error.downcast_ref(), Some(SignatureError::Key))
-        || error.is::<ParseSourceError>()
-        || matches!(error.downcast_ref(), Some(ModelLockError::Unknown { .. }))
-        || matches!(error.downcast_ref(), Some(ModelResolveError::NoFileNamed(_) | ModelResolveError::NoFile { .. }))
-        || matches!(error.downcast_ref(), Some(InspectError::NoModel { .. } | InspectError::SeveralModels { .. }))
-    {
-        return Some(2);
-    }
-    if error.is::<Updates>() {
-        return Some(8);
-    }
-    if error.is::<Offline>() {
-        return Some(6);
-    }
-    let full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-    let upstream = |error| matches!(error, &ResolveError::Size { .. } | &ResolveError::Conflict { .. });
-    let layout = |error| {
-        matches!(
-            error,
-            &LayoutError::Damaged { .. }
-                | &LayoutError::Truncated { .. }
-                | &LayoutError::Changed { .. }
-                | &LayoutError::Unreadable { .. }
-        )
-    };
-    let lied = |error| matches!(error, &PullError::NotThere { .. } | &PullError::OtherImage { .. });
-    if error.is::<Unverified>()
-        || error.downcast_ref().is_some_and(layout)
-        || error.downcast_ref().is_some_and(InspectError::is_bad_file)
-        || error.downcast_ref().is_some_and(lied)
-        || error.downcast_ref().is_some_and(upstream)
-        || error.downcast_ref().is_some_and(PlaceError::is_wrong_digest)
-        || matches!(error.downcast_ref::<Box<PlaceError>>(), Some(error) if error.is_wrong_digest())
-        || matches!(error.downcast_ref(), Some(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. }))
-        || error.downcast_ref().is_some_and(LockError::is_wrong_digest)
-        || matches!(error.downcast_ref(), Some(SignatureError::Missing { .. } | SignatureError::Wrong { .. }))
-        || matches!(error.downcast_ref(), Some(LoadError::NotThere { .. }))
-        || matches!(error.downcast_ref(), Some(DecideError::Unreadable(_)))
-        || matches!(error.downcast_ref(), Some(FormError::Changed { .. }))
-        || matches!(error.downcast_ref(), Some(EngineError::Answer { .. }))
-        || matches!(error.downcast_ref(), Some(AddError::Model { bad: true, .. }))
-    {
-        return Some(4);
-    }
-    if error.is::<NoSpace>()
-        || matches!(error.downcast_ref(), Some(LoadError::NoSpace { .. }))
-        || matches!(error.downcast_ref(), Some(FetchError::Nix(NixError::NoSpace { .. })))
-        || matches!(error.downcast_ref(), Some(AddError::Nix(NixError::NoSpace { .. })))
-        || matches!(error.downcast_ref(), Some(PullError::NoSpace { .. } | PullError::Full { .. }))
-        || error.downcast_ref().is_some_and(|error: &std::io::Error| full(error.kind()))
-    {
-        return Some(5);
-    }
-    let environment = error.is::<Environment>()
-        || error.downcast_ref().is_some_and(|error| !matches!(error, PlacesError::Stopped(_)))
-        || error.is::<RecordsError>() && matches!(error.downcast_ref(), Some(RecordsError::Damaged { .. }))
-        || matches!(error.downcast_ref(), Some(DecideError::NotReady(_)))
-        || matches!(error.downcast_ref(), Some(NixError::Missing(_)))
-        || matches!(error.downcast_ref(), Some(ArtifactsError::TooOld(_)))
-        || matches!(error.downcast_ref(), Some(RegistryError::Unauthorized { .. } | RegistryError::Credentials(_)))
-        || matches!(error.downcast_ref(), Some(HubError::Gated { .. }))
-        || matches!(error.downcast_ref(), Some(AddError::Login { .. } | AddError::NoAddress { .. }))
-        || matches!(error.downcast_ref(), Some(EngineError::Missing { .. }));
-    environment.then_some(7)
 }

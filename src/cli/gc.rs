@@ -3,19 +3,19 @@
 use std::io::{IsTerminal, stdin};
 use std::path::Path;
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::Usage;
+use super::failure::{Result, failed, usage};
 use super::host::HostArgs;
 use super::printer::{Printer, count, size};
 use super::session::Session;
-use crate::podman::decide::Host;
-use crate::podman::gc::{self, Class, Kept, NotOurs, Plan, Removal, Removed, Request};
+use crate::disk::progress::Progress;
+use crate::engine::target::DecideError;
+use crate::podman::keep::gc::{self, GarbageClass, Kept, NotOurs, Plan, Removal, Removed, Request};
 use crate::podman::load::LoadError;
-use crate::podman::pull::PullError;
-use crate::podman::usage::Others;
-use crate::progress::Progress;
+use crate::podman::load::decide::Host;
+use crate::podman::load::pull::PullError;
+use crate::podman::storage::others::Others;
 
 const EXAMPLE: &str = "Examples:
   windlass gc                                    what would go, what would stay and why
@@ -69,7 +69,7 @@ enum OnlyClass {
     Temp,
 }
 
-impl From<OnlyClass> for Class {
+impl From<OnlyClass> for GarbageClass {
     fn from(class: OnlyClass) -> Self {
         match class {
             OnlyClass::Generations => Self::Generations,
@@ -86,7 +86,7 @@ fn percent(text: &str) -> Result<u8, String> {
 }
 
 /// One removal, for JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
     #[serde(flatten)]
@@ -97,9 +97,9 @@ struct Row<'a> {
 }
 
 /// The whole clean-up, for JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report<'a> {
+pub(super) struct Report<'a> {
     applied: bool,
     keep: &'a [Kept],
     remove: Vec<Row<'a>>,
@@ -123,7 +123,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             return report(&plan, planned, args, printer);
         }
         if !stdin().is_terminal() {
-            bail!(Usage("--aggressive asks first, and there is no terminal; add --yes".to_owned()));
+            return Err(usage("--aggressive asks first, and there is no terminal; add --yes"));
         }
         print_plan(&plan, printer)?;
         plan.remove.iter().try_for_each(|removal| printer.line(line("remove", removal)))?;
@@ -144,7 +144,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             drop(said.and_then(|()| printer.flush()));
         }
     };
-    if !printer.json() && request.classes.iter().eq([&Class::Temp]) {
+    if !printer.json() && request.classes.iter().eq([&GarbageClass::Temp]) {
         printer.line("Cleaning up temporary build artifacts only…")?;
     }
     let (plan, removed) = host.gc(&request, &mut done, progress)?;
@@ -153,22 +153,22 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Row { removal, removed: error.is_none(), error: error.as_ref().map(ToString::to_string) }
     };
     report(&plan, removed.iter().map(row).collect(), args, printer)?;
-    let failed = removed.iter().filter(|removed| removed.error.is_some()).count();
-    if failed > 0 {
-        bail!("{} could not be removed", count(failed, "thing"));
+    let left = removed.iter().filter(|removed| removed.error.is_some()).count();
+    if left > 0 {
+        return Err(failed(format!("{} could not be removed", count(left, "thing"))));
     }
     Ok(())
 }
 
 fn request(args: &Args) -> Result<Request> {
     let classes = match (args.aggressive, args.only.is_empty()) {
-        (true, _) => Class::ALL.into(),
-        (false, true) => Class::USUAL.into(),
-        (false, false) => args.only.iter().map(|class| Class::from(*class)).collect(),
+        (true, _) => GarbageClass::ALL.into(),
+        (false, true) => GarbageClass::USUAL.into(),
+        (false, false) => args.only.iter().map(|class| GarbageClass::from(*class)).collect(),
     };
     let watermarks = args.above.map(|above| (above, args.down_to.unwrap_or(above)));
     if let Some((above, down_to)) = watermarks.filter(|(above, down_to)| down_to > above) {
-        bail!(Usage(format!("--down-to {down_to}% is more than --above {above}%; give less")));
+        return Err(usage(format!("--down-to {down_to}% is more than --above {above}%; give less")));
     }
     let keep = match (args.aggressive, watermarks) {
         (true, _) => 0,
@@ -228,10 +228,10 @@ fn report(plan: &Plan, rows: Vec<Row<'_>>, args: &Args, printer: &Printer) -> Re
     };
     printer.line(format!(
         "{verb} {}, {}, {}, {}; {freed} {}{nix}{end}",
-        count(number(Class::Images), "image"),
-        count(number(Class::Generations), "generation"),
-        count(number(Class::Containers), "container"),
-        count(number(Class::Temp), "leftover"),
+        count(number(GarbageClass::Images), "image"),
+        count(number(GarbageClass::Generations), "generation"),
+        count(number(GarbageClass::Containers), "container"),
+        count(number(GarbageClass::Temp), "leftover"),
         size(bytes),
     ))
 }
@@ -239,7 +239,7 @@ fn report(plan: &Plan, rows: Vec<Row<'_>>, args: &Args, printer: &Printer) -> Re
 /// What to add to the sentence of a load that does not fit: what a clean-up would free there.
 pub(super) fn advice(error: &LoadError, host: &Host, progress: &Progress) -> String {
     let place: &Path = match error {
-        LoadError::NoSpace { place, .. } => place,
+        LoadError::Decide(DecideError::NoSpace { place, .. }) => place,
         LoadError::Pull(PullError::NoSpace { graph_root, .. } | PullError::Full { graph_root, .. }) => graph_root,
         _ => return String::new(),
     };

@@ -1,13 +1,14 @@
 //! `windlass generations`
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::failure::{Result, failed};
 use super::host::HostArgs;
 use super::printer::{Printer, count};
-use crate::layout::ImageKind;
-use crate::podman::generations::{Entry, Generation, Generations};
-use crate::podman::rollback::Part;
+use crate::engine::Engine;
+use crate::engine::generations::{Generation, GenerationEntry};
+use crate::engine::rollback::{Part, parts};
+use crate::image::summary::ImageKind;
 
 /// Show what was loaded, load after load, and what can be gone back to.
 ///
@@ -19,7 +20,7 @@ pub(super) struct Args {
 }
 
 /// One generation, for JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
     number: u64,
@@ -30,11 +31,11 @@ struct Row<'a> {
     removed: Vec<&'a str>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Image<'a> {
     #[serde(flatten)]
-    entry: &'a Entry,
+    entry: &'a GenerationEntry,
     /// `new`, `changed` or `same`.
     state: &'static str,
     /// `present`, `loadable` or `missing`.
@@ -43,21 +44,27 @@ struct Image<'a> {
     missing: Option<String>,
 }
 
+/// All of them, for JSON, the oldest first.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report<'a> {
+    generations: Vec<Row<'a>>,
+}
+
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let progress = super::session::progress();
     let host = args.host.host(&progress)?;
-    let generations = Generations::of(&host.places.graph_root);
+    let generations = host.generations();
     let current = generations.current()?.map(|current| current.number);
     let all = generations.all()?;
     let mut rows = Vec::new();
     for (n, generation) in all.iter().enumerate() {
         let before = n.checked_sub(1).and_then(|before| all.get(before));
-        let parts = host.parts(generation, &progress)?;
+        let parts = parts(&host, generation, &progress)?;
         let made = generations.made(generation.number).map(time).transpose()?;
         rows.push(row(generation, before, current, made, parts));
     }
     if printer.json() {
-        return printer.value(&rows);
+        return printer.value(&Report { generations: rows });
     }
     for row in &rows {
         describe(row, printer)?;
@@ -69,7 +76,8 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
 
 /// Seconds after the epoch, for people: `2026-01-31 08:20:17 UTC`.
 fn time(seconds: i64) -> Result<String> {
-    let time = jiff::Timestamp::from_second(seconds).context("the time of a generation")?;
+    let time =
+        jiff::Timestamp::from_second(seconds).map_err(|error| failed(format!("the time of a generation: {error}")))?;
     Ok(time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
@@ -80,8 +88,8 @@ fn row<'a>(
     made: Option<String>,
     parts: Vec<Part>,
 ) -> Row<'a> {
-    let old: &[Entry] = before.map_or(&[], |before| before.entries.as_slice());
-    let image = |(entry, part): (&'a Entry, Part)| {
+    let old: &[GenerationEntry] = before.map_or(&[], |before| before.entries.as_slice());
+    let image = |(entry, part): (&'a GenerationEntry, Part)| {
         let state = match counterpart(entry, old) {
             None => "new",
             Some(old) if old.digest == entry.digest => "same",
@@ -107,7 +115,7 @@ fn row<'a>(
 }
 
 /// The image of the same kind and name in another generation.
-pub(super) fn counterpart<'a>(entry: &Entry, others: &'a [Entry]) -> Option<&'a Entry> {
+pub(super) fn counterpart<'a>(entry: &GenerationEntry, others: &'a [GenerationEntry]) -> Option<&'a GenerationEntry> {
     others.iter().find(|other| other.kind == entry.kind && other.repository == entry.repository)
 }
 

@@ -2,14 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-
-use super::failure::Environment;
-use crate::nix_store::NixPlaces;
-use crate::podman::decide::Host;
-use crate::podman::engine::Engine;
-use crate::podman::places::{Caller, Overrides, Places};
-use crate::progress::Progress;
+use super::failure::{Result, environment};
+use crate::disk::progress::Progress;
+use crate::nix::store::NixPlaces;
+use crate::podman::load::decide::Host;
+use crate::podman::load::sizes::Sizes;
+use crate::podman::storage::client::Client;
+use crate::podman::storage::places::{Caller, Overrides, Places};
 
 /// Which Podman, where its own settings do not say it.
 #[derive(Debug, clap::Args)]
@@ -56,19 +55,19 @@ impl HostArgs {
     }
 
     fn with(&self, overrides: &Overrides, places: Places) -> Result<Host> {
-        let engine = Engine::new(overrides, &places);
+        let engine = Client::new(overrides, &places);
         let linked = Host::find_linked(&places, self.storage_dir.as_deref());
         if let Some(given) = &self.storage_dir
             && linked.is_none()
             && !places.image_stores.contains(&std::path::absolute(given)?)
         {
             let given = given.display();
-            bail!(Environment(format!(
+            return Err(environment(format!(
                 "--storage-dir {given}: Podman reads no such image store; `windlass doctor --storage-dir {given}` says what \
                  to do"
             )));
         }
-        Ok(Host { places, engine, linked, nix: nix_places() })
+        Ok(Host { places, engine, linked, nix: nix_places(), sizes: Sizes::default() })
     }
 }
 

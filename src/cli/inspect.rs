@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use serde::Serialize;
 
+use super::failure::Result;
 use super::printer::{Printer, count, size};
 use super::view::{self, Seen};
 use crate::layer::LayerFile;
@@ -22,10 +23,16 @@ pub(super) struct Args {
     owners: bool,
 }
 
+/// What a path holds, for JSON.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report {
+    images: Vec<Seen>,
+}
+
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let images = view::look(&args.path)?;
     if printer.json() {
-        return printer.value(&images);
+        return printer.value(&Report { images });
     }
     for image in &images {
         show(image, args.owners, printer)?;

@@ -3,22 +3,27 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::{NoSpace, Usage, unloaded};
+use super::complete;
+use super::data_format::breaks;
+use super::failure::{Failure, Result, failed, no_space, unloaded, usage};
+use super::foretell::{causes, foretell};
 use super::gc::advice;
 use super::host::HostArgs;
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::status::free_at;
-use super::view::short;
-use crate::layout::{ImageDir, ImageKind};
-use crate::podman::decide::{self, DecideError, Host, How, Options, Reason, Step, Target};
-use crate::podman::generations::Entry;
+use super::view::{Seen, of_directory, short};
+use crate::build::stack::StackDir;
+use crate::disk::progress::Progress;
+use crate::engine::Engine as _;
+use crate::engine::generations::GenerationEntry;
+use crate::engine::target::{self, Copies, DecideError, How, LoadOptions, Reason, Step, Target, plan};
+use crate::image::layout::ImageDir;
+use crate::image::summary::ImageKind;
+use crate::podman::load::decide::Host;
 use crate::podman::load::{LoadError, Loaded, Outcome};
-use crate::progress::Progress;
-use crate::stack::StackDir;
 
 const EXAMPLE: &str = "Examples:
   windlass load result                     everything that is missing, linked where the host is set up for it
@@ -42,7 +47,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     via: Via,
     /// Only this image or model of the stacks. Repeatable.
-    #[arg(long = "image", value_name = "NAME")]
+    #[arg(add = complete::loaded_names(), long = "image", value_name = "NAME")]
     images: Vec<String>,
     /// Load also what is there.
     #[arg(long)]
@@ -65,26 +70,34 @@ enum Via {
 }
 
 /// One image, for JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
     #[serde(flatten)]
-    entry: &'a Entry,
+    entry: &'a GenerationEntry,
     action: &'static str,
     reason: String,
     store: &'a Path,
+    /// Bytes that this host writes, and that stay.
     bytes_to_write: u64,
+    /// Bytes that are needed at the fullest moment, with those that stay.
+    bytes_needed: u64,
+    /// Bytes of a linked image that are copied, by reason.
+    copied: &'a Copies,
     /// Files that are links to the store, of what was linked now.
     #[serde(skip_serializing_if = "Option::is_none")]
     links: Option<u64>,
+    /// Bytes of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    linked: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 /// The whole load, for JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report<'a> {
+pub(super) struct Report<'a> {
     images: Vec<Row<'a>>,
     loaded: usize,
     present: usize,
@@ -93,35 +106,49 @@ struct Report<'a> {
     linked: u64,
     network: u64,
     generation: Option<u64>,
+    /// How long it took, in seconds.
+    seconds: f64,
     warnings: &'a [String],
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let targets = targets(&args.paths, &args.images)?;
     let via = match args.via {
-        Via::Auto => decide::Via::Auto,
-        Via::Store => decide::Via::Store,
-        Via::Podman => decide::Via::Podman,
+        Via::Auto => target::Via::Auto,
+        Via::Store => target::Via::Store,
+        Via::Podman => target::Via::Podman,
     };
-    let options = Options { via, force: args.force, partial: !args.images.is_empty() };
+    let options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() };
     let host = host(args, &targets, options, session)?;
+    for warning in data_breaks(&host, &targets) {
+        printer.note(format!("warning: {warning}"));
+    }
     if args.dry_run {
         return dry_run(&host, &targets, options, printer, session);
     }
     perform(&host, &targets, options, printer, session)
 }
 
+/// Data of what is loaded that the new versions of these images do not read. What is loaded and cannot be read is not compared.
+fn data_breaks(host: &Host, targets: &[Target]) -> Vec<String> {
+    let Ok(Some(current)) = host.generations().current() else { return Vec::new() };
+    let open = |entry: &GenerationEntry| ImageDir::open(&entry.directory).ok();
+    let old: Vec<Seen> = current.entries.iter().filter_map(open).flat_map(|image| of_directory(&image)).collect();
+    let new: Vec<Seen> = targets.iter().flat_map(|target| of_directory(&target.image)).collect();
+    breaks(&old, &new)
+}
+
 /// The Podman to load into. What it has answered before is enough where all is there; before anything is written to a place,
 /// Podman is asked whether it looks there.
-fn host(args: &Args, targets: &[Target], options: Options, session: &Session) -> Result<Host> {
+fn host(args: &Args, targets: &[Target], options: LoadOptions, session: &Session) -> Result<Host> {
     let progress = session.progress();
     // Says which lock it waits for.
     let _drawing = session.draw("loading");
     let Ok(Some(host)) = args.host.remembered() else { return args.host.asked(progress) };
-    match host.plan(targets, options, progress) {
+    match plan(&host, targets, options, progress) {
         Ok(steps) if !args.dry_run && steps.iter().any(|step| step.how != How::Present) => args.host.asked(progress),
         // What is wrong with the images themselves, no Podman can put right.
-        Ok(_) | Err(DecideError::Platform { .. } | DecideError::SameName { .. }) => Ok(host),
+        Ok(_) | Err(LoadError::Decide(DecideError::Platform { .. } | DecideError::SameName { .. })) => Ok(host),
         Err(_) => args.host.asked(progress),
     }
 }
@@ -130,18 +157,22 @@ fn host(args: &Args, targets: &[Target], options: Options, session: &Session) ->
 pub(super) fn perform(
     host: &Host,
     targets: &[Target],
-    options: Options,
+    options: LoadOptions,
     printer: &Printer,
     session: &Session,
 ) -> Result<()> {
     let progress = session.progress();
+    // What is wrong with a load, the load says.
+    if let Ok(steps) = plan(host, targets, options, progress) {
+        foretell(host, targets, &steps).iter().for_each(|line| printer.note(line));
+    }
     let drawing = session.draw("loading");
     let mut done = |outcome: &Outcome| {
         if printer.json() {
             return;
         }
         let print = || match &outcome.error {
-            None => printer.line(told(&outcome.step, outcome.links)).and_then(|()| printer.flush()),
+            None => printer.line(told(outcome)).and_then(|()| printer.flush()),
             Some(error) => {
                 let advice = advice(error, host, progress);
                 printer.note(format!("{}: {error}{advice}", label(&outcome.step.entry)));
@@ -150,15 +181,37 @@ pub(super) fn perform(
         };
         drop(drawing.beside(print));
     };
-    let loaded = host.load(targets, options, &mut done, progress).map_err(|error| match error {
-        LoadError::NoSpace { .. } => NoSpace(format!("{error}{}", advice(&error, host, progress))).into(),
-        error => anyhow::Error::from(error),
-    })?;
+    let loaded =
+        host.load(targets, options, &mut done, progress).map_err(|error| does_not_fit(error, host, progress))?;
     drop(drawing);
-    report(&loaded, host, progress, printer)
+    report(&loaded, targets, host, session, printer)
 }
 
-fn report(loaded: &Loaded, host: &Host, progress: &Progress, printer: &Printer) -> Result<()> {
+/// The name of an image by its digest, which leads to what was loaded and to nothing else.
+pub(super) fn run_words(entry: &GenerationEntry) -> String {
+    format!("{}@{}", entry.repository, entry.digest)
+}
+
+/// What to type next: for each image that is new here, and can be run.
+fn next(loaded: &Loaded, targets: &[Target]) -> Vec<String> {
+    let is_new = |outcome: &&Outcome| outcome.error.is_none() && matches!(outcome.step.how, How::Link | How::Pull);
+    let runs = |entry: &GenerationEntry| {
+        let image = targets.iter().find(|target| target.image.summary().digest == entry.digest);
+        let blobs = image.into_iter().flat_map(|target| target.image.image().small_blobs());
+        let mut config = blobs.filter(|blob| blob.digest == entry.config_digest);
+        let config = config.find_map(|blob| serde_json::from_slice::<serde_json::Value>(&blob.bytes).ok());
+        let has = |key: &str| {
+            let words = config.as_ref().and_then(|config| config["config"][key].as_array());
+            words.is_some_and(|words| !words.is_empty())
+        };
+        entry.kind != ImageKind::Model && (has("Cmd") || has("Entrypoint"))
+    };
+    let new = loaded.outcomes.iter().filter(is_new).map(|outcome| &outcome.step.entry).filter(|entry| runs(entry));
+    new.map(|entry| format!("next: podman run --pull=never {}", run_words(entry))).collect()
+}
+
+fn report(loaded: &Loaded, targets: &[Target], host: &Host, session: &Session, printer: &Printer) -> Result<()> {
+    let (progress, took) = (session.progress(), session.elapsed());
     let (written, linked) = (progress.written() + loaded.pulled, progress.linked());
     loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     let number = |fits: &dyn Fn(&Outcome) -> bool| loaded.outcomes.iter().filter(|outcome| fits(outcome)).count();
@@ -168,10 +221,12 @@ fn report(loaded: &Loaded, host: &Host, progress: &Progress, printer: &Printer) 
     let done = loaded.outcomes.len() - failed - present;
     if printer.json() {
         let row = |outcome| {
-            let Outcome { step, links, error }: &Outcome = outcome;
-            let links = (step.how == How::Link && error.is_none()).then_some(*links);
+            let Outcome { step, links, linked, copies, error }: &Outcome = outcome;
+            let is_linked = step.how == How::Link && error.is_none();
             Row {
-                links,
+                links: is_linked.then_some(*links),
+                linked: is_linked.then_some(*linked),
+                copied: copies,
                 error: error.as_ref().map(|error| format!("{error}{}", advice(error, host, progress))),
                 ..row(step)
             }
@@ -187,6 +242,7 @@ fn report(loaded: &Loaded, host: &Host, progress: &Progress, printer: &Printer) 
             linked,
             network,
             generation,
+            seconds: took.as_secs_f64(),
             warnings,
         })?;
     } else {
@@ -194,91 +250,142 @@ fn report(loaded: &Loaded, host: &Host, progress: &Progress, printer: &Printer) 
         let (images, models) = (is(|kind| *kind != ImageKind::Model), is(|kind| *kind == ImageKind::Model));
         let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
         let shared = if linked > 0 { format!(", linked {}", size(linked)) } else { String::new() };
+        // What failed comes first.
+        if failed == 0 {
+            next(loaded, targets).iter().for_each(|line| printer.note(line));
+        }
         printer.line(format!(
-            "{}, {}: {done} loaded, {present} present{failures}; wrote {}{shared}; network 0 bytes",
+            "{}, {}: {done} loaded, {present} present{failures}; wrote {}{shared}; network 0 bytes; took {:.1} s",
             count(images, "image"),
             count(models, "model"),
             size(written),
+            took.as_secs_f64(),
         ))?;
     }
     if failed == 0 {
         return Ok(());
     }
     let errors: Vec<&LoadError> = loaded.outcomes.iter().filter_map(|outcome| outcome.error.as_ref()).collect();
-    Err(unloaded(&errors).into())
+    Err(unloaded(&errors))
 }
 
-pub(super) fn label(entry: &Entry) -> String {
+/// Adds to a refusal for want of space what a clean-up would free.
+fn does_not_fit(error: LoadError, host: &Host, progress: &Progress) -> Failure {
+    match error {
+        LoadError::Decide(DecideError::NoSpace { .. }) => {
+            no_space(format!("{error}{}", advice(&error, host, progress)))
+        }
+        error => Failure::from(error),
+    }
+}
+
+pub(super) fn label(entry: &GenerationEntry) -> String {
     let kind = if entry.kind == ImageKind::Model { "model" } else { "image" };
     format!("{kind} {}", entry.name)
 }
 
 /// What was done for one image, in a line that scripts may look for.
-fn told(step: &Step, links: u64) -> String {
-    let Step { entry, how, .. } = step;
+fn told(outcome: &Outcome) -> String {
+    let Outcome { step: Step { entry, how, .. }, links, linked, copies, .. } = outcome;
     let what = match how {
         How::Present => "present".to_owned(),
         How::Name => "present, and named again".to_owned(),
         How::Link => {
-            // Of a layer that an earlier image brought there are none.
-            let links = count(usize::try_from(links).unwrap_or(usize::MAX), "new link");
-            format!("linked {}, {links}", size(entry.size))
+            // A layer that an earlier image brought has no new links.
+            let links = count(usize::try_from(*links).unwrap_or(usize::MAX), "new link");
+            let linked = format!("linked {}, {links}", size(*linked));
+            let copied = copies.values().sum();
+            let copied = format!("copied {} ({})", size(copied), causes(copies));
+            match (outcome.links, copies.is_empty()) {
+                (0, false) => copied,
+                (_, false) => format!("{linked}, {copied}"),
+                (_, true) => linked,
+            }
         }
-        How::Pull => format!("pulled {} of {}", size(step.to_write), size(entry.size)),
+        How::Pull => format!("pulled {} of {}", size(outcome.step.to_write), size(entry.size)),
     };
     format!("{}: {what}  {}", label(entry), entry.reference)
 }
 
 /// What a load would do, for JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     images: Vec<Row<'a>>,
     to_load: usize,
     present: usize,
     bytes_to_write: u64,
+    /// Bytes that are needed in `place` at the fullest moment, with those that stay.
+    bytes_needed: u64,
     /// Free space in `place`, where images are loaded to.
     free: u64,
     place: &'a Path,
 }
 
-fn dry_run(host: &Host, targets: &[Target], options: Options, printer: &Printer, session: &Session) -> Result<()> {
-    let steps = host.plan(targets, options, session.progress())?;
+fn dry_run(host: &Host, targets: &[Target], options: LoadOptions, printer: &Printer, session: &Session) -> Result<()> {
+    let steps = plan(host, targets, options, session.progress())?;
     let missing = || steps.iter().filter(|step| !matches!(step.how, How::Present | How::Name));
-    let place = missing().next().map_or(&host.places.graph_root, |step| &step.store);
+    let place = place(host, &steps);
     let plan = Plan {
         images: steps.iter().map(row).collect(),
         to_load: missing().count(),
         present: steps.len() - missing().count(),
         bytes_to_write: steps.iter().map(|step| step.to_write).sum(),
+        bytes_needed: host.space(&steps)?.iter().map(|space| space.needed).max().unwrap_or(0),
         free: free_at(place)?,
         place,
     };
     if printer.json() {
-        return printer.value(&plan);
+        printer.value(&plan)?;
+        return host.check_space(&steps).map_err(|error| does_not_fit(error, host, session.progress()));
     }
     let cells = |row: &Row<'_>| {
-        let Row { entry, action, reason, bytes_to_write, .. } = row;
-        let to_write = format!("{} to write", size(*bytes_to_write));
+        let Row { entry, action, reason, bytes_to_write, copied, .. } = row;
+        let why = if copied.is_empty() { String::new() } else { format!(", {}", causes(copied)) };
+        let to_write = format!("{} to write{why}", size(*bytes_to_write));
         let (digest, reference) = (entry.digest.short(), entry.reference.to_string());
         vec![label(entry), (*action).to_owned(), size(entry.size), to_write, digest, reference, reason.clone()]
     };
     printer.table(&plan.images.iter().map(cells).collect::<Vec<_>>())?;
-    let Plan { to_load, present, bytes_to_write, free, place, .. } = plan;
+    foretell(host, targets, &steps).iter().for_each(|line| printer.note(line));
+    let Plan { to_load, present, bytes_to_write, bytes_needed, free, place, .. } = plan;
+    let meanwhile = match bytes_needed > bytes_to_write {
+        true => format!(", {} needed meanwhile", size(bytes_needed)),
+        false => String::new(),
+    };
     printer.line(format!(
-        "{to_load} to load, {present} present; {} to write, {} free in {}",
+        "{to_load} to load, {present} present; {} to write{meanwhile}, {} free in {}",
         size(bytes_to_write),
         size(free),
         place.display()
-    ))
+    ))?;
+    // What would be refused is refused here too.
+    host.check_space(&steps).map_err(|error| does_not_fit(error, host, session.progress()))
+}
+
+/// Where the first image that is missing is loaded to.
+pub(super) fn place<'a>(host: &'a Host, steps: &'a [Step]) -> &'a Path {
+    let missing = steps.iter().find(|step| !matches!(step.how, How::Present | How::Name));
+    missing.map_or(&host.places.graph_root, |step| &step.store)
 }
 
 fn row(step: &Step) -> Row<'_> {
-    let Step { entry, how, reason: why, store, to_write } = step;
-    Row { entry, action: action(*how), reason: reason(why), store, bytes_to_write: *to_write, links: None, error: None }
+    let Step { entry, how, reason: why, store, to_write, copies, peak, .. } = step;
+    Row {
+        entry,
+        action: action(*how),
+        reason: reason(why),
+        store,
+        bytes_to_write: *to_write,
+        bytes_needed: *peak,
+        copied: copies,
+        links: None,
+        linked: None,
+        error: None,
+    }
 }
 
-const fn action(how: How) -> &'static str {
+pub(super) const fn action(how: How) -> &'static str {
     match how {
         How::Present => "present",
         How::Name => "name",
@@ -287,7 +394,7 @@ const fn action(how: How) -> &'static str {
     }
 }
 
-fn reason(reason: &Reason) -> String {
+pub(super) fn reason(reason: &Reason) -> String {
     match reason {
         Reason::Present => "present".to_owned(),
         Reason::FirstTime => "first time".to_owned(),
@@ -299,7 +406,7 @@ fn reason(reason: &Reason) -> String {
     }
 }
 
-/// The images and models at these paths, each once, models first: whoever needs one finds it there.
+/// The images and models at these paths, each once, models first: an image that needs one finds it there.
 pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>> {
     let mut targets: Vec<Target> = Vec::new();
     for path in paths {
@@ -336,7 +443,7 @@ pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>>
     if !only.is_empty() {
         let names: Vec<String> = targets.iter().map(|target| target.name.to_string()).collect();
         if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
-            bail!(Usage(format!("--image {unknown}: there is no such image; there are: {}", names.join(", "))));
+            return Err(usage(format!("--image {unknown}: there is no such image; there are: {}", names.join(", "))));
         }
         targets.retain(|target| only.iter().any(|name| target.name == *name));
     }
@@ -350,8 +457,8 @@ pub(super) fn lean(path: &Path) -> PathBuf {
 }
 
 /// What a path is called over time: a store path without its hash, else the whole path.
-fn origin(path: &Path) -> Result<String> {
-    let path = std::fs::canonicalize(path).map_err(|error| anyhow::anyhow!("read {}: {error}", path.display()))?;
+pub(super) fn origin(path: &Path) -> Result<String> {
+    let path = std::fs::canonicalize(path).map_err(|error| failed(format!("read {}: {error}", path.display())))?;
     let text = path.display().to_string();
     let name = short(&text);
     Ok(if text.ends_with(&format!("/{name}")) { text.clone() } else { name.to_owned() })

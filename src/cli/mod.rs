@@ -5,18 +5,23 @@
 
 mod build;
 mod closure;
+mod complete;
 mod compose;
+mod data_format;
 mod diff;
 mod docs;
 mod doctor;
 mod export;
 mod failure;
+mod foretell;
 mod gc;
 mod generations;
 mod host;
 mod inspect;
+mod lint;
 mod load;
 mod loaded;
+mod man;
 mod metrics;
 mod model;
 mod nix_builder;
@@ -27,8 +32,12 @@ mod push;
 mod registry;
 mod repair;
 mod rollback;
+mod run;
+mod schemas;
 mod session;
 mod status;
+mod table;
+mod unload;
 mod upstream;
 mod verify;
 mod view;
@@ -37,9 +46,10 @@ use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::env::CompleteEnv;
 
-use self::printer::Printer;
+use self::printer::{Colour, Printer};
 use self::session::Session;
 
 /// Nix store paths and model weights in, reproducible OCI images out.
@@ -56,9 +66,15 @@ use self::session::Session;
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
-    /// Print the result as JSON.
+    /// Print the result as JSON: an object with `version`, for an error too (`error`).
     #[arg(long, global = true)]
     json: bool,
+    /// Print only results and errors: no progress, no warnings.
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// Colour for what is wrong. NO_COLOR switches it off too.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true)]
+    color: Colour,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,30 +91,51 @@ enum Verb {
     Repair(repair::Args),
     Generations(generations::Args),
     Rollback(rollback::Args),
+    Unload(unload::Args),
+    Run(run::Args),
     Gc(gc::Args),
     Model(model::Args),
+    Lint(lint::Args),
     Doctor(doctor::Args),
     Compose(compose::Args),
     Upstream(upstream::Args),
+    Schema(schemas::Args),
     #[command(hide = true)]
     NixBuilder,
     #[command(hide = true)]
     Completions(docs::CompletionsArgs),
     #[command(hide = true)]
-    Man(docs::ManArgs),
+    Man(man::Args),
+    /// Print the help of every verb as one page of Markdown.
+    #[command(hide = true)]
+    Reference,
 }
 
 /// Runs windlass with these arguments, the program's name first.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let completer = CompleteEnv::with_factory(Cli::command).var(complete::VARIABLE);
+    match completer.try_complete(arguments.clone(), std::env::current_dir().ok().as_deref()) {
+        Ok(false) => {}
+        Ok(true) => return ExitCode::SUCCESS,
+        // A shell that asks wrongly gets no names.
+        Err(_) => return ExitCode::FAILURE,
+    }
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no failures: clap knows where each goes.
             let failed = error.use_stderr();
+            if failed && arguments.iter().any(|argument| argument == "--json") {
+                return failure::report(
+                    &failure::usage(failure::first_line(&error)),
+                    &Printer::new(true, false, Colour::Never),
+                );
+            }
             return if error.print().is_ok() && !failed { ExitCode::SUCCESS } else { ExitCode::from(2) };
         }
     };
-    let printer = Printer::new(cli.json);
+    let printer = Printer::new(cli.json, cli.quiet, cli.color);
     // Verbs that write stop at a signal and tidy up; the others may just be killed.
     let session = OnceCell::new();
     let start = || session.get_or_init(Session::start);
@@ -110,6 +147,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Push(args) => push::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
+        Verb::Lint(args) => lint::run(&args, &printer),
         Verb::Doctor(args) => doctor::run(&args, &printer, start()),
         Verb::Compose(args) => compose::run(&args, &printer),
         Verb::Upstream(args) => upstream::run(&args, &printer, start()),
@@ -117,12 +155,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Status(args) => status::run(&args, &printer),
         Verb::Generations(args) => generations::run(&args, &printer),
         Verb::Rollback(args) => rollback::run(&args, &printer, start()),
+        Verb::Unload(args) => unload::run(&args, &printer, start()),
+        Verb::Run(args) => run::run(&args, &session::progress()),
         Verb::Gc(args) => gc::run(&args, &printer, start()),
         Verb::Verify(args) => verify::run(&args, &printer, start()),
         Verb::Repair(args) => repair::run(&args, &printer, start()),
+        Verb::Schema(args) => schemas::run(&args, &printer),
         Verb::NixBuilder => nix_builder::run(&printer, start()),
         Verb::Completions(args) => docs::completions(&args, &printer),
-        Verb::Man(args) => docs::man(&args, &printer),
+        Verb::Man(args) => man::run(&args, &printer),
+        Verb::Reference => docs::reference(&printer),
     };
     let result = result.and_then(|()| printer.flush());
     match result {

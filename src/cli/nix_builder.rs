@@ -4,33 +4,38 @@
 //! derivation's attributes; `outputs.out` is where the result goes, and each key of `exportReferencesGraph` is replaced
 //! by the closure of what it names. Nix itself throws away a failed output, so nothing is staged here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::export::Format;
-use super::failure::{Environment, Lines};
+use super::failure::{Context, Failure, Result, environment, failed};
 use super::printer::Printer;
 use super::registry;
 use super::session::Session;
-use crate::archive::{self, Options, Without};
-use crate::blobs::Verify;
-use crate::canonical;
-use crate::closure::ClosureGraph;
-use crate::digest::Digest;
-use crate::layout::ImageDir;
-use crate::model::split::split;
-use crate::progress::Progress;
+use crate::build;
+use crate::build::import_image;
+use crate::build::stack::ModelArchive;
+use crate::class::{Class, Classified};
+use crate::disk::bounded::{self, Cap};
+use crate::disk::progress::Progress;
+use crate::image::archive::{self, Options, Without};
+use crate::image::layout::ImageDir;
+use crate::layer::Input;
+use crate::layer::output::Verify;
+use crate::model::forms::gguf_split::split;
+use crate::nix::closure::ClosureGraph;
+use crate::nix::registration;
+use crate::nix::store_path::StoreDir;
+use crate::oci::canonical;
+use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
 use crate::registry::web::WebFile;
 use crate::spec::Spec;
-use crate::stack::ModelArchive;
-use crate::store::StoreDir;
 use crate::upstream::place::{self, Place, Wanted};
 
 /// What a derivation asks for, in its attribute `windlass`.
@@ -41,6 +46,11 @@ enum Action {
     Spec { spec: Value },
     /// Build the spec in a file, under this tag.
     Build { spec_file: PathBuf, tag: Option<String>, store_dir: StoreDir },
+    /// Write what `nix-store --load-db` reads of the store paths that the image of a spec has, as `registration`, and those
+    /// that no other one refers to, as `roots`.
+    Registration { spec_file: PathBuf, store_dir: StoreDir },
+    /// Make an OCI directory of an image that another program wrote: an archive, or such a directory, to which a link will do.
+    Import { source: PathBuf },
     /// Split a GGUF file into shards called after this name, with what describes the model in the first.
     SplitModel { file: PathBuf, name: String, max_size: u64 },
     /// Fetch a blob of an upstream image, in a fixed-output derivation with a flat hash: only those have a network.
@@ -63,7 +73,7 @@ enum Action {
         size: Option<u64>,
         /// The file, for messages.
         file: String,
-        /// What puts it into the store, with the token of whoever runs it.
+        /// What puts it into the store, with the token of the user who runs it.
         hint: String,
     },
     /// Export an image directory or a lean stack. An output `sum` gets the archive's SHA-256; the archives of a stack's
@@ -94,15 +104,15 @@ fn attributes_file() -> Option<PathBuf> {
 
 pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
     let missing = |what: &str| {
-        Environment(format!("{what}; `windlass nix-builder` is run by Nix, for derivations with __structuredAttrs"))
+        environment(format!("{what}; `windlass nix-builder` is run by Nix, for derivations with __structuredAttrs"))
     };
     let file = attributes_file().ok_or_else(|| missing("NIX_ATTRS_JSON_FILE is not set"))?;
-    let json = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let json = bounded::text(&file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
     let mut attributes: Value = serde_json::from_str(&json).with_context(|| file.display().to_string())?;
     let output = attributes["outputs"]["out"].as_str().ok_or_else(|| missing("the attributes have no outputs.out"))?;
     let output = PathBuf::from(output);
-    let action: Action =
-        serde_path_to_error::deserialize(attributes["windlass"].take()).context("attribute 'windlass'")?;
+    let action: Action = serde_path_to_error::deserialize(attributes["windlass"].take())
+        .map_err(|error| failed(format!("attribute 'windlass': {error}")))?;
     let progress = session.progress();
     match action {
         Action::Spec { spec } => {
@@ -110,7 +120,8 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             fs::write(&output, canonical::to_pretty(&spec)).with_context(|| format!("write {}", output.display()))?;
         }
         Action::Build { spec_file, tag, store_dir } => {
-            let json = fs::read_to_string(&spec_file).with_context(|| format!("read {}", spec_file.display()))?;
+            let json =
+                bounded::text(&spec_file, Cap::Document).with_context(|| format!("read {}", spec_file.display()))?;
             let mut spec: Value = serde_json::from_str(&json).with_context(|| spec_file.display().to_string())?;
             if let Some(tag) = tag {
                 spec["tag"] = Value::String(tag);
@@ -120,6 +131,18 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
             let warnings = super::build::write(&spec, &graph, false, &output, progress)?;
             warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+        }
+        Action::Registration { spec_file, store_dir } => {
+            let graph = ClosureGraph::from_value(&store_dir, &attributes["closure"])?;
+            fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
+            register(&spec_file, &graph, &store_dir, &output)?;
+        }
+        Action::Import { source } if source.is_dir() => {
+            symlink(&source, &output).with_context(|| format!("create {}", output.display()))?;
+        }
+        Action::Import { source } => {
+            fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
+            import_image::unpack(&source, &output, progress)?;
         }
         Action::SplitModel { file, name, max_size } => {
             fs::create_dir(&output).with_context(|| format!("create {}", output.display()))?;
@@ -144,7 +167,7 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             let options = Options { without: &without, verify: Verify::Auto, progress };
             if let Some(sum) = attributes["outputs"]["sum"].as_str() {
                 let digest = archive::write(&ImageDir::open(&from)?, &output, true, options)?;
-                let (digest, _) = digest.context("an archive without a digest")?;
+                let (digest, _) = digest.ok_or_else(|| failed("an archive without a digest"))?;
                 fs::write(sum, digest.to_string()).with_context(|| format!("write {sum}"))?;
             } else {
                 let models =
@@ -166,7 +189,29 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
     Ok(())
 }
 
-/// Fetches a blob. Downloads are resumed within this run; what is left of one that failed is nobody's in the store.
+/// Writes the registration of an image's store paths: the layers are planned, and none of them is read.
+fn register(spec_file: &Path, graph: &ClosureGraph, store: &StoreDir, output: &Path) -> Result<()> {
+    let json = bounded::text(spec_file, Cap::Document).with_context(|| format!("read {}", spec_file.display()))?;
+    let Spec::Image(spec) = Spec::parse(&json).with_context(|| spec_file.display().to_string())? else {
+        return Err(failed(format!("{}: only an image has a registration", spec_file.display())));
+    };
+    let mut paths = BTreeSet::new();
+    for layer in build::dry_plan(&[*spec], graph)?.iter().flat_map(|plan| &plan.layers) {
+        paths.extend(layer.recipe.inputs.iter().filter_map(|input| match input {
+            Input::StorePath { path, .. } => store.parse(&path.to_string_lossy()).ok(),
+            _ => None,
+        }));
+    }
+    let roots: String =
+        registration::tops(graph, &paths).iter().map(|path| format!("{}\n", store.display(path))).collect();
+    for (name, text) in [("registration", registration::registration(graph, store, &paths)), ("roots", roots)] {
+        let file = output.join(name);
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Fetches a blob. Downloads are resumed within this run; what is left of a failed one is not a store path.
 fn fetch_blob(
     sources: &[Place],
     wanted: Wanted,
@@ -187,14 +232,14 @@ fn fetch_blob(
         "then build again: the blob is then in the Nix store, and nothing is fetched".to_owned(),
     ];
     let first = format!("blob {} of image '{image}' cannot be fetched:", wanted.digest);
-    Err(unfetched(first, reasons, then, failures.iter().any(|(_, error)| error.is_wrong_digest())))
+    Err(unfetched(first, reasons, then, failures.iter().any(|(_, error)| error.class() == Class::Unverified)))
 }
 
 /// What was tried, why it failed, and what can be done.
-fn unfetched(first: String, reasons: Vec<String>, then: [String; 2], lied: bool) -> anyhow::Error {
+fn unfetched(first: String, reasons: Vec<String>, then: [String; 2], lied: bool) -> Failure {
     let reasons = reasons.into_iter().map(|reason| format!("  {reason}"));
     let lines = std::iter::once(first).chain(reasons).chain(then).collect();
-    Lines { lines, code: if lied { 4 } else { 7 } }.into()
+    Failure::of_lines(if lied { Class::Unverified } else { Class::Environment }, lines)
 }
 
 /// Fetches a file of a model; of a failure, what each address said, and whether one of them sent other bytes.
@@ -210,9 +255,9 @@ fn fetch_model(
     for address in urls {
         let file = WebFile { address, digest: Some(digest), size, version: None };
         let Err(error) = web.fetch(file, output, progress) else { return Ok(()) };
-        lied |= matches!(error, RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. });
+        lied |= error.class() == Class::Unverified;
         let reason = match error {
-            RegistryError::Unauthorized { host, .. } => format!("{host} gives it to nobody without a login"),
+            RegistryError::Unauthorized { host, .. } => format!("{host} gives it only with a login"),
             other => other.to_string(),
         };
         let reason = reason.trim_start_matches(address.as_str()).trim_start_matches(": ");
@@ -226,6 +271,6 @@ fn fetch_model(
 }
 
 fn existing(model: &ModelOutputs) -> Result<ModelArchive> {
-    let digest = fs::read_to_string(&model.sum).with_context(|| format!("read {}", model.sum.display()))?;
+    let digest = bounded::text(&model.sum, Cap::Settings).with_context(|| format!("read {}", model.sum.display()))?;
     Ok(ModelArchive { path: model.archive.clone(), digest: digest.parse()? })
 }

@@ -1,25 +1,40 @@
 //! `windlass plan`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use rayon::prelude::*;
 use serde::Serialize;
 
-use super::failure::Usage;
-use super::host;
+use super::failure::{Context, Result, failed, usage};
+use super::foretell::foretell;
+use super::host::{self, HostArgs};
+use super::load::{self, lean, targets};
 use super::printer::{Printer, count, size};
+use super::push::Packing;
+use super::status::free_at;
 use super::view::{self, Seen, SeenLayer};
-use crate::build::{self, Outlook};
-use crate::image::models_of;
-use crate::layer::measure;
-use crate::lint;
-use crate::model::facts::Facts;
-use crate::model::policy::Policy;
+use crate::build::{self, Outlook, lint};
+use crate::disk::bounded::{self, Cap};
+use crate::disk::progress::Progress;
+use crate::disk::{Staging, files};
+use crate::engine::target::{LoadOptions, Reason, Step, Target, plan};
+use crate::image::summary::PlatformRecord;
+use crate::image::{LayerKind, models_of};
+use crate::layer::extent;
+use crate::model::licence::policy::Policy;
+use crate::model::read::facts::Facts;
 use crate::names::Name;
+use crate::nix::store_path::StorePath;
+use crate::oci::canonical;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::reference::{Reference, file_name, full_name};
+use crate::plan::plan_lock::PlanLock;
 use crate::plan::{ImagePlan, warnings};
-use crate::platform::Platform;
-use crate::podman::places::{Overrides, Places};
-use crate::progress::Progress;
+use crate::podman::load::sizes::{Sizes, stored, with_records};
+use crate::podman::storage::places::Places;
+use crate::publish::pack::packed_size;
+use crate::secrets::Verdict;
 use crate::spec::Spec;
 
 /// Show which layers images have, in which order, and why.
@@ -28,6 +43,11 @@ use crate::spec::Spec;
 /// the plan that was carried out. Layers are listed bottom first, then models with what their files say of themselves. What
 /// pays twice for weights is warned of: a model in another layer than its own, models in an order that images do not share,
 /// the same file in two models, a storage driver of this host that shares nothing, and licences that the stack does not allow.
+///
+/// Of what was built it also says what `windlass load` would do with it here: whether each image is new, present or changed,
+/// what this host would write, and the disk that this needs and that there is. Sizes are those of the layers as they came or as
+/// a push without compression sends them; --compression packs them, to say how large a push of that kind would be.
+/// What looks like a secret is listed with its reason, as the build would refuse it: see `allowSecrets` of the spec.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// A spec of an image or a stack, an image directory, or a stack.
@@ -38,19 +58,71 @@ pub(super) struct Args {
     /// List every store path of every layer.
     #[arg(long)]
     owners: bool,
+    /// Write the layers of the images' closures to this file, a plan lock: with it they move only when it is written again.
+    #[arg(long, value_name = "plan.lock.json")]
+    write: Option<PathBuf>,
+    /// Of what was built, pack the layers to count what a push with this compression would send; reads every byte.
+    #[arg(long, value_enum, default_value_t = Packing::None)]
+    compression: Packing,
+    #[command(flatten)]
+    host: HostArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct PlannedImage {
     name: String,
+    /// Name and tag.
+    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    reference: Option<Reference>,
+    /// Digest of the manifest; not known before the build.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
+    /// Bytes of its layers, as they came.
     size: u64,
+    /// Bytes of its layers as a push sends them, with the compression that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pushed: Option<u64>,
+    /// What a load would do with it here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    here: Option<Here>,
     models: Vec<Name>,
     layers: Vec<SeenLayer>,
+    /// What tells its layers apart and what their files take, from the bottom up.
+    #[serde(skip)]
+    chain: Vec<(String, u64)>,
+}
+
+/// What a load of an image would do on this host.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Here {
+    /// `new`, `present` or `changed`.
+    state: &'static str,
+    /// Why it would be loaded, or not.
+    reason: String,
+    /// `present`, `name`, `link` or `pull`.
+    action: &'static str,
+    /// Bytes that this host would write, and that stay.
+    bytes_to_write: u64,
+}
+
+/// What a load of all would need on this host.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Need {
+    bytes_to_write: u64,
+    /// Bytes that are needed at the fullest moment, with those that stay.
+    bytes_needed: u64,
+    /// Free space in `place`.
+    free: u64,
+    place: PathBuf,
+    /// What is to be known before.
+    notes: Vec<String>,
 }
 
 /// A model of the images, or beside them.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct PlannedModel {
     name: String,
@@ -64,25 +136,51 @@ struct PlannedModel {
     licence: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report {
     images: Vec<PlannedImage>,
     models: Vec<PlannedModel>,
+    /// Bytes that Podman's own store takes for all of it: a layer lies there once for each list of layers below it.
+    stored: u64,
+    /// What a load would need here; not for a spec, nor where there is no Podman.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    need: Option<Need>,
+    /// Why that is not known, of what was built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
     warnings: Vec<String>,
+    /// What looks like a secret, and would not be built.
+    secrets: Verdict,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+    if args.compression != Packing::None && !args.path.is_dir() {
+        return Err(usage("--compression counts what was built; build it first"));
+    }
     let mut report = if args.path.is_dir() { of_directory(args)? } else { of_spec(args)? };
     if report.images.iter().any(|image| !image.models.is_empty()) {
         // A host without Podman has no driver that costs anything.
-        let places = Places::find(&host::caller(), &Overrides::default(), &Progress::new()).ok();
+        let places = Places::find(&host::caller(), &args.host.overrides()?, &Progress::new()).ok();
         report.warnings.extend(places.and_then(|places| lint::driver(&places.driver)));
+    }
+    if let Some(path) = &args.write {
+        write(&report, path)?;
     }
     if printer.json() {
         return printer.value(&report);
     }
     for image in &report.images {
         printer.line(format!("{}: {}, {}", image.name, count(image.layers.len(), "layer"), size(image.size)))?;
+        if let Some(reference) = &image.reference {
+            let digest = image.digest.map(|digest| format!("@{digest}")).unwrap_or_default();
+            let pushed = image.pushed.map(|bytes| format!(", {} in a push", size(bytes))).unwrap_or_default();
+            printer.line(format!("  {reference}{digest}{pushed}"))?;
+        }
+        if let Some(Here { state, reason, bytes_to_write, .. }) = &image.here {
+            let why = if state == reason { String::new() } else { format!(" ({reason})") };
+            printer.line(format!("  this host: {state}{why}, {} to write", size(*bytes_to_write)))?;
+        }
         for (n, layer) in image.layers.iter().enumerate() {
             let digest = layer.digest.map(|digest| format!("  {}", digest.short())).unwrap_or_default();
             printer.line(format!(
@@ -108,20 +206,60 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         printer.line(format!("model {name}: {}, {words}", size(*bytes)))?;
     }
     report.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+    if !report.secrets.is_good() {
+        printer.note("warning: this would not be built:");
+        report.secrets.lines().iter().for_each(|line| printer.note(line));
+    }
+    if let Some(Need { bytes_to_write, bytes_needed, free, place, notes }) = &report.need {
+        notes.iter().try_for_each(|note| printer.line(format!("this host: {note}")))?;
+        printer.line(format!(
+            "this host: {} to write, {} needed meanwhile, {} free in {}",
+            size(*bytes_to_write),
+            size(*bytes_needed),
+            size(*free),
+            place.display()
+        ))?;
+    }
+    if let Some(why) = &report.unknown {
+        printer.line(format!("this host: what a load would do is not known: {why}"))?;
+    }
     let layers: Vec<&SeenLayer> = report.images.iter().flat_map(|image| &image.layers).collect();
     let mut once: Vec<_> = layers.iter().map(|layer| (&layer.owners, &layer.title, layer.size)).collect();
     once.sort();
     once.dedup();
-    let (all, different): (u64, u64) =
-        (layers.iter().map(|layer| layer.size).sum(), once.iter().map(|(_, _, size)| size).sum());
+    let all = layers.iter().map(|layer| layer.size).sum();
     let shared = layers.len() - once.len();
     printer.line(format!(
-        "{}, {} ({shared} of them shared); {} in all, {} stored once",
+        "{}, {} ({shared} of them shared); {} in all, {} in Podman's own store",
         count(report.images.len(), "image"),
         count(layers.len(), "layer"),
         size(all),
-        size(different),
+        size(report.stored),
     ))
+}
+
+/// Writes the plan lock.
+fn write(report: &Report, path: &Path) -> Result<()> {
+    let store_path = |owner: &String| {
+        let name = Path::new(owner).file_name()?.to_str()?;
+        StorePath::from_base_name(name).ok()
+    };
+    let mut images = Vec::new();
+    for image in &report.images {
+        let closure = image.layers.iter().filter(|layer| layer.kind == LayerKind::Closure);
+        let layers: Vec<Vec<StorePath>> =
+            closure.map(|layer| layer.owners.iter().filter_map(store_path).collect()).collect();
+        if !layers.is_empty() {
+            images.push((file_name(&full_name(&image.name)?), layers));
+        }
+    }
+    if images.is_empty() {
+        return Err(usage("there is nothing to lock: no image here has layers of a closure"));
+    }
+    let lock = PlanLock::new(images.iter().map(|(name, layers)| (name.clone(), layers)));
+    let staging = Staging::file(path)?;
+    files::write_file(staging.path(), &canonical::to_pretty(&lock), &Progress::new())?;
+    Ok(staging.publish()?)
 }
 
 /// The models of an image with the bytes of what holds their tensors, lowest first.
@@ -141,6 +279,13 @@ fn weights<'a>(models: &'a [Name], layers: &[SeenLayer]) -> Vec<(&'a str, u64)> 
 /// What was carried out.
 fn of_directory(args: &Args) -> Result<Report> {
     let seen = view::look(&args.path)?;
+    let (progress, lean) = (super::session::progress(), lean(&args.path));
+    // Archives say which layers there are, and not what is in them.
+    let targets = if view::is_of_archives(&lean)? { Vec::new() } else { targets(&[lean], &[])? };
+    let (steps, need, unknown) = match here(args, &targets, &progress) {
+        Ok((steps, need)) => (steps, Some(need), None),
+        Err(error) => (Vec::new(), None, Some(error.to_string())),
+    };
     let mut models = Vec::new();
     for image in &seen {
         // A model's own image is called like the one model that it has.
@@ -157,12 +302,69 @@ fn of_directory(args: &Args) -> Result<Report> {
         // Archives say which layers there are, and not what is in them.
         true => warnings(seen.iter().map(|image| (&*image.name, weights(&image.models, &image.layers)))),
     };
-    let unread = |Seen { name, size, models, layers, .. }| PlannedImage { name: name.into(), size, models, layers };
-    Ok(Report { images: seen.into_iter().map(unread).collect(), models, warnings })
+    let sizes = Sizes::default();
+    let mut images = Vec::new();
+    for Seen { name, reference, digest, size, models, layers, .. } in seen {
+        let is_it = |platform: &&PlatformRecord| platform.digest == digest;
+        let image = targets
+            .iter()
+            .find_map(|target| Some((&target.image, target.image.summary().platforms.iter().find(is_it)?)));
+        let on_disk = |n: usize, layer: &SeenLayer| match image.and_then(|(image, of)| Some((image, of.layers.get(n)?)))
+        {
+            Some((image, record)) => sizes.on_disk(image, record),
+            None => layer.diff_size(),
+        };
+        let key = |layer: &SeenLayer| layer.digest.map(|digest| digest.to_string()).unwrap_or_default();
+        let chain = layers.iter().enumerate().map(|(n, layer)| (key(layer), on_disk(n, layer))).collect();
+        let with = args.compression.compression();
+        let pushed = match image {
+            Some((image, platform)) => {
+                let sizes = platform.layers.par_iter().map(|layer| packed_size(image, layer, with, &progress));
+                Some(sizes.collect::<Result<Vec<u64>, _>>()?.into_iter().sum())
+            }
+            None => None,
+        };
+        let here = steps.iter().find(|step| step.entry.manifest_digest == digest).map(Here::of);
+        let (name, reference, digest) = (name.into(), Some(reference), Some(digest));
+        images.push(PlannedImage { name, reference, digest, size, pushed, here, models, layers, chain });
+    }
+    let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
+    // What was built has passed.
+    Ok(Report { images, models, stored, need, unknown, warnings, secrets: Verdict::default() })
+}
+
+impl Here {
+    fn of(step: &Step) -> Self {
+        let state = match step.reason {
+            Reason::FirstTime | Reason::CacheCleared => "new",
+            Reason::Present | Reason::NameMoved | Reason::Forced => "present",
+            Reason::VersionChanged | Reason::Damaged(_) => "changed",
+        };
+        let (reason, action) = (load::reason(&step.reason), load::action(step.how));
+        Self { state, reason, action, bytes_to_write: step.to_write }
+    }
+}
+
+/// What a load would do here.
+fn here(args: &Args, targets: &[Target], progress: &Progress) -> Result<(Vec<Step>, Need)> {
+    if targets.is_empty() {
+        return Err(failed("archives say what is in them, and not what it is made from; plan the lean stack"));
+    }
+    let host = args.host.host(progress)?;
+    let steps = plan(&host, targets, LoadOptions::default(), progress)?;
+    let place = load::place(&host, &steps).to_owned();
+    let need = Need {
+        bytes_to_write: steps.iter().map(|step| step.to_write).sum(),
+        bytes_needed: host.space(&steps)?.iter().map(|space| space.needed).max().unwrap_or(0),
+        free: free_at(&place)?,
+        notes: foretell(&host, targets, &steps),
+        place,
+    };
+    Ok((steps, need))
 }
 
 fn of_spec(args: &Args) -> Result<Report> {
-    let json = std::fs::read_to_string(&args.path).with_context(|| format!("read {}", args.path.display()))?;
+    let json = bounded::text(&args.path, Cap::Document).with_context(|| format!("read {}", args.path.display()))?;
     let spec = Spec::parse(&json).with_context(|| args.path.display().to_string())?;
     let graph = super::closure::graph(&spec, args.closure.as_deref())?;
     let progress = super::session::progress();
@@ -175,14 +377,13 @@ fn of_spec(args: &Args) -> Result<Report> {
             let sources = stack.images.iter().flat_map(|image| &image.models).chain(&stack.models).cloned().collect();
             (stack.images, sources, stack.licences)
         }
-        Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Index(_) | Spec::Ollama(_) => {
-            return Err(
-                Usage("a plan is for an image or a stack; build this and `windlass inspect` it".to_owned()).into()
-            );
+        Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Oci(_) | Spec::Index(_) | Spec::Ollama(_) => {
+            return Err(usage("a plan is for an image or a stack; build this and `windlass inspect` it"));
         }
     };
     let plans = build::dry_plan(&specs, &graph)?;
     let outlook = build::outlook(&sources, &graph, &progress)?;
+    let secrets = build::foreseen(&plans, &sources, &graph)?;
     let layers = |plan: &ImagePlan| {
         plan.layers.iter().map(|layer| (layer.kind, layer.title.clone(), layer.recipe.clone())).collect()
     };
@@ -194,7 +395,7 @@ fn of_spec(args: &Args) -> Result<Report> {
         .map(|(image, layers)| {
             let models = weights(&image.models, &image.layers);
             let models = models.into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
-            lint::Image { name: image.name.clone(), models, layers }
+            lint::Image { name: image.name.clone(), models, layers, runs: Vec::new() }
         })
         .collect();
     let (mut models, mut of_models, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
@@ -208,16 +409,22 @@ fn of_spec(args: &Args) -> Result<Report> {
         models.push(PlannedModel { name, size, facts, licence });
     }
     warnings.extend(lint::lint(&of_images, &of_models));
-    Ok(Report { images, models, warnings })
+    let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
+    Ok(Report { images, models, stored, need: None, unknown: None, warnings, secrets })
 }
 
 fn measured(plan: ImagePlan) -> Result<PlannedImage> {
-    let mut layers = Vec::new();
+    let (mut layers, mut chain) = (Vec::new(), Vec::new());
     for planned in plan.layers {
-        let size = match &planned.built {
-            Some(layer) => layer.record.size,
-            None => measure(&planned.recipe).with_context(|| format!("layer {}", planned.title))?,
+        let extent = || extent(&planned.recipe).with_context(|| format!("layer {}", planned.title));
+        let (size, on_disk) = match &planned.built {
+            Some(layer) if layer.recipe.blob().is_some() => (layer.record.size, layer.record.diff_size()),
+            Some(layer) => (layer.record.size, extent().map_or(layer.record.size, |extent| with_records(&extent))),
+            None => extent().map(|extent| (extent.archive, with_records(&extent)))?,
         };
+        // The same recipe makes the same bytes.
+        let recipe = String::from_utf8(canonical::to_bytes(&planned.recipe))?;
+        chain.push((recipe, on_disk));
         let digest = planned.built.as_ref().map(|layer| layer.record.digest);
         let owners = planned.owners();
         layers.push(SeenLayer {
@@ -233,5 +440,8 @@ fn measured(plan: ImagePlan) -> Result<PlannedImage> {
         });
     }
     let size = layers.iter().map(|layer| layer.size).sum();
-    Ok(PlannedImage { name: plan.spec.name, size, models: plan.models, layers })
+    // Without a tag in the spec it is made of what is built.
+    let reference = plan.spec.tag.as_deref().and_then(|tag| Reference::new(&plan.spec.name, tag).ok());
+    let (name, models, digest) = (plan.spec.name, plan.models, None);
+    Ok(PlannedImage { name, reference, digest, size, pushed: None, here: None, models, layers, chain })
 }

@@ -1,26 +1,27 @@
 //! `windlass push`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::Usage;
+use super::failure::{Result, usage};
 use super::model::ArtifactFormat;
 use super::printer::{Printer, count, size};
 use super::registry::RegistryArgs;
 use super::session::Session;
 use super::upstream::home;
-use crate::compression::Compression;
-use crate::digest::Digest;
-use crate::forms::ModelDir;
+use crate::build::lint;
+use crate::build::stack::StackDir;
+use crate::image::layout::ImageDir;
+use crate::image::summary::ImageKind;
 use crate::image::{LayerKind, LayerRecord};
-use crate::layout::{ImageDir, ImageKind};
-use crate::lint;
-use crate::push::Pusher;
-use crate::reference::file_name;
+use crate::oci::compression::Compression;
+use crate::oci::digest::Digest;
+use crate::oci::reference::file_name;
+use crate::publish::model_dir::ModelDir;
+use crate::publish::push::Pusher;
 use crate::registry::location::Location;
-use crate::stack::StackDir;
 
 const EXAMPLE: &str = "Examples:
   windlass push result docker://registry.example/team/app:1.0
@@ -51,6 +52,9 @@ pub(super) struct Args {
     /// Plain HTTP; registries on this machine only.
     #[arg(long)]
     insecure: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     registry: RegistryArgs,
 }
@@ -83,9 +87,9 @@ pub(super) fn warn_of_weights<'a>(mut layers: impl Iterator<Item = &'a LayerReco
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     images: Vec<Row>,
     uploaded: usize,
     present: usize,
@@ -93,32 +97,36 @@ struct Report {
     bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Row {
     #[serde(rename = "ref")]
     reference: String,
-    digest: Digest,
+    /// The digest there; not known before packed layers are made.
+    digest: Option<Digest>,
     /// The digest that it was built with.
     built: Digest,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let Some(to) = args.to.strip_prefix("docker://") else {
-        bail!(Usage(format!("'{}' is no place to push to: expected docker://REGISTRY/NAME[:TAG]", args.to)));
+        return Err(usage(format!("'{}' is not a place to push to: expected docker://REGISTRY/NAME[:TAG]", args.to)));
     };
     let to: Location = to.parse()?;
     if to.digest().is_some() {
-        bail!(Usage(format!("{to}: what is pushed has a digest of its own; give a tag, or none")));
+        return Err(usage(format!("{to}: what is pushed has a digest of its own; give a tag, or none")));
     }
     if args.format.is_some() && args.compression != Packing::None {
-        bail!(Usage("--compression is for layers of images; the files of an artifact go as they are".to_owned()));
+        return Err(usage("--compression is for layers of images; the files of an artifact go as they are"));
     }
     let images = targets(args, &to)?;
     if let Some((image, _)) = images.iter().find(|(image, _)| image.summary().kind != ImageKind::Model)
         && args.format.is_some()
     {
-        bail!(Usage(format!("{} is not a model; --format is for models", image.path().display())));
+        return Err(usage(format!("{} is not a model; --format is for models", image.path().display())));
+    }
+    if args.dry_run {
+        return tried(&images, args, printer);
     }
     let registries = args.registry.registries()?;
     let cache = home("XDG_CACHE_HOME", ".cache").ok().map(|cache| cache.join("windlass/packed"));
@@ -136,7 +144,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
                 pusher.push_model(&model, &format.artifact(&model.model), at, &tag)?
             }
         };
-        rows.push(Row { reference: at.to_string(), digest, built: image.summary().digest });
+        rows.push(Row { reference: at.to_string(), digest: Some(digest), built: image.summary().digest });
     }
     drop(drawing);
     let pushed = pusher.pushed();
@@ -146,7 +154,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         return printer.value(&report);
     }
     for Row { reference, digest, .. } in &report.images {
-        printer.line(format!("{reference}@{digest}"))?;
+        let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
+        printer.line(format!("{reference}{digest}"))?;
     }
     printer.line(format!(
         "{}: {} uploaded, {present} present, {mounted} mounted; network {}",
@@ -154,6 +163,23 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         count(uploaded, "blob"),
         size(bytes)
     ))
+}
+
+/// What would be sent, without a question to the registry, which may have some of it.
+fn tried(images: &[(ImageDir, Location)], args: &Args, printer: &Printer) -> Result<()> {
+    let as_built = args.format.is_none() && args.compression == Packing::None;
+    let row = |(image, at): &(ImageDir, Location)| {
+        let built = image.summary().digest;
+        Row { reference: at.to_string(), digest: as_built.then_some(built), built }
+    };
+    let layers: BTreeMap<Digest, u64> =
+        images.iter().flat_map(|(image, _)| image.summary().layers()).map(|layer| (layer.digest, layer.size)).collect();
+    let (rows, bytes) = (images.iter().map(row).collect::<Vec<_>>(), layers.values().sum());
+    if printer.json() {
+        return printer.value(&Report { images: rows, uploaded: 0, present: 0, mounted: 0, bytes });
+    }
+    rows.iter().try_for_each(|row| printer.line(&row.reference))?;
+    printer.line(format!("{} to push, {} at most; nothing was sent", count(rows.len(), "image"), size(bytes)))
 }
 
 /// What goes where.
@@ -172,7 +198,7 @@ fn targets(args: &Args, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
         return Ok(vec![(image, at)]);
     }
     if to.tag().is_some() {
-        bail!(Usage(format!("{to}: a stack has several images, each with a tag of its own; leave the tag out")));
+        return Err(usage(format!("{to}: a stack has several images, each with a tag of its own; leave the tag out")));
     }
     let stack = StackDir::open(&args.image)?;
     let models = stack.models.into_iter().map(|(_, model)| model);

@@ -2,18 +2,23 @@
 //! user's arguments have them.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::Result;
-
+use super::failure::Result;
+use crate::disk::bounded;
 use crate::registry::credentials::Secret;
-use crate::registry::options::{Options, ProxyOptions};
+use crate::registry::options::{Options, ProxyOptions, Waits};
 use crate::registry::web::Web;
 use crate::upstream::Registries;
 
 /// What nixpkgs sets `SSL_CERT_FILE` to where it wants no certificates to be found.
 const NO_CERTIFICATES: &str = "/no-cert-file.crt";
+
+/// The variable with the seconds that a server may send nothing, and with it all other waits ([`Waits::of`]).
+const WAIT: &str = "WINDLASS_NETWORK_WAIT";
+/// The longest that can be set.
+const DAY: u64 = 86_400;
 
 /// How to talk to registries, where the environment does not say it.
 #[derive(Debug, clap::Args)]
@@ -62,8 +67,8 @@ pub(super) fn web_of_builder() -> Result<Web> {
 /// the variable says, and older ones have none: then those count that are built in.
 fn builder_options() -> Options {
     let mut options = options(false);
-    options.auth_files.retain(|file| File::open(file).is_ok());
-    options.ca_file = options.ca_file.filter(|file| File::open(file).is_ok());
+    options.auth_files.retain(|file| bounded::open(file).is_ok());
+    options.ca_file = options.ca_file.filter(|file| bounded::open(file).is_ok());
     options
 }
 
@@ -79,6 +84,8 @@ fn read(insecure: bool, uid: u32, variable: impl Fn(&str) -> Option<OsString>) -
     let ca_file = first(&["NIX_SSL_CERT_FILE", "SSL_CERT_FILE"]).filter(|file| file != NO_CERTIFICATES);
     // Never HTTP_PROXY: nothing but HTTPS leaves this machine.
     let url = text(&["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"]).map(Secret::new);
+    let seconds = text(&[WAIT]).and_then(|seconds| seconds.parse().ok()).filter(|seconds: &u64| *seconds > 0);
+    let waits = seconds.map(|seconds| Waits::of(Duration::from_secs(seconds.min(DAY)))).unwrap_or_default();
     let except = text(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
     let except = except.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect();
     Options {
@@ -86,6 +93,7 @@ fn read(insecure: bool, uid: u32, variable: impl Fn(&str) -> Option<OsString>) -
         ca_file: ca_file.map(PathBuf::from),
         proxy: ProxyOptions { url, except },
         auth_files: auth_files(uid, set),
+        waits,
         ..Options::default()
     }
 }

@@ -3,25 +3,26 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::failure::{Unverified, unloaded};
+use super::complete;
+use super::failure::{Result, unloaded, unverified};
 use super::host::HostArgs;
 use super::load::label;
 use super::loaded::{loaded, split};
 use super::printer::{Printer, count};
 use super::session::Session;
 use super::verify::{check, lost};
-use crate::digest::Digest;
+use crate::engine::target::{LoadOptions, Target, Via};
 use crate::image::LayerRecord;
-use crate::layout::{ImageDir, LayoutError};
-use crate::podman::decide::{Host, Options, Target, Via};
+use crate::image::layout::{ImageDir, LayoutError};
+use crate::oci::digest::Digest;
+use crate::podman::keep::verify::{Problem, State};
 use crate::podman::linked::{DEFAULT, LinkedStore};
 use crate::podman::load::Outcome;
-use crate::podman::survey::Survey;
-use crate::podman::verify::{Problem, State};
+use crate::podman::load::decide::Host;
+use crate::podman::storage::survey::Survey;
 
 const EXAMPLE: &str = "Examples:
   windlass repair            whatever Podman's records, or the linked store's, say is wrong
@@ -40,18 +41,21 @@ const EXAMPLE: &str = "Examples:
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// Images and models of what is loaded; all when absent.
-    #[arg(value_name = "NAME")]
+    #[arg(add = complete::loaded_names(), value_name = "NAME")]
     names: Vec<String>,
     /// Read every byte.
     #[arg(long)]
     full: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     host: HostArgs,
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     /// What of the linked store was mended.
     store: Vec<String>,
     problems: Vec<String>,
@@ -68,6 +72,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let host = match args.host.host(progress) {
         Ok(host) => host,
         // With torn records no Podman command works, so Podman cannot say which store it is.
+        Err(error) if args.dry_run => return Err(error),
         Err(error) => {
             let place = args.host.storage_dir.as_deref().unwrap_or(Path::new(DEFAULT));
             let Some(store) = LinkedStore::open(place) else { return Err(error) };
@@ -75,11 +80,13 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             args.host.asked(progress)?
         }
     };
-    if let Some(store) = &host.linked {
-        report.store.extend(store.mend(progress)?);
+    if !args.dry_run {
+        if let Some(store) = &host.linked {
+            report.store.extend(store.mend(progress)?);
+        }
+        report.store.extend(host.remove_unreadable(progress)?);
+        report.store.extend(host.settle_now(progress)?);
     }
-    report.store.extend(host.remove_unreadable(progress)?);
-    report.store.extend(host.settle_now(progress)?);
     let (targets, gone) = split(loaded(&host, &args.names)?.unwrap_or_default());
     let verified = check(&host, &targets, args.full, session)?;
     report.problems = verified.problems.iter().map(ToString::to_string).collect();
@@ -88,7 +95,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         report.store.iter().chain(&report.problems).try_for_each(|line| printer.line(line))?;
         printer.flush()?;
     }
-    let result = mend(&host, &targets, &verified.problems, args.full, &mut report, session);
+    let result =
+        if args.dry_run { Ok(()) } else { mend(&host, &targets, &verified.problems, args.full, &mut report, session) };
     report.good =
         targets.iter().filter(|target| !verified.problems.iter().any(|problem| concerns(problem, target))).count();
     tell(&report, printer)?;
@@ -96,7 +104,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if report.left.is_empty() {
         return Ok(());
     }
-    Err(Unverified(format!("{} could not be mended", count(report.left.len(), "problem"))).into())
+    Err(unverified(format!("{} could not be mended", count(report.left.len(), "problem"))))
 }
 
 fn concerns(problem: &Problem, target: &Target) -> bool {
@@ -116,7 +124,7 @@ fn mend(
         let commands: BTreeSet<String> = sources.iter().flat_map(|error| restore(host, problems, error)).collect();
         report.left.extend(sources.iter().map(ToString::to_string));
         report.left.extend(commands);
-        bail!(Unverified("what damaged layers are made from is damaged too; nothing was touched".to_owned()));
+        return Err(unverified("what damaged layers are made from is damaged too; nothing was touched"));
     }
     let survey = Survey::read(&host.places, session.progress())?;
     let ways: Vec<Option<(bool, Via)>> =
@@ -129,7 +137,7 @@ fn mend(
             continue;
         }
         let drawing = session.draw("mending");
-        let options = Options { via, force, partial: true };
+        let options = LoadOptions { via, force, partial: true };
         let loaded = host.load(&targets, options, &mut |_| {}, session.progress())?;
         drop(drawing);
         for Outcome { step, error, .. } in loaded.outcomes {
@@ -144,7 +152,7 @@ fn mend(
         again.extend(targets);
     }
     if !failed.is_empty() {
-        bail!(unloaded(&failed.iter().collect::<Vec<_>>()));
+        return Err(unloaded(&failed.iter().collect::<Vec<_>>()));
     }
     // An image that something else holds on to keeps its layers, and Podman takes them over as they are.
     let left = check(host, &again, full, session)?.problems;

@@ -1,19 +1,21 @@
 //! `windlass rollback`
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::{Usage, unloaded};
+use super::complete;
+use super::failure::{Result, unloaded, usage};
 use super::generations::counterpart;
 use super::host::HostArgs;
 use super::load::label;
 use super::printer::{Printer, count, size};
 use super::session::Session;
-use crate::podman::decide::Host;
-use crate::podman::generations::{Generation, GenerationError, Generations};
+use crate::disk::progress::Progress;
+use crate::engine::Engine;
+use crate::engine::generations::{Generation, GenerationError, Generations};
+use crate::engine::rollback::{Part, parts};
+use crate::engine::target::DecideError;
 use crate::podman::load::LoadError;
-use crate::podman::rollback::Part;
-use crate::progress::Progress;
+use crate::podman::load::decide::Host;
 
 const EXAMPLE: &str = "Examples:
   windlass rollback --dry-run      what going back one generation would change
@@ -28,6 +30,7 @@ const EXAMPLE: &str = "Examples:
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The generation; by default the one before the current one.
+    #[arg(add = complete::generations())]
     number: Option<u64>,
     /// Only say what would be done.
     #[arg(long)]
@@ -37,7 +40,7 @@ pub(super) struct Args {
 }
 
 /// One image, for JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Change {
     name: String,
@@ -48,7 +51,7 @@ struct Change {
 }
 
 /// A container that still runs the former generation.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Stale {
     name: String,
@@ -56,9 +59,9 @@ struct Stale {
     command: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     from: Option<u64>,
     to: u64,
     changes: Vec<Change>,
@@ -70,11 +73,11 @@ struct Report {
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let host = args.host.asked(session.progress())?;
     let progress = session.progress();
-    let generations = Generations::of(&host.places.graph_root);
+    let generations = host.generations();
     let current = generations.current()?;
     let number = wanted(args.number, current.as_ref(), &generations)?;
     let generation = generations.read(number)?;
-    let parts = host.parts(&generation, progress)?;
+    let parts = parts(&host, &generation, progress)?;
     let missing: Vec<String> = (generation.entries.iter().zip(&parts))
         .filter_map(|(entry, part)| match part {
             Part::Missing(what) => Some(format!("{}: {what}", entry.name)),
@@ -82,7 +85,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         })
         .collect();
     if !missing.is_empty() {
-        bail!(LoadError::NotWhole { number, missing });
+        return Err(DecideError::NotWhole { number, missing }.into());
     }
     let to_load = parts.iter().filter(|part| matches!(part, Part::Loadable)).count();
     let changes = changes(current.as_ref(), &generation);
@@ -104,7 +107,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     }
     if !args.dry_run {
         let drawing = session.draw("loading");
-        let loaded = host.activate(number, &mut |_| {}, progress)?;
+        let loaded = host.activate(number, progress)?;
         drop(drawing);
         loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
         let failed = loaded.outcomes.iter().filter_map(|outcome| Some((outcome, outcome.error.as_ref()?)));
@@ -115,7 +118,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             })
             .collect();
         if !errors.is_empty() {
-            return Err(unloaded(&errors).into());
+            return Err(unloaded(&errors));
         }
     }
     let containers = stale(&host, current.as_ref(), &generation, progress)?;
@@ -145,9 +148,9 @@ fn wanted(number: Option<u64>, current: Option<&Generation>, generations: &Gener
     match (before, current) {
         (Some(before), _) => Ok(*before),
         (None, Some(current)) => {
-            bail!(Usage(format!("there is no generation before {}; `windlass generations` lists them", current.number)))
+            Err(usage(format!("there is no generation before {}; `windlass generations` lists them", current.number)))
         }
-        (None, None) => bail!(Usage("nothing was loaded yet; load a stack with `windlass load`".to_owned())),
+        (None, None) => Err(usage("nothing was loaded yet; load a stack with `windlass load`")),
     }
 }
 
@@ -170,7 +173,7 @@ fn changes(current: Option<&Generation>, wanted: &Generation) -> Vec<Change> {
 /// Containers of images that the current generation had and the wanted one has not. A container keeps its image for as
 /// long as it lives, so it must be made anew.
 fn stale(host: &Host, current: Option<&Generation>, wanted: &Generation, progress: &Progress) -> Result<Vec<Stale>> {
-    use crate::podman::survey::Survey;
+    use crate::podman::storage::survey::Survey;
     let survey = Survey::read(&host.places, progress)?;
     let Some(own) = survey.stores.first() else { return Ok(Vec::new()) };
     let former = |id: &str| {

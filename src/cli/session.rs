@@ -8,10 +8,16 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-use super::printer::{note, size};
-use crate::progress::Progress;
+use super::printer::{is_quiet, note, size};
+use crate::disk::progress::Progress;
 
+/// The signals that stop a job.
+const SIGNALS: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
+/// How long a job may take to see that it was stopped. One that has not waits for something that may never come: a pipe that is not
+/// read, a program that does not end.
+const NOTICE: Duration = Duration::from_millis(900);
 /// How many seconds to wait for a lock of Podman's.
 const PATIENCE: &str = "WINDLASS_LOCK_WAIT";
 
@@ -26,17 +32,18 @@ pub(super) fn progress() -> Progress {
 /// One run of windlass.
 #[derive(Debug)]
 pub(super) struct Session {
+    start: Instant,
     progress: Arc<Progress>,
     signal: Arc<AtomicUsize>,
 }
 
 impl Session {
-    /// Listens for signals: the first one stops the job at the next chunk, so that its temporary files are removed; a
-    /// second one kills at once.
+    /// Listens for signals: the first one stops the job at the next chunk, so that its temporary files are removed. A job that
+    /// has not seen it after [`NOTICE`] ends as that signal ends a program, as at a second signal; the next run repairs what is left.
     pub(super) fn start() -> Self {
         let progress = Arc::new(progress());
         let signal = Arc::new(AtomicUsize::new(0));
-        for number in [SIGHUP, SIGINT, SIGTERM] {
+        for number in SIGNALS {
             let stop = progress.stop_flag();
             let value = usize::try_from(number).unwrap_or(0);
             // Without a handler a signal kills, which a second run repairs: nothing to report.
@@ -44,7 +51,16 @@ impl Session {
             drop(signal_hook::flag::register(number, stop));
             drop(signal_hook::flag::register_usize(number, Arc::clone(&signal), value));
         }
-        Self { progress, signal }
+        if let Ok(signals) = Signals::new(SIGNALS) {
+            let progress = Arc::clone(&progress);
+            drop(std::thread::spawn(move || end_what_waits(signals, &progress)));
+        }
+        Self { start: Instant::now(), progress, signal }
+    }
+
+    /// How long it has run.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
     }
 
     /// The counters of this run.
@@ -68,6 +84,16 @@ impl Session {
         let (progress, seen, drawn) = (Arc::clone(&self.progress), Arc::clone(&done), bar.clone());
         let thread = Some(std::thread::spawn(move || draw(verb, &drawn, &progress, &seen)));
         Drawing { done, bar, thread }
+    }
+}
+
+/// Ends the program after a signal that no part of the job sees.
+fn end_what_waits(mut signals: Signals, progress: &Progress) {
+    for signal in signals.forever() {
+        std::thread::sleep(NOTICE);
+        if !progress.is_stopping() {
+            drop(signal_hook::low_level::emulate_default_handler(signal));
+        }
     }
 }
 
@@ -101,7 +127,7 @@ fn draw(verb: &'static str, bar: &ProgressBar, progress: &Progress, done: &Atomi
         ProgressStyle::with_template("{prefix} [{bar:32}] {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style.progress_chars("=> "));
     bar.set_prefix(verb);
-    let terminal = stderr().is_terminal();
+    let terminal = stderr().is_terminal() && !is_quiet();
     let start = Instant::now();
     let mut told = None;
     while !done.load(Ordering::Relaxed) {
@@ -111,7 +137,7 @@ fn draw(verb: &'static str, bar: &ProgressBar, progress: &Progress, done: &Atomi
             continue;
         }
         let waiting = progress.waiting();
-        if waiting.is_some() && waiting != told {
+        if waiting.is_some() && waiting != told && !is_quiet() {
             let lock = waiting.as_ref().map(|lock| lock.display().to_string()).unwrap_or_default();
             bar.suspend(|| note(format!("waiting for another process, which holds {lock}")));
             told = waiting;

@@ -2,26 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::failure::{NoSpace, Usage};
+use super::failure::{Result, failed, no_space, usage};
 use super::host::HostArgs;
 use super::load::{label, targets};
 use super::loaded::loaded;
 use super::metrics::Metrics;
 use super::output::{Destination, is_stream};
-use super::printer::{Printer, count, size};
-use crate::blobs::free_space;
+use super::printer::{Printer, count, parse_size, size};
+use crate::disk::files::free_space;
+use crate::disk::progress::Progress;
+use crate::engine::Engine;
+use crate::engine::generations::GenerationEntry;
+use crate::engine::target::{Presence, Target};
 use crate::image::chain_ids;
-use crate::layout::{ImageKind, PlatformRecord};
-use crate::podman::decide::{Host, Target};
-use crate::podman::generations::{Entry, Generations};
+use crate::image::summary::{ImageKind, PlatformRecord};
 use crate::podman::linked::{DRIVER, LinkedStore};
-use crate::podman::shares::{Copies, Share, Users, copies};
-use crate::podman::survey::{Presence, Survey};
-use crate::podman::unreadable::Unreadable;
-use crate::progress::Progress;
+use crate::podman::load::decide::Host;
+use crate::podman::load::unreadable::Unreadable;
+use crate::podman::storage::disk_use::{Copies, Share, Users, copies};
+use crate::podman::storage::survey::Survey;
 
 const EXAMPLE: &str = "Examples:
   windlass status                          what is loaded, and whether it still is
@@ -46,7 +47,7 @@ pub(super) struct Args {
     #[arg(long)]
     sizes: bool,
     /// Fail with code 5 if Podman or the linked store has less free space: `20GB`, `4GiB`, or bytes.
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     check_free: Option<u64>,
     /// Write metrics for Prometheus to this file, in one step; `-` prints them instead of the table.
     #[arg(long, value_name = "FILE")]
@@ -56,11 +57,11 @@ pub(super) struct Args {
 }
 
 /// One image or model.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Row {
     #[serde(flatten)]
-    entry: Entry,
+    entry: GenerationEntry,
     state: &'static str,
     /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -77,16 +78,16 @@ struct Row {
 }
 
 /// Free space at one place.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Free {
     place: &'static str,
     path: PathBuf,
     bytes: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     graph_root: PathBuf,
     run_root: PathBuf,
     driver: String,
@@ -97,7 +98,7 @@ struct Report {
     free: Vec<Free>,
     generation: Option<u64>,
     images: Vec<Row>,
-    /// Images that Podman cannot read, whoever loaded them.
+    /// Images that Podman cannot read, whichever tool loaded them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unreadable: Vec<Unreadable>,
     /// Whether a load was killed before Podman confirmed it, or is still at work.
@@ -108,12 +109,12 @@ struct Report {
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let prints_metrics = args.metrics.as_deref().is_some_and(is_stream);
     if prints_metrics && printer.json() {
-        bail!(Usage("--metrics - and --json both are the result; give --metrics a file".to_owned()));
+        return Err(usage("--metrics - and --json both are the result; give --metrics a file"));
     }
     let progress = super::session::progress();
     let host = args.host.host(&progress)?;
     let survey = Survey::read(&host.places, &progress)?;
-    let generation = Generations::of(&host.places.graph_root).current()?.map(|generation| generation.number);
+    let generation = host.generations().current()?.map(|generation| generation.number);
     let images = rows(args, &host, &survey)?;
     let (linked_store, linked_store_state) = linked_store(&host, &survey, &progress);
     let places = &host.places;
@@ -161,7 +162,7 @@ fn judge(args: &Args, report: &Report) -> Result<()> {
     if let Some(wanted) = args.check_free
         && let Some(free) = report.free.iter().find(|free| free.bytes < wanted)
     {
-        bail!(NoSpace(format!(
+        return Err(no_space(format!(
             "{} has {} free, less than {}; `windlass gc` says what it would free",
             free.path.display(),
             size(free.bytes),
@@ -169,19 +170,22 @@ fn judge(args: &Args, report: &Report) -> Result<()> {
         )));
     }
     if !report.unreadable.is_empty() {
-        bail!("Podman cannot read {}; `windlass repair` takes them away", count(report.unreadable.len(), "image"));
+        return Err(failed(format!(
+            "Podman cannot read {}; `windlass repair` takes them away",
+            count(report.unreadable.len(), "image")
+        )));
     }
     let bad = report.images.iter().filter(|row| row.state != "present").count();
     if bad == 0 {
         return Ok(());
     }
     let next = if args.paths.is_empty() { "`windlass repair` mends them" } else { "`windlass load` loads them" };
-    bail!("{bad} of {} not there as they should be; {next}", report.images.len())
+    Err(failed(format!("{bad} of {} not there as they should be; {next}", report.images.len())))
 }
 
 fn rows(args: &Args, host: &Host, survey: &Survey) -> Result<Vec<Row>> {
     let users = (args.sizes || args.metrics.is_some()).then(|| Users::of(survey));
-    let row = |entry: Entry, target: &Target| -> Result<Row> {
+    let row = |entry: GenerationEntry, target: &Target| -> Result<Row> {
         let platform = target.platform()?;
         let mut row = row(entry, target, platform, host, survey);
         if let Some(users) = &users {
@@ -195,12 +199,12 @@ fn rows(args: &Args, host: &Host, survey: &Survey) -> Result<Vec<Row>> {
     if !args.paths.is_empty() {
         let of = |target: &Target| {
             let platform = target.platform()?;
-            row(Entry::new(&target.image, platform, &target.name, &target.origins), target)
+            row(GenerationEntry::new(&target.image, platform, &target.name, &target.origins), target)
         };
         return targets(&args.paths, &[])?.iter().map(of).collect();
     }
     let images = loaded(host, &[])?.unwrap_or_default();
-    let of = |(entry, target): (Entry, Result<Target, _>)| match target {
+    let of = |(entry, target): (GenerationEntry, Result<Target, _>)| match target {
         Ok(target) => row(entry, &target),
         Err(error) => {
             let why = Some(format!("what it was loaded from is gone: {error}"));
@@ -210,7 +214,7 @@ fn rows(args: &Args, host: &Host, survey: &Survey) -> Result<Vec<Row>> {
     images.into_iter().map(of).collect()
 }
 
-fn row(entry: Entry, target: &Target, platform: &PlatformRecord, host: &Host, survey: &Survey) -> Row {
+fn row(entry: GenerationEntry, target: &Target, platform: &PlatformRecord, host: &Host, survey: &Survey) -> Row {
     let summary = target.image.summary();
     let home = survey.home(summary, platform).map(|home| home.store.clone());
     let is_linked = |store: &Path| store != host.places.graph_root && LinkedStore::is_at(store);
@@ -291,21 +295,29 @@ fn tell(report: &Report, printer: &Printer) -> Result<()> {
     let free = |free: &Free| format!("{} in {}", size(free.bytes), free.path.display());
     header("free", report.free.iter().map(free).collect::<Vec<_>>().join(", "))?;
     header("generation", report.generation.map_or("none: nothing was loaded yet".to_owned(), |n| n.to_string()))?;
-    let mut rows = Vec::new();
+    let mut head = vec!["image", "state", "size"];
+    if report.images.iter().any(|row| row.share.is_some()) {
+        head.extend(["own", "shared", "copied"]);
+    }
+    head.extend(["digest", "ref", "from"]);
+    if report.images.iter().any(|row| row.why.is_some()) {
+        head.push("why");
+    }
+    let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for row in &report.images {
         let Row { entry, state, why, way, share, on_disk, .. } = row;
         let state = way.filter(|_| *state == "present").map_or((*state).to_owned(), |way| format!("{state}, {way}"));
         let mut cells = vec![label(entry), state, size(entry.size)];
         if let Some(share) = share {
-            cells.push(format!("{} own", size(share.exclusive)));
-            cells.push(format!("{} shared with {}", size(share.shared), share.shared_with));
-            cells.push(on_disk.map_or(String::new(), |on_disk| format!("{} copied", size(on_disk.copied))));
+            cells.push(size(share.exclusive));
+            cells.push(format!("{} with {}", size(share.shared), share.shared_with));
+            cells.push(on_disk.map_or(String::new(), |on_disk| size(on_disk.copied)));
         }
         cells.extend([entry.digest.short(), entry.reference.to_string(), entry.directory.display().to_string()]);
         cells.extend(why.clone());
         rows.push(cells);
     }
-    if !rows.is_empty() {
+    if rows.len() > 1 {
         printer.line("")?;
         printer.table(&rows)?;
     }
@@ -353,49 +365,4 @@ fn metrics(report: &Report) -> Metrics {
     metrics.gauge("windlass_free_bytes", "Free space.", free);
     metrics.gauge("windlass_generation", "The current generation.", report.generation.map(|n| (vec![], n)));
     metrics
-}
-
-/// `20GB`, `4GiB`, `512M`, or bytes.
-fn bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "" | "b" => Some(1),
-        "k" | "kb" => Some(1000),
-        "m" | "mb" => Some(1000_u64.pow(2)),
-        "g" | "gb" => Some(1000_u64.pow(3)),
-        "t" | "tb" => Some(1000_u64.pow(4)),
-        "kib" => Some(1 << 10),
-        "mib" => Some(1 << 20),
-        "gib" => Some(1 << 30),
-        "tib" => Some(1 << 40),
-        _ => None,
-    };
-    let number = digits.trim().parse::<u64>().ok();
-    unit.zip(number)
-        .and_then(|(unit, number)| number.checked_mul(unit))
-        .ok_or_else(|| "expected a whole number with a unit like 20GB or 4GiB, or bytes".to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units() {
-        for (text, expected) in [
-            ("20GB", Ok(20_000_000_000)),
-            ("4GiB", Ok(4 << 30)),
-            ("12", Ok(12)),
-            ("3 MB", Ok(3_000_000)),
-            ("1t", Ok(1_000_000_000_000)),
-            ("", Err(())),
-            ("GB", Err(())),
-            ("1.5GB", Err(())),
-            ("-1", Err(())),
-            ("5 Zi", Err(())),
-            ("99999999999TB", Err(())),
-        ] {
-            assert_eq!(bytes(text).map_err(drop), expected, "{text}");
-        }
-    }
 }

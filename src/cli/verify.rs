@@ -2,25 +2,25 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::failure::Unverified;
+use super::failure::{Result, unverified};
 use super::host::HostArgs;
 use super::load::lean;
 use super::loaded::{loaded, split};
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use crate::build::stack::StackDir;
+use crate::engine::generations::GenerationEntry;
+use crate::engine::target::Target;
 use crate::image::LayerRecord;
-use crate::layout::{ImageDir, LayoutError};
-use crate::podman::decide::{Host, Target};
-use crate::podman::generations::Entry;
+use crate::image::layout::{ImageDir, LayoutError};
+use crate::podman::keep::verify::{Problem, State, Verified, verify};
 use crate::podman::linked::DRIVER;
-use crate::podman::survey::Survey;
-use crate::podman::unreadable::Unreadable;
-use crate::podman::verify::{Problem, State, Verified, verify};
-use crate::stack::StackDir;
+use crate::podman::load::decide::Host;
+use crate::podman::load::unreadable::Unreadable;
+use crate::podman::storage::survey::Survey;
 
 const EXAMPLE: &str = "Examples:
   windlass verify                 records and small files of everything that is loaded
@@ -50,9 +50,9 @@ pub(super) struct Args {
     host: HostArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     images: usize,
     layers: usize,
     read: u64,
@@ -112,7 +112,7 @@ pub(super) fn check(host: &Host, targets: &[Target], full: bool, session: &Sessi
 }
 
 /// An image that nothing more is known of.
-pub(super) fn lost(entry: &Entry, error: &LayoutError) -> Problem {
+pub(super) fn lost(entry: &GenerationEntry, error: &LayoutError) -> Problem {
     Problem {
         state: State::Damaged,
         images: vec![entry.reference.to_string()],
@@ -176,7 +176,7 @@ fn tell(report: &Report, printer: &Printer) -> Result<()> {
         return Ok(());
     }
     if report.details.is_empty() {
-        return Err(Unverified(format!("{} failed verification", count(report.problems.len(), "layer"))).into());
+        return Err(unverified(format!("{} failed verification", count(report.problems.len(), "layer"))));
     }
-    Err(Unverified(format!("{}; `windlass repair` mends what can be", count(report.problems.len(), "problem"))).into())
+    Err(unverified(format!("{}; `windlass repair` mends what can be", count(report.problems.len(), "problem"))))
 }

@@ -2,22 +2,24 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use super::failure::Result;
+use crate::build::stack::{StackDir, StackJson, StackLayer};
+use crate::image::json::read_versioned;
+use crate::image::layout::ImageDir;
+use crate::image::summary::Summary;
 use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
-use crate::layout::{ImageDir, Summary, read_versioned};
-use crate::model::facts::Facts;
-use crate::model::record::ModelRecord;
+use crate::model::forms::record::ModelRecord;
+use crate::model::read::facts::Facts;
 use crate::names::Name;
-use crate::platform::Platform;
-use crate::reference::Reference;
-use crate::stack::{StackDir, StackJson, StackLayer};
-use crate::store::StorePath;
+use crate::nix::store_path::StorePath;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::reference::Reference;
 
 /// One image for one platform, or one model.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Seen {
     pub(super) name: Name,
@@ -32,10 +34,13 @@ pub(super) struct Seen {
     /// What is known of a model's files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) model: Option<ModelRecord>,
+    /// The variables that its config sets; not known for a stack of archives.
+    #[serde(skip)]
+    pub(super) environment: Vec<String>,
 }
 
 /// One layer.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct SeenLayer {
     pub(super) digest: Option<Digest>,
@@ -74,6 +79,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
         models: image.models,
         layers: image.layers.iter().map(SeenLayer::from).collect(),
         model: None,
+        environment: Vec::new(),
     });
     let models = json.models.into_iter().map(|model| Seen {
         models: vec![model.name.clone()],
@@ -85,11 +91,38 @@ pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
         size: model.size,
         layers: model.layers.iter().map(SeenLayer::from).collect(),
         model: model.model,
+        environment: Vec::new(),
     });
     Ok(images.chain(models).collect())
 }
 
-fn of_directory(image: &ImageDir) -> Vec<Seen> {
+/// Whether a path is a stack whose images are archives.
+pub(super) fn is_of_archives(path: &Path) -> Result<bool> {
+    if !path.join("stack.json").is_file() {
+        return Ok(false);
+    }
+    let json: StackJson = read_versioned(&path.join("stack.json"))?;
+    Ok(json.images.iter().any(|image| image.directory.is_none())
+        || json.models.iter().any(|model| model.directory.is_none()))
+}
+
+fn environment(image: &ImageDir, config: Digest) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Whole {
+        #[serde(default)]
+        config: Config,
+    }
+    #[derive(Default, Deserialize)]
+    struct Config {
+        #[serde(rename = "Env", default)]
+        env: Vec<String>,
+    }
+    let blob = image.image().small_blobs().find(|blob| blob.digest == config);
+    let whole = blob.and_then(|blob| serde_json::from_slice::<Whole>(&blob.bytes).ok());
+    whole.map(|whole| whole.config.env).unwrap_or_default()
+}
+
+pub(super) fn of_directory(image: &ImageDir) -> Vec<Seen> {
     let Summary { name, reference, platforms, model, .. } = image.summary();
     let layer = |record: &LayerRecord| {
         let on_disk = match image.layer_blob(record) {
@@ -99,7 +132,7 @@ fn of_directory(image: &ImageDir) -> Vec<Seen> {
         };
         SeenLayer { on_disk: Some(on_disk), ..SeenLayer::from(record) }
     };
-    let seen = |platform: &crate::layout::PlatformRecord| Seen {
+    let seen = |platform: &crate::image::summary::PlatformRecord| Seen {
         name: name.file_name(),
         reference: reference.clone(),
         platform: platform.platform.clone(),
@@ -109,6 +142,7 @@ fn of_directory(image: &ImageDir) -> Vec<Seen> {
         models: platform.models.clone(),
         layers: platform.layers.iter().map(layer).collect(),
         model: model.clone(),
+        environment: environment(image, platform.config_digest),
     };
     platforms.iter().map(seen).collect()
 }

@@ -2,15 +2,15 @@
 //!
 //! containers-storage keeps such a record of every layer, to put the layer's archive together again from what was
 //! unpacked. It asks for the CRC-64 of Go's `hash/crc64` with the ISO table. The sums are made while a layer is hashed,
-//! so that nobody has to read a model once more for them.
+//! so that a model need not be read once more for them.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use crate::pipe::Consumer;
+use crate::disk::pipe::Consumer;
 
 /// The CRC-64/GO-ISO of each regular file that has at least one byte, in the order of the layer's stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checksums(Vec<u64>);
+pub(crate) struct Checksums(Vec<u64>);
 
 /// The running sum of one file.
 pub(super) struct Checksum(Digest);
@@ -18,19 +18,19 @@ pub(super) struct Checksum(Digest);
 impl Checksums {
     /// The sums, one after the other.
     #[must_use]
-    pub fn as_slice(&self) -> &[u64] {
+    pub(crate) fn as_slice(&self) -> &[u64] {
         &self.0
     }
 
     /// How they are kept on disk: eight bytes each, the most significant one first.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         self.0.iter().flat_map(|sum| sum.to_be_bytes()).collect()
     }
 
     /// Reads [`to_bytes`](Self::to_bytes); `None` if the last sum is cut off.
     #[must_use]
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (sums, rest) = bytes.as_chunks();
         rest.is_empty().then(|| Self(sums.iter().map(|sum| u64::from_be_bytes(*sum)).collect()))
     }

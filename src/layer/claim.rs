@@ -42,7 +42,7 @@ pub(super) struct Claim<'a> {
     what: What<'a>,
     /// Gives way to any claim that is not weak.
     pub(super) weak: bool,
-    /// Whether it comes from the Nix store, whose files nobody writes to.
+    /// Whether it comes from the Nix store, whose files are never written to.
     pub(super) in_store: bool,
     /// The directories that links were followed from and to on the way here: coming back to one would have no end.
     trail: Vec<PathBuf>,

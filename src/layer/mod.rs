@@ -10,27 +10,39 @@
 
 mod checksums;
 mod claim;
+mod extent;
 mod noted;
+pub(crate) mod output;
 mod recipe;
 mod tar;
+pub(crate) mod tar_reader;
 mod walk;
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use regex::bytes::Regex;
 
-pub use self::checksums::Checksums;
+pub(crate) use self::checksums::Checksums;
+pub(crate) use self::extent::{Extent, extent, on_disk};
 use self::noted::Note;
-pub use self::noted::{Known, LayerFile, Noted};
-pub(crate) use self::recipe::compile;
-pub use self::recipe::{FORMAT, Input, Mode, Perm, Recipe};
-pub use self::tar::{ALIGN_FROM, ALIGNMENT, BLOCK, Entry, Kind, MTIME, TRAILER, header, padding};
+pub(crate) use self::noted::{Known, LayerFile, Noted};
+pub use self::recipe::{FORMAT, Input, Recipe};
+pub(crate) use self::recipe::{Mode, Perm, compile};
+pub(crate) use self::tar::{ALIGN_FROM, MTIME, padding};
+pub use self::tar::{Entry, Kind, TRAILER, header};
 use self::walk::{Found, Item};
-use crate::digest::{Digest, Hasher};
-use crate::pipe::{Consumer, PipeError, Readers, fan_out};
-use crate::progress::Progress;
+use crate::class::{Class, Classified};
+use crate::disk::bounded;
+use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
+use crate::disk::progress::Progress;
+use crate::oci::digest::{Digest, Hasher};
+use crate::secrets::{Finding, HEAD};
+
+/// What names of a layer begin with that stand for something removed (image-spec, *layer.md*).
+pub(crate) const WHITEOUT: &[u8] = b".wh.";
 
 /// Where the bytes of a layer go.
 pub trait Sink {
@@ -83,6 +95,15 @@ pub enum LayerError {
         target: PathBuf,
         /// Where it must stay.
         within: PathBuf,
+    },
+    /// A name that container engines read as an order to remove something (image-spec, *layer.md*, "Whiteouts").
+    #[error(
+        "{path} cannot be in a layer: to container engines a name that begins with '.wh.' stands for something that was removed; rename it, or leave it out of the input",
+        path = path.display()
+    )]
+    Whiteout {
+        /// The host path; of what the spec itself puts there, the place in the image.
+        path: PathBuf,
     },
     /// Following links would have no end.
     #[error("{link} leads back to {target}, which it is in: following it would have no end", link = link.display(), target = target.display())]
@@ -137,8 +158,30 @@ pub enum LayerError {
     #[error("layer format {0} is newer than this windlass, which knows format {FORMAT}; update windlass")]
     UnknownFormat(u32),
     /// The place to write to failed.
-    #[error("{0}")]
-    Sink(#[source] io::Error),
+    #[error(transparent)]
+    Sink(io::Error),
+}
+
+impl Classified for LayerError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Read { source, .. } => source.class(),
+            Self::Sink(error) => error.class(),
+            Self::Changed(_)
+            | Self::Special { .. }
+            | Self::Whiteout { .. }
+            | Self::LeadsOut { .. }
+            | Self::Loop { .. }
+            | Self::Conflict { .. }
+            | Self::BelowFile { .. }
+            | Self::RootIsNoDirectory(_)
+            | Self::BadTarget(_)
+            | Self::BadRegex { .. }
+            | Self::PermWithoutInput(_)
+            | Self::Whole(_)
+            | Self::UnknownFormat(_) => Class::Failed,
+        }
+    }
 }
 
 impl LayerError {
@@ -155,7 +198,9 @@ pub struct Member {
     /// What follows it.
     pub content: Content,
     /// The host path that it comes from.
-    pub host: PathBuf,
+    pub(crate) host: PathBuf,
+    /// Whether others on the host cannot read it there.
+    pub(crate) hidden: bool,
 }
 
 /// What follows a header.
@@ -186,7 +231,7 @@ impl Recipe {
                 Found::Text(text) => Content::Text(text),
                 Found::File(file, _) => Content::File(file, item.in_store),
             };
-            visit(Member { entry, content, host: item.host })
+            visit(Member { entry, content, host: item.host, hidden: item.hidden })
         })
     }
 
@@ -203,7 +248,7 @@ impl Recipe {
     ///
     /// # Errors
     /// As for [`stream`](Self::stream).
-    pub fn stream_and_note(&self, sink: &mut dyn Sink, known: Option<&Known>) -> Result<Noted, LayerError> {
+    pub(crate) fn stream_and_note(&self, sink: &mut dyn Sink, known: Option<&Known>) -> Result<Noted, LayerError> {
         let mut noted = Noted::default();
         self.give(sink, Some((&mut noted, known)))?;
         Ok(noted)
@@ -214,12 +259,12 @@ impl Recipe {
             return give_blob(path, sink);
         }
         let mut offset = 0;
-        self.members(&mut |Member { entry, content, host }| {
+        self.members(&mut |Member { entry, content, host, hidden }| {
             let header = header(&entry, offset);
             offset += header.len() as u64;
             sink.bytes(&header).map_err(LayerError::Sink)?;
             let size = entry.size();
-            let mut note = noting.as_ref().map(|(_, known)| Note::new(&entry, *known));
+            let mut note = noting.as_ref().map(|(_, known)| Note::new(&entry, (&host, hidden), *known));
             match content {
                 Content::None => {}
                 Content::Text(text) => {
@@ -257,13 +302,19 @@ impl Recipe {
 /// Gives a layer that is there as a file; its checksums are those of the files in it, which are not looked at.
 fn give_blob(path: &Path, sink: &mut dyn Sink) -> Result<(), LayerError> {
     let reading = |source| LayerError::reading(path, source);
-    let file = File::open(path).map_err(reading)?;
+    let file = bounded::open(path).map_err(reading)?;
     let size = file.metadata().map_err(reading)?.len();
     sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
         PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => LayerError::Changed(path.to_owned()),
         PipeError::Read(error) => reading(error),
         PipeError::Write(error) => LayerError::Sink(error),
     })
+}
+
+/// Bytes of a layer that is there as a file.
+fn blob_size(path: &Path) -> Result<u64, LayerError> {
+    let reading = |source| LayerError::reading(path, source);
+    Ok(bounded::open(path).map_err(reading)?.metadata().map_err(reading)?.len())
 }
 
 /// The perms rules, ready to use.
@@ -350,7 +401,7 @@ pub struct Hashed {
     /// Size in bytes.
     pub size: u64,
     /// What was noted of its files.
-    pub noted: Noted,
+    pub(crate) noted: Noted,
 }
 
 /// Reads every byte of the layer that a recipe makes, once. Nothing is written. `known` is as in
@@ -365,19 +416,31 @@ pub fn digest_of(recipe: &Recipe, known: Option<&Known>, progress: &Progress) ->
     Ok(Hashed { digest, size, noted })
 }
 
-/// Counts what it is given, and reads no file.
-struct CountSink(u64);
-
-impl Sink for CountSink {
-    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0 += bytes.len() as u64;
-        Ok(())
+/// What looks like a secret in the layer that a recipe makes, in its order: of a file no more than its first bytes is read.
+///
+/// # Errors
+/// See [`LayerError`].
+pub fn secrets(recipe: &Recipe) -> Result<Vec<Finding>, LayerError> {
+    let mut found = Vec::new();
+    if recipe.blob().is_some() {
+        return Ok(found);
     }
-
-    fn file(&mut self, _: &File, size: u64, _: bool, _: Readers<'_>) -> Result<(), PipeError> {
-        self.0 += size;
+    recipe.members(&mut |Member { entry, content, host, hidden }| {
+        let Some(mut look) = noted::look(&entry, (&host, hidden)) else { return Ok(()) };
+        match content {
+            Content::None => {}
+            Content::Text(text) => look.update(&text),
+            Content::File(file, _) => {
+                let size = usize::try_from(entry.size()).map_or(HEAD, |size| size.min(HEAD));
+                let mut head = vec![0; size];
+                file.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(&host, error))?;
+                look.update(&head);
+            }
+        }
+        found.extend(look.end());
         Ok(())
-    }
+    })?;
+    Ok(found)
 }
 
 /// The size in bytes of the layer that a recipe makes, from names and sizes alone.
@@ -385,7 +448,5 @@ impl Sink for CountSink {
 /// # Errors
 /// See [`LayerError`].
 pub fn measure(recipe: &Recipe) -> Result<u64, LayerError> {
-    let mut sink = CountSink(0);
-    recipe.stream(&mut sink)?;
-    Ok(sink.0)
+    Ok(extent(recipe)?.archive)
 }

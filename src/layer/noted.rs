@@ -1,4 +1,5 @@
-//! What is noted of a layer's files while its bytes pass: their sums, and where it is asked for the digest of each.
+//! What is noted of a layer's files while its bytes pass: their sums, what looks like a secret among them, and where it is
+//! asked for the digest of each.
 //!
 //! A file of a model is known by its own SHA-256, whatever it is packed in: that is what those who publish it name, and what
 //! other tools keep it as. It is made in the one read that hashes the layer, on a thread of its own, or taken from who
@@ -13,56 +14,73 @@ use serde::{Deserialize, Serialize};
 
 use super::checksums::{Checksum, Checksums};
 use super::tar::{Entry, Kind};
-use crate::digest::{Digest, Hasher};
+use crate::disk::pipe::{Consumer, Readers};
 use crate::names::place;
-use crate::pipe::{Consumer, Readers};
+use crate::oci::digest::{Digest, Hasher};
+use crate::secrets::{Finding, Look};
 
 /// A file of a layer, by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct LayerFile {
+pub(crate) struct LayerFile {
     /// Where it is in the image, absolute.
     #[serde(deserialize_with = "place")]
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The digest of its bytes.
-    pub sha256: Digest,
+    pub(crate) sha256: Digest,
 }
 
 /// Digests that are known before the files are read, by their places in the image.
-pub type Known = BTreeMap<PathBuf, Digest>;
+pub(crate) type Known = BTreeMap<PathBuf, Digest>;
 
 /// What is noted of the files of one layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Noted {
+pub(crate) struct Noted {
     /// Their sums.
-    pub checksums: Checksums,
+    pub(crate) checksums: Checksums,
     /// The files with their digests, in the order of the layer; none unless they were asked for.
-    pub files: Vec<LayerFile>,
+    pub(crate) files: Vec<LayerFile>,
+    /// What looks like a secret, in the order of the layer.
+    pub(crate) secrets: Vec<Finding>,
 }
 
 /// What is noted of one file, while it passes.
 pub(super) struct Note {
     sum: Checksum,
-    /// Where it is, and its digest if that is known or its hash so far; `None` if nobody asked for it.
+    /// Where it is, and its digest if that is known or its hash so far; `None` if it was not asked for.
     file: Option<(PathBuf, Result<Digest, Hasher>)>,
+    look: Option<Look>,
+}
+
+/// A look at a file or a directory that comes from a host path, which others may not be able to read there.
+pub(super) fn look(entry: &Entry, (host, hidden): (&Path, bool)) -> Option<Look> {
+    let size = match entry.kind {
+        Kind::File(size) => Some(size),
+        Kind::Directory => None,
+        Kind::Symlink(_) => return None,
+    };
+    Some(Look::new(&entry.path, host, hidden, size))
 }
 
 impl Note {
-    /// Of the file that this header is for.
-    pub(super) fn new(entry: &Entry, known: Option<&Known>) -> Self {
+    /// Of the file that this header is for, and its host path, which others may not be able to read.
+    pub(super) fn new(entry: &Entry, host: (&Path, bool), known: Option<&Known>) -> Self {
         let file = known.filter(|_| matches!(entry.kind, Kind::File(_))).map(|known| {
             let path = Path::new("/").join(OsStr::from_bytes(&entry.path));
             let digest = known.get(&path).copied().ok_or_else(Hasher::new);
             (PathBuf::from(path.to_string_lossy().into_owned()), digest)
         });
-        Self { sum: Checksum::new(), file }
+        Self { sum: Checksum::new(), file, look: look(entry, host) }
     }
 
     /// Sees these bytes.
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.sum.update(bytes);
+        if let Some(look) = &mut self.look {
+            look.update(bytes);
+        }
         if let Some((_, Err(hasher))) = &mut self.file {
             hasher.update(bytes);
         }
@@ -71,6 +89,13 @@ impl Note {
     /// What sees all bytes of the file.
     pub(super) fn readers(&mut self) -> Readers<'_> {
         let mut readers = Readers { here: vec![self.sum.reader()], beside: Vec::new() };
+        if let Some(look) = &mut self.look {
+            let here: Consumer<'_> = Box::new(|chunk| {
+                look.update(chunk);
+                Ok(())
+            });
+            readers.here.push(here);
+        }
         if let Some((_, Err(hasher))) = &mut self.file {
             let beside: Consumer<'_> = Box::new(|chunk| {
                 hasher.update(chunk);
@@ -90,14 +115,15 @@ impl Note {
             let sha256 = digest.unwrap_or_else(|hasher| hasher.finish().0);
             noted.files.push(LayerFile { path, size, sha256 });
         }
+        noted.secrets.extend(self.look.and_then(Look::end));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::progress::Progress;
     use crate::layer::{FORMAT, Input, Recipe, digest_of};
-    use crate::progress::Progress;
 
     #[test]
     fn each_file_has_its_own_digest_from_the_read_that_hashes_the_layer() {

@@ -10,13 +10,13 @@ use regex::bytes::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{link, maybe_place, place};
-use crate::store::NarHash;
+use crate::nix::store_path::NarHash;
 
 /// The layer format that this version of windlass writes. A change to any byte is a new number.
 pub const FORMAT: u32 = 1;
 
 /// The store paths and rules that one layer's bytes come from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Recipe {
     /// Layer format, [`FORMAT`].
@@ -29,7 +29,7 @@ pub struct Recipe {
 }
 
 /// One thing that is put into a layer.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase", deny_unknown_fields)]
 pub enum Input {
     /// A store path, at its own place: `/nix/store/…` becomes `nix/store/…`.
@@ -118,15 +118,15 @@ pub enum Input {
 
 impl Input {
     /// The accounts of an image whose containers run as `user`, in the words of an OCI config: `999`, `999:999`. Beside
-    /// it there are root and nobody.
+    /// it there are root and `nobody`.
     #[must_use]
-    pub fn accounts(user: Option<&str>) -> Self {
+    pub(crate) fn accounts(user: Option<&str>) -> Self {
         let user = user.unwrap_or_default();
         let (user, group) = user.split_once(':').map_or((user, None), |(user, group)| (user, Some(group)));
         let number = |text: &str| text.parse::<u32>().ok();
         let ids = number(user).zip(number(group.unwrap_or("0")));
         let new = |id: &u32| !matches!(id, 0 | 65534);
-        // Of a user without a group Podman looks for a group of the same number.
+        // For a user without a group, Podman looks for a group of the same number.
         let group = number(group.unwrap_or(user)).filter(|gid| ids.is_some() && new(gid));
         let group = group.map(|gid| format!("app:x:{gid}:\n"));
         let user = ids.filter(|(uid, _)| new(uid)).map(|(uid, gid)| format!("app:x:{uid}:{gid}:app:/:/bin/sh\n"));
@@ -139,40 +139,40 @@ impl Input {
 }
 
 /// A rule for modes and owners.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Perm {
     /// Only for what comes from this input; everything in the layer when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
+    pub(crate) path: Option<PathBuf>,
     /// Only for entries whose absolute path in the image this regular expression matches somewhere.
     #[serde(default = "anything", skip_serializing_if = "is_anything")]
-    pub regex: String,
+    pub(crate) regex: String,
     /// Octal permission bits; not applied to symbolic links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<Mode>,
+    pub(crate) mode: Option<Mode>,
     /// Owner's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uid: Option<u32>,
+    pub(crate) uid: Option<u32>,
     /// Group's number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gid: Option<u32>,
+    pub(crate) gid: Option<u32>,
     /// Owner's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uname: Option<String>,
+    pub(crate) uname: Option<String>,
     /// Group's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gname: Option<String>,
+    pub(crate) gname: Option<String>,
 }
 
 impl Perm {
-    /// The regular expression, ready to use, or why it is none, in a few words.
+    /// The regular expression, ready to use, or why it is not valid, in a few words.
     pub(crate) fn compile(&self) -> Result<Regex, String> {
         compile(&self.regex)
     }
 }
 
-/// A regular expression, or why it is none, in a few words.
+/// A regular expression, or why it is not valid, in a few words.
 pub(crate) fn compile(regex: &str) -> Result<Regex, String> {
     Regex::new(regex).map_err(|error| {
         // It comes with a drawing of the place over several lines; the last one says what is wrong.
@@ -190,9 +190,9 @@ fn is_anything(regex: &str) -> bool {
 }
 
 /// Permission bits, written as three or four octal digits in a string.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(into = "String", try_from = "String")]
-pub struct Mode(pub u32);
+pub struct Mode(pub(crate) u32);
 
 impl Mode {
     const fn directory() -> Self {
@@ -224,13 +224,13 @@ impl TryFrom<String> for Mode {
 impl Recipe {
     /// The recipe of a layer that is there as a file.
     #[must_use]
-    pub fn of_blob(path: PathBuf) -> Self {
+    pub(crate) fn of_blob(path: PathBuf) -> Self {
         Self { format: FORMAT, inputs: vec![Input::Blob { path }], perms: Vec::new() }
     }
 
     /// The file that is the layer, for one that was not made here.
     #[must_use]
-    pub fn blob(&self) -> Option<&Path> {
+    pub(crate) fn blob(&self) -> Option<&Path> {
         match &self.inputs[..] {
             [Input::Blob { path }] => Some(path),
             _ => None,
@@ -293,7 +293,7 @@ mod tests {
     fn a_recipe_reads_back_what_it_wrote() {
         let json = r#"{"format":1,"inputs":[{"path":"/nix/store/a","type":"storePath"},{"source":"/m","target":"/models/m","type":"copy"},{"type":"mountPoints"}],"perms":[{"mode":"0755","regex":"^/bin"}]}"#;
         let recipe: Recipe = serde_json::from_str(json).unwrap();
-        assert_eq!(crate::canonical::to_string(&recipe), json);
+        assert_eq!(crate::oci::canonical::to_string(&recipe), json);
         assert_eq!(recipe.sources(), [&PathBuf::from("/nix/store/a"), &PathBuf::from("/m")]);
     }
 }

@@ -16,15 +16,15 @@
 use tar::{EntryType, Header};
 
 /// Bytes of one tar block.
-pub const BLOCK: u64 = 512;
+pub(crate) const BLOCK: u64 = 512;
 /// What ends an archive: two zero blocks.
 pub const TRAILER: [u8; 1024] = [0; 1024];
 /// Data of large files begins at a multiple of this many bytes.
-pub const ALIGNMENT: u64 = 4096;
+pub(crate) const ALIGNMENT: u64 = 4096;
 /// Files of this many bytes are aligned, smaller ones are not.
-pub const ALIGN_FROM: u64 = 1024 * 1024;
+pub(crate) const ALIGN_FROM: u64 = 1024 * 1024;
 /// Modification time of every entry, in seconds after the epoch: the same as in the Nix store.
-pub const MTIME: u64 = 1;
+pub(crate) const MTIME: u64 = 1;
 
 /// First size, in bytes, that eleven octal digits cannot say.
 const SIZE_LIMIT: u64 = 1 << 33;
@@ -66,7 +66,7 @@ pub struct Entry {
 impl Entry {
     /// Bytes of data that follow the header.
     #[must_use]
-    pub const fn size(&self) -> u64 {
+    pub(crate) const fn size(&self) -> u64 {
         match self.kind {
             Kind::File(size) => size,
             Kind::Directory | Kind::Symlink(_) => 0,
@@ -76,7 +76,7 @@ impl Entry {
 
 /// Zero bytes that follow `size` bytes of data.
 #[must_use]
-pub const fn padding(size: u64) -> u64 {
+pub(crate) const fn padding(size: u64) -> u64 {
     size.next_multiple_of(BLOCK) - size
 }
 

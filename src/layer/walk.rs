@@ -14,9 +14,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::LayerError;
+use rustix::fs::OFlags;
+
 use super::claim::{Claim, HostDirectory, How, Node, Seen};
 use super::recipe::{Mode, Recipe};
+use super::{LayerError, WHITEOUT};
+
+use crate::disk::bounded;
 
 /// What the walk finds at one path of the layer.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(super) struct Item<'a> {
     pub(super) host: PathBuf,
     /// Whether that is in the Nix store.
     pub(super) in_store: bool,
+    /// Whether others on the host cannot read it there.
+    pub(super) hidden: bool,
 }
 
 /// What is at one path.
@@ -64,6 +70,7 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
     let below = node.children.values().any(Node::is_strong);
     let seen = look(&node.claims, below)?;
     let (what, mode) = agree(&node.claims, &seen, path, weak_mode)?;
+    let hidden = is_hidden(&node.claims, &seen, &what)?;
     let is_directory = matches!(what, Found::Directory);
     if !is_directory {
         node.children.retain(|_, child| child.is_strong());
@@ -76,7 +83,13 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
         let host = node.claims.first().map(Claim::host).unwrap_or_default();
         let inputs = node.claims.iter().map(|claim| claim.input).collect();
         let in_store = node.claims.iter().all(|claim| claim.in_store);
-        visit(Item { path, what, mode, inputs, host, in_store })?;
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        if name.starts_with(WHITEOUT) {
+            // A parent that no input provides has no place on the host.
+            let place = if host.as_os_str().is_empty() { PathBuf::from(display(path)) } else { host };
+            return Err(LayerError::Whiteout { path: place });
+        }
+        visit(Item { path, what, mode, inputs, host, in_store, hidden })?;
     } else if !is_directory {
         return Err(LayerError::RootIsNoDirectory(node.claims[0].host()));
     }
@@ -196,6 +209,34 @@ fn agree(
     }
 }
 
+/// Whether others on the host cannot read what is there: any of the files, or any of the directories. Those that inputs
+/// name are not asked, and nothing above them is: a folder that `mktemp -d` made is shut like a home. Whatever is in the Nix
+/// store everybody can read.
+fn is_hidden(claims: &[Claim<'_>], seen: &[Seen<'_>], what: &Found) -> Result<bool, LayerError> {
+    const READ: u32 = 0o4;
+    const ENTER: u32 = 0o5;
+    if claims.iter().all(|claim| claim.in_store) {
+        return Ok(false);
+    }
+    if let ([_], Found::File(file, _)) = (seen, what) {
+        let metadata = file.metadata().map_err(|error| LayerError::reading(&claims[0].host(), error))?;
+        return Ok(metadata.mode() & READ != READ);
+    }
+    let mut places = claims.iter().zip(seen).filter_map(|(claim, seen)| match (what, seen) {
+        (Found::File(..), Seen::File(host)) => Some((host, READ)),
+        (Found::Directory, Seen::Directory(_, Some(HostDirectory { path, how, .. })))
+            if !matches!(how, How::Link(_)) && claim.host() != claim.input =>
+        {
+            Some((path, ENTER))
+        }
+        _ => None,
+    });
+    places.try_fold(false, |hidden, (path, bits)| {
+        let metadata = fs::symlink_metadata(path).map_err(|error| LayerError::reading(path, error))?;
+        Ok(hidden || metadata.mode() & bits != bits)
+    })
+}
+
 /// What nixpkgs' `buildEnv` leaves out as well: two packages nearly always differ in it, and no container reads it.
 fn is_bookkeeping(directory: &[u8], name: &[u8]) -> bool {
     match directory {
@@ -212,7 +253,7 @@ fn lead_to_same_file(one: &[u8], two: &[u8]) -> Result<bool, LayerError> {
     };
     match (file(one), file(two)) {
         (Some(first), Some(second)) if first == second => {
-            let open = |path: &Path| File::open(path).map_err(|error| LayerError::reading(path, error));
+            let open = |path: &Path| bounded::open(path).map_err(|error| LayerError::reading(path, error));
             same_bytes(&open(one)?, &open(two)?, one)
         }
         _ => Ok(false),
@@ -221,7 +262,8 @@ fn lead_to_same_file(one: &[u8], two: &[u8]) -> Result<bool, LayerError> {
 
 fn open(path: &Path) -> Result<(File, u64, bool), LayerError> {
     let reading = |error| LayerError::reading(path, error);
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    // What was a file when it was listed may be a pipe now, which would wait for a writer.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(reading)?;
     let metadata = file.metadata().map_err(reading)?;
     Ok((file, metadata.len(), metadata.mode() & 0o100 != 0))

@@ -1,31 +1,34 @@
 //! Which layers an image has, and in which order.
 //!
-//! Bottom to top: models, layers built by themselves, the closure ([`split`](crate::split)), and the root layer with
+//! Bottom to top: models, layers built by themselves, the closure ([`split`](crate::plan::closure_split)), and the root layer with
 //! everything that is not below the store. A model is at the very bottom with nothing of the app in it, so one blob with
 //! one chain ID serves every image, version and architecture. Of several models the largest is lowest, ties by name:
 //! the order in a spec says nothing, because only a common beginning is shared.
 //!
 //! The plan reads no file. Reproducibility: a function of the specs and of the closure graph.
 
+pub(crate) mod closure_split;
 mod models;
+pub(crate) mod plan_lock;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-pub use self::models::{PlannedModel, warnings};
-use crate::closure::{ClosureError, ClosureGraph};
-use crate::content::{Content, Root};
+pub(crate) use self::models::{PlannedModel, warnings};
+use crate::class::{Class, Classified};
 use crate::image::{Inherited, Layer, LayerKind, LayerRecord, ModelPart};
 use crate::layer::{FORMAT, Input, Known, Perm, Recipe};
 use crate::names::Name;
+use crate::nix::closure::{ClosureError, ClosureGraph};
+use crate::nix::store_path::{StoreDir, StorePath};
+use crate::plan::closure_split::{Part, Request, split};
+use crate::spec::content::{Content, Root};
 use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec};
-use crate::split::{Part, Request, split};
-use crate::store::{StoreDir, StorePath};
 
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum PlanError {
+pub(crate) enum PlanError {
     /// The closure graph cannot answer.
     #[error("image '{image}': {source}")]
     Closure {
@@ -82,42 +85,54 @@ pub enum PlanError {
     },
 }
 
+impl Classified for PlanError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Closure { source, .. } => source.class(),
+            Self::TooManyLayers { .. }
+            | Self::ModelsCollide { .. }
+            | Self::Forbidden { .. }
+            | Self::PermWithoutInput { .. } => Class::Failed,
+        }
+    }
+}
+
 /// One layer of a plan.
 #[derive(Debug, Clone)]
-pub struct Planned {
+pub(crate) struct Planned {
     /// What it is for.
-    pub kind: LayerKind,
+    pub(crate) kind: LayerKind,
     /// For a layer of a model that has several: which part of it this is.
-    pub part: Option<ModelPart>,
+    pub(crate) part: Option<ModelPart>,
     /// What is in it, in a few words.
-    pub title: String,
+    pub(crate) title: String,
     /// Why it is where it is.
-    pub why: String,
+    pub(crate) why: String,
     /// How its bytes are made.
-    pub recipe: Recipe,
+    pub(crate) recipe: Recipe,
     /// What it was built as, where that is known.
-    pub built: Option<Layer>,
+    pub(crate) built: Option<Layer>,
     /// For a layer whose files are to be known by their digests, as those of models: the digests that are known already.
-    pub digests: Option<Known>,
+    pub(crate) digests: Option<Known>,
 }
 
 impl Planned {
     /// A layer that exists.
     #[must_use]
-    pub fn from_layer(layer: Layer) -> Self {
+    pub(crate) fn from_layer(layer: Layer) -> Self {
         let LayerRecord { kind, part, title, why, .. } = layer.record.clone();
         Self { kind, part, title, why, recipe: layer.recipe.clone(), built: Some(layer), digests: None }
     }
 
     /// Whether it holds tensors of a model.
     #[must_use]
-    pub fn is_weights(&self) -> bool {
+    pub(crate) fn is_weights(&self) -> bool {
         self.kind == LayerKind::Model && self.part.as_ref().is_none_or(|part| part.weights)
     }
 
     /// The store paths that its bytes come from, and the host paths that are in none.
     #[must_use]
-    pub fn owners(&self) -> Vec<String> {
+    pub(crate) fn owners(&self) -> Vec<String> {
         let is_store_path = |path: &&Path| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| StorePath::from_base_name(name).is_ok())
@@ -136,37 +151,37 @@ impl Planned {
 
 /// An image to plan, with the parts that were built before.
 #[derive(Debug, Clone)]
-pub struct ImageRequest {
+pub(crate) struct ImageRequest {
     /// What was asked for.
-    pub spec: ImageSpec,
+    pub(crate) spec: ImageSpec,
     /// Its models, in any order.
-    pub models: Vec<PlannedModel>,
+    pub(crate) models: Vec<PlannedModel>,
     /// The layers of the image that it is built upon but for those of models, bottom first.
-    pub base: Vec<Layer>,
+    pub(crate) base: Vec<Layer>,
     /// What that image hands down.
-    pub inherited: Option<Inherited>,
+    pub(crate) inherited: Option<Inherited>,
     /// Its explicit layers, bottom first.
-    pub layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
 }
 
 /// The plan of one image.
 #[derive(Debug, Clone)]
-pub struct ImagePlan {
+pub(crate) struct ImagePlan {
     /// What was asked for.
-    pub spec: ImageSpec,
+    pub(crate) spec: ImageSpec,
     /// Its layers, bottom first.
-    pub layers: Vec<Planned>,
+    pub(crate) layers: Vec<Planned>,
     /// The names of its models, lowest first.
-    pub models: Vec<Name>,
+    pub(crate) models: Vec<Name>,
     /// What the image that it is built upon hands down.
-    pub inherited: Option<Inherited>,
+    pub(crate) inherited: Option<Inherited>,
 }
 
 /// Plans all images of a stack at once.
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<Vec<ImagePlan>, PlanError> {
+pub(crate) fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<Vec<ImagePlan>, PlanError> {
     let closures: Vec<Request> = requests
         .iter()
         .map(|ImageRequest { spec, base, layers, .. }| {
@@ -174,7 +189,7 @@ pub fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<
             let below: Vec<&Layer> = base.iter().chain(layers).collect();
             check_names(graph, spec, &closure, &below)?;
             without_layers(&mut closure, below, &spec.store_dir);
-            Ok(Request { closure, max_layers: spec.max_layers })
+            Ok(Request { closure, max_layers: spec.max_layers, locked: spec.closure_layers.clone() })
         })
         .collect::<Result<_, PlanError>>()?;
     let parts = split(graph, &closures);
@@ -196,12 +211,14 @@ fn plan_image(
     let mut planned = models::stacked(models);
     let of_models = planned.len();
     planned.extend(base.into_iter().chain(layers).map(Planned::from_layer));
+    let named = |part: &Part| part.users.iter().map(|&n| names[n].as_str()).collect::<Vec<_>>().join(", ");
     let shared_by = |part: &Part| match part.users.len() {
-        1 => format!("only {} needs it", spec.name),
-        count => {
-            let names: Vec<_> = part.users.iter().map(|&n| names[n].as_str()).collect();
-            format!("needed by {count} images ({}), so it lies below what fewer need", names.join(", "))
+        1 if spec.closure_layers.is_some() => "where the plan lock has it".to_owned(),
+        count if spec.closure_layers.is_some() => {
+            format!("where the plan lock has it, in {count} images ({})", named(part))
         }
+        1 => format!("only {} needs it", spec.name),
+        count => format!("needed by {count} images ({}), so it lies below what fewer need", named(part)),
     };
     planned.extend(parts.iter().map(|part| closure_layer(graph, &spec.store_dir, part, shared_by(part))));
     let engine_inputs = match spec.brings_mount_points() {
@@ -221,10 +238,10 @@ fn plan_image(
 ///
 /// # Errors
 /// See [`PlanError`].
-pub fn plan_layers(graph: &ClosureGraph, spec: &LayerSpec, below: &[Layer]) -> Result<Vec<Planned>, PlanError> {
+pub(crate) fn plan_layers(graph: &ClosureGraph, spec: &LayerSpec, below: &[Layer]) -> Result<Vec<Planned>, PlanError> {
     let mut closure = closure(graph, &spec.content.roots(&spec.store_dir), &spec.name)?;
     without_layers(&mut closure, below, &spec.store_dir);
-    let parts = split(graph, &[Request { closure, max_layers: spec.max_layers }]);
+    let parts = split(graph, &[Request { closure, max_layers: spec.max_layers, locked: None }]);
     let why = format!("built by itself, as '{}'", spec.name);
     let mut planned: Vec<_> =
         parts[0].iter().map(|part| closure_layer(graph, &spec.store_dir, part, why.clone())).collect();

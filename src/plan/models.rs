@@ -11,31 +11,40 @@ use std::path::{Path, PathBuf};
 use super::Planned;
 use crate::image::{Layer, LayerKind, ModelPart};
 use crate::layer::{FORMAT, Input, LayerError, Recipe, measure};
-use crate::model::shards::ShardName;
+use crate::model::read::named::is_only_weights;
 use crate::names::Name;
 use crate::spec::{Layering, ModelSpec};
 
 /// A model, ready to be put under images.
 #[derive(Debug, Clone)]
-pub struct PlannedModel {
+pub(crate) struct PlannedModel {
     /// Its name.
-    pub name: Name,
+    pub(crate) name: Name,
     /// Bytes of the layers with its weights.
-    pub weights: u64,
+    pub(crate) weights: u64,
     /// Its layers, bottom first.
-    pub layers: Vec<Planned>,
+    pub(crate) layers: Vec<Planned>,
 }
 
 impl PlannedModel {
     /// A model that is not built yet; [`measure`](Self::measure) gives its size.
     #[must_use]
-    pub fn new(spec: &ModelSpec, inputs: Vec<Input>) -> Self {
+    pub(crate) fn new(spec: &ModelSpec, inputs: Vec<Input>) -> Self {
         let name = &spec.name;
         let parts = match spec.layers {
             Layering::One => vec![(false, inputs)],
             Layering::Files => divide(inputs),
         };
         let is_whole = parts.len() == 1;
+        // Parts of a pipeline have files of one name, each in its folder.
+        let names: Vec<String> =
+            parts.iter().filter(|(weights, _)| *weights).map(|(_, inputs)| title(inputs)).collect();
+        let is_only = |name: &String| names.iter().filter(|other| *other == name).count() < 2;
+        let title = |inputs: &[Input]| {
+            let below = |place: &Path| Some(place.strip_prefix(&spec.mount_path).ok()?.to_string_lossy().into_owned());
+            let whole = || inputs.iter().filter_map(target).next().and_then(below);
+            Some(title(inputs)).filter(is_only).or_else(whole).unwrap_or_else(|| title(inputs))
+        };
         let layer = |(weights, inputs): (bool, Vec<Input>)| {
             let (title, why) = match (is_whole, weights) {
                 (true, _) => (name.to_string(), "a model lies at the bottom, where nothing can change its chain"),
@@ -60,7 +69,7 @@ impl PlannedModel {
 
     /// A model that exists, with its layers, bottom first.
     #[must_use]
-    pub fn of_layers(name: Name, layers: Vec<Layer>) -> Self {
+    pub(crate) fn of_layers(name: Name, layers: Vec<Layer>) -> Self {
         let weights = layers.iter().filter(|layer| layer.record.is_weights()).map(|layer| layer.record.size).sum();
         Self { name, weights, layers: layers.into_iter().map(Planned::from_layer).collect() }
     }
@@ -69,22 +78,23 @@ impl PlannedModel {
     ///
     /// # Errors
     /// See [`LayerError`].
-    pub fn measure(&mut self) -> Result<(), LayerError> {
+    pub(crate) fn measure(&mut self) -> Result<(), LayerError> {
         let weights = self.layers.iter().filter(|layer| layer.is_weights());
         self.weights = weights.map(|layer| measure(&layer.recipe)).sum::<Result<_, _>>()?;
         Ok(())
     }
 
     /// The places in an image that it puts something at.
-    pub fn targets(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &PathBuf> {
         self.layers.iter().flat_map(|layer| layer.recipe.targets())
     }
 }
 
 /// Each file that holds tensors, by name, and all else together.
 fn divide(inputs: Vec<Input>) -> Vec<(bool, Vec<Input>)> {
-    let (mut weights, rest): (Vec<Input>, Vec<Input>) =
-        inputs.into_iter().partition(|input| target(input).is_some_and(holds_tensors));
+    let (mut weights, rest): (Vec<Input>, Vec<Input>) = inputs
+        .into_iter()
+        .partition(|input| target(input).is_some_and(|place| is_only_weights(&place.to_string_lossy())));
     weights.sort_by(|a, b| target(a).cmp(&target(b)));
     let mut parts: Vec<_> = weights.into_iter().map(|input| (true, vec![input])).collect();
     if !rest.is_empty() {
@@ -98,13 +108,6 @@ fn target(input: &Input) -> Option<&Path> {
         Input::Copy { target, .. } => Some(target),
         _ => None,
     }
-}
-
-/// Whether a file is one of weights, by its name: the first shard of a GGUF split is what describes the model.
-fn holds_tensors(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let is_first = ShardName::parse(&name).is_some_and(|shard| shard.number == 1);
-    name.ends_with(".safetensors") || (name.ends_with(".gguf") && !is_first)
 }
 
 fn title(inputs: &[Input]) -> String {
@@ -144,7 +147,7 @@ pub(super) fn collision(models: &[PlannedModel]) -> Option<(String, String, Path
 /// chain, because only a common beginning is shared. Each image with its models and the bytes of their weights, lowest
 /// first.
 #[must_use]
-pub fn warnings<'a>(images: impl IntoIterator<Item = (&'a str, Vec<(&'a str, u64)>)>) -> Vec<String> {
+pub(crate) fn warnings<'a>(images: impl IntoIterator<Item = (&'a str, Vec<(&'a str, u64)>)>) -> Vec<String> {
     let mut seen: BTreeMap<&str, Vec<(Vec<&str>, &str)>> = BTreeMap::new();
     let mut warnings = Vec::new();
     for (image, models) in images {

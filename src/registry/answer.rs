@@ -8,17 +8,15 @@ use ureq::http::{HeaderMap, Response};
 use ureq::{Body, BodyReader, Timeout};
 
 use super::error::RegistryError;
-use crate::progress::Progress;
+use super::line::within;
+use super::location::is_loopback;
+use super::options::{SLOWEST, Waits};
+use crate::disk::progress::Progress;
 
 /// What is read of an error's body.
 const MAX_REASON: u64 = 64 << 10;
-/// How long it may take to come. It mostly is in the packet of the status; who lets it trickle is not waited for.
-const REASON_WITHIN: Duration = Duration::from_secs(3);
 /// Characters of a reason that are shown.
 const SHOWN: usize = 200;
-/// Less than this in a second, for as long as the stall time, is no download.
-const SLOWEST: u64 = 512;
-
 /// `{"errors":[{"code":…,"message":…}]}`, of the distribution protocol, and what token servers say.
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -47,12 +45,18 @@ pub(super) fn header_number(headers: &HeaderMap, name: &str) -> Option<u64> {
     header_text(headers, name)?.parse().ok()
 }
 
-/// What a status that is no success means.
-pub(super) fn status_error(host: &str, what: &str, mut response: Response<Body>) -> RegistryError {
+/// What a status that is not success means.
+pub(super) fn status_error(
+    host: &str,
+    what: &str,
+    mut response: Response<Body>,
+    limit: Duration,
+    progress: &Progress,
+) -> RegistryError {
     let status = response.status();
     let wait = retry_after(response.headers());
     let (host, what) = (host.to_owned(), what.to_owned());
-    let reason = reason(&mut response).unwrap_or_else(|| match status.as_u16() {
+    let reason = reason(&beginning(&mut response, limit, progress)).unwrap_or_else(|| match status.as_u16() {
         404 | 410 => "the registry has none".to_owned(),
         _ => status.canonical_reason().unwrap_or("an unknown status").to_owned(),
     });
@@ -66,26 +70,26 @@ pub(super) fn status_error(host: &str, what: &str, mut response: Response<Body>)
 }
 
 /// What the body says, in one line that is safe to print.
-fn reason(response: &mut Response<Body>) -> Option<String> {
-    let text = beginning(response);
-    let said: Errors = serde_json::from_slice(&text).ok()?;
+fn reason(text: &[u8]) -> Option<String> {
+    let said: Errors = serde_json::from_slice(text).ok()?;
     let first = said.errors.into_iter().next().unwrap_or_default();
     let error = said.error.as_str().map(str::to_owned);
     let said = [first.message, first.code, said.details, said.error_description, error];
     printable(&said.into_iter().flatten().find(|said| !said.is_empty())?)
 }
 
-/// What comes soon of a body that is not large. Read to its end, it gives its connection back.
-pub(super) fn beginning(response: &mut Response<Body>) -> Vec<u8> {
+/// What comes soon of a body that is not large; who lets it trickle is not waited for. Read to its end, it gives its
+/// connection back.
+pub(super) fn beginning(response: &mut Response<Body>, limit: Duration, progress: &Progress) -> Vec<u8> {
     let mut reader = response.body_mut().as_reader().take(MAX_REASON);
-    let (mut text, mut buffer, start) = (Vec::new(), vec![0; 8 << 10], Instant::now());
-    while start.elapsed() < REASON_WITHIN {
-        match reader.read(&mut buffer) {
+    let (mut text, mut buffer, end) = (Vec::new(), vec![0; 8 << 10], Instant::now() + limit);
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match within(left, progress, || reader.read(&mut buffer)) {
             Ok(read) if read > 0 => text.extend_from_slice(&buffer[..read]),
-            _ => break,
+            _ => return text,
         }
     }
-    text
 }
 
 /// A text of a stranger: one line, not too long, nothing that a terminal obeys.
@@ -106,7 +110,13 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Why there is no answer.
-pub(super) fn connection_error(host: &str, what: &str, error: ureq::Error, connect: Duration) -> RegistryError {
+pub(super) fn connection_error(
+    host: &str,
+    what: &str,
+    error: ureq::Error,
+    connect: Duration,
+    limit: Duration,
+) -> RegistryError {
     use std::io::ErrorKind;
     let (host, what) = (host.to_owned(), what.to_owned());
     let unreachable = |host, reason: &str| RegistryError::Unreachable { host, reason: reason.to_owned() };
@@ -115,11 +125,10 @@ pub(super) fn connection_error(host: &str, what: &str, error: ureq::Error, conne
         ureq::Error::Timeout(Timeout::Connect | Timeout::Resolve) => {
             unreachable(host, &format!("no connection within {} s", connect.as_secs_f32()))
         }
-        ureq::Error::Timeout(_) => RegistryError::Timeout { host, what, reason: "no answer came".to_owned() },
-        ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => tls(host, &error),
-        ureq::Error::Io(error) if matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock) => {
-            RegistryError::Timeout { host, what, reason: "no answer came".to_owned() }
+        ureq::Error::Timeout(_) => {
+            RegistryError::Timeout { host, what, reason: format!("no whole answer came in {} s", limit.as_secs_f32()) }
         }
+        ureq::Error::Io(error) if error.kind() == ErrorKind::InvalidData => tls(host, &error),
         ureq::Error::Io(error) => unreachable(host, &error.to_string()),
         ureq::Error::ConnectProxyFailed(reason) => unreachable(host, &format!("the proxy says {reason}")),
         ureq::Error::ConnectionFailed => unreachable(host, "the connection failed"),
@@ -130,7 +139,12 @@ pub(super) fn connection_error(host: &str, what: &str, error: ureq::Error, conne
 }
 
 fn tls(host: String, reason: &dyn std::fmt::Display) -> RegistryError {
-    RegistryError::Tls { host, reason: reason.to_string() }
+    let reason = reason.to_string();
+    // What rustls says of an answer that is not a record of TLS.
+    if reason.contains("InvalidContentType") {
+        return RegistryError::PlainHttp { here: is_loopback(&host), host };
+    }
+    RegistryError::Tls { host, reason }
 }
 
 /// The body of an answer: counted, and given up when nothing or next to nothing comes.
@@ -138,56 +152,76 @@ pub(super) struct Incoming<'a> {
     host: String,
     what: &'a str,
     reader: BodyReader<'static>,
-    stall: Duration,
+    waits: Waits,
     progress: &'a Progress,
     read: u64,
     window: (Instant, u64),
 }
 
 impl<'a> Incoming<'a> {
-    pub(super) fn new(host: &str, what: &'a str, body: Body, stall: Duration, progress: &'a Progress) -> Self {
+    pub(super) fn new(host: &str, what: &'a str, body: Body, waits: Waits, progress: &'a Progress) -> Self {
         let window = (Instant::now(), 0);
-        Self { host: host.to_owned(), what, reader: body.into_reader(), stall, progress, read: 0, window }
+        Self { host: host.to_owned(), what, reader: body.into_reader(), waits, progress, read: 0, window }
     }
 
-    /// Reads some bytes; none at the end.
+    /// Reads some bytes; none at the end. Over each stall time they must not be next to nothing.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, RegistryError> {
-        self.progress.check().map_err(|source| RegistryError::Stopped { source })?;
-        let read = self.reader.read(buffer).map_err(|error| match ureq::Error::from(error) {
-            ureq::Error::Timeout(_) => self.too_slow("nothing came".to_owned()),
-            _ => RegistryError::CutOff {
-                host: self.host.clone(),
-                what: self.what.to_owned(),
-                reason: format!("{} bytes had come", self.read),
-            },
-        })?;
-        self.read += read as u64;
+        let stall = self.waits.stall;
+        let read = self.read_within(stall, buffer)?.ok_or_else(|| self.too_slow("nothing came", stall))?;
         self.window.1 += read as u64;
-        self.progress.count_network(read as u64);
         let (since, bytes) = self.window;
-        if since.elapsed() >= self.stall {
-            if read > 0 && bytes < SLOWEST.saturating_mul(self.stall.as_secs()) {
-                return Err(self.too_slow(format!("{bytes} bytes came")));
+        if since.elapsed() >= stall {
+            if read > 0 && bytes < SLOWEST.saturating_mul(stall.as_secs()) {
+                return Err(self.too_slow(&format!("{bytes} bytes came"), stall));
             }
             self.window = (Instant::now(), 0);
         }
         Ok(read)
     }
 
-    fn too_slow(&self, what_came: String) -> RegistryError {
+    /// The same without a look at how many; `None` if nothing comes in that time.
+    fn read_within(&mut self, limit: Duration, buffer: &mut [u8]) -> Result<Option<usize>, RegistryError> {
+        let stopped = |source| RegistryError::Stopped { source };
+        self.progress.check().map_err(stopped)?;
+        let read = match within(limit, self.progress, || self.reader.read(buffer)) {
+            Ok(read) => read,
+            Err(error) => {
+                self.progress.check().map_err(stopped)?;
+                return match ureq::Error::from(error) {
+                    ureq::Error::Timeout(_) => Ok(None),
+                    _ => Err(RegistryError::CutOff {
+                        host: self.host.clone(),
+                        what: self.what.to_owned(),
+                        reason: format!("{} bytes had come", self.read),
+                    }),
+                };
+            }
+        };
+        self.read += read as u64;
+        self.progress.count_network(read as u64);
+        Ok(Some(read))
+    }
+
+    fn too_slow(&self, what_came: &str, limit: Duration) -> RegistryError {
         RegistryError::Timeout {
             host: self.host.clone(),
             what: self.what.to_owned(),
-            reason: format!("{what_came} in {} s", self.stall.as_secs_f32()),
+            reason: format!("{what_came} in {} s", limit.as_secs_f32()),
         }
     }
 
-    /// All of it, which must be no more than `limit` bytes.
+    /// All of it, which must be no more than `limit` bytes, and come in the time that a document has.
     pub(super) fn all(mut self, limit: u64, kind: &'static str) -> Result<Vec<u8>, RegistryError> {
         let mut bytes = Vec::new();
         let mut buffer = vec![0; 64 << 10];
+        let (whole, end) = (self.waits.document, Instant::now() + self.waits.document);
         loop {
-            let read = self.read(&mut buffer)?;
+            let left = end.saturating_duration_since(Instant::now()).min(self.waits.stall);
+            let Some(read) = self.read_within(left, &mut buffer)? else {
+                let (limit, came) =
+                    if left < self.waits.stall { (whole, "not all of it came") } else { (left, "nothing came") };
+                return Err(self.too_slow(came, limit));
+            };
             if read == 0 {
                 return Ok(bytes);
             }

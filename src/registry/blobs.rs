@@ -1,6 +1,6 @@
 //! Large blobs, into files, going on where a run before this one stopped.
 //!
-//! What is gone on with is safe: all bytes are compared with the digest, and where nobody knows that one, the server is
+//! What is gone on with is safe: all bytes are compared with the digest, and where the digest is not known, the server is
 //! asked for the rest of the same version, or for all.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -17,8 +17,9 @@ use super::error::RegistryError;
 use super::location::Location;
 use super::transport::{Access, Ask, Payload};
 use super::url::Url;
-use crate::digest::{Digest, Hasher};
-use crate::progress::Progress;
+use crate::disk::bounded;
+use crate::disk::progress::Progress;
+use crate::oci::digest::{Digest, Hasher};
 
 /// Bytes that are read, hashed and written at once.
 const CHUNK: usize = 128 << 10;
@@ -31,9 +32,9 @@ pub struct Fetched {
     /// Bytes that were there from a run before.
     pub resumed_from: u64,
     /// The digest of all bytes.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// How many they are.
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 /// What is there of a blob: a file, locked by this process, and the hash of what is in it.
@@ -55,9 +56,9 @@ pub(super) struct Wanted<'a> {
     pub(super) what: String,
     pub(super) url: Url,
     pub(super) access: Access<'a>,
-    /// `None` where whoever asks is to learn it.
+    /// `None` where the caller wants to learn it.
     pub(super) digest: Option<Digest>,
-    /// `None` where nobody has said it.
+    /// `None` where it is not known.
     pub(super) size: Option<u64>,
     /// The `ETag` of what is there of it, for a digest that is not known: what is gone on with must be of the same bytes.
     pub(super) version: Option<&'a str>,
@@ -91,7 +92,7 @@ impl Client {
         name.push(".part");
         let path = PathBuf::from(name);
         let Some(file) = lock(&path, progress)? else {
-            // Whoever had it locked has finished it, or thrown it away.
+            // The run that had it locked has finished it, or thrown it away.
             return self.fetch(wanted, to, progress);
         };
         if let Some((digest, size)) = is_there(to, wanted, progress)? {
@@ -151,7 +152,7 @@ impl Client {
     ) -> Result<(), RegistryError> {
         let (url, access, what) = (wanted.url.clone(), wanted.access, wanted.what.as_str());
         let (headers, payload) = (Vec::new(), Payload::Nothing);
-        let mut ask = Ask { at: wanted.at, what, method: Method::GET, url, access, headers, payload, patience: None };
+        let mut ask = Ask { at: wanted.at, what, method: Method::GET, url, access, headers, payload, stores: false };
         let start = part.hasher.count();
         if start > 0 {
             ask.headers.push(("range", format!("bytes={start}-")));
@@ -198,7 +199,7 @@ impl Client {
     }
 }
 
-/// How many bytes all of it has, by what the server is about to send after `start` bytes; `None` if nobody says.
+/// How many bytes all of it has, by what the server is about to send after `start` bytes; `None` if the server does not say.
 fn announced(wanted: &Wanted<'_>, start: u64, response: &Response<Body>) -> Result<Option<u64>, RegistryError> {
     let headers = response.headers();
     let size = if response.status() == 206 {
@@ -281,7 +282,7 @@ fn lock(path: &Path, progress: &Progress) -> Result<Option<File>, RegistryError>
 
 /// Digest and size of the blob if it is there, whole and right.
 fn is_there(to: &Path, wanted: &Wanted<'_>, progress: &Progress) -> Result<Option<(Digest, u64)>, RegistryError> {
-    let mut file = match File::open(to) {
+    let mut file = match bounded::open(to) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(to)(error)),

@@ -12,13 +12,13 @@ use super::location::Location;
 use super::options::Options;
 use super::transport::{Access, Ask, Payload, Transport};
 use super::url::Url;
-use crate::digest::Digest;
-use crate::progress::Progress;
+use crate::disk::progress::Progress;
+use crate::oci::digest::Digest;
 
 /// The largest manifest that is read: what registries have to take, by the protocol.
-pub const MAX_MANIFEST: u64 = 4 << 20;
+pub(crate) const MAX_MANIFEST: u64 = 4 << 20;
 /// The largest blob that is read into memory.
-pub const MAX_SMALL_BLOB: u64 = 8 << 20;
+pub(crate) const MAX_SMALL_BLOB: u64 = 8 << 20;
 
 /// The media types of manifests and indexes.
 const MANIFESTS: [&str; 4] = [
@@ -72,7 +72,7 @@ impl Client {
     /// A client that has asked nothing yet.
     ///
     /// # Errors
-    /// If the certificates cannot be read, or the proxy is none.
+    /// If the certificates cannot be read, or the proxy is not an address.
     pub fn new(options: Options) -> Result<Self, RegistryError> {
         Ok(Self { transport: Transport::new(options)? })
     }
@@ -80,7 +80,7 @@ impl Client {
     /// The files and helpers with the user's logins that a registry has taken so far, by its host; none where it lets
     /// anybody in.
     #[must_use]
-    pub fn logins(&self, host: &str) -> BTreeSet<String> {
+    pub(crate) fn logins(&self, host: &str) -> BTreeSet<String> {
         self.transport.sources(host)
     }
 
@@ -234,7 +234,7 @@ impl Client {
     ) -> Result<Ask<'a>, RegistryError> {
         let url: Url = self.transport.url(at, path)?;
         let (access, headers, payload) = (Access::Pull, Vec::new(), Payload::Nothing);
-        Ok(Ask { at, what, method, url, access, headers, payload, patience: None })
+        Ok(Ask { at, what, method, url, access, headers, payload, stores: false })
     }
 }
 

@@ -12,7 +12,10 @@ use serde::Deserialize;
 
 use super::location::familiar_host;
 
-/// Something that nobody may see. It cannot be printed.
+use crate::class::{Class, Classified};
+use crate::disk::bounded::{self, Cap};
+
+/// A secret. It cannot be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -37,16 +40,16 @@ impl fmt::Debug for Secret {
 
 /// A login, and where it is from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// What the registry is told.
-    pub login: Login,
+    pub(crate) login: Login,
     /// The file or helper, for messages.
-    pub source: String,
+    pub(crate) source: String,
 }
 
 /// What a login consists of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Login {
+pub(crate) enum Login {
     /// A name and a password.
     Password {
         /// The name.
@@ -104,6 +107,15 @@ pub enum CredentialsError {
     },
 }
 
+impl Classified for CredentialsError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Read { source, .. } | Self::NoHelper { source, .. } => source.class(),
+            Self::Malformed { .. } | Self::Helper { .. } => Class::Failed,
+        }
+    }
+}
+
 /// `auth.json` and `config.json`, what is read of them.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
@@ -137,7 +149,7 @@ struct Helped {
 ///
 /// # Errors
 /// If a file or a helper is there and cannot be used: what comes after it would be another user's login.
-pub fn find(files: &[PathBuf], host: &str, repository: &str) -> Result<Option<Credentials>, CredentialsError> {
+pub(crate) fn find(files: &[PathBuf], host: &str, repository: &str) -> Result<Option<Credentials>, CredentialsError> {
     for path in files {
         let Some(file) = read(path)? else { continue };
         let helper = file.cred_helpers.iter().find(|(key, _)| normal(key) == host);
@@ -160,7 +172,7 @@ pub fn find(files: &[PathBuf], host: &str, repository: &str) -> Result<Option<Cr
 }
 
 fn read(path: &Path) -> Result<Option<AuthFile>, CredentialsError> {
-    let text = match std::fs::read(path) {
+    let text = match bounded::read(path, Cap::Settings) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
         Err(source) => return Err(CredentialsError::Read { path: path.to_owned(), source }),
@@ -233,7 +245,7 @@ fn normal(key: &str) -> String {
 fn ask_helper(path: &Path, name: &str, host: &str) -> Result<Option<Credentials>, CredentialsError> {
     let program = format!("docker-credential-{name}");
     if name.contains('/') {
-        return Err(malformed(path, format!("'{name}' is no name of a helper")));
+        return Err(malformed(path, format!("'{name}' is not a name of a helper")));
     }
     let server = if host == "docker.io" { "https://index.docker.io/v1/" } else { host };
     let no_helper = |source| CredentialsError::NoHelper {

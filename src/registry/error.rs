@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use super::credentials::CredentialsError;
 use super::location::LocationError;
-use crate::digest::Digest;
+use crate::class::{Class, Classified};
+use crate::oci::digest::Digest;
 
 /// Each cause of a failure, with the object it is about. No variant holds a secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// The name of an image.
-    #[error("{0}")]
+    #[error(transparent)]
     Location(#[from] LocationError),
     /// The credentials of the user.
-    #[error("{0}")]
+    #[error(transparent)]
     Credentials(#[from] CredentialsError),
     /// Plain HTTP to another machine.
     #[error(
@@ -35,9 +36,9 @@ pub enum RegistryError {
         reason: String,
     },
     /// The proxy's address.
-    #[error("the proxy for HTTPS is no address such as http://HOST:PORT")]
+    #[error("the proxy for HTTPS is not an address such as http://HOST:PORT")]
     Proxy,
-    /// No such host, nobody listens there, or the connection broke before an answer.
+    /// No such host, nothing listens there, or the connection broke before an answer.
     #[error("{host} cannot be reached: {reason}")]
     Unreachable {
         /// The host.
@@ -52,6 +53,17 @@ pub enum RegistryError {
         host: String,
         /// Why not.
         reason: String,
+    },
+    /// It speaks no TLS at all. `here` is whether it is on this machine.
+    #[error(
+        "{host} answers in plain HTTP; {}",
+        if *here { "say so with --insecure" } else { "only a registry on this machine may, with --insecure: give it a certificate" }
+    )]
+    PlainHttp {
+        /// The host.
+        host: String,
+        /// Whether it is on this machine.
+        here: bool,
     },
     /// 401: not logged in.
     #[error(
@@ -179,7 +191,7 @@ pub enum RegistryError {
         /// What is wrong.
         reason: String,
     },
-    /// The registry sends its clients elsewhere, and that place is none to go to.
+    /// The registry sends its clients elsewhere, and that place is not allowed.
     #[error("{what}: {host} redirects {reason}")]
     Redirect {
         /// The host.
@@ -213,6 +225,32 @@ pub enum RegistryError {
     },
 }
 
+impl Classified for RegistryError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Location(error) => error.class(),
+            Self::Io { source, .. } | Self::Source { source, .. } | Self::Stopped { source, .. } => source.class(),
+            Self::WrongDigest { .. } | Self::WrongSize { .. } => Class::Unverified,
+            Self::Credentials(_) | Self::Unauthorized { .. } | Self::Denied { .. } => Class::Environment,
+            Self::Insecure { .. }
+            | Self::Certificates { .. }
+            | Self::Proxy
+            | Self::Unreachable { .. }
+            | Self::Tls { .. }
+            | Self::PlainHttp { .. }
+            | Self::NotFound { .. }
+            | Self::RateLimited { .. }
+            | Self::Server { .. }
+            | Self::Refused { .. }
+            | Self::Timeout { .. }
+            | Self::CutOff { .. }
+            | Self::TooLarge { .. }
+            | Self::Malformed { .. }
+            | Self::Redirect { .. } => Class::Failed,
+        }
+    }
+}
+
 impl RegistryError {
     /// Whether the same request may succeed by itself, later.
     #[must_use]
@@ -235,7 +273,7 @@ impl RegistryError {
 
     /// How long the registry asks to wait.
     #[must_use]
-    pub const fn wait(&self) -> Option<Duration> {
+    pub(crate) const fn wait(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { wait, .. } | Self::Server { wait, .. } => *wait,
             _ => None,

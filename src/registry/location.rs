@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::digest::{Digest, ParseDigestError};
-use crate::reference::{image_name, is_registry, is_repository, is_tag, split_registry};
+use crate::class::{Class, Classified};
+use crate::oci::digest::{Digest, ParseDigestError};
+use crate::oci::reference::{image_name, is_registry, is_repository, is_tag, split_registry};
 
 /// Docker Hub, as people write it.
 const HUB: &str = "docker.io";
@@ -28,7 +29,7 @@ pub struct Location {
 #[non_exhaustive]
 pub enum LocationError {
     /// The host.
-    #[error("'{text}': '{host}' is no registry: expected HOST or HOST:PORT")]
+    #[error("'{text}': '{host}' is not a registry: expected HOST or HOST:PORT")]
     Host {
         /// What was given.
         text: String,
@@ -37,7 +38,7 @@ pub enum LocationError {
     },
     /// The repository.
     #[error(
-        "'{text}': '{repository}' is no repository: expected lower-case letters, digits and single '.', '_' or '-' between \
+        "'{text}': '{repository}' is not a repository: expected lower-case letters, digits and single '.', '_' or '-' between \
          them, in parts separated by '/'"
     )]
     Repository {
@@ -66,12 +67,20 @@ pub enum LocationError {
     },
 }
 
+impl Classified for LocationError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Host { .. } | Self::Repository { .. } | Self::Tag { .. } | Self::Digest { .. } => Class::Usage,
+        }
+    }
+}
+
 impl Location {
     /// A repository, with neither tag nor digest. Docker Hub may be given by any of its names; its images without a
     /// folder are in `library/`.
     ///
     /// # Errors
-    /// If the host or the repository is none.
+    /// If the host or the repository does not parse.
     pub fn new(host: &str, repository: &str) -> Result<Self, LocationError> {
         let text = || format!("{host}/{repository}");
         if !is_registry(host) {
@@ -92,7 +101,7 @@ impl Location {
     ///
     /// # Errors
     /// If it is not a tag.
-    pub fn with_tag(&self, tag: &str) -> Result<Self, LocationError> {
+    pub(crate) fn with_tag(&self, tag: &str) -> Result<Self, LocationError> {
         if !is_tag(tag) {
             return Err(LocationError::Tag { text: self.name(), tag: tag.to_owned() });
         }
@@ -101,7 +110,7 @@ impl Location {
 
     /// The same, by this digest.
     #[must_use]
-    pub fn with_digest(&self, digest: Digest) -> Self {
+    pub(crate) fn with_digest(&self, digest: Digest) -> Self {
         Self { digest: Some(digest), ..self.clone() }
     }
 
@@ -113,7 +122,7 @@ impl Location {
 
     /// The host and port that requests go to: `registry-1.docker.io`.
     #[must_use]
-    pub fn wire_host(&self) -> &str {
+    pub(crate) fn wire_host(&self) -> &str {
         if self.host == HUB { HUB_API } else { &self.host }
     }
 
@@ -131,25 +140,25 @@ impl Location {
 
     /// The digest, if there is one. It decides, whatever the tag says.
     #[must_use]
-    pub const fn digest(&self) -> Option<Digest> {
+    pub(crate) const fn digest(&self) -> Option<Digest> {
         self.digest
     }
 
     /// What to ask the registry for: the digest, or the tag, or `latest`.
     #[must_use]
-    pub fn which(&self) -> String {
+    pub(crate) fn which(&self) -> String {
         self.digest.map_or_else(|| self.tag.clone().unwrap_or_else(|| "latest".to_owned()), |digest| digest.to_string())
     }
 
     /// Registry and repository: `docker.io/library/redis`.
     #[must_use]
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.host, self.repository)
     }
 
     /// Whether the registry is on this machine.
     #[must_use]
-    pub fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         is_loopback(&self.host)
     }
 }

@@ -3,11 +3,12 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`location`] | says where an image is |
-//! | [`options`] | what the caller says of the surroundings: logins, proxy, certificates, patience |
+//! | [`options`] | what the caller says of the surroundings: logins, proxy, certificates, how long is waited |
 //! | [`credentials`] | finds the user's login for a repository |
 //! | `transport` `token` `url` | one request: connections, tokens, redirects, tries |
 //! | `answer` `stream` | what comes back, and what is sent while it is made |
-//! | [`client`] | manifests and small blobs |
+//! | `line` | sockets and names, and how long they are waited for |
+//! | [`client`] `tags` | manifests and small blobs; the tags of a repository |
 //! | [`blobs`] | large blobs into files, resumed |
 //! | [`web`] | files of other web servers, in the same way |
 //! | [`upload`] | blobs and manifests to a registry |
@@ -16,15 +17,17 @@
 //! place that this registry gets its tokens from, never to another one; no error and no debug output shows it.
 
 mod answer;
-pub mod blobs;
-pub mod client;
-pub mod credentials;
-pub mod error;
-pub mod location;
-pub mod options;
+pub(crate) mod blobs;
+pub(crate) mod client;
+pub(crate) mod credentials;
+pub(crate) mod error;
+mod line;
+pub(crate) mod location;
+pub(crate) mod options;
 mod stream;
+mod tags;
 mod token;
 mod transport;
-pub mod upload;
+pub(crate) mod upload;
 mod url;
-pub mod web;
+pub(crate) mod web;

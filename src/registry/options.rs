@@ -24,12 +24,47 @@ pub struct Options {
     pub retries: u32,
     /// The longest wait between two tries. A registry that asks for more is not waited for.
     pub max_wait: Duration,
-    /// How long a connection may take to come about.
-    pub connect: Duration,
-    /// How long nothing may come before a connection counts as dead.
-    pub stall: Duration,
+    /// How long is waited for what.
+    pub waits: Waits,
     /// What the registries know this program by.
     pub user_agent: String,
+}
+
+/// Bytes in a second. Less than this, for as long as [`Waits::stall`], is not a transfer: a modem of 1990 has four times as much.
+pub(super) const SLOWEST: u64 = 512;
+
+/// How long a server is waited for. A download of 20 GB over a slow line may take days, and its server may not hold it for
+/// as long as it likes: so what is small has a limit as a whole, and what is large has one for the time without progress.
+/// After a signal nothing is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    /// For a connection, and for the address of the host: 15 s.
+    pub connect: Duration,
+    /// For the next bytes of a body: 30 s; in each such time there must be 512 bytes for each second of it.
+    pub stall: Duration,
+    /// From a request until all headers of its answer are there: 60 s.
+    pub answer: Duration,
+    /// For all of a manifest, a configuration, a token, a listing: 120 s. After that it is not tried again either.
+    pub document: Duration,
+    /// From the last byte of an upload until its answer: 600 s, because some registries copy it once more first.
+    pub stored: Duration,
+    /// For the words of a server that says no: 3 s. They mostly come with the status.
+    pub reason: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self::of(Duration::from_secs(30))
+    }
+}
+
+impl Waits {
+    /// All of them, longer or shorter with the time without progress.
+    #[must_use]
+    pub(crate) fn of(stall: Duration) -> Self {
+        let (connect, reason) = (stall / 2, stall / 10);
+        Self { connect, stall, answer: stall * 2, document: stall * 4, stored: stall * 20, reason }
+    }
 }
 
 /// The proxy for HTTPS: nothing else leaves this machine.
@@ -51,8 +86,7 @@ impl Default for Options {
             tokens: BTreeMap::new(),
             retries: 4,
             max_wait: Duration::from_secs(60),
-            connect: Duration::from_secs(15),
-            stall: Duration::from_secs(30),
+            waits: Waits::default(),
             user_agent: concat!("windlass/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }

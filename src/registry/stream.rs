@@ -1,18 +1,22 @@
 //! A body that is written while it is sent.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
 use super::error::RegistryError;
-use crate::progress::Progress;
+use super::line::not_counted;
+use crate::disk::progress::Progress;
 
 /// Writes a blob, from its first byte, each time it is called: an upload that broke off is begun again.
-pub type Open<'a> = dyn Fn(&mut (dyn Write + Send)) -> io::Result<()> + Sync + 'a;
+pub(crate) type Open<'a> = dyn Fn(&mut (dyn Write + Send)) -> io::Result<()> + Sync + 'a;
 
 /// Bytes of one piece.
 const PIECE: usize = 128 << 10;
 /// Pieces under way.
 const PIECES: usize = 8;
+/// How long is waited for a piece before a signal is looked for.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// The side that writes.
 struct Outgoing {
@@ -63,12 +67,19 @@ impl Read for Sent<'_> {
         }
         self.progress.check()?;
         if self.at == self.piece.len() {
-            let Ok(piece) = self.pieces.recv() else {
-                self.short = true;
-                return Err(ErrorKind::UnexpectedEof.into());
+            self.piece = loop {
+                match self.pieces.recv_timeout(SLICE) {
+                    Ok(piece) => break piece,
+                    // It is made here; how long that takes is not the server's time.
+                    Err(RecvTimeoutError::Timeout) => self.progress.check()?,
+                    Err(RecvTimeoutError::Disconnected) => {
+                        self.short = true;
+                        return Err(ErrorKind::UnexpectedEof.into());
+                    }
+                }
             };
-            self.piece = piece;
             self.at = 0;
+            not_counted();
         }
         let room = usize::try_from(self.left).map_or(buffer.len(), |left| left.min(buffer.len()));
         let taken = room.min(self.piece.len() - self.at);

@@ -1,4 +1,4 @@
-//! How a registry lets somebody in: Basic, or a token from the server that it names.
+//! How a registry lets a client in: Basic, or a token from the server that it names.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,12 +6,11 @@ use http_auth::ChallengeRef;
 use serde::Deserialize;
 use ureq::http::{HeaderMap, Method};
 
-use super::answer::status_error;
 use super::credentials::{Credentials, Login, Secret};
 use super::error::RegistryError;
 use super::transport::{Access, Ask, Payload, Transport, unauthorized};
 use super::url::{Url, escaped};
-use crate::progress::Progress;
+use crate::disk::progress::Progress;
 
 /// The largest answer of a token server.
 const MAX_TOKEN: u64 = 1 << 20;
@@ -121,14 +120,14 @@ impl Transport {
             }
         }
         let method = if matches!(payload, Payload::Nothing) { Method::GET } else { Method::POST };
-        let ask = Ask { method, url: url.clone(), headers, payload, patience: None, ..*ask };
+        let ask = Ask { method, url: url.clone(), headers, payload, stores: false, ..*ask };
         // No redirect is followed from here: a login is in it.
         let response = self.send_once(&ask, &url, authorization.as_ref(), progress)?;
         match response.status().as_u16() {
             200 => {}
             300..=399 => return Err(malformed("its token server sends its clients elsewhere")),
             400 | 401 => return Err(unauthorized(ask.at, login)),
-            _ => return Err(status_error(url.host(), &format!("a token for {}", ask.what), response)),
+            _ => return Err(self.refusal(url.host(), &format!("a token for {}", ask.what), response, progress)),
         }
         let bytes = self.incoming(&ask, response, progress).all(MAX_TOKEN, "token")?;
         let answer: Answer = serde_json::from_slice(&bytes).unwrap_or_default();

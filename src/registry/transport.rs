@@ -4,20 +4,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ureq::http::{HeaderValue, Method, Request, Response, header};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body, Proxy, SendBody};
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
+use ureq::{Agent, Body, Proxy, ProxyProtocol, SendBody};
 
 use super::answer::{Incoming, beginning, connection_error, header_text, status_error};
 use super::credentials::{self, Secret};
 use super::error::RegistryError;
+use super::line::{Line, within};
 use super::location::Location;
 use super::options::Options;
 use super::stream::{Open, send_stream};
 use super::url::Url;
-use crate::progress::Progress;
+use crate::disk::bounded::{self, Cap};
+use crate::disk::progress::Progress;
 
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 5;
@@ -78,8 +81,8 @@ pub(super) struct Ask<'a> {
     pub(super) access: Access<'a>,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) payload: Payload<'a>,
-    /// How long an answer may take to begin; the options' stall time if `None`.
-    pub(super) patience: Option<Duration>,
+    /// Whether the answer comes only when what was uploaded is stored.
+    pub(super) stores: bool,
 }
 
 /// The connections of a client, and what it was allowed with them.
@@ -91,7 +94,7 @@ pub(super) struct Transport {
     logins: Mutex<BTreeMap<(String, String), Secret>>,
     /// Where the user's logins are from that a registry has taken, by registry.
     sources: Mutex<BTreeMap<String, BTreeSet<String>>>,
-    /// Held by whoever gets a login, so that many threads get one.
+    /// Held while a login is asked for, so that many threads ask once.
     login: Mutex<()>,
     /// Hosts that could not be reached: each is tried once more, not again and again.
     down: Mutex<BTreeSet<String>>,
@@ -105,7 +108,7 @@ impl fmt::Debug for Transport {
 
 impl Transport {
     pub(super) fn new(options: Options) -> Result<Self, RegistryError> {
-        let roots = trusted(options.ca_file.as_deref())?;
+        let (roots, waits) = (trusted(options.ca_file.as_deref())?, options.waits);
         let agent = |proxy: Option<Proxy>| -> Agent {
             // Without a word about the proxy, ureq would take one from the environment.
             let config = Agent::config_builder()
@@ -116,14 +119,18 @@ impl Transport {
                 .max_redirects(0)
                 .max_idle_connections(32)
                 .max_idle_connections_per_host(16)
-                .timeout_resolve(Some(options.connect))
-                .timeout_connect(Some(options.connect))
-                .timeout_per_read(Some(options.stall))
-                .timeout_per_write(Some(options.stall));
-            config.build().new_agent()
+                .timeout_resolve(Some(waits.connect))
+                .timeout_connect(Some(waits.connect))
+                .timeout_per_write(Some(waits.stall));
+            let line = ().chain(ConnectProxyConnector::default()).chain(Line).chain(RustlsConnector::default());
+            Agent::with_parts(config.build(), line, Line)
         };
         let proxy = options.proxy.url.as_ref().map(|url| Proxy::new(url.expose()));
-        let proxied = proxy.transpose().map_err(|_| RegistryError::Proxy)?.map(|proxy| agent(Some(proxy)));
+        let proxy = proxy.transpose().map_err(|_| RegistryError::Proxy)?;
+        if proxy.as_ref().is_some_and(|proxy| !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https)) {
+            return Err(RegistryError::Proxy);
+        }
+        let proxied = proxy.map(|proxy| agent(Some(proxy)));
         Ok(Self {
             direct: agent(None),
             proxied,
@@ -161,7 +168,7 @@ impl Transport {
         let used = locked(&self.logins).get(&key).cloned().or(token.clone());
         let mut response = self.follow(ask, used.as_ref(), progress)?;
         if response.status() == 401 && token.is_none() {
-            drop(beginning(&mut response));
+            drop(beginning(&mut response, self.options.waits.reason, progress));
             let login = credentials::find(&self.options.auth_files, ask.at.host(), ask.at.repository())?;
             let one_at_a_time = locked(&self.login);
             let known = locked(&self.logins).get(&key).cloned().filter(|known| used.as_ref() != Some(known));
@@ -186,7 +193,7 @@ impl Transport {
         match response.status() {
             status if status.is_success() => Ok(response),
             status if status == 401 => Err(unauthorized(ask.at, None)),
-            _ => Err(status_error(ask.at.host(), ask.what, response)),
+            _ => Err(self.refusal(ask.at.host(), ask.what, response, progress)),
         }
     }
 
@@ -253,13 +260,11 @@ impl Transport {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
+        let waits = self.options.waits;
+        let limit = if ask.stores { waits.stored } else { waits.answer };
         let bad = |error: ureq::http::Error| malformed(error.to_string());
         let agent = self.proxied.as_ref().filter(|_| !self.options.proxy.excepts(url.host())).unwrap_or(&self.direct);
-        let configured = |request: Request<SendBody<'_>>| {
-            let patience = ask.patience.unwrap_or(self.options.stall);
-            let request = agent.configure_request(request).timeout_per_read(Some(patience)).build();
-            agent.run(request)
-        };
+        let configured = |request: Request<SendBody<'_>>| within(limit, progress, || agent.run(request));
         let sent = match ask.payload {
             Payload::Nothing => configured(request.body(SendBody::none()).map_err(bad)?),
             Payload::Bytes(mut bytes) => {
@@ -276,12 +281,26 @@ impl Transport {
                 })?
             }
         };
-        sent.map_err(|error| connection_error(url.host(), ask.what, error, self.options.connect))
+        sent.map_err(|error| match progress.check() {
+            Err(source) => RegistryError::Stopped { source },
+            Ok(()) => connection_error(url.host(), ask.what, error, waits.connect, limit),
+        })
+    }
+
+    /// What a status that is not success means.
+    pub(super) fn refusal(
+        &self,
+        host: &str,
+        what: &str,
+        response: Response<Body>,
+        progress: &Progress,
+    ) -> RegistryError {
+        status_error(host, what, response, self.options.waits.reason, progress)
     }
 
     /// The body of an answer, watched.
     pub(super) fn incoming<'a>(&self, ask: &Ask<'a>, response: Response<Body>, progress: &'a Progress) -> Incoming<'a> {
-        Incoming::new(ask.at.host(), ask.what, response.into_body(), self.options.stall, progress)
+        Incoming::new(ask.at.host(), ask.what, response.into_body(), self.options.waits, progress)
     }
 
     /// Does something until it works, or fails for good.
@@ -291,7 +310,7 @@ impl Transport {
         progress: &Progress,
         mut step: impl FnMut() -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let mut tries = Tries { transport: self, host: at.host(), progress, failed: 0 };
+        let mut tries = Tries { transport: self, host: at.host(), progress, failed: 0, since: Instant::now() };
         loop {
             match step() {
                 Ok(done) => {
@@ -304,7 +323,7 @@ impl Transport {
     }
 
     pub(super) fn tries<'a>(&'a self, at: &'a Location, progress: &'a Progress) -> Tries<'a> {
-        Tries { transport: self, host: at.host(), progress, failed: 0 }
+        Tries { transport: self, host: at.host(), progress, failed: 0, since: Instant::now() }
     }
 }
 
@@ -314,21 +333,26 @@ pub(super) struct Tries<'a> {
     host: &'a str,
     progress: &'a Progress,
     failed: u32,
+    /// When it last went on.
+    since: Instant,
 }
 
 impl Tries<'_> {
     /// It went on: what fails from now on is counted from the start.
     pub(super) fn went_on(&mut self) {
         self.failed = 0;
+        self.since = Instant::now();
     }
 
-    /// Waits for the next try; gives the error back if there is none.
+    /// Waits for the next try; gives the error back after the last one.
     pub(super) fn again(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         let options = &self.transport.options;
         let wait = error.wait();
         let unreachable = matches!(error, RegistryError::Unreachable { .. });
         let down = unreachable && locked(&self.transport.down).contains(self.host);
-        if !error.is_transient() || down || self.failed >= options.retries || wait > Some(options.max_wait) {
+        // A server that is slow once mostly is so again.
+        let late = matches!(error, RegistryError::Timeout { .. }) && self.since.elapsed() >= options.waits.document;
+        if !error.is_transient() || down || late || self.failed >= options.retries || wait > Some(options.max_wait) {
             if unreachable {
                 locked(&self.transport.down).insert(self.host.to_owned());
             }
@@ -372,14 +396,14 @@ fn trusted(given: Option<&Path>) -> Result<RootCerts, RegistryError> {
     if let Some(path) = given {
         let failed = |reason| RegistryError::Certificates { path: path.to_owned(), reason };
         let certificates = certificates(path).map_err(|error| failed(error.to_string()))?;
-        return certificates.ok_or_else(|| failed("there is none in it".to_owned()));
+        return certificates.ok_or_else(|| failed("it has no certificate".to_owned()));
     }
     let system = SYSTEM_CERTIFICATES.iter().map(PathBuf::from);
     Ok(system.filter_map(|path| certificates(&path).ok().flatten()).next().unwrap_or(RootCerts::WebPki))
 }
 
 fn certificates(path: &Path) -> std::io::Result<Option<RootCerts>> {
-    let text = std::fs::read(path)?;
+    let text = bounded::read(path, Cap::List)?;
     let items = parse_pem(&text).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,

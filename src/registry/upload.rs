@@ -1,40 +1,45 @@
 //! Blobs and manifests to a registry.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use ureq::Body;
 use ureq::http::{Method, Response};
 
-use super::answer::header_text;
+use super::answer::{header_number, header_text};
 use super::client::{Client, blob_name, manifest_name};
 use super::error::RegistryError;
 use super::location::Location;
-pub use super::stream::Open;
+pub(crate) use super::stream::Open;
 use super::transport::{Access, Ask, Payload};
 use super::url::Url;
-use crate::digest::{Digest, Hasher};
-use crate::progress::Progress;
+use crate::disk::progress::Progress;
+use crate::oci::digest::{Digest, Hasher};
 
-/// How long a registry may take for what was uploaded: some copy it once more before they answer.
-const PATIENCE: Duration = Duration::from_secs(600);
 /// Bytes of one piece of an upload in pieces: more than the least that any registry takes.
 const PIECE: usize = 8 << 20;
 
 impl Client {
-    /// Whether the repository has this blob.
+    /// Whether the repository has this blob, whole: where the registry says that it has another size, it is not the blob.
     ///
     /// # Errors
-    /// See [`RegistryError`]; that it has not is none.
-    pub fn has_blob(&self, at: &Location, digest: Digest, progress: &Progress) -> Result<bool, RegistryError> {
+    /// See [`RegistryError`]; that the registry has no such blob is not an error.
+    pub fn has_blob(
+        &self,
+        at: &Location,
+        digest: Digest,
+        size: u64,
+        progress: &Progress,
+    ) -> Result<bool, RegistryError> {
         let what = blob_name(at, digest);
         let asked = self.transport.retrying(at, progress, || {
             let ask = self.ask(at, &what, Method::HEAD, &format!("blobs/{digest}"))?;
-            // Whoever asks this goes on to push.
-            self.transport.send(&Ask { access: Access::Push, ..ask }, progress).map(drop)
+            // The caller goes on to push.
+            let answer = self.transport.send(&Ask { access: Access::Push, ..ask }, progress)?;
+            Ok(header_number(answer.headers(), "content-length"))
         });
         match asked {
-            Ok(()) => Ok(true),
+            // There are registries that say 0 of every blob.
+            Ok(found) => Ok(found.is_none_or(|found| found == 0 || found == size)),
             Err(error) if error.is_gone() => Ok(false),
             Err(error) => Err(error),
         }
@@ -62,7 +67,7 @@ impl Client {
         match asked {
             Ok(response) if response.status() == 201 => Ok(true),
             Ok(response) => {
-                // An upload was begun instead. Nobody needs it; a registry that keeps it forgets it by itself.
+                // An upload was begun instead. It is not needed; a registry that keeps it forgets it by itself.
                 let ask = self.ask(at, &what, Method::DELETE, "")?;
                 if let Ok(url) = next(&ask, &self.transport.url(at, "blobs/uploads/")?, &response) {
                     drop(self.transport.send(&Ask { url, access: Access::Push, ..ask }, progress));
@@ -99,16 +104,16 @@ impl Client {
             let url = next(&ask, &ask.url, &begun)?.with("digest", &digest.to_string());
             drop(begun);
             let headers = vec![("content-type", "application/octet-stream".to_owned())];
-            let (method, payload, patience) = (Method::PUT, Payload::Stream { size, open }, Some(PATIENCE));
-            self.transport.send(&Ask { method, url, headers, payload, patience, ..ask }, progress).map(drop)
+            let (method, payload, stores) = (Method::PUT, Payload::Stream { size, open }, true);
+            self.transport.send(&Ask { method, url, headers, payload, stores, ..ask }, progress).map(drop)
         })
     }
 
-    /// Uploads a blob whose digest nobody knows before `open` has written it, in pieces; gives back its digest and size.
+    /// Uploads a blob whose digest is not known before `open` has written it, in pieces; gives back its digest and size.
     ///
     /// # Errors
     /// See [`RegistryError`]. `what` is the blob, for messages.
-    pub fn push_stream(
+    pub(crate) fn push_stream(
         &self,
         at: &Location,
         what: &str,
@@ -131,8 +136,8 @@ impl Client {
             let (digest, size) = upload.hasher.finish();
             let url = upload.url.with("digest", &digest.to_string());
             let headers = vec![("content-type", "application/octet-stream".to_owned())];
-            let (method, patience) = (Method::PUT, Some(PATIENCE));
-            self.transport.send(&Ask { method, url, headers, patience, ..ask }, progress)?;
+            let (method, stores) = (Method::PUT, true);
+            self.transport.send(&Ask { method, url, headers, stores, ..ask }, progress)?;
             Ok((digest, size))
         })
     }
@@ -157,8 +162,8 @@ impl Client {
         self.transport.retrying(at, progress, || {
             let ask = self.ask(at, &what, Method::PUT, &format!("manifests/{which}"))?;
             let headers = vec![("content-type", media_type.to_owned())];
-            let (access, payload, patience) = (Access::Push, Payload::Bytes(bytes), Some(PATIENCE));
-            let response = self.transport.send(&Ask { access, headers, payload, patience, ..ask }, progress)?;
+            let (access, payload, stores) = (Access::Push, Payload::Bytes(bytes), true);
+            let response = self.transport.send(&Ask { access, headers, payload, stores, ..ask }, progress)?;
             let said = header_text(response.headers(), "docker-content-digest").and_then(|text| text.parse().ok());
             match said.filter(|said| *said != digest) {
                 Some(found) => Err(RegistryError::WrongDigest { what: what.clone(), found }),
@@ -190,7 +195,7 @@ impl Upload<'_> {
             ("content-range", format!("{start}-{}", self.hasher.count() - 1)),
         ];
         let (payload, url) = (Payload::Bytes(&self.piece), self.url.clone());
-        let ask = Ask { access: Access::Push, url, headers, payload, patience: Some(PATIENCE), ..ask };
+        let ask = Ask { access: Access::Push, url, headers, payload, stores: true, ..ask };
         let response = self.client.transport.send(&ask, self.progress)?;
         self.url = next(&ask, &ask.url, &response)?;
         self.piece.clear();

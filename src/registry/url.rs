@@ -23,7 +23,7 @@ impl Url {
         Self { secure: !insecure, authority: at.wire_host().to_owned(), rest }
     }
 
-    /// Reads an absolute address; `None` if it is none, or has a user in it.
+    /// Reads an absolute address; `None` if it is not one, or has a user in it.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let uri: Uri = text.parse().ok()?;
         let secure = match uri.scheme_str()? {

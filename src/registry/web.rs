@@ -12,43 +12,43 @@ use super::location::Location;
 use super::options::Options;
 use super::transport::{Access, Ask, Payload};
 use super::url::{Url, escaped};
-use crate::digest::Digest;
-use crate::progress::Progress;
+use crate::disk::progress::Progress;
+use crate::oci::digest::Digest;
 
 /// A file to download, and what is known of it.
 #[derive(Debug, Clone, Copy)]
-pub struct WebFile<'a> {
+pub(crate) struct WebFile<'a> {
     /// Where it is.
-    pub address: &'a str,
+    pub(crate) address: &'a str,
     /// Its digest; `None` if it is to be learnt.
-    pub digest: Option<Digest>,
+    pub(crate) digest: Option<Digest>,
     /// Its size.
-    pub size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// Its `ETag`, as [`Web::head`] gave it. Without one, and without a digest, nothing is resumed.
-    pub version: Option<&'a str>,
+    pub(crate) version: Option<&'a str>,
 }
 
 /// What a server says of a file without sending it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct WebHead {
+pub(crate) struct WebHead {
     /// Its size.
-    pub size: Option<u64>,
+    pub(crate) size: Option<u64>,
     /// Its `ETag`, where that one speaks of bytes.
-    pub version: Option<String>,
+    pub(crate) version: Option<String>,
 }
 
 /// A small document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebPage {
+pub(crate) struct WebPage {
     /// The bytes.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
     /// Where more of it is: `Link: <…>; rel="next"`, on the same host.
-    pub next: Option<String>,
+    pub(crate) next: Option<String>,
 }
 
 /// The clients of web servers: for those with TLS, and for those on this machine, which may speak plain HTTP.
 #[derive(Debug)]
-pub struct Web {
+pub(crate) struct Web {
     secure: Client,
     plain: Client,
 }
@@ -58,7 +58,7 @@ impl Web {
     ///
     /// # Errors
     /// If the options are wrong.
-    pub fn new(options: &Options) -> Result<Self, RegistryError> {
+    pub(crate) fn new(options: &Options) -> Result<Self, RegistryError> {
         let client = |insecure| Client::new(Options { insecure, ..options.clone() });
         Ok(Self { secure: client(false)?, plain: client(true)? })
     }
@@ -67,7 +67,7 @@ impl Web {
     ///
     /// # Errors
     /// See [`RegistryError`].
-    pub fn fetch(&self, file: WebFile<'_>, to: &Path, progress: &Progress) -> Result<Fetched, RegistryError> {
+    pub(crate) fn fetch(&self, file: WebFile<'_>, to: &Path, progress: &Progress) -> Result<Fetched, RegistryError> {
         self.of(file.address).fetch_web(file, to, progress)
     }
 
@@ -75,7 +75,7 @@ impl Web {
     ///
     /// # Errors
     /// See [`RegistryError`].
-    pub fn head(&self, address: &str, progress: &Progress) -> Result<WebHead, RegistryError> {
+    pub(crate) fn head(&self, address: &str, progress: &Progress) -> Result<WebHead, RegistryError> {
         let client = self.of(address);
         let (url, at) = client.place(address)?;
         let asked = client.transport.retrying(&at, progress, || {
@@ -97,7 +97,7 @@ impl Web {
     ///
     /// # Errors
     /// See [`RegistryError`].
-    pub fn read(&self, address: &str, limit: u64, progress: &Progress) -> Result<WebPage, RegistryError> {
+    pub(crate) fn read(&self, address: &str, limit: u64, progress: &Progress) -> Result<WebPage, RegistryError> {
         let client = self.of(address);
         let (url, at) = client.place(address)?;
         client.transport.retrying(&at, progress, || {
@@ -120,7 +120,12 @@ impl Client {
     ///
     /// # Errors
     /// See [`RegistryError`].
-    pub fn fetch_web(&self, file: WebFile<'_>, to: &Path, progress: &Progress) -> Result<Fetched, RegistryError> {
+    pub(crate) fn fetch_web(
+        &self,
+        file: WebFile<'_>,
+        to: &Path,
+        progress: &Progress,
+    ) -> Result<Fetched, RegistryError> {
         let WebFile { address, digest, size, version } = file;
         let (url, at) = self.place(address)?;
         let (what, access) = (address.to_owned(), Access::Web);
@@ -131,7 +136,7 @@ impl Client {
         let url = Url::parse(address).ok_or_else(|| RegistryError::Malformed {
             host: "no server".to_owned(),
             what: address.to_owned(),
-            reason: "that is no address".to_owned(),
+            reason: "that is not an address".to_owned(),
         })?;
         let at = Location::new(url.host(), "blobs")?;
         if !url.is_allowed(self.transport.options.insecure) {
@@ -142,7 +147,7 @@ impl Client {
 }
 
 fn ask<'a>(at: &'a Location, what: &'a str, method: Method, url: Url) -> Ask<'a> {
-    Ask { at, what, method, url, access: Access::Web, headers: Vec::new(), payload: Payload::Nothing, patience: None }
+    Ask { at, what, method, url, access: Access::Web, headers: Vec::new(), payload: Payload::Nothing, stores: false }
 }
 
 /// The target of a `Link` header's part with `rel="next"`.
@@ -156,13 +161,13 @@ fn next_of(link: &str) -> Option<&str> {
 
 /// A path as a part of an address: all but its slashes escaped.
 #[must_use]
-pub fn escaped_path(path: &str) -> String {
+pub(crate) fn escaped_path(path: &str) -> String {
     path.split('/').map(escaped).collect::<Vec<_>>().join("/")
 }
 
-/// The text that was escaped; `None` if it is none.
+/// The text that was escaped; `None` if the escapes are wrong.
 #[must_use]
-pub fn unescaped(text: &str) -> Option<String> {
+pub(crate) fn unescaped(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, more @ ..] = rest {
@@ -182,13 +187,13 @@ pub fn unescaped(text: &str) -> Option<String> {
 
 /// Whether an address is asked: by TLS, or on this machine.
 #[must_use]
-pub fn is_allowed(address: &str) -> bool {
+pub(crate) fn is_allowed(address: &str) -> bool {
     Url::parse(address).is_some_and(|url| url.is_allowed(true))
 }
 
-/// The host of an address, with its port; `None` if it is none, or has a login in it.
+/// The host of an address, with its port; `None` if it is not an address, or has a login in it.
 #[must_use]
-pub fn host_of(address: &str) -> Option<String> {
+pub(crate) fn host_of(address: &str) -> Option<String> {
     Url::parse(address).map(|url| url.host().to_owned())
 }
 

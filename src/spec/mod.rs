@@ -4,7 +4,13 @@
 //! an error, and every error names its key, because a misspelt key would otherwise silently give another image.
 //! Reproducibility: of a spec, only what is written in it reaches an image.
 
+pub(crate) mod config;
+pub(crate) mod content;
 mod model;
+pub(crate) mod owners;
+pub(crate) mod pattern;
+pub(crate) mod service;
+mod service_words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,29 +18,31 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-pub use self::model::{Layering, ModelSource, ModelSpec};
-use crate::config::Config;
-use crate::content::{Content, Root, check_source};
-use crate::digest::Digest;
+pub(crate) use self::model::{Layering, ModelSource, ModelSpec};
+use self::service::Service;
+use crate::class::{Class, Classified};
 use crate::layer::Perm;
-use crate::model::ollama::OllamaSpec;
-use crate::model::policy::Policy;
-use crate::pattern::Pattern;
-use crate::platform::Platform;
-use crate::reference::{Reference, ReferenceError, file_name, full_name};
-use crate::service::{self, Service};
-use crate::store::StoreDir;
-use crate::strict;
+use crate::model::forms::ollama::OllamaSpec;
+use crate::model::licence::policy::Policy;
+use crate::nix::store_path::StoreDir;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::reference::{Reference, ReferenceError, file_name, full_name};
+use crate::oci::strict;
+use crate::secrets::Allowed;
+use crate::spec::config::Config;
+use crate::spec::content::{Content, Root, check_source};
+use crate::spec::pattern::Pattern;
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
-pub const DEFAULT_MAX_LAYERS: usize = 20;
+pub(crate) const DEFAULT_MAX_LAYERS: usize = 20;
 /// The layers an image may have at all: what overlay mounts and Docker take.
-pub const LAYER_LIMIT: usize = 127;
+pub(crate) const LAYER_LIMIT: usize = 127;
 /// When an image says it was made, unless its spec says otherwise: one second after the epoch, as in the Nix store.
-pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
+pub(crate) const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
 
 /// What `kind` may be.
-const KINDS: &str = r#"expected "image", "model", "layer", "upstream", "index", "stack" or "ollama""#;
+const KINDS: &str = r#"expected "image", "model", "layer", "upstream", "oci", "index", "stack" or "ollama""#;
 
 /// Why a spec cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,8 +57,16 @@ pub enum SpecError {
         message: String,
     },
     /// A name or a tag.
-    #[error("{0}")]
+    #[error(transparent)]
     Reference(#[from] ReferenceError),
+}
+
+impl Classified for SpecError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Key { .. } | Self::Reference(_) => Class::Usage,
+        }
+    }
 }
 
 fn wrong(key: impl Into<String>, message: impl Into<String>) -> SpecError {
@@ -68,6 +84,8 @@ pub enum Spec {
     Layer(LayerSpec),
     /// `"kind": "upstream"`
     Upstream(Box<UpstreamSpec>),
+    /// `"kind": "oci"`
+    Oci(OciSpec),
     /// `"kind": "index"`
     Index(IndexSpec),
     /// `"kind": "stack"`
@@ -97,6 +115,7 @@ impl Spec {
             Some("model") => Self::Model(read(value)?),
             Some("layer") => Self::Layer(read(value)?),
             Some("upstream") => Self::Upstream(Box::new(read(value)?)),
+            Some("oci") => Self::Oci(read(value)?),
             Some("index") => Self::Index(read(value)?),
             Some("stack") => Self::Stack(read(value)?),
             Some("ollama") => Self::Ollama(read(value)?),
@@ -112,6 +131,7 @@ impl Spec {
             Self::Model(model) => model.check(""),
             Self::Layer(layer) => layer.check(),
             Self::Upstream(image) => image.check(),
+            Self::Oci(image) => image.check(),
             Self::Ollama(ollama) => ollama.check().map_err(|(key, message)| wrong(key, message)),
             Self::Index(index) => {
                 Reference::new(&index.name, index.tag.as_deref().unwrap_or("0"))?;
@@ -149,7 +169,7 @@ fn read<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, SpecError> {
 }
 
 /// One image for one platform.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImageSpec {
     /// Name; `localhost/` is put before it when it names no registry.
@@ -159,80 +179,96 @@ pub struct ImageSpec {
     pub tag: Option<String>,
     /// Platform, `os/architecture[/variant]`; when absent, the one windlass runs on.
     #[serde(default)]
-    pub platform: Platform,
+    pub(crate) platform: Platform,
     /// Version of the operating system, for Windows images only.
     #[serde(default)]
-    pub os_version: Option<String>,
+    pub(crate) os_version: Option<String>,
     /// Features that the operating system must have.
     #[serde(default)]
-    pub os_features: Vec<String>,
+    pub(crate) os_features: Vec<String>,
     /// When the image was made, RFC 3339; never the clock's time.
     #[serde(default = "default_created")]
-    pub created: String,
+    pub(crate) created: String,
     /// Who made it.
     #[serde(default)]
-    pub author: Option<String>,
+    pub(crate) author: Option<String>,
     /// How a container of it runs.
     #[serde(default)]
-    pub config: Config,
+    pub(crate) config: Config,
     /// Annotations of the manifest.
     #[serde(default)]
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
     /// What is in it beside the models.
     #[serde(default)]
-    pub content: Content,
+    pub(crate) content: Content,
     /// Rules for modes and owners in the root layer (what is not below the store).
     #[serde(default)]
-    pub perms: Vec<Perm>,
+    pub(crate) perms: Vec<Perm>,
+    /// Trees of `copyToRoot` with the file that says which modes and owners commands set in them ([`owners`]).
+    #[serde(default)]
+    pub(crate) owners: BTreeMap<PathBuf, PathBuf>,
     /// The image that this one is built upon, an image directory: its layers lie below, its config is handed down.
     #[serde(default)]
-    pub from_image: Option<PathBuf>,
+    pub(crate) from_image: Option<PathBuf>,
     /// Layers built before, by `buildLayer`: directories with a `layers.json`.
     #[serde(default)]
-    pub layers: Vec<PathBuf>,
+    pub(crate) layers: Vec<PathBuf>,
     /// Models, each in layers of its own at the bottom.
     #[serde(default)]
-    pub models: Vec<ModelSource>,
+    pub(crate) models: Vec<ModelSource>,
     /// Layers that the closure is split into at most.
     #[serde(default = "default_max_layers")]
-    pub max_layers: usize,
+    pub(crate) max_layers: usize,
+    /// The layers of the closure, bottom first, as names of packages: those of a plan lock, from `windlass plan --write`. With
+    /// them another image of the stack has no say in them. Without them images that are built together are planned together.
+    #[serde(default)]
+    pub(crate) closure_layers: Option<Vec<Vec<String>>>,
     /// No store path in the image may have a name that one of these fits.
     #[serde(default)]
-    pub forbid: Vec<Pattern>,
+    pub(crate) forbid: Vec<Pattern>,
+    /// What may be in it although it looks like a secret. An entry that nothing needs is an error.
+    #[serde(default)]
+    pub(crate) allow_secrets: Vec<Allowed>,
     /// Whether the root layer brings the places that a container engine mounts over, and /etc/passwd and /etc/group.
     /// When absent, unless it is built upon another image: that has an /etc/passwd of its own, which would be hidden.
     #[serde(default)]
-    pub mount_points: Option<bool>,
+    pub(crate) mount_points: Option<bool>,
     /// Where the store is.
     #[serde(default)]
-    pub store_dir: StoreDir,
+    pub(crate) store_dir: StoreDir,
 }
 
 /// Layers that several images name.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LayerSpec {
     /// Name, for tables and history.
-    pub name: String,
+    pub(crate) name: String,
     /// What is in it.
     #[serde(default)]
-    pub content: Content,
+    pub(crate) content: Content,
     /// Rules for modes and owners.
     #[serde(default)]
-    pub perms: Vec<Perm>,
+    pub(crate) perms: Vec<Perm>,
+    /// As in [`ImageSpec`].
+    #[serde(default)]
+    pub(crate) owners: BTreeMap<PathBuf, PathBuf>,
     /// Layers built before, whose store paths are left out of this one.
     #[serde(default)]
-    pub layers: Vec<PathBuf>,
+    pub(crate) layers: Vec<PathBuf>,
     /// Layers that the closure is split into at most.
     #[serde(default = "one")]
-    pub max_layers: usize,
+    pub(crate) max_layers: usize,
+    /// As in [`ImageSpec`].
+    #[serde(default)]
+    pub(crate) allow_secrets: Vec<Allowed>,
     /// Where the store is.
     #[serde(default)]
-    pub store_dir: StoreDir,
+    pub(crate) store_dir: StoreDir,
 }
 
 /// An image that was not built here: its manifest, and the files that its blobs are.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct UpstreamSpec {
     /// Name that it gets here; `localhost/` is put before it when it names no registry.
@@ -242,23 +278,42 @@ pub struct UpstreamSpec {
     pub tag: Option<String>,
     /// Platform that it must be for; when absent, the one windlass runs on.
     #[serde(default)]
-    pub platform: Platform,
+    pub(crate) platform: Platform,
     /// Its manifest, byte for byte.
-    pub manifest: String,
+    pub(crate) manifest: String,
     /// The file with its config.
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// The files with its layers, bottom first.
-    pub layers: Vec<PathBuf>,
+    pub(crate) layers: Vec<PathBuf>,
     /// Its name and tag where it comes from, for people.
     #[serde(default)]
-    pub source: Option<String>,
+    pub(crate) source: Option<String>,
     /// Digest of the index that names it there, if one does.
     #[serde(default)]
-    pub index: Option<Digest>,
+    pub(crate) index: Option<Digest>,
+}
+
+/// An image that was not built here, in an OCI directory.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OciSpec {
+    /// As in [`UpstreamSpec`].
+    pub name: String,
+    /// As in [`UpstreamSpec`].
+    #[serde(default)]
+    pub tag: Option<String>,
+    /// Platform that it must be for; when absent, the one windlass runs on.
+    #[serde(default)]
+    pub(crate) platform: Platform,
+    /// The OCI directory, with an `index.json`.
+    pub(crate) layout: PathBuf,
+    /// What the image is called there, where there are several: its name, its tag, or both.
+    #[serde(default)]
+    pub(crate) reference: Option<String>,
 }
 
 /// One name for the images of several platforms.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IndexSpec {
     /// Name.
@@ -267,33 +322,33 @@ pub struct IndexSpec {
     #[serde(default)]
     pub tag: Option<String>,
     /// Image directories, one for each platform.
-    pub images: Vec<PathBuf>,
+    pub(crate) images: Vec<PathBuf>,
     /// Annotations of the index.
     #[serde(default)]
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// Images that are planned together.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StackSpec {
     /// Name, for messages.
-    pub name: String,
+    pub(crate) name: String,
     /// The images that are planned together.
     #[serde(default)]
     pub images: Vec<ImageSpec>,
     /// Image directories that are taken as they are: indexes of several platforms.
     #[serde(default)]
-    pub built: Vec<PathBuf>,
+    pub(crate) built: Vec<PathBuf>,
     /// Models beside those that the images name.
     #[serde(default)]
-    pub models: Vec<ModelSource>,
+    pub(crate) models: Vec<ModelSource>,
     /// How containers of its images are run, by name.
     #[serde(default)]
     pub services: BTreeMap<String, Service>,
     /// Which licences its models may have.
     #[serde(default)]
-    pub licences: Policy,
+    pub(crate) licences: Policy,
 }
 
 fn default_created() -> String {
@@ -324,7 +379,7 @@ impl ImageSpec {
 
     /// Whether the root layer brings mount points and accounts.
     #[must_use]
-    pub fn brings_mount_points(&self) -> bool {
+    pub(crate) fn brings_mount_points(&self) -> bool {
         self.mount_points.unwrap_or(self.from_image.is_none())
     }
 
@@ -332,7 +387,7 @@ impl ImageSpec {
     #[must_use]
     pub fn roots(&self) -> Vec<Root> {
         let mut roots = self.content.roots(&self.store_dir);
-        let named = crate::canonical::to_string(&(&self.config, &self.annotations));
+        let named = crate::oci::canonical::to_string(&(&self.config, &self.annotations));
         roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
         roots
     }
@@ -344,6 +399,13 @@ impl UpstreamSpec {
         let mut files =
             std::iter::once(("config", &self.config)).chain(self.layers.iter().map(|path| ("layers", path)));
         files.try_for_each(|(key, path)| check_source(key, path).map_err(|(key, message)| wrong(key, message)))
+    }
+}
+
+impl OciSpec {
+    fn check(&self) -> Result<(), SpecError> {
+        Reference::new(&self.name, self.tag.as_deref().unwrap_or("0"))?;
+        check_source("layout", &self.layout).map_err(|(key, message)| wrong(key, message))
     }
 }
 
@@ -359,7 +421,7 @@ impl StackSpec {
                 Some(image) => Ok((name.clone(), Service { image, ..service.clone() })),
                 None => {
                     let there = images.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
-                    let message = format!("'{}' is no image of this stack, which has: {there}", service.image);
+                    let message = format!("'{}' is not an image of this stack, which has: {there}", service.image);
                     Err(wrong(format!("services.{name}.image"), message))
                 }
             }

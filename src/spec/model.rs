@@ -6,63 +6,67 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{SpecError, wrong};
-use crate::content::{check_source, is_place};
-use crate::digest::Digest;
 use crate::layer::{Input, Known};
 use crate::names::Name;
-use crate::reference::Reference;
-use crate::store::StoreDir;
+use crate::nix::store_path::StoreDir;
+use crate::oci::digest::Digest;
+use crate::oci::reference::Reference;
+use crate::secrets::Allowed;
+use crate::spec::content::{check_source, is_place};
 
 /// A model as an image names it: built before, or described in place.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct ModelSource {
+pub(crate) struct ModelSource {
     /// The image directory that a model was built into.
     #[serde(default)]
-    pub built: Option<PathBuf>,
+    pub(crate) built: Option<PathBuf>,
     /// A model that is built along.
     #[serde(default)]
-    pub spec: Option<ModelSpec>,
+    pub(crate) spec: Option<ModelSpec>,
 }
 
 /// Model files: layers at the bottom of an image, and an image of their own.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSpec {
     /// Name of the model and of its image.
-    pub name: Name,
+    pub(crate) name: Name,
     /// Tag of its image; when absent, the first twelve hex digits of the manifest's digest.
     #[serde(default)]
-    pub tag: Option<String>,
+    pub(crate) tag: Option<String>,
     /// Files or directories by their place below `mountPath`; symbolic links are followed.
     #[serde(default)]
-    pub files: BTreeMap<PathBuf, PathBuf>,
+    pub(crate) files: BTreeMap<PathBuf, PathBuf>,
     /// Instead of `files`: a file, put at `mountPath` under its own name (that of a store path without the hash), or a
     /// directory, whose content is put there.
     #[serde(default)]
-    pub source: Option<PathBuf>,
+    pub(crate) source: Option<PathBuf>,
     /// Digests of files that are known already, by their places below `mountPath`: `sha256:…`. These are not hashed by
-    /// themselves once more; whoever gives them vouches for them, as a fixed-output path of Nix does.
+    /// themselves once more; the writer of the spec vouches for them, as a fixed-output path of Nix does.
     #[serde(default)]
-    pub sha256: BTreeMap<PathBuf, Digest>,
+    pub(crate) sha256: BTreeMap<PathBuf, Digest>,
     /// Where a container finds them.
     #[serde(default = "default_mount_path")]
-    pub mount_path: PathBuf,
+    pub(crate) mount_path: PathBuf,
     /// How they are divided into layers.
     #[serde(default)]
-    pub layers: Layering,
+    pub(crate) layers: Layering,
     /// Annotations of its image's manifest.
     #[serde(default)]
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// As in [`ImageSpec`](super::ImageSpec).
+    #[serde(default)]
+    pub(crate) allow_secrets: Vec<Allowed>,
     /// Where the store is.
     #[serde(default)]
-    pub store_dir: StoreDir,
+    pub(crate) store_dir: StoreDir,
 }
 
 /// How the files of a model are divided into layers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Layering {
+pub(crate) enum Layering {
     /// All of them in one.
     #[default]
     One,
@@ -115,13 +119,13 @@ impl ModelSpec {
 
     /// The digests of files that are known already, by their places in the image.
     #[must_use]
-    pub fn known(&self) -> Known {
+    pub(crate) fn known(&self) -> Known {
         self.sha256.iter().map(|(place, digest)| (self.mount_path.join(place), *digest)).collect()
     }
 
     /// What its layers are made of. `listing` has the names in `source` if that is a directory: each is put at `mountPath`.
     #[must_use]
-    pub fn inputs(&self, listing: Option<&[PathBuf]>) -> Vec<Input> {
+    pub(crate) fn inputs(&self, listing: Option<&[PathBuf]>) -> Vec<Input> {
         let copy = |place: &Path, source: &Path| {
             // In the store nothing else than the store may be reached: a link could lead to any file of the builder.
             let in_store = source.starts_with(self.store_dir.as_str());

@@ -10,12 +10,12 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::signature::Key;
-use crate::digest::Digest;
+use crate::oci::digest::Digest;
 
 /// What the media types of all versions begin with.
 const MEDIA_TYPE: &str = "application/vnd.dev.sigstore.bundle";
 const STATEMENT: &str = "application/vnd.in-toto+json";
-/// What `cosign sign` states. Anything else that is stated of an image, like how it was built, is no signature of it.
+/// What `cosign sign` states. Anything else that is stated of an image, like how it was built, is not a signature of it.
 const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
 
 #[derive(Deserialize)]
@@ -57,11 +57,11 @@ pub(super) fn is_bundle(media_type: &str) -> bool {
     media_type.starts_with(MEDIA_TYPE)
 }
 
-/// Whether the key has signed this image in a bundle. `None` for a bundle that is no signature of an image.
+/// Whether the key has signed this image in a bundle. `None` for a bundle that is not a signature of an image.
 pub(super) fn check(key: &Key, bundle: &[u8], digest: Digest) -> Option<Result<(), String>> {
     let bundle: Bundle = match serde_json::from_slice(bundle) {
         Ok(bundle) => bundle,
-        Err(error) => return Some(Err(format!("a bundle is none: {error}"))),
+        Err(error) => return Some(Err(format!("not a bundle: {error}"))),
     };
     let envelope = bundle.dsse_envelope.filter(|envelope| envelope.payload_type == STATEMENT)?;
     let payload = STANDARD.decode(&envelope.payload).ok()?;
@@ -113,7 +113,7 @@ mod tests {
         {
             assert_eq!(verdict(nothing, image), None, "{nothing}");
         }
-        assert!(verdict("[", image).unwrap().unwrap_err().starts_with("a bundle is none: "));
+        assert!(verdict("[", image).unwrap().unwrap_err().starts_with("not a bundle: "));
         assert!(is_bundle("application/vnd.dev.sigstore.bundle.v0.3+json"));
         assert!(!is_bundle("application/vnd.in-toto+json"));
     }

@@ -3,108 +3,135 @@
 //! An image that did not change costs one HEAD request, which registries do not count as a pull. For one that did, the new
 //! index is fetched once, to say what changes for the platforms of the lock; its manifests only if that is asked for. A
 //! registry that limits its clients, or cannot be reached, is left alone for the rest of the run; what was not looked up is
-//! *unknown*, and never current.
+//! *unknown*, or told as an earlier look found it, with its date. For a tag with a version, one more request lists the tags: is there a newer version?
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Registries;
 use super::document::{Document, Manifest};
 use super::lock::{Image, Lock, Locked};
-use super::resolve::{ResolveError, choose, fetch, fetch_entry};
-use crate::digest::Digest;
-use crate::platform::Platform;
-use crate::progress::Progress;
+use super::newer::{NewerVersion, NewerVersions, newer_versions};
+use super::resolve::{ResolveError, choose, created, fetch, fetch_entry};
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
 use crate::registry::client::{Client, Head};
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
 
-/// Pulls that are left to whoever shares the address, when a registry says how many there are.
-pub const RESERVE: u32 = 5;
+/// Pulls that are left to all who share the address, when a registry says how many there are.
+pub(crate) const RESERVE: u32 = 5;
 /// Images that are looked up at the same time.
 const WORKERS: usize = 8;
 
 /// How an image stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub(crate) enum Status {
     /// Upstream says the same.
     Current,
+    /// Upstream says the same, and has a newer version under another tag.
+    Newer,
     /// A floating tag names something else.
     Update,
     /// A tag with a version names something else, which such tags do not do by themselves.
     Moved,
     /// Upstream does not have it any more.
     Gone,
-    /// Nobody knows: the look-up failed, or was not made.
+    /// Not known: the look-up failed, or was not made.
     Unknown,
     /// It was never locked, or what is asked for was edited since.
     Pending,
 }
 
 impl Status {
-    /// Whether `update` would change the lock.
+    /// Whether upstream has something that is not in the lock.
     #[must_use]
-    pub const fn is_update(self) -> bool {
-        matches!(self, Self::Update | Self::Moved | Self::Pending)
+    pub(crate) const fn is_update(self) -> bool {
+        matches!(self, Self::Newer | Self::Update | Self::Moved | Self::Pending)
     }
 }
 
 /// What was found out about an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Finding {
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// How it stands.
-    pub status: Status,
+    pub(crate) status: Status,
     /// What upstream says now.
-    pub found: Option<Digest>,
+    pub(crate) found: Option<Digest>,
     /// More about that: why it is unknown, or what is gone.
-    pub why: Option<String>,
+    pub(crate) why: Option<String>,
     /// What would change, for each platform of the lock; empty where that is not known.
-    pub changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
+    /// Versions that are newer than the one that the tag names; `None` where that is not known.
+    pub(crate) newer: Option<NewerVersions>,
+    /// Whether no question was asked, because the registry would not have liked another one or the quota is used up.
+    pub(crate) skipped: bool,
+    /// When that was found out, if it was by an earlier look.
+    pub(crate) as_of: Option<Timestamp>,
+    /// Why it is unknown, for the exit code.
+    #[serde(skip)]
+    pub(crate) class: Option<Class>,
+}
+
+impl Finding {
+    /// Takes down which newer versions there are. A newer major version is one only where that is asked for.
+    pub(super) fn is_known(&mut self, newer: NewerVersions, major: bool) {
+        if self.status == Status::Current && (newer.minor.is_some() || (major && newer.major.is_some())) {
+            self.status = Status::Newer;
+        }
+        self.newer = Some(newer);
+    }
 }
 
 /// What would change for a platform.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Change {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+pub(crate) struct Change {
     /// The platform.
-    pub platform: Platform,
+    pub(crate) platform: Platform,
     /// How.
-    pub kind: ChangeKind,
+    pub(crate) kind: ChangeKind,
     /// Bytes of blobs that no image of the lock has; `None` where the manifest was not fetched.
-    pub fetch: Option<u64>,
+    pub(crate) fetch: Option<u64>,
 }
 
 /// How a platform would change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum ChangeKind {
+pub(crate) enum ChangeKind {
     /// Not: the index changed elsewhere.
     Same,
     /// Another image.
     Changed,
-    /// There is none for it any more.
+    /// There is no image for it any more.
     Missing,
 }
 
 /// How to look.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+pub(crate) struct Options {
     /// How many requests each registry may get.
-    pub quota: Option<usize>,
+    pub(crate) quota: Option<usize>,
     /// Fetch the manifests of platforms that changed, to tell the bytes.
-    pub details: bool,
+    pub(crate) details: bool,
+    /// A newer major version is an update too.
+    pub(crate) major: bool,
 }
 
 /// Looks up these images, the first ones first when there is a quota. The findings are in the same order.
 ///
 /// # Errors
-/// If the job is told to stop, or a reference is none.
-pub fn check(
+/// If the job is told to stop, or a reference does not parse.
+pub(crate) fn check(
     registries: &Registries,
     lock: &Lock,
     names: &[String],
@@ -112,17 +139,27 @@ pub fn check(
     progress: &Progress,
 ) -> Result<Vec<Finding>, ResolveError> {
     let run = Run { registries, lock, options, hosts: Mutex::default(), progress };
-    let next = AtomicUsize::new(0);
-    let results: Mutex<BTreeMap<usize, Result<Finding, ResolveError>>> = Mutex::default();
-    // A quota is spent in order: whoever was looked up longest ago comes first.
+    // A quota is spent in order: on the image that was looked up longest ago first, and on lists of tags last.
     let workers = if options.quota.is_some() { 1 } else { WORKERS.min(names.len()) };
+    let findings = in_parallel(workers, names, |name| run.image(name))?;
+    in_parallel(workers, &findings, |finding| run.with_newer(finding.clone()))
+}
+
+/// Does something with each of these; the results are in the same order.
+fn in_parallel<T: Sync, R: Send>(
+    workers: usize,
+    items: &[T],
+    work: impl Fn(&T) -> Result<R, ResolveError> + Sync,
+) -> Result<Vec<R>, ResolveError> {
+    let next = AtomicUsize::new(0);
+    let results: Mutex<BTreeMap<usize, Result<R, ResolveError>>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some((n, name)) =
-                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, names.get(n)?)))
+                while let Some((n, item)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, items.get(n)?)))
                 {
-                    let result = run.image(name);
+                    let result = work(item);
                     results.lock().unwrap_or_else(PoisonError::into_inner).insert(n, result);
                 }
             });
@@ -135,8 +172,8 @@ pub fn check(
 #[derive(Debug, Default)]
 struct Host {
     requests: usize,
-    /// Why it gets no more.
-    closed: Option<String>,
+    /// Why it gets no more, and the class of the error if it was one.
+    closed: Option<(String, Option<Class>)>,
 }
 
 struct Run<'a> {
@@ -151,8 +188,10 @@ struct Run<'a> {
 enum Miss {
     /// There is no such thing.
     Gone,
+    /// It was not asked for, and why.
+    Skipped(String),
     /// Anything else, in words.
-    Unknown(String),
+    Unknown(String, Class),
 }
 
 impl Run<'_> {
@@ -163,6 +202,10 @@ impl Run<'_> {
             found,
             why,
             changes: Vec::new(),
+            newer: None,
+            skipped: false,
+            as_of: None,
+            class: None,
         };
         let Some(image) = self.lock.images.get(name) else {
             return Ok(finding(Status::Unknown, None, Some("there is no image of this name in the lock".to_owned())));
@@ -177,7 +220,12 @@ impl Run<'_> {
         }
         let found = match self.digest(image, &at, &at.which())? {
             Ok(found) => found,
-            Err(Miss::Unknown(why)) => return Ok(finding(Status::Unknown, None, Some(why))),
+            Err(Miss::Skipped(why)) => {
+                return Ok(Finding { skipped: true, ..finding(Status::Unknown, None, Some(why)) });
+            }
+            Err(Miss::Unknown(why, class)) => {
+                return Ok(Finding { class: Some(class), ..finding(Status::Unknown, None, Some(why)) });
+            }
             Err(Miss::Gone) if at.digest().is_some() => {
                 return Ok(finding(Status::Gone, None, Some(DIGEST_GONE.into())));
             }
@@ -185,7 +233,9 @@ impl Run<'_> {
                 let why = match self.digest(image, &at, &locked.root.digest.to_string())? {
                     Ok(_) => "the tag is gone; the locked digest is still there",
                     Err(Miss::Gone) => "the tag and the locked digest are gone",
-                    Err(Miss::Unknown(_)) => "the tag is gone; whether the locked digest is there is not known",
+                    Err(Miss::Skipped(_) | Miss::Unknown(..)) => {
+                        "the tag is gone; whether the locked digest is there is not known"
+                    }
                 };
                 return Ok(finding(Status::Gone, None, Some(why.to_owned())));
             }
@@ -201,7 +251,12 @@ impl Run<'_> {
         };
         let (changes, failed) = match self.changes(image, locked, &at, found)? {
             Ok(changes) => (changes, None),
-            Err(why) => (Vec::new(), Some(why)),
+            // Bytes that are not those of the digest are damage, and nothing to update to.
+            Err((why, Some(Class::Unverified))) => {
+                let class = Some(Class::Unverified);
+                return Ok(Finding { class, ..finding(Status::Unknown, None, Some(why)) });
+            }
+            Err((why, _)) => (Vec::new(), Some(why)),
         };
         let why = if gone { Some(format!("{DIGEST_GONE}; the tag names another one")) } else { failed };
         Ok(Finding { changes, ..finding(status, Some(found), why) })
@@ -228,37 +283,43 @@ impl Run<'_> {
         at: &Location,
         request: impl FnOnce(&Client) -> Result<T, RegistryError>,
     ) -> Result<Result<T, Miss>, ResolveError> {
-        if let Err(why) = self.admit(at) {
-            return Ok(Err(Miss::Unknown(why)));
+        if let Err(miss) = self.admit(at) {
+            return Ok(Err(miss));
         }
         match request(self.registries.client(image.insecure)) {
             Ok(answer) => Ok(Ok(answer)),
             Err(error @ RegistryError::Stopped { .. }) => Err(error.into()),
             Err(error) if error.is_gone() => Ok(Err(Miss::Gone)),
             Err(error) => {
-                let why = error.to_string();
+                let (why, class) = (error.to_string(), error.class());
                 // The next image of this registry would get the same answer, after the same wait.
                 if matches!(
                     error,
-                    RegistryError::RateLimited { .. } | RegistryError::Unreachable { .. } | RegistryError::Tls { .. }
+                    RegistryError::RateLimited { .. }
+                        | RegistryError::Unreachable { .. }
+                        | RegistryError::Tls { .. }
+                        | RegistryError::PlainHttp { .. }
                 ) {
-                    self.close(at, why.clone());
+                    self.close(at, why.clone(), Some(class));
                 }
-                Ok(Err(Miss::Unknown(why)))
+                Ok(Err(Miss::Unknown(why, class)))
             }
         }
     }
 
-    fn admit(&self, at: &Location) -> Result<(), String> {
+    fn admit(&self, at: &Location) -> Result<(), Miss> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         let host = hosts.entry(at.host().to_owned()).or_default();
-        if let Some(why) = &host.closed {
-            return Err(why.clone());
+        match &host.closed {
+            Some((why, Some(class))) => return Err(Miss::Unknown(why.clone(), *class)),
+            Some((why, None)) => return Err(Miss::Skipped(why.clone())),
+            None => {}
         }
         if let Some(quota) = self.options.quota
             && host.requests >= quota
         {
-            return Err(format!("not looked up: the quota of {quota} for {} is used up", at.host()));
+            let why = format!("not looked up: the quota of {quota} for {} is used up", at.host());
+            return Err(Miss::Skipped(why));
         }
         host.requests += 1;
         Ok(())
@@ -269,13 +330,14 @@ impl Run<'_> {
             self.close(
                 at,
                 format!("not looked up: {} allows {remaining} more pulls, which are left for pulls", at.host()),
+                None,
             );
         }
     }
 
-    fn close(&self, at: &Location, why: String) {
+    fn close(&self, at: &Location, why: String, class: Option<Class>) {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.entry(at.host().to_owned()).or_default().closed.get_or_insert(why);
+        hosts.entry(at.host().to_owned()).or_default().closed.get_or_insert((why, class));
     }
 
     /// What taking the new digest would change. Not to know that changes no status.
@@ -285,9 +347,9 @@ impl Run<'_> {
         locked: &Locked,
         at: &Location,
         found: Digest,
-    ) -> Result<Result<Vec<Change>, String>, ResolveError> {
-        if let Err(why) = self.admit(at) {
-            return Ok(Err(why));
+    ) -> Result<Result<Vec<Change>, Missed>, ResolveError> {
+        if let Err(Miss::Skipped(why) | Miss::Unknown(why, _)) = self.admit(at) {
+            return Ok(Err((why, None)));
         }
         let client = self.registries.client(image.insecure);
         let (_, document) = match fetch(client, at, &found.to_string(), self.progress) {
@@ -317,6 +379,56 @@ impl Run<'_> {
         Ok(Ok(changes))
     }
 
+    /// Adds the versions beside that of a tag, where it has one.
+    fn with_newer(&self, mut finding: Finding) -> Result<Finding, ResolveError> {
+        let image = self.lock.images.get(&finding.name);
+        let asked = matches!(finding.status, Status::Current | Status::Update | Status::Moved);
+        let Some((image, locked)) = image.and_then(|image| Some((image, image.locked.as_ref()?))).filter(|_| asked)
+        else {
+            return Ok(finding);
+        };
+        let at = image.location()?;
+        let Some(tag) = at.tag().filter(|_| !image.floating && at.digest().is_none()) else { return Ok(finding) };
+        let tags = match self.ask(image, &at, |client| client.tags(&at, self.progress))? {
+            Ok(tags) => tags,
+            // There are registries that list nothing. Not to know changes no status.
+            Err(Miss::Gone) => Vec::new(),
+            Err(Miss::Skipped(why) | Miss::Unknown(why, _)) => {
+                finding.why.get_or_insert(format!("newer versions are not known: {why}"));
+                return Ok(finding);
+            }
+        };
+        let mut newer = newer_versions(tag, tags.iter().map(String::as_str));
+        if self.options.details
+            && let Some(platform) = locked.platforms.keys().next()
+        {
+            for version in [&mut newer.minor, &mut newer.major].into_iter().flatten() {
+                self.date(version, image, &at, platform)?;
+            }
+        }
+        finding.is_known(newer, self.options.major);
+        Ok(finding)
+    }
+
+    /// Finds out when a version was made, if the registry may be asked; it stays unknown otherwise.
+    fn date(
+        &self,
+        version: &mut NewerVersion,
+        image: &Image,
+        at: &Location,
+        platform: &Platform,
+    ) -> Result<(), ResolveError> {
+        if self.admit(at).is_err() {
+            return Ok(());
+        }
+        let client = self.registries.client(image.insecure);
+        match created(client, at, &version.tag, platform, self.progress) {
+            Ok(created) => version.created = created,
+            Err(error) => drop(unless_stopped(error)?),
+        }
+        Ok(())
+    }
+
     /// Bytes of the blobs that no image of the lock has.
     fn delta(&self, manifest: &Manifest) -> u64 {
         let new: BTreeSet<(Digest, u64)> = manifest.blobs().map(|blob| (blob.digest, blob.size)).collect();
@@ -326,10 +438,13 @@ impl Run<'_> {
 
 const DIGEST_GONE: &str = "the locked digest is gone";
 
-fn unless_stopped(error: ResolveError) -> Result<String, ResolveError> {
+/// Why changes are not known, and the class of the error if it was one.
+type Missed = (String, Option<Class>);
+
+fn unless_stopped(error: ResolveError) -> Result<Missed, ResolveError> {
     match error {
         ResolveError::Registry(RegistryError::Stopped { .. }) => Err(error),
-        error => Ok(error.to_string()),
+        error => Ok((error.to_string(), Some(error.class()))),
     }
 }
 
@@ -337,7 +452,11 @@ fn unless_stopped(error: ResolveError) -> Result<String, ResolveError> {
 ///
 /// # Errors
 /// If a name is not in the lock.
-pub fn order(lock: &Lock, asked: &[String], last: impl Fn(&str) -> Option<String>) -> Result<Vec<String>, String> {
+pub(crate) fn order(
+    lock: &Lock,
+    asked: &[String],
+    last: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<String>, String> {
     let mut names: Vec<String> = select(lock, asked)?;
     names.sort_by_cached_key(|name| (last(name), name.clone()));
     Ok(names)

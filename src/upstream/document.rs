@@ -6,23 +6,27 @@
 
 use serde::Deserialize;
 
-use crate::compression::Compression;
-use crate::digest::Digest;
-use crate::platform::Platform;
-use crate::strict::Refused;
+use crate::class::{Class, Classified};
+use crate::oci::compression::Compression;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::strict::Refused;
 
 /// An OCI index.
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// An OCI manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 /// Docker's index.
-pub const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 /// Docker's manifest, schema 2.
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// What a config of an image is called; with any other one, a manifest is an artifact and no image.
 const CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
+/// More than any image has, so that what a hundred of them have can still be summed: 64 PiB.
+const MOST_BYTES: u64 = 1 << 56;
 
 /// Why a document cannot be locked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +39,7 @@ pub enum DocumentError {
     #[error("is not UTF-8")]
     NotText,
     /// Not JSON, or a key of another type than manifests have.
-    #[error("is no manifest: {0}")]
+    #[error("is not a manifest: {0}")]
     NotManifest(String),
     /// The manifest of before 2016, whose layers have no digests that Podman could check.
     #[error("is of schema 1, which registries gave up; ask its publisher for a newer image")]
@@ -52,7 +56,7 @@ pub enum DocumentError {
     #[error("has another index in it ({0}), and no image directly")]
     Nested(Digest),
     /// A type that is not of an image.
-    #[error("is {0}, which is no image")]
+    #[error("is {0}, which is not an image")]
     Type(String),
     /// A manifest of something else: a chart, a signature, a model of another tool.
     #[error("is an artifact and no image: its config is {0}")]
@@ -65,8 +69,8 @@ pub enum DocumentError {
         /// Its type.
         media_type: String,
     },
-    /// A layer that is no archive of files.
-    #[error("has a layer ({digest}) that is {media_type}, which is no archive that Podman unpacks")]
+    /// A layer that is not an archive of files.
+    #[error("has a layer ({digest}) that is {media_type}, which is not an archive that Podman unpacks")]
     Layer {
         /// The layer.
         digest: Digest,
@@ -76,6 +80,24 @@ pub enum DocumentError {
     /// Sizes that no image has.
     #[error("has layers of more bytes than can be counted")]
     Size,
+}
+
+impl Classified for DocumentError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Refused(error) => error.class(),
+            Self::NotText
+            | Self::NotManifest(_)
+            | Self::SchemaOne
+            | Self::Contradiction { .. }
+            | Self::Nested(_)
+            | Self::Type(_)
+            | Self::Artifact(_)
+            | Self::Foreign { .. }
+            | Self::Layer { .. }
+            | Self::Size => Class::Failed,
+        }
+    }
 }
 
 /// What a document is.
@@ -91,11 +113,11 @@ pub enum Document {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The manifest's digest.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// Its size.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Its type.
-    pub media_type: String,
+    pub(crate) media_type: String,
     /// What it is for; `None` where the index does not say.
     pub platform: Option<Platform>,
 }
@@ -104,7 +126,7 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// Its config.
-    pub config: Descriptor,
+    pub(crate) config: Descriptor,
     /// Its layers, bottom first.
     pub layers: Vec<Descriptor>,
 }
@@ -287,7 +309,7 @@ fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifes
         }
     }
     let sizes = layers.iter().try_fold(config.size, |sum, layer| sum.checked_add(layer.size));
-    sizes.ok_or(DocumentError::Size)?;
+    sizes.filter(|sum| *sum < MOST_BYTES).ok_or(DocumentError::Size)?;
     let plain = |raw: RawDescriptor| Descriptor { media_type: raw.media_type, digest: raw.digest, size: raw.size };
     Ok(Manifest { config: plain(config), layers: layers.into_iter().map(plain).collect() })
 }
@@ -363,13 +385,13 @@ mod tests {
             (json!({ "schemaVersion": 1, "fsLayers": [] }), None, "schema 1"),
             (json!({ "name": "a", "fsLayers": [] }), None, "schema 1"),
             (json!({ "schemaVersion": 2 }), None, "neither manifests"),
-            (json!([1]), None, "is no manifest"),
+            (json!([1]), None, "is not a manifest"),
             (with("manifests", json!([])), None, "another tool"),
             (with("mediaType", json!(OCI_INDEX)), None, "another tool"),
             (image(TAR_GZIP), Some(DOCKER_MANIFEST), "another tool"),
-            (with("mediaType", json!("application/x")), None, "which is no image"),
+            (with("mediaType", json!("application/x")), None, "which is not an image"),
             (with("config", blob("application/vnd.cncf.helm.config.v1+json")), None, "an artifact"),
-            (image("application/vnd.ollama.image.model"), None, "no archive"),
+            (image("application/vnd.ollama.image.model"), None, "not an archive"),
             (image(foreign_type), None, "foreign"),
             (foreign, None, "foreign"),
         ] {
@@ -381,7 +403,10 @@ mod tests {
         let mut long = image(TAR_GZIP);
         long["layers"][0]["digest"] = json!(format!("sha512:{}", "a".repeat(128)));
         assert!(
-            read_json(&long, None).unwrap_err().to_string().starts_with("is no manifest: layers[0].digest: 'sha512:")
+            read_json(&long, None)
+                .unwrap_err()
+                .to_string()
+                .starts_with("is not a manifest: layers[0].digest: 'sha512:")
         );
         long = image(TAR_GZIP);
         long["layers"][0]["size"] = json!(u64::MAX);

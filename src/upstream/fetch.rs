@@ -10,16 +10,17 @@ use super::document::DocumentError;
 use super::lock::{Image, Lock, Source};
 use super::nix::{BlobStore, store_name};
 use super::place::{ParsePlaceError, Place, PlaceError, Wanted, take_first};
-use crate::blobs::{At, WriteError};
-use crate::digest::Digest;
-use crate::nix_store::NixError;
-use crate::platform::Platform;
-use crate::progress::Progress;
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::disk::{At, WriteError};
+use crate::nix::store::NixError;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
 
 /// Why nothing can be fetched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// An image that is not in the lock.
     #[error("the lock has no image '{name}'; it has: {there}")]
     NoImage {
@@ -51,33 +52,46 @@ pub enum FetchError {
         source: ParsePlaceError,
     },
     /// The store.
-    #[error("{0}")]
+    #[error(transparent)]
     Nix(#[from] NixError),
     /// The cache.
-    #[error("{0}")]
+    #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl Classified for FetchError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Document { source, .. } => source.class(),
+            Self::Place { source, .. } => source.class(),
+            Self::Nix(error) => error.class(),
+            Self::Write(error) => error.class(),
+            Self::NoImage { .. } | Self::NoPlatform(_) => Class::Usage,
+            Self::Pending(_) => Class::Failed,
+        }
+    }
 }
 
 /// A blob, and where it may be had.
 #[derive(Debug, Clone)]
-pub struct Job {
+pub(crate) struct Job {
     /// The blob.
-    pub wanted: Wanted,
+    pub(crate) wanted: Wanted,
     /// The images that need it.
-    pub images: BTreeSet<String>,
+    pub(crate) images: BTreeSet<String>,
     /// Where it may be had: mirrors first.
-    pub places: Vec<Place>,
+    pub(crate) places: Vec<Place>,
     /// Whether registries on this machine speak plain HTTP.
-    pub insecure: bool,
+    pub(crate) insecure: bool,
 }
 
 /// What to look at of a lock: everything where nothing is named.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Selection<'a> {
+pub(crate) struct Selection<'a> {
     /// Images by name.
-    pub images: &'a [String],
+    pub(crate) images: &'a [String],
     /// Platforms.
-    pub platforms: &'a [Platform],
+    pub(crate) platforms: &'a [Platform],
 }
 
 impl Selection<'_> {
@@ -85,7 +99,7 @@ impl Selection<'_> {
     ///
     /// # Errors
     /// If one is not there, or was not looked up yet.
-    pub fn images<'l>(&self, lock: &'l Lock) -> Result<Vec<(&'l str, &'l Image)>, FetchError> {
+    pub(crate) fn images<'l>(&self, lock: &'l Lock) -> Result<Vec<(&'l str, &'l Image)>, FetchError> {
         for name in self.images {
             match lock.images.get(name) {
                 None => {
@@ -109,8 +123,8 @@ impl Selection<'_> {
 /// Where the blobs of an image may be had: its mirror if that is its source, then upstream.
 ///
 /// # Errors
-/// If one of the two is no place.
-pub fn places(name: &str, image: &Image) -> Result<Vec<Place>, FetchError> {
+/// If one of the two is not a place.
+pub(crate) fn places(name: &str, image: &Image) -> Result<Vec<Place>, FetchError> {
     let parse =
         |text: &str| text.parse::<Place>().map_err(|source| FetchError::Place { name: name.to_owned(), source });
     let mirror = image.mirror.as_deref().filter(|_| image.source == Source::Mirror);
@@ -122,7 +136,7 @@ pub fn places(name: &str, image: &Image) -> Result<Vec<Place>, FetchError> {
 ///
 /// # Errors
 /// See [`FetchError`].
-pub fn jobs(lock: &Lock, selection: Selection<'_>) -> Result<BTreeMap<Digest, Job>, FetchError> {
+pub(crate) fn jobs(lock: &Lock, selection: Selection<'_>) -> Result<BTreeMap<Digest, Job>, FetchError> {
     let mut jobs: BTreeMap<Digest, Job> = BTreeMap::new();
     let images = selection.images(lock)?;
     let has = |platform: &&Platform| {
@@ -155,35 +169,35 @@ pub fn jobs(lock: &Lock, selection: Selection<'_>) -> Result<BTreeMap<Digest, Jo
 
 /// What a run is about: the store, and the folders of its own.
 #[derive(Debug)]
-pub struct Fetcher<'a> {
+pub(crate) struct Fetcher<'a> {
     /// How to talk to registries.
-    pub registries: &'a Registries,
+    pub(crate) registries: &'a Registries,
     /// Where blobs go.
-    pub store: &'a BlobStore,
+    pub(crate) store: &'a BlobStore,
     /// Where they are until they are complete.
-    pub cache: &'a Path,
+    pub(crate) cache: &'a Path,
     /// Where the links are that keep them.
-    pub roots: &'a Path,
+    pub(crate) roots: &'a Path,
     /// How many are fetched at a time.
-    pub parallel: usize,
+    pub(crate) parallel: usize,
     /// Counts.
-    pub progress: &'a Progress,
+    pub(crate) progress: &'a Progress,
 }
 
 /// What became of one blob that could not be fetched.
 #[derive(Debug)]
-pub struct Failure {
+pub(crate) struct Failure {
     /// The blob.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// The images that need it.
-    pub images: BTreeSet<String>,
+    pub(crate) images: BTreeSet<String>,
     /// Why not.
-    pub cause: Cause,
+    pub(crate) cause: Cause,
 }
 
 /// Why a blob is not in the store.
 #[derive(Debug)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// No place gave it.
     Places(Vec<(Place, PlaceError)>),
     /// Nix did not take it.
@@ -192,13 +206,13 @@ pub enum Cause {
 
 /// What a run did.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The blobs that are in the store now.
-    pub fetched: BTreeSet<Digest>,
+    pub(crate) fetched: BTreeSet<Digest>,
     /// Bytes over the network.
-    pub network: u64,
+    pub(crate) network: u64,
     /// The others.
-    pub failures: Vec<Failure>,
+    pub(crate) failures: Vec<Failure>,
 }
 
 impl Fetcher<'_> {
@@ -206,7 +220,7 @@ impl Fetcher<'_> {
     ///
     /// # Errors
     /// If there is no room, or a signal came.
-    pub fn run(&self, mut jobs: Vec<Job>) -> Result<Outcome, FetchError> {
+    pub(crate) fn run(&self, mut jobs: Vec<Job>) -> Result<Outcome, FetchError> {
         fs::create_dir_all(self.cache).at("create", self.cache)?;
         self.store.set_up()?;
         self.check_space(&jobs)?;

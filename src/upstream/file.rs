@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use super::document::DocumentError;
 use super::lock::{Lock, VERSION};
 use super::proof::{self, Problem};
-use crate::lock_file::{self, LockFile, LockFileError};
+use crate::class::{Class, Classified};
+use crate::disk::lock_file::{self, LockFile, LockFileError};
 
 /// Why there is no lock, or why it was not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
     /// The file.
-    #[error("{0}")]
+    #[error(transparent)]
     File(#[from] LockFileError),
     /// Something in it that does not follow from its own bytes.
     #[error("{path}: image '{image}': {problem}", path = path.display())]
@@ -24,7 +25,7 @@ pub enum LockError {
         /// What is wrong with it.
         problem: Box<Problem>,
     },
-    /// Something that was to be written and is no lock.
+    /// Something that was to be written and is not a lock.
     #[error("{path}: {source}", path = path.display())]
     Document {
         /// The file.
@@ -34,11 +35,13 @@ pub enum LockError {
     },
 }
 
-impl LockError {
-    /// Whether bytes are not what their digest says.
-    #[must_use]
-    pub fn is_wrong_digest(&self) -> bool {
-        matches!(self, Self::Image { problem, .. } if problem.is_wrong_digest())
+impl Classified for LockError {
+    fn class(&self) -> Class {
+        match self {
+            Self::File(error) => error.class(),
+            Self::Image { problem, .. } => problem.class(),
+            Self::Document { source, .. } => source.class(),
+        }
     }
 }
 
@@ -57,22 +60,14 @@ impl LockFile for Lock {
 }
 
 /// A lock of images that is being changed.
-pub type Change = lock_file::Change<Lock>;
+pub(crate) type Change = lock_file::Change<Lock>;
 
 /// Reads a lock and checks all of it.
 ///
 /// # Errors
 /// See [`LockError`].
-pub fn read(path: &Path) -> Result<Lock, LockError> {
+pub(crate) fn read(path: &Path) -> Result<Lock, LockError> {
     lock_file::read(path)
-}
-
-/// The same, for bytes from elsewhere; `path` is for messages.
-///
-/// # Errors
-/// See [`LockError`].
-pub fn parse(path: &Path, bytes: &[u8]) -> Result<Lock, LockError> {
-    lock_file::parse(path, bytes)
 }
 
 #[cfg(test)]
@@ -81,8 +76,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::digest::Digest;
-    use crate::progress::Progress;
+    use crate::disk::lock_file::{parse, to_text};
+    use crate::disk::progress::Progress;
+    use crate::oci::digest::Digest;
     use crate::upstream::document::OCI_MANIFEST;
     use crate::upstream::lock::Lock;
 
@@ -150,31 +146,34 @@ mod tests {
         assert!(read_value(&example("")).is_ok());
         let mut wrong = example("");
         wrong["images"]["app"]["locked"]["root"]["raw"] = json!("{}");
-        assert!(read_value(&wrong).unwrap_err().is_wrong_digest());
+        assert_eq!(read_value(&wrong).unwrap_err().class(), Class::Unverified);
     }
 
     #[test]
     fn what_is_no_lock_is_told_with_its_line() {
-        let text = String::from_utf8(read_value(&example("")).unwrap().to_bytes()).unwrap();
+        let text = to_text(&read_value(&example("")).unwrap());
         let line = 1 + text.lines().position(|line| line.contains("\"totalSize\"")).unwrap();
         for (from, to, words) in [
             ("\"totalSize\": 11", "\"totalSize\": \"a\"", "linux/amd64.totalSize: invalid type"),
             ("\"totalSize\": 11", "\"totalSize\" 11", "expected `:`"),
             ("\"totalSize\": 11", "<<<<<<< HEAD", "key must be a string"),
         ] {
-            let error = parse(Path::new("l"), text.replace(from, to).as_bytes()).unwrap_err().to_string();
+            let error = parse::<Lock>(Path::new("l"), text.replace(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(&format!("l:{line}:")) && error.contains(words), "{error}");
         }
         let twice = text.replace("\"images\": {", "\"images\": { \"app\": null,");
         for text in [&twice, "", "{}", "[]", "\u{0}", "{\"version\":1}", "{\"version\":1,\"images\":{}} x"] {
             assert!(
-                matches!(parse(Path::new("l"), text.as_bytes()), Err(LockError::File(LockFileError::Format { .. }))),
+                matches!(
+                    parse::<Lock>(Path::new("l"), text.as_bytes()),
+                    Err(LockError::File(LockFileError::Format { .. }))
+                ),
                 "{text}"
             );
         }
         let image = serde_json::to_string(&example("")["images"]["app"]).unwrap();
         let twice = format!("{{\"version\":1,\"images\":{{\"a\":{image},\n\"a\":{image}}}}}");
-        let error = parse(Path::new("l"), twice.as_bytes()).unwrap_err().to_string();
+        let error = parse::<Lock>(Path::new("l"), twice.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with("l:2:") && error.ends_with("'a' is there twice"), "{error}");
     }
 
@@ -183,7 +182,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("images.lock.json");
         let progress = Progress::new();
-        // As somebody has formatted it by hand.
+        // As a person has formatted it by hand.
         std::fs::write(&path, example("").to_string()).unwrap();
         let before = std::fs::read(&path).unwrap();
         assert!(!Change::begin(&path, &progress).unwrap().finish(&progress).unwrap());
@@ -237,11 +236,11 @@ mod tests {
                 value.pointer_mut(place).unwrap()["x-later"] = unknown.clone();
             }
             let lock = read_value(&value).unwrap();
-            let bytes = lock.to_bytes();
-            prop_assert!(bytes.is_ascii(), "not ASCII");
-            let again = parse(Path::new("l"), &bytes).unwrap();
+            let text = to_text(&lock);
+            prop_assert!(text.is_ascii(), "not ASCII");
+            let again = parse::<Lock>(Path::new("l"), text.as_bytes()).unwrap();
             prop_assert_eq!(&again, &lock);
-            prop_assert_eq!(again.to_bytes(), bytes);
+            prop_assert_eq!(to_text(&again), text);
             let raw = &lock.images["app"].locked.as_ref().unwrap().root;
             prop_assert_eq!(Digest::of(raw.raw.as_bytes()), raw.digest);
             prop_assert_eq!(&again.images["app"].other["x-later"], &lock.images["app"].other["x-later"]);

@@ -1,6 +1,6 @@
 //! The lock: which bytes each upstream image is, down to the last blob, in a file that people commit.
 //!
-//! It holds every index and manifest byte for byte, so it proves itself: whoever has the file can check all of it without
+//! It holds every index and manifest byte for byte, so it proves itself: anyone with the file can check all of it without
 //! asking anybody, and Nix does so while it evaluates. Nothing in it tells the time, and the same content gives the same
 //! bytes: keys are sorted, characters beyond ASCII are escaped. Keys that this windlass does not know are kept.
 //!
@@ -16,19 +16,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::document::{self, Document, DocumentError, Manifest};
-use crate::digest::Digest;
-use crate::lock_file::{to_text, unique};
-use crate::platform::Platform;
+use crate::disk::lock_file::unique;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
 use crate::registry::location::{Location, LocationError};
 
 /// The format that this windlass writes.
-pub const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 
-/// Keys that a newer windlass, or somebody else, has put there.
-pub type Others = Map<String, Value>;
+/// Keys that a newer windlass, or another program, has put there.
+pub(crate) type Others = Map<String, Value>;
 
 /// A whole lock.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Lock {
     /// [`VERSION`].
     pub(super) version: u32,
@@ -40,62 +40,62 @@ pub struct Lock {
     pub blobs: BTreeMap<Digest, Blob>,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// One image.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Image {
     /// What was asked for.
-    pub original: Original,
+    pub(crate) original: Original,
     /// Whether the reference can name another image tomorrow without anybody having done wrong.
-    pub floating: bool,
+    pub(crate) floating: bool,
     /// Whether the registry, which is on this machine, speaks plain HTTP.
     #[serde(default)]
-    pub insecure: bool,
+    pub(crate) insecure: bool,
     /// How often to look for updates.
     #[serde(default)]
-    pub cadence: Option<Cadence>,
+    pub(crate) cadence: Option<Cadence>,
     /// Why this image in this version.
     #[serde(default)]
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
     /// Where its blobs are fetched from.
     #[serde(default)]
-    pub source: Source,
+    pub(crate) source: Source,
     /// Where its mirror is: `docker://REGISTRY/REPOSITORY`, or a directory.
     #[serde(default)]
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
     /// Who has to have signed it.
     #[serde(default)]
-    pub policy: Option<Policy>,
+    pub(crate) policy: Option<Policy>,
     /// What it is; `None` until it was looked up.
     #[serde(default)]
     pub locked: Option<Locked>,
     /// What was verified when it was looked up.
     #[serde(default)]
-    pub verified: Option<Verified>,
+    pub(crate) verified: Option<Verified>,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// What was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Original {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub(crate) struct Original {
     /// The reference, in full: `docker.io/qdrant/qdrant:v1.16.2`.
     #[serde(rename = "ref")]
-    pub reference: String,
+    pub(crate) reference: String,
     /// The platforms.
-    pub platforms: Vec<Platform>,
+    pub(crate) platforms: Vec<Platform>,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// How often to look for updates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Cadence {
+pub(crate) enum Cadence {
     /// Every day.
     Daily,
     /// Every 7 days.
@@ -110,11 +110,11 @@ pub enum Cadence {
 
 impl Cadence {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Daily, Self::Weekly, Self::Monthly, Self::Quarterly, Self::Yearly];
+    pub(crate) const ALL: [Self; 5] = [Self::Daily, Self::Weekly, Self::Monthly, Self::Quarterly, Self::Yearly];
 
     /// The days from one look to the next.
     #[must_use]
-    pub const fn days(self) -> u32 {
+    pub(crate) const fn days(self) -> u32 {
         match self {
             Self::Daily => 1,
             Self::Weekly => 7,
@@ -126,7 +126,7 @@ impl Cadence {
 
     /// As the lock has it.
     #[must_use]
-    pub const fn word(self) -> &'static str {
+    pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Daily => "daily",
             Self::Weekly => "weekly",
@@ -138,9 +138,9 @@ impl Cadence {
 }
 
 /// Where blobs are fetched from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Source {
+pub(crate) enum Source {
     /// The registry of the reference.
     #[default]
     Upstream,
@@ -149,108 +149,108 @@ pub enum Source {
 }
 
 /// Who has to have signed an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Policy {
+pub(crate) struct Policy {
     /// The public key of cosign, in PEM.
-    pub cosign_key: String,
+    pub(crate) cosign_key: String,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// What was verified when an image was looked up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Verified {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub(crate) struct Verified {
     /// `cosign-key`.
-    pub method: String,
+    pub(crate) method: String,
     /// The digest of the public key, in DER.
-    pub key: Digest,
+    pub(crate) key: Digest,
     /// What the signature is of: `root`, or `platforms`.
-    pub scope: String,
+    pub(crate) scope: String,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// What an image is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Locked {
     /// The registry, as people write it.
-    pub registry: String,
+    pub(crate) registry: String,
     /// The repository in it.
-    pub repository: String,
+    pub(crate) repository: String,
     /// The tag that was looked up; `None` for a reference by digest alone.
-    pub tag: Option<String>,
+    pub(crate) tag: Option<String>,
     /// What the reference named: an index, or a manifest.
-    pub root: Raw,
+    pub(crate) root: Raw,
     /// The manifests of the platforms that were asked for.
     #[serde(deserialize_with = "unique")]
     pub platforms: BTreeMap<Platform, LockedPlatform>,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// An index or manifest, byte for byte.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Raw {
     /// The digest of the bytes.
     pub digest: Digest,
     /// What they are.
-    pub media_type: String,
+    pub(crate) media_type: String,
     /// How many they are.
     pub size: u64,
     /// The bytes, which are UTF-8.
     pub raw: String,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// One platform of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LockedPlatform {
     /// Its manifest.
     pub manifest: Raw,
     /// Its config.
-    pub config: ConfigBlob,
+    pub(crate) config: ConfigBlob,
     /// When its publisher says that it was made.
-    pub created: Option<String>,
+    pub(crate) created: Option<String>,
     /// Bytes of its config and layers, as they are fetched.
-    pub total_size: u64,
+    pub(crate) total_size: u64,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// The config of an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigBlob {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub(crate) struct ConfigBlob {
     /// Its digest, which Podman calls the image's ID.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// Its size.
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 /// A blob that some image needs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Blob {
     /// Its size.
-    pub size: u64,
+    pub(crate) size: u64,
     /// What it is.
-    pub media_type: String,
-    /// Of a layer: the digest of what is in it, uncompressed.
+    pub(crate) media_type: String,
+    /// For a layer: the digest of its uncompressed archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub diff_id: Option<Digest>,
+    pub(crate) diff_id: Option<Digest>,
     /// The repositories that have it.
-    pub from: Vec<String>,
+    pub(crate) from: Vec<String>,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 impl Raw {
@@ -258,7 +258,7 @@ impl Raw {
     ///
     /// # Errors
     /// See [`DocumentError`].
-    pub fn document(&self) -> Result<Document, DocumentError> {
+    pub(crate) fn document(&self) -> Result<Document, DocumentError> {
         document::read(self.raw.as_bytes(), Some(&self.media_type)).map(|typed| typed.document)
     }
 }
@@ -279,7 +279,7 @@ impl LockedPlatform {
 impl Image {
     /// One that was not looked up yet.
     #[must_use]
-    pub fn pending(location: &Location, platforms: Vec<Platform>) -> Self {
+    pub(crate) fn pending(location: &Location, platforms: Vec<Platform>) -> Self {
         Self {
             original: Original { reference: location.to_string(), platforms, other: Others::new() },
             floating: is_floating(location),
@@ -298,7 +298,7 @@ impl Image {
     /// Where it is.
     ///
     /// # Errors
-    /// If the reference is none.
+    /// If it is not a reference.
     pub fn location(&self) -> Result<Location, LocationError> {
         self.original.reference.parse()
     }
@@ -315,7 +315,7 @@ impl Image {
         self.locked.is_some() && !self.floating
     }
 
-    /// Whether what is locked is an answer to what is asked for; somebody may have edited that.
+    /// Whether what is locked is an answer to what is asked for, which may have been edited.
     #[must_use]
     pub fn is_answered(&self) -> bool {
         let (Some(locked), Ok(location)) = (&self.locked, self.location()) else { return false };
@@ -331,8 +331,8 @@ impl Image {
 
 /// Whether a location can name another image tomorrow.
 #[must_use]
-pub fn is_floating(location: &Location) -> bool {
-    crate::reference::is_floating(&location.to_string())
+pub(crate) fn is_floating(location: &Location) -> bool {
+    crate::oci::reference::is_floating(&location.to_string())
 }
 
 impl Default for Lock {
@@ -342,17 +342,11 @@ impl Default for Lock {
 }
 
 impl Lock {
-    /// The bytes of the file.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        to_text(self).into_bytes()
-    }
-
     /// Drops the blobs that no image needs any more, and says of the others who has them.
     ///
     /// # Errors
     /// If a manifest cannot be read.
-    pub fn drop_unneeded(&mut self) -> Result<(), DocumentError> {
+    pub(crate) fn drop_unneeded(&mut self) -> Result<(), DocumentError> {
         let mut from: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
         for locked in self.images.values().filter_map(|image| image.locked.as_ref()) {
             let name = format!("{}/{}", locked.registry, locked.repository);

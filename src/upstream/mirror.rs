@@ -10,10 +10,9 @@
 //! verified when it was written, and stays.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::{fs, io};
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -24,10 +23,13 @@ use super::fetch::{FetchError, places};
 use super::lock::{Image, Locked, Raw};
 use super::nix::{BlobStore, store_name};
 use super::place::{Place, PlaceError, Wanted, copy_verified, take_first};
-use crate::blobs::{At, Staging, WriteError, write_file};
-use crate::digest::Digest;
-use crate::nix_store::NixError;
-use crate::progress::Progress;
+use crate::class::{Class, Classified};
+use crate::disk::bounded::{self, Cap};
+use crate::disk::files::write_file;
+use crate::disk::progress::Progress;
+use crate::disk::{At, Staging, WriteError};
+use crate::nix::store::NixError;
+use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
 
@@ -36,15 +38,15 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// Why an image was not mirrored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum MirrorError {
+pub(crate) enum MirrorError {
     /// Its name, in a registry.
-    #[error("{0}")]
+    #[error(transparent)]
     Location(#[from] LocationError),
     /// Where its blobs are.
-    #[error("{0}")]
+    #[error(transparent)]
     Fetch(#[from] FetchError),
     /// A manifest of the lock.
-    #[error("{0}")]
+    #[error(transparent)]
     Document(#[from] DocumentError),
     /// A blob that cannot be had.
     #[error("{digest}: {place}: {source}")]
@@ -57,10 +59,10 @@ pub enum MirrorError {
         source: Box<PlaceError>,
     },
     /// The registry that is the mirror.
-    #[error("{0}")]
+    #[error(transparent)]
     Registry(#[from] RegistryError),
     /// The directory that is the mirror.
-    #[error("{0}")]
+    #[error(transparent)]
     Write(#[from] WriteError),
     /// What is in it.
     #[error("{path}: {reason}; `windlass upstream mirror` did not write that", path = path.display())]
@@ -71,13 +73,28 @@ pub enum MirrorError {
         reason: String,
     },
     /// The Nix store.
-    #[error("{0}")]
+    #[error(transparent)]
     Nix(#[from] NixError),
+}
+
+impl Classified for MirrorError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Location(error) => error.class(),
+            Self::Fetch(error) => error.class(),
+            Self::Document(error) => error.class(),
+            Self::Blob { source, .. } => source.class(),
+            Self::Registry(error) => error.class(),
+            Self::Write(error) => error.class(),
+            Self::Nix(error) => error.class(),
+            Self::Foreign { .. } => Class::Failed,
+        }
+    }
 }
 
 /// Where a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// A directory.
     Directory(PathBuf),
     /// A registry, and what comes before the images' names there.
@@ -88,8 +105,8 @@ impl Target {
     /// Where an image is in the mirror, as the lock has it.
     ///
     /// # Errors
-    /// If its name is none for a repository.
-    pub fn place(&self, name: &str) -> Result<Place, LocationError> {
+    /// If its name is not one for a repository.
+    pub(crate) fn place(&self, name: &str) -> Result<Place, LocationError> {
         match self {
             Self::Directory(path) => Ok(Place::Directory(path.clone())),
             Self::Registry(prefix) => {
@@ -103,32 +120,32 @@ impl Target {
 
 /// What was done for an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Mirrored {
+pub(crate) struct Mirrored {
     /// Blobs that were written or sent.
-    pub written: usize,
+    pub(crate) written: usize,
     /// Blobs that were there.
-    pub present: usize,
+    pub(crate) present: usize,
     /// Bytes that came from upstream.
-    pub fetched: u64,
+    pub(crate) fetched: u64,
     /// Whether the index is in the registry; it takes none whose platforms are not all there.
-    pub whole: bool,
+    pub(crate) whole: bool,
 }
 
 /// Copies images.
 #[derive(Debug)]
-pub struct Mirror<'a> {
+pub(crate) struct Mirror<'a> {
     /// How to talk to registries.
-    pub registries: &'a Registries,
+    pub(crate) registries: &'a Registries,
     /// Whether the registry that is the mirror speaks plain HTTP.
-    pub insecure: bool,
+    pub(crate) insecure: bool,
     /// Where blobs are taken from first; `None` where there is no Nix.
-    pub store: Option<&'a BlobStore>,
+    pub(crate) store: Option<&'a BlobStore>,
     /// Where blobs are on their way to a registry.
-    pub cache: &'a Path,
+    pub(crate) cache: &'a Path,
     /// How many blobs are copied at a time.
-    pub parallel: usize,
+    pub(crate) parallel: usize,
     /// Counts.
-    pub progress: &'a Progress,
+    pub(crate) progress: &'a Progress,
 }
 
 /// What it takes to copy the blobs of one image.
@@ -153,7 +170,7 @@ impl Mirror<'_> {
     ///
     /// # Errors
     /// See [`MirrorError`]. What was copied stays, and no name leads to something that is not there.
-    pub fn copy(&self, target: &Target, name: &str, image: &Image) -> Result<Mirrored, MirrorError> {
+    pub(crate) fn copy(&self, target: &Target, name: &str, image: &Image) -> Result<Mirrored, MirrorError> {
         let Some(locked) = &image.locked else { return Err(FetchError::Pending(name.to_owned()).into()) };
         let place = target.place(name)?;
         let mut blobs = BTreeMap::new();
@@ -207,7 +224,7 @@ impl Mirror<'_> {
             // What has its name and its size is not read again: it is on the disk by then.
             let beside = to.with_extension("new");
             self.obtain(copying, digest, size, &beside)?;
-            File::open(&beside).and_then(|file| file.sync_all()).at("sync", &beside)?;
+            bounded::open(&beside).and_then(|file| file.sync_all()).at("sync", &beside)?;
             fs::rename(&beside, &to).at("create", &to)?;
             copying.count(|done| done.written += 1);
             Ok(())
@@ -239,7 +256,7 @@ impl Mirror<'_> {
         let client = self.registries.client(self.insecure);
         self.each(copying, |digest, size| {
             let same = locked.registry == at.host();
-            if client.has_blob(at, digest, self.progress)?
+            if client.has_blob(at, digest, size, self.progress)?
                 || (same && client.mount_blob(at, digest, &locked.repository, self.progress)?)
             {
                 copying.count(|done| done.present += 1);
@@ -256,7 +273,7 @@ impl Mirror<'_> {
                     &cached
                 }
             };
-            let open = |to: &mut (dyn io::Write + Send)| io::copy(&mut File::open(from)?, to).map(drop);
+            let open = |to: &mut (dyn io::Write + Send)| io::copy(&mut bounded::open(from)?, to).map(drop);
             client.push_blob(at, digest, size, &open, self.progress)?;
             if in_store.is_none() {
                 drop(fs::remove_file(&cached));
@@ -292,7 +309,7 @@ impl Mirror<'_> {
             let path = store.path(digest);
             let place = Box::new(Place::Directory(store.folder().to_owned()));
             let blob = |source| MirrorError::Blob { digest, place, source: Box::new(source) };
-            return copy_verified(&path, digest, to, self.progress).map_err(blob);
+            return copy_verified(&path, Wanted { digest, size }, to, self.progress).map_err(blob);
         }
         let insecure = copying.image.insecure;
         match take_first(&copying.places, self.registries, insecure, Wanted { digest, size }, to, self.progress) {
@@ -314,7 +331,7 @@ impl Mirror<'_> {
 fn read_index(folder: &Path) -> Result<Vec<Value>, MirrorError> {
     let path = folder.join("index.json");
     let foreign = |reason: String| MirrorError::Foreign { path: path.clone(), reason };
-    let text = match fs::read(&path) {
+    let text = match bounded::read(&path, Cap::Document) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let other = fs::read_dir(folder).ok().and_then(|entries| {
                 entries
@@ -337,7 +354,7 @@ fn read_index(folder: &Path) -> Result<Vec<Value>, MirrorError> {
 }
 
 fn replace(path: &Path, bytes: &[u8], progress: &Progress) -> Result<(), WriteError> {
-    if fs::read(path).is_ok_and(|there| there == bytes) {
+    if bounded::read(path, Cap::Document).is_ok_and(|there| there == bytes) {
         return Ok(());
     }
     let staging = Staging::file(path)?;

@@ -8,13 +8,15 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`document`] | reads indexes and manifests, and refuses what is no image |
+//! | [`document`] | reads indexes and manifests, and refuses what is not an image |
 //! | [`lock`] | is the format of `images.lock.json` |
 //! | [`proof`] | checks that all of a lock follows from the bytes in it |
 //! | [`file`](mod@file) | reads it, and replaces it in one step |
 //! | [`resolve`](mod@resolve) | looks up a reference |
 //! | [`signature`] | verifies what cosign signed |
 //! | [`check`](mod@check) | compares the lock with the registries, without pulls |
+//! | [`models`](mod@models) | asks the same of locked models |
+//! | `newer` | finds newer versions among the tags of a repository |
 //! | [`update`](mod@update) | locks what is new |
 //! | [`state`] | keeps what changes with time, outside of the lock |
 //! | [`fetch`](mod@fetch) | puts the blobs of a lock into the Nix store |
@@ -24,20 +26,22 @@
 //! | [`versions`] | reads and writes `container-versions.json` |
 
 mod bundle;
-pub mod check;
-pub mod document;
-pub mod fetch;
-pub mod file;
-pub mod lock;
-pub mod mirror;
-pub mod nix;
-pub mod place;
-pub mod proof;
-pub mod resolve;
-pub mod signature;
-pub mod state;
-pub mod update;
-pub mod versions;
+pub(crate) mod check;
+pub(crate) mod document;
+pub(crate) mod fetch;
+pub(crate) mod file;
+pub(crate) mod lock;
+pub(crate) mod mirror;
+pub(crate) mod models;
+pub(crate) mod newer;
+pub(crate) mod nix;
+pub(crate) mod place;
+pub(crate) mod proof;
+pub(crate) mod resolve;
+pub(crate) mod signature;
+pub(crate) mod state;
+pub(crate) mod update;
+pub(crate) mod versions;
 
 use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
@@ -45,7 +49,7 @@ use crate::registry::options::Options;
 
 /// The clients of a run: for registries with TLS, and for those on this machine that speak plain HTTP.
 #[derive(Debug)]
-pub struct Registries {
+pub(crate) struct Registries {
     secure: Client,
     plain: Client,
     anonymous: Client,
@@ -56,21 +60,21 @@ impl Registries {
     ///
     /// # Errors
     /// If the options are wrong.
-    pub fn new(options: &Options) -> Result<Self, RegistryError> {
+    pub(crate) fn new(options: &Options) -> Result<Self, RegistryError> {
         let client = |insecure| Client::new(Options { insecure, ..options.clone() });
         let anonymous = Client::new(Options { insecure: true, auth_files: Vec::new(), ..options.clone() })?;
         Ok(Self { secure: client(false)?, plain: client(true)?, anonymous })
     }
 
-    /// The one for a place on this machine of which nobody has said that it speaks plain HTTP: it knows no login.
+    /// The one for a place on this machine that was not said to speak plain HTTP: it knows no login.
     #[must_use]
-    pub const fn anonymous(&self) -> &Client {
+    pub(crate) const fn anonymous(&self) -> &Client {
         &self.anonymous
     }
 
     /// The one for a registry.
     #[must_use]
-    pub const fn client(&self, insecure: bool) -> &Client {
+    pub(crate) const fn client(&self, insecure: bool) -> &Client {
         if insecure { &self.plain } else { &self.secure }
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use crate::blobs::WriteError;
-use crate::digest::Digest;
-use crate::nix_store::{FixedFile, NixError, NixPlaces, NixStore};
+use crate::disk::WriteError;
+use crate::nix::store::{FixedFile, NixError, NixPlaces, NixStore};
+use crate::oci::digest::Digest;
 
 /// The name of a blob in the store, the same for every image that has it.
 #[must_use]
-pub fn store_name(digest: Digest) -> String {
+pub(crate) fn store_name(digest: Digest) -> String {
     format!("oci-blob-sha256-{}", digest.hex())
 }
 
@@ -19,20 +19,20 @@ fn file(digest: Digest) -> FixedFile {
 
 /// A Nix store, as far as blobs are concerned.
 #[derive(Debug, Clone)]
-pub struct BlobStore(NixStore);
+pub(crate) struct BlobStore(NixStore);
 
 impl BlobStore {
     /// The store at these places.
     ///
     /// # Errors
-    /// If its directory is none for a store.
-    pub fn new(places: &NixPlaces) -> Result<Self, NixError> {
+    /// If its directory cannot be that of a store.
+    pub(crate) fn new(places: &NixPlaces) -> Result<Self, NixError> {
         NixStore::new(places).map(Self)
     }
 
     /// Its directory.
     #[must_use]
-    pub fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.0.folder()
     }
 
@@ -40,7 +40,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// If Nix does not do it.
-    pub fn set_up(&self) -> Result<(), NixError> {
+    pub(crate) fn set_up(&self) -> Result<(), NixError> {
         self.0.set_up()
     }
 
@@ -48,13 +48,13 @@ impl BlobStore {
     ///
     /// # Errors
     /// If there is not.
-    pub fn check_space(&self, cache: &Path, all: u64, at_once: u64) -> Result<(), NixError> {
+    pub(crate) fn check_space(&self, cache: &Path, all: u64, at_once: u64) -> Result<(), NixError> {
         self.0.check_space(cache, all, at_once)
     }
 
     /// Where a blob is, or would be.
     #[must_use]
-    pub fn path(&self, digest: Digest) -> PathBuf {
+    pub(crate) fn path(&self, digest: Digest) -> PathBuf {
         self.0.path(&file(digest))
     }
 
@@ -62,7 +62,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// If Nix cannot be asked.
-    pub fn missing(&self, digests: impl IntoIterator<Item = Digest>) -> Result<BTreeSet<Digest>, NixError> {
+    pub(crate) fn missing(&self, digests: impl IntoIterator<Item = Digest>) -> Result<BTreeSet<Digest>, NixError> {
         let missing = self.0.missing(digests.into_iter().map(file))?;
         Ok(missing.iter().map(FixedFile::digest).collect())
     }
@@ -71,7 +71,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// If Nix does not do it.
-    pub fn add(&self, digest: Digest, from: &Path) -> Result<PathBuf, NixError> {
+    pub(crate) fn add(&self, digest: Digest, from: &Path) -> Result<PathBuf, NixError> {
         self.0.add(&file(digest), from)
     }
 
@@ -79,7 +79,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// If there cannot be one.
-    pub fn keep(&self, digest: Digest, folder: &Path) -> Result<(), NixError> {
+    pub(crate) fn keep(&self, digest: Digest, folder: &Path) -> Result<(), NixError> {
         self.0.keep(&file(digest), folder)
     }
 
@@ -87,7 +87,7 @@ impl BlobStore {
     ///
     /// # Errors
     /// If the folder cannot be changed.
-    pub fn let_go(&self, folder: &Path, wanted: impl IntoIterator<Item = Digest>) -> Result<(), WriteError> {
+    pub(crate) fn let_go(&self, folder: &Path, wanted: impl IntoIterator<Item = Digest>) -> Result<(), WriteError> {
         self.0.let_go(folder, wanted.into_iter().map(file))
     }
 }

@@ -2,20 +2,20 @@
 //!
 //! Wherever it comes from, what is written is compared with the digest: a place need not be trusted.
 
-use std::fmt;
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::{fmt, fs, io};
 
 use serde::Deserialize;
 
 use super::Registries;
-use crate::blobs::{At, Output, Staging, Verify, WriteError};
-use crate::digest::Digest;
+use crate::class::{Class, Classified};
+use crate::disk::pipe::{PipeError, Readers};
+use crate::disk::progress::Progress;
+use crate::disk::{At, Staging, WriteError, bounded};
 use crate::layer::Sink;
-use crate::pipe::{PipeError, Readers};
-use crate::progress::Progress;
+use crate::layer::output::{Output, Verify};
+use crate::oci::digest::Digest;
 use crate::registry::client::Client;
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
@@ -24,7 +24,7 @@ use crate::registry::web::WebFile;
 /// A place that blobs are taken from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub enum Place {
+pub(crate) enum Place {
     /// `docker://REGISTRY/REPOSITORY`.
     Registry(Location),
     /// `https://HOST/PATH`: files at `<it>/sha256/<hex>`, as Nix's `hashed-mirrors` has them.
@@ -36,21 +36,29 @@ pub enum Place {
 /// A text that names no place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum ParsePlaceError {
+pub(crate) enum ParsePlaceError {
     /// After `docker://`.
-    #[error("{0}")]
+    #[error(transparent)]
     Location(#[from] LocationError),
     /// Anything else.
-    #[error("'{0}' is no place of blobs: expected docker://REGISTRY/REPOSITORY, https://HOST/PATH or /DIRECTORY")]
+    #[error("'{0}' is not a place of blobs: expected docker://REGISTRY/REPOSITORY, https://HOST/PATH or /DIRECTORY")]
     Other(String),
+}
+
+impl Classified for ParsePlaceError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Location(_) | Self::Other(_) => Class::Usage,
+        }
+    }
 }
 
 /// Why a blob cannot be had from one place.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum PlaceError {
+pub(crate) enum PlaceError {
     /// A registry, or a web server.
-    #[error("{0}")]
+    #[error(transparent)]
     Registry(#[from] RegistryError),
     /// A directory that does not have it.
     #[error("it has neither blobs/sha256/{name} nor sha256/{name}", name = .0.hex())]
@@ -63,6 +71,16 @@ pub enum PlaceError {
         /// Why.
         source: io::Error,
     },
+    /// A file of another size than the manifest says.
+    #[error("{path} has {found} bytes, and the manifest of its image says {expected}", path = path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// The size in the manifest.
+        expected: u64,
+        /// That of the file.
+        found: u64,
+    },
     /// A file with other bytes.
     #[error("{path} is damaged: its bytes have the digest {found}", path = path.display())]
     Damaged {
@@ -72,24 +90,27 @@ pub enum PlaceError {
         found: Digest,
     },
     /// The file to write.
-    #[error("{0}")]
+    #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl Classified for PlaceError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Registry(error) => error.class(),
+            Self::Read { source, .. } => source.class(),
+            Self::Write(error) => error.class(),
+            Self::Damaged { .. } => Class::Unverified,
+            Self::NotThere(_) | Self::Size { .. } => Class::Failed,
+        }
+    }
 }
 
 impl PlaceError {
     /// Whether another place is not worth a try: it was this side that failed, or a signal.
     #[must_use]
-    pub const fn is_ours(&self) -> bool {
+    pub(crate) const fn is_ours(&self) -> bool {
         matches!(self, Self::Write(_) | Self::Registry(RegistryError::Stopped { .. } | RegistryError::Io { .. }))
-    }
-
-    /// Whether what came is not what its digest says.
-    #[must_use]
-    pub const fn is_wrong_digest(&self) -> bool {
-        matches!(
-            self,
-            Self::Damaged { .. } | Self::Registry(RegistryError::WrongDigest { .. } | RegistryError::WrongSize { .. })
-        )
     }
 }
 
@@ -137,11 +158,11 @@ impl fmt::Display for Place {
 
 /// One blob of a place.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Its digest.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
     /// Its size.
-    pub size: u64,
+    pub(crate) size: u64,
 }
 
 impl Place {
@@ -150,7 +171,7 @@ impl Place {
     ///
     /// # Errors
     /// See [`PlaceError`].
-    pub fn take(
+    pub(crate) fn take(
         &self,
         registries: &Registries,
         insecure: bool,
@@ -163,8 +184,10 @@ impl Place {
             Self::Registry(at) => {
                 let fetch = |client: &Client| client.fetch_blob(at, digest, size, to, progress);
                 let fetched = match fetch(registries.client(insecure && at.is_loopback())) {
-                    // Of a mirror on this machine nobody has said how it speaks, nor that it may be told a login in the clear.
-                    Err(RegistryError::Tls { .. }) if at.is_loopback() => fetch(registries.anonymous()),
+                    // It was not said how a mirror on this machine speaks, nor that it may be told a login in the clear.
+                    Err(RegistryError::Tls { .. } | RegistryError::PlainHttp { .. }) if at.is_loopback() => {
+                        fetch(registries.anonymous())
+                    }
                     fetched => fetched,
                 };
                 Ok(fetched?.bytes_from_network)
@@ -188,14 +211,17 @@ fn find(folder: &Path, digest: Digest) -> Option<PathBuf> {
 
 fn copy(folder: &Path, wanted: Wanted, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
     let path = find(folder, wanted.digest).ok_or(PlaceError::NotThere(wanted.digest))?;
-    copy_verified(&path, wanted.digest, to, progress)
+    copy_verified(&path, wanted, to, progress)
 }
 
-/// Copies a file that has to have this digest; `to` appears whole or not at all.
-pub(super) fn copy_verified(from: &Path, digest: Digest, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
+/// Copies a file that has to have this size and digest; `to` appears whole or not at all.
+pub(super) fn copy_verified(from: &Path, wanted: Wanted, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
     let reading = |source| PlaceError::Read { path: from.to_owned(), source };
-    let file = File::open(from).map_err(reading)?;
+    let file = bounded::open(from).map_err(reading)?;
     let size = file.metadata().map_err(reading)?.len();
+    if size != wanted.size {
+        return Err(PlaceError::Size { path: from.to_owned(), expected: wanted.size, found: size });
+    }
     let staging = Staging::file(to)?;
     let mut output = Output::create(staging.path(), Verify::Always, true, progress)?;
     output.file(&file, size, false, Readers::default()).map_err(|error| match error {
@@ -203,7 +229,7 @@ pub(super) fn copy_verified(from: &Path, digest: Digest, to: &Path, progress: &P
         PipeError::Write(source) => output.failed(source).into(),
     })?;
     match output.finish()? {
-        Some((found, _)) if found != digest => Err(PlaceError::Damaged { path: from.to_owned(), found }),
+        Some((found, _)) if found != wanted.digest => Err(PlaceError::Damaged { path: from.to_owned(), found }),
         _ => Ok(staging.publish()?),
     }
 }
@@ -212,7 +238,7 @@ pub(super) fn copy_verified(from: &Path, digest: Digest, to: &Path, progress: &P
 ///
 /// # Errors
 /// See above; after a failure of this side's own the rest is not tried.
-pub fn take_first(
+pub(crate) fn take_first(
     places: &[Place],
     registries: &Registries,
     insecure: bool,
@@ -240,7 +266,7 @@ pub fn take_first(
 ///
 /// # Errors
 /// If it is there and cannot be removed.
-pub fn forget_part(to: &Path) -> Result<(), WriteError> {
+pub(crate) fn forget_part(to: &Path) -> Result<(), WriteError> {
     let mut part = to.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
@@ -287,7 +313,7 @@ mod tests {
             assert_eq!(take(within, good).unwrap(), 0);
             assert_eq!(fs::read(&to).unwrap(), b"good");
             fs::remove_file(&to).unwrap();
-            assert!(take(within, bad).unwrap_err()[0].1.is_wrong_digest());
+            assert_eq!(take(within, bad).unwrap_err()[0].1.class(), Class::Unverified);
             assert!(matches!(take(within, Digest::of(b"")).unwrap_err()[..], [(_, PlaceError::NotThere(_))]));
             assert!(!to.exists());
         }

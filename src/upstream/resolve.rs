@@ -10,26 +10,26 @@ use serde::Deserialize;
 use super::document::{self, Document, DocumentError, Entry, Manifest, Typed};
 use super::lock::{Blob, ConfigBlob, Image, Lock, Locked, LockedPlatform, Others, Raw, Verified, is_floating};
 use super::signature::{self, SignatureError};
-use crate::compression::Compression;
-use crate::digest::Digest;
-use crate::platform::Platform;
-use crate::progress::Progress;
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::strict;
 use crate::registry::client::{Client, RawManifest};
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
-use crate::strict;
 
 /// Why a reference was not resolved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ResolveError {
+pub(crate) enum ResolveError {
     /// The reference.
-    #[error("{0}")]
+    #[error(transparent)]
     Location(#[from] LocationError),
     /// What the registry said, or did not say.
-    #[error("{0}")]
+    #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// What it names is no image that can be locked.
+    /// What it names is not an image that can be locked.
     #[error("{what} {source}")]
     Document {
         /// The reference or manifest.
@@ -78,26 +78,39 @@ pub enum ResolveError {
         known: String,
     },
     /// A signature that is asked for.
-    #[error("{0}")]
+    #[error(transparent)]
     Signature(#[from] SignatureError),
+}
+
+impl Classified for ResolveError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Location(error) => error.class(),
+            Self::Registry(error) => error.class(),
+            Self::Document { source, .. } => source.class(),
+            Self::Signature(error) => error.class(),
+            Self::Size { .. } | Self::Conflict { .. } => Class::Unverified,
+            Self::NoPlatform { .. } | Self::Config { .. } => Class::Failed,
+        }
+    }
 }
 
 /// What a reference is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// For the image.
-    pub locked: Locked,
+    pub(crate) locked: Locked,
     /// For the table of blobs.
-    pub blobs: BTreeMap<Digest, Blob>,
+    pub(crate) blobs: BTreeMap<Digest, Blob>,
     /// What was verified; `None` without a policy.
-    pub verified: Option<Verified>,
+    pub(crate) verified: Option<Verified>,
 }
 
 /// Looks up what an image is asked to be.
 ///
 /// # Errors
 /// See [`ResolveError`].
-pub fn resolve(client: &Client, image: &Image, progress: &Progress) -> Result<Resolved, ResolveError> {
+pub(crate) fn resolve(client: &Client, image: &Image, progress: &Progress) -> Result<Resolved, ResolveError> {
     let at = image.location()?;
     let (root, document) = fetch(client, &at, &at.which(), progress)?;
     let mut platforms = BTreeMap::new();
@@ -120,7 +133,7 @@ pub fn resolve(client: &Client, image: &Image, progress: &Progress) -> Result<Re
         }
         let records = records(&what, &manifest, &config, &at)?;
         records.into_iter().try_for_each(|(digest, blob)| insert(&mut blobs, digest, blob))?;
-        let created = config.created.filter(|created| created.parse::<jiff::Timestamp>().is_ok());
+        let created = config.time();
         let (config, total_size) = (&manifest.config, manifest.total_size());
         let config = ConfigBlob { digest: config.digest, size: config.size };
         let entry = LockedPlatform { manifest: raw, config, created, total_size, other: Others::new() };
@@ -134,11 +147,31 @@ pub fn resolve(client: &Client, image: &Image, progress: &Progress) -> Result<Re
     Ok(Resolved { locked, blobs, verified })
 }
 
+/// When the image of a tag was made, as its config says; `None` where it says nothing.
+///
+/// # Errors
+/// See [`ResolveError`].
+pub(super) fn created(
+    client: &Client,
+    at: &Location,
+    tag: &str,
+    platform: &Platform,
+    progress: &Progress,
+) -> Result<Option<String>, ResolveError> {
+    let (root, document) = fetch(client, at, tag, progress)?;
+    let (raw, manifest) = match document {
+        Document::Index(entries) => fetch_entry(client, at, choose(&entries, platform, at)?, progress)?,
+        Document::Manifest(manifest) => (root, manifest),
+    };
+    let what = at.with_digest(raw.digest).to_string();
+    Ok(fetch_config(client, at, &what, (&raw, &manifest), progress)?.time())
+}
+
 /// Puts what was resolved into a lock. Whatever else is known of the image stays.
 ///
 /// # Errors
 /// If the lock knows a blob otherwise; the lock may then be changed, and is not to be written.
-pub fn adopt(lock: &mut Lock, name: &str, resolved: Resolved) -> Result<(), ResolveError> {
+pub(crate) fn adopt(lock: &mut Lock, name: &str, resolved: Resolved) -> Result<(), ResolveError> {
     for (digest, blob) in resolved.blobs {
         insert(&mut lock.blobs, digest, blob)?;
     }
@@ -244,6 +277,11 @@ struct RootFs {
 }
 
 impl Config {
+    /// When it was made, if that is a time.
+    fn time(&self) -> Option<String> {
+        self.created.clone().filter(|created| created.parse::<jiff::Timestamp>().is_ok())
+    }
+
     fn platform(&self) -> Option<Platform> {
         let named = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         let (os, architecture) = (named(&self.os)?, named(&self.architecture)?);
@@ -266,7 +304,7 @@ fn fetch_config(
     serde_path_to_error::deserialize(&mut from).map_err(|error| ResolveError::Config {
         what: what.to_owned(),
         digest: blob.digest,
-        problem: format!("is none of an image: {error}"),
+        problem: format!("is not the config of an image: {error}"),
     })
 }
 
@@ -288,10 +326,7 @@ fn records(
         .blobs()
         .zip(diff_ids)
         .map(|(blob, diff_id)| {
-            let plain = diff_id.is_some() && Compression::of_media_type(&blob.media_type) == Some(Compression::None);
-            if plain && diff_id != Some(blob.digest) {
-                return Err(wrong(format!("gives another diff ID for {}, which is not compressed", blob.digest)));
-            }
+            // A layer whose type says that it is not packed may be: its bytes tell, when the image is built.
             let (size, media_type) = (blob.size, blob.media_type.clone());
             Ok((blob.digest, Blob { size, media_type, diff_id, from: vec![at.name()], other: Others::new() }))
         })

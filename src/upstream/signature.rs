@@ -14,8 +14,9 @@ use serde::Deserialize;
 
 use super::bundle;
 use super::lock::{Locked, Others, Policy, Verified};
-use crate::digest::Digest;
-use crate::progress::Progress;
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::oci::digest::Digest;
 use crate::registry::client::{Client, RawManifest};
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
@@ -33,9 +34,9 @@ const KIND: &str = "cosign container image signature";
 #[non_exhaustive]
 pub enum SignatureError {
     /// The key.
-    #[error("the policy's key is no public key of ECDSA P-256 in PEM, as `cosign public-key` prints it")]
+    #[error("the policy's key is not a public key of ECDSA P-256 in PEM, as `cosign public-key` prints it")]
     Key,
-    /// Nobody signed it.
+    /// It is not signed.
     #[error(
         "{image} is not signed: its policy asks for a signature by the key {key}, and the registry has neither {tag} nor a referrer that is one"
     )]
@@ -47,7 +48,7 @@ pub enum SignatureError {
         /// Where the signature would be.
         tag: String,
     },
-    /// Somebody did, but not so.
+    /// It is signed, but not as the policy asks.
     #[error("{image} has no good signature by the key {key}: {reason}")]
     Wrong {
         /// The image, by digest.
@@ -58,8 +59,18 @@ pub enum SignatureError {
         reason: String,
     },
     /// It is not known, because the registry did not say.
-    #[error("{0}")]
+    #[error(transparent)]
     Registry(#[from] RegistryError),
+}
+
+impl Classified for SignatureError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Registry(error) => error.class(),
+            Self::Key => Class::Usage,
+            Self::Missing { .. } | Self::Wrong { .. } => Class::Unverified,
+        }
+    }
 }
 
 /// A public key, and what it is known by.
@@ -67,14 +78,14 @@ pub enum SignatureError {
 pub struct Key {
     key: VerifyingKey,
     /// The digest of the key in DER.
-    pub digest: Digest,
+    pub(crate) digest: Digest,
 }
 
 impl Key {
     /// Reads a key as `cosign public-key` and `openssl ec -pubout` write it.
     ///
     /// # Errors
-    /// If it is none, or of another kind.
+    /// If it is not a key, or one of another kind.
     pub fn parse(pem: &str) -> Result<Self, SignatureError> {
         let key = VerifyingKey::from_public_key_pem(pem.trim()).map_err(|_| SignatureError::Key)?;
         let der = key.to_public_key_der().map_err(|_| SignatureError::Key)?;
@@ -92,7 +103,7 @@ impl Key {
 ///
 /// # Errors
 /// See [`SignatureError`].
-pub fn verify(
+pub(crate) fn verify(
     client: &Client,
     at: &Location,
     policy: &Policy,
@@ -191,7 +202,7 @@ impl Search<'_> {
         }
         for referrer in client.referrers(at, digest, progress)?.into_iter().take(MOST) {
             let found = match client.manifest(at, &referrer.to_string(), progress) {
-                // Something else that is about the image, or nothing any more. Of what cannot be asked nobody knows.
+                // Something else that is about the image, or nothing any more. What cannot be asked for stays unknown.
                 Err(RegistryError::NotFound { .. } | RegistryError::Malformed { .. }) => continue,
                 found => found?,
             };
@@ -212,7 +223,7 @@ impl Search<'_> {
         let layers = match serde_json::from_slice(&manifest.bytes) {
             Ok(Manifest { layers }) => layers,
             Err(error) => {
-                reasons.push(format!("{} is no manifest: {error}", manifest.digest));
+                reasons.push(format!("{} is not a manifest: {error}", manifest.digest));
                 return Ok(false);
             }
         };
@@ -250,7 +261,7 @@ fn check(key: &Key, payload: &[u8], signature: &str, at: &Location, digest: Dige
         return Err("a signature is of another key, or of another payload".to_owned());
     }
     let Payload { critical } =
-        serde_json::from_slice(payload).map_err(|error| format!("what is signed is no payload: {error}"))?;
+        serde_json::from_slice(payload).map_err(|error| format!("what is signed is not a payload: {error}"))?;
     if critical.kind != KIND {
         return Err(format!("what is signed is '{}'", critical.kind));
     }
@@ -304,7 +315,7 @@ mod tests {
             (&secret, payload("docker.io/qdrant/other", digest), "is called"),
             (&secret, payload("qdrant/qdrant", other), "another image"),
             (&secret, good.replace(KIND, "atomic container signature"), "atomic"),
-            (&secret, "{}".to_owned(), "no payload"),
+            (&secret, "{}".to_owned(), "not a payload"),
         ] {
             let reason = verdict(secret, &text).unwrap_err();
             assert!(reason.contains(word), "{text}: {reason}");

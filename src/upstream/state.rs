@@ -1,28 +1,31 @@
-//! What changes with time: when an image was looked up, and how it stood. A file of its own, which nobody commits.
+//! What changes with time: when an image was looked up, and how it stood. A file of its own, which is not committed.
 //!
 //! To lose it costs nothing but the answer to "when?"; so it is not guarded by more than being replaced in one step.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
 use super::check::{Finding, Status};
-use super::lock::{Cadence, Others};
-use crate::blobs::{At, Staging, WriteError, read_file, write_file};
-use crate::digest::Digest;
-use crate::lock_file::to_text;
-use crate::progress::Progress;
+use super::lock::{Cadence, Image, Lock, Others};
+use super::newer::NewerVersions;
+use crate::class::{Class, Classified};
+use crate::disk::bounded::{self, Cap};
+use crate::disk::files::write_file;
+use crate::disk::lock_file::to_text;
+use crate::disk::progress::Progress;
+use crate::disk::{At, Staging, WriteError};
+use crate::oci::digest::Digest;
 
 const VERSION: u32 = 1;
 
 /// Why there is no state.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StateError {
+pub(crate) enum StateError {
     /// It cannot be read, or is something else.
     #[error("{path}: {reason}; it can be removed: only the times of past checks are in it", path = path.display())]
     Damaged {
@@ -32,41 +35,53 @@ pub enum StateError {
         reason: String,
     },
     /// It cannot be written.
-    #[error("{0}")]
+    #[error(transparent)]
     Write(#[from] WriteError),
 }
 
+impl Classified for StateError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Write(error) => error.class(),
+            Self::Damaged { .. } => Class::Failed,
+        }
+    }
+}
+
 /// What is known of all images of a lock.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     version: u32,
     /// When anything was looked up last.
-    pub last_check: Option<Timestamp>,
+    pub(crate) last_check: Option<Timestamp>,
     /// By the names in the lock.
-    pub images: BTreeMap<String, ImageState>,
+    pub(crate) images: BTreeMap<String, ImageState>,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 /// What is known of an image.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct ImageState {
+pub(crate) struct ImageState {
     /// When it was looked up last.
-    pub last_check: Option<Timestamp>,
+    pub(crate) last_check: Option<Timestamp>,
     /// How it stood then.
-    pub status: Option<Status>,
+    pub(crate) status: Option<Status>,
     /// What upstream had, the last time that it told.
-    pub seen: Option<Digest>,
+    pub(crate) seen: Option<Digest>,
+    /// The newer versions that it had then.
+    #[serde(skip_serializing_if = "NewerVersions::is_empty")]
+    pub(crate) newer: NewerVersions,
     /// What its mirror has.
-    pub local_digest: Option<Digest>,
+    pub(crate) local_digest: Option<Digest>,
     /// When the mirror got that.
-    pub synced_at: Option<Timestamp>,
+    pub(crate) synced_at: Option<Timestamp>,
     /// Other keys.
     #[serde(flatten)]
-    pub other: Others,
+    pub(crate) other: Others,
 }
 
 impl Default for State {
@@ -76,17 +91,18 @@ impl Default for State {
 }
 
 impl State {
-    /// Reads a state; if there is none, nothing is known.
+    /// Reads a state; without a file, nothing is known.
     ///
     /// # Errors
     /// If it is something else.
-    pub fn read(path: &Path) -> Result<Self, StateError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, StateError> {
         let damaged = |reason: String| StateError::Damaged { path: path.to_owned(), reason };
-        let bytes = match read_file(path) {
+        let bytes = match bounded::read(path, Cap::Document) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             bytes => bytes.map_err(|error| damaged(error.to_string()))?,
         };
-        let state: Self = serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is no state: {error}")))?;
+        let state: Self =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is not a state: {error}")))?;
         if state.version != VERSION {
             return Err(damaged(format!("is of version {}, and this windlass knows {VERSION}", state.version)));
         }
@@ -97,7 +113,7 @@ impl State {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(&self, path: &Path, progress: &Progress) -> Result<(), StateError> {
+    pub(crate) fn write(&self, path: &Path, progress: &Progress) -> Result<(), StateError> {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).at("create", folder)?;
         }
@@ -106,29 +122,67 @@ impl State {
         Ok(staging.publish()?)
     }
 
-    /// Takes down what a check found. A look-up that failed is no look at the image: it is due as it was.
-    pub fn record(&mut self, findings: &[Finding], now: Timestamp) {
-        for finding in findings.iter().filter(|finding| finding.status != Status::Pending) {
+    /// Takes down what a check found. A look-up that failed is not a look at the image: it is due as it was. Of one that was not
+    /// made, what was known stays.
+    pub(crate) fn record(&mut self, findings: &[Finding], now: Timestamp) {
+        for finding in findings.iter().filter(|finding| finding.status != Status::Pending && !finding.skipped) {
             let image = self.images.entry(finding.name.clone()).or_default();
             image.status = Some(finding.status);
             if finding.status != Status::Unknown {
                 image.last_check = Some(now);
                 image.seen = finding.found.or(image.seen);
+                image.newer = finding.newer.clone().unwrap_or_else(|| std::mem::take(&mut image.newer));
             }
         }
         self.last_check = Some(now);
     }
 
+    /// Says of an image that was not looked up what an earlier look found, with its time; and of one whose newer versions were
+    /// not looked up, which there were. A newer major version counts where `major` is set.
+    pub(crate) fn recall(&self, finding: &mut Finding, lock: &Lock, major: bool) {
+        let (Some(known), Some(image)) = (self.images.get(&finding.name), lock.images.get(&finding.name)) else {
+            return;
+        };
+        if let (true, Some(status), Some(time)) = (finding.skipped, known.status_of(image), known.last_check) {
+            finding.status = status;
+            finding.found = known.seen;
+            finding.newer = Some(known.newer.clone());
+            finding.as_of = Some(time);
+        } else if finding.newer.is_none() && finding.found.is_some() && finding.found == known.seen {
+            finding.is_known(known.newer.clone(), major);
+        }
+    }
+
     /// Forgets images that are not in the lock any more.
-    pub fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
+    pub(crate) fn keep(&mut self, is_there: impl Fn(&str) -> bool) {
         self.images.retain(|name, _| is_there(name));
     }
 }
 
 impl ImageState {
+    /// How the image stands as far as is known: the lock may have changed since the last look.
+    #[must_use]
+    pub(crate) fn status_of(&self, image: &Image) -> Option<Status> {
+        match self.status {
+            _ if !image.is_answered() => Some(Status::Pending),
+            Some(Status::Update | Status::Moved | Status::Current) if self.seen == image.root() => {
+                Some(Status::Current)
+            }
+            // What was looked up was another lock.
+            Some(Status::Current | Status::Newer) if self.seen != image.root() => None,
+            status => status,
+        }
+    }
+
+    /// Whether the cadence asks for a look by now; never for an image without one.
+    #[must_use]
+    pub(crate) fn is_due(&self, cadence: Option<Cadence>, now: Timestamp) -> bool {
+        cadence.is_some_and(|cadence| self.due(cadence).is_none_or(|due| due <= now))
+    }
+
     /// When the next look is due by a cadence; `None` if it was never looked up, which is now.
     #[must_use]
-    pub fn due(&self, cadence: Cadence) -> Option<Timestamp> {
+    pub(crate) fn due(&self, cadence: Cadence) -> Option<Timestamp> {
         let hours = i64::from(cadence.days()) * 24;
         self.last_check?.checked_add(hours.hours()).ok()
     }
@@ -139,7 +193,17 @@ mod tests {
     use super::*;
 
     fn finding(name: &str, status: Status, found: Option<Digest>) -> Finding {
-        Finding { name: name.to_owned(), status, found, why: None, changes: Vec::new() }
+        Finding {
+            name: name.to_owned(),
+            status,
+            found,
+            why: None,
+            changes: Vec::new(),
+            newer: None,
+            skipped: false,
+            as_of: None,
+            class: None,
+        }
     }
 
     #[test]

@@ -4,13 +4,13 @@ use super::Registries;
 use super::lock::{Image, Lock, Locked};
 use super::resolve::{ResolveError, adopt, resolve};
 use super::signature::Key;
-use crate::digest::Digest;
-use crate::progress::Progress;
+use crate::disk::progress::Progress;
+use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
 
 /// What became of an image.
 #[derive(Debug)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Upstream says the same.
     Same,
     /// The lock has something else now.
@@ -21,6 +21,15 @@ pub enum Outcome {
         to: Digest,
         /// Bytes of blobs that no image of the lock had.
         fetch: u64,
+        /// What is worth saying of it in a commit: that a version tag was moved, or the new version.
+        note: Option<String>,
+    },
+    /// A tag with a version names something else, which was not accepted: the lock has what it had.
+    Moved {
+        /// What the lock has.
+        from: Digest,
+        /// What the tag names.
+        to: Digest,
     },
     /// Never locked, and not asked for.
     Left,
@@ -29,23 +38,25 @@ pub enum Outcome {
 }
 
 /// Which images to lock again.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Options {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
     /// Also those that were never locked.
-    pub pending: bool,
+    pub(crate) pending: bool,
     /// Also those that did not change.
-    pub force: bool,
+    pub(crate) force: bool,
+    /// The images whose version tag may name something else now.
+    pub(crate) accept_moved: Vec<String>,
 }
 
 /// Looks up these images, and changes the lock where upstream says something else.
 ///
 /// # Errors
 /// If the job is told to stop; whatever else goes wrong is the outcome of its image.
-pub fn update(
+pub(crate) fn update(
     registries: &Registries,
     lock: &mut Lock,
     names: &[String],
-    options: Options,
+    options: &Options,
     progress: &Progress,
 ) -> Result<Vec<(String, Outcome)>, ResolveError> {
     let mut outcomes = Vec::new();
@@ -64,7 +75,7 @@ fn one(
     registries: &Registries,
     lock: &mut Lock,
     name: &str,
-    options: Options,
+    options: &Options,
     progress: &Progress,
 ) -> Result<Outcome, ResolveError> {
     let Some(image) = lock.images.get(name) else { return Ok(Outcome::Left) };
@@ -74,7 +85,7 @@ fn one(
     }
     if is_settled(image)? && !options.force {
         let at = image.location()?;
-        // What a digest names never changes; for a tag a HEAD request tells, which is no pull.
+        // What a digest names never changes; for a tag a HEAD request tells, which is not a pull.
         if at.digest().is_some() || client.head(&at, &at.which(), progress)?.digest == image.root() {
             return Ok(Outcome::Same);
         }
@@ -82,6 +93,17 @@ fn one(
     let mut resolved = resolve(client, image, progress)?;
     let from = image.root();
     let to = resolved.locked.root.digest;
+    let moved = from.filter(|from| *from != to && image.is_answered() && !image.floating);
+    if let Some(from) = moved.filter(|_| !options.accept_moved.iter().any(|accepted| accepted == name)) {
+        return Ok(Outcome::Moved { from, to });
+    }
+    let tag = |locked: &Locked| locked.tag.clone();
+    let (old, new) = (image.locked.as_ref().and_then(tag), tag(&resolved.locked));
+    let note = match (moved, old, new) {
+        (Some(_), _, _) => Some("its version tag was moved".to_owned()),
+        (None, Some(old), Some(new)) if old != new => Some(format!("{old} -> {new}")),
+        _ => None,
+    };
     if let Some(Locked { other, .. }) = &image.locked {
         resolved.locked.other = other.clone();
     }
@@ -94,7 +116,7 @@ fn one(
         return Ok(Outcome::Same);
     }
     *lock = next;
-    Ok(Outcome::Changed { from, to, fetch })
+    Ok(Outcome::Changed { from, to, fetch, note })
 }
 
 /// Whether the lock has an answer to what is asked for, so that only upstream can have changed.
@@ -106,8 +128,12 @@ fn is_settled(image: &Image) -> Result<bool, ResolveError> {
 
 /// The message of a commit that changes the lock; `None` if nothing changed.
 #[must_use]
-pub fn message(outcomes: &[(String, Outcome)]) -> Option<String> {
-    let changed = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Changed { .. }));
-    let lines: String = changed.map(|(name, _)| format!("- {name}\n")).collect();
+pub(crate) fn message(outcomes: &[(String, Outcome)]) -> Option<String> {
+    let line = |(name, outcome): &(String, Outcome)| match outcome {
+        Outcome::Changed { note: Some(note), .. } => Some(format!("- {name} ({note})\n")),
+        Outcome::Changed { note: None, .. } => Some(format!("- {name}\n")),
+        _ => None,
+    };
+    let lines: String = outcomes.iter().filter_map(line).collect();
     (!lines.is_empty()).then(|| format!("chore: Update container versions\n\nUpdates digests for:\n{lines}"))
 }

@@ -12,9 +12,10 @@ use super::check::Status;
 use super::lock::{Image, Lock};
 use super::proof::is_name;
 use super::state::{ImageState, State};
-use crate::digest::Digest;
-use crate::lock_file::to_text;
-use crate::platform::Platform;
+use crate::class::{Class, Classified};
+use crate::disk::lock_file::to_text;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
 use crate::registry::location::{Location, LocationError};
 
 /// Why a list was not imported.
@@ -22,10 +23,10 @@ use crate::registry::location::{Location, LocationError};
 #[non_exhaustive]
 pub enum VersionsError {
     /// Not such a list.
-    #[error("is no list of container versions: {0}")]
+    #[error("is not a list of container versions: {0}")]
     Format(String),
     /// A name that a lock cannot have.
-    #[error("image '{0}': is no name: expected letters, digits, '.', '_', ':' or '-', and a letter or digit first")]
+    #[error("image '{0}': is not a name: expected letters, digits, '.', '_', ':' or '-', and a letter or digit first")]
     Name(String),
     /// A reference.
     #[error("image '{name}': {source}")]
@@ -50,37 +51,47 @@ pub enum VersionsError {
     },
 }
 
+impl Classified for VersionsError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Format(_) | Self::Name(_) | Self::Reference { .. } | Self::Registry(_) | Self::Other { .. } => {
+                Class::Usage
+            }
+        }
+    }
+}
+
 /// The whole list.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Versions {
     /// The registry, and the folder in it, where the mirrors are.
-    pub registry: Option<String>,
+    pub(crate) registry: Option<String>,
     /// When anything was looked up last.
     #[serde(default)]
-    pub last_check: Option<Timestamp>,
+    pub(crate) last_check: Option<Timestamp>,
     /// The images by name and tag.
-    pub images: BTreeMap<String, Version>,
+    pub(crate) images: BTreeMap<String, Version>,
 }
 
 /// One image of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Version {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub(crate) struct Version {
     /// The reference.
-    pub upstream: String,
+    pub(crate) upstream: String,
     /// What upstream had at the last look.
-    pub upstream_digest: Option<Digest>,
+    pub(crate) upstream_digest: Option<Digest>,
     /// What the mirror has.
-    pub local_digest: Option<Digest>,
+    pub(crate) local_digest: Option<Digest>,
     /// When the mirror got it.
-    pub synced_at: Option<Timestamp>,
+    pub(crate) synced_at: Option<Timestamp>,
     /// How they compare.
-    pub status: VersionStatus,
+    pub(crate) status: VersionStatus,
 }
 
 /// How an image stands, in the words of the list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum VersionStatus {
+pub(crate) enum VersionStatus {
     /// The mirror has what upstream has.
     Synced,
     /// The mirror has nothing.
@@ -121,17 +132,17 @@ impl Versions {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// Its name there.
-    pub name: String,
+    pub(crate) name: String,
     /// Its reference.
-    pub reference: String,
+    pub(crate) reference: String,
     /// Its mirror.
-    pub mirror: Option<String>,
+    pub(crate) mirror: Option<String>,
 }
 
 /// The images of a list.
 ///
 /// # Errors
-/// If the registry is none.
+/// If it is not a registry.
 pub fn wanted(versions: &Versions) -> Result<Vec<Wanted>, VersionsError> {
     let registry = versions.registry.as_deref().filter(|registry| !registry.is_empty());
     let mirror = |name: &str| {
@@ -150,11 +161,17 @@ fn repository(name: &str) -> &str {
     name.split_once(':').map_or(name, |(repository, _)| repository)
 }
 
-/// Adds images to a lock, not yet looked up. What the lock has already stays as it is. The names that are new.
+/// Adds images to a lock, not yet looked up. What the lock has already stays as it is. `insecure` says that registries on this
+/// machine speak plain HTTP. The names that are new.
 ///
 /// # Errors
 /// If the lock has another image of a name; it may then be changed, and is not to be written.
-pub fn add(lock: &mut Lock, wanted: &[Wanted], platforms: &[Platform]) -> Result<Vec<String>, VersionsError> {
+pub fn add(
+    lock: &mut Lock,
+    wanted: &[Wanted],
+    platforms: &[Platform],
+    insecure: bool,
+) -> Result<Vec<String>, VersionsError> {
     let mut added = Vec::new();
     for Wanted { name, reference, mirror } in wanted {
         if !is_name(name) {
@@ -168,7 +185,8 @@ pub fn add(lock: &mut Lock, wanted: &[Wanted], platforms: &[Platform]) -> Result
             }
             continue;
         }
-        let image = Image { mirror: mirror.clone(), ..Image::pending(&location, platforms.to_vec()) };
+        let insecure = insecure && location.is_loopback();
+        let image = Image { mirror: mirror.clone(), insecure, ..Image::pending(&location, platforms.to_vec()) };
         lock.images.insert(name.clone(), image);
         added.push(name.clone());
     }
@@ -178,8 +196,8 @@ pub fn add(lock: &mut Lock, wanted: &[Wanted], platforms: &[Platform]) -> Result
 /// A reference with its tag, which is `latest` where none is given.
 ///
 /// # Errors
-/// If it is none.
-pub fn full(reference: &str) -> Result<Location, LocationError> {
+/// If it is not such a list.
+pub(crate) fn full(reference: &str) -> Result<Location, LocationError> {
     let location: Location = reference.parse()?;
     match (location.tag(), location.digest()) {
         (None, None) => location.with_tag("latest"),
@@ -188,7 +206,7 @@ pub fn full(reference: &str) -> Result<Location, LocationError> {
 }
 
 /// Takes down what a list says of the past.
-pub fn remember(state: &mut State, versions: &Versions) {
+pub(crate) fn remember(state: &mut State, versions: &Versions) {
     for (name, version) in &versions.images {
         let image = state.images.entry(name.clone()).or_default();
         image.seen = image.seen.or(version.upstream_digest);
@@ -263,7 +281,7 @@ mod tests {
     fn what_was_imported_is_exported() {
         let versions = parse(SEED).unwrap();
         let (mut lock, mut state) = (Lock::default(), State::default());
-        let added = add(&mut lock, &wanted(&versions).unwrap(), &[Platform::default()]).unwrap();
+        let added = add(&mut lock, &wanted(&versions).unwrap(), &[Platform::default()], false).unwrap();
         remember(&mut state, &versions);
         assert_eq!(added, ["my-new-image:tag", "open-webui:cuda"]);
         let image = &lock.images["open-webui:cuda"];
@@ -272,16 +290,16 @@ mod tests {
         assert_eq!(export(&lock, &state, None), versions);
         assert_eq!(parse(&export(&lock, &state, None).to_text()).unwrap(), versions);
         // A second time nothing is new, and another image of the same name is told.
-        assert!(add(&mut lock, &wanted(&versions).unwrap(), &[]).unwrap().is_empty());
+        assert!(add(&mut lock, &wanted(&versions).unwrap(), &[], false).unwrap().is_empty());
         let other = Wanted { reference: "redis".to_owned(), ..wanted(&versions).unwrap().remove(0) };
-        assert!(matches!(add(&mut lock, &[other], &[]), Err(VersionsError::Other { .. })));
+        assert!(matches!(add(&mut lock, &[other], &[], false), Err(VersionsError::Other { .. })));
     }
 
     #[test]
     fn a_failed_look_up_is_never_synced() {
         let versions = parse(SEED).unwrap();
         let (mut lock, mut state) = (Lock::default(), State::default());
-        add(&mut lock, &wanted(&versions).unwrap(), &[Platform::default()]).unwrap();
+        add(&mut lock, &wanted(&versions).unwrap(), &[Platform::default()], false).unwrap();
         remember(&mut state, &versions);
         let name = "open-webui:cuda";
         for (status, seen, word) in [
@@ -300,7 +318,7 @@ mod tests {
     #[test]
     fn what_is_no_list_is_told_with_its_key() {
         for (text, word) in [
-            ("[]", "no list"),
+            ("[]", "not a list"),
             (&SEED.replace("\"synced\"", "\"fine\""), "status"),
             (&SEED.replace("\"sha256:aaa", "\"sha256:..."), "upstream_digest"),
             (&SEED.replace("T13:54:42Z", ""), "synced_at"),
@@ -314,7 +332,7 @@ mod tests {
             reference: reference.to_owned(),
             mirror: None,
         };
-        assert!(matches!(add(&mut lock, &[bad("a/b", "redis")], &[]), Err(VersionsError::Name(_))));
-        assert!(matches!(add(&mut lock, &[bad("a", "Redis")], &[]), Err(VersionsError::Reference { .. })));
+        assert!(matches!(add(&mut lock, &[bad("a/b", "redis")], &[], false), Err(VersionsError::Name(_))));
+        assert!(matches!(add(&mut lock, &[bad("a", "Redis")], &[], false), Err(VersionsError::Reference { .. })));
     }
 }

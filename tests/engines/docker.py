@@ -10,7 +10,7 @@ import tarfile
 
 from steps import REGISTRY, WORK, Row, Stack, check, manifest_of, sha256, start_registry, wait_for, write
 
-STEPS = ("set up", "load", "again", "digest", "run", "packed", "thin after model", "save", "push")
+STEPS = ("set up", "load", "again", "digest", "run", "packed", "thin after model", "load.sh", "save", "push")
 
 
 def start(row, variant):
@@ -45,6 +45,39 @@ def runs(row, stack, reference=None):
     check(printed == stack.expected, f"the container printed {printed!r}, not {stack.expected!r}")
     size = row.run(*options, stack.tag, stack.command[0], "stat", "-c", "%s", "/models/tiny.gguf").strip()
     check(size == str(24 + 64 * 4096), f"the model in the container has {size} bytes")
+
+
+def load_script(row, stack, variant):
+    """What the script beside the archives says and does, which takes Podman where both are there and it is not told."""
+    row.run("docker", "rmi", "--force", *row.run("docker", "images", "--quiet").split())
+
+    def load(*names, code=0, env=None):
+        said = row.run("sh", "-c", f'exec sh {WORK}/folder/load.sh "$@" 2>&1', "sh", *names, code=code, env={"ENGINE": "docker", **(env or {})})
+        return said.splitlines()[-1]
+
+    needs = f"load.sh: image app needs model {stack.model}, which is not loaded; load it first: sh load.sh {stack.model} app"
+    check(load("app", code=1) == needs, "an image without its model is not refused")
+    # The containerd store takes it all the same, and says that it is there: without its layers.
+    row.run("docker", "load", "--input", f"{WORK}/folder/images/app.tar", code=None)
+    if variant == "containerd":
+        row.run("docker", "image", "inspect", stack.tag)
+    check(load("app", code=1) == needs, "an image without its layers counts as there")
+    # With the model, what the containerd store has of the image is whole.
+    check(load() == ("1 loaded, 1 present" if variant == "containerd" else "2 loaded, 0 present"), "not all were loaded")
+    check_image(row, stack, variant)
+    runs(row, stack)
+    check(load() == "0 loaded, 2 present", "what is there was loaded again")
+    # A tag that was moved is moved back.
+    model = next(name for name in stack.names if name != stack.tag)
+    row.run("docker", "tag", model, stack.tag)
+    check(load("app") == "0 loaded, 1 present", "an image without its tag was loaded again")
+    check_image(row, stack, variant)
+    check(load("ap", code=2) == f"load.sh: 'ap' is not a name of this stack; it has: {stack.model} app", "another name was taken")
+    gone = load(code=7, env={"DOCKER_HOST": f"unix://{WORK}/nothing"})
+    check(gone == "load.sh: docker does not answer; start its daemon, or set DOCKER_HOST to one that runs", "a daemon that is not there is not told")
+    check("knows podman and docker" in load(code=2, env={"ENGINE": "ctr"}), "another engine was taken")
+    # Podman has no part in it.
+    check(row.run("podman", "images", "--quiet") == "", "Podman has images")
 
 
 def main(engine, variant):
@@ -96,6 +129,8 @@ def main(engine, variant):
             row.run("docker", "load", "--input", f"{WORK}/folder/{archive}.tar")
         check_image(row, two, variant)
         runs(row, two)
+    with row.step("load.sh"):
+        load_script(row, two, variant)
     with row.step("save"):
         row.run("docker", "save", "--output", f"{WORK}/saved.tar", two.tag)
         with tarfile.open(f"{WORK}/saved.tar") as archive:

@@ -41,7 +41,7 @@ cp -r "$given/tree" "$work"
 mkdir -p "$work/target/debug"
 cp -r target/parts "$work/target/"
 cp target/debug/windlass "$work/target/debug/"
-# What a compiler made, and there is none in here.
+# Compiled files; there is no compiler in here.
 cp -r target/probe "$work/target/"
 cd "$work"
 git init -q . && git add -A

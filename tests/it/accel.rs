@@ -26,6 +26,7 @@ fn service(name: &str, accel: &str, refers: &str) -> String {
           }};
         in import {root}/nix/ai-stack/{name}.nix {{
           pkgs = packages; windlass = w; accel = {accel}; probe = fake "probe" [ ]; models = [ ]; settings = {{ }};
+          service = (import {root}/nix/ai-stack/services.nix).{name};
         }})"#
     )
 }
@@ -123,6 +124,7 @@ fn llama_cpp_serves_its_only_model_and_is_healthy_when_it_does() {
     let service = format!(
         r#"(import {root}/nix/ai-stack/llama-cpp.nix {{
           inherit pkgs; windlass = w; probe = pkgs.callPackage {root}/nix/probe.nix {{ }};
+          service = (import {root}/nix/ai-stack/services.nix).llama-cpp;
           models = [ (w.buildModel {{ name = "smollm2"; files."smollm2.gguf" = pkgs.windlassModels.smollm2; }}) ];
         }})"#
     );

@@ -417,7 +417,6 @@ fn the_template_is_a_good_machine() {
     let env = Env::new();
     let template = std::fs::read(root().join("nix/templates/ai-stack/ai-stack.nix")).unwrap();
     let module = env.write("ai-stack.nix", template);
-    env.write("SmolLM2-135M-Instruct.Q4_1.gguf", "weights");
     let [machine] = evaluated(&format!("[ windlass stack {} ]", module.display()), ["{ }"]);
     assert_good(&machine);
     let names: Vec<&str> = texts(&machine, "units")

@@ -105,7 +105,7 @@ fn names_of_images_are_refused() {
         [
             (
                 r#"redis.container.image = lib.mkForce "docker.io/redis:8";"#,
-                "virtualisation.windlass.containers.redis.image: 'docker.io/redis:8' is none of the images that are loaded; take the `ref` of one of virtualisation.windlass.images: large larger llama-cpp ollama postgres qdrant redis vectors",
+                "virtualisation.windlass.containers.redis.image: 'docker.io/redis:8' is not one of the images that are loaded; take the `ref` of one of virtualisation.windlass.images: large larger llama-cpp ollama postgres qdrant redis vectors",
             ),
             (
                 "open-webui.enable = true;",
@@ -281,10 +281,6 @@ fn what_is_not_meant_is_a_warning() {
                 "postgres.container.secrets = lib.mkForce { };",
                 "services.ai-stack.postgres: without the secret postgres-password it cannot start on an empty /var/lib/ai-stack/postgres; set",
             ),
-            (
-                r#"postgres.container.environment.POSTGRES_PASSWORD = "hunter2";"#,
-                "virtualisation.windlass.containers.postgres.environment.POSTGRES_PASSWORD looks like a secret",
-            ),
         ],
     );
     for flags in [r#""--all""#, r#""-a""#, r#""--volumes" "-fa""#, r#""--volumes --all""#] {
@@ -293,6 +289,9 @@ fn what_is_not_meant_is_a_warning() {
     }
     let change = stack(r#"postgres.container.environment.POSTGRES_PASSWORD = "hunter2";"#);
     let [machine] = evaluated(STACK, [&change]);
+    let assertions = machine["assertions"].to_string();
+    let said = "virtualisation.windlass.containers.postgres.environment.POSTGRES_PASSWORD looks like a secret";
+    assert!(assertions.contains(said) && !assertions.contains("hunter2"), "{machine}");
     assert!(!machine["warnings"].to_string().contains("hunter2"), "{machine}");
 }
 
@@ -328,4 +327,46 @@ fn options_take_only_what_they_can_use() {
     // A user that is a name, where directories are made for it.
     let error = refused(STACK, &stack(r#"redis.container.user = "redis";"#));
     assert!(error.contains(r#"`virtualisation.windlass.directories."/var/lib/ai-stack/redis"."#), "{error}");
+}
+
+/// A misspelt setting would do nothing.
+#[test]
+fn a_setting_that_no_service_has_is_refused() {
+    for (change, message) in [
+        (
+            "postgres.settings.extension = p: [ ];",
+            "services.ai-stack.postgres.settings.extension: there is no such key; there are: extensions, locales, package, uid",
+        ),
+        (
+            "qdrant.settings.storage = { };",
+            "services.ai-stack.qdrant.settings.storage: there is no such key; there are: package, uid",
+        ),
+    ] {
+        let said = refused(STACK, &stack(change));
+        assert!(said.contains(message), "{said}");
+    }
+}
+
+/// The check runs before the switch: it says so where the data are of another version, and ends well in any case.
+#[test]
+fn data_of_another_postgres_are_told_before_anything_restarts() {
+    let env = crate::env::Env::new();
+    let folder = env.path("data'dir");
+    let change = stack(&format!("dataDir = {:?};", folder.display().to_string()));
+    let [machine] = evaluated(STACK, [&change]);
+    let script = machine["preSwitch"]["ai-stack-data"].as_str().unwrap();
+    let run = || {
+        let output = std::process::Command::new("bash").args(["-euc", script]).output().unwrap();
+        assert!(output.status.success(), "{script}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(run(), "");
+    env.write("data'dir/postgres/PG_VERSION", "17\n");
+    assert_eq!(run(), "");
+    env.write("data'dir/postgres/PG_VERSION", "16\n");
+    let said = run();
+    let place = folder.join("postgres").display().to_string();
+    let expected =
+        format!("warning: services.ai-stack.postgres: {place} is of version 16, and 17 does not read it; before it");
+    assert!(said.starts_with(&expected), "{said}");
 }

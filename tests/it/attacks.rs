@@ -32,10 +32,10 @@ fn attacker(program: &str, arguments: &[&OsStr]) -> Command {
 }
 
 /// Starts a program of the attacker that says when it is ready, and kills it when it is dropped.
-struct Attack(Child);
+pub(crate) struct Attack(Child);
 
 impl Attack {
-    fn start(script: &str, arguments: &[&OsStr]) -> Self {
+    pub(crate) fn start(script: &str, arguments: &[&OsStr]) -> Self {
         let arguments = [&[OsStr::new("-c"), OsStr::new(script)], arguments].concat();
         let mut child = attacker("/usr/bin/python3", &arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = String::new();
@@ -279,7 +279,7 @@ fn what_nix_vouches_for_is_linked_without_being_read_and_nothing_else_is() {
     fs::create_dir_all(tree.join("etc")).unwrap();
     fs::write(tree.join("etc/motd"), "the right one").unwrap();
     let tree = add_to_nix(&podman, &tree);
-    let (hash, size) = windlass::nar::nar_hash(&tree).unwrap();
+    let (hash, size) = windlass::internals::nix::nar::nar_hash(&tree).unwrap();
     let info = json!({ (tree.to_str().unwrap()): { "narHash": hash.to_string(), "narSize": size, "references": [] } });
     let spec = json!({ "kind": "image", "name": "app", "tag": "1", "storeDir": podman.home("store"),
         "content": { "copyToRoot": [tree] } });
@@ -391,6 +391,9 @@ fn a_shared_store_is_read_only_for_all_but_windlass() {
         $W load "$APP" --force | tail -1 | sed 's/;.*//'
         podman run --rm --pull=never --network=none localhost/app:1 cat /work/sub/file; echo
         umount "$STORE"; mode
+        # What systemd does where the mount fails.
+        tail -5 "$T/units/"*.service; systemd-analyze verify "$T/units/"*.service >&2
+        sh -c "$(sed -n 's/^ExecStart=//p' "$T/units/"*.service)"; mode; chmod 0755 "$STORE"
         $W load "$APP" 2>&1 >/dev/null
         mode
         $W doctor --close --storage-dir "$STORE" | grep '^fixed\|sharing'

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use windlass::podman::linked::LinkedStore;
-use windlass::progress::Progress;
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::podman::linked::LinkedStore;
 
 use crate::engine::{Podman, Said};
 

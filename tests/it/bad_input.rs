@@ -14,8 +14,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use windlass::layer::{Recipe, Sink};
-use windlass::pipe::{PipeError, Readers};
+use windlass::internals::disk::pipe::{PipeError, Readers};
+use windlass::internals::layer::{Recipe, Sink};
 
 use crate::env::{Env, base_name, closure, run_ok};
 
@@ -113,8 +113,7 @@ fn specs_that_are_wrong_name_the_key() {
     }
     let nameless = json!({ "kind": "image" });
     assert_eq!(refused(&env, &nameless), says(2, "spec.json: the spec: missing field `name`"));
-    let kinds =
-        "spec.json: kind: expected \"image\", \"model\", \"layer\", \"upstream\", \"index\", \"stack\" or \"ollama\"";
+    let kinds = "spec.json: kind: expected \"image\", \"model\", \"layer\", \"upstream\", \"oci\", \"index\", \"stack\" or \"ollama\"";
     assert_eq!(refused(&env, &json!({ "kind": "pod" })), says(2, kinds));
     env.write("spec.json", "{");
     let (code, sentence) = env.refused(&mut env.windlass(["build", "spec.json", "--output", "out"]));
@@ -345,7 +344,7 @@ fn damaged_checksums() {
     assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(4), printed));
 
     fs::write(&file, [0; 7]).unwrap();
-    let cut = format!("{name}: has 7 bytes, which is no multiple of 8; build or copy the image again");
+    let cut = format!("{name}: has 7 bytes, which is not a multiple of 8; build or copy the image again");
     assert_eq!(env.refused(&mut env.windlass(["verify", "lean"])), says(1, &cut));
 }
 
@@ -377,7 +376,7 @@ fn damaged_blobs() {
     let mut flipped = good;
     flipped[2 << 20] ^= 1;
     fs::write(&blob, &flipped).unwrap();
-    let found = windlass::digest::Digest::of(&flipped);
+    let found = windlass::internals::oci::digest::Digest::of(&flipped);
     let flip = format!(
         "full/blobs/sha256/{digest} is damaged: its bytes have the digest {found}; build or copy the image again"
     );
@@ -389,7 +388,7 @@ fn damaged_blobs() {
     let image: Value = serde_json::from_slice(&fs::read(env.path("lean/image.json")).unwrap()).unwrap();
     let manifest = format!("lean/blobs/{}", image["digest"].as_str().unwrap().replace(':', "/"));
     fs::write(env.path(&manifest), "{}").unwrap();
-    let found = windlass::digest::Digest::of(b"{}");
+    let found = windlass::internals::oci::digest::Digest::of(b"{}");
     let damaged = format!("{manifest} is damaged: its bytes have the digest {found}; build or copy the image again");
     for arguments in [&["inspect", "lean"][..], &["verify", "lean"], &["export", "lean", "--output", "out.tar"]] {
         assert_eq!(env.refused(&mut env.windlass(arguments)), says(4, &damaged), "{arguments:?}");

@@ -109,7 +109,7 @@ impl BadRegistry {
                     continue;
                 };
                 accepted.fetch_add(1, Ordering::SeqCst);
-                // A client that goes away in the middle is no failure of the server.
+                // A client that goes away in the middle is not a failure of the server.
                 std::thread::spawn(move || serve(&stream, &*script, &log, &ended));
             }
         });

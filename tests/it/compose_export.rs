@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::compose::eval;
 use crate::env::{Env, LinkedPodman, linked_podman, run_ok};
@@ -76,7 +76,7 @@ fn a_wrong_service_is_named_by_its_key() {
     for (service, sentence) in [
         (json!({ "image": "app", "port": 1 }), "services.a.port: unknown field `port`"),
         (json!({ "command": [] }), "services.a: missing field `image`"),
-        (json!({ "image": "other" }), "services.a.image: 'other' is no image of this stack, which has: app"),
+        (json!({ "image": "other" }), "services.a.image: 'other' is not an image of this stack, which has: app"),
         (
             json!({ "image": "app", "ports": "80" }),
             "services.a.ports: invalid type: string \"80\", expected a sequence",
@@ -91,7 +91,7 @@ fn a_wrong_service_is_named_by_its_key() {
             "services.a.restart: unknown variant `unless-stopped`",
         ),
         (json!({ "image": "app", "memory": "much" }), "services.a.memory: 'much' is not a size like 512m or 2g"),
-        (json!({ "image": "app", "dependsOn": ["b"] }), "services.a.dependsOn[0]: 'b' is no service of this stack"),
+        (json!({ "image": "app", "dependsOn": ["b"] }), "services.a.dependsOn[0]: 'b' is not a service of this stack"),
         (json!({ "image": "app", "dependsOn": ["a"] }), "services.a.dependsOn[0]: 'a' is this service itself"),
         (
             json!({ "image": "app", "secrets": { "s": "s" } }),
@@ -216,7 +216,7 @@ fn secrets_of_one_name_and_several_platforms_are_told_apart() {
     env.write("stack.json", wrong.to_string());
     let (code, said) = env.fails(["build", "stack.json", "--closure", "closure.json", "--output", "wrong"]);
     assert!(
-        code == 2 && said.contains("services.a.image: 'b' is no image of this stack, which has: app"),
+        code == 2 && said.contains("services.a.image: 'b' is not an image of this stack, which has: app"),
         "{code}: {said}"
     );
 }

@@ -2,8 +2,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
-use windlass::compose::account::Fate;
-use windlass::compose::import::{Imported, Options, import};
+use windlass::internals::compose::import::account::Fate;
+use windlass::internals::compose::import::{Imported, Options, import};
 
 use crate::env::Env;
 
@@ -47,7 +47,7 @@ fn values() -> Vec<(&'static str, Vec<Value>)> {
     all.extend(names.map(|name| (name, pairs.to_vec())));
     all.extend(scalars.map(|(name, value)| (name, vec![json!(value), json!("${UNSET:-}${D:-}"), Value::Null])));
     for (name, values) in &mut all {
-        // An empty text is no size, time or policy, and that is an error.
+        // An empty text is not a size, time or policy, and that is an error.
         if ["mem_limit", "shm_size", "stop_grace_period", "restart"].contains(name) {
             values.remove(1);
         }
@@ -136,6 +136,9 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
 /// JSON is YAML.
 fn import_of(file: &Value) -> Imported {
     let env = Env::new();
+    for name in ["a.yml", "b.yml"] {
+        env.write(name, "services: {}\n");
+    }
     let options = Options {
         file: env.write("compose.yml", serde_json::to_string_pretty(file).unwrap()),
         directory: env.path(""),

@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::{Env, run_ok};
 use crate::foreign::{Foreign, read};

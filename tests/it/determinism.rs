@@ -10,9 +10,9 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
-use windlass::nar::nar_hash;
-use windlass::store::NarHash;
+use windlass::internals::nix::nar::nar_hash;
+use windlass::internals::nix::store_path::NarHash;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::{Env, FIXED, base_name, closure, run_ok};
 use crate::golden::{pattern, put};

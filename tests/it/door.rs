@@ -6,12 +6,12 @@ use std::process::Command;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
-use windlass::sh;
+use windlass::internals::sh;
 
 use crate::engine::Podman;
 use crate::env::Env;
 
-/// What is no name and no place anywhere.
+/// What is not a name and no place anywhere.
 pub(crate) const HOSTILE: [&str; 14] = [
     "",
     "..",
@@ -84,7 +84,7 @@ fn what_is_no_name_is_refused_where_it_is_read() {
     for (file, pointer, what) in fields {
         for hostile in HOSTILE {
             let is_place = pointer.ends_with("directory") || pointer.ends_with("archive");
-            if is_place && windlass::names::RelativePath::new(hostile).is_ok()
+            if is_place && windlass::internals::names::RelativePath::new(hostile).is_ok()
                 || file.contains("recipes") && hostile == "/etc/passwd"
             {
                 // A place like any other; digests tell what is there.
@@ -99,7 +99,10 @@ fn what_is_no_name_is_refused_where_it_is_read() {
                 && (said.contains(file.rsplit('/').next().unwrap()) || said.contains("lean/"));
             assert!(names_file && output.stdout.is_empty(), "{file} {pointer} {hostile:?}: {said}");
             let line = said.trim_end_matches('\n');
-            assert!(!line.contains(windlass::names::is_unprintable), "{file} {pointer} {hostile:?}: {said:?}");
+            assert!(
+                !line.contains(windlass::internals::names::is_unprintable),
+                "{file} {pointer} {hostile:?}: {said:?}"
+            );
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -96,6 +97,29 @@ fn a_pipe_is_written_to_and_one_beside_the_output_is_not_waited_for() {
         assert!(ended, "{verb:?} waits for a pipe that is not its own");
         assert!(fs::symlink_metadata(env.path(".file.windlass-1")).unwrap().file_type().is_fifo(), "{verb:?}");
         fs::remove_file(env.path(".file.windlass-1")).unwrap();
+    }
+}
+
+#[test]
+fn a_socket_is_written_through() {
+    let env = folder();
+    for verb in VERBS {
+        env.ok(with(verb, "file"));
+        let place = env.path("socket");
+        let listener = UnixListener::bind(&place).unwrap();
+        let mut child = env.windlass(with(verb, "socket")).stdout(Stdio::null()).spawn().unwrap();
+        let mut read = Vec::new();
+        listener.accept().unwrap().0.read_to_end(&mut read).unwrap();
+        assert!(child.wait().unwrap().success() && read == fs::read(env.path("file")).unwrap(), "{verb:?}");
+        // What hears no more is named.
+        drop(listener);
+        let (code, said) = env.fails(with(verb, "socket"));
+        assert_eq!(
+            (code, said.trim()),
+            (1, "windlass: connect to the socket socket: Connection refused (os error 111)")
+        );
+        assert!(fs::symlink_metadata(&place).unwrap().file_type().is_socket(), "{verb:?}");
+        fs::remove_file(&place).unwrap();
     }
 }
 

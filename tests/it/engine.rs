@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use windlass::podman::engine::Engine;
-use windlass::podman::linked::LinkedStore;
-use windlass::podman::places::{Overrides, Places};
+use windlass::internals::podman::linked::LinkedStore;
+use windlass::internals::podman::storage::client::Client;
+use windlass::internals::podman::storage::places::{Overrides, Places};
 
 use crate::env::{Env, base_name, run_ok};
 use crate::nix::root;
@@ -37,8 +37,15 @@ impl Said {
     /// The last line of a run that ended well.
     pub(crate) fn last(&self) -> &str {
         assert_eq!(self.code, 0, "{self:?}");
-        self.stdout.lines().last().unwrap_or_default()
+        untimed(self.stdout.lines().last().unwrap_or_default())
     }
+}
+
+/// The last line of a load without how long it took, which it must say.
+pub(crate) fn untimed(line: &str) -> &str {
+    let Some((line, time)) = line.split_once("; took ") else { return line };
+    assert!(time.strip_suffix(" s").is_some_and(|seconds| seconds.parse::<f64>().is_ok()), "{line}; took {time}");
+    line
 }
 
 impl Podman {
@@ -196,13 +203,13 @@ impl Podman {
         }
     }
 
-    pub(crate) fn engine(&self) -> Engine {
+    pub(crate) fn engine(&self) -> Client {
         self.engine_at(&Overrides::default(), &self.places())
     }
 
     /// With places given by hand.
-    pub(crate) fn engine_at(&self, given: &Overrides, places: &Places) -> Engine {
-        let engine = Engine::new(given, places);
+    pub(crate) fn engine_at(&self, given: &Overrides, places: &Places) -> Client {
+        let engine = Client::new(given, places);
         self.variables.iter().fold(engine, |engine, (name, value)| engine.with_variable(name, value))
     }
 }

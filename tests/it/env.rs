@@ -10,6 +10,22 @@ pub(crate) struct Env {
     folder: tempfile::TempDir,
 }
 
+impl Drop for Env {
+    /// A user who is not root cannot remove what is in a directory that may not be written to, as a store's may not.
+    fn drop(&mut self) {
+        if rustix::process::geteuid().is_root() {
+            return;
+        }
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            drop(std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o700)));
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            let is_folder = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+            folders.extend(entries.filter(is_folder).map(|entry| entry.path()));
+        }
+    }
+}
+
 impl Env {
     pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
@@ -39,6 +55,10 @@ impl Env {
     /// before it, like `setpriv …`.
     pub(crate) fn windlass_at(&self, host: &Path, wrap: &[&str], arguments: &[&str]) -> Command {
         let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            // A user may mount in a namespace of users of its own.
+            command.arg("--map-root-user");
+        }
         let bind = format!("mount --bind \"$1\" {FIXED} && cd {FIXED} && shift && exec \"$@\"");
         command.args(["--mount", "sh", "-c", &bind, "sh"]).arg(host).args(wrap).arg(self.program()).args(arguments);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
@@ -134,7 +154,7 @@ pub(crate) fn linked_podman() -> LinkedPodman {
         (name.to_owned(), value.to_owned())
     };
     let mut variables: Vec<_> = settings.lines().map(variable).collect();
-    windlass::podman::linked::LinkedStore::create(&env.path("linked")).unwrap();
+    windlass::internals::podman::linked::LinkedStore::create(&env.path("linked")).unwrap();
     let conf = env.path("podman/storage.conf");
     let text = std::fs::read_to_string(&conf).unwrap();
     let stores = format!("[storage.options]\nadditionalimagestores = [{:?}]\n", env.path("linked"));
@@ -221,14 +241,14 @@ impl Drop for Mount {
 
 /// `<32 characters>-<name>`, the same for the same name.
 pub(crate) fn base_name(name: &str) -> String {
-    let digest = windlass::digest::Digest::of(name.as_bytes());
-    format!("{}-{name}", windlass::store::nixbase32::encode(&digest.as_bytes()[..20]))
+    let digest = windlass::internals::oci::digest::Digest::of(name.as_bytes());
+    format!("{}-{name}", windlass::internals::nix::store_path::nixbase32::encode(&digest.as_bytes()[..20]))
 }
 
 /// What `nix path-info --json --recursive` would say of these store paths in `host`, each with its references.
 pub(crate) fn closure(store: &str, host: &Path, paths: &[(&str, &[&str])]) -> String {
     let entry = |(name, references): &(&str, &[&str])| {
-        let (hash, size) = windlass::nar::nar_hash(&host.join(base_name(name))).unwrap();
+        let (hash, size) = windlass::internals::nix::nar::nar_hash(&host.join(base_name(name))).unwrap();
         let references: Vec<String> = references.iter().map(|name| format!("{store}/{}", base_name(name))).collect();
         let info = serde_json::json!({ "narHash": hash.to_string(), "narSize": size, "references": references });
         (format!("{store}/{}", base_name(name)), info)

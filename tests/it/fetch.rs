@@ -49,7 +49,7 @@ fn blobs_come_once_to_the_paths_that_derivations_have() {
         let path = podman.ok("nix-store", &["--print-fixed-path", "sha256", hex, &name]);
         assert_eq!(row["path"], path.trim());
         let found = fs::read(row["path"].as_str().unwrap().replace("$T/store", &store)).unwrap();
-        assert_eq!(&windlass::digest::Digest::of(&found).to_string(), digest);
+        assert_eq!(&windlass::internals::oci::digest::Digest::of(&found).to_string(), digest);
         // The derivation is built already: it needs neither its builder nor its URL.
         let expression = format!(
             "derivation {{ name = \"{name}\"; system = builtins.currentSystem; builder = \"/none\"; outputHashMode = \
@@ -172,7 +172,10 @@ fn the_builder_asks_each_source_and_says_what_to_do() {
     let dead = "docker://127.0.0.1:9/m/app";
     let (code, said) = build(json!([dead, "/none", format!("docker://{}/team/app", registry.host)]), "one");
     assert_eq!(code, 0, "{said}");
-    assert_eq!(windlass::digest::Digest::of(&fs::read(podman.env.path("one")).unwrap()).to_string(), digest);
+    assert_eq!(
+        windlass::internals::oci::digest::Digest::of(&fs::read(podman.env.path("one")).unwrap()).to_string(),
+        digest
+    );
     let (code, said) = build(json!([dead, "/none"]), "two");
     assert_eq!(code, 7);
     for part in

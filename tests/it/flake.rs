@@ -5,11 +5,12 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::engine::{Podman, Said};
 use crate::env::{Env, run_ok};
 use crate::nix::{build, eval, nix, root};
 
 /// `nix … --json` about a flake, with the stand-in as its nixpkgs, and with nothing that must be built to be evaluated.
-fn flake(verb: &[&str], flake: &str, arguments: &[&str]) -> Value {
+pub(crate) fn flake(verb: &[&str], flake: &str, arguments: &[&str]) -> Value {
     let stand_in = format!("path:{}", root().join("target/nixpkgs").display());
     let mut command = nix("nix");
     command.args(verb).args([
@@ -80,8 +81,8 @@ fn nixpkgs_is_the_one_input() {
     assert_eq!(names(&metadata["locks"]["nodes"]["root"]["inputs"]), ["nixpkgs"]);
 }
 
-/// The tracked files alone, as somebody who has the repository as an input sees them.
-fn tracked() -> Env {
+/// The tracked files alone, as one who has the repository as an input sees them.
+pub(crate) fn tracked() -> Env {
     let env = Env::new();
     let list = run_ok(
         Command::new("git")
@@ -114,6 +115,31 @@ fn an_image_is_loaded_pushed_and_verified_by_its_own_programs() {
     let mut load = Command::new(programs.join("load-image-redis"));
     let output = load.args(["--help"]).current_dir(env.path("")).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("Load images into Podman"), "{output:?}");
+}
+
+#[test]
+fn the_demo_loads_the_stack_and_redis_answers() {
+    let podman = Podman::new();
+    let root = root().display();
+    let expression = format!(
+        "let flake = builtins.getFlake \"path:{root}/target/nixpkgs\"; \
+         outputs = (import {root}/flake.nix).outputs {{ self = outputs; nixpkgs = flake; }}; in \
+         pkgs.runCommand \"demo\" {{ }} \"ln -s ${{builtins.dirOf outputs.apps.${{builtins.currentSystem}}.demo.program}} $out\""
+    );
+    let program = build(&expression).unwrap().join("windlass-demo");
+    let said = Said::of(&podman.command(program.to_str().unwrap()).output().unwrap());
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("redis-cli ping\nPONG\n"), "{said:?}");
+    assert_eq!(podman.run(&["ps", "--all", "--quiet"]), "", "its container is gone");
+    // Without a podman it says what to do.
+    let mut alone = Command::new("/bin/sh");
+    alone
+        .arg(crate::nix::root().join("nix/demo.sh"))
+        .args(["windlass", "stack", "image", "client"])
+        .env("PATH", "/nowhere");
+    let said = Said::of(&alone.output().unwrap());
+    assert_eq!(said.code, 7, "{said:?}");
+    assert!(said.stderr.contains("on NixOS set virtualisation.podman.enable = true"), "{said:?}");
 }
 
 #[test]
@@ -163,7 +189,7 @@ fn the_template_is_a_flake_that_builds_images() {
     let input = format!("path:{}", windlass.path("").display());
     let stack = flake(
         &["build", "--no-link"],
-        &format!("path:{}#images", env.path("").display()),
+        &format!("path:{}#images.lean", env.path("").display()),
         &["--override-input", "windlass", &input],
     );
     let built = Path::new(stack[0]["outputs"]["out"].as_str().unwrap());

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::compression::Compression;
-use windlass::digest::Digest;
+use windlass::internals::oci::compression::Compression;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::{Env, run_ok};
 use crate::nix::nix;

@@ -20,7 +20,7 @@ fn back_and_forth_gives_exactly_what_a_generation_had() {
         }
         assert_eq!(told.lines().last(), Some("3 generations, 3 is current, 0 no longer whole"));
 
-        let entries = |number: usize| lab.json(&["generations"])[number - 1]["images"].clone();
+        let entries = |number: usize| lab.json(&["generations"])["generations"][number - 1]["images"].clone();
         let names = |number| {
             let images = entries(number);
             images.as_array().unwrap().iter().map(|image| image["ref"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -34,10 +34,10 @@ fn back_and_forth_gives_exactly_what_a_generation_had() {
         let dry = lab.ok(&["rollback", "1", "--dry-run"]);
         assert!(dry.starts_with("generation 1 is whole: 1 present, 0 to load\n"), "{dry}");
         assert!(dry.contains("other: out: sha256:"), "{dry}");
-        assert_eq!(lab.json(&["generations"])[2]["current"], true);
+        assert_eq!(lab.json(&["generations"])["generations"][2]["current"], true);
         let back = lab.ok(&["rollback", "1"]);
         assert!(back.contains(" → "), "{back}");
-        assert_eq!(lab.json(&["generations"])[0]["current"], true);
+        assert_eq!(lab.json(&["generations"])["generations"][0]["current"], true);
         assert_eq!(names(1), [first.as_str()], "no other came with it");
         let id = |name: &str| lab.podman(&["image", "inspect", "--format", "{{.Id}}", name]);
         assert_ne!(id(&first), id(&second), "the tag was moved back");
@@ -49,10 +49,10 @@ fn back_and_forth_gives_exactly_what_a_generation_had() {
         lab.ok(&["rollback", "3"]);
         // What a load brings again is the same generation.
         lab.ok(&["load", &other]);
-        let all = lab.json(&["generations"]);
+        let all = lab.json(&["generations"])["generations"].clone();
         assert_eq!((all.as_array().unwrap().len(), &all[2]["current"]), (3, &true.into()));
         lab.ok(&["rollback"]);
-        assert_eq!(lab.json(&["generations"])[1]["current"], true);
+        assert_eq!(lab.json(&["generations"])["generations"][1]["current"], true);
     }
 }
 
@@ -89,8 +89,8 @@ fn what_is_not_whole_is_refused_before_anything_changes() {
         lab.ok(&["rollback", "2"]);
         // Gone from Podman, and from where it came.
         if linked {
-            let store = windlass::podman::linked::LinkedStore::open(&lab.storage()).unwrap();
-            let progress = windlass::progress::Progress::new();
+            let store = windlass::internals::podman::linked::LinkedStore::open(&lab.storage()).unwrap();
+            let progress = windlass::internals::disk::progress::Progress::new();
             let id = lab.podman(&["image", "inspect", "--format", "{{.Id}}", &first]).trim().to_owned();
             store.change(&progress).unwrap().remove_images(&[id].into(), &progress).unwrap();
         } else {

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::digest::{Digest, to_hex};
-use windlass::layer::{Entry, Kind, Recipe, TRAILER, header, measure};
-use windlass::nar::nar_hash;
+use windlass::internals::layer::{Entry, Kind, Recipe, TRAILER, header, measure};
+use windlass::internals::nix::nar::nar_hash;
+use windlass::internals::oci::digest::{Digest, to_hex};
 
 use crate::env::{Env, FIXED, base_name, closure, run_ok};
 use crate::model_files::gguf;
@@ -59,6 +59,9 @@ fn everything(host: &Path) {
     let paths: [(&str, &[&str]); 3] = [("tree", &["tree"]), ("file", &[]), ("link", &["tree"])];
     fs::write(host.join("closure.json"), closure(FIXED, host, &paths)).unwrap();
 }
+
+/// Files of `everything` that others on the host cannot read; no mode but that of execution is in a layer.
+const HIDDEN: [&str; 2] = ["/etc/passwd", "/opt/tool"];
 
 /// Builds a spec where every path is the same in every run; the image directory.
 fn build(env: &Env, host: &Path, spec: &Value) -> PathBuf {
@@ -125,6 +128,7 @@ fn a_layer_of_every_feature() {
         &env,
         &json!({
             "kind": "image", "name": "everything", "tag": "1", "platform": "linux/amd64", "storeDir": FIXED, "maxLayers": 1,
+            "allowSecrets": HIDDEN,
             "content": {
                 "deps": deps,
                 "contents": [tree], "copyToRoot": [format!("{FIXED}/plain")],
@@ -186,6 +190,7 @@ fn image_spec(platform: &str) -> Value {
         "kind": "image", "name": "example.com/team/app", "tag": "1.0", "platform": platform, "storeDir": FIXED,
         "osVersion": "1.2.3", "osFeatures": ["one", "two"], "created": "2024-02-29T12:00:00Z", "author": "Ada <a@example.com>",
         "config": config(), "annotations": { "org.opencontainers.image.title": "App", "b": "é" },
+        "allowSecrets": HIDDEN,
         "content": { "copyToRoot": [format!("{FIXED}/plain")] },
         "models": [{ "spec": model_spec() }]
     })
@@ -328,6 +333,7 @@ fn the_sum_of_every_file_is_kept() {
     // Large enough for hashing to have a thread of its own.
     put(host.join("weights"), pattern((5 << 20) + 3), 0o444);
     let mut spec = image_spec("linux/amd64");
+    spec["allowSecrets"] = json!([]);
     let paths = ["tree", "file", "link"].map(|name| format!("{FIXED}/{}", base_name(name)));
     spec["content"] = json!({ "deps": paths, "texts": { "/etc/motd": "héllo\n", "/etc/empty": "" } });
     let full = host.join("full");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::bad_registry::{Answer, Asked, BadRegistry};
 

@@ -8,9 +8,9 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use windlass::progress::Progress;
+use windlass::internals::disk::progress::Progress;
 
-use crate::engine::{Podman, as_user};
+use crate::engine::{Podman, as_user, untimed};
 use crate::env::run_ok;
 use crate::podman::{built, wait_for};
 
@@ -88,7 +88,16 @@ fn the_stack_is_linked_and_stock_tools_find_what_was_built() {
         assert_eq!(inspect[0]["RootFS"]["Layers"].as_array().unwrap().iter().collect::<Vec<_>>(), layers);
         assert_eq!(inspect[0]["Digest"], summary["digest"]);
         assert_eq!(format!("sha256:{}", inspect[0]["Id"].as_str().unwrap()), platform["configDigest"]);
-        assert_eq!(inspect[0]["RepoTags"], json!([reference]));
+        // The version of the package that the image is called like.
+        let owners = platform["layers"].to_string();
+        let version =
+            owners.split('"').find_map(|owner| owner.split_once(&format!("-{}-", directory.file_name()?.to_str()?)));
+        let version = version.map(|(_, version)| format!("{}:{version}", reference.rsplit_once(':').unwrap().0));
+        assert_eq!(version.is_some(), matches!(name, "images/redis" | "images/llama-cpp"), "{name}");
+        assert_eq!(
+            inspect[0]["RepoTags"],
+            json!([Some(reference.to_owned()), version].into_iter().flatten().collect::<Vec<_>>())
+        );
 
         // What Podman gives away again is what was built, byte for byte.
         let (saved, pushed) = (podman.env.path("saved"), podman.env.path("pushed"));
@@ -175,7 +184,7 @@ fn a_second_load_reads_records_and_does_nothing_else() {
         let before = everything(&podman);
         let log = podman.env.path("trace");
         let said = run_ok(&mut podman.traced(&log, &[], &load));
-        let last = said.lines().last().unwrap();
+        let last = untimed(said.lines().last().unwrap());
         assert_eq!(last, "2 images, 0 models: 0 loaded, 2 present; wrote 0 B; network 0 bytes");
         assert_eq!(everything(&podman), before);
         let calls = fs::read_to_string(&log).unwrap();
@@ -386,7 +395,7 @@ fn a_user_runs_what_root_has_linked() {
     let lines: Vec<&str> = said.lines().collect();
     // A generation of their own is all that is written.
     assert!(lines[1].starts_with("1 image, 0 models: 0 loaded, 1 present; wrote "), "{said}");
-    assert_eq!(lines[3], "1 image, 0 models: 0 loaded, 1 present; wrote 0 B; network 0 bytes", "{said}");
+    assert_eq!(untimed(lines[3]), "1 image, 0 models: 0 loaded, 1 present; wrote 0 B; network 0 bytes", "{said}");
     assert_eq!(&lines[4..], ["linkedx", "localhost/app true"], "{said}");
 }
 

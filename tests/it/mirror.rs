@@ -56,7 +56,7 @@ fn a_directory_is_a_layout_and_a_hashed_mirror() {
         podman.command("nix-build", &["--no-out-link", "--expr", &expression, "--option", "hashed-mirrors", &mirrors]);
     build.args(["--option", "sandbox", "false", "--option", "build-users-group", ""]);
     let path = run_ok(&mut build);
-    assert_eq!(&windlass::digest::Digest::of(&fs::read(path.trim()).unwrap()).to_string(), digest);
+    assert_eq!(&windlass::internals::oci::digest::Digest::of(&fs::read(path.trim()).unwrap()).to_string(), digest);
 
     // What is fetched comes from the mirror: upstream is gone.
     let out = run_ok(&mut windlass(&podman, &["upstream", "fetch"]));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::bad_registry::{Answer, BadRegistry};
 use crate::env::Env;
@@ -193,7 +193,7 @@ fn other_bytes_than_were_promised_are_refused() {
     let address = format!("{}/org/repo/resolve/{}/page.gguf", hub.endpoint(), "1".repeat(40));
     for reference in ["hf:org/repo/page.gguf", &address] {
         let (code, _, err) = user.add(&hub, &[reference]);
-        assert!(code == 4 && err.starts_with("windlass: page.gguf is no model: it is "), "{code} {err}");
+        assert!(code == 4 && err.starts_with("windlass: page.gguf is not a model: it is "), "{code} {err}");
         assert!(err.to_ascii_lowercase().contains("html"), "{err}");
     }
     assert!(!user.env.path("models.lock.json").exists());
@@ -272,7 +272,7 @@ fn an_address_is_learnt_and_gone_on_with_while_it_is_the_same() {
     assert_eq!(fs::read(user.fixed("model.gguf", &models[1])).unwrap(), models[1]);
     for (reference, said) in [
         ("http://models.example/m.gguf", "is by plain HTTP, which is for servers of this machine only; use https://"),
-        ("https://me:secret@models.example/m.gguf", "is no address of a file"),
+        ("https://me:secret@models.example/m.gguf", "is not an address of a file"),
         ("hf:org", "names no file of Hugging Face"),
     ] {
         let (code, _, err) = user.add(&hub, &[reference]);
@@ -299,7 +299,7 @@ fn a_file_of_this_machine_is_taken_as_it_is() {
     assert_eq!(user.locked()["models"]["again"]["files"][0]["name"], "My-Local.gguf");
     assert_eq!(user.in_store(), ["My-Local.gguf"]);
     assert!(user.cache().is_empty());
-    for (reference, code) in [("none.gguf", 1), ("snapshot", 1)] {
+    for (reference, code) in [("none.gguf", 1), ("blobs", 2)] {
         assert_eq!(user.add(&hub, &[reference]).0, code, "{reference}");
     }
     let remove = |names: &[&str]| user.run(&mut user.model(&hub, &[&["remove"], names].concat()));
@@ -332,4 +332,23 @@ fn a_lock_is_enough_and_too_little_space_is_known_before() {
     assert_eq!((fetch(&["--offline"]).0, fs::read(lock).unwrap()), (0, user.lock()));
     let (code, _, err) = fetch(&["n"]);
     assert!(code == 2 && err.contains("there is no model 'n'; it has m"), "{code} {err}");
+}
+
+#[test]
+fn no_name_in_a_listing_leads_out_of_the_cache() {
+    let model = gguf("Tiny", "one", 5000);
+    for name in ["../../../x.gguf", "a/../../x.gguf", "..", "/x.gguf", "x\u{202e}.gguf"] {
+        let user = User::new();
+        let hub = FakeHub::start(&[("m.gguf", &model), (name, &model)]);
+        // Beside another file, and by its name.
+        let by_name = format!("hf:org/repo/{name}");
+        for arguments in [&["add", "hf:org/repo/m.gguf", "--file", "*", "--file", name][..], &["add", &by_name]] {
+            let (code, out, err) = user.run(&mut user.model(&hub, arguments));
+            assert!(!name.contains("..") || (1..8).contains(&code), "{name:?}: {code} {out}{err}");
+            assert!(!format!("{out}{err}").contains('\u{202e}'), "{out}{err}");
+        }
+        let cache = user.env.path("home/.cache/windlass/models");
+        let above: Vec<_> = cache.ancestors().take(8).filter(|folder| folder.join("x.gguf").exists()).collect();
+        assert_eq!(above, Vec::<&std::path::Path>::new(), "{name:?}");
+    }
 }

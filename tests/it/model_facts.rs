@@ -1,11 +1,11 @@
-//! What a model's image says of it: files, facts, labels and the link for RamaLama; and what is no model is refused.
+//! What a model's image says of it: files, facts, labels and the link for RamaLama; and what is not a model is refused.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::{Env, LinkedPodman, linked_podman, run_ok};
 use crate::model_files::gguf;
@@ -206,7 +206,7 @@ fn what_was_saved_in_the_place_of_a_model_is_named_and_nothing_is_built() {
     let report = env.ok(["build", "spec.json", "--closure", "none", "--output", "out", "--json"]);
     let report: Value = serde_json::from_str(&report).unwrap();
     let warning = env.scrub(report["warnings"][0].as_str().unwrap());
-    assert!(warning.starts_with("model 'm': $T/odd.gguf is no model: "), "{warning}");
+    assert!(warning.starts_with("model 'm': $T/odd.gguf is not a model: "), "{warning}");
     let summary = json_of(env.path("out/image.json"));
     assert_eq!(summary["model"]["facts"]["name"], "Tiny");
     let files: Vec<&str> =

@@ -6,15 +6,15 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::blobs::Verify;
-use windlass::digest::Digest;
-use windlass::forms::ModelDir;
-use windlass::layout::ImageDir;
-use windlass::model::artifact::Artifact;
-use windlass::model::docker_model::docker_model;
-use windlass::model::modelpack::modelpack;
-use windlass::podman::artifacts::add;
-use windlass::progress::Progress;
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::image::layout::ImageDir;
+use windlass::internals::layer::output::Verify;
+use windlass::internals::model::forms::artifact::Artifact;
+use windlass::internals::model::forms::docker_model::docker_model;
+use windlass::internals::model::forms::modelpack::modelpack;
+use windlass::internals::oci::digest::Digest;
+use windlass::internals::podman::load::artifacts::add;
+use windlass::internals::publish::model_dir::ModelDir;
 
 use crate::env::{Env, linked_podman, run_ok};
 use crate::ollama_checker::check;
@@ -24,7 +24,7 @@ fn bytes_of(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// A model that is no model: one tensor of 32 numbers in Q8_0, and what a header says.
+/// A model that is not a model: one tensor of 32 numbers in Q8_0, and what a header says.
 pub(crate) fn tiny_gguf(name: &str) -> Vec<u8> {
     let text = |key: &str, value: &str| [bytes_of(key), 8_u32.to_le_bytes().into(), bytes_of(value)].concat();
     let number =

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
-use windlass::nix_store::fitting_name;
+use windlass::internals::nix::store::fitting_name;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::run_ok;
 use crate::hub::{FakeHub, TOKEN, gguf, gguf_shards};
@@ -93,9 +93,7 @@ fn a_derivation_knows_no_token_and_says_what_to_run() {
     other.env.write("models.lock.json", user.lock());
     other.env.write("home/.cache/huggingface/token", TOKEN);
     let error = build(&other, &from_lock(&other, "m")).unwrap_err();
-    for part in
-        ["gives it to nobody without a login", "as yourself, run: windlass model fetch m", "your token in HF_TOKEN"]
-    {
+    for part in ["gives it only with a login", "as yourself, run: windlass model fetch m", "your token in HF_TOKEN"] {
         assert!(error.contains(part), "{error}");
     }
     assert!(!error.contains(TOKEN));
@@ -126,7 +124,11 @@ fn a_model_image_takes_all_files_and_what_is_known_of_them() {
     let image = |more: &str| format!("w.buildModel {{ name = \"two\"; {more} }}");
     let source = from_lock(&user, "two");
     let fetched = image(&format!("src = {source};"));
-    let by_hand = image(&format!(r#"files = builtins.mapAttrs (_: file: "${{file}}") ({source}).files;"#));
+    // The licence of the model's page comes with the lock; by hand it is said.
+    let by_hand = image(&format!(
+        r#"files = builtins.mapAttrs (_: file: "${{file}}") ({source}).files;
+           annotations."org.opencontainers.image.licenses" = "Apache-2.0";"#
+    ));
     let read =
         |path: PathBuf| -> Value { serde_json::from_slice(&std::fs::read(path.join("image.json")).unwrap()).unwrap() };
     let (known, hashed) = (build(&user, &fetched).unwrap(), build(&user, &by_hand).unwrap());
@@ -183,4 +185,26 @@ fn what_is_wrong_is_said_at_evaluation() {
     let model = json!({ "m": { "source": { "ref": "./m.gguf", "floating": false }, "files": [file] } });
     let error = build(&user, &format!("w.fetchModel {{ lock = {}; name = \"m\"; }}", lock(model))).unwrap_err();
     assert!(error.contains("has no address") && error.contains("run: windlass model add ./m.gguf"), "{error}");
+}
+
+/// A licence of the model's page is that of the image: its headers do not say one.
+#[test]
+fn a_licence_of_the_lock_is_the_images() {
+    let user = User::new();
+    let file = json!({ "name": "m.gguf", "path": "m.gguf", "size": 1, "sha256": "0".repeat(64), "url": "https://x.example/m.gguf" });
+    let model = |facts: Value| json!({ "source": { "ref": "https://x.example/m.gguf", "floating": false }, "files": [file], "facts": facts, "licence": "MIT" });
+    let facts = |licence: Value| json!({ "format": "gguf", "parameters": 1, "licence": licence });
+    let of_header = facts(json!("Apache-2.0"));
+    let lock = json!({ "version": 1, "models": { "page": model(facts(Value::Null)), "header": model(of_header) } });
+    user.env.write("models.lock.json", lock.to_string());
+    let annotations = |name: &str, more: &str| {
+        let expression =
+            format!("(w.buildModel {{ name = \"m\"; src = {}; {more} }}).spec.annotations", from_lock(&user, name));
+        eval(&user, &expression).unwrap()
+    };
+    let licence = "org.opencontainers.image.licenses";
+    assert_eq!(annotations("page", ""), json!({ licence: "MIT" }));
+    assert_eq!(annotations("header", ""), json!({}));
+    let own = format!("annotations.\"{licence}\" = \"ISC\";");
+    assert_eq!(annotations("page", &own), json!({ licence: "ISC" }));
 }

@@ -167,7 +167,8 @@ fn the_stack_gives_ollama_the_models_that_it_can_serve() {
               one = w.buildModel {{ name = "one"; files."one.gguf" = fake "one"; }};
               many = w.buildModel {{ name = "many"; files."many" = fake "many"; }};
               s = import {root}/nix/ai-stack/ollama.nix {{
-                pkgs = {{ ollama = fake "ollama"; cacert = fake "cacert"; }}; windlass = w; probe = fake "probe"; {more}
+                pkgs = {{ ollama = fake "ollama"; cacert = fake "cacert"; }}; windlass = w; probe = fake "probe";
+                service = (import {root}/nix/ai-stack/services.nix).ollama; {more}
               }};
               env = name: builtins.head (builtins.filter (e: builtins.match "${{name}}=.*" e != null) s.image.spec.config.Env);
             in [ (map env [ "OLLAMA_MODELS" "OLLAMA_NOPRUNE" "HOME" ]) (map (m: m.modelName) s.image.models)

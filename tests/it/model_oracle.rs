@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::model::gguf::Header;
-use windlass::model::gguf_values::Value as Known;
-use windlass::model::{ggml, safetensors};
+use windlass::internals::model::read::gguf::Header;
+use windlass::internals::model::read::gguf_values::Value as Known;
+use windlass::internals::model::read::{ggml, safetensors};
 
 use crate::env::{Env, run_ok};
 
@@ -154,6 +154,7 @@ fn a_real_safetensors() {
         "facts": { "format": "safetensors", "architecture": "bert", "parameters": 22_713_728, "quantization": "F32",
             "contextLength": 512, "embeddingLength": 384, "licence": "Apache-2.0", "languages": ["en"] },
         "files": [{ "path": "model.safetensors", "size": 90_868_376 }],
+        "version": 1,
     });
     assert_eq!(serde_json::from_str::<Value>(&seen).unwrap(), expected);
     let file = std::fs::File::open(path.join("model.safetensors")).unwrap();

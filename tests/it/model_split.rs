@@ -61,13 +61,13 @@ fn a_file_is_split_once_whole_or_not_at_all() {
     let (code, sentence) = refused(&["m.gguf", "--output", "other"]);
     assert_eq!(
         (code, sentence.as_str()),
-        (2, "other exists, and is no directory with shards of m and nothing else; give another --output")
+        (2, "other exists, and is not a directory with shards of m and nothing else; give another --output")
     );
     let (code, sentence) = refused(&["out/m-00002-of-00004.gguf", "--output", "new"]);
     assert!(code == 1 && sentence.starts_with("out/m-00002-of-00004.gguf is shard 2 of 4 already: "), "{sentence}");
     env.write("page.gguf", "<!DOCTYPE html>");
     let (code, sentence) = refused(&["page.gguf", "--output", "new"]);
-    assert!(code == 4 && sentence.starts_with("page.gguf is no model: it is a web page"), "{sentence}");
+    assert!(code == 4 && sentence.starts_with("page.gguf is not a model: it is a web page"), "{sentence}");
     let (code, sentence) = refused(&["none.gguf", "--output", "new"]);
     assert!(code == 1 && sentence.starts_with("read none.gguf: No such file"), "{sentence}");
     let (code, sentence) = refused(&["other", "--output", "new"]);
@@ -283,7 +283,7 @@ fn nix_splits_a_file_once_for_all_that_is_made_of_it() {
     let wrong = |expression: &str| try_eval(&format!("{expression}.spec")).unwrap_err();
     for (arguments, sentence) in [
         (r#"files = { "a.gguf" = ./a; "b.gguf" = ./b; }; split = "metadata";"#, "is for one GGUF file"),
-        (r#"files."a.bin" = ./a; split = "metadata";"#, "and a.bin is none by its name"),
+        (r#"files."a.bin" = ./a; split = "metadata";"#, "and the name of a.bin does not end in .gguf"),
         (r#"files."a.gguf" = ./a; split = "tensors";"#, "expected \"metadata\" or \"files\""),
     ] {
         let error = wrong(&format!(r#"(w.buildModel {{ name = "m"; {arguments} }})"#));

@@ -108,11 +108,11 @@ fn a_unit_that_others_wait_for_has_started_when_its_container_is_healthy() {
         // Podman's own word for it is lost now and then (https://github.com/containers/podman/issues/19724).
         assert!(!starts.values().any(|text| text.contains("sdnotify=healthy") || text.contains("Notify=healthy")));
         let [wait] = values(&starts["redis"], "ExecStartPost")[..] else { panic!("{}", starts["redis"]) };
-        assert!(
-            wait.starts_with("/nix/store/") && wait.ends_with("/bin/podman wait --condition=healthy redis"),
-            "{wait}"
-        );
+        assert!(wait.starts_with("/nix/store/") && wait.ends_with("-windlass-healthy-redis"), "{wait}");
         assert_eq!(values(&starts["redis"], "TimeoutStartSec"), ["15min"]);
+        // A stop in the meantime is for that command and the container; Quadlet has it so by itself.
+        let is_quadlet = starts["redis"].contains("[Container]");
+        assert_eq!(values(&starts["redis"], "KillMode"), if is_quadlet { vec![] } else { vec!["mixed"] });
         assert_eq!(values(&starts["app"], "ExecStartPost"), [""; 0]);
     }
 }
@@ -155,11 +155,44 @@ fn a_container_that_fails_again_and_again_is_not_given_up() {
 }
 
 #[test]
+fn a_container_that_a_stop_kills_has_not_failed() {
+    let other = |restart: &str| format!(r#"{{ virtualisation.windlass.containers.app.restart = "{restart}"; }}"#);
+    let keys = ["SuccessExitStatus", "RestartForceExitStatus"];
+    for (restart, want) in [
+        ("always", [vec!["137 143"], vec![]]),
+        // Out of memory, say: it is started again.
+        ("on-failure", [vec!["137 143"], vec!["137 143"]]),
+        ("no", [vec![], vec![]]),
+    ] {
+        for starts in starts(&other(restart)) {
+            assert_eq!(keys.map(|key| values(&starts["app"], key)), want, "{}", starts["app"]);
+        }
+    }
+}
+
+#[test]
+fn containers_are_started_anew_where_their_layers_are_elsewhere() {
+    let pulled = r#"{ virtualisation.windlass.via = "podman"; }"#;
+    let [linked, pulled] = evaluated(SHOP, ["{ }", pulled]);
+    for unit in ["podman-redis.service", "podman-app.service"] {
+        assert!(linked["units"][unit].is_string() && pulled["units"][unit].is_string(), "{unit}");
+        assert_ne!(linked["units"][unit], pulled["units"][unit], "{unit}");
+    }
+    let linked = r#"{ virtualisation.windlass.storageDir = "/nix/var/windlass/storage"; }"#;
+    let [pulled, linked] = evaluated(SHOP_HOME, ["{ }", linked]);
+    for name in ["redis", "app"] {
+        let file = format!(".config/containers/systemd/{name}.container");
+        assert!(linked["files"][&file].is_string() && pulled["files"][&file].is_string(), "{file}");
+        assert_ne!(linked["files"][&file], pulled["files"][&file], "{file}");
+    }
+}
+
+#[test]
 fn what_keeps_a_generation_from_the_collector_is_on_the_path_of_the_loader() {
     let [machine] = evaluated(SHOP, ["{ }"]);
     for unit in ["windlass-load.service", "windlass-gc.service"] {
         let text = machine["units"][unit].as_str().unwrap();
-        assert!(text.contains("-nix-0/bin"), "{text}");
+        assert!(text.contains("-nix/bin"), "{text}");
     }
 }
 
@@ -365,8 +398,8 @@ fn the_store_is_there_before_storage_conf_names_it() {
 
 /// By the rules of Podman 6 `graphroot` of /etc is that of rootless users too, and drop-ins are honoured.
 #[test]
-fn with_podman_6_the_store_is_named_in_a_drop_in_and_storage_conf_is_nixos_own() {
-    const SIX: &str = r#"virtualisation.podman.package = pkgs.podman // { version = "6.1.3"; };"#;
+fn with_podman_6_the_store_is_named_in_a_drop_in_and_each_user_has_a_place_of_their_own() {
+    const SIX: &str = r#"virtualisation.podman.package = pkgs.podman.overrideAttrs (_: { version = "6.1.3"; });"#;
     let user = r#"virtualisation.windlass = { user = "ai"; runner = "quadlet"; };
         users.users.ai = { isNormalUser = true; uid = 1001; linger = true; home = "/home/ai"; };"#;
     let [six, podman, user] = evaluated(
@@ -381,11 +414,33 @@ fn with_podman_6_the_store_is_named_in_a_drop_in_and_storage_conf_is_nixos_own()
     assert_eq!(six["etc"]["containers/storage.rootful.conf.d/50-windlass.conf"], drop_in);
     assert!(six["etc"]["containers/storage.conf.d/50-windlass.conf"].is_null());
     assert!(six["storageConf"]["storage"]["options"].is_null(), "{six}");
+    for machine in [&six, &podman, &user] {
+        let settings = &machine["storageConf"]["storage"];
+        assert_eq!(settings, &serde_json::json!({ "driver": "overlay", "graphroot": "", "runroot": "" }));
+    }
+    let unit = six["units"]["windlass-load.service"].as_str().unwrap();
+    assert!(unit.contains("RequiresMountsFor=/var/lib/containers/storage\n"), "{unit}");
     assert!(podman["etc"]["containers/storage.rootful.conf.d/50-windlass.conf"].is_null());
     // A user has it from there, and needs no link in the home.
     assert_eq!(user["etc"]["containers/storage.conf.d/50-windlass.conf"], drop_in);
     assert!(user["etc"]["containers/windlass-rootless.conf"].is_null());
     assert!(!user.to_string().contains(".config/containers/storage.conf"), "{user}");
+
+    // What a user says of it stays, and is that of rootless users too.
+    let own = |place: &str| format!(r#"virtualisation.containers.storage.settings.storage.graphroot = "{place}";"#);
+    let user = r#"virtualisation.windlass.user = "ai";
+        users.users.ai = { isNormalUser = true; uid = 1001; linger = true; home = "/home/ai"; };"#;
+    let [root, both, each] = evaluated(
+        SHOP,
+        [
+            &format!("{{ pkgs, ... }}: {{ {SIX} {} }}", own("/big")),
+            &format!("{{ pkgs, ... }}: {{ {SIX} {user} {} }}", own("/big")),
+            &format!("{{ pkgs, ... }}: {{ {SIX} {user} {} }}", own("/big/$USER")),
+        ],
+    );
+    assert_eq!(root["storageConf"]["storage"]["graphroot"], "/big");
+    assert_eq!((&root["assertions"], &each["assertions"]), (&serde_json::json!([]), &serde_json::json!([])));
+    assert!(both["assertions"][0].as_str().unwrap().contains("\"/big\" in"), "{both}");
 }
 
 #[test]

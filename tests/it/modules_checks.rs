@@ -40,7 +40,7 @@ fn what_cannot_work_is_an_assertion() {
         [
             (
                 r#"{ virtualisation.windlass.containers.app.image = lib.mkForce "docker.io/app:1"; }"#,
-                "virtualisation.windlass.containers.app.image: 'docker.io/app:1' is none of the images that are loaded; take the `ref` of one of virtualisation.windlass.images: app redis words",
+                "virtualisation.windlass.containers.app.image: 'docker.io/app:1' is not one of the images that are loaded; take the `ref` of one of virtualisation.windlass.images: app redis words",
             ),
             (
                 r#"{ virtualisation.windlass.containers.app.dependsOn = [ "postgres" ]; }"#,
@@ -100,20 +100,6 @@ fn what_cannot_work_is_an_assertion() {
                 "and root's driver has to be overlay",
             ),
             (
-                r#"{ virtualisation.windlass.via = "store"; virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,
-                r#"virtualisation.windlass.via = "store" needs Podman's driver overlay, and storage.conf says btrfs"#,
-            ),
-        ],
-    );
-}
-
-#[test]
-fn what_is_not_meant_is_a_warning() {
-    expect(
-        SHOP,
-        "warnings",
-        [
-            (
                 r#"{ virtualisation.windlass.containers.app.environment.POSTGRES_PASSWORD = "hunter2"; }"#,
                 "virtualisation.windlass.containers.app.environment.POSTGRES_PASSWORD looks like a secret",
             ),
@@ -134,6 +120,20 @@ fn what_is_not_meant_is_a_warning() {
                 "virtualisation.windlass.containers.app.environment.DATABASE_URL looks like a secret",
             ),
             (
+                r#"{ virtualisation.windlass.via = "store"; virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,
+                r#"virtualisation.windlass.via = "store" needs Podman's driver overlay, and storage.conf says btrfs"#,
+            ),
+        ],
+    );
+}
+
+#[test]
+fn what_is_not_meant_is_a_warning() {
+    expect(
+        SHOP,
+        "warnings",
+        [
+            (
                 r#"{ virtualisation.containers.storage.settings.storage.driver = "btrfs"; }"#,
                 "with Podman's driver btrfs every image is copied",
             ),
@@ -143,6 +143,14 @@ fn what_is_not_meant_is_a_warning() {
             ),
         ],
     );
+}
+
+/// What only looks like a secret is said to be none, by its name.
+#[test]
+fn a_variable_that_is_not_a_secret_is_allowed() {
+    let change = r#"{ virtualisation.windlass.containers.app = { environment.API_KEY = "none-here"; allowSecrets = [ "API_KEY" ]; }; }"#;
+    let [machine] = evaluated(SHOP, [change]);
+    assert!(!machine["assertions"].to_string().contains("looks like a secret"), "{machine}");
 }
 
 #[test]

@@ -94,15 +94,16 @@ fn a_network_is_made_with_its_options_and_goes_with_its_unit() {
     let unit = "windlass-network-shop.service";
     for unit in [&machine["units"][unit], &home["files"][format!(".config/systemd/user/{unit}")]] {
         let unit = unit.as_str().unwrap();
-        let [create] = values(unit, "ExecStart")[..] else { panic!("{unit}") };
+        let [create, exists] = values(unit, "ExecStart")[..] else { panic!("{unit}") };
         let arguments = "--driver=bridge --internal --subnet=10.89.7.0/24 --ipv6 --opt=mtu=1400 shop";
-        assert!(create.ends_with(&format!("/bin/podman network create --ignore {arguments}")), "{unit}");
-        // Not one that a container of others is in: that fails, and is no failure of the unit.
+        assert!(create.ends_with(&format!("/bin/podman network create {arguments}")), "{unit}");
+        assert!(create.starts_with('-') && exists.ends_with("/bin/podman network exists shop"), "{unit}");
+        // Not one that a container of others is in: that fails, and is not a failure of the unit.
         let [remove] = values(unit, "ExecStop")[..] else { panic!("{unit}") };
         assert!(remove.starts_with('-') && remove.ends_with("/bin/podman network rm shop"), "{unit}");
     }
-    let [create] = values(plain["units"][unit].as_str().unwrap(), "ExecStart")[..] else { panic!("{plain}") };
-    assert!(create.ends_with("/bin/podman network create --ignore shop"), "{create}");
+    let create = values(plain["units"][unit].as_str().unwrap(), "ExecStart")[0];
+    assert!(create.ends_with("/bin/podman network create shop"), "{create}");
     // Only an unused network can be removed, so its containers change with it.
     for container in ["podman-app.service", "podman-redis.service"] {
         assert_ne!(machine["units"][container], other["units"][container], "{container}");

@@ -427,7 +427,46 @@ fn a_stack_refuses_an_index_with_the_weights_of_another_model() {
     assert!(error.contains("which no model of the stack has"), "{error}");
     let error = build(&format!(r#"w.buildStack {{ images = [ {} ]; }}"#, model(&files[0]))).unwrap_err();
     assert!(
-        error.contains("localhost/m is a model; `images` are from buildImage, buildIndex or fetchImage"),
+        error.contains("localhost/m is a model; `images` are from buildImage, buildIndex, fetchImage or importImage"),
         "{error}"
     );
+}
+
+#[test]
+fn with_a_plan_lock_an_image_has_the_same_digest_whatever_else_is_in_the_stack() {
+    const POSTGRES: &str =
+        r#"w.buildImage { name = "postgres"; config.Cmd = [ "${pkgs.postgresql_17}/bin/postgres" ]; }"#;
+    let stack = |images: &[&str], more: &str, attribute: &str| {
+        let images: Vec<String> = images.iter().map(|image| format!("({image})")).collect();
+        build(&format!("(w.buildStack {{ name = \"ai\"; images = [ {} ]; {more} }}).{attribute}", images.join(" ")))
+    };
+    let redis = |stack: &Path| json(&stack.join("stack.json"))["images"].as_array().unwrap().last().unwrap().clone();
+    let (alone, both) = (stack(&[REDIS], "", "lean").unwrap(), stack(&[REDIS, POSTGRES], "", "lean").unwrap());
+    assert_ne!(redis(&alone)["digest"], redis(&both)["digest"], "what both need lies elsewhere");
+
+    let env = Env::new();
+    let said = env.ok(["plan", both.to_str().unwrap(), "--write", "plan.lock.json"]);
+    assert!(said.contains("redis"), "{said}");
+    let lock = json(&env.path("plan.lock.json"));
+    assert_eq!(names_of(&lock["images"]), ["postgres", "redis"]);
+    let more = format!("planLock = {};", env.path("plan.lock.json").display());
+    for (images, attribute) in [(&[REDIS][..], "lean"), (&[REDIS, POSTGRES], "lean"), (&[REDIS, POSTGRES], "replanned")]
+    {
+        let locked = stack(images, &more, attribute).unwrap();
+        assert_eq!(redis(&locked)["digest"], redis(&both)["digest"], "{}, {attribute}", images.len());
+    }
+    assert_eq!(redis(&stack(&[REDIS], &more, "replanned").unwrap())["digest"], redis(&alone)["digest"]);
+
+    // One that a newer windlass wrote is not read.
+    env.write("plan.lock.json", r#"{ "version": 2, "images": {} }"#);
+    let error = stack(&[REDIS], &more, "lean").unwrap_err();
+    assert!(error.contains("has version 2; this windlass reads version 1"), "{error}");
+    // Nor is there anything to lock where no image has a closure.
+    env.write("empty.json", r#"{ "kind": "image", "name": "empty" }"#);
+    let (code, error) = env.fails(["plan", "empty.json", "--write", "plan.lock.json"]);
+    assert!(code == 2 && error.contains("nothing to lock"), "{error}");
+}
+
+fn names_of(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
 }

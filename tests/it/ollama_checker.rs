@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 /// A model as `ollama list` and `ollama show` find it.
 #[derive(Debug)]

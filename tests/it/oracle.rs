@@ -11,9 +11,9 @@ use harmonia_store_core::store_path::{StoreDir as TheirDir, StorePath as TheirPa
 use harmonia_utils_hash::Sha256;
 use harmonia_utils_hash::fmt::{Any, CommonHash};
 use proptest::prelude::*;
-use windlass::digest::Digest;
-use windlass::nar::nar_hash;
-use windlass::store::{NarHash, StoreDir, nixbase32};
+use windlass::internals::nix::nar::nar_hash;
+use windlass::internals::nix::store_path::{NarHash, StoreDir, nixbase32};
+use windlass::internals::oci::digest::Digest;
 
 /// Mostly store paths, some nearly.
 fn candidate() -> impl Strategy<Value = String> {

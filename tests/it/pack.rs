@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use serde_json::Value;
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::{LinkedPodman, base_name, linked_podman, run_ok};
 use crate::foreign::{Foreign, read};

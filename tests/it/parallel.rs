@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::bad_registry::{Answer, Asked, BadRegistry};
 use crate::env::{linked_podman, run_ok};

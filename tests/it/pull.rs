@@ -8,12 +8,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
-use windlass::layout::{ImageDir, LayoutError};
-use windlass::podman::engine::{Engine, EngineError};
-use windlass::podman::places::{Overrides, Places};
-use windlass::podman::pull::{PullError, Pulled, pull};
-use windlass::progress::Progress;
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::image::layout::{ImageDir, LayoutError};
+use windlass::internals::oci::digest::Digest;
+use windlass::internals::podman::load::pull::{PullError, Pulled, pull};
+use windlass::internals::podman::storage::client::{Client, ClientError};
+use windlass::internals::podman::storage::places::{Overrides, Places};
 
 use crate::engine::{Podman, text};
 use crate::env::{Env, run_ok};
@@ -150,7 +150,7 @@ fn a_podman_without_skopeo_takes_the_image_under_its_own_name_alone() {
 
     let engine = podman.engine().with_variable("PATH", podman.env.path("nowhere"));
     let none = pull(&engine, &podman.places(), &one, platform, &BTreeSet::new(), &Progress::new()).unwrap_err();
-    assert!(matches!(none, PullError::Engine(EngineError::Missing { program: "podman" })), "{none}");
+    assert!(matches!(none, PullError::Engine(ClientError::Missing { program: "podman" })), "{none}");
     nothing_left(&podman);
 }
 
@@ -303,7 +303,7 @@ fn what_does_not_fit_is_refused_before_and_cleaned_up_after() {
     let given = Overrides { root: Some(places.graph_root.clone()), ..Overrides::default() };
     let engine = podman.engine_at(&given, &places);
     let platform = &one.summary().platforms[0];
-    let load = |engine: &Engine| pull(engine, &places, &one, platform, &BTreeSet::new(), &Progress::new());
+    let load = |engine: &Client| pull(engine, &places, &one, platform, &BTreeSet::new(), &Progress::new());
 
     let filler = small.0.join("filler");
     fs::write(&filler, vec![1; 12 * MIB]).unwrap();
@@ -362,7 +362,7 @@ fn in_a_process_of_its_own() {
         rootless: !rustix::process::geteuid().is_root(),
     };
     let image = ImageDir::open(&folder.join("built-one")).unwrap();
-    let engine = Engine::new(&Overrides::default(), &places);
+    let engine = Client::new(&Overrides::default(), &places);
     pull(&engine, &places, &image, &image.summary().platforms[0], &BTreeSet::new(), &Progress::new()).unwrap();
 }
 

@@ -93,6 +93,15 @@ fn packed_layers_are_the_same_each_time_and_podman_runs_them() {
         assert_ne!(first["images"][0]["digest"], first["images"][0]["built"]);
         let again = push(&podman, &to("a"), &more);
         assert_eq!((&again["images"][0]["digest"], &again["bytes"]), (&first["images"][0]["digest"], &json!(0)));
+        // A memory that has another size than the registry: the manifest would have it too, and nothing could pull.
+        let memory = podman.env.path("home/.cache/windlass/packed").join(compression);
+        for entry in std::fs::read_dir(&memory).unwrap() {
+            let path = entry.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, format!("{} 7\n", text.split(' ').next().unwrap())).unwrap();
+        }
+        let wrong = push(&podman, &to("a"), &more);
+        assert_eq!(wrong["images"][0]["digest"], first["images"][0]["digest"]);
         // Without a memory of the first push.
         std::fs::remove_dir_all(podman.env.path("home")).unwrap();
         let anew = push(&podman, &to("b"), &more);

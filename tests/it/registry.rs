@@ -4,14 +4,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use windlass::digest::Digest;
-use windlass::progress::Progress;
-use windlass::registry::blobs::Fetched;
-use windlass::registry::client::Client;
-use windlass::registry::credentials::Secret;
-use windlass::registry::error::RegistryError;
-use windlass::registry::location::Location;
-use windlass::registry::options::{Options, ProxyOptions};
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::oci::digest::Digest;
+use windlass::internals::registry::blobs::Fetched;
+use windlass::internals::registry::client::Client;
+use windlass::internals::registry::credentials::Secret;
+use windlass::internals::registry::error::RegistryError;
+use windlass::internals::registry::location::Location;
+use windlass::internals::registry::options::{Options, ProxyOptions, Waits};
 
 use crate::bad_registry::{Answer, BadRegistry};
 use crate::env::{Env, run_ok};
@@ -22,8 +22,8 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Options for a registry on loopback, with little patience.
 pub(crate) fn impatient() -> Options {
-    let (max_wait, stall) = (Duration::from_millis(60), Duration::from_millis(700));
-    Options { insecure: true, retries: 2, max_wait, stall, ..Options::default() }
+    let waits = Waits { stall: Duration::from_millis(700), ..Waits::default() };
+    Options { insecure: true, retries: 2, max_wait: Duration::from_millis(60), waits, ..Options::default() }
 }
 
 pub(crate) fn client() -> Client {
@@ -70,9 +70,10 @@ fn what_is_pushed_is_pulled_and_read_by_others() {
     let (client, at, progress) = (client(), at(&registry.host, "team/app"), Progress::new());
     let layer = noise(3_000_000);
     let digest = Digest::of(&layer);
-    assert!(!client.has_blob(&at, digest, &progress).unwrap());
+    assert!(!client.has_blob(&at, digest, 3_000_000, &progress).unwrap());
     let [index, manifest] = push_image(&client, &at, &layer);
-    assert!(client.has_blob(&at, digest, &progress).unwrap());
+    assert!(client.has_blob(&at, digest, 3_000_000, &progress).unwrap());
+    assert!(!client.has_blob(&at, digest, 3_000_001, &progress).unwrap(), "of another size it is not the blob");
 
     let head = client.head(&at, "1.0", &progress).unwrap();
     let media_type = head.media_type.as_deref();
@@ -148,11 +149,11 @@ fn blobs_are_mounted_from_another_repository() {
     push_image(&client, &from, &layer);
     let sent = progress.network();
     assert!(client.mount_blob(&to, Digest::of(&layer), "a/from", &progress).unwrap());
-    assert!(client.has_blob(&to, Digest::of(&layer), &progress).unwrap());
+    assert!(client.has_blob(&to, Digest::of(&layer), 100_000, &progress).unwrap());
     assert_eq!(progress.network(), sent);
     let other = Digest::of(b"of nobody");
     assert!(!client.mount_blob(&to, other, "a/from", &progress).unwrap());
-    assert!(!client.has_blob(&to, other, &progress).unwrap());
+    assert!(!client.has_blob(&to, other, 9, &progress).unwrap());
 }
 
 #[test]
@@ -176,8 +177,8 @@ fn uploads_that_are_not_what_they_say_are_refused() {
         matches!(&error, RegistryError::Source { .. }) && error.to_string().ends_with(": a file went away"),
         "{error}"
     );
-    assert!(!client.has_blob(&at, right, &progress).unwrap());
-    assert!(!client.has_blob(&at, wrong, &progress).unwrap());
+    assert!(!client.has_blob(&at, right, 9, &progress).unwrap());
+    assert!(!client.has_blob(&at, wrong, 9, &progress).unwrap());
     let error = client.push_manifest(&at, &wrong.to_string(), MANIFEST, b"{}", &progress).unwrap_err();
     assert!(matches!(error, RegistryError::WrongDigest { .. }), "{error}");
 }
@@ -223,7 +224,8 @@ fn plain_http_is_for_this_machine_alone() {
     // And where it was not asked for, nobody falls back to it.
     let safe = Client::new(Options { insecure: false, ..impatient() }).unwrap();
     let error = safe.head(&at(&registry.host, "app"), "1", &progress).unwrap_err();
-    assert!(matches!(error, RegistryError::Tls { .. }), "{error:?}");
+    assert!(matches!(error, RegistryError::PlainHttp { here: true, .. }), "{error:?}");
+    assert!(error.to_string().ends_with("answers in plain HTTP; say so with --insecure"), "{error}");
     // A certificate counts when it is given, and only that one.
     let (registry, certificate) = RealRegistry::with_tls(&env);
     let at = at(&registry.host, "app");
@@ -232,7 +234,7 @@ fn plain_http_is_for_this_machine_alone() {
     let known = Client::new(Options { insecure: false, ca_file: Some(certificate), ..impatient() }).unwrap();
     push_image(&known, &at, b"layer");
     assert_eq!(known.blob(&at, Digest::of(b"layer"), 5, &progress).unwrap(), b"layer");
-    for (text, reason) in [("", "there is none in it"), ("-----BEGIN", "there is none in it")] {
+    for (text, reason) in [("", "it has no certificate"), ("-----BEGIN", "it has no certificate")] {
         let ca_file = Some(env.write("ca.pem", text));
         let error = Client::new(Options { ca_file, ..impatient() }).unwrap_err().to_string();
         assert!(error.ends_with(reason), "{error}");
@@ -247,7 +249,7 @@ fn https_goes_by_the_proxy_and_loopback_does_not() {
     let options = |except: &str| Options {
         insecure: false,
         retries: 0,
-        connect: Duration::from_secs(2),
+        waits: Waits { connect: Duration::from_secs(2), ..impatient().waits },
         proxy: ProxyOptions { url: url.clone(), except: vec![except.to_owned()] },
         ..impatient()
     };

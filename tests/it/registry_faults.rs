@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use windlass::digest::Digest;
-use windlass::progress::Progress;
-use windlass::registry::client::Client;
-use windlass::registry::error::RegistryError;
-use windlass::registry::options::Options;
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::oci::digest::Digest;
+use windlass::internals::registry::client::Client;
+use windlass::internals::registry::error::RegistryError;
+use windlass::internals::registry::options::{Options, Waits};
 
 use crate::bad_registry::{Answer, Asked, BadRegistry};
 use crate::env::Env;
@@ -296,7 +296,8 @@ fn a_registry_that_sends_nothing_or_next_to_nothing_is_left() {
         let slow = move |_: usize, asked: &Asked| ranged(&content, asked).slowly(piece, Duration::from_millis(pause));
         let registry = BadRegistry::start(slow);
         let stall = if piece == 1 { Duration::from_secs(1) } else { Duration::from_millis(300) };
-        let client = Client::new(Options { retries: 0, stall, ..impatient() }).unwrap();
+        let client =
+            Client::new(Options { retries: 0, waits: Waits { stall, ..impatient().waits }, ..impatient() }).unwrap();
         let start = Instant::now();
         let (at, to) = (at(&registry.host, "app"), env.path(format!("blob{piece}")));
         let error = client.fetch_blob(&at, Digest::of(&blob), 10_000, &to, &Progress::new()).unwrap_err();
@@ -312,7 +313,12 @@ fn a_registry_that_sends_nothing_or_next_to_nothing_is_left() {
     // No answer at all.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
-    let client = Client::new(Options { retries: 0, stall: Duration::from_millis(300), ..impatient() }).unwrap();
+    let client = Client::new(Options {
+        retries: 0,
+        waits: Waits { answer: Duration::from_millis(300), ..impatient().waits },
+        ..impatient()
+    })
+    .unwrap();
     let error = client.head(&at(&host, "app"), "1", &Progress::new()).unwrap_err();
     assert!(matches!(error, RegistryError::Timeout { .. }), "{error:?}");
 }

@@ -7,11 +7,11 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use windlass::digest::Digest;
-use windlass::progress::Progress;
-use windlass::registry::client::Client;
-use windlass::registry::error::RegistryError;
-use windlass::registry::options::Options;
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::oci::digest::Digest;
+use windlass::internals::registry::client::Client;
+use windlass::internals::registry::error::RegistryError;
+use windlass::internals::registry::options::Options;
 
 use crate::bad_registry::{Answer, Asked, BadRegistry};
 use crate::env::{Env, run_ok};
@@ -115,7 +115,7 @@ fn a_check_says_whose_login_was_taken() {
     let said = check(&["--authfile", path], 0);
     assert_eq!(block(&said), [anybody.clone(), format!("  [OK] {}: login of {path}", closed.host)].into());
     assert!(!said.contains("s3cret"));
-    let said = check(&[], 1);
+    let said = check(&[], 7);
     assert_eq!(block(&said), [anybody, format!("  [UNKNOWN] {}: nothing could be looked up", closed.host)].into());
     let report: serde_json::Value = serde_json::from_str(&check(&["--authfile", path, "--json"], 0)).unwrap();
     assert_eq!(report["registries"][&closed.host], serde_json::json!({ "answered": true, "logins": [path] }));
@@ -177,7 +177,7 @@ fn a_push_asks_for_all_that_it_needs() {
     // A registry wants `pull` to look for a blob; the token is for what comes next too.
     let registry = with_tokens(false);
     let progress = Progress::new();
-    client().has_blob(&at(&registry.host, "app"), Digest::of(b""), &progress).unwrap();
+    client().has_blob(&at(&registry.host, "app"), Digest::of(b""), 0, &progress).unwrap();
     assert!(registry.log()[1].ends_with("&scope=repository%3Aapp%3Apull%2Cpush"), "{:?}", registry.log());
     client().mount_blob(&at(&registry.host, "app"), Digest::of(b""), "b", &progress).unwrap();
     let scopes = "&scope=repository%3Aapp%3Apull%2Cpush&scope=repository%3Ab%3Apull";

@@ -22,13 +22,20 @@ impl RealRegistry {
 
     /// One for this user only.
     pub(crate) fn with_login(env: &Env, user: &str, password: &str) -> Self {
-        let line = run_ok(Command::new("htpasswd").args(["-Bbn", "-C", "4", user, password]));
-        let file = env.write("htpasswd", line);
-        Self::with(env, &format!("auth: {{htpasswd: {{realm: test, path: {}}}}}", file.display()), "")
+        Self::with(env, &login(env, user, password), "")
     }
 
     /// One that speaks HTTPS, and the certificate to trust.
     pub(crate) fn with_tls(env: &Env) -> (Self, PathBuf) {
+        Self::tls(env, "")
+    }
+
+    /// The same for this user only.
+    pub(crate) fn with_tls_and_login(env: &Env, user: &str, password: &str) -> (Self, PathBuf) {
+        Self::tls(env, &login(env, user, password))
+    }
+
+    fn tls(env: &Env, more: &str) -> (Self, PathBuf) {
         let (key, certificate) = (env.path("tls.key"), env.path("tls.pem"));
         let options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=registry \
              -addext basicConstraints=critical,CA:FALSE -addext subjectAltName=IP:127.0.0.1";
@@ -36,7 +43,7 @@ impl RealRegistry {
         openssl.args(options.split_whitespace()).arg("-keyout").arg(&key).arg("-out").arg(&certificate);
         run_ok(&mut openssl);
         let tls = format!("tls: {{certificate: {}, key: {}}}", certificate.display(), key.display());
-        (Self::with(env, "", &tls), certificate)
+        (Self::with(env, more, &tls), certificate)
     }
 
     /// A mirror that gets from the other what it does not have.
@@ -87,6 +94,13 @@ impl RealRegistry {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// The setting for a registry with a login.
+fn login(env: &Env, user: &str, password: &str) -> String {
+    let line = run_ok(Command::new("htpasswd").args(["-Bbn", "-C", "4", user, password]));
+    let file = env.write("htpasswd", line);
+    format!("auth: {{htpasswd: {{realm: test, path: {}}}}}", file.display())
 }
 
 impl Drop for RealRegistry {

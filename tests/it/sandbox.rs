@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::bad_registry::{Answer, BadRegistry};
 use crate::env::{Env, run_ok};

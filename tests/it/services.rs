@@ -27,6 +27,7 @@ impl Service {
         let root = root().display();
         let description = format!(
             "(import {root}/nix/ai-stack/{name}.nix {{ inherit pkgs; windlass = w; \
+             service = (import {root}/nix/ai-stack/services.nix).{name}; \
              probe = pkgs.callPackage {root}/nix/probe.nix {{ }}; }})"
         );
         let podman = Podman::linked();

@@ -37,7 +37,10 @@ fn status_tells_each_image_and_writes_nothing() {
         assert!(loaded.contains(line), "{line}: {loaded}");
     }
     let (_, sizes) = status(&["stack", "--sizes"]);
-    assert!(sizes.contains("  0 B own      3.0 MB shared with 1  0 B copied  "), "{sizes}");
+    let head = sizes.lines().find(|line| line.starts_with("image ")).unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(head, ["image", "state", "size", "own", "shared", "copied", "digest", "ref", "from"]);
+    let model = sizes.lines().find(|line| line.starts_with("model ")).unwrap();
+    assert!(model.contains("  0 B  3.0 MB with 1     0 B  "), "{sizes}");
 
     let json: Value = serde_json::from_str(&status(&["--json", "--sizes"]).1).unwrap();
     let (app, model) = (&json["images"][0], &json["images"][1]);

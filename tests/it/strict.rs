@@ -1,6 +1,6 @@
 //! Documents that Go's readers cannot read, as real Go says (tests/fixtures/strict/table.go).
 
-use windlass::strict::{Document, check, is_time};
+use windlass::internals::oci::strict::{Document, check, is_time};
 
 const TABLE: &str = include_str!("../fixtures/strict/table.txt");
 

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
-use windlass::layout::ImageDir;
-use windlass::podman::generations::Generations;
-use windlass::podman::link::link;
-use windlass::progress::Progress;
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::engine::generations::Generations;
+use windlass::internals::image::layout::ImageDir;
+use windlass::internals::oci::digest::Digest;
+use windlass::internals::podman::linked::link_images::link;
 
 use crate::engine::{Podman, Said};
 use crate::env::Env;
 use crate::foreign::read;
+use windlass::internals::podman::storage::places::state_of;
 
 /// Changes the config of an image directory, or its manifest, as an older windlass would have built it.
 fn changed(image: &Path, config: impl FnOnce(&mut Value), manifest: impl FnOnce(&mut Value)) {
@@ -86,7 +87,7 @@ fn images(podman: &Podman) -> Said {
 }
 
 fn numbers(podman: &Podman) -> Vec<u64> {
-    Generations::of(&podman.places().graph_root).numbers().unwrap()
+    Generations::at(state_of(&podman.places().graph_root)).numbers().unwrap()
 }
 
 /// Every file of the linked store and of the generations.

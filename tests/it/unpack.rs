@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use windlass::beneath::Dir;
-use windlass::compression::Compression;
-use windlass::digest::Digest;
-use windlass::podman::check::check;
-use windlass::podman::unpack::{UnpackError, Unpacked, unpack};
-use windlass::progress::Progress;
+use windlass::internals::disk::beneath::Dir;
+use windlass::internals::disk::progress::Progress;
+use windlass::internals::oci::compression::Compression;
+use windlass::internals::oci::digest::Digest;
+use windlass::internals::podman::linked::check_tree::check;
+use windlass::internals::podman::linked::unpack::{UnpackError, Unpacked, unpack};
 
 use crate::engine::{Podman, text};
 use crate::env::{Env, run_ok};

@@ -5,32 +5,32 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::{Env, run_ok};
 use crate::nix::try_eval;
 use crate::registry_server::RealRegistry;
 use crate::upstream_images::{INDEX, Layout, MANIFEST, curl, push_version, put_blob, put_manifest};
 
-const LOCK: &str = "images.lock.json";
+pub(crate) const LOCK: &str = "images.lock.json";
 const BOTH: [&str; 4] = ["--platform", "linux/amd64", "--platform", "linux/arm64/v8"];
 
-fn add(env: &Env, name: &str, reference: &str, more: &[&str]) -> String {
+pub(crate) fn add(env: &Env, name: &str, reference: &str, more: &[&str]) -> String {
     env.ok([&["upstream", "add", name, reference, "--insecure"], more].concat())
 }
 
-fn lock(env: &Env) -> Value {
+pub(crate) fn lock(env: &Env) -> Value {
     serde_json::from_str(&fs::read_to_string(env.path(LOCK)).unwrap()).unwrap()
 }
 
 /// The exit code, and what was printed on both sides.
-fn run(env: &Env, arguments: &[&str]) -> (i32, String, String) {
+pub(crate) fn run(env: &Env, arguments: &[&str]) -> (i32, String, String) {
     let output = env.windlass([&["upstream"], arguments].concat()).output().unwrap();
     let text = |bytes: Vec<u8>| env.scrub(&String::from_utf8(bytes).unwrap());
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-fn check(env: &Env, more: &[&str]) -> (i32, String) {
+pub(crate) fn check(env: &Env, more: &[&str]) -> (i32, String) {
     let (code, stdout, _) = run(env, &[&["check", "--state", "state.json"], more].concat());
     (code, stdout)
 }
@@ -93,10 +93,10 @@ fn the_lock_holds_what_the_registry_sent_and_says_what_changed() {
     assert_eq!(fs::read(env.path(LOCK)).unwrap(), text, "check changes no lock");
 
     let before = env.tree();
-    let (code, said, beside) = run(&env, &["update", "--image", "app"]);
+    let (code, said, beside) = run(&env, &["update", "--image", "app", "--accept-moved", "app"]);
     assert_eq!(
         (code, said.as_str()),
-        (0, "chore: Update container versions\n\nUpdates digests for:\n- app\n"),
+        (0, "chore: Update container versions\n\nUpdates digests for:\n- app (its version tag was moved)\n"),
         "{beside}"
     );
     assert_eq!(env.tree(), before, "update changes the lock and nothing else");
@@ -184,7 +184,7 @@ fn what_does_not_resolve_leaves_nothing() {
         ),
         ("a/app:chart", &[], 1, "is an artifact and no image: its config is application/vnd.cncf.helm"),
         ("a/app:short", &[], 1, "has 1 diff IDs, and there are 0 layers"),
-        ("a/App:1", &[], 2, "is no repository"),
+        ("a/App:1", &[], 2, "is not a repository"),
     ] {
         let reference = format!("{host}/{reference}");
         let arguments =
@@ -194,7 +194,7 @@ fn what_does_not_resolve_leaves_nothing() {
     }
     for (arguments, words) in [
         (&["app", "example.com/a:1", "--insecure"][..], "plain HTTP is for a registry on this machine only"),
-        (&["a/b", "redis"], "'a/b' is no name"),
+        (&["a/b", "redis"], "'a/b' is not a name"),
         (&["app", "redis", "--cosign-key", "Cargo.toml"], "read Cargo.toml"),
     ] {
         let (code, sentence) = env.refused(&mut env.windlass([&["upstream", "add"], arguments].concat()));
@@ -268,7 +268,7 @@ fn a_cadence_is_due_from_the_last_look_on() {
     add(&env, "app", &reference, &["--cadence", "weekly"]);
     let due = || {
         let rows = env.ok(["upstream", "list", "--json", "--state", "state.json"]);
-        let row = serde_json::from_str::<Value>(&rows).unwrap()[0].clone();
+        let row = serde_json::from_str::<Value>(&rows).unwrap()["images"][0].clone();
         (row["due"].as_bool().unwrap(), row["status"].as_str().map(str::to_owned))
     };
     assert_eq!(due(), (true, None));
@@ -411,7 +411,7 @@ fn lists_and_compose_files_come_in_as_pending() {
     let said = env.ok(import);
     assert!(said.ends_with("5 images added as pending\n"), "{said}");
     assert!(env.ok(import).ends_with("0 images added as pending, 5 there already\n"));
-    let export = ["upstream", "export", "--state", "state.json", "--to", "out.json"];
+    let export = ["upstream", "export", "--state", "state.json", "--output", "out.json"];
     assert_eq!(env.ok(export), "out.json: 5 images\n");
     let read = |path: &str| serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!(read(env.path("out.json").to_str().unwrap()), read(list));

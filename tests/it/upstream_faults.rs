@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::bad_registry::{Answer, Asked, BadRegistry};
 use crate::env::Env;
@@ -27,6 +27,9 @@ fn good(asked: &Asked) -> Answer {
     let (config, manifest) = image();
     if asked.path.contains("/blobs/") {
         return Answer::ok(config);
+    }
+    if asked.path.contains("/tags/") {
+        return Answer::ok(r#"{"name":"a","tags":["1.0"]}"#);
     }
     let digest = Digest::of(&manifest).to_string();
     Answer::ok(manifest).header("content-type", MANIFEST).header("docker-content-digest", digest)
@@ -64,26 +67,34 @@ fn check(env: &Env, more: &[&str]) -> (i32, String) {
 #[test]
 fn a_look_up_that_failed_is_unknown_and_says_why() {
     let faults = [
-        (Answer::new(401).header("www-authenticate", "Basic realm=\"x\""), "podman login 127.0.0.1:"),
-        (Answer::new(403), "denies access"),
-        (Answer::new(429).header("retry-after", "3600"), "try again in"),
-        (Answer::new(429), "limits its pulls"),
-        (Answer::new(500), "answered 500"),
-        (Answer::new(302).header("location", "ftp://example.com/"), "redirects"),
+        (Answer::new(401).header("www-authenticate", "Basic realm=\"x\""), "podman login 127.0.0.1:", 7),
+        (Answer::new(403), "denies access", 7),
+        (Answer::new(429).header("retry-after", "3600"), "try again in", 1),
+        (Answer::new(429), "limits its pulls", 1),
+        (Answer::new(500), "answered 500", 1),
+        (Answer::new(302).header("location", "ftp://example.com/"), "redirects", 1),
         // No digest, so that the manifest has to be fetched, and that is another fault.
-        (Answer::ok("{").header("content-type", MANIFEST).cut_after(0), "broke off"),
-        (Answer::ok(vec![b' '; 10 << 20]).header("content-type", MANIFEST), "more than"),
+        (Answer::ok("{").header("content-type", MANIFEST).cut_after(0), "broke off", 1),
+        (Answer::ok(vec![b' '; 10 << 20]).header("content-type", MANIFEST), "more than", 1),
+        // A digest in the header, and other bytes behind it: that is damage, and nothing to update to.
+        (
+            Answer::ok("{}")
+                .header("content-type", MANIFEST)
+                .header("docker-content-digest", Digest::of(b"x").to_string()),
+            "other bytes",
+            4,
+        ),
     ];
     let env = Env::new();
-    let (answers, words): (Vec<Answer>, Vec<&str>) = faults.into_iter().unzip();
+    let answers = faults.iter().map(|(answer, ..)| answer.clone()).collect();
     let faulty = Faulty::new(answers);
     faulty.add(&env, "app");
     let text = fs::read(env.path("images.lock.json")).unwrap();
     assert_eq!(check(&env, &[]).0, 0);
-    for (n, word) in words.into_iter().enumerate() {
+    for (n, (_, word, expected)) in faults.into_iter().enumerate() {
         faulty.mode.store(n + 1, Ordering::SeqCst);
         let (code, said) = check(&env, &[]);
-        assert_eq!(code, 1, "{word}: {said}");
+        assert_eq!(code, expected, "{word}: {said}");
         assert!(said.contains(word) && said.contains("[UNKNOWN]") && !said.contains("[CURRENT]"), "{word}: {said}");
         let output = env.windlass(["upstream", "update", "--force", "--retries", "0"]).output().unwrap();
         assert!(!output.status.success() && output.stdout.is_empty(), "{word}");
@@ -143,13 +154,17 @@ fn a_quota_is_spent_on_what_was_looked_up_longest_ago() {
     // Of the pulls that are left, none is spent on looking.
     faulty.mode.store(1, Ordering::SeqCst);
     let (code, said, log) = asked(&["--quota", "100"]);
-    assert_eq!((code, log.len()), (1, 1));
+    // What an earlier look found is told as that.
+    assert_eq!((code, log.len()), (0, 1));
+    assert!(said.ends_with("3 images: 3 current, 2 of them as an earlier check found them\n"), "{said}");
     assert!(said.contains("allows 5 more pulls, which are left for pulls"), "{said}");
-    // Without one, each image costs one request, and no pull.
+    // Without one, each image costs two requests, and no pull.
     faulty.mode.store(0, Ordering::SeqCst);
     let (code, _, mut log) = asked(&[]);
     log.sort();
-    assert_eq!((code, log), (0, ["a", "b", "c"].map(|name| format!("HEAD /v2/a/{name}/manifests/1.0")).to_vec()));
+    let tags = ["a", "b", "c"].map(|name| format!("GET /v2/a/{name}/tags/list?n=1000"));
+    let manifests = ["a", "b", "c"].map(|name| format!("HEAD /v2/a/{name}/manifests/1.0"));
+    assert_eq!((code, log), (0, [tags, manifests].concat()));
 }
 
 #[test]
@@ -157,7 +172,7 @@ fn a_signature_that_cannot_be_asked_for_is_not_called_missing() {
     let index = json!({ "schemaVersion": 2, "manifests": [] }).to_string();
     let referrer = Digest::of(index.as_bytes()).to_string();
     for (answer, code, word) in [
-        (Answer::new(403), 1, "denies access"),
+        (Answer::new(403), 7, "denies access"),
         (Answer::new(500), 1, "answered 500"),
         (Answer::new(404), 4, "is not signed"),
         (Answer::ok(index), 4, "is not signed"),

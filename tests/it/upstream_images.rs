@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::digest::Digest;
+use windlass::internals::oci::digest::Digest;
 
 use crate::env::{Env, run_ok};
 

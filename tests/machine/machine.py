@@ -1,8 +1,10 @@
 """A Debian that boots: its root file system, systemd in a container of systemd-nspawn, and commands inside."""
 
+import glob
 import os
 import shutil
 import subprocess
+import sys
 import time
 
 PACKAGES = """systemd-sysv systemd dbus udev iproute2 nix-bin podman skopeo runc crun netavark aardvark-dns uidmap passt
@@ -42,6 +44,12 @@ Description=Reactivate what is part of booting
 RefuseManualStart=no
 """
 
+# A user's systemd wants this from its session, and logind of systemd 262 makes no session in a container like this one: its
+# io.systemd.Login.CreateSession says InvalidParameter to pam_systemd.
+USER = """[Service]
+Environment=XDG_RUNTIME_DIR=/run/user/%i
+"""
+
 KEYS = """d /run/keys 0711 root root - -
 f /run/keys/postgres-password 0400 root root - a-secret
 f /run/keys/ai-password 0400 ai ai - a-secret
@@ -57,25 +65,26 @@ def tool(*words, **options):
 
 
 def make_root(root, suite, mirror, log):
-    """A Debian of this suite below `root`, made once."""
+    """A Debian of this suite below `root`, made once. Whether it was made now."""
     if os.path.exists(f"{root}/etc/made"):
-        return
-    if os.path.exists(root):
-        shutil.rmtree(root)
+        return False
+    tool("rm", "-rf", "--one-file-system", root)
     os.makedirs(os.path.dirname(root), exist_ok=True)
     options = ['--aptopt=Acquire::Check-Valid-Until "false"', '--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io"]
+    options += [f"--aptopt={file}" for file in sorted(glob.glob("/etc/apt/apt.conf.d/99*"))]
     options += [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "doc", "locale")]
-    tool(
-        *("mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", *options),
-        *(f"--include={','.join(PACKAGES)}", suite, root, mirror),
-        **{"stdout": log, "stderr": log},
-    )
+    # What it mounts goes with it, also when it is killed.
+    words = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]
+    words += ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", *options, f"--include={','.join(PACKAGES)}", suite, root, mirror]
+    if subprocess.run(words, stdout=log, stderr=log).returncode != 0:
+        sys.exit(f"mmdebstrap could not make {root} from {mirror}; see {log.name}, then run this again")
     tool("chroot", root, "groupadd", "--gid=1500", "ai")
     tool("chroot", root, "useradd", "--uid=1500", "--gid=ai", "--create-home", "--shell=/bin/bash", "ai")
     for file in ("subuid", "subgid"):
         with open(f"{root}/etc/{file}", "w") as out:
             out.write("ai:200000:65536\n")
     open(f"{root}/etc/made", "w").close()
+    return True
 
 
 def set_up(root):
@@ -85,6 +94,7 @@ def set_up(root):
         "etc/containers/containers.conf.d/machine.conf": CONTAINERS_CONF,
         "etc/systemd/system/machine-activation.service": ACTIVATION,
         "etc/systemd/system/sysinit-reactivation.target": REACTIVATION,
+        "etc/systemd/system/user@.service.d/machine.conf": USER,
         "etc/tmpfiles.d/machine-keys.conf": KEYS,
         "etc/fstab": "/nix/store /nix/store none bind,ro 0 0\n",
         "etc/hostname": "machine\n",
@@ -114,6 +124,12 @@ def copy_system(root, system, log):
         os.symlink(system, link)
 
 
+def child(process):
+    """The first child of a process."""
+    with open(f"/proc/{process}/task/{process}/children") as file:
+        return file.read().split()[0]
+
+
 class Machine:
     """One that was booted."""
 
@@ -123,15 +139,19 @@ class Machine:
     def boot(self):
         """Starts systemd, and waits until it takes commands."""
         unified = "/sys/fs/cgroup/unified" if os.path.isdir("/sys/fs/cgroup/unified") else "/sys/fs/cgroup"
-        self.group = f"{unified}/{self.name}"
+        self.group = f"{unified}/{self.name}.{os.getpid()}"
         os.makedirs(self.group, exist_ok=True)
 
         def enter():
             with open(f"{self.group}/cgroup.procs", "w") as out:
                 out.write(str(os.getpid()))
 
+        self.console = open(f"{self.root}.console", "w")
         self.process = subprocess.Popen(
             [
+                # What runs inside goes when this does, also when this is killed.
+                *("setpriv", "--pdeathsig", "KILL", "--"),
+                *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
                 *("systemd-nspawn", f"--directory={self.root}", f"--machine={self.name}", "--boot", "--private-network"),
                 *("--register=no", "--keep-unit", "--capability=all", "--system-call-filter=@keyring bpf @mount @clock"),
                 *("--bind=/dev/fuse", "--bind=/dev/net/tun", "--resolv-conf=off", "--timezone=off", "--console=read-only"),
@@ -140,17 +160,16 @@ class Machine:
             env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "UNIFIED_CGROUP_HIERARCHY": "1", "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "1"},
             preexec_fn=enter,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=self.console,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
         until = time.monotonic() + 60
         while True:
             if self.process.poll() is not None:
-                raise Failed(f"systemd-nspawn ended with {self.process.returncode}")
+                raise Failed(f"systemd-nspawn ended with {self.process.returncode}; see {self.root}.console")
             try:
-                with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children") as file:
-                    self.leader = file.read().split()[0]
+                self.leader = child(child(self.process.pid))
                 if os.path.realpath(f"/proc/{self.leader}/exe").endswith("/systemd") and self.code("systemctl is-system-running") in (0, 1):
                     if self.read("systemctl is-system-running || true") not in ("offline", "unknown", ""):
                         return
@@ -170,8 +189,14 @@ class Machine:
 
     def call(self, command, user=None, limit=300):
         """Runs a command of a shell inside."""
+        if self.leader is None:
+            raise Failed("the machine is off")
         words = [*self._words(user), "timeout", str(limit), "bash", "-c", command]
         return subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+
+    def start(self, command):
+        """The same, while it runs."""
+        return subprocess.Popen([*self._words(), "timeout", "300", "bash", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
     def code(self, command, user=None, limit=300):
         return self.call(command, user, limit).returncode
@@ -202,6 +227,7 @@ class Machine:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self.console.close()
         self.process = self.leader = None
         for folder, _, _ in os.walk(self.group, topdown=False):
             try:

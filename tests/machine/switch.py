@@ -5,7 +5,7 @@
   switch.py switch SYSTEM   and the units that changed: stop, activate, reload, restart, start
 
 The order and the keys (X-StopIfChanged, X-RestartIfChanged) are those of nixpkgs' switch-to-configuration-ng. A failed unit
-is exit code 4, as there: also one that failed before, and is no unit of the system, as a health check of Podman's is.
+is exit code 4, as there: also one that failed before, and is not a unit of the system, as a health check of Podman's is.
 """
 
 import json

@@ -2,10 +2,14 @@
 # one store path.
 #
 # variant: a name of variants.nix
+# podmanVersion: what the modules take Podman for; from 6 on they write for its new rules of storage.conf
 #
 # What the modules evaluate to is not changed; only programs that nixpkgs would build are Debian's own, under the names of
 # nixpkgs' packages. `./dev machine` puts the stand-in for nixpkgs in target/nixpkgs first.
-{ variant }:
+{
+  variant,
+  podmanVersion ? "5.4",
+}:
 let
   root = ../..;
   system = "x86_64-linux";
@@ -37,11 +41,11 @@ let
   inUsrBin = pname: names: debian pname (map (name: "/usr/bin/${name}") names);
   programs = {
     # As nixpkgs' own wrapper, so that what Podman calls is found whatever PATH a unit has.
-    podman = make "podman" ''
+    podman = let it = make "podman" ''
       mkdir -p $out/bin
       printf '#!/bin/sh\nPATH=$PATH:/usr/bin:/usr/sbin exec /usr/bin/podman "$@"\n' >$out/bin/podman
       chmod 555 $out/bin/podman
-    '';
+    '' // { version = podmanVersion; override = _: it; }; in it;
     skopeo = inUsrBin "skopeo" [ "skopeo" ];
     bash = inUsrBin "bash" [ "bash" ];
     coreutils = inUsrBin "coreutils" (

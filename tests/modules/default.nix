@@ -58,6 +58,7 @@ in
       etc = lib.mapAttrs (_: fileText) (lib.filterAttrs (_: file: file.enable) config.environment.etc);
       storageConf = config.virtualisation.containers.storage.settings or null;
       inherit (config.result) activation tmpfiles;
+      preSwitch = config.system.preSwitchChecks;
       firewall = config.networking.firewall.interfaces;
       packages = map lib.getName config.environment.systemPackages;
       # Units that packages bring: file -> what it is a link to.

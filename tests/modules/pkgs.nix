@@ -104,8 +104,23 @@ let
 
   all =
     lib.genAttrs names stand-in
-    // pkgs
+    # What the stand-in for nixpkgs takes from this machine is not a package.
+    // removeAttrs pkgs (builtins.filter (name: pkgs.${name} or null == null) names)
     // {
+      podman =
+        let
+          # As nixpkgs' functions leave it: what was put beside it by hand (`//`) is gone after `override`, what overrideAttrs
+          # changed is not.
+          of =
+            changed:
+            stand-in "podman"
+            // changed
+            // {
+              override = _: of changed;
+              overrideAttrs = change: of (changed // change changed);
+            };
+        in
+        if pkgs.podman.override or null == null then of { } else pkgs.podman;
       llama-cpp = pkgs.llama-cpp // {
         override = support: stand-in "llama-cpp-with-${toString (builtins.attrNames support)}";
       };

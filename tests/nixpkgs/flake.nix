@@ -44,8 +44,8 @@
         let
           part = import ./parts.nix { inherit system; };
           debian = import ./debian.nix { inherit part system; };
-          # Programs for people, which are looked at and never run.
-          tools = lib.genAttrs [ "cargo" "cargo-nextest" "clippy" "jq" "nixfmt" "nixfmt-tree" "openssl" "rustfmt" "shellcheck" "skopeo" ] part;
+          # Programs for people and for builds, which are looked at and not run: those of this machine are.
+          tools = lib.genAttrs [ "attr" "cargo" "cargo-nextest" "clippy" "fakeroot" "jq" "nix" "nixfmt" "nixfmt-tree" "openssl" "rustfmt" "shellcheck" "skopeo" "sqlite" ] part;
           pkgs = tools // debian // {
             inherit lib system;
             installShellFiles = null;
@@ -60,13 +60,21 @@
             buildPackages = pkgs;
             # nixpkgs' small builders, with the shell of this machine.
             runCommand =
-              name: _: script:
-              derivation {
-                inherit name system;
-                builder = "/bin/sh";
-                PATH = "/usr/bin:/bin";
-                args = [ "-ec" script ];
-              };
+              name: env: script:
+              derivation (
+                # What it runs is on the PATH of this machine.
+                builtins.removeAttrs env [
+                  "meta"
+                  "nativeBuildInputs"
+                  "passthru"
+                ]
+                // {
+                  inherit name system;
+                  builder = "/bin/sh";
+                  PATH = "/usr/bin:/bin";
+                  args = [ "-ec" script ];
+                }
+              );
             writeShellScriptBin =
               name: text:
               derivation {
@@ -80,6 +88,7 @@
                 meta.mainProgram = name;
               };
             stdenv = rec {
+              shell = "/bin/bash";
               hostPlatform = {
                 inherit system;
                 libc = "glibc";

@@ -16,7 +16,7 @@
       w = windlass.lib.mkLib { inherit pkgs; };
     in
     {
-      # nix build .#images && windlass load result
+      # nix build .#images.lean && windlass load result
       packages.${system}.images = w.buildStack {
         name = "images";
         images = [

@@ -2,30 +2,31 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
+use super::super::failure::{Result, usage};
 use super::hub::Place;
-use crate::cli::failure::Usage;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
-use crate::model::add::Adder;
 use crate::model::licence::spdx;
-use crate::model::lock::{Change, LockedFile, LockedModel, ModelLock, NAME, is_name};
-use crate::model::resolve::{Resolved, resolve};
-use crate::model::source::Source;
+use crate::model::pin::add::Adder;
+use crate::model::pin::lock::{Change, LockedFile, LockedModel, ModelLock, NAME, is_name};
+use crate::model::pin::resolve::{Resolved, resolve};
+use crate::model::pin::source::Source;
+use crate::nix::store::FixedFile;
 
 const EXAMPLE: &str = "Examples:
   windlass model add hf:bartowski/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct-Q4_K_M.gguf
   windlass model add hf:ORG/REPO@v1.0/model-00001-of-00003.gguf --name big
   windlass model add hf:ORG/REPO/model.safetensors --file tokenizer.json --file 'tokenizer*.model'
   windlass model add https://models.example/tiny.gguf
-  windlass model add ./tiny.gguf --to nix/models.lock.json
+  windlass model add ./tiny.gguf --lock nix/models.lock.json
+  windlass model add ./all-MiniLM-L6-v2                    the model of a directory
 
 In Nix, what was added is: fetchModel { lock = ./models.lock.json; name = \"big\"; }
 
-Of a private or gated repository, accept the terms on its page first; the token is that of
+For a private or gated repository, accept the terms on its page first; the token is that of
 HF_TOKEN, or of the login of Hugging Face's own tools. HF_ENDPOINT may name a mirror. The token goes
 to that host alone, and is kept nowhere.";
 
@@ -39,15 +40,15 @@ to that host alone, and is kept nowhere.";
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
-    /// hf:ORG/REPO/FILE, hf:ORG/REPO@REVISION/FILE, the address of a file, or the path of one.
-    #[arg(value_name = "REF|URL|FILE")]
+    /// hf:ORG/REPO/FILE, hf:ORG/REPO@REVISION/FILE, the address of a file, the path of one, or a directory with one model.
+    #[arg(value_name = "REF|URL|FILE|DIR")]
     reference: String,
     /// What the model is called here. By default that of its file, in small letters.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// The lock file.
-    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
-    to: PathBuf,
+    #[arg(long, alias = "to", value_name = "FILE", default_value = "models.lock.json")]
+    lock: PathBuf,
     /// A further file that is to be with it: a path in the repository or beside the file, with `*` and `?`. Repeatable.
     #[arg(long = "file", value_name = "GLOB")]
     files: Vec<String>,
@@ -57,13 +58,16 @@ pub(super) struct Args {
     /// Take files that are no models, too.
     #[arg(long)]
     any_file: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     registry: RegistryArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report<'a> {
+pub(super) struct Report<'a> {
     name: &'a str,
     #[serde(flatten)]
     model: &'a LockedModel,
@@ -76,27 +80,22 @@ struct Report<'a> {
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
-    let place = Place::new(&args.registry, &args.to)?;
+    let place = Place::new(&args.registry, &args.lock)?;
     let adder = place.adder(progress);
     let name = name(args, adder.hub.endpoint)?;
-    let before = Change::begin(&args.to, progress)?.lock.models.remove(&name);
+    let before = Change::begin(&args.lock, progress)?.lock.models.remove(&name);
     check_free(args, &name, before.as_ref())?;
 
     let drawing = session.draw("add");
-    let mut resolved = resolve(&args.reference, &args.files, adder.hub, progress)?;
-    if let Some(before) = &before {
-        resolved.recall(before);
+    let resolved = resolve(&args.reference, &args.files, adder.hub, progress)?;
+    if args.dry_run {
+        drop(drawing);
+        return tried(&name, &resolved, &place, printer);
     }
-    let brought = adder.bring(&resolved)?;
-    let facts = match adder.facts(&brought.files) {
-        Err(error) if !args.any_file => return Err(error.into()),
-        facts => facts.ok(),
-    };
-    let licence = facts.as_ref().and_then(|facts| facts.licence.clone()).or_else(|| licence(&resolved));
-    let model = LockedModel { source: resolved.source, files: brought.files, facts, licence };
+    let (model, network) = pin(resolved, before.as_ref(), args.any_file, &adder)?;
 
-    // Downloads take hours, and nobody waits for one to write the lock.
-    let mut change = Change::begin(&args.to, progress)?;
+    // Downloads take hours, and no other run waits for one to write the lock.
+    let mut change = Change::begin(&args.lock, progress)?;
     check_free(args, &name, change.lock.models.get(&name))?;
     change.lock.models.insert(name.clone(), model.clone());
     let lock = change.lock.clone();
@@ -104,18 +103,78 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     drop(drawing);
     keep(&place, &adder, &lock, &model, printer)?;
 
-    let sentence = sentence(&name, &model, before.as_ref(), changed, brought.network);
+    let sentence = sentence(&name, &model, before.as_ref(), changed, network);
     let paths: Vec<PathBuf> = model.files.iter().map(|file| place.store.path(&file.fixed())).collect();
     if printer.json() {
-        let network = brought.network;
         return printer.value(&Report { name: &name, model: &model, paths, changed, network, sentence });
     }
     show(&model, &paths, printer)?;
     printer.line(sentence)
 }
 
+/// What `--dry-run` found.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Tried<'a> {
+    name: &'a str,
+    files: Vec<TriedFile<'a>>,
+    sentence: String,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct TriedFile<'a> {
+    path: &'a str,
+    /// Bytes, if the source says it.
+    size: Option<u64>,
+    /// Whether the Nix store has it; not known of a file whose digest the source does not say.
+    in_store: Option<bool>,
+}
+
+fn tried(name: &str, resolved: &Resolved, place: &Place, printer: &Printer) -> Result<()> {
+    let mut files = Vec::new();
+    for file in &resolved.files {
+        let fixed = file.digest.map(|digest| FixedFile::new(&file.name, digest)).transpose()?;
+        let in_store = fixed.map(|fixed| place.store.path(&fixed).exists());
+        files.push(TriedFile { path: &file.path, size: file.size, in_store });
+    }
+    let missing: u64 = files.iter().filter(|file| file.in_store != Some(true)).filter_map(|file| file.size).sum();
+    let sentence = format!("not written: {name} has {}, {} to bring", count(files.len(), "file"), size(missing));
+    if printer.json() {
+        return printer.value(&Tried { name, files, sentence });
+    }
+    let cells = |file: &TriedFile<'_>| vec![format!("  {}", file.path), file.size.map_or("?".to_owned(), size)];
+    printer.table(&files.iter().map(cells).collect::<Vec<_>>())?;
+    printer.line(sentence)
+}
+
+/// Downloads what a source is made of, and says what it is; also the bytes that came over the network.
+pub(super) fn pin(
+    mut resolved: Resolved,
+    before: Option<&LockedModel>,
+    any_file: bool,
+    adder: &Adder<'_>,
+) -> Result<(LockedModel, u64)> {
+    if let Some(before) = before {
+        resolved.recall(before);
+    }
+    let brought = adder.bring(&resolved)?;
+    let facts = match adder.facts(&brought.files) {
+        Err(error) if !any_file => return Err(error.into()),
+        facts => facts.ok(),
+    };
+    let licence = facts.as_ref().and_then(|facts| facts.licence.clone()).or_else(|| licence(&resolved));
+    Ok((LockedModel { source: resolved.source, files: brought.files, facts, licence }, brought.network))
+}
+
 /// Links to what the lock has, and to nothing else.
-fn keep(place: &Place, adder: &Adder<'_>, lock: &ModelLock, model: &LockedModel, printer: &Printer) -> Result<()> {
+pub(super) fn keep(
+    place: &Place,
+    adder: &Adder<'_>,
+    lock: &ModelLock,
+    model: &LockedModel,
+    printer: &Printer,
+) -> Result<()> {
     let all = lock.models.values().flat_map(|model| &model.files);
     place.store.let_go(&place.roots, all.map(LockedFile::fixed))?;
     if let Err(error) = adder.keep(&model.files) {
@@ -128,10 +187,10 @@ fn keep(place: &Place, adder: &Adder<'_>, lock: &ModelLock, model: &LockedModel,
 fn name(args: &Args, endpoint: &str) -> Result<String> {
     match &args.name {
         Some(name) if is_name(name) => Ok(name.clone()),
-        Some(name) => bail!(Usage(format!("'{name}' {NAME}"))),
+        Some(name) => Err(usage(format!("'{name}' {NAME}"))),
         None => {
             let name = Source::parse(&args.reference, endpoint)?.default_name();
-            Ok(name.ok_or_else(|| Usage(format!("'{}' gives no name; give one with --name", args.reference)))?)
+            Ok(name.ok_or_else(|| usage(format!("'{}' gives no name; give one with --name", args.reference)))?)
         }
     }
 }
@@ -140,19 +199,22 @@ fn name(args: &Args, endpoint: &str) -> Result<String> {
 fn check_free(args: &Args, name: &str, there: Option<&LockedModel>) -> Result<()> {
     let same = |model: &LockedModel| model.source.reference == args.reference && model.source.files == args.files;
     match there {
-        Some(model) if !args.replace && !same(model) => bail!(Usage(format!(
+        Some(model) if !args.replace && !same(model) => Err(usage(format!(
             "{} has a model '{name}' already, {}; --replace puts this one in its place, --name gives this one another name",
-            args.to.display(),
+            args.lock.display(),
             model.source.reference
         ))),
         _ => Ok(()),
     }
 }
 
-/// What the model's page says.
+/// What the model's page says, or the card beside its files.
 fn licence(resolved: &Resolved) -> Option<String> {
-    let revision = resolved.revision.as_ref()?;
-    spdx(revision.licence.as_deref(), revision.licence_name.as_deref(), None)
+    let of_page = resolved
+        .revision
+        .as_ref()
+        .and_then(|revision| spdx(revision.licence.as_deref(), revision.licence_name.as_deref(), None));
+    of_page.or_else(|| resolved.facts.as_ref()?.licence.clone())
 }
 
 fn show(model: &LockedModel, paths: &[PathBuf], printer: &Printer) -> Result<()> {
@@ -167,7 +229,7 @@ fn show(model: &LockedModel, paths: &[PathBuf], printer: &Printer) -> Result<()>
         words.push(format!("{} parameters", facts.parameters));
         words.extend(facts.quantization.clone());
         words.extend(facts.context_length.map(|context| format!("context {context}")));
-        words.push(model.licence.clone().unwrap_or_else(|| "no licence that is known".to_owned()));
+        words.push(model.licence.clone().unwrap_or_else(|| "licence unknown".to_owned()));
         printer.line(format!("  {}", words.join(", ")))?;
     }
     if let Some(revision) = &model.source.revision {

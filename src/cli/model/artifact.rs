@@ -2,20 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use serde::Serialize;
 
+use super::super::failure::{Result, usage};
 use super::ArtifactFormat;
-use crate::blobs::Verify;
-use crate::cli::failure::Usage;
 use crate::cli::host::HostArgs;
 use crate::cli::printer::{Printer, size};
 use crate::cli::session::Session;
-use crate::digest::Digest;
-use crate::forms::ModelDir;
-use crate::layout::ImageDir;
-use crate::podman::artifacts;
-use crate::reference::{Reference, image_name};
+use crate::image::layout::ImageDir;
+use crate::layer::output::Verify;
+use crate::oci::digest::Digest;
+use crate::oci::reference::{Reference, image_name};
+use crate::podman::load::artifacts;
+use crate::publish::model_dir::ModelDir;
 
 const EXAMPLE: &str = "Example:
   windlass model artifact result
@@ -41,9 +40,9 @@ pub(super) struct Args {
     host: HostArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     name: String,
     digest: Digest,
     is_new: bool,
@@ -60,7 +59,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         None => model.reference.clone(),
         Some(name) => {
             let (name, tag) = image_name(name);
-            let tag = tag.ok_or_else(|| Usage(format!("--name {name}: a tag is missing, {name}:TAG")))?;
+            let tag = tag.ok_or_else(|| usage(format!("--name {name}: a tag is missing, {name}:TAG")))?;
             Reference::new(name, tag)?.to_string()
         }
     };

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
 use serde::Serialize;
 
+use super::super::failure::{Result, offline};
 use super::hub::Place;
-use crate::cli::failure::Offline;
+use crate::cli::complete;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
-use crate::model::lock;
+use crate::model::pin::lock;
 
 const EXAMPLE: &str = "Examples:
   windlass model fetch                       everything that the lock has
@@ -20,13 +20,13 @@ const EXAMPLE: &str = "Examples:
 
 /// Download what a lock of models has and the Nix store lacks.
 ///
-/// What a build would fetch by itself, with the token of whoever runs this: of private and gated repositories nothing else
+/// What a build would fetch by itself, with the token of the user who runs this: of private and gated repositories nothing else
 /// can. The lock is not changed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// Only these models.
-    #[arg(value_name = "NAME")]
+    #[arg(add = complete::locked_models(), value_name = "NAME")]
     names: Vec<String>,
     /// The lock file.
     #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
@@ -34,18 +34,21 @@ pub(super) struct Args {
     /// Ask no server; fail if anything would have to be fetched.
     #[arg(long)]
     offline: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     registry: RegistryArgs,
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report {
     models: BTreeMap<String, Vec<Row>>,
     fetched: usize,
     network: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Row {
     path: PathBuf,
     size: u64,
@@ -68,7 +71,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let mut lacking = 0;
     for (name, model) in models {
         let missing = place.store.missing(model.files.iter().map(lock::LockedFile::fixed))?;
-        if !args.offline {
+        if !args.offline && !args.dry_run {
             let drawing = session.draw("fetch");
             let brought = adder.fetch(model)?;
             drop(drawing);
@@ -80,7 +83,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         }
         let row = |file: &lock::LockedFile| {
             let fixed = file.fixed();
-            let outcome = match (missing.contains(&fixed), args.offline) {
+            let outcome = match (missing.contains(&fixed), args.offline || args.dry_run) {
                 (false, _) => "present",
                 (true, true) => "missing",
                 (true, false) => "fetched",
@@ -106,8 +109,8 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             size(report.network)
         ))?;
     }
-    if lacking > 0 {
-        return Err(Offline(format!("{} would have to be fetched; run this without --offline", size(lacking))).into());
+    if lacking > 0 && !args.dry_run {
+        return Err(offline(format!("{} would have to be fetched; run this without --offline", size(lacking))));
     }
     Ok(())
 }

@@ -2,21 +2,19 @@
 //! where files are kept meanwhile.
 
 use std::ffi::OsString;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-
-use crate::cli::failure::Environment;
+use super::super::failure::{Context, Result, environment};
 use crate::cli::host::nix_places;
 use crate::cli::registry::RegistryArgs;
 use crate::cli::upstream::{home, key};
-use crate::model::add::Adder;
-use crate::model::hub::Hub;
-use crate::model::source::HUB;
-use crate::nix_store::NixStore;
-use crate::progress::Progress;
+use crate::disk::bounded::{self, Cap};
+use crate::disk::progress::Progress;
+use crate::model::pin::add::Adder;
+use crate::model::pin::hub::Hub;
+use crate::model::pin::source::HUB;
+use crate::nix::store::NixStore;
 use crate::registry::credentials::Secret;
 use crate::registry::web::{Web, host_of};
 
@@ -38,7 +36,7 @@ impl Place {
         let endpoint = variable("HF_ENDPOINT").map_or_else(|| HUB.to_owned(), |it| it.to_string_lossy().into_owned());
         let endpoint = endpoint.trim_end_matches('/').to_owned();
         let host = host_of(&endpoint)
-            .ok_or_else(|| Environment(format!("HF_ENDPOINT is '{endpoint}': expected an address as {HUB}")))?;
+            .ok_or_else(|| environment(format!("HF_ENDPOINT is '{endpoint}': expected an address as {HUB}")))?;
         let token = token(variable)?;
         let mut options = registry.options(false);
         let has_token = token.is_some();
@@ -72,7 +70,7 @@ fn token(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<Secret>> 
             });
             let file = variable("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(home?.join("token")));
             let Some(file) = file else { return Ok(None) };
-            match fs::read_to_string(&file) {
+            match bounded::text(&file, Cap::Settings) {
                 Err(error) if error.kind() == ErrorKind::NotFound => None,
                 read => Some(read.with_context(|| format!("read the token in {}", file.display()))?),
             }
@@ -84,6 +82,8 @@ fn token(variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<Secret>> 
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -1,21 +1,22 @@
 //! `windlass model inspect`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
-
+use super::super::failure::Result;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::session::Session;
-use crate::model::inspect::inspect;
+use crate::model::read::inspect::inspect;
 
 const EXAMPLE: &str = "Examples:
   windlass model inspect Qwen3-8B-Q4_K_M.gguf
   windlass model inspect /nix/store/…-big-00001-of-00003.gguf    any shard gives the facts of all
-  windlass model inspect ./all-MiniLM-L6-v2                      a directory with one model
+  windlass model inspect ./all-MiniLM-L6-v2                      a directory with one model, in folders too
   windlass model inspect --json model.safetensors
 
-It ends with 4 if a file is not what it should be: cut off, damaged, a web page or a Git LFS pointer
-under a model's name, or a shard that is missing or does not fit.";
+It ends with 4 if a file is not what it should be: cut off, damaged, empty, a web page or a Git LFS
+pointer under a model's name, or a shard that is missing, renamed or does not fit. What the format
+allows and a program will not load is a warning.";
 
 /// Show what a model is: architecture, parameters, quantisation, context, licence.
 ///
@@ -52,14 +53,22 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         ("source", facts.source.clone()),
         ("languages", (!facts.languages.is_empty()).then(|| facts.languages.join(", "))),
         ("chat template", facts.chat_template.map(|digest| digest.to_string())),
+        ("beside it", (!facts.beside.is_empty()).then(|| beside(&facts.beside))),
     ];
     let row = |(key, value): (&str, Option<String>)| Some(vec![key.to_owned(), value?]);
     printer.table(&rows.into_iter().filter_map(row).collect::<Vec<_>>())?;
     printer.line("")?;
-    let row = |file: &crate::model::facts::InspectedFile| vec![size(file.size), file.path.display().to_string()];
+    let row = |file: &crate::model::read::facts::InspectedFile| vec![size(file.size), file.path.display().to_string()];
     printer.table(&inspected.files.iter().map(row).collect::<Vec<_>>())?;
     let bytes = inspected.files.iter().map(|file| file.size).sum();
-    printer.line(format!("{}, {}", count(inspected.files.len(), "file"), size(bytes)))
+    printer.line(format!("{}, {}", count(inspected.files.len(), "file"), size(bytes)))?;
+    inspected.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+    Ok(())
+}
+
+/// What lies with the model: `mmproj-m.gguf (mmproj)`.
+fn beside(files: &BTreeMap<String, String>) -> String {
+    files.iter().map(|(path, kind)| format!("{path} ({kind})")).collect::<Vec<_>>().join(", ")
 }
 
 /// A number of parameters for people: `134.5M`, `8.2B`.

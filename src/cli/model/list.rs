@@ -1,26 +1,119 @@
 //! `windlass model list`
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-use crate::cli::host::HostArgs;
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::super::failure::Result;
+use crate::cli::host::{HostArgs, nix_places};
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::session::Session;
 use crate::cli::view::parameters;
-use crate::model::facts::Facts;
-use crate::podman::switch::{Model, Place, Slot, User};
+use crate::model::pin::lock::{self, LockedModel};
+use crate::model::read::facts::Facts;
+use crate::nix::store::NixStore;
+use crate::oci::digest::Digest;
+use crate::podman::slots::switch::{Model, Models, Place, Slot, User};
 
-/// List the models of the current generation: what they are, where they are, which images have them, and the slots in which
-/// one is active.
+const EXAMPLE: &str = "Examples:
+  windlass model list
+  windlass model list --lock nix/models.lock.json";
+
+/// List the models of a lock, and those of the current generation: what they are, where they are, which images have them, and
+/// the slots in which one is active.
 #[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
+    /// The lock file. By default models.lock.json, if it is there.
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
     #[command(flatten)]
     host: HostArgs,
 }
 
+/// What is locked and what is loaded.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Report<'a> {
+    #[serde(flatten)]
+    loaded: &'a Models,
+    /// The models of the lock; empty without a lock.
+    locked: Vec<LockedRow<'a>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct LockedRow<'a> {
+    name: &'a str,
+    /// What was asked for when it was added.
+    reference: &'a str,
+    floating: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<&'a str>,
+    size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    licence: Option<&'a str>,
+    /// Whether the Nix store has all of its files.
+    in_store: bool,
+    loaded: Loaded,
+}
+
+/// Whether the current generation has a model of the lock.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Loaded {
+    /// With the very files.
+    Yes,
+    /// A model of this name, with other files.
+    Other,
+    No,
+}
+
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let lock = match &args.lock {
+        Some(path) => Some(lock::read(path)?),
+        None => Some(Path::new("models.lock.json")).filter(|path| path.exists()).map(lock::read).transpose()?,
+    };
     let all = args.host.host(session.progress())?.models(session.progress())?;
+    let store = NixStore::new(&nix_places())?;
+    let locked: Vec<LockedRow<'_>> = lock
+        .iter()
+        .flat_map(|lock| &lock.models)
+        .map(|(name, model)| LockedRow {
+            name,
+            reference: &model.source.reference,
+            floating: model.source.floating,
+            revision: model.source.revision.as_deref(),
+            size: model.size(),
+            licence: model.licence.as_deref(),
+            in_store: model.files.iter().all(|file| store.path(&file.fixed()).exists()),
+            loaded: loaded(name, model, &all),
+        })
+        .collect();
     if printer.json() {
-        return printer.value(&all);
+        return printer.value(&Report { loaded: &all, locked });
+    }
+    let row = |row: &LockedRow<'_>| {
+        vec![
+            row.name.to_owned(),
+            size(row.size),
+            row.licence.unwrap_or("-").to_owned(),
+            if row.in_store { "in the store" } else { "not in the store" }.to_owned(),
+            match row.loaded {
+                Loaded::Yes => "loaded",
+                Loaded::Other => "another one is loaded",
+                Loaded::No => "not loaded",
+            }
+            .to_owned(),
+            if row.floating { "floating" } else { "fixed" }.to_owned(),
+            row.reference.to_owned(),
+        ]
+    };
+    if !locked.is_empty() {
+        let head = ["locked", "size", "licence", "files", "loaded", "source", "ref"].map(str::to_owned).to_vec();
+        printer.table(&std::iter::once(head).chain(locked.iter().map(row)).collect::<Vec<_>>())?;
+        printer.line("")?;
     }
     let row = |model: &Model| {
         let Model { entry, place, files, slots, used_by, model } = model;
@@ -80,9 +173,26 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     };
     printer.table(&all.slots.iter().map(slot).collect::<Vec<_>>())?;
     let (models, slots) = (count(all.models.len(), "model"), count(all.slots.len(), "slot"));
+    let of_lock = match &lock {
+        Some(lock) => format!("; {} locked", count(lock.models.len(), "model")),
+        None => String::new(),
+    };
     match all.generation {
-        Some(number) => printer.line(format!("{models} in generation {number}, {slots}")),
-        None => printer.line(format!("{models}, {slots}: nothing was loaded yet")),
+        Some(number) => printer.line(format!("{models} in generation {number}, {slots}{of_lock}")),
+        None => printer.line(format!("{models}, {slots}: nothing was loaded yet{of_lock}")),
+    }
+}
+
+fn loaded(name: &str, locked: &LockedModel, all: &Models) -> Loaded {
+    let has = |model: &&Model| {
+        let files = model.model.iter().flat_map(|record| &record.files);
+        let files: BTreeSet<Digest> = files.map(|file| file.sha256).collect();
+        locked.files.iter().all(|file| files.contains(&file.sha256))
+    };
+    match (all.models.iter().find(has), all.models.iter().any(|model| *model.entry.name == *name)) {
+        (Some(_), _) => Loaded::Yes,
+        (None, true) => Loaded::Other,
+        (None, false) => Loaded::No,
     }
 }
 

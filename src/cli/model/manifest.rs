@@ -2,19 +2,19 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::failure::Usage;
+use super::super::failure::{Result, usage};
+use crate::cli::complete;
 use crate::cli::printer::Printer;
-use crate::digest::Digest;
-use crate::model::artifact::{Model, ModelFile};
-use crate::model::docker_model::docker_model;
-use crate::model::facts::Facts;
-use crate::model::lock;
-use crate::model::modelpack::modelpack;
-use crate::model::ollama::{self, ollama};
+use crate::model::forms::artifact::{Model, ModelFile};
+use crate::model::forms::docker_model::docker_model;
+use crate::model::forms::modelpack::modelpack;
+use crate::model::forms::ollama::{self, ollama};
+use crate::model::pin::lock;
+use crate::model::read::facts::Facts;
+use crate::oci::digest::Digest;
 
 const EXAMPLE: &str = "Examples:
   windlass model manifest smollm2 --format modelpack
@@ -27,6 +27,7 @@ const EXAMPLE: &str = "Examples:
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The model's name in the lock.
+    #[arg(add = complete::locked_models())]
     name: String,
     /// Whose manifest.
     #[arg(long, value_enum)]
@@ -37,7 +38,7 @@ pub(super) struct Args {
 }
 
 /// Forms whose manifests are made of facts and digests alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Format {
     /// CNCF ModelPack.
@@ -48,9 +49,9 @@ enum Format {
     Ollama,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report<'a> {
+pub(super) struct Report<'a> {
     name: &'a str,
     format: Format,
     digest: Digest,
@@ -68,7 +69,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
             args.lock.display(),
             args.name
         );
-        return Err(Usage(message).into());
+        return Err(usage(message));
     };
     // The header's word counts, and the page's where the header has none.
     let facts = Facts { licence: facts.licence.clone().or_else(|| locked.licence.clone()), ..facts };

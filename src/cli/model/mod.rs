@@ -2,6 +2,7 @@
 
 mod add;
 mod artifact;
+mod check;
 mod fetch;
 mod hub;
 mod inspect;
@@ -9,15 +10,21 @@ mod list;
 mod manifest;
 mod remove;
 mod split;
+mod update;
 mod use_model;
 
-use anyhow::Result;
+use std::path::Path;
 
+use super::failure::Result;
 use super::printer::Printer;
+use super::schemas::{Described, printed};
 use super::session::Session;
-use crate::model::artifact::{Artifact, Model};
-use crate::model::docker_model::docker_model;
-use crate::model::modelpack::modelpack;
+use crate::model::forms::artifact::{Artifact, Model};
+use crate::model::forms::docker_model::docker_model;
+use crate::model::forms::modelpack::modelpack;
+use crate::model::pin::lock::ModelLock;
+use crate::model::read::facts::Inspected;
+use crate::podman::slots::switch::Used;
 
 /// What models are, which of them are loaded, and which one is active.
 #[derive(Debug, clap::Args)]
@@ -30,6 +37,8 @@ pub(super) struct Args {
 enum Verb {
     Add(add::Args),
     Remove(remove::Args),
+    Check(check::Args),
+    Update(update::Args),
     Fetch(fetch::Args),
     Inspect(inspect::Args),
     List(list::Args),
@@ -37,6 +46,15 @@ enum Verb {
     Artifact(artifact::Args),
     Split(split::Args),
     Use(use_model::Args),
+}
+
+/// The models of a lock that are meant: all, if none is named.
+fn chosen(lock: &ModelLock, names: &[String], path: &Path) -> Result<Vec<String>> {
+    let known = |name: &String| lock.model(name, path).map(|_| name.clone());
+    match names {
+        [] => Ok(lock.models.keys().cloned().collect()),
+        names => Ok(names.iter().map(known).collect::<Result<_, _>>()?),
+    }
 }
 
 /// What an artifact of a model is for.
@@ -57,10 +75,30 @@ impl ArtifactFormat {
     }
 }
 
+/// What these verbs print with `--json`.
+pub(super) fn schemas() -> Vec<Described> {
+    vec![
+        ("model add", printed::<add::Report<'static>>),
+        ("model add --dry-run", printed::<add::Tried<'static>>),
+        ("model remove", printed::<remove::Report>),
+        ("model check", printed::<check::Report<'static>>),
+        ("model update", printed::<update::Report<'static>>),
+        ("model fetch", printed::<fetch::Report>),
+        ("model inspect", printed::<Inspected>),
+        ("model list", printed::<list::Report<'static>>),
+        ("model manifest", printed::<manifest::Report<'static>>),
+        ("model artifact", printed::<artifact::Report>),
+        ("model split", printed::<split::Report>),
+        ("model use", printed::<Used>),
+    ]
+}
+
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
         Verb::Add(args) => add::run(args, printer, session),
         Verb::Remove(args) => remove::run(args, printer, session),
+        Verb::Check(args) => check::run(args, printer, session),
+        Verb::Update(args) => update::run(args, printer, session),
         Verb::Fetch(args) => fetch::run(args, printer, session),
         Verb::Inspect(args) => inspect::run(args, printer, session),
         Verb::List(args) => list::run(args, printer, session),

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use super::super::failure::Result;
+use crate::cli::complete;
 use crate::cli::printer::{Printer, count};
 use crate::cli::session::Session;
-use crate::lock_file;
-use crate::model::lock::{Change, ModelLock};
+use crate::disk::lock_file;
+use crate::model::pin::lock::{Change, ModelLock};
 
 const EXAMPLE: &str = "Examples:
   windlass model remove smollm2";
@@ -21,27 +23,43 @@ const EXAMPLE: &str = "Examples:
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The models. If one of them is not in the lock, nothing is changed.
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(add = complete::locked_models(), value_name = "NAME", required = true)]
     names: Vec<String>,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     /// The lock file.
     #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
     lock: PathBuf,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Report {
+    /// The names that were taken out of the lock.
+    removed: Vec<String>,
+    /// How many are left in it.
+    left: usize,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock, session.progress());
     let mut change = Change::begin(path, progress)?;
     if change.is_new() {
-        bail!(lock_file::missing::<ModelLock>(path));
+        return Err(lock_file::missing::<ModelLock>(path).into());
     }
     for name in &args.names {
         change.lock.model(name, path)?;
     }
     change.lock.models.retain(|name, _| !args.names.contains(name));
     let left = change.lock.models.len();
-    change.finish(progress)?;
-    if printer.json() {
-        return printer.value(&json!({ "removed": args.names, "left": left }));
+    if args.dry_run {
+        change.would_change()?;
+    } else {
+        change.finish(progress)?;
     }
-    printer.line(format!("{} removed; {} left in {}", args.names.join(", "), count(left, "model"), path.display()))
+    if printer.json() {
+        return printer.value(&Report { removed: args.names.clone(), left });
+    }
+    let removed = if args.dry_run { "to remove" } else { "removed" };
+    printer.line(format!("{} {removed}; {} left in {}", args.names.join(", "), count(left, "model"), path.display()))
 }

@@ -2,16 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use serde::Serialize;
 
-use crate::blobs::{Staging, free_space};
-use crate::cli::failure::{NoSpace, Usage};
-use crate::cli::printer::{Printer, count, size};
+use super::super::failure::{Result, no_space, usage};
+use crate::cli::printer::{Printer, count, parse_size, size};
 use crate::cli::session::Session;
 use crate::cli::view;
-use crate::model::shards::ShardName;
-use crate::model::split::{DEFAULT_MAX_SIZE, Shard, base_of, split};
+use crate::disk::Staging;
+use crate::disk::files::free_space;
+use crate::model::forms::gguf_split::{Shard, base_of, split};
+use crate::model::read::facts::Format;
+use crate::model::read::shards::ShardName;
 
 const EXAMPLE: &str = r#"Example:
   windlass model split qwen3.gguf --output qwen3
@@ -33,20 +34,20 @@ pub(super) struct Args {
     /// The directory to put the shards into; replaced in one step if it holds shards of this file's name.
     #[arg(short, long)]
     output: PathBuf,
-    /// Bytes that a shard has at most, unless one tensor alone has more.
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MAX_SIZE, value_parser = clap::value_parser!(u64).range(1..))]
+    /// What a shard has at most, unless one tensor alone has more: `20GB`, `4GiB`, or bytes.
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", value_parser = shard_size)]
     max_size: u64,
 }
 
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report {
     output: PathBuf,
     shards: Vec<Row>,
     read: u64,
     written: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 struct Row {
     name: String,
     size: u64,
@@ -58,17 +59,17 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let name = base_of(view::short(&file.to_string_lossy())).to_owned();
     if output.symlink_metadata().is_ok() && !holds_shards(output, &name) {
         let message = format!(
-            "{} exists, and is no directory with shards of {name} and nothing else; give another --output",
+            "{} exists, and is not a directory with shards of {name} and nothing else; give another --output",
             output.display()
         );
-        return Err(Usage(message).into());
+        return Err(usage(message));
     }
     let progress = session.progress();
     let staging = Staging::directory(output)?;
     let (needed, free) = (file.metadata().map_or(0, |metadata| metadata.len()), free_space(staging.path())?);
     if needed > free {
         let message = format!("{} needs {}, and {} are free there", output.display(), size(needed), size(free));
-        return Err(NoSpace(message).into());
+        return Err(no_space(message));
     }
     let drawing = session.draw("splitting");
     let shards = split(file, &name, staging.path(), *max_size, progress)?;
@@ -90,11 +91,19 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     ))
 }
 
+fn shard_size(text: &str) -> Result<u64, String> {
+    let size = parse_size(text)?;
+    if size == 0 { Err("a shard of nothing holds nothing".to_owned()) } else { Ok(size) }
+}
+
 /// Whether a directory is what an earlier run made, which may be replaced.
 fn holds_shards(directory: &Path, name: &str) -> bool {
     let is_shard = |entry: std::io::Result<std::fs::DirEntry>| {
         let name_of = |entry: std::fs::DirEntry| entry.file_name().to_str().and_then(ShardName::parse);
-        entry.ok().and_then(name_of).is_some_and(|shard| shard.base == name && shard.extension == "gguf")
+        entry
+            .ok()
+            .and_then(name_of)
+            .is_some_and(|shard| shard.base == name && shard.extension == Format::Gguf.extension())
     };
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.all(is_shard))
 }

@@ -3,14 +3,14 @@
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
 
-use anyhow::Result;
-
+use super::super::failure::Result;
+use crate::cli::complete;
 use crate::cli::host::HostArgs;
 use crate::cli::printer::Printer;
 use crate::cli::session::Session;
-use crate::podman::model::DEFAULT_SLOT;
-use crate::podman::service::Service;
-use crate::podman::switch::{Stage, Used, Wish};
+use crate::podman::slots::DEFAULT_SLOT;
+use crate::podman::slots::switch::{EmbeddingChange, Stage, Used, Wish};
+use crate::podman::slots::unit::Service;
 
 const EXAMPLE: &str = "Examples:
   windlass model list
@@ -34,20 +34,24 @@ where it is whole: a file that the image has at /models is at /model/models.";
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The model, as `windlass model list` names it.
+    #[arg(add = complete::loaded_models())]
     model: String,
     /// The slot.
-    #[arg(long, value_name = "SLOT", default_value = DEFAULT_SLOT)]
+    #[arg(add = complete::slots(), long, value_name = "SLOT", default_value = DEFAULT_SLOT)]
     slot: String,
-    /// What to restart: a container, or a unit of systemd (a name that ends with .service). Of a container that a unit
+    /// What to restart: a container, or a unit of systemd (a name that ends with .service). For a container that a unit
     /// runs, that unit is restarted.
     #[arg(long, value_name = "CONTAINER|UNIT")]
     restart: Option<String>,
     /// The unit is one of this user's own systemd.
     #[arg(long, requires = "restart")]
     user: bool,
-    /// How many seconds the service may take to become healthy.
+    /// How many seconds the service may take to become healthy, once it was stopped.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "restart")]
     health_timeout: u32,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -63,11 +67,19 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         slot: &args.slot,
         service: service.as_ref(),
         timeout: Duration::from_secs(args.health_timeout.into()),
+        dry_run: args.dry_run,
     };
     let mut told = |stage: Stage<'_>| {
-        if stderr().is_terminal() {
+        if let Stage::Embedding(EmbeddingChange { from, to }) = stage {
+            printer.note(format!(
+                "warning: embeddings of {} have {to} numbers, and those of the model before had {from}: vectors that were stored \
+                 with that cannot be searched with this; make them anew",
+                args.model
+            ));
+        } else if stderr().is_terminal() {
             printer.note(match stage {
                 Stage::Restarting(service, model) => format!("restarting {service} with model {model}"),
+                Stage::Embedding(_) => return,
                 Stage::Watching(service) => format!("waiting until {service} is healthy"),
                 Stage::GoingBack(service, model, why) => format!("{service} is not healthy with model {model}: {why}"),
             });
@@ -82,6 +94,12 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let model = &active.entry.name;
     let before = former.as_ref().filter(|former| *model != **former);
     let before = before.map(|former| format!(", instead of {former}")).unwrap_or_default();
+    if args.dry_run && used.changed {
+        let service =
+            used.service.as_ref().map(|service| format!("; {service} would be restarted")).unwrap_or_default();
+        return printer
+            .line(format!("model {model} would be active in slot {slot}{before}{service}; nothing was done"));
+    }
     printer.line(match (used.changed, &used.service) {
         (false, _) => format!("model {model} is active in slot {slot} already; nothing was done"),
         (true, Some(service)) => {

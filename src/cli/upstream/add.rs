@@ -2,15 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::super::failure::Usage;
+use super::super::failure::{Context, Failure, Result, usage};
 use super::super::printer::{Printer, count, size};
 use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, day};
-use crate::blobs::read_file;
-use crate::platform::Platform;
+use crate::disk::bounded::{self, Cap};
+use crate::oci::platform::Platform;
 use crate::upstream::file::Change;
 use crate::upstream::lock::{Cadence, Image, Lock, Others, Policy};
 use crate::upstream::proof::{Problem, is_name};
@@ -59,6 +58,9 @@ pub(super) struct Args {
     /// Take the place of an image of this name.
     #[arg(long)]
     replace: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     lock: LockArgs,
     #[command(flatten)]
@@ -73,8 +75,8 @@ fn cadence(text: &str) -> Result<Cadence, String> {
         .ok_or_else(|| format!("expected {}", words.join(", ")))
 }
 
-#[derive(Debug, Serialize)]
-struct Report<'a> {
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report<'a> {
     name: &'a str,
     #[serde(flatten)]
     image: &'a Image,
@@ -89,7 +91,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let mut change = Change::begin(&args.lock.lock, progress)?;
     if !args.replace && change.lock.images.contains_key(&args.name) {
         let (name, lock) = (&args.name, args.lock.lock.display());
-        return Err(Usage(format!("{lock} has an image '{name}' already; --replace puts this one in its place")).into());
+        return Err(usage(format!("{lock} has an image '{name}' already; --replace puts this one in its place")));
     }
     let before: u64 = change.lock.blobs.values().map(|blob| blob.size).sum();
     let resolved = if args.pending {
@@ -104,7 +106,11 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     }
     let after: u64 = change.lock.blobs.values().map(|blob| blob.size).sum();
     let lock = change.lock.clone();
-    change.finish(progress)?;
+    if args.dry_run {
+        change.would_change()?;
+    } else {
+        change.finish(progress)?;
+    }
     drop(drawing);
     show(args, &lock, after.saturating_sub(before), printer)
 }
@@ -112,11 +118,11 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 /// What is asked for, before anybody is asked.
 fn wish(args: &Args) -> Result<Image> {
     if !is_name(&args.name) {
-        return Err(Usage(format!("'{}' {}", args.name, Problem::Name)).into());
+        return Err(usage(format!("'{}' {}", args.name, Problem::Name)));
     }
     let location = full(&args.reference)?;
     if args.insecure && !location.is_loopback() {
-        return Err(Usage(Problem::Insecure(location.host().to_owned()).to_string()).into());
+        return Err(usage(Problem::Insecure(location.host().to_owned()).to_string()));
     }
     let mut platforms: Vec<Platform> = args.platforms.iter().cloned().map(Platform::canonical).collect();
     if platforms.is_empty() {
@@ -125,10 +131,10 @@ fn wish(args: &Args) -> Result<Image> {
     platforms.sort();
     platforms.dedup();
     let policy = args.cosign_key.as_ref().map(|file| {
-        let bytes = read_file(file).with_context(|| format!("read {}", file.display()))?;
+        let bytes = bounded::read(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
         let cosign_key = String::from_utf8_lossy(&bytes).into_owned();
         Key::parse(&cosign_key).with_context(|| file.display().to_string())?;
-        anyhow::Ok(Policy { cosign_key, other: Others::new() })
+        Ok::<_, Failure>(Policy { cosign_key, other: Others::new() })
     });
     Ok(Image {
         insecure: args.insecure,
@@ -142,6 +148,7 @@ fn wish(args: &Args) -> Result<Image> {
 fn show(args: &Args, lock: &Lock, fetch: u64, printer: &Printer) -> Result<()> {
     let Some(image) = lock.images.get(&args.name) else { return Ok(()) };
     let sentence = sentence(&args.name, image, fetch);
+    let sentence = if args.dry_run { format!("not written: would have {sentence}") } else { sentence };
     if printer.json() {
         return printer.value(&Report { name: &args.name, image, pinned: image.is_pinned(), sentence });
     }

@@ -1,19 +1,19 @@
 //! `windlass upstream fetch`
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::super::failure::{Offline, Several};
+use super::super::failure::{Result, offline, several};
 use super::super::host::nix_places;
 use super::super::printer::{Printer, count, size};
 use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, home, key};
-use crate::digest::Digest;
-use crate::platform::Platform;
+use crate::class::{Class, Classified};
+use crate::cli::complete;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
 use crate::upstream::fetch::{Cause, Failure, Fetcher, Selection, jobs};
 use crate::upstream::file;
 use crate::upstream::nix::BlobStore;
@@ -27,13 +27,13 @@ Blobs go to the very store paths that builds look for them at, so that builds th
 
 /// Download what the lock has and the Nix store lacks.
 ///
-/// With the logins of whoever runs this, several blobs at a time, each one once, whatever the number of images that have
+/// With the logins of the user who runs this, several blobs at a time, each one once, whatever the number of images that have
 /// it. Every byte is verified on its way. What was stopped goes on where it stopped, in this run or in a later one.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// Only this image. Repeatable.
-    #[arg(long = "image", value_name = "NAME")]
+    #[arg(add = complete::locked_images(), long = "image", value_name = "NAME")]
     images: Vec<String>,
     /// Only this platform, as `linux/amd64`. Repeatable.
     #[arg(long = "platform", value_name = "OS/ARCH")]
@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Ask no registry; fail if anything would have to be fetched.
     #[arg(long)]
     offline: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     /// How many blobs to fetch at a time.
     #[arg(long, value_name = "N", default_value_t = 4)]
     jobs: u16,
@@ -50,9 +53,9 @@ pub(super) struct Args {
     registry: RegistryArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     blobs: BTreeMap<Digest, Row>,
     fetched: usize,
     present: usize,
@@ -61,7 +64,7 @@ struct Report {
     incomplete: BTreeMap<String, usize>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Row {
     path: PathBuf,
@@ -93,7 +96,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         |images: &BTreeSet<String>| images.iter().for_each(|name| *incomplete.entry(name.clone()).or_default() += 1);
 
     let (mut fetched, mut network, mut failures) = (BTreeSet::new(), 0, Vec::new());
-    if args.offline {
+    if args.offline || args.dry_run {
         wanted.iter().for_each(|job| lacks(&job.images));
     } else if !wanted.is_empty() {
         let cache = home("XDG_CACHE_HOME", ".cache")?.join("windlass/blobs");
@@ -111,7 +114,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let row = |digest: &Digest| match (missing.contains(digest), fetched.contains(digest)) {
         (false, _) => "present",
         (true, true) => "fetched",
-        (true, false) if args.offline => "missing",
+        (true, false) if args.offline || args.dry_run => "missing",
         (true, false) => "failed",
     };
     let rows = jobs
@@ -123,10 +126,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if args.offline && !report.incomplete.is_empty() {
         let bytes: u64 = report.blobs.values().filter(|row| row.outcome == "missing").map(|row| row.size).sum();
         let blobs = count(missing.len(), "blob");
-        bail!(Offline(format!("{blobs} would have to be fetched, {}; run this without --offline", size(bytes))));
+        return Err(offline(format!("{blobs} would have to be fetched, {}; run this without --offline", size(bytes))));
     }
     if !failures.is_empty() {
-        bail!(Several::new(format!("{} could not be fetched", count(failures.len(), "blob")), &causes(&failures)));
+        return Err(several(format!("{} could not be fetched", count(failures.len(), "blob")), classes(&failures)));
     }
     Ok(())
 }
@@ -154,14 +157,11 @@ fn tell(report: &Report, failures: &[Failure], printer: &Printer) -> Result<()> 
 }
 
 /// Why each failed: what the last place said, which is upstream.
-fn causes(failures: &[Failure]) -> Vec<&(dyn Error + 'static)> {
-    failures
-        .iter()
-        .filter_map(|failure| match &failure.cause {
-            Cause::Places(places) => places.last().map(|(_, error)| error as &(dyn Error + 'static)),
-            Cause::Nix(error) => Some(error as &(dyn Error + 'static)),
-        })
-        .collect()
+fn classes(failures: &[Failure]) -> impl Iterator<Item = Class> {
+    failures.iter().filter_map(|failure| match &failure.cause {
+        Cause::Places(places) => places.last().map(|(_, error)| error.class()),
+        Cause::Nix(error) => Some(error.class()),
+    })
 }
 
 /// Where the links are that keep the blobs of a lock.

@@ -2,17 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::super::failure::{Context, Result};
 use super::super::output::{Destination, is_stream};
 use super::super::printer::{Printer, count};
 use super::super::session::Session;
 use super::{LockArgs, StateArgs};
-use crate::blobs::read_file;
-use crate::compose::images::images;
 use crate::compose::import::Options;
-use crate::platform::Platform;
+use crate::compose::read::images::images;
+use crate::disk::bounded::{self, Cap};
+use crate::oci::platform::Platform;
 use crate::upstream::file::{self, Change};
 use crate::upstream::versions::{Versions, Wanted, add, export, parse, remember, wanted};
 
@@ -23,11 +23,11 @@ const IMPORT: &str = "Examples:
 
 const EXPORT: &str = "Examples:
   windlass upstream export
-  windlass upstream export --to container-versions.json --registry ghcr.io/someone/mirror";
+  windlass upstream export --output container-versions.json --registry ghcr.io/someone/mirror";
 
 /// Take the images of a container-versions.json or of a compose file into the lock.
 ///
-/// Asks nobody: images come in as pending, until `windlass upstream update --all` looks them up. What the lock has already
+/// Opens no connection: images come in as pending, until `windlass upstream update --all` looks them up. What the lock has already
 /// stays as it is. Services of a compose file that are built, not pulled, are left out. The digests and times of a
 /// container-versions.json are remembered beside the lock.
 #[derive(Debug, clap::Args)]
@@ -41,6 +41,12 @@ pub(super) struct ImportArgs {
     /// For a compose file: a file of variables, instead of `.env` beside it. Repeatable; later ones win.
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
+    /// Registries on this machine speak plain HTTP.
+    #[arg(long)]
+    insecure: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     lock: LockArgs,
     #[command(flatten)]
@@ -55,8 +61,8 @@ pub(super) struct ImportArgs {
 #[command(after_long_help = EXPORT)]
 pub(super) struct ExportArgs {
     /// Write it here; replaced in one step if it is there. By default it goes to standard output.
-    #[arg(long, value_name = "FILE")]
-    to: Option<PathBuf>,
+    #[arg(short, long, alias = "to", value_name = "FILE")]
+    output: Option<PathBuf>,
     /// The registry of the mirrors, if the lock does not say it.
     #[arg(long, value_name = "REGISTRY")]
     registry: Option<String>,
@@ -66,9 +72,9 @@ pub(super) struct ExportArgs {
     state: StateArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Report {
+pub(super) struct Report {
     added: Vec<String>,
     left_out: Vec<String>,
     sentence: String,
@@ -93,9 +99,14 @@ pub(super) fn run_import(args: &ImportArgs, printer: &Printer, session: &Session
     platforms.dedup();
     let (path, progress) = (&args.lock.lock, session.progress());
     let mut change = Change::begin(path, progress)?;
-    let added = add(&mut change.lock, &wanted, &platforms).with_context(|| args.file.display().to_string())?;
-    change.finish(progress)?;
-    if let Some(versions) = &versions {
+    let added =
+        add(&mut change.lock, &wanted, &platforms, args.insecure).with_context(|| args.file.display().to_string())?;
+    if args.dry_run {
+        change.would_change()?;
+    } else {
+        change.finish(progress)?;
+    }
+    if let Some(versions) = versions.as_ref().filter(|_| !args.dry_run) {
         let (file, mut state) = args.state.read(path)?;
         let before = state.clone();
         remember(&mut state, versions);
@@ -106,7 +117,8 @@ pub(super) fn run_import(args: &ImportArgs, printer: &Printer, session: &Session
     let known = wanted.len() - added.len();
     let known = if known > 0 { format!(", {known} there already") } else { String::new() };
     let left = if built.is_empty() { String::new() } else { format!(", {} left out: built, not pulled", built.len()) };
-    let sentence = format!("{} added as pending{known}{left}", count(added.len(), "image"));
+    let verb = if args.dry_run { "to be added" } else { "added" };
+    let sentence = format!("{} {verb} as pending{known}{left}", count(added.len(), "image"));
     if printer.json() {
         return printer.value(&Report { added, left_out: built, sentence });
     }
@@ -120,7 +132,7 @@ pub(super) fn run_import(args: &ImportArgs, printer: &Printer, session: &Session
 fn look(args: &ImportArgs) -> Result<Found> {
     let file = &args.file;
     let named = || file.display().to_string();
-    let text = read_file(file).with_context(|| format!("read {}", file.display()))?;
+    let text = bounded::read(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
     // A compose file may be JSON too; only the other kind has images at the top.
     if let Ok(serde_json::Value::Object(top)) = serde_json::from_slice(&text)
         && top.contains_key("images")
@@ -132,7 +144,7 @@ fn look(args: &ImportArgs) -> Result<Found> {
     }
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = parent.canonicalize().with_context(|| format!("open {}", parent.display()))?;
-    let options = Options { file: file.clone(), directory, env_files: args.env_file.clone(), profiles: Vec::new() };
+    let options = Options { file: file.clone(), directory, env_files: args.env_file.clone(), ..Options::default() };
     let mut found = Found { wanted: Vec::new(), versions: None, built: Vec::new() };
     for service in images(&options)? {
         match service.image {
@@ -147,8 +159,11 @@ pub(super) fn run_export(args: &ExportArgs, printer: &Printer) -> Result<()> {
     let lock = file::read(&args.lock.lock)?;
     let (_, state) = args.state.read(&args.lock.lock)?;
     let versions = export(&lock, &state, args.registry.as_deref());
-    let Some(to) = args.to.as_deref().filter(|to| !is_stream(to)) else {
-        return printer.bytes(versions.to_text().as_bytes());
+    let Some(to) = args.output.as_deref().filter(|to| !is_stream(to)) else {
+        return match printer.json() {
+            true => printer.value(&versions),
+            false => printer.bytes(versions.to_text().as_bytes()),
+        };
     };
     let target = Destination::new(to)?;
     target.write(&versions.to_text(), printer)?;

@@ -1,22 +1,23 @@
 //! `windlass upstream list`
 
-use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::super::failure::Result;
 use super::super::printer::{Printer, count, size};
 use super::add::verified;
 use super::{LockArgs, StateArgs, day, now};
-use crate::digest::Digest;
-use crate::platform::Platform;
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
 use crate::upstream::check::Status;
 use crate::upstream::file;
 use crate::upstream::lock::{Cadence, Image, Lock, Source, Verified};
-use crate::upstream::state::{ImageState, State};
+use crate::upstream::newer::NewerVersions;
+use crate::upstream::state::State;
 
 /// List the images of the lock: what they are, and how they stood when they were last looked up.
 ///
-/// Asks nobody. A reference is *pinned* if it is locked and has a version or digest; a floating one is only *locked*.
+/// Opens no connection. A reference is *pinned* if it is locked and has a version or digest; a floating one is only *locked*.
 /// `due` says whether the cadence of an image asks for a check by now.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -29,7 +30,7 @@ pub(super) struct Args {
     state: StateArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Row<'a> {
     name: &'a str,
@@ -41,6 +42,7 @@ struct Row<'a> {
     total_size: Option<u64>,
     created: Option<&'a str>,
     status: Option<Status>,
+    newer: NewerVersions,
     last_check: Option<Timestamp>,
     cadence: Option<Cadence>,
     due: bool,
@@ -51,12 +53,18 @@ struct Row<'a> {
     verified: Option<&'a Verified>,
 }
 
+/// All images of the lock, for JSON.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report<'a> {
+    images: Vec<Row<'a>>,
+}
+
 pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     let lock = file::read(&args.lock.lock)?;
     let (_, state) = args.state.read(&args.lock.lock)?;
     let rows = rows(&lock, &state, now());
     if printer.json() {
-        return printer.value(&rows);
+        return printer.value(&Report { images: rows });
     }
     let mut table = vec![["name", "reference", "digest", "size", "made", "state", "due"].map(str::to_owned).to_vec()];
     table.extend(rows.iter().map(cells));
@@ -94,10 +102,11 @@ fn rows<'a>(lock: &'a Lock, state: &State, now: Timestamp) -> Vec<Row<'a>> {
             platforms: &image.original.platforms,
             total_size: locked.map(|locked| locked.platforms.values().map(|platform| platform.total_size).sum()),
             created: locked.and_then(|locked| locked.platforms.values().find_map(|entry| entry.created.as_deref())),
-            status: status(image, &known),
+            status: known.status_of(image),
+            newer: known.newer.clone(),
             last_check: known.last_check,
             cadence: image.cadence,
-            due: image.cadence.is_some() && due_at.is_none_or(|due| due <= now),
+            due: known.is_due(image.cadence, now),
             due_at,
             reason: image.reason.as_deref(),
             source: image.source,
@@ -108,22 +117,12 @@ fn rows<'a>(lock: &'a Lock, state: &State, now: Timestamp) -> Vec<Row<'a>> {
     lock.images.iter().map(row).collect()
 }
 
-/// How it stands as far as is known: the lock may have changed since the last check.
-fn status(image: &Image, known: &ImageState) -> Option<Status> {
-    match known.status {
-        _ if !image.is_answered() => Some(Status::Pending),
-        Some(Status::Update | Status::Moved | Status::Current) if known.seen == image.root() => Some(Status::Current),
-        // What was looked up was another lock.
-        Some(Status::Current) => None,
-        status => status,
-    }
-}
-
 fn cells(row: &Row<'_>) -> Vec<String> {
     let dash = || "-".to_owned();
     let state = match row.status {
         None => "not checked",
         Some(Status::Current) => "current",
+        Some(Status::Newer) => "newer",
         Some(Status::Update) => "update",
         Some(Status::Moved) => "moved",
         Some(Status::Gone) => "gone",

@@ -1,16 +1,16 @@
 //! `windlass upstream mirror`
 
 use std::collections::BTreeMap;
-use std::error::Error;
 
-use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::super::failure::{Several, Usage};
+use super::super::failure::{Result, several, usage};
 use super::super::host::nix_places;
 use super::super::printer::{Printer, count, size};
 use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, StateArgs, home, now};
+use crate::class::Classified;
+use crate::cli::complete;
 use crate::registry::location::Location;
 use crate::upstream::fetch::Selection;
 use crate::upstream::file::{self, Change};
@@ -34,7 +34,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "DIR|docker://REGISTRY/PREFIX")]
     to: String,
     /// Only this image. Repeatable.
-    #[arg(long = "image", value_name = "NAME")]
+    #[arg(add = complete::locked_images(), long = "image", value_name = "NAME")]
     images: Vec<String>,
     /// Say in the lock that these images are fetched from the mirror from now on.
     #[arg(long)]
@@ -42,6 +42,9 @@ pub(super) struct Args {
     /// The registry that is the mirror speaks plain HTTP; on this machine only.
     #[arg(long)]
     insecure: bool,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     lock: LockArgs,
     #[command(flatten)]
@@ -50,9 +53,9 @@ pub(super) struct Args {
     registry: RegistryArgs,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+pub(super) struct Row {
     mirror: String,
     written: usize,
     present: usize,
@@ -67,6 +70,18 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let lock = file::read(path)?;
     let target = target(&args.to)?;
     let images = Selection { images: &args.images, platforms: &[] }.images(&lock)?;
+    if args.dry_run {
+        let row = |name: &str| {
+            let mirror = target.place(name).map(|place| place.to_string()).unwrap_or_default();
+            Row { mirror, written: 0, present: 0, fetched: 0, whole: false, why: None }
+        };
+        let rows: BTreeMap<String, Row> = images.iter().map(|(name, _)| ((*name).to_owned(), row(name))).collect();
+        if printer.json() {
+            return printer.value(&Report { images: &rows });
+        }
+        rows.iter().try_for_each(|(name, row)| printer.line(format!("{name}: {}", row.mirror)))?;
+        return printer.line(format!("{} to mirror; nothing was done", count(rows.len(), "image")));
+    }
     let registries = args.registry.registries()?;
     let store = BlobStore::new(&nix_places())?;
     let cache = home("XDG_CACHE_HOME", ".cache")?.join("windlass/blobs");
@@ -121,10 +136,18 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     drop(drawing);
     tell(&rows, sum, printer)?;
     if !failed.is_empty() {
-        let causes: Vec<&(dyn Error + 'static)> = failed.iter().map(|error| error as _).collect();
-        bail!(Several::new(format!("{} could not be mirrored", count(failed.len(), "image")), &causes));
+        return Err(several(
+            format!("{} could not be mirrored", count(failed.len(), "image")),
+            failed.iter().map(Classified::class),
+        ));
     }
     Ok(())
+}
+
+/// What was mirrored, by the names of the lock, for JSON.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report<'a> {
+    images: &'a BTreeMap<String, Row>,
 }
 
 fn tell(rows: &BTreeMap<String, Row>, sum: Mirrored, printer: &Printer) -> Result<()> {
@@ -132,7 +155,7 @@ fn tell(rows: &BTreeMap<String, Row>, sum: Mirrored, printer: &Printer) -> Resul
         printer.note(format!("{name}: {why}"));
     }
     if printer.json() {
-        return printer.value(rows);
+        return printer.value(&Report { images: rows });
     }
     for (name, row) in rows.iter().filter(|(_, row)| row.why.is_none()) {
         let part = if row.whole { "" } else { "; its index names platforms that are not locked, and stays upstream" };
@@ -147,12 +170,12 @@ fn target(to: &str) -> Result<Target> {
     if let Some(location) = to.strip_prefix("docker://") {
         let location: Location = location.parse()?;
         if location.tag().is_some() || location.digest().is_some() {
-            bail!(Usage(format!("--to {to}: images keep their tags; expected docker://REGISTRY/PREFIX")));
+            return Err(usage(format!("--to {to}: images keep their tags; expected docker://REGISTRY/PREFIX")));
         }
         return Ok(Target::Registry(location));
     }
     if to.contains("://") {
-        bail!(Usage(format!("--to {to}: expected a directory, or docker://REGISTRY/PREFIX")));
+        return Err(usage(format!("--to {to}: expected a directory, or docker://REGISTRY/PREFIX")));
     }
     Ok(Target::Directory(std::path::absolute(to)?))
 }

@@ -1,7 +1,7 @@
 //! `windlass upstream`
 
 mod add;
-mod check;
+pub(super) mod check;
 mod fetch;
 mod import;
 mod list;
@@ -11,17 +11,18 @@ mod update;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use jiff::Timestamp;
 
-use super::failure::{Environment, Usage};
+use super::failure::{Context, Failure, Result, environment, usage};
 use super::printer::Printer;
 use super::registry::RegistryArgs;
+use super::schemas::{Described, printed};
 use super::session::Session;
-use crate::digest::Digest;
+use crate::oci::digest::Digest;
 use crate::upstream::check::select;
 use crate::upstream::lock::Lock;
 use crate::upstream::state::State;
+use crate::upstream::versions::Versions;
 
 const EXAMPLE: &str = "Examples:
   windlass upstream add qdrant qdrant/qdrant:v1.16.2 --cadence monthly
@@ -29,7 +30,7 @@ const EXAMPLE: &str = "Examples:
   windlass upstream update                 lock what it says now
   windlass upstream import container-versions.json
 
-images.lock.json belongs into version control: it holds every manifest byte for byte, so that builds ask nobody.";
+images.lock.json belongs into version control: it holds every manifest byte for byte, so that builds open no connection.";
 
 /// Pin images of registries by digest, see what became of them, and take what is new.
 ///
@@ -67,6 +68,21 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         Verb::Import(args) => import::run_import(args, printer, session),
         Verb::Export(args) => import::run_export(args, printer),
     }
+}
+
+/// What these verbs print with `--json`.
+pub(super) fn schemas() -> Vec<Described> {
+    vec![
+        ("upstream add", printed::<add::Report<'static>>),
+        ("upstream remove", printed::<remove::Report>),
+        ("upstream check", printed::<check::Report<'static>>),
+        ("upstream update", printed::<update::Report<'static>>),
+        ("upstream fetch", printed::<fetch::Report>),
+        ("upstream mirror", printed::<mirror::Report<'static>>),
+        ("upstream list", printed::<list::Report<'static>>),
+        ("upstream import", printed::<import::Report>),
+        ("upstream export", printed::<Versions>),
+    ]
 }
 
 /// Which lock.
@@ -108,7 +124,7 @@ impl StateArgs {
 pub(super) fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set(variable).or_else(|| Some(set("HOME")?.join(default)));
-    home.ok_or_else(|| Environment(format!("neither {variable} nor HOME is set; set one of them")).into())
+    home.ok_or_else(|| environment(format!("neither {variable} nor HOME is set; set one of them")))
 }
 
 /// What the files about a lock are called that are kept elsewhere.
@@ -125,10 +141,10 @@ fn chosen(lock: &Lock, asked: &[String], path: &Path) -> Result<Vec<String>> {
     select(lock, asked).map_err(|name| unknown(lock, &name, path))
 }
 
-fn unknown(lock: &Lock, name: &str, path: &Path) -> anyhow::Error {
+fn unknown(lock: &Lock, name: &str, path: &Path) -> Failure {
     let names: Vec<&str> = lock.images.keys().map(String::as_str).collect();
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    Usage(format!("{}: there is no image '{name}'; it has {names}", path.display())).into()
+    usage(format!("{}: there is no image '{name}'; it has {names}", path.display()))
 }
 
 /// The one clock of these verbs.
@@ -140,7 +156,7 @@ fn now() -> Timestamp {
 fn day(created: &str) -> String {
     let Ok(created) = created.parse::<Timestamp>() else { return created.to_owned() };
     let date = created.strftime("%Y-%m-%d");
-    // Reproducible images say the first second of 1970, which is no age.
+    // Reproducible images say the first second of 1970, which is not an age.
     match now().duration_since(created).as_hours() / 24 {
         days @ 0..20_000 => format!("{date}, {days} days ago"),
         _ => date.to_string(),

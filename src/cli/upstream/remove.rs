@@ -1,12 +1,14 @@
 //! `windlass upstream remove`
 
-use anyhow::{Result, bail};
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use super::super::failure::Result;
 use super::super::printer::{Printer, count};
 use super::super::session::Session;
 use super::{LockArgs, chosen};
-use crate::lock_file;
+use crate::cli::complete;
+use crate::disk::lock_file;
 use crate::upstream::file::Change;
 use crate::upstream::lock::Lock;
 
@@ -22,24 +24,40 @@ const EXAMPLE: &str = "Examples:
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct Args {
     /// The images. If one of them is not in the lock, nothing is changed.
-    #[arg(value_name = "NAME", required = true)]
+    #[arg(add = complete::locked_images(), value_name = "NAME", required = true)]
     names: Vec<String>,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     lock: LockArgs,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Report {
+    /// The names that were taken out of the lock.
+    removed: Vec<String>,
+    /// How many are left in it.
+    left: usize,
 }
 
 pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock.lock, session.progress());
     let mut change = Change::begin(path, progress)?;
     if change.is_new() {
-        bail!(lock_file::missing::<Lock>(path));
+        return Err(lock_file::missing::<Lock>(path).into());
     }
     let names = chosen(&change.lock, &args.names, path)?;
     change.lock.images.retain(|name, _| !names.contains(name));
     let left = change.lock.images.len();
-    change.finish(progress)?;
-    if printer.json() {
-        return printer.value(&json!({ "removed": names, "left": left }));
+    if args.dry_run {
+        change.would_change()?;
+    } else {
+        change.finish(progress)?;
     }
-    printer.line(format!("{} removed; {} left in {}", names.join(", "), count(left, "image"), path.display()))
+    if printer.json() {
+        return printer.value(&Report { removed: names.clone(), left });
+    }
+    let removed = if args.dry_run { "to remove" } else { "removed" };
+    printer.line(format!("{} {removed}; {} left in {}", names.join(", "), count(left, "image"), path.display()))
 }

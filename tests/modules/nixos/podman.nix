@@ -30,6 +30,12 @@ in
       package = mkOption {
         type = types.package;
         default = pkgs.podman;
+        # NixOS gives it what it finds its helpers with: what a user says with `override` of the same is lost.
+        apply = package: package.override { extraPackages = podman.extraPackages ++ [ "/run/wrappers" ]; };
+      };
+      extraPackages = mkOption {
+        type = types.listOf types.package;
+        default = [ ];
       };
       autoPrune = {
         enable = lib.mkEnableOption "it";

@@ -130,6 +130,7 @@ in
     system = {
       stateVersion = of types.str "26.05";
       activationScripts = of (types.attrsOf snippet) { };
+      preSwitchChecks = of (types.attrsOf types.str) { };
       nixos-init = { inherit enable; };
     };
     hardware.graphics.enable = enable;

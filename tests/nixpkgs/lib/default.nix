@@ -6,6 +6,7 @@ let
     import ./basics.nix
     // import ./strings.nix lib
     // import ./options.nix lib
+    // import ./docs.nix lib
     // import ./properties.nix lib
     // import ./modules.nix lib
     // import ./packaging.nix

@@ -73,7 +73,7 @@ let
         };
     in
     if !isAttrs module then
-      throw "The module ${own} is no attribute set but a ${typeOf module}"
+      throw "The module ${own} is not an attribute set but a ${typeOf module}"
     else if module.disabledModules or [ ] != [ ] then
       throw "The module ${own} disables others, which this stand-in does not know"
     else if module ? config || module ? options then

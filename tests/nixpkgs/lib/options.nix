@@ -70,11 +70,16 @@ rec {
     mkOption (
       {
         type = (if nullable then types.nullOr else id) types.package;
-        description = "The ${last (toList name)} package to use. ${extraDescription}";
+        description = "The ${last (toList name)} package to use.${
+          if extraDescription == "" then "" else " ${extraDescription}"
+        }";
       }
       // (
         if default != null then
-          { default = lib.attrByPath path missing pkgs; }
+          {
+            default = lib.attrByPath path missing pkgs;
+            defaultText = literalExpression "${pkgsText}.${showOption path}";
+          }
         else
           optionalAttrs nullable { default = null; }
       )

@@ -66,7 +66,7 @@ rec {
       if builtins.isBool value.condition then
         if value.condition then dischargeProperties value.content else [ ]
       else
-        throw "mkIf was given a condition that is no boolean"
+        throw "mkIf was given a condition that is not a boolean"
     else
       [ value ];
 

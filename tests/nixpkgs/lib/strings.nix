@@ -80,6 +80,7 @@ rec {
 
   escape = chars: replaceStrings chars (map (char: "\\${char}") chars);
   escapeRegex = escape (stringToCharacters "\\[{()^$?*+|.");
+  escapeNixIdentifier = name: if match "[a-zA-Z_][a-zA-Z0-9_'-]*" name != null then name else toJSON name;
   escapeShellArg =
     value:
     let

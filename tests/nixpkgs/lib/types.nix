@@ -54,6 +54,12 @@ let
       # { value } of an option that nothing defines
       emptyValue ? { },
       combine ? (_: type),
+      # Whether what it says needs parentheses in what another type says: "noun", "conjunction", "composite",
+      # "nonRestrictiveClause"; null always does.
+      descriptionClass ? null,
+      # For documentation: the options in a value, and the modules that they are of.
+      getSubOptions ? (_: { }),
+      getSubModules ? null,
       ...
     }@type:
     let
@@ -65,6 +71,9 @@ let
           check
           merge
           emptyValue
+          descriptionClass
+          getSubOptions
+          getSubModules
           ;
         combine = if type ? combine then type.combine else _: self;
         typeMerge = other: if other.name != name then null else self.combine other;
@@ -76,14 +85,20 @@ let
     name: description: check:
     mkOptionType {
       inherit name description check;
+      descriptionClass = "noun";
       merge = mergeEqualOption;
     };
   # A type made of another.
   container =
-    build: element: type:
+    build: below: element: type:
     mkOptionType (
-      type
+      {
+        descriptionClass = "composite";
+        inherit (element) getSubModules;
+      }
+      // type
       // {
+        getSubOptions = prefix: element.getSubOptions (prefix ++ below);
         nestedTypes.elemType = element;
         combine =
           other:
@@ -93,15 +108,25 @@ let
           if merged == null then null else build merged;
       }
     );
-  of = type: if type.name == "submodule" || match ".* or .*" type.description != null then "(${type.description})" else type.description;
+  # What a type says within what another says; `plain` are the classes that need no parentheses there.
+  phrase = plain: type: if elem type.descriptionClass plain then type.description else "(${type.description})";
+  listed = phrase [
+    "noun"
+    "composite"
+  ];
+  either' = phrase [
+    "noun"
+    "conjunction"
+  ];
+  noun = phrase [ "noun" ];
   # What a definition has for one attribute or entry.
   part = definition: value: { inherit (definition) file; inherit value; };
 
   attrsWith =
     build: name: lazy: element:
-    container build element {
+    container build [ "<name>" ] element {
       inherit name;
-      description = "${if lazy then "lazy " else ""}attribute set of ${of element}";
+      description = "${if lazy then "lazy " else ""}attribute set of ${listed element}";
       check = isAttrs;
       emptyValue.value = { };
       merge =
@@ -122,6 +147,7 @@ let
     mkOptionType {
       name = "separatedString";
       description = if separator == "" then "concatenated strings" else "strings concatenated with ${builtins.toJSON separator}";
+      descriptionClass = "noun";
       check = isString;
       merge = _: definitions: concatStringsSep separator (getValues definitions);
       combine = other: if other.separator == separator then separatedString separator else null;
@@ -146,14 +172,17 @@ let
     raw = mkOptionType {
       name = "raw";
       description = "raw value";
+      descriptionClass = "noun";
       merge = mergeOneOption;
     };
     unspecified = mkOptionType {
       name = "unspecified";
       description = "unspecified value";
+      descriptionClass = "noun";
     };
     anything = mkOptionType {
       name = "anything";
+      descriptionClass = "noun";
       merge =
         loc: definitions:
         let
@@ -184,10 +213,12 @@ let
       unsigned = addCheck int (value: value >= 0) // {
         name = "unsignedInt";
         description = "unsigned integer, meaning >=0";
+        descriptionClass = "nonRestrictiveClause";
       };
       positive = addCheck int (value: value > 0) // {
         name = "positiveInt";
         description = "positive integer, meaning >0";
+        descriptionClass = "nonRestrictiveClause";
       };
       u8 = sized "unsignedInt8" "8 bit unsigned integer" 0 255;
       u16 = sized "unsignedInt16" "16 bit unsigned integer" 0 65535;
@@ -219,6 +250,7 @@ let
     );
     package = mkOptionType {
       name = "package";
+      descriptionClass = "noun";
       check = value: isDerivation value || isStorePath value;
       merge =
         loc: definitions:
@@ -239,9 +271,9 @@ let
     lazyAttrsOf = attrsWith lazyAttrsOf "lazyAttrsOf" true;
     listOf =
       element:
-      container listOf element {
+      container listOf [ "*" ] element {
         name = "listOf";
-        description = "list of ${of element}";
+        description = "list of ${listed element}";
         check = isList;
         emptyValue.value = [ ];
         merge =
@@ -260,14 +292,15 @@ let
       element:
       addCheck (listOf element) (list: list != [ ])
       // {
-        description = "non-empty list of ${of element}";
+        description = "non-empty ${noun (listOf element)}";
         emptyValue = { };
       };
     nullOr =
       element:
-      container nullOr element {
+      container nullOr [ ] element {
         name = "nullOr";
-        description = "null or ${of element}";
+        descriptionClass = "conjunction";
+        description = "null or ${either' element}";
         check = value: value == null || element.check value;
         emptyValue.value = null;
         merge =
@@ -287,7 +320,14 @@ let
       values:
       mkOptionType {
         name = "enum";
-        description = "one of ${concatMapStringsSep ", " lib.showValue values}";
+        description =
+          if values == [ ] then
+            "impossible (empty enum)"
+          else if length values == 1 then
+            "value ${lib.showValue (head values)} (singular enum)"
+          else
+            "one of ${concatMapStringsSep ", " lib.showValue values}";
+        descriptionClass = if length values < 2 then "noun" else "conjunction";
         check = flip elem values;
         merge = mergeEqualOption;
         combine = other: enum (unique (values ++ other.values));
@@ -297,7 +337,18 @@ let
       a: b:
       mkOptionType {
         name = "either";
-        description = "${of a} or ${b.description}";
+        description =
+          if a.descriptionClass == "nonRestrictiveClause" then
+            "${a.description}, or ${either' b}"
+          else
+            "${either' a} or ${
+              phrase [
+                "noun"
+                "conjunction"
+                "composite"
+              ] b
+            }";
+        descriptionClass = "conjunction";
         check = value: a.check value || b.check value;
         merge =
           loc: definitions:
@@ -327,7 +378,8 @@ let
       from: coerce: to:
       mkOptionType {
         name = "coercedTo";
-        description = "${of to} or ${from.description} convertible to it";
+        description = "${noun to} or ${noun from} convertible to it";
+        inherit (to) getSubOptions getSubModules;
         check = value: (from.check value && to.check (coerce value)) || to.check value;
         merge =
           loc: definitions:
@@ -339,9 +391,9 @@ let
       };
     functionTo =
       element:
-      container functionTo element {
+      container functionTo [ "<function body>" ] element {
         name = "functionTo";
-        description = "function that evaluates to a(n) ${element.description}";
+        description = "function that evaluates to a(n) ${listed element}";
         check = isFunction;
         merge =
           loc: definitions: argument:
@@ -374,7 +426,9 @@ let
             prefix = loc;
             modules = [ { _module.args.name = lib.mkOptionDefault "‹name›"; } ] ++ modules ++ extra;
           };
-        freeform = (evaluate [ ] [ ])._module.freeformType;
+        # Nothing is defined where it is documented, so nothing is checked.
+        documented = loc: evaluate loc [ { _module.check = lib.mkForce false; } ];
+        freeform = (documented [ ])._module.freeformType;
         asModule =
           definition:
           if shorthandOnlyDefinesConfig && isAttrs definition.value then
@@ -387,7 +441,14 @@ let
       in
       mkOptionType {
         name = "submodule";
-        description = if description != null then description else freeform.description or "submodule";
+        description =
+          if description != null then
+            description
+          else if freeform ? description then
+            "open submodule of ${listed freeform}"
+          else
+            "submodule";
+        getSubOptions = prefix: (documented prefix).options;
         check = value: isAttrs value || isFunction value || path.check value;
         emptyValue.value = { };
         merge =

@@ -1,0 +1,43 @@
+//! The images of several platforms under one name.
+
+use std::collections::BTreeMap;
+
+use crate::build::BuildError;
+use crate::image;
+use crate::image::layout::{Image, ImageDir, VERSION};
+use crate::image::summary::{ImageKind, PlatformRecord, Summary};
+use crate::oci::reference::{Reference, full_name};
+use crate::spec::IndexSpec;
+
+/// Puts the images of several platforms under one name.
+///
+/// # Errors
+/// If one of them is an index itself, or two are for one platform.
+pub(crate) fn build(spec: &IndexSpec) -> Result<Image, BuildError> {
+    let mut platforms: Vec<PlatformRecord> = Vec::new();
+    let (mut blobs, mut recipes, mut entries) = (Vec::new(), BTreeMap::new(), Vec::new());
+    for path in &spec.images {
+        let directory = ImageDir::open(path)?;
+        let unfit = |message: String| BuildError::Unfit { path: path.clone(), message };
+        let [platform] = &directory.summary().platforms[..] else {
+            return Err(unfit("is an index itself; give its images instead".to_owned()));
+        };
+        if let Some(other) = platforms.iter().find(|other| other.platform == platform.platform) {
+            return Err(unfit(format!("is for {}, as another image of the index is", other.platform)));
+        }
+        let top = &directory.image().top;
+        entries.push((platform.platform.clone(), top.media_type.clone(), platform.digest, top.bytes.len() as u64));
+        platforms.push(platform.clone());
+        blobs.extend(directory.image().small_blobs().cloned());
+        recipes.extend(directory.image().recipes.clone());
+    }
+    blobs.sort_by_key(|blob| blob.digest);
+    blobs.dedup_by_key(|blob| blob.digest);
+    let top = image::index(&entries, &spec.annotations);
+    let short = top.digest.short();
+    let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
+    let (kind, name) = (ImageKind::Index, reference.repository());
+    let summary =
+        Summary { version: VERSION, kind, name, reference, digest: top.digest, origin: None, model: None, platforms };
+    Ok(Image { summary, top, blobs, recipes })
+}

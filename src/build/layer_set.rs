@@ -1,0 +1,66 @@
+//! Layers that were built by themselves, to be named by images: a directory with `layers.json` and `recipes/`.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::disk::WriteError;
+use crate::disk::files::write_file;
+use crate::disk::progress::Progress;
+use crate::image::json::read_versioned;
+use crate::image::layout::{LayoutError, VERSION};
+use crate::image::recipes::{Description, read_recipes, write_recipes};
+use crate::image::{Layer, LayerRecord};
+use crate::oci::canonical;
+
+/// `layers.json`: layers that were built by themselves, to be named by images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LayerSet {
+    /// [`VERSION`].
+    pub(crate) version: u32,
+    /// Their common name.
+    pub(crate) name: String,
+    /// The layers, bottom first.
+    pub(crate) layers: Vec<LayerRecord>,
+}
+
+/// Writes `layers.json` and the recipes into `directory`, which must exist.
+///
+/// # Errors
+/// With the path at fault.
+pub(crate) fn write_layers(
+    directory: &Path,
+    name: &str,
+    layers: &[Layer],
+    progress: &Progress,
+) -> Result<(), WriteError> {
+    let records = layers.iter().map(|layer| layer.record.clone()).collect();
+    let set = LayerSet { version: VERSION, name: name.to_owned(), layers: records };
+    let recipes = layers.iter().map(|layer| (layer.record.digest, &layer.recipe, layer.checksums.as_ref()));
+    write_recipes(directory, recipes, progress)?;
+    write_file(&directory.join("layers.json"), &canonical::to_pretty(&set), progress)
+}
+
+/// Reads what [`write_layers`] wrote.
+///
+/// # Errors
+/// See [`LayoutError`].
+pub(crate) fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
+    let set: LayerSet = read_versioned(&directory.join("layers.json"))?;
+    let mut recipes = read_recipes(directory, set.layers.iter())?;
+    let missing = |record: &LayerRecord| LayoutError::NoLayer {
+        path: directory.to_owned(),
+        digest: record.digest,
+        title: record.title.clone(),
+    };
+    set.layers
+        .into_iter()
+        .map(|record| match recipes.remove(&record.digest) {
+            Some(Description { recipe, checksums }) => {
+                Ok(Layer { record, recipe, checksums, files: Vec::new(), secrets: Vec::new() })
+            }
+            None => Err(missing(&record)),
+        })
+        .collect()
+}

@@ -1,0 +1,264 @@
+//! What is built and will be regretted, each told in a sentence with what to do instead: containers that cannot start
+//! ([`runs`](crate::build::runs)), and ways to pay for the same weights twice.
+//!
+//! | what | why it costs |
+//! |---|---|
+//! | a model in another layer than one of its own | every change of that layer, or below it, stores and sends the weights again |
+//! | models in an order that images do not share | Podman names a layer by all that is below it ([`plan::warnings`]) |
+//! | the same file in two models | two layers have it |
+//! | a storage driver that copies | each layer is a copy of all that is below it |
+//! | weights that are packed | they hardly get smaller ([`PACKED`]) |
+//!
+//! Nothing but names and sizes is read, and the first bytes of large files.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+
+use crate::build::runs::Run;
+use crate::build::stack::{StackDir, StackJson};
+use crate::image::json::read_versioned;
+use crate::image::layout::{self, ImageDir, LayoutError};
+use crate::image::summary::{ImageKind, Summary};
+use crate::image::{LayerKind, LayerRecord, models_of};
+use crate::layer::{ALIGN_FROM, Content, Known, Member, Recipe};
+use crate::model::read::formats::is_unread;
+use crate::model::read::named::is_weights;
+use crate::model::read::sniff::{Found, HEAD, sniff};
+use crate::names::Name;
+use crate::oci::digest::Digest;
+use crate::oci::reference::file_name;
+use crate::plan;
+
+/// What is said of a model image that is to be pushed with compression.
+pub(crate) const PACKED: &str = "weights get about 6 % smaller when they are packed (measured: gzip and zstd on GGUF), are packed anew for every \
+                          registry and unpacked at every pull, and the model's layer gets another digest; push models without --compression";
+
+/// An image, as far as it is looked at here.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its models with the bytes of their weights, lowest first.
+    pub(crate) models: Vec<(String, u64)>,
+    /// Its layers: what each is for, what is in it in a few words, and how it is made.
+    pub(crate) layers: Vec<(LayerKind, String, Recipe)>,
+    /// What its containers start, for each of its platforms; nothing before it is built.
+    pub(crate) runs: Vec<Run>,
+}
+
+/// A model, as far as it is looked at here.
+#[derive(Debug, Clone)]
+pub(crate) struct Model {
+    /// Its name.
+    pub(crate) name: String,
+    /// How its layers are made.
+    pub(crate) recipes: Vec<Recipe>,
+    /// The digests of its files by their places in an image, where they are known.
+    pub(crate) digests: Known,
+}
+
+impl Image {
+    /// One that was built; layers that cannot be made here are left out.
+    #[must_use]
+    pub(crate) fn of(image: &layout::Image) -> Self {
+        let Summary { name, platforms, .. } = &image.summary;
+        let first = platforms.first();
+        let models = first.map(|first| weights(&first.models, &first.layers)).unwrap_or_default();
+        let layers = image.summary.layers().into_iter().filter_map(|layer| {
+            let made = image.recipes.get(&layer.digest)?;
+            Some((layer.kind, layer.title.clone(), made.recipe.clone()))
+        });
+        Self { name: file_name(name), models, layers: layers.collect(), runs: Run::of(image) }
+    }
+}
+
+impl Model {
+    /// One that was built.
+    #[must_use]
+    pub(crate) fn of(name: &str, image: &layout::Image) -> Self {
+        let recipes = image.recipes.values().map(|made| made.recipe.clone()).collect();
+        let files = image.summary.model.iter().flat_map(|model| &model.files);
+        Self { name: name.to_owned(), recipes, digests: files.map(|file| (file.path.clone(), file.sha256)).collect() }
+    }
+}
+
+/// What there is to be looked at in an image directory or a lean stack: nothing in a stack of archives.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn subjects(path: &Path) -> Result<(Vec<Image>, Vec<Model>), LayoutError> {
+    if !path.join("stack.json").is_file() {
+        let image = ImageDir::open(path)?;
+        return Ok(match (image.summary().kind, image.summary().platforms.first()) {
+            (ImageKind::Model, Some(model)) => (Vec::new(), vec![Model::of(&model.models.concat(), image.image())]),
+            _ => (vec![Image::of(image.image())], Vec::new()),
+        });
+    }
+    let json: StackJson = read_versioned(&path.join("stack.json"))?;
+    if json.images.iter().any(|image| image.directory.is_none())
+        || json.models.iter().any(|model| model.directory.is_none())
+    {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let stack = StackDir::open(path)?;
+    let images = stack.images.iter().map(|image| Image::of(image.image())).collect();
+    Ok((images, stack.models.iter().map(|(name, model)| Model::of(name, model.image())).collect()))
+}
+
+/// The models of an image with the bytes of what holds their tensors, lowest first.
+fn weights(models: &[Name], layers: &[LayerRecord]) -> Vec<(String, u64)> {
+    let of = models_of(models, layers.iter().map(|layer| (layer.kind, layer.part.as_ref())));
+    let mut weights: Vec<(String, u64)> = models.iter().map(|name| (name.to_string(), 0)).collect();
+    for (model, layer) in of.into_iter().zip(layers).filter(|(_, layer)| layer.is_weights()) {
+        if let Some(model) = model {
+            weights[model].1 += layer.size;
+        }
+    }
+    weights
+}
+
+/// What cannot start, and what costs more than it need, in these images of one stack, and in its models.
+#[must_use]
+pub(crate) fn lint(images: &[Image], models: &[Model]) -> Vec<String> {
+    let mut warnings: Vec<String> = images.iter().flat_map(|image| &image.runs).flat_map(Run::warnings).collect();
+    warnings.extend(misplaced(images));
+    warnings.extend(plan::warnings(images.iter().map(|image| {
+        let models = image.models.iter().map(|(name, size)| (name.as_str(), *size));
+        (image.name.as_str(), models.collect())
+    })));
+    warnings.extend(twice(models));
+    warnings
+}
+
+/// What a storage driver costs where images have models in them; `None` for one that shares layers.
+#[must_use]
+pub(crate) fn driver(driver: &str) -> Option<String> {
+    (driver == "vfs").then(|| {
+        "Podman's storage driver is vfs, which makes a copy of all weights for each layer above them, and cannot have a linked \
+         store; use overlay (`windlass doctor`), or deliver models as a mount"
+            .to_owned()
+    })
+}
+
+/// Models in layers that are not theirs.
+fn misplaced(images: &[Image]) -> Vec<String> {
+    let mut found: BTreeMap<&Recipe, Vec<(PathBuf, u64)>> = images
+        .iter()
+        .flat_map(|image| &image.layers)
+        .filter(|(kind, _, recipe)| matches!(kind, LayerKind::Closure | LayerKind::Root) && recipe.blob().is_none())
+        .map(|(_, _, recipe)| (recipe, Vec::new()))
+        .collect();
+    found.par_iter_mut().for_each(|(recipe, found)| *found = files(recipe, looks_like_weights));
+    let mut warnings = Vec::new();
+    for image in images {
+        for (kind, title, recipe) in &image.layers {
+            for (path, size) in found.get(recipe).into_iter().flatten() {
+                warnings.push(format!(
+                    "image '{}' has a model in its {} layer '{title}': {}, {size} bytes; whatever else changes there, or below it, stores \
+                     and sends them again; leave it out there and name it in 'models' (buildModel), so that it lies at the bottom",
+                    image.name,
+                    kind.word(),
+                    path.display()
+                ));
+            }
+        }
+    }
+    warnings
+}
+
+/// A file of a layer that is made of parts, for who decides whether it counts.
+struct Seen<'a> {
+    path: &'a Path,
+    size: u64,
+    file: &'a File,
+}
+
+/// The files of a layer that count, each with its size. What cannot be read is reported where its bytes are needed.
+fn files(recipe: &Recipe, counts: fn(&Seen<'_>) -> bool) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    let walked = recipe.members(&mut |Member { entry, content, .. }| {
+        if let Content::File(file, _) = &content {
+            let path = Path::new("/").join(std::ffi::OsStr::from_bytes(&entry.path));
+            let size = entry.size();
+            if counts(&Seen { path: &path, size, file }) {
+                found.push((path, size));
+            }
+        }
+        Ok(())
+    });
+    if walked.is_err() { Vec::new() } else { found }
+}
+
+/// Files of this size and more are looked into.
+const LARGE: u64 = 256 * 1024 * 1024;
+
+fn looks_like_weights(seen: &Seen<'_>) -> bool {
+    let name = seen.path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if seen.size >= ALIGN_FROM && is_weights(&name) {
+        return true;
+    }
+    if seen.size < LARGE {
+        return false;
+    }
+    let mut start = vec![0; HEAD];
+    if seen.file.read_exact_at(&mut start, 0).is_err() {
+        return false;
+    }
+    let is_model = matches!(sniff(&start), Found::Gguf | Found::Safetensors | Found::OldGgml | Found::Pickle);
+    is_model || is_unread(&name)
+}
+
+/// A large file of a model.
+struct Weights {
+    place: PathBuf,
+    host: PathBuf,
+    size: u64,
+    digest: Option<Digest>,
+}
+
+/// Files that two models have, in different layers.
+fn twice(models: &[Model]) -> Vec<String> {
+    let weights = |model: &Model| {
+        let mut found = Vec::new();
+        for recipe in &model.recipes {
+            let note = &mut |Member { entry, content, host, .. }: Member| {
+                let size = entry.size();
+                if matches!(content, Content::File(..)) && size >= ALIGN_FROM {
+                    let place = Path::new("/").join(std::ffi::OsStr::from_bytes(&entry.path));
+                    let digest = model.digests.get(&place).copied();
+                    let host = fs::canonicalize(&host).unwrap_or(host);
+                    found.push(Weights { place, host, size, digest });
+                }
+                Ok(())
+            };
+            // As above: who builds it says what cannot be read.
+            drop(recipe.members(note));
+        }
+        found
+    };
+    let all: Vec<(&Model, Vec<Weights>)> = models.iter().map(|model| (model, weights(model))).collect();
+    let mut warnings = Vec::new();
+    for (n, (one, files)) in all.iter().enumerate() {
+        for (two, others) in all[n + 1..].iter().filter(|(two, _)| two.recipes != one.recipes) {
+            for (file, other) in files.iter().flat_map(|file| others.iter().map(move |other| (file, other))) {
+                if file.host == other.host || (file.digest.is_some() && file.digest == other.digest) {
+                    warnings.push(format!(
+                        "models '{}' and '{}' have the same {} bytes, at {} and at {}: they are stored once for each; leave one of them \
+                         out, or give both the same files and the same mountPath",
+                        one.name,
+                        two.name,
+                        file.size,
+                        file.place.display(),
+                        other.place.display()
+                    ));
+                }
+            }
+        }
+    }
+    warnings
+}

@@ -1,0 +1,81 @@
+//! Completions that know names: images and models of the locks here, and what is loaded. They only read files: no program is
+//! asked, and what cannot be read gives no names.
+
+use std::path::Path;
+
+use clap_complete::CompletionCandidate;
+use clap_complete::engine::ArgValueCandidates;
+
+use super::host::{caller, nix_places};
+use crate::engine::Engine as _;
+use crate::image::summary::ImageKind;
+use crate::model::pin::lock as models;
+use crate::podman::load::decide::Host;
+use crate::podman::load::sizes::Sizes;
+use crate::podman::slots::Slots;
+use crate::podman::storage::client::Client;
+use crate::podman::storage::places::{Overrides, Places};
+use crate::upstream::file as images;
+
+/// The variable by which a shell's script asks for completions.
+pub(super) const VARIABLE: &str = "WINDLASS_COMPLETE";
+
+fn candidates(names: impl IntoIterator<Item = String>) -> Vec<CompletionCandidate> {
+    names.into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// Images of `images.lock.json`.
+pub(super) fn locked_images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let lock = images::read(Path::new("images.lock.json")).ok();
+        candidates(lock.into_iter().flat_map(|lock| lock.images.into_keys()))
+    })
+}
+
+/// Models of `models.lock.json`.
+pub(super) fn locked_models() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let lock = models::read(Path::new("models.lock.json")).ok();
+        candidates(lock.into_iter().flat_map(|lock| lock.models.into_keys()))
+    })
+}
+
+/// The Podman of this user, as it has answered before.
+fn host() -> Option<Host> {
+    let overrides = Overrides::default();
+    let places = Places::remembered(&caller(), &overrides)?;
+    let (engine, linked) = (Client::new(&overrides, &places), Host::find_linked(&places, None));
+    Some(Host { places, engine, linked, nix: nix_places(), sizes: Sizes::default() })
+}
+
+fn loaded(fits: fn(ImageKind) -> bool) -> Vec<CompletionCandidate> {
+    let current = host().and_then(|host| host.generations().current().ok()?);
+    let entries = current.into_iter().flat_map(|current| current.entries);
+    candidates(entries.filter(|entry| fits(entry.kind)).map(|entry| entry.name.to_string()))
+}
+
+/// What the current generation has.
+pub(super) fn loaded_names() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| loaded(|_| true))
+}
+
+/// The models that it has.
+pub(super) fn loaded_models() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| loaded(|kind| kind == ImageKind::Model))
+}
+
+/// The numbers of generations.
+pub(super) fn generations() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let all = host().and_then(|host| host.generations().all().ok());
+        candidates(all.into_iter().flatten().map(|generation| generation.number.to_string()))
+    })
+}
+
+/// The slots that were used so far.
+pub(super) fn slots() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let names = host().and_then(|host| Slots::of(&host.places.graph_root).names().ok());
+        candidates(names.into_iter().flatten())
+    })
+}

@@ -1,0 +1,98 @@
+//! `windlass model check`
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::super::failure::Result;
+use super::chosen;
+use super::hub::Place;
+use crate::cli::complete;
+use crate::cli::printer::Printer;
+use crate::cli::registry::RegistryArgs;
+use crate::cli::session::Session;
+use crate::cli::upstream::check::{end, sentence, state};
+use crate::model::pin::lock::{self, ModelLock};
+use crate::upstream::check::{Finding, Status};
+use crate::upstream::models::check_models;
+
+const EXAMPLE: &str = "Examples:
+  windlass model check
+  windlass model check smollm2 && echo current
+
+The states are those of `windlass upstream check`: current, update (the branch has other files), moved (an address that does
+not say it is floating has other bytes), gone, unknown.
+
+Exit codes: 0 all is current; 8 there is something newer; without that, 7 a login is needed, 1 a model is gone or unknown.";
+
+/// See whether the sources of models still have what the lock says.
+///
+/// Nothing is changed, and no file is downloaded. A model of Hugging Face is compared by its commit and by the digests in the
+/// list of files; one of another server or of this machine by its size, because no digest is told there.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// Only these models.
+    #[arg(add = complete::locked_models(), value_name = "NAME")]
+    names: Vec<String>,
+    /// The lock file.
+    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
+    lock: PathBuf,
+    #[command(flatten)]
+    registry: RegistryArgs,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+pub(super) struct Report<'a> {
+    models: Vec<Row<'a>>,
+    sentence: String,
+}
+
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+struct Row<'a> {
+    name: &'a str,
+    status: Status,
+    /// What was asked for when it was added.
+    reference: &'a str,
+    floating: bool,
+    why: Option<&'a str>,
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let lock = lock::read(&args.lock)?;
+    let names = chosen(&lock, &args.names, &args.lock)?;
+    let place = Place::new(&args.registry, &args.lock)?;
+    let drawing = session.draw("check");
+    let findings = check_models(place.adder(session.progress()).hub, &lock, &names, session.progress())?;
+    drop(drawing);
+    let sentence = sentence(&findings, "model");
+    let rows: Vec<Row<'_>> = findings.iter().map(|finding| row(finding, &lock)).collect();
+    if printer.json() {
+        printer.value(&Report { models: rows, sentence })?;
+    } else {
+        let cells = |row: &Row<'_>| {
+            let why = row.why.unwrap_or("-").to_owned();
+            vec![row.name.to_owned(), state(row.status), row.reference.to_owned(), why]
+        };
+        let head = ["name", "state", "source", "why"].map(str::to_owned).to_vec();
+        if !rows.is_empty() {
+            printer.table(&std::iter::once(head).chain(rows.iter().map(cells)).collect::<Vec<_>>())?;
+        }
+        if rows.iter().any(|row| row.status == Status::Update) {
+            printer.line("to take what is new: windlass model update")?;
+        }
+        printer.line(sentence)?;
+    }
+    end(&findings)
+}
+
+fn row<'a>(finding: &'a Finding, lock: &'a ModelLock) -> Row<'a> {
+    let source = &lock.models[&finding.name].source;
+    Row {
+        name: &finding.name,
+        status: finding.status,
+        reference: &source.reference,
+        floating: source.floating,
+        why: finding.why.as_deref(),
+    }
+}

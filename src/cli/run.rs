@@ -1,0 +1,54 @@
+//! `windlass run`
+
+use std::os::unix::process::CommandExt;
+
+use super::failure::{Result, environment, usage};
+use super::host::HostArgs;
+use super::load::run_words;
+use crate::disk::progress::Progress;
+use crate::engine::Engine;
+use crate::image::summary::ImageKind;
+
+const EXAMPLE: &str = "Examples:
+  windlass run redis --publish 6379:6379
+  windlass run redis --rm -- redis-server --version
+
+The exit code is Podman's.";
+
+/// Run an image that is loaded: a word for `podman run --pull=never NAME@DIGEST`.
+///
+/// What follows the name are options of `podman run`; what follows `--` is the command in the container. The digest is that of the
+/// current generation, so it is what was loaded last, and nothing is ever pulled.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    #[command(flatten)]
+    host: HostArgs,
+    /// The name of an image of what is loaded.
+    #[arg(value_name = "IMAGE")]
+    name: String,
+    /// Options of `podman run`, and after `--` the command in the container with its arguments.
+    #[arg(value_name = "OPTIONS] [-- COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]
+    words: Vec<String>,
+}
+
+pub(super) fn run(args: &Args, progress: &Progress) -> Result<()> {
+    let host = args.host.host(progress)?;
+    let Some(current) = host.generations().current()? else {
+        return Err(usage("nothing was loaded yet; load a stack with `windlass load`"));
+    };
+    let images = || current.entries.iter().filter(|entry| entry.kind != ImageKind::Model);
+    let Some(entry) = images().find(|entry| *entry.name == *args.name) else {
+        let there: Vec<&str> = images().map(|entry| &*entry.name).collect();
+        return Err(usage(format!("{} is not an image that is loaded; there are: {}", args.name, there.join(", "))));
+    };
+    let mut parts = args.words.splitn(2, |word| word == "--");
+    let (options, words) = match args.words.first() {
+        // Where no option comes before it, clap takes the `--` for its own.
+        Some(first) if !first.starts_with('-') => (&[][..], args.words.as_slice()),
+        _ => (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()),
+    };
+    let mut command = host.engine.command("podman");
+    command.args(["run", "--pull=never"]).args(options).arg(run_words(entry)).args(words);
+    Err(environment(format!("run podman: {}", command.exec())))
+}

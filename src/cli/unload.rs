@@ -1,0 +1,108 @@
+//! `windlass unload`
+
+use serde::Serialize;
+
+use super::failure::{Result, usage};
+use super::host::HostArgs;
+use super::load::{label, origin};
+use super::printer::{Printer, count, size};
+use super::session::Session;
+use crate::engine::Engine;
+use crate::engine::generations::GenerationEntry;
+use crate::image::summary::ImageKind;
+use crate::podman::keep::gc::{Kept, Removal};
+use crate::podman::keep::unload::choose;
+
+const EXAMPLE: &str = "Examples:
+  windlass unload redis                 one image of what is loaded
+  windlass unload ./result --dry-run    what a stack has that no other one brought
+  windlass unload old-stack             a stack that is no longer there, by its name
+
+Exit codes: 0 done, 1 a container uses one of them, 2 it is not loaded.";
+
+/// Let go of images and models that are loaded: the current generation is replaced by one without them, and they go from Podman.
+///
+/// What a container, running or stopped, a mount or a slot uses is refused by name, and nothing is changed then. Older
+/// generations keep what the images are made of, so `windlass rollback` brings them back, until `windlass gc` removes these too.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLE)]
+pub(super) struct Args {
+    /// Names of images and models, and names or paths of stacks.
+    #[arg(required = true, value_name = "NAME|STACK")]
+    names: Vec<String>,
+    /// Only say what would be done.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// What was unloaded, for JSON.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report<'a> {
+    applied: bool,
+    images: &'a [GenerationEntry],
+    removed: Vec<&'a Removal>,
+    keep: &'a [Kept],
+    /// Bytes that this frees.
+    bytes: u64,
+    /// Bytes of store paths that Nix may collect when no generation needs them any more.
+    collectable: u64,
+    /// The generation that is current now.
+    generation: Option<u64>,
+    warnings: &'a [String],
+}
+
+pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+    let progress = session.progress();
+    let host = args.host.asked(progress)?;
+    let Some(current) = host.generations().current()? else {
+        return Err(usage("nothing was loaded yet; load a stack with `windlass load`"));
+    };
+    // A path stands for the stack that it was loaded as.
+    let known = |name: &str| current.entries.iter().any(|entry| *entry.name == *name || entry.origins.contains(name));
+    let as_loaded = |name: &String| match known(name) {
+        true => Ok(name.clone()),
+        false if std::path::Path::new(name).exists() => origin(&super::load::lean(name.as_ref())),
+        false => Ok(name.clone()),
+    };
+    let names = args.names.iter().map(as_loaded).collect::<Result<Vec<_>>>()?;
+    let choice = choose(&current, &names).map_err(|unknown| {
+        let images = current.entries.iter().map(|entry| entry.name.to_string());
+        let stacks = current.entries.iter().flat_map(|entry| entry.origins.iter().cloned());
+        let mut there: Vec<String> = images.chain(stacks).collect();
+        there.sort();
+        there.dedup();
+        // As it was typed.
+        let typed = names.iter().position(|name| *name == unknown).map_or(unknown.as_str(), |n| args.names[n].as_str());
+        usage(format!("{typed} is not loaded; there are: {}", there.join(", ")))
+    })?;
+    if !args.dry_run {
+        host.settle_now(progress)?;
+    }
+    let unloaded = host.unload(&choice, !args.dry_run, progress)?;
+    let removed: Vec<&Removal> = unloaded.removed.iter().map(|removed| &removed.removal).collect();
+    let bytes = removed.iter().map(|removal| removal.bytes).sum();
+    let collectable = removed.iter().map(|removal| removal.collectable).sum();
+    let (images, generation) = (choice.going.as_slice(), unloaded.generation);
+    let (keep, warnings) = (unloaded.plan.keep.as_slice(), unloaded.plan.warnings.as_slice());
+    if printer.json() {
+        let applied = !args.dry_run;
+        return printer.value(&Report { applied, images, removed, keep, bytes, collectable, generation, warnings });
+    }
+    warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+    let verb = if args.dry_run { "would unload" } else { "unloaded" };
+    images.iter().try_for_each(|entry| printer.line(format!("{verb} {}  {}", label(entry), entry.reference)))?;
+    keep.iter().try_for_each(|kept| printer.line(format!("{} stays in Podman: {}", kept.name, kept.why)))?;
+    let models = images.iter().filter(|entry| entry.kind == ImageKind::Model).count();
+    let nix =
+        if collectable > 0 { format!(", and Nix may collect {} more later", size(collectable)) } else { String::new() };
+    let end = match generation {
+        Some(number) => {
+            format!("freed {}{nix}; generation {number} is current, `windlass rollback` brings them back", size(bytes))
+        }
+        None => format!("would free {}{nix}; nothing was changed", size(bytes)),
+    };
+    printer.line(format!("{verb} {}, {}; {end}", count(images.len() - models, "image"), count(models, "model")))
+}

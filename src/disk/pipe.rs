@@ -1,0 +1,216 @@
+//! Reading a file once for several consumers.
+//!
+//! Hashing takes about as long as reading, summing and writing together. A large file is read once, in chunks that all
+//! consumers see: what hashes has a thread of its own, the rest is done by the thread that reads, with the chunk still
+//! in its cache. A small file is not worth a thread. Memory: [`CHUNK`] × [`BUFFERS`], whatever the file's size.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use crate::disk::progress::Progress;
+
+/// Bytes of one chunk: few, so that they are still in a core's cache when the next one takes them. Chunks of 512 KiB
+/// took twice the system time.
+pub(crate) const CHUNK: usize = 64 * 1024;
+/// Chunks under way for one file.
+pub(crate) const BUFFERS: usize = 8;
+/// Files of this size and more are worth threads.
+const THREADS_FROM: u64 = 4 * 1024 * 1024;
+
+/// One consumer of the chunks.
+pub(crate) type Consumer<'a> = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a>;
+
+/// All consumers of a file.
+#[derive(Default)]
+pub struct Readers<'a> {
+    /// Those that are quick: the thread that reads runs them.
+    pub(crate) here: Vec<Consumer<'a>>,
+    /// Those that take as long as reading itself, like a hash: each has a thread.
+    pub(crate) beside: Vec<Consumer<'a>>,
+}
+
+impl Readers<'_> {
+    /// Whether there is no reader.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.here.is_empty() && self.beside.is_empty()
+    }
+}
+
+impl fmt::Debug for Readers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers").field("here", &self.here.len()).field("beside", &self.beside.len()).finish()
+    }
+}
+
+/// Which side failed.
+#[derive(Debug)]
+pub enum PipeError {
+    /// Reading the file, or its end came early (kind `UnexpectedEof`).
+    Read(io::Error),
+    /// A consumer.
+    Write(io::Error),
+}
+
+/// A buffer that goes back to its pool when the last consumer is done with it.
+struct Chunk {
+    bytes: Vec<u8>,
+    filled: usize,
+    pool: SyncSender<Vec<u8>>,
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        // The pool is gone when the reader has failed; then the buffer may go too.
+        drop(self.pool.try_send(std::mem::take(&mut self.bytes)));
+    }
+}
+
+/// Reads exactly `length` bytes of `file` and hands them, in order, to every consumer. One consumer alone is not worth a
+/// thread: that would save less than a tenth of the time, for a quarter more work.
+///
+/// # Errors
+/// The first failure of the reader or of a consumer; consumers have then seen a prefix.
+pub(crate) fn fan_out(file: &File, length: u64, readers: Readers<'_>, progress: &Progress) -> Result<(), PipeError> {
+    let Readers { mut here, mut beside } = readers;
+    if length < THREADS_FROM || here.len() + beside.len() < 2 {
+        let mut buffer = vec![0; usize::try_from(length.min(CHUNK as u64)).unwrap_or(CHUNK)];
+        return read_chunks(length, progress, |want| {
+            let filled = read_some(file, &mut buffer[..want])?;
+            for consumer in here.iter_mut().chain(&mut beside) {
+                consumer(&buffer[..filled]).map_err(PipeError::Write)?;
+            }
+            Ok(filled)
+        });
+    }
+    std::thread::scope(|scope| {
+        let (pool, empty) = sync_channel(BUFFERS);
+        for _ in 0..BUFFERS {
+            drop(pool.try_send(vec![0; CHUNK]));
+        }
+        let (senders, threads): (Vec<_>, Vec<_>) = beside
+            .into_iter()
+            .map(|mut consumer| {
+                let (sender, chunks): (_, Receiver<Arc<Chunk>>) = sync_channel(BUFFERS);
+                let thread =
+                    scope.spawn(move || chunks.iter().try_for_each(|chunk| consumer(&chunk.bytes[..chunk.filled])));
+                (sender, thread)
+            })
+            .unzip();
+        let outcome = read_chunks(length, progress, |want| {
+            let mut bytes: Vec<u8> = empty.recv().map_err(|_| PipeError::Write(io::ErrorKind::BrokenPipe.into()))?;
+            let filled = read_some(file, &mut bytes[..want])?;
+            let chunk = Arc::new(Chunk { bytes, filled, pool: pool.clone() });
+            for sender in &senders {
+                // A consumer that has stopped has failed: its own error, read below, says why.
+                sender.send(Arc::clone(&chunk)).map_err(|_| PipeError::Write(io::ErrorKind::BrokenPipe.into()))?;
+            }
+            for consumer in &mut here {
+                consumer(&chunk.bytes[..filled]).map_err(PipeError::Write)?;
+            }
+            Ok(filled)
+        });
+        drop(senders);
+        for thread in threads {
+            match thread.join() {
+                Ok(result) => result.map_err(PipeError::Write)?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        outcome
+    })
+}
+
+/// Calls `step` with the size wanted next until `length` bytes are through.
+fn read_chunks(
+    length: u64,
+    progress: &Progress,
+    mut step: impl FnMut(usize) -> Result<usize, PipeError>,
+) -> Result<(), PipeError> {
+    let mut left = length;
+    while left > 0 {
+        progress.check().map_err(PipeError::Write)?;
+        let want = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+        let filled = step(want)?;
+        progress.count_read(filled as u64);
+        left -= filled as u64;
+    }
+    Ok(())
+}
+
+fn read_some(mut file: &File, buffer: &mut [u8]) -> Result<usize, PipeError> {
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Err(PipeError::Read(io::ErrorKind::UnexpectedEof.into())),
+            Ok(filled) => return Ok(filled),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(PipeError::Read(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use super::*;
+    use crate::oci::digest::{Digest, Hasher};
+
+    fn file_of(bytes: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn every_consumer_sees_every_byte_small_and_large() {
+        for size in [0, 1, CHUNK, CHUNK + 1, 3 * THREADS_FROM as usize + 7] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i * 31 % 251) as u8).collect();
+            let (mut one, mut two, mut three) = (Hasher::new(), Hasher::new(), Vec::new());
+            let progress = Progress::new();
+            let here: Consumer<'_> = Box::new(|chunk| {
+                three.extend_from_slice(chunk);
+                Ok(())
+            });
+            let beside = [&mut one, &mut two].map(|hasher| -> Consumer<'_> {
+                Box::new(|chunk| {
+                    hasher.update(chunk);
+                    Ok(())
+                })
+            });
+            let readers = Readers { here: vec![here], beside: beside.into() };
+            fan_out(&file_of(&bytes), size as u64, readers, &progress).unwrap();
+            assert_eq!([one.finish(), two.finish()], [(Digest::of(&bytes), size as u64); 2]);
+            assert_eq!(three, bytes);
+            assert_eq!(progress.read(), size as u64);
+        }
+    }
+
+    #[test]
+    fn an_early_end_a_failed_consumer_and_a_stop_are_told_apart() {
+        for size in [100, 2 * THREADS_FROM] {
+            let bytes = vec![7; usize::try_from(size).unwrap()];
+            let progress = Progress::new();
+            let file = file_of(&bytes);
+            let run = |length, here, beside| {
+                (&file).rewind().unwrap();
+                fan_out(&file, length, Readers { here: vec![here], beside: vec![beside] }, &progress).unwrap_err()
+            };
+            let ok = || -> Consumer<'_> { Box::new(|_| Ok(())) };
+            let full = || -> Consumer<'_> { Box::new(|_| Err(io::ErrorKind::StorageFull.into())) };
+            let early = run(size + 1, ok(), ok());
+            assert!(matches!(early, PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof));
+            for (here, beside) in [(ok(), full()), (full(), ok())] {
+                let failed = run(size, here, beside);
+                assert!(matches!(failed, PipeError::Write(e) if e.kind() == io::ErrorKind::StorageFull), "{size}");
+            }
+            progress.stop();
+            let stopped = run(size, ok(), ok());
+            assert!(matches!(stopped, PipeError::Write(e) if e.kind() == io::ErrorKind::Interrupted));
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Which generations a clean-up keeps, and which images with them. The engine says what is in use.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::generations::{Generation, GenerationEntry, GenerationError, Generations};
+use crate::disk::progress::Progress;
+use crate::nix::store::{self, NixPlaces};
+use crate::oci::digest::Digest;
+
+/// Everything that was loaded into an engine, or should have been.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The generations, ascending.
+    pub all: Vec<Generation>,
+    /// Loads that failed or are not finished, ascending.
+    pub(crate) attempts: Vec<Generation>,
+    /// The number of the current one.
+    pub(crate) current: Option<u64>,
+}
+
+/// Makes a generation of these the current one: nothing is loaded, and what is not among them is let go.
+///
+/// # Errors
+/// If it cannot be written.
+pub(crate) fn replace_current(
+    generations: &Generations,
+    entries: &[GenerationEntry],
+    nix: &NixPlaces,
+    progress: &Progress,
+) -> Result<u64, GenerationError> {
+    let generation = generations.add(entries, nix, progress)?;
+    for (link, path) in generations.roots(generation.number)? {
+        // Its paths have roots of the former generation too.
+        drop(store::register(nix, &link, &path));
+    }
+    generations.confirm(generation.number, progress)?;
+    Ok(generation.number)
+}
+
+/// What stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// The generations, by number, each with why.
+    pub generations: BTreeMap<u64, String>,
+    /// The images that these and the attempts need, by the digests of their configs, each with who needs it.
+    pub images: BTreeMap<Digest, String>,
+}
+
+impl History {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// If a generation cannot be read: then nothing may be removed.
+    pub fn read(generations: &Generations) -> Result<Self, GenerationError> {
+        let (all, attempts) = (generations.all()?, generations.attempts()?);
+        Ok(Self { all, attempts, current: generations.current()?.map(|current| current.number) })
+    }
+
+    /// The generations and the attempts.
+    pub(crate) fn both(&self) -> impl DoubleEndedIterator<Item = &Generation> {
+        self.all.iter().chain(&self.attempts)
+    }
+
+    /// What stays if the last `keep` generations do, or all of them for `None`: the current one always, and of what is in
+    /// use the newest generation that has it. `user` says by whom an image is used.
+    pub fn retain(&self, keep: Option<usize>, user: impl Fn(&GenerationEntry) -> Option<String>) -> Retention {
+        let mut kept = Retention::default();
+        let first = self.all.len().saturating_sub(keep.unwrap_or_default());
+        for (n, generation) in self.all.iter().enumerate() {
+            let why = match keep {
+                _ if self.current == Some(generation.number) => "current".to_owned(),
+                None => "generations were not asked for".to_owned(),
+                Some(keep) if n >= first => format!("one of the last {keep}"),
+                Some(_) => continue,
+            };
+            kept.generations.insert(generation.number, why);
+        }
+        for generation in self.all.iter().rev() {
+            let elsewhere: BTreeSet<Digest> = (self.all.iter())
+                .filter(|other| kept.generations.contains_key(&other.number))
+                .flat_map(|other| other.entries.iter().map(|entry| entry.config_digest))
+                .collect();
+            let mut alone = generation.entries.iter().filter(|entry| !elsewhere.contains(&entry.config_digest));
+            if let Some(why) = alone.find_map(&user).filter(|_| !kept.generations.contains_key(&generation.number)) {
+                kept.generations.insert(generation.number, why);
+            }
+        }
+        for entry in self.attempts.iter().flat_map(|attempt| &attempt.entries) {
+            kept.images.insert(entry.config_digest, "a load that is not finished".to_owned());
+        }
+        for generation in self.all.iter().filter(|generation| kept.generations.contains_key(&generation.number)) {
+            let current = if self.current == Some(generation.number) { " (current)" } else { "" };
+            for entry in &generation.entries {
+                kept.images.insert(entry.config_digest, format!("generation {}{current}", generation.number));
+            }
+        }
+        kept
+    }
+}

@@ -1,0 +1,56 @@
+//! The JSON files of image directories, read whole; the error names the key at fault.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::layout::{LayoutError, VERSION};
+use crate::disk::bounded::{self, Cap};
+
+pub(super) fn format_error(path: &Path, error: &dyn std::fmt::Display) -> LayoutError {
+    LayoutError::Format { path: path.to_owned(), message: error.to_string() }
+}
+
+/// Reads a JSON file; the error names the key at fault.
+///
+/// # Errors
+/// If it cannot be read, or is something else.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutError> {
+    parse_json(
+        path,
+        &bounded::read(path, Cap::Document).map_err(|source| LayoutError::Read { path: path.to_owned(), source })?,
+    )
+}
+
+pub(super) fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, LayoutError> {
+    let mut from = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize(&mut from).map_err(|error| format_error(path, &error))
+}
+
+/// Reads one of our own files with a version, which may have keys that this windlass does not know yet.
+///
+/// # Errors
+/// If it cannot be read, is something else, or is of a version that changed the meaning of a key.
+pub(crate) fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutError> {
+    let bytes =
+        bounded::read(path, Cap::Document).map_err(|source| LayoutError::Read { path: path.to_owned(), source })?;
+    parse_versioned(path, &bytes)
+}
+
+/// The same of the bytes of a file; `path` is for messages.
+///
+/// # Errors
+/// See [`read_versioned`].
+pub(crate) fn parse_versioned<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, LayoutError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    let Versioned { version } = parse_json(path, bytes)?;
+    if version > VERSION {
+        let message = format!("is of version {version}, and this windlass knows version {VERSION}; update windlass");
+        return Err(LayoutError::Format { path: path.to_owned(), message });
+    }
+    parse_json(path, bytes)
+}

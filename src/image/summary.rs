@@ -1,0 +1,114 @@
+//! `image.json`: what an image directory holds, for people and scripts.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::LayerRecord;
+use crate::model::forms::record::ModelRecord;
+use crate::names::Name;
+use crate::nix::store_path::{StorePath, name_and_version};
+use crate::oci::digest::Digest;
+use crate::oci::platform::Platform;
+use crate::oci::reference::{Reference, Repository, is_tag};
+
+/// One platform of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PlatformRecord {
+    /// What it runs on.
+    pub platform: Platform,
+    /// Digest of the manifest.
+    pub digest: Digest,
+    /// Digest of the config: Podman's image ID.
+    pub config_digest: Digest,
+    /// Bytes of all its layers.
+    #[serde(deserialize_with = "crate::names::size")]
+    pub size: u64,
+    /// Its layers, bottom first.
+    pub layers: Vec<LayerRecord>,
+    /// Names of its models, lowest first.
+    pub models: Vec<Name>,
+}
+
+impl PlatformRecord {
+    /// The version of the package of this name in its layers, where there is one.
+    #[must_use]
+    pub fn version_of(&self, package: &str) -> Option<String> {
+        let mut versions = BTreeSet::new();
+        for owner in self.layers.iter().flat_map(|layer| &layer.owners) {
+            let name = owner.rsplit('/').next().and_then(|base| StorePath::from_base_name(base).ok());
+            let name = name.as_ref().map_or("", |path| path.name());
+            let (found, version) = name_and_version(name);
+            if found == package && is_tag(version) {
+                versions.insert(version.to_owned());
+            }
+        }
+        // Other outputs of the package have what they are called behind the version.
+        let first = versions.pop_first()?;
+        versions
+            .iter()
+            .all(|other| other.strip_prefix(&*first).is_some_and(|rest| rest.starts_with('-')))
+            .then_some(first)
+    }
+}
+
+/// What an image directory was built as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ImageKind {
+    /// Something that runs.
+    Image,
+    /// Model files and nothing else.
+    Model,
+    /// One name for the images of several platforms.
+    Index,
+    /// An image that was not built here, as it came.
+    Upstream,
+}
+
+/// Where an image came from that was not built here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Origin {
+    /// Its name and tag there, `docker.io/qdrant/qdrant:v1.16.2`, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reference: Option<String>,
+    /// What the tag named there: the digest of an index, or of the manifest.
+    pub(crate) digest: Digest,
+}
+
+/// `image.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    /// [`VERSION`](super::layout::VERSION).
+    pub(crate) version: u32,
+    /// What kind of image it is.
+    pub(crate) kind: ImageKind,
+    /// Name with its registry, without the tag.
+    pub name: Repository,
+    /// Name and tag.
+    #[serde(rename = "ref")]
+    pub reference: Reference,
+    /// What `index.json` names: the manifest's digest, or the index's for several platforms.
+    pub digest: Digest,
+    /// Where it came from, if it was not built here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
+    /// What is known of a model's files; of a model only, and not where an older windlass built it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) model: Option<ModelRecord>,
+    /// The platforms, in the order in which they were given.
+    pub platforms: Vec<PlatformRecord>,
+}
+
+impl Summary {
+    /// Every layer once, in the order of the platforms, bottom first.
+    #[must_use]
+    pub fn layers(&self) -> Vec<&LayerRecord> {
+        let mut seen = BTreeSet::new();
+        let all = self.platforms.iter().flat_map(|platform| &platform.layers);
+        all.filter(|layer| seen.insert(layer.digest)).collect()
+    }
+}

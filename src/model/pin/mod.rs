@@ -1,0 +1,9 @@
+//! Pinning a model: from what people say (`hf:ORG/REPO/FILE`, an address, a path) to files in the Nix store and a line in a lock.
+//!
+//! [`source`] parses what is said, [`resolve`] asks [`hub`] which files that is, [`add`] downloads them, [`lock`] keeps what they are.
+
+pub(crate) mod add;
+pub(crate) mod hub;
+pub(crate) mod lock;
+pub(crate) mod resolve;
+pub(crate) mod source;

@@ -1,0 +1,16 @@
+//! The Nix store: what its paths are called, what Nix says of them, and how files get in.
+//!
+//! | question | module |
+//! |---|---|
+//! | is this a store path, and which? | [`store_path`] |
+//! | what does Nix say of it? | [`path_info`] |
+//! | what does it need? | [`closure`] |
+//! | is it what Nix recorded? | [`nar`] |
+//! | how does a file become a store path, or a root of the garbage collector? | [`store`] |
+
+pub(crate) mod closure;
+pub(crate) mod nar;
+pub(crate) mod path_info;
+pub(crate) mod registration;
+pub(crate) mod store;
+pub(crate) mod store_path;

@@ -1,0 +1,17 @@
+//! The words of the OCI specifications, as types: what they mean is decided here and nowhere else.
+//!
+//! | question | module |
+//! |---|---|
+//! | what is this content called? | [`digest`] |
+//! | what is an image called? | [`mod@reference`] |
+//! | what does it run on? | [`platform`] |
+//! | which bytes is this JSON value? | [`canonical`] |
+//! | how is a layer packed? | [`compression`] |
+//! | would the strictest reader of images accept this document? | [`strict`] |
+
+pub(crate) mod canonical;
+pub(crate) mod compression;
+pub(crate) mod digest;
+pub(crate) mod platform;
+pub(crate) mod reference;
+pub(crate) mod strict;

@@ -1,0 +1,11 @@
+//! What is loaded: whether it is still what was built, who uses it, and what can go.
+//!
+//! [`verify`] compares records and trees with the recipes (`as_built`). [`usage`] says who uses which image; `gc_plan` decides with it what
+//! stays and what goes, and [`gc`] removes that.
+
+mod as_built;
+pub(crate) mod gc;
+mod gc_plan;
+pub(crate) mod unload;
+pub(crate) mod usage;
+pub(crate) mod verify;

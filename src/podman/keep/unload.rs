@@ -1,0 +1,124 @@
+//! Letting go of images that are loaded: a generation without them becomes the current one, and Podman's copies go at once.
+//!
+//! What a container uses is refused by name, and nothing is changed then. Older generations still name what was unloaded, so a
+//! rollback loads it again, as long as a clean-up has not removed them too.
+
+use std::collections::BTreeSet;
+
+use super::gc::{GarbageClass, GcError, Plan, Removal, Removed, Request, Thing};
+use super::gc_plan::Planner;
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::engine::Engine;
+use crate::engine::generations::{Generation, GenerationEntry, GenerationError};
+use crate::engine::keep::replace_current;
+use crate::podman::load::decide::Host;
+use crate::podman::storage::others::Others;
+
+/// Why nothing was unloaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum UnloadError {
+    /// Some of them are used.
+    #[error("{}; nothing was changed", .0.join("; "))]
+    InUse(Vec<String>),
+    /// What is there, and who uses it, cannot be read, or something cannot be removed.
+    #[error(transparent)]
+    Gc(#[from] GcError),
+    /// The generations.
+    #[error(transparent)]
+    Generations(#[from] GenerationError),
+}
+
+impl Classified for UnloadError {
+    fn class(&self) -> Class {
+        match self {
+            Self::InUse(_) => Class::Failed,
+            Self::Gc(error) => error.class(),
+            Self::Generations(error) => error.class(),
+        }
+    }
+}
+
+/// What of the current generation goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// The images that go.
+    pub(crate) going: Vec<GenerationEntry>,
+    /// What the next generation has.
+    pub(crate) staying: Vec<GenerationEntry>,
+}
+
+/// What is called by one of these: an image or model by its name, or all that came with a stack and with nothing else. The
+/// first name that is not known is an error.
+///
+/// # Errors
+/// With the name that is not known.
+pub(crate) fn choose(current: &Generation, wanted: &[String]) -> Result<Choice, String> {
+    let has = |entry: &GenerationEntry, name: &String| *entry.name == **name || entry.origins.contains(name);
+    if let Some(unknown) = wanted.iter().find(|name| !current.entries.iter().any(|entry| has(entry, name))) {
+        return Err(unknown.clone());
+    }
+    let mut choice = Choice { going: Vec::new(), staying: Vec::new() };
+    for entry in &current.entries {
+        let mut left = entry.clone();
+        left.origins.retain(|origin| !wanted.contains(origin));
+        match wanted.iter().any(|name| *entry.name == **name) || left.origins.is_empty() {
+            true => choice.going.push(entry.clone()),
+            false => choice.staying.push(left),
+        }
+    }
+    Ok(choice)
+}
+
+/// What was unloaded, or would be.
+#[derive(Debug)]
+pub(crate) struct Unloaded {
+    /// What goes from Podman's stores, and why that did not work.
+    pub(crate) removed: Vec<Removed>,
+    /// What stays there, and why.
+    pub(crate) plan: Plan,
+    /// The generation that is current now; `None` if nothing was changed.
+    pub(crate) generation: Option<u64>,
+}
+
+impl Host {
+    /// Lets go of images. With `apply` unset, only says what would go.
+    ///
+    /// # Errors
+    /// See [`UnloadError`].
+    pub(crate) fn unload(&self, choice: &Choice, apply: bool, progress: &Progress) -> Result<Unloaded, UnloadError> {
+        let held = self.hold(progress)?;
+        let ids: BTreeSet<String> = choice.going.iter().map(|entry| entry.config_digest.hex()).collect();
+        let classes = BTreeSet::from([GarbageClass::Images]);
+        let request = Request { classes, keep: usize::MAX, watermarks: None, others: Others::default() };
+        let mut planner = Planner::new(self, &request, progress)?;
+        let (plan, used) = planner.unload(&ids);
+        if !used.is_empty() {
+            return Err(UnloadError::InUse(used));
+        }
+        let mut removed: Vec<Removed> =
+            plan.remove.iter().map(|removal| Removed { removal: removal.clone(), error: None }).collect();
+        if !apply {
+            return Ok(Unloaded { removed, plan, generation: None });
+        }
+        for Removed { removal, error } in &mut removed {
+            *error = self.remove(removal, &[], &held, progress).err();
+        }
+        let is_linked = |removal: &Removal| matches!(removal.thing, Thing::Linked(_));
+        if let Some(change) = &held.change {
+            let linked = plan.remove.iter().filter_map(|removal| match &removal.thing {
+                Thing::Linked(id) => Some(id.clone()),
+                _ => None,
+            });
+            if plan.remove.iter().any(is_linked) {
+                change.remove_images(&linked.collect(), progress).map_err(GcError::from)?;
+            }
+        }
+        if let Some(error) = removed.iter_mut().find_map(|removed| removed.error.take()) {
+            return Err(error.into());
+        }
+        let generation = replace_current(&self.generations(), &choice.staying, &self.nix, progress)?;
+        Ok(Unloaded { removed, plan, generation: Some(generation) })
+    }
+}

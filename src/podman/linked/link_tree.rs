@@ -1,0 +1,478 @@
+//! The tree that a layer's archive unpacks to, made without reading the files: hard links to the Nix store.
+//!
+//! How a file gets into the tree:
+//!
+//! 1. *Linked*, if Nix vouches for it (in the store, modification time 1, not writable) and its mode and owner are the
+//!    layer's. NixOS mounts /nix/store read-only over itself, and link(2) refuses to cross mounts even on one file
+//!    system (`EXDEV`); a view of its own sees the file system without that mount.
+//! 2. *Shared* (reflink), where it cannot be linked: another owner or mode, a file that is not of the store, or one that
+//!    has all the links its file system allows (`EMLINK`, 65,000 on ext4).
+//! 3. *Copied*, where the file system cannot share.
+//!
+//! A file with the set-user-ID or set-group-ID bit is never linked: every user of the host could run it from here.
+//!
+//! What is linked is not read. Where Nix does not vouch for a file, the tree must be compared with the layer's digest
+//! afterwards: [`Placed::vouched`]. The tree's tar-split record is written along ([`crate::podman::storage::tar_split`]).
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, fchmod, fchown, futimens, linkat, unlinkat, utimensat};
+use rustix::io::Errno;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{getegid, geteuid};
+
+use super::{TAR_SPLIT, TREE};
+use crate::class::{Class, Classified};
+use crate::disk::beneath::Dir;
+use crate::disk::pipe::{PipeError, Readers};
+use crate::disk::progress::Progress;
+use crate::disk::walk::Cursor;
+use crate::disk::{At, WriteError};
+use crate::engine::target::{Cause, Copies};
+use crate::layer::output::{Output, Verify, can_share, is_untouched};
+use crate::layer::{
+    ALIGN_FROM, Checksums, Content, Entry, Kind, LayerError, MTIME, Member, Recipe, TRAILER, header, on_disk, padding,
+};
+use crate::podman::storage::tar_split;
+
+/// Why there is no tree.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TreeError {
+    /// The layer's own content cannot be had.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The place that is written to.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The recipe gives other files than when the layer was built.
+    #[error("it has other files than when it was built")]
+    Changed,
+    /// Every user of the host could run it as its owner: the linked store is open to all, Podman's own is not.
+    #[error(
+        "{path} has the set-user-ID or set-group-ID bit, and the linked store is open to every user of this host; load with `--via podman`"
+    )]
+    SetId {
+        /// The path in the layer.
+        path: String,
+    },
+    /// Only root can give files to others.
+    #[error(
+        "{path} belongs to user {uid} and group {gid}, and only root can make such files; load with `--via podman`"
+    )]
+    Owner {
+        /// The path in the layer.
+        path: String,
+        /// Its owner.
+        uid: u64,
+        /// Its group.
+        gid: u64,
+    },
+}
+
+impl Classified for TreeError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Layer(error) => error.class(),
+            Self::Write(error) => error.class(),
+            Self::Changed | Self::SetId { .. } | Self::Owner { .. } => Class::Failed,
+        }
+    }
+}
+
+/// What a tree is made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Placed {
+    /// Bytes of the layer's archive.
+    pub(crate) size: u64,
+    /// Files that are hard links to the store.
+    pub(crate) links: u64,
+    /// Bytes of these.
+    pub(crate) linked: u64,
+    /// Bytes of the files that are copies and share no data, in whole blocks, by why.
+    pub(crate) copies: Copies,
+    /// The owners of its members.
+    pub(crate) uids: BTreeSet<u64>,
+    /// Their groups.
+    pub(crate) gids: BTreeSet<u64>,
+    /// Whether the Nix store vouches for every file.
+    pub(crate) vouched: bool,
+}
+
+/// A directory of the host, with everything below it on the same file system and nothing that is mounted over it.
+#[derive(Debug)]
+struct View {
+    tree: OwnedFd,
+    at: PathBuf,
+}
+
+impl View {
+    /// The path below the view of what is at `path`. `None` outside of the view.
+    fn below<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        path.strip_prefix(&self.at).ok()
+    }
+}
+
+/// The views that one storage directory needs; made when they are asked for.
+#[derive(Debug)]
+pub(crate) struct Views {
+    storage: PathBuf,
+    views: Mutex<BTreeMap<PathBuf, Option<Arc<View>>>>,
+}
+
+impl Views {
+    /// For a storage directory, by its canonical path.
+    #[must_use]
+    pub(crate) fn new(storage: &Path) -> Self {
+        Self { storage: storage.to_owned(), views: Mutex::default() }
+    }
+
+    /// A view in which both the storage directory and `source` are, if the kernel gives one (5.2, `CAP_SYS_ADMIN`).
+    fn of(&self, source: &Path) -> Option<Arc<View>> {
+        let shared = source.components().zip(self.storage.components()).take_while(|(one, two)| one == two);
+        let at: PathBuf = shared.map(|(component, _)| component).collect();
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        let make = || {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+            let view = View { tree: open_tree(CWD, &at, flags).ok()?, at: at.clone() };
+            let dir = Dir::new(view.tree.try_clone().ok()?, &at);
+            let seen = dir.dir(view.below(&self.storage)?).ok()?.stat().ok()?;
+            let there = Dir::open(&self.storage).ok()?.stat().ok()?;
+            ((seen.st_dev, seen.st_ino) == (there.st_dev, there.st_ino)).then(|| Arc::new(view))
+        };
+        views.entry(at.clone()).or_insert_with(make).clone()
+    }
+}
+
+/// Makes the tree of a layer as [`TREE`] in `workplace`, and its tar-split record as [`TAR_SPLIT`].
+///
+/// # Errors
+/// See [`TreeError`]; what was made so far is left to the caller.
+pub(crate) fn place(
+    recipe: &Recipe,
+    checksums: Option<&Checksums>,
+    workplace: &Dir,
+    views: &Views,
+    progress: &Progress,
+) -> Result<Placed, TreeError> {
+    let view = recipe.sources().first().and_then(|source| views.of(source));
+    let mut split = tar_split::Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
+    let mut tree = workplace.make(TREE, 0o700)?;
+    // Links must be made within one mount.
+    if let Some(view) = &view
+        && let Some(below) = view.below(tree.path())
+        && let Ok(seen) =
+            view.tree.try_clone().at("open", &view.at).and_then(|root| Dir::new(root, &view.at).dir(below))
+        && let (Ok(one), Ok(two)) = (seen.stat(), tree.stat())
+        && (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+    {
+        tree = seen;
+    }
+    let path = tree.path().to_owned();
+    let mut sums = checksums.map(|sums| sums.as_slice().iter());
+    let mut placer = Placer {
+        view: view.as_deref(),
+        here: Cursor::at(tree),
+        open: Vec::new(),
+        me: (geteuid().as_raw(), getegid().as_raw()),
+        placed: Placed { vouched: true, ..Placed::default() },
+        progress,
+    };
+    let mut failed: Option<TreeError> = None;
+    let done = recipe.members(&mut |member| {
+        let step = || -> Result<(), TreeError> {
+            progress.check().at("write", &path)?;
+            let header = header(&member.entry, placer.placed.size);
+            split.segment(&header)?;
+            let (size, is_directory) = (member.entry.size(), member.entry.kind == Kind::Directory);
+            let name = [&member.entry.path[..], if is_directory { b"/" } else { b"" }].concat();
+            let sum = match &mut sums {
+                _ if size == 0 => None,
+                Some(sums) => Some(*sums.next().ok_or(TreeError::Changed)?),
+                None => Some(sum(&member, size, progress)?),
+            };
+            split.member(&name, sum.map(|sum| (size, sum)))?;
+            let padding = padding(size);
+            split.segment(&TRAILER[..usize::try_from(padding).unwrap_or(0)])?;
+            placer.placed.size += header.len() as u64 + size + padding;
+            placer.member(member)
+        };
+        step().map_err(|error| {
+            failed = Some(error);
+            LayerError::Sink(io::ErrorKind::Other.into())
+        })
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    done?;
+    placer.close_until(None)?;
+    placer.here.dir().set_mode(0o555)?;
+    placer.here.dir().stamp(MTIME.cast_signed(), 0)?;
+    split.segment(&TRAILER)?;
+    placer.placed.size += TRAILER.len() as u64;
+    if sums.is_some_and(|mut sums| sums.next().is_some()) {
+        return Err(TreeError::Changed);
+    }
+    progress.count_written(split.finish()?);
+    Ok(placer.placed)
+}
+
+/// The CRC-64 of a member, for a layer that was built without.
+fn sum(member: &Member, size: u64, progress: &Progress) -> Result<u64, TreeError> {
+    match &member.content {
+        Content::None => Ok(0),
+        Content::Text(text) => Ok(tar_split::sum_of(text)),
+        Content::File(file, _) => {
+            let reading = |source| LayerError::Read { path: member.host.clone(), source };
+            let again = file.try_clone().map_err(reading)?;
+            let sum = tar_split::sum_of_file(&again, size, progress).map_err(|error| match error {
+                PipeError::Read(source) | PipeError::Write(source) => reading(source),
+            })?;
+            io::Seek::rewind(&mut &*file).map_err(reading)?;
+            Ok(sum)
+        }
+    }
+}
+
+struct Placer<'a> {
+    view: Option<&'a View>,
+    /// The directory that is being filled.
+    here: Cursor,
+    /// It and those above it, outermost first.
+    open: Vec<Entry>,
+    /// The user who runs this, and so owns what is new.
+    me: (u32, u32),
+    placed: Placed,
+    progress: &'a Progress,
+}
+
+impl Placer<'_> {
+    fn member(&mut self, member: Member) -> Result<(), TreeError> {
+        let Member { entry, content, host, .. } = member;
+        self.close_until(Some(&entry.path))?;
+        self.placed.uids.insert(entry.uid);
+        self.placed.gids.insert(entry.gid);
+        let name = entry.path.rsplit(|byte| *byte == b'/').next().unwrap_or(&entry.path).to_owned();
+        let (name, path) = (OsStr::from_bytes(&name), self.here.dir().at(OsStr::from_bytes(&name)));
+        let owner = owner(&entry, self.me)?;
+        check_mode(&entry)?;
+        let file = match (&entry.kind, content) {
+            (Kind::Directory, _) => {
+                drop(self.here.dir().make(name, 0o700)?);
+                self.here.down(name)?;
+                self.open.push(entry);
+                return Ok(());
+            }
+            (Kind::Symlink(target), _) => {
+                let target = OsStr::from_bytes(target);
+                rustix::fs::symlinkat(target, self.here.dir(), name).at("create", &path)?;
+                self.progress.count_written(target.len() as u64);
+                if owner != self.me {
+                    self.here.dir().give(name, owner)?;
+                }
+                return Ok(utimensat(self.here.dir(), name, &stamp(), AtFlags::SYMLINK_NOFOLLOW)
+                    .at("set the time of", &path)?);
+            }
+            (Kind::File(_), Content::Text(text)) => {
+                let file = self.here.dir().create(name)?;
+                file.write_all_at(&text, 0).at("write", &path)?;
+                self.progress.count_written(text.len() as u64);
+                file
+            }
+            (Kind::File(size), Content::File(file, in_store)) => {
+                let found = file.metadata().map_err(|source| LayerError::Read { path: host.clone(), source })?;
+                self.placed.vouched &= in_store && is_untouched(&found);
+                let cause = match cause(&found, in_store, owner, entry.mode) {
+                    None => self.link(&host, &found, name)?,
+                    cause => cause,
+                };
+                let Some(cause) = cause else {
+                    self.placed.links += 1;
+                    self.placed.linked += size;
+                    self.progress.count_linked(*size);
+                    return Ok(());
+                };
+                let (file, is_shared) = self.copy(&file, *size, &host, name)?;
+                if !is_shared {
+                    *self.placed.copies.entry(cause).or_default() += on_disk(*size);
+                }
+                file
+            }
+            (Kind::File(_), Content::None) => return Err(TreeError::Changed),
+        };
+        if owner != self.me {
+            let ids = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+            fchown(&file, Some(ids.0), Some(ids.1)).at("set the owner of", &path)?;
+        }
+        fchmod(&file, Mode::from_raw_mode(entry.mode)).at("set the mode of", &path)?;
+        Ok(futimens(&file, &stamp()).at("set the time of", &path)?)
+    }
+
+    /// A hard link of this name, or why there can be none.
+    fn link(&self, host: &Path, found: &Metadata, name: &OsStr) -> Result<Option<Cause>, TreeError> {
+        let here = self.here.dir();
+        let seen = self.view.and_then(|view| Some((&view.tree, view.below(host)?)));
+        let linked = |linked: rustix::io::Result<()>| match linked {
+            Ok(()) => {
+                let linked = here.look(name)?;
+                if linked.is_some_and(|linked| (linked.st_dev, linked.st_ino) == (found.dev(), found.ino())) {
+                    return Ok(None);
+                }
+                // Something else was mounted over that place.
+                unlinkat(here, name, AtFlags::empty()).at("remove", &here.at(name)).map(|()| Some(Cause::Refused))
+            }
+            Err(Errno::XDEV) => Ok(Some(Cause::OtherFileSystem)),
+            Err(Errno::MLINK) => Ok(Some(Cause::TooManyLinks)),
+            Err(Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP) => Ok(Some(Cause::Refused)),
+            Err(error) => Err(error).at("link", &here.at(name)),
+        };
+        if let Some((tree, below)) = seen {
+            match linked(linkat(tree, below, here, name, AtFlags::empty()))? {
+                None => return Ok(None),
+                // By its other name it cannot be linked either, and for a reason that tells less.
+                Some(Cause::TooManyLinks) => return Ok(Some(Cause::TooManyLinks)),
+                Some(_) => {}
+            }
+        }
+        Ok(linked(linkat(CWD, host, here, name, AtFlags::empty()))?)
+    }
+
+    /// A copy of this name, and whether it shares the data of the file.
+    fn copy(&self, file: &File, size: u64, host: &Path, name: &OsStr) -> Result<(File, bool), TreeError> {
+        let here = self.here.dir();
+        let (new, path) = (here.create(name)?, here.at(name));
+        let again = new.try_clone().at("open", &path)?;
+        let mut output = Output::new(again, &path, Verify::Never, false, self.progress);
+        crate::layer::Sink::file(&mut output, file, size, false, Readers::default()).map_err(|error| match error {
+            PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                TreeError::Layer(LayerError::Changed(host.to_owned()))
+            }
+            PipeError::Read(source) => LayerError::Read { path: host.to_owned(), source }.into(),
+            PipeError::Write(error) => output.failed(error).into(),
+        })?;
+        let is_shared = output.is_shared();
+        output.finish()?;
+        Ok((new, is_shared))
+    }
+
+    /// Ends the directories that `path` is not in.
+    fn close_until(&mut self, path: Option<&[u8]>) -> Result<(), TreeError> {
+        let is_below = |directory: &Entry, path: &[u8]| {
+            path.strip_prefix(&directory.path[..]).is_some_and(|rest| rest.starts_with(b"/"))
+        };
+        while let Some(entry) = self.open.pop_if(|last| !path.is_some_and(|path| is_below(last, path))) {
+            let (owner, here) = (owner(&entry, self.me)?, self.here.dir());
+            if owner != self.me {
+                here.give(OsStr::new("."), owner)?;
+            }
+            here.set_mode(entry.mode)?;
+            here.stamp(MTIME.cast_signed(), 0)?;
+            self.here.up()?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a file cannot be a link, as far as it says that itself.
+fn cause(found: &Metadata, in_store: bool, owner: (u32, u32), mode: u32) -> Option<Cause> {
+    if !in_store {
+        Some(Cause::NotInStore)
+    } else if !is_untouched(found) {
+        Some(Cause::Changed)
+    } else if (found.uid(), found.gid()) != owner {
+        Some(Cause::OtherOwner)
+    } else if found.mode() & 0o7777 != mode {
+        Some(Cause::OtherMode)
+    } else {
+        None
+    }
+}
+
+/// The owner on the host of a user's files. For anybody but root, root in the image is themselves, as in a rootless
+/// container.
+fn owner(entry: &Entry, me: (u32, u32)) -> Result<(u32, u32), TreeError> {
+    if me.0 == 0 {
+        if let (Ok(uid), Ok(gid)) = (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
+            return Ok((uid, gid));
+        }
+    } else if (entry.uid, entry.gid) == (0, 0) {
+        return Ok(me);
+    }
+    Err(TreeError::Owner { path: shown(entry), uid: entry.uid, gid: entry.gid })
+}
+
+fn check_mode(entry: &Entry) -> Result<(), TreeError> {
+    match entry.kind {
+        Kind::File(_) if entry.mode & 0o6000 != 0 => Err(TreeError::SetId { path: shown(entry) }),
+        _ => Ok(()),
+    }
+}
+
+/// What [`place`] would copy into a store at this path, by what the file system says of each file; no file is read and nothing
+/// is changed.
+///
+/// # Errors
+/// If the layer cannot be linked there at all, or its files cannot be looked at.
+pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<Copies, TreeError> {
+    let me = (geteuid().as_raw(), getegid().as_raw());
+    let place = storage.ancestors().find_map(|path| std::fs::metadata(path).ok()).map(|found| found.dev());
+    let shares = OnceCell::new();
+    let (mut copies, mut failed) = (Copies::new(), None);
+    let done = recipe.members(&mut |Member { entry, content, host, .. }| {
+        let step = || -> Result<(), TreeError> {
+            let owner = owner(&entry, me)?;
+            check_mode(&entry)?;
+            let Content::File(file, in_store) = content else { return Ok(()) };
+            let found = file.metadata().map_err(|source| LayerError::Read { path: host.clone(), source })?;
+            let is_near = Some(found.dev()) == place;
+            let by_place = || match () {
+                () if !is_near => Some(Cause::OtherFileSystem),
+                () if found.nlink() >= most_links(&file) => Some(Cause::TooManyLinks),
+                () => None,
+            };
+            let is_shared = || is_near && entry.size() >= ALIGN_FROM && *shares.get_or_init(|| can_share(storage));
+            if let Some(cause) = cause(&found, in_store, owner, entry.mode).or_else(by_place).filter(|_| !is_shared()) {
+                *copies.entry(cause).or_default() += on_disk(entry.size());
+            }
+            Ok(())
+        };
+        step().map_err(|error| {
+            failed = Some(error);
+            LayerError::Sink(io::ErrorKind::Other.into())
+        })
+    });
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(done.map(|()| copies)?),
+    }
+}
+
+/// How many names a file can have there.
+fn most_links(file: &File) -> u64 {
+    const EXT4: i64 = 0xef53;
+    match rustix::fs::fstatfs(file) {
+        Ok(stat) if stat.f_type == EXT4 => 65_000,
+        _ => u64::MAX,
+    }
+}
+
+/// A member's path as it is in the image.
+fn shown(entry: &Entry) -> String {
+    format!("/{}", String::from_utf8_lossy(&entry.path))
+}
+
+/// The modification time that every member of an archive has.
+fn stamp() -> Timestamps {
+    let time = Timespec { tv_sec: MTIME.cast_signed(), tv_nsec: 0 };
+    Timestamps { last_access: time, last_modification: time }
+}

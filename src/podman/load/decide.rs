@@ -1,0 +1,107 @@
+//! Which Podman is loaded into, and which way: what its records say of each image, can it be linked, or must Podman unpack it?
+//!
+//! Records are read, and of what is missing names and sizes: no process is started and no byte of a layer is read.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::LoadError;
+use super::sizes::{Sizes, Ways};
+use crate::disk::progress::Progress;
+use crate::engine::target::{DecideError, How, LoadOptions, Look, Presence, Target, Via, Way};
+use crate::nix::store::NixPlaces;
+use crate::podman::linked::{DRIVER, LinkedStore, image_store};
+use crate::podman::storage::client::Client;
+use crate::podman::storage::places::Places;
+use crate::podman::storage::survey::Survey;
+
+/// A Podman to load into.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// Where it keeps its things.
+    pub(crate) places: Places,
+    /// How it is called.
+    pub(crate) engine: Client,
+    /// The linked store, where the host is set up for it.
+    pub(crate) linked: Option<LinkedStore>,
+    /// Where Nix keeps its things.
+    pub(crate) nix: NixPlaces,
+    /// What was measured of layers.
+    pub(crate) sizes: Sizes,
+}
+
+impl Host {
+    /// The linked store of a Podman: the first of its additional image stores that is ours and can be written to, or the
+    /// one at `given`, if Podman reads that.
+    #[must_use]
+    pub(crate) fn find_linked(places: &Places, given: Option<&Path>) -> Option<LinkedStore> {
+        if places.driver != DRIVER {
+            return None;
+        }
+        let canonical = |path: &Path| std::fs::canonicalize(path).ok();
+        let wanted = |path: &&PathBuf| {
+            given.is_none_or(|given| canonical(given).is_some_and(|given| canonical(path) == Some(given)))
+        };
+        places.image_stores.iter().filter(wanted).find_map(|path| LinkedStore::open(path))
+    }
+
+    /// What is there of these, and how the rest would be loaded. Reads records, and nothing else.
+    pub(super) fn look_at(
+        &self,
+        targets: &[Target],
+        options: LoadOptions,
+        progress: &Progress,
+    ) -> Result<Vec<Look>, LoadError> {
+        let survey = Survey::read(&self.places, progress)?;
+        let linked = match options.via {
+            Via::Podman => None,
+            Via::Auto => self.linked.as_ref(),
+            Via::Store => Some(self.linked.as_ref().ok_or_else(|| self.not_ready())?),
+        };
+        let presence = |target: &Target| Ok(survey.presence(target.image.summary(), target.platform()?));
+        let there: Vec<Presence> = targets.iter().map(presence).collect::<Result<_, DecideError>>()?;
+        let is_wanted = |presence: &Presence| options.force || !matches!(presence, Presence::Present { .. });
+        let mut going = BTreeSet::new();
+        for (target, presence) in targets.iter().zip(&there) {
+            if is_wanted(presence) && *presence != Presence::Missing {
+                going.insert(target.platform()?.config_digest.hex());
+            }
+        }
+        let mut ways = Ways::new(self, &survey, linked.map(LinkedStore::path), options, going);
+        let look = |(target, presence): (&Target, Presence)| {
+            let (image, platform) = (&target.image, target.platform()?);
+            let way = match ways.as_mut().filter(|_| is_wanted(&presence)) {
+                Some(ways) => match ways.link(image, platform) {
+                    Some(Ok(way)) => way,
+                    // What cannot be linked at all, Podman can still unpack.
+                    Some(Err(why)) if options.via == Via::Auto => ways.pull(image, platform, Some(why)),
+                    Some(Err(_)) => Way::new(
+                        How::Link,
+                        linked.map_or(self.places.graph_root.as_path(), LinkedStore::path).to_owned(),
+                        0,
+                    ),
+                    None => ways.pull(image, platform, None),
+                },
+                None => match linked {
+                    Some(store) => Way::new(How::Link, store.path().to_owned(), 0),
+                    None => Way::new(How::Pull, self.places.graph_root.clone(), 0),
+                },
+            };
+            Ok(Look { presence, way })
+        };
+        targets.iter().zip(there).map(look).collect()
+    }
+
+    fn not_ready(&self) -> DecideError {
+        let refused = self.places.image_stores.iter().filter(|store| LinkedStore::is_at(store));
+        let refused = refused.filter_map(|store| image_store::claim(store).err()).next();
+        let named = if let Some(error) = refused.filter(|_| self.places.driver == DRIVER) {
+            error.to_string()
+        } else if self.places.driver == DRIVER {
+            "Podman reads no additional image store of windlass that this user can write to".to_owned()
+        } else {
+            format!("the storage driver is '{}', and only overlay can have one", self.places.driver)
+        };
+        DecideError::NotReady(format!("there is no linked store: {named}; `windlass doctor` says what to do"))
+    }
+}

@@ -1,0 +1,478 @@
+//! An image handed over to Podman: only the layers that it lacks, and no network.
+//!
+//! In a directory of its own inside the graph root, which is gone afterwards, lies an OCI layout with the image's small
+//! blobs and the missing layers: links to blobs that are on disk, else the bytes that their recipes make. skopeo, or a
+//! Podman without one, reads it. Nothing is hashed here: they compare every blob with its digest, and skopeo the
+//! manifest too.
+//!
+//! | | skopeo | Podman alone |
+//! |---|---|---|
+//! | name | `NAME@sha256:…`, which no tag that moves takes away, and the tag | the tag |
+//! | manifest compared with its digest | by skopeo | by asking for `NAME@sha256:…` afterwards |
+//! | temporary files | with `--tmpdir`; it ignores `TMPDIR` | in `TMPDIR` |
+//!
+//! **Image stores beside the graph root are hidden from them.** containers-storage would take a layer that such a store
+//! has from there, and an image whose lower layers are in another store breaks with that store: Podman 4.3 then lists
+//! nothing at all, and loading the image again mends nothing.
+//!
+//! Space: both keep a copy of every new layer in the temporary directory until the last one is in its place.
+//!
+//! Layers that were finished before a failure stay in the graph root, without an image, and a next try takes them over.
+//! No command of Podman 4.3 shows or removes such layers; it does so when an image of just these layers is removed.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::MediaType;
+use rustix::fs::syncfs;
+use toml_edit::{DocumentMut, Item, Table, value};
+
+use crate::class::{Class, Classified};
+use crate::disk::beneath::Dir;
+use crate::disk::bounded::{self, Cap};
+use crate::disk::files::{free_space, write_file};
+use crate::disk::progress::Progress;
+use crate::disk::size::size;
+use crate::disk::{At, Staging, WriteError};
+use crate::image::layout::{ImageDir, LayoutError};
+use crate::image::summary::{ImageKind, PlatformRecord};
+use crate::image::{LayerKind, LayerRecord};
+use crate::layer::output::{Output, Verify, can_share};
+use crate::oci::digest::Digest;
+use crate::podman::storage::client::{Client, ClientError};
+use crate::podman::storage::places::Places;
+use crate::podman::storage::process::run;
+
+/// Why an image is not in Podman.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PullError {
+    /// A program, or what it said.
+    #[error(transparent)]
+    Engine(#[from] ClientError),
+    /// The image directory, or what its layers are made from.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A place in the graph root.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// It would not fit; nothing was written.
+    #[error(
+        "{image} needs {} in {} while it is loaded ({} of them stay), and {} are free; nothing was changed; free some: `windlass gc`, or `podman image prune`",
+        size(*needed),
+        graph_root.display(),
+        size(*layers),
+        size(*free)
+    )]
+    NoSpace {
+        /// The image.
+        image: String,
+        /// Where.
+        graph_root: PathBuf,
+        /// Bytes that are needed at the fullest moment.
+        needed: u64,
+        /// Bytes of the layers, which stay.
+        layers: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// It did not fit; what was written is gone again.
+    #[error("{image} does not fit in {graph_root}: {said}; free some space: `windlass gc`, or `podman image prune`", graph_root = graph_root.display())]
+    Full {
+        /// The image.
+        image: String,
+        /// Where.
+        graph_root: PathBuf,
+        /// What the program said.
+        said: String,
+    },
+    /// A layer that Podman had a moment ago.
+    #[error("{image}: layer {title} ({digest}) was in Podman a moment ago and is gone: something removes images; load it again", digest = digest.short())]
+    LayerGone {
+        /// The image.
+        image: String,
+        /// The layer.
+        digest: Digest,
+        /// What is in it.
+        title: String,
+    },
+    /// The program ended well, and Podman has no such image.
+    #[error(
+        "{program} said that {name} is loaded, but Podman has no such image: see whether the {program} on PATH is the real one"
+    )]
+    NotThere {
+        /// The program.
+        program: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The program ended well, and Podman has another image under that name.
+    #[error(
+        "{program} said that {name} is loaded, but Podman has {found} there instead of {expected}; if nothing else loads images, remove it (`podman rmi {name}`) and load it again"
+    )]
+    OtherImage {
+        /// The program.
+        program: &'static str,
+        /// The name.
+        name: String,
+        /// The image ID that it should have.
+        expected: Digest,
+        /// The image ID that Podman gives.
+        found: Digest,
+    },
+}
+
+impl Classified for PullError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Engine(error) => error.class(),
+            Self::Layout(error) => error.class(),
+            Self::Write(error) => error.class(),
+            Self::NotThere { .. } | Self::OtherImage { .. } => Class::Unverified,
+            Self::NoSpace { .. } | Self::Full { .. } => Class::NoSpace,
+            Self::LayerGone { .. } => Class::Failed,
+        }
+    }
+}
+
+/// An image that Podman now has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// Its permanent name, `NAME@sha256:…`.
+    pub name: String,
+    /// The program that took it: `skopeo` or `podman`.
+    pub program: &'static str,
+    /// How many layers Podman lacked.
+    pub layers: usize,
+    /// Bytes that the programs wrote, temporary files included, as the kernel has counted them; where it does not, those
+    /// of these layers.
+    pub bytes: u64,
+}
+
+/// Hands one platform of an image over to Podman, and makes sure that it is there, under its tag and its digest.
+///
+/// `present` are the layers that the graph root has, whatever lies below them there. A layer that only an additional
+/// image store has is not present: see the [module](self).
+///
+/// # Errors
+/// See [`PullError`]. Nothing is left behind then but finished layers that a next try takes over.
+pub fn pull(
+    engine: &Client,
+    places: &Places,
+    image: &ImageDir,
+    platform: &PlatformRecord,
+    present: &BTreeSet<Digest>,
+    progress: &Progress,
+) -> Result<Pulled, PullError> {
+    let mut missing: Vec<&LayerRecord> = Vec::new();
+    for layer in &platform.layers {
+        if !present.contains(&layer.diff_id()) && !missing.contains(&layer) {
+            missing.push(layer);
+        }
+    }
+    // Podman makes it like this on its first run.
+    let root = &places.graph_root;
+    DirBuilder::new().recursive(true).mode(0o700).create(root).at("create", root)?;
+    let work = Work::new(places, image)?;
+    let bytes = missing.iter().map(|layer| layer.diff_size()).sum();
+    let blobs = missing.iter().map(|layer| blob(image, layer)).collect::<Result<Vec<_>, LayoutError>>()?;
+    let needed = temporary(image, &missing, root)? + bytes;
+    let free = free_space(root)?;
+    if needed > free {
+        let image = image.summary().reference.to_string();
+        return Err(PullError::NoSpace { image, graph_root: root.clone(), needed, layers: bytes, free });
+    }
+
+    work.write(places, image, progress)?;
+    progress.expect(missing.iter().zip(&blobs).filter(|(_, blob)| blob.is_none()).map(|(layer, _)| layer.size).sum());
+    for (layer, blob) in missing.iter().zip(blobs) {
+        work.add_layer(image, layer, blob, progress)?;
+    }
+    let before = written();
+    let program = work.hand_over(engine, places, image, platform, progress).map_err(|error| match error {
+        PullError::Engine(error) => explained(error, places, image, platform, &missing, progress),
+        error => error,
+    })?;
+    let bytes = written().zip(before).map_or(bytes, |(after, before)| after.saturating_sub(before));
+    let pulled = Pulled { name: permanent_name(image), program, layers: missing.len(), bytes };
+    // What is removed need not be written first.
+    drop(work);
+    // Podman syncs its records, but no layer: after a power loss a layer could have holes that no check finds.
+    syncfs(Dir::open(root)?).at("sync", root)?;
+    check(engine, &pulled, &image.summary().reference, platform.config_digest, progress)?;
+    Ok(pulled)
+}
+
+/// Removes what killed runs have left in the graph root: up to twice the bytes of an image.
+pub(crate) fn sweep(places: &Places) {
+    Staging::sweep(&place_of_work(places));
+}
+
+fn place_of_work(places: &Places) -> PathBuf {
+    places.graph_root.join("pull")
+}
+
+/// `NAME@sha256:…` with the digest that `index.json` names.
+fn permanent_name(image: &ImageDir) -> String {
+    format!("{}@{}", image.summary().name, image.summary().digest)
+}
+
+/// Whether the user's own Podman has the image: skopeo only said that it copied it.
+fn check(
+    engine: &Client,
+    pulled: &Pulled,
+    reference: &str,
+    expected: Digest,
+    progress: &Progress,
+) -> Result<(), PullError> {
+    let names = [pulled.name.as_str(), reference];
+    for (name, found) in names.into_iter().zip(engine.exists(&names, progress)?) {
+        let (program, name) = (pulled.program, name.to_owned());
+        match found {
+            None => return Err(PullError::NotThere { program, name }),
+            Some(found) if found != expected => return Err(PullError::OtherImage { program, name, expected, found }),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that this process, and the programs that it has waited for, have written to disks, without those that were
+/// gone again before they got there.
+fn written() -> Option<u64> {
+    let io = bounded::text(Path::new("/proc/self/io"), Cap::List).ok()?;
+    let count = |name: &str| io.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    Some(count("write_bytes:")?.saturating_sub(count("cancelled_write_bytes:")?))
+}
+
+/// The file that is a layer already.
+fn blob(image: &ImageDir, layer: &LayerRecord) -> Result<Option<PathBuf>, LayoutError> {
+    let own = image.layer_blob(layer)?;
+    let made = image.image().recipes.get(&layer.digest).and_then(|made| made.recipe.blob());
+    Ok(own.or_else(|| made.map(Path::to_owned)))
+}
+
+/// Bytes that lie beside these layers of an image while they are pulled: blobs that are made, and the program's copies of all.
+pub(super) fn temporary(image: &ImageDir, missing: &[&LayerRecord], root: &Path) -> Result<u64, LayoutError> {
+    let shares = root.ancestors().find(|path| path.exists()).is_some_and(can_share);
+    let mut bytes = 0;
+    for layer in missing {
+        let is_made = blob(image, layer)?.is_none() && !(shares && on_device(layer, root));
+        bytes += if is_made { 2 * layer.size } else { layer.size };
+    }
+    Ok(bytes)
+}
+
+/// Whether the bytes of a layer are large files of the same device. Small ones are copied on every file system.
+fn on_device(layer: &LayerRecord, root: &Path) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
+    layer.kind == LayerKind::Model && layer.owners.iter().all(|owner| device(Path::new(owner)) == device(root))
+}
+
+/// What is on disk while an image is handed over.
+struct Work {
+    staging: Staging,
+    /// The OCI layout's name in there. Podman 4.3 makes it the image's name, so it is one that no other image has.
+    layout: String,
+}
+
+impl Work {
+    fn new(places: &Places, image: &ImageDir) -> Result<Self, WriteError> {
+        let staging = Staging::directory(&place_of_work(places))?;
+        let layout = format!("windlass-{}", &image.summary().digest.hex()[..32]);
+        Ok(Self { staging, layout })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.staging.path().join(name)
+    }
+
+    /// Everything but layers.
+    fn write(&self, places: &Places, image: &ImageDir, progress: &Progress) -> Result<(), PullError> {
+        for name in ["tmp", &self.layout] {
+            fs::create_dir(self.path(name)).at("create", &self.path(name))?;
+        }
+        write_file(&self.path("storage.conf"), alone(places).to_string().as_bytes(), progress)?;
+        Ok(image.image().write_oci(&self.path(&self.layout), progress)?)
+    }
+
+    fn add_layer(
+        &self,
+        image: &ImageDir,
+        layer: &LayerRecord,
+        blob: Option<PathBuf>,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        let path = self.path(&self.layout).join("blobs/sha256").join(layer.digest.hex());
+        if let Some(blob) = blob {
+            let blob = fs::canonicalize(&blob).map_err(|source| LayoutError::Read { path: blob, source })?;
+            symlink(blob, &path).at("create", &path)?;
+            return Ok(());
+        }
+        let mut output = Output::create(&path, Verify::Never, false, progress)?;
+        image.write_layer(layer, &mut output)?;
+        output.finish()?;
+        Ok(())
+    }
+
+    /// Has a program take it; which one.
+    fn hand_over(
+        &self,
+        engine: &Client,
+        places: &Places,
+        image: &ImageDir,
+        platform: &PlatformRecord,
+        progress: &Progress,
+    ) -> Result<&'static str, PullError> {
+        let writer = engine.writing(places, &self.path("storage.conf"), &self.path("tmp"));
+        let summary = image.summary();
+        let name = permanent_name(image);
+        let action = format!("load {name}");
+        // By their names skopeo and Podman find manifests of OCI's types alone; it is the only one there.
+        let named = matches!(image.image().top.media_type, MediaType::ImageManifest | MediaType::ImageIndex);
+        let reference = if named { format!(":{}", summary.reference) } else { String::new() };
+        let source = format!("oci:{}{reference}", self.layout);
+        // Of an index the one that was asked for; a manifest alone needs no choice.
+        let choice: Vec<(&str, &str)> = if summary.kind == ImageKind::Index {
+            let platform = &platform.platform;
+            let variant = platform.variant.iter().map(|variant| ("variant", variant.as_str()));
+            [("os", platform.os.as_str()), ("arch", &platform.architecture)].into_iter().chain(variant).collect()
+        } else {
+            Vec::new()
+        };
+        let options =
+            |prefix| choice.iter().map(move |(key, value)| OsString::from(format!("--{prefix}{key}={value}")));
+
+        // Names are relative: a colon in the graph root's own would end the path.
+        let next = "see whether `podman info` works";
+        let mut command = writer.command("skopeo");
+        command.current_dir(self.staging.path()).arg("--insecure-policy").arg("--tmpdir").arg(self.path("tmp"));
+        command.args(options("override-")).args(["copy", "--quiet", &source, &format!("containers-storage:{name}")]);
+        let id = platform.config_digest.hex();
+        match run("skopeo", &mut command, progress) {
+            Ok(outcome) => {
+                outcome.ok("skopeo", &action, next)?;
+                self.tag(engine, "skopeo", &id, image, progress)?;
+                Ok("skopeo")
+            }
+            Err(ClientError::Missing { .. }) => {
+                let mut command = writer.command("podman");
+                command.current_dir(self.staging.path()).args(["pull", "--quiet"]).args(options("")).arg(&source);
+                run("podman", &mut command, progress)?.ok("podman", &action, next)?;
+                self.tag(engine, "podman", &id, image, progress)?;
+                // Podman 4.3 has named it by its path; others say that there is no such name.
+                match engine.untag(&id, &format!("localhost/{}:latest", self.layout), progress) {
+                    Ok(()) | Err(ClientError::Failed { .. }) => Ok("podman"),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Tags the image that a program says it has taken.
+    fn tag(
+        &self,
+        engine: &Client,
+        program: &'static str,
+        id: &str,
+        image: &ImageDir,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        match engine.tag(id, &image.summary().reference, progress) {
+            Err(ClientError::Failed { said, .. }) if said.contains("image not known") => {
+                Err(PullError::NotThere { program, name: permanent_name(image) })
+            }
+            result => Ok(result?),
+        }
+    }
+}
+
+/// A `storage.conf` for the same storage without additional image stores.
+fn alone(places: &Places) -> DocumentMut {
+    let mut conf = DocumentMut::new();
+    let text = |path: &Path| value(path.to_string_lossy().into_owned());
+    let mut storage = Table::new();
+    storage.insert("driver", value(&places.driver));
+    storage.insert("graphroot", text(&places.graph_root));
+    storage.insert("runroot", text(&places.run_root));
+    // What a rootless Podman takes as graph root from a file that a variable names.
+    storage.insert("rootless_storage_path", text(&places.graph_root));
+    if let Some(store) = &places.separate_store {
+        storage.insert("imagestore", text(store));
+    }
+    let mut driver = Table::new();
+    for (name, option) in &places.driver_options {
+        driver.insert(name, value(option));
+    }
+    if !driver.is_empty() {
+        storage.insert("options", Item::Table([(places.driver.as_str(), driver)].into_iter().collect()));
+    }
+    conf.insert("storage", Item::Table(storage));
+    conf
+}
+
+/// What an error of a program means, where that is known.
+fn explained(
+    error: ClientError,
+    places: &Places,
+    image: &ImageDir,
+    platform: &PlatformRecord,
+    missing: &[&LayerRecord],
+    progress: &Progress,
+) -> PullError {
+    let ClientError::Failed { said, .. } = &error else { return error.into() };
+    let name = || image.summary().reference.to_string();
+    if said.contains("no space left on device") || said.contains("disk quota exceeded") {
+        return PullError::Full { image: name(), graph_root: places.graph_root.clone(), said: said.clone() };
+    }
+    let Some(layer) = platform.layers.iter().find(|layer| said.contains(&layer.digest.hex())) else {
+        return error.into();
+    };
+    if !missing.contains(&layer) {
+        return PullError::LayerGone { image: name(), digest: layer.digest, title: layer.title.clone() };
+    }
+    // Their digests disagree: the bytes, read once more, tell which path is at fault.
+    match image.verify_layer(layer, true, progress) {
+        Err(cause) => cause.into(),
+        Ok(()) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_private_conf_has_the_places_and_options_of_podman_and_no_store() {
+        let mut places = Places {
+            graph_root: "/var/lib/g".into(),
+            run_root: "/run/r".into(),
+            driver: "overlay".to_owned(),
+            image_stores: vec!["/stores/one".into()],
+            separate_store: None,
+            driver_options: BTreeMap::new(),
+            temporary: None,
+            conf: Some("/etc/containers/storage.conf".into()),
+            rootless: true,
+        };
+        let roots = "[storage]\ndriver = \"overlay\"\ngraphroot = \"/var/lib/g\"\nrunroot = \"/run/r\"\n\
+                     rootless_storage_path = \"/var/lib/g\"\n";
+        assert_eq!(alone(&places).to_string(), roots);
+        places.separate_store = Some("/images".into());
+        for (name, value) in [("mount_program", "/usr/bin/fuse-overlayfs"), ("ignore_chown_errors", "true")] {
+            places.driver_options.insert(name.to_owned(), value.to_owned());
+        }
+        let options = "imagestore = \"/images\"\n\n[storage.options.overlay]\nignore_chown_errors = \"true\"\n\
+                       mount_program = \"/usr/bin/fuse-overlayfs\"\n";
+        assert_eq!(
+            alone(&places).to_string().replace("[storage.options]\n", "").replace("\n\n\n", "\n\n"),
+            format!("{roots}{options}")
+        );
+    }
+}

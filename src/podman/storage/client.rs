@@ -1,0 +1,357 @@
+//! Podman and skopeo as processes: which arguments make them use exactly the given places, and what they said.
+//!
+//! Podman gets places that were given by hand as options. Its `--root` forgets every option of `storage.conf`, so the
+//! driver and the additional image stores are given again. skopeo has no such options: like a Podman that is to see
+//! other image stores than usual, it reads a `storage.conf` made for it (`Client::writing`).
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::Path;
+use std::process::Command;
+
+use serde::Deserialize;
+
+use super::places::{Overrides, Places};
+use super::process::{Outcome, run};
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::oci::digest::Digest;
+
+/// Why Podman or skopeo did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The program is not installed.
+    #[error("there is no {program} on PATH: install it, or add the directory that it is in")]
+    Missing {
+        /// The program.
+        program: &'static str,
+    },
+    /// The system could not run it.
+    #[error("run {program}: {source}")]
+    Start {
+        /// The program.
+        program: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The job was stopped, and the program with it.
+    #[error("{0}")]
+    Stopped(io::Error),
+    /// It did not end in the time that it was given, and was ended with all that it started.
+    #[error("{program} did not end within {seconds} seconds")]
+    Slow {
+        /// The program.
+        program: &'static str,
+        /// How long it was given.
+        seconds: u64,
+    },
+    /// It ended with an error.
+    #[error("{program} could not {action}: {said}; {next}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// What it was to do, with the image.
+        action: String,
+        /// What it said.
+        said: String,
+        /// What to do next.
+        next: &'static str,
+    },
+    /// It ended well and did not answer.
+    #[error("podman was asked to {action} and answered '{answer}': the podman on PATH is another program")]
+    Answer {
+        /// What it was to do, with the image.
+        action: String,
+        /// What it printed.
+        answer: String,
+    },
+}
+
+impl Classified for ClientError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Start { source, .. } => source.class(),
+            Self::Stopped(error) => error.class(),
+            Self::Answer { .. } => Class::Unverified,
+            Self::Missing { .. } => Class::Environment,
+            Self::Slow { .. } | Self::Failed { .. } => Class::Failed,
+        }
+    }
+}
+
+/// A container as `podman container inspect` has it. That is the only place that knows the images which a container that
+/// was never started will mount.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Container {
+    /// Its ID.
+    pub(crate) id: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// The ID of its image.
+    #[serde(default)]
+    pub(crate) image: String,
+    #[serde(default)]
+    state: State,
+    #[serde(default)]
+    mounts: Vec<Mount>,
+    #[serde(default)]
+    config: Config,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct State {
+    #[serde(default)]
+    status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Mount {
+    #[serde(default)]
+    r#type: String,
+    #[serde(default)]
+    source: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Config {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+impl Container {
+    /// Whether it has no process, and is not about to have one.
+    #[must_use]
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state.status.as_str(), "created" | "configured" | "exited")
+    }
+
+    /// The images that it mounts, by the names they were asked for.
+    pub(crate) fn image_mounts(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter(|mount| mount.r#type == "image").map(|mount| mount.source.as_str())
+    }
+
+    /// The systemd unit that runs it.
+    #[must_use]
+    pub(crate) fn unit(&self) -> Option<&str> {
+        self.config.labels.as_ref()?.get("PODMAN_SYSTEMD_UNIT").map(String::as_str)
+    }
+}
+
+/// This host's Podman, and skopeo where there is one, with the places that they use.
+#[derive(Debug, Clone)]
+pub struct Client {
+    options: Vec<OsString>,
+    variables: Vec<(OsString, Option<OsString>)>,
+}
+
+impl Client {
+    /// Podman as it is for its user, but for the places that were given by hand.
+    #[must_use]
+    pub fn new(given: &Overrides, places: &Places) -> Self {
+        let mut options: Vec<OsString> = Vec::new();
+        if given.root.is_some() {
+            options.extend(["--root".into(), places.graph_root.clone().into()]);
+            options.extend(["--storage-driver".into(), places.driver.clone().into()]);
+            for store in &places.image_stores {
+                let mut option = OsString::from(format!("{}.imagestore=", places.driver));
+                option.push(store);
+                options.extend(["--storage-opt".into(), option]);
+            }
+        }
+        if given.runroot.is_some() {
+            options.extend(["--runroot".into(), places.run_root.clone().into()]);
+        }
+        // A Podman elsewhere has another storage than the one whose records are read here.
+        let mut variables: Vec<_> = ["CONTAINER_HOST", "CONTAINER_CONNECTION"].map(|name| (name.into(), None)).into();
+        if let Some(conf) = &given.storage_conf {
+            variables.push(("CONTAINERS_STORAGE_CONF".into(), Some(conf.into())));
+        }
+        Self { options, variables }
+    }
+
+    /// With a variable in the environment of the programs, beside those of this process.
+    #[must_use]
+    pub fn with_variable(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.variables.push((name.as_ref().to_owned(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    /// The programs with a `storage.conf` made for these places, and with temporary files in `temporary`.
+    pub(crate) fn writing(&self, places: &Places, conf: &Path, temporary: &Path) -> Self {
+        // A rootless Podman takes no run root from a file that a variable names, and remembers for ever what it took.
+        let options =
+            if places.rootless { vec!["--runroot".into(), places.run_root.clone().into()] } else { Vec::new() };
+        let mut engine = Self { options, variables: self.variables.clone() };
+        engine.variables.extend(["STORAGE_DRIVER", "STORAGE_OPTS"].map(|name| (name.into(), None)));
+        engine.with_variable("CONTAINERS_STORAGE_CONF", conf).with_variable("TMPDIR", temporary)
+    }
+
+    /// What version Podman says it is: `4.3.1`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn version(&self, progress: &Progress) -> Result<String, ClientError> {
+        let action = "say its version";
+        let answer = self.podman(["--version"], action, progress)?;
+        let version = answer.trim().strip_prefix("podman version ");
+        version.map(str::to_owned).ok_or_else(|| ClientError::Answer { action: action.to_owned(), answer })
+    }
+
+    /// Asks Podman for the image ID of each of these names (`NAME:TAG`, `NAME@sha256:…`); `None` where it knows no such
+    /// image. One process, however many names.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ClientError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut command = self.command("podman");
+        command.args(["image", "inspect", "--format", "{{.Id}}", "--"]).args(names);
+        let outcome = run("podman", &mut command, progress)?;
+        // It ends with an error if one of them is missing, having printed the others in order. The missing ones are
+        // named on standard error, `… localhost/app:1: image not known`.
+        let unknown = |name: &str| {
+            let mut lines = outcome.stderr.lines().filter(|line| line.contains("image not known"));
+            lines.any(|line| line.split_whitespace().any(|word| word.trim_matches([':', '"']) == name))
+        };
+        let mut ids = outcome.stdout.lines();
+        let found = names.iter().map(|name| match unknown(name) {
+            true => Some(None),
+            false => format!("sha256:{}", ids.next()?.trim()).parse().ok().map(Some),
+        });
+        let found: Option<Vec<_>> = found.collect();
+        match found.filter(|_| ids.next().is_none()) {
+            Some(found) => Ok(found),
+            None => {
+                let action = format!("look up {}", names.join(" "));
+                if outcome.is_success() {
+                    return Err(ClientError::Answer { action, answer: outcome.stdout.trim().to_owned() });
+                }
+                Err(outcome.failure("podman", action, "see whether `podman info` works"))
+            }
+        }
+    }
+
+    /// Gives an image, named by its ID or in any other way, one more name `NAME:TAG`. An image that had it loses it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn tag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        self.podman(["tag", "--", image, name], &format!("tag {image} as {name}"), progress).map(drop)
+    }
+
+    /// Takes a name from an image, which stays.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn untag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        self.podman(["untag", "--", image, name], &format!("take the name {name} from {image}"), progress).map(drop)
+    }
+
+    /// Removes a name, and the image if that was its last one. Podman refuses it for an image that a container uses.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn remove_image(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        self.podman(["rmi", "--", name], &format!("remove {name}"), progress).map(drop)
+    }
+
+    /// Removes a name, and the image if that was its last one, also of an image that Podman cannot read: then skopeo does it,
+    /// which does not look into the image.
+    ///
+    /// # Errors
+    /// What Podman said, if skopeo is not there or could not either.
+    pub(crate) fn discard(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        let Err(error) = self.remove_image(name, progress) else { return Ok(()) };
+        // It has no option for another graph root.
+        if !matches!(error, ClientError::Failed { .. }) || !self.options.is_empty() {
+            return Err(error);
+        }
+        let mut command = self.command("skopeo");
+        command.arg("delete").arg(format!("containers-storage:{name}"));
+        match run("skopeo", &mut command, progress) {
+            Ok(outcome) if outcome.is_success() => Ok(()),
+            Err(stopped @ ClientError::Stopped(_)) => Err(stopped),
+            _ => Err(error),
+        }
+    }
+
+    /// Every container that Podman knows, running or not.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(crate) fn containers(&self, progress: &Progress) -> Result<Vec<Container>, ClientError> {
+        let action = "list its containers";
+        let mut tries = 0;
+        loop {
+            let ids = self.podman(["ps", "--all", "--quiet", "--no-trunc"], action, progress)?;
+            let ids: Vec<&str> = ids.split_whitespace().collect();
+            if ids.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut command = self.command("podman");
+            let outcome = run("podman", command.args(["container", "inspect", "--"]).args(&ids), progress)?;
+            tries += 1;
+            // One that was removed in the meantime is an error.
+            if !outcome.is_success() && tries < 5 {
+                continue;
+            }
+            let answer = outcome.ok("podman", action, "see whether `podman ps --all` works")?;
+            return serde_json::from_str(&answer)
+                .map_err(|_| ClientError::Answer { action: action.to_owned(), answer: answer.trim().to_owned() });
+        }
+    }
+
+    /// Removes a container that does not run; its volumes stay.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(crate) fn remove_container(&self, id: &str, progress: &Progress) -> Result<(), ClientError> {
+        self.podman(["rm", "--", id], &format!("remove container {id}"), progress).map(drop)
+    }
+
+    /// Restarts a container.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(crate) fn restart(&self, container: &str, progress: &Progress) -> Result<(), ClientError> {
+        self.podman(["restart", "--", container], &format!("restart {container}"), progress).map(drop)
+    }
+
+    /// `podman ARGUMENTS`, however it ends.
+    pub(crate) fn ask(&self, arguments: &[&str], progress: &Progress) -> Result<Outcome, ClientError> {
+        run("podman", self.command("podman").args(arguments), progress)
+    }
+
+    /// `podman ARGUMENTS`, which must end well; its standard output.
+    fn podman<const N: usize>(
+        &self,
+        arguments: [&str; N],
+        action: &str,
+        progress: &Progress,
+    ) -> Result<String, ClientError> {
+        self.ask(&arguments, progress)?.ok("podman", action, "see whether `podman info` works")
+    }
+
+    /// A program with the options and variables that it needs. The system looks it up on PATH.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        if program == "podman" {
+            command.args(&self.options);
+        }
+        for (name, value) in &self.variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+}

@@ -1,0 +1,188 @@
+//! A program that is run to its end, or until the job is stopped, and what it said.
+//!
+//! A child is a process group of its own, so that all it started ends with it; it reads nothing, and what it prints goes
+//! to files in memory, so that neither side ever waits for the other to read.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::client::ClientError;
+use crate::disk::progress::Progress;
+
+/// How long a program may take to end after it was told to: with it a run is over within a second after a signal. What the
+/// program leaves then is what a crash of it leaves.
+const GRACE: Duration = Duration::from_millis(700);
+/// The longest pause between two looks at a child.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What a program printed, and how it ended.
+pub(crate) struct Outcome {
+    status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Outcome {
+    /// Its exit code; `None` if a signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// Whether it ended well.
+    pub(crate) fn is_success(&self) -> bool {
+        self.status.success()
+    }
+
+    /// What it said that is wrong, or else how it ended.
+    pub(crate) fn sentence(&self) -> String {
+        said(&self.stderr).unwrap_or_else(|| self.status.to_string())
+    }
+
+    /// Its standard output, if it ended well.
+    pub(crate) fn ok(self, program: &'static str, action: &str, next: &'static str) -> Result<String, ClientError> {
+        if self.status.success() { Ok(self.stdout) } else { Err(self.failure(program, action.to_owned(), next)) }
+    }
+
+    pub(super) fn failure(&self, program: &'static str, action: String, next: &'static str) -> ClientError {
+        ClientError::Failed { program, action, said: self.sentence(), next }
+    }
+}
+
+/// The sentence of what Podman or skopeo printed that says what is wrong.
+fn said(stderr: &str) -> Option<String> {
+    let chatter = |line: &&str| line.contains(" level=debug ") || line.contains(" level=info ");
+    let lines: Vec<&str> = stderr.lines().map(str::trim).filter(|line| !line.is_empty() && !chatter(line)).collect();
+    let fatal = lines.iter().rev().find(|line| line.starts_with("Error: ") || line.contains(" level=fatal "));
+    // Without a user namespace skopeo says why first, and that it knows no exit status last.
+    let line = fatal.or_else(|| lines.iter().find(|line| line.contains(" level=error "))).or(lines.last())?;
+    // Logged to what is not a terminal: `time="…" level=fatal msg="…"`.
+    let logged = line.split_once(" msg=").filter(|_| line.starts_with("time=")).map(|(_, message)| message);
+    let message = logged.map(|message| serde_json::from_str(message).unwrap_or_else(|_| message.to_owned()));
+    Some(message.unwrap_or_else(|| line.trim_start_matches("Error: ").to_owned()))
+}
+
+/// Runs a program to its end, or until the job is stopped.
+pub(crate) fn run(program: &'static str, command: &mut Command, progress: &Progress) -> Result<Outcome, ClientError> {
+    run_within(program, command, progress, None)
+}
+
+/// The same, for at most so long.
+pub(crate) fn run_within(
+    program: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+    limit: Option<Duration>,
+) -> Result<Outcome, ClientError> {
+    progress.check().map_err(ClientError::Stopped)?;
+    let start = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ClientError::Missing { program },
+        _ => ClientError::Start { program, source },
+    };
+    let memory = || memfd_create(program, MemfdFlags::CLOEXEC).map(File::from).map_err(io::Error::from);
+    let io = |source| ClientError::Start { program, source };
+    let (mut stdout, mut stderr) = (memory().map_err(io)?, memory().map_err(io)?);
+    command.stdin(Stdio::null()).process_group(0);
+    command.stdout(stdout.try_clone().map_err(io)?).stderr(stderr.try_clone().map_err(io)?);
+    let mut child = command.spawn().map_err(start)?;
+    let status = wait(&mut child, progress, limit).map_err(|source| match source.kind() {
+        io::ErrorKind::Interrupted => ClientError::Stopped(source),
+        io::ErrorKind::TimedOut => ClientError::Slow { program, seconds: limit.unwrap_or_default().as_secs() },
+        _ => ClientError::Start { program, source },
+    })?;
+    Ok(Outcome { status, stdout: text(&mut stdout).map_err(io)?, stderr: text(&mut stderr).map_err(io)? })
+}
+
+fn text(file: &mut File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Waits for a child; if the job is stopped, or the time is over, ends the child and all that it started first.
+fn wait(child: &mut Child, progress: &Progress, limit: Option<Duration>) -> io::Result<ExitStatus> {
+    let mut pause = Duration::from_millis(1);
+    let start = Instant::now();
+    let stopped = loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if let Err(stopped) = progress.check() {
+            break stopped;
+        }
+        if limit.is_some_and(|limit| start.elapsed() > limit) {
+            break io::ErrorKind::TimedOut.into();
+        }
+        std::thread::sleep(pause);
+        pause = PAUSE.min(pause * 2);
+    };
+    let group = Pid::from_child(child);
+    // A rootless Podman hands it on to the process that does the work; a process that has ended needs no signal.
+    let _gone = kill_process_group(group, Signal::TERM);
+    let end = Instant::now() + GRACE;
+    while Instant::now() < end && child.try_wait()?.is_none() {
+        std::thread::sleep(PAUSE);
+    }
+    let _gone = kill_process_group(group, Signal::KILL);
+    child.wait()?;
+    Err(stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sentence_that_matters_is_found() {
+        for (stderr, sentence) in [
+            ("WARN[0000] something\nError: localhost/a:1: image not known\n", "localhost/a:1: image not known"),
+            ("Error: unknown flag\nSee 'podman --help'\n", "unknown flag"),
+            (
+                "time=\"2024-01-01T00:00:00Z\" level=fatal msg=\"writing blob: no \\\"x\\\"\"\n",
+                "writing blob: no \"x\"",
+            ),
+            ("time=\"2024-01-01T00:00:00Z\" level=fatal msg=short\n", "short"),
+            ("time=\"x\" level=error msg=\"no newuidmap\"\ntime=\"x\" level=error msg=\"no status\"\n", "no newuidmap"),
+            ("anything else\n\n", "anything else"),
+            ("anything else\ntime=\"x\" level=debug msg=\"bye\"\n", "anything else"),
+        ] {
+            assert_eq!(said(stderr).as_deref(), Some(sentence));
+        }
+        assert_eq!(said(" \n"), None);
+    }
+
+    #[test]
+    fn much_output_on_both_sides_ends_and_a_stop_ends_the_whole_group() {
+        let progress = Progress::new();
+        let mut loud = Command::new("sh");
+        loud.args(["-c", "head -c 3000000 /dev/zero | tee /dev/stderr"]);
+        let outcome = run("podman", &mut loud, &progress).unwrap();
+        assert_eq!((outcome.stdout.len(), outcome.stderr.len()), (3_000_000, 3_000_000));
+
+        let (stop, start) = (progress.stop_flag(), Instant::now());
+        let stopper = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        let error = run("podman", Command::new("sh").args(["-c", "trap '' TERM; sleep 60; sleep 60"]), &progress);
+        assert!(matches!(error, Err(ClientError::Stopped(_))));
+        assert!(start.elapsed() < Duration::from_secs(30));
+        stopper.join().unwrap();
+        assert!(matches!(run("podman", &mut Command::new("true"), &progress), Err(ClientError::Stopped(_))));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let missing = run("skopeo", &mut Command::new("/nonexistent/skopeo"), &Progress::new());
+        assert_eq!(
+            missing.err().unwrap().to_string(),
+            "there is no skopeo on PATH: install it, or add the directory that it is in"
+        );
+    }
+}
