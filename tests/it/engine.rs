@@ -10,7 +10,7 @@ use windlass::internals::podman::linked::LinkedStore;
 use windlass::internals::podman::storage::client::Client;
 use windlass::internals::podman::storage::places::{Overrides, Places};
 
-use crate::env::{Env, base_name, run_ok};
+use crate::env::{Env, base_name, run_ok, wait_for_podman};
 use crate::nix::root;
 
 /// A Podman with a storage of its own.
@@ -186,6 +186,11 @@ impl Podman {
 
     pub(crate) fn run(&self, arguments: &[&str]) -> String {
         run_ok(self.command("podman").args(arguments))
+    }
+
+    /// As [`wait_for_podman`] says; containers must have ended.
+    pub(crate) fn wait_for_podman(&self) {
+        wait_for_podman(&self.env.path("podman/storage.conf"));
     }
 
     /// What `windlass` would find out about it.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 /// A temporary folder, removed at the end.
 pub(crate) struct Env {
@@ -262,4 +263,20 @@ pub(crate) fn run_ok(command: &mut Command) -> String {
         command.output().unwrap_or_else(|e| panic!("{command:?}: {e}; `./dev setup` installs it"));
     assert!(status.success(), "{command:?}: {status}\n{}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
+}
+
+/// Waits until no Podman with this `storage.conf` is at work. One that a killed windlass had started goes on by itself: it may
+/// still take back an image that it could not finish, and Podman lists images and reads them one by one, so that another
+/// Podman fails meanwhile (4.3 to 6.0).
+pub(crate) fn wait_for_podman(conf: &Path) {
+    let ours = format!("CONTAINERS_STORAGE_CONF={}", conf.display());
+    let is_ours = |process: &std::fs::DirEntry| {
+        let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == ours.as_bytes())
+    };
+    let end = Instant::now() + Duration::from_secs(120);
+    while std::fs::read_dir("/proc").unwrap().any(|process| is_ours(&process.unwrap())) {
+        assert!(Instant::now() < end, "a Podman with {} does not end", conf.display());
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use windlass::internals::podman::linked::LinkedStore;
 
-use crate::env::{Env, base_name, closure, run_ok};
+use crate::env::{Env, base_name, closure, run_ok, wait_for_podman};
 use crate::nix::root;
 
 pub(crate) struct Lab {
@@ -88,17 +88,9 @@ impl Lab {
         run_ok(self.command("podman").args(arguments))
     }
 
-    /// Waits until no Podman of this lab is at work: one that a killed windlass had started goes on, and Podman lists images
-    /// and reads them one by one, so it fails while another one removes them (4.3 to 6.0).
+    /// As [`wait_for_podman`] says.
     pub(crate) fn wait_for_podman(&self) {
-        let ours = format!("CONTAINERS_STORAGE_CONF={}", self.folder.join("storage.conf").display());
-        let is_ours = |process: &std::fs::DirEntry| {
-            let environment = std::fs::read(process.path().join("environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == ours.as_bytes())
-        };
-        while std::fs::read_dir("/proc").unwrap().any(|process| is_ours(&process.unwrap())) {
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
+        wait_for_podman(&self.folder.join("storage.conf"));
     }
 
     /// Builds an image with one store path of this many bytes, and a shell outside of the store; its directory.

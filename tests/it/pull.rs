@@ -382,6 +382,7 @@ fn killed_at_any_moment_the_next_run_leaves_nothing_over() {
         std::thread::sleep(Duration::from_millis(delay));
         child.kill().unwrap();
         child.wait().unwrap();
+        podman.wait_for_podman();
     }
     pulled(&podman, &one).unwrap();
     is_whole(&podman, &one, one.summary().platforms[0].config_digest);
