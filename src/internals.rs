@@ -18,7 +18,7 @@ pub mod compose {
         pub use crate::compose::export::export;
     }
     pub mod import {
-        pub use crate::compose::import::{Imported, Options, import};
+        pub use crate::compose::import::{ImportOptions, Imported, import};
         pub mod account {
             pub use crate::compose::import::account::Fate;
         }
@@ -27,12 +27,12 @@ pub mod compose {
         }
     }
     pub mod read {
-        pub use crate::compose::read::Options;
+        pub use crate::compose::read::ImportOptions;
         pub mod variables {
-            pub use crate::compose::read::variables::{Variables, interpolate, parse_env_file};
+            pub use crate::compose::read::variables::{ComposeVariables, interpolate, parse_env_file};
         }
         pub mod yaml {
-            pub use crate::compose::read::yaml::{Node, Value, parse};
+            pub use crate::compose::read::yaml::{YamlNode, YamlValue, parse};
         }
     }
 }
@@ -63,14 +63,15 @@ pub mod engine {
         pub use crate::engine::keep::History;
     }
     pub mod load {
-        pub use crate::engine::load::{Loaded, Loading, load};
+        pub use crate::engine::load::{LoadResult, Loading, load};
     }
     pub mod rollback {
-        pub use crate::engine::rollback::{Part, activate, parts};
+        pub use crate::engine::rollback::{RollbackPart, activate, parts};
     }
     pub mod target {
         pub use crate::engine::target::{
-            DecideError, How, LoadOptions, Look, Presence, Reason, Step, Target, Way, plan,
+            DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, LoadWay, Presence, TargetState,
+            plan,
         };
     }
 }
@@ -81,7 +82,8 @@ pub mod image {
 }
 pub mod layer {
     pub use crate::layer::{
-        Content, Entry, FORMAT, Input, Kind, LayerError, Recipe, Sink, TRAILER, digest_of, header, measure, secrets,
+        FORMAT, Input, LayerError, MemberContent, Recipe, Sink, TRAILER, TarEntry, TarEntryKind, digest_of, header,
+        measure, secrets,
     };
     pub mod output {
         pub use crate::layer::output::Verify;
@@ -102,7 +104,7 @@ pub mod model {
             pub use crate::model::forms::modelpack::modelpack;
         }
         pub mod ollama {
-            pub use crate::model::forms::ollama::Name;
+            pub use crate::model::forms::ollama::OllamaName;
         }
     }
     pub mod licence {
@@ -113,7 +115,7 @@ pub mod model {
             pub use crate::model::pin::lock::ModelLock;
         }
         pub mod source {
-            pub use crate::model::pin::source::{HUB, Source};
+            pub use crate::model::pin::source::{HUB, PinSource};
         }
     }
     pub mod read {
@@ -127,16 +129,16 @@ pub mod model {
             pub use crate::model::read::ggml::{file_type, tensor_type};
         }
         pub mod gguf {
-            pub use crate::model::read::gguf::{Header, Tensor};
+            pub use crate::model::read::gguf::{GgufHeader, GgufTensor};
         }
         pub mod gguf_values {
-            pub use crate::model::read::gguf_values::{Kind, Value};
+            pub use crate::model::read::gguf_values::{GgufKind, GgufValue};
         }
         pub mod inspect {
             pub use crate::model::read::inspect::{inspect, inspect_set};
         }
         pub mod safetensors {
-            pub use crate::model::read::safetensors::{Header, bits};
+            pub use crate::model::read::safetensors::{SafetensorsHeader, bits};
         }
         pub mod shards {
             pub use crate::model::read::shards::ShardName;
@@ -183,12 +185,12 @@ pub mod oci {
         pub use crate::oci::reference::{Reference, Repository, is_floating, is_name, is_registry, is_repository};
     }
     pub mod strict {
-        pub use crate::oci::strict::{Document, check, check_image, is_time};
+        pub use crate::oci::strict::{DocumentKind, check, check_image, is_time};
     }
 }
 pub mod plan {
     pub mod closure_split {
-        pub use crate::plan::closure_split::{Request, split};
+        pub use crate::plan::closure_split::{SplitRequest, split};
     }
     pub mod plan_lock {
         pub use crate::plan::plan_lock::{ClosureLayers, PlanLock};
@@ -220,13 +222,13 @@ pub mod podman {
     }
     pub mod storage {
         pub mod client {
-            pub use crate::podman::storage::client::{Client, ClientError};
+            pub use crate::podman::storage::client::{ClientError, PodmanClient};
         }
         pub mod places {
             pub use crate::podman::storage::places::{Overrides, Places, state_of};
         }
         pub mod records {
-            pub use crate::podman::storage::records::{Records, big_data_file};
+            pub use crate::podman::storage::records::{StoreRecords, big_data_file};
         }
         pub mod storage_conf {
             pub use crate::podman::storage::storage_conf::{Missing, StorageConf, drop_in, with_store, without};
@@ -243,7 +245,7 @@ pub mod registry {
         pub use crate::registry::blobs::Fetched;
     }
     pub mod client {
-        pub use crate::registry::client::Client;
+        pub use crate::registry::client::RegistryClient;
     }
     pub mod credentials {
         pub use crate::registry::credentials::Secret;
@@ -255,11 +257,11 @@ pub mod registry {
         pub use crate::registry::location::Location;
     }
     pub mod options {
-        pub use crate::registry::options::{Options, ProxyOptions, Waits};
+        pub use crate::registry::options::{ProxyOptions, RegistryOptions, Waits};
     }
 }
 pub mod secrets {
-    pub use crate::secrets::Finding;
+    pub use crate::secrets::SecretFinding;
     pub mod values {
         pub use crate::secrets::values::{in_value, words};
     }
@@ -270,7 +272,7 @@ pub mod sh {
 pub mod spec {
     pub use crate::spec::Spec;
     pub mod service {
-        pub use crate::spec::service::{Service, check_all, is_time, seconds, split_port};
+        pub use crate::spec::service::{ServiceConfig, check_all, is_time, seconds, split_port};
     }
 }
 pub mod upstream {
@@ -278,16 +280,16 @@ pub mod upstream {
         pub use crate::upstream::check::select;
     }
     pub mod document {
-        pub use crate::upstream::document::{Document, OCI_MANIFEST, Typed, is_index, read};
+        pub use crate::upstream::document::{OCI_MANIFEST, TypedDocument, UpstreamDocument, is_index, read};
     }
     pub mod lock {
-        pub use crate::upstream::lock::Lock;
+        pub use crate::upstream::lock::UpstreamLock;
     }
     pub mod signature {
-        pub use crate::upstream::signature::Key;
+        pub use crate::upstream::signature::SignatureKey;
     }
     pub mod state {
-        pub use crate::upstream::state::State;
+        pub use crate::upstream::state::UpstreamState;
     }
     pub mod versions {
         pub use crate::upstream::versions::{add, export, parse, wanted};

@@ -100,8 +100,8 @@ pub(crate) fn link<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Err
 /// If it is another path.
 pub(crate) fn maybe_place<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     #[derive(Deserialize, schemars::JsonSchema)]
-    struct Place(#[serde(deserialize_with = "place")] PathBuf);
-    Ok(Option::<Place>::deserialize(from)?.map(|Place(path)| path))
+    struct PlaceText(#[serde(deserialize_with = "place")] PathBuf);
+    Ok(Option::<PlaceText>::deserialize(from)?.map(|PlaceText(path)| path))
 }
 
 /// Bytes that no file of an image or of a model has: 16 TiB. Below it, the sizes that a file lists can be summed.

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use rnix::{Root, SyntaxKind};
 use windlass::internals::compose::import::import;
-use windlass::internals::compose::read::variables::{Variables, interpolate, parse_env_file};
-use windlass::internals::compose::read::{Options, yaml};
+use windlass::internals::compose::read::variables::{ComposeVariables, interpolate, parse_env_file};
+use windlass::internals::compose::read::{ImportOptions, yaml};
 
 use super::sections;
 
@@ -29,8 +29,12 @@ pub fn check(data: &[u8]) -> bool {
         drop(yaml::parse(text, 0));
     }
     let file = dir.path().join("compose.yml");
-    let options =
-        Options { file, directory: PathBuf::from("/srv/app"), profiles: vec!["*".to_owned()], ..Options::default() };
+    let options = ImportOptions {
+        file,
+        directory: PathBuf::from("/srv/app"),
+        profiles: vec!["*".to_owned()],
+        ..ImportOptions::default()
+    };
     let Ok(imported) = import(&options) else { return false };
     let again = import(&options).expect("it was imported once");
     assert_eq!((&again.nix, &again.notes), (&imported.nix, &imported.notes));
@@ -42,7 +46,7 @@ pub fn check(data: &[u8]) -> bool {
 }
 
 fn variables(text: &str) {
-    let mut variables = Variables::from([("A".to_owned(), "a".into())]);
+    let mut variables = ComposeVariables::from([("A".to_owned(), "a".into())]);
     if parse_env_file(text, &mut variables).is_ok() {
         assert!(variables.keys().all(|name| !name.is_empty() && !name.contains(['=', '\n', '\0'])), "{variables:?}");
     }

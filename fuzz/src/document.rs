@@ -5,8 +5,8 @@ use windlass::internals::oci::compression::Compression;
 use windlass::internals::oci::digest::Digest;
 use windlass::internals::oci::reference;
 use windlass::internals::oci::strict::{self, is_time};
-use windlass::internals::upstream::document::{self, Document, Typed};
-use windlass::internals::upstream::signature::Key;
+use windlass::internals::upstream::document::{self, TypedDocument, UpstreamDocument};
+use windlass::internals::upstream::signature::SignatureKey;
 
 use super::sections;
 
@@ -20,7 +20,7 @@ pub fn check(data: &[u8]) -> bool {
         for told in [None, Some(document::OCI_MANIFEST), Some("application/json; charset=utf-8")] {
             taken |= read(bytes, told);
         }
-        for kind in [strict::Document::Config, strict::Document::Manifest, strict::Document::Index] {
+        for kind in [strict::DocumentKind::Config, strict::DocumentKind::Manifest, strict::DocumentKind::Index] {
             taken |= strict::check(kind, bytes).is_ok();
         }
     }
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) -> bool {
         taken |= strict::check_image(manifest, config).is_ok();
     }
     if let Some(text) = part("key").and_then(|bytes| std::str::from_utf8(bytes).ok()) {
-        taken |= Key::parse(text).is_ok();
+        taken |= SignatureKey::parse(text).is_ok();
     }
     if let Some(text) = part("time").and_then(|bytes| std::str::from_utf8(bytes).ok()) {
         let text = text.trim_end_matches('\n');
@@ -40,15 +40,15 @@ pub fn check(data: &[u8]) -> bool {
 }
 
 fn read(bytes: &[u8], told: Option<&str>) -> bool {
-    let Ok(Typed { media_type, document }) = document::read(bytes, told) else { return false };
+    let Ok(TypedDocument { media_type, document }) = document::read(bytes, told) else { return false };
     match document {
-        Document::Manifest(manifest) => {
+        UpstreamDocument::Manifest(manifest) => {
             let blobs: Vec<_> = manifest.blobs().collect();
             assert_eq!(manifest.total_size(), blobs.iter().map(|blob| blob.size).sum::<u64>());
             assert!(manifest.layers.iter().all(|layer| Compression::of_media_type(&layer.media_type).is_some()));
             assert!(!document::is_index(&media_type));
         }
-        Document::Index(entries) => {
+        UpstreamDocument::Index(entries) => {
             assert!(document::is_index(&media_type));
             for platform in entries.iter().filter_map(|entry| entry.platform.as_ref()) {
                 assert_eq!(platform.clone().canonical(), *platform);

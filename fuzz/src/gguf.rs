@@ -11,7 +11,7 @@ use windlass::internals::disk::progress::Progress;
 use windlass::internals::model::forms::gguf_split::split;
 use windlass::internals::model::read::cursor::HeaderError;
 use windlass::internals::model::read::facts::Facts;
-use windlass::internals::model::read::gguf::Header;
+use windlass::internals::model::read::gguf::GgufHeader;
 
 /// Counts the bytes that are read of an input.
 pub(super) struct Counted<'a> {
@@ -57,7 +57,7 @@ pub(super) fn known(facts: &Facts) {
 
 /// See the module.
 pub fn check(data: &[u8]) -> bool {
-    let Some(header) = read(data, |from| Header::read(from)) else { return false };
+    let Some(header) = read(data, |from| GgufHeader::read(from)) else { return false };
     let size = data.len() as u64;
     let mut end = 24;
     for entry in &header.entries {
@@ -83,15 +83,15 @@ pub fn check(data: &[u8]) -> bool {
 }
 
 /// What is split into shards has the tensors of the whole, with their bytes.
-fn splits(data: &[u8], header: &Header) {
+fn splits(data: &[u8], header: &GgufHeader) {
     let dir = tempfile::tempdir().unwrap();
     let whole = dir.path().join("whole.gguf");
     fs::write(&whole, data).unwrap();
     // Room for a tensor or two, so that there is something to split.
     let Ok(shards) = split(&whole, "part", dir.path(), 256, &Progress::new()) else { return };
-    let content = |bytes: &[u8], header: &Header| {
+    let content = |bytes: &[u8], header: &GgufHeader| {
         let data = usize::try_from(header.data_start).unwrap();
-        let one = |tensor: &windlass::internals::model::read::gguf::Tensor| {
+        let one = |tensor: &windlass::internals::model::read::gguf::GgufTensor| {
             let start = data + usize::try_from(tensor.offset).unwrap();
             let bytes = tensor.size.map(|size| bytes[start..start + usize::try_from(size).unwrap()].to_vec());
             (tensor.name.clone(), (tensor.dims.clone(), tensor.kind, bytes))
@@ -101,7 +101,7 @@ fn splits(data: &[u8], header: &Header) {
     let mut parts = BTreeMap::new();
     for shard in &shards {
         let bytes = fs::read(dir.path().join(&shard.name)).unwrap();
-        let part = Header::read(Cursor::new(&bytes)).unwrap();
+        let part = GgufHeader::read(Cursor::new(&bytes)).unwrap();
         assert_eq!((bytes.len() as u64, part.tensors.len()), (shard.size, shard.tensors), "{}", shard.name);
         assert_eq!(part.split().map(|split| split.count), Some(shards.len() as u64), "{}", shard.name);
         parts.extend(content(&bytes, &part));

@@ -9,8 +9,8 @@ use windlass::internals::disk::lock_file::{LockFile, parse, to_text};
 use windlass::internals::model::pin::lock::ModelLock;
 use windlass::internals::names::is_unprintable;
 use windlass::internals::oci::digest::Digest;
-use windlass::internals::upstream::lock::Lock;
-use windlass::internals::upstream::state::State;
+use windlass::internals::upstream::lock::UpstreamLock;
+use windlass::internals::upstream::state::UpstreamState;
 use windlass::internals::upstream::versions;
 
 use super::stays_inside;
@@ -35,18 +35,18 @@ pub fn check(data: &[u8]) -> bool {
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (kind, data) = (&data[..at], data.get(at + 1..).unwrap_or_default());
     match kind {
-        b"upstream" => again::<Lock>(data).map(|lock| upstream(&lock)).is_some(),
+        b"upstream" => again::<UpstreamLock>(data).map(|lock| upstream(&lock)).is_some(),
         b"models" => again::<ModelLock>(data).map(|lock| models(&lock)).is_some(),
         b"versions" => versions(data),
-        b"state" => serde_json::from_slice::<State>(data).is_ok_and(|state| {
-            assert_eq!(serde_json::from_str::<State>(&to_text(&state)).unwrap(), state);
+        b"state" => serde_json::from_slice::<UpstreamState>(data).is_ok_and(|state| {
+            assert_eq!(serde_json::from_str::<UpstreamState>(&to_text(&state)).unwrap(), state);
             true
         }),
         _ => false,
     }
 }
 
-fn upstream(lock: &Lock) {
+fn upstream(lock: &UpstreamLock) {
     for (name, image) in &lock.images {
         assert!(!name.is_empty() && !name.contains(is_unprintable), "{name:?}");
         let location = image.location().expect("a lock that was read has locations");
@@ -64,7 +64,7 @@ fn upstream(lock: &Lock) {
     for one in windlass::internals::upstream::check::select(lock, &[]).expect("all are there") {
         assert!(lock.images.contains_key(&one));
     }
-    drop(versions::export(lock, &State::default(), None).to_text());
+    drop(versions::export(lock, &UpstreamState::default(), None).to_text());
 }
 
 fn models(lock: &ModelLock) {
@@ -84,11 +84,11 @@ fn versions(data: &[u8]) -> bool {
     let Ok(list) = versions::parse(text) else { return false };
     assert_eq!(versions::parse(&list.to_text()).ok().as_ref(), Some(&list));
     let Ok(wanted) = versions::wanted(&list) else { return true };
-    let mut lock = Lock::default();
+    let mut lock = UpstreamLock::default();
     let (platform, path) = ("linux/amd64".parse().unwrap(), Path::new("lock.json"));
     if versions::add(&mut lock, &wanted, &[platform], false).is_ok() {
         assert_eq!(
-            parse::<Lock>(path, to_text(&lock).as_bytes()).ok().as_ref(),
+            parse::<UpstreamLock>(path, to_text(&lock).as_bytes()).ok().as_ref(),
             Some(&lock),
             "what was imported is a lock"
         );

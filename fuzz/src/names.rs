@@ -5,7 +5,7 @@ use std::path::Path;
 
 use windlass::internals::model::forms::ollama;
 use windlass::internals::model::licence::spdx;
-use windlass::internals::model::pin::source::{HUB, Source};
+use windlass::internals::model::pin::source::{HUB, PinSource};
 use windlass::internals::model::read::shards::ShardName;
 use windlass::internals::model::read::sniff::sniff;
 use windlass::internals::names::{Name, RelativePath, is_unprintable};
@@ -128,28 +128,28 @@ fn places(text: &str) -> bool {
 
 fn models(text: &str) -> bool {
     let mut taken = false;
-    if let Ok(name) = ollama::Name::parse(text) {
+    if let Ok(name) = ollama::OllamaName::parse(text) {
         taken = true;
         stays_inside(Path::new(&name.path()));
-        assert_eq!(ollama::Name::parse(&name.to_string()).unwrap(), name);
+        assert_eq!(ollama::OllamaName::parse(&name.to_string()).unwrap(), name);
     }
     if let Some(shard) = ShardName::parse(text) {
         taken = true;
         assert_eq!(shard.sibling(shard.number), text);
     }
-    if let Ok(source) = Source::parse(text, HUB) {
-        taken |= !matches!(source, Source::Local(_));
+    if let Ok(source) = PinSource::parse(text, HUB) {
+        taken |= !matches!(source, PinSource::Local(_));
         let _ = source.is_floating();
         if let Some(name) = source.default_name() {
             stays_inside(Path::new(Name::new(name).unwrap().as_ref()));
         }
-        if let Source::Hub(hub) = &source {
+        if let PinSource::Hub(hub) = &source {
             let spelt = hub.to_string();
-            assert_eq!(Source::parse(&spelt, HUB).ok().as_ref(), Some(&source), "{spelt}");
+            assert_eq!(PinSource::parse(&spelt, HUB).ok().as_ref(), Some(&source), "{spelt}");
             hub.file.iter().for_each(|file| stays_inside(Path::new(file)));
             stays_inside(Path::new(&hub.repo));
         }
-        if let Source::Web(address) = &source {
+        if let PinSource::Web(address) = &source {
             assert!(address.starts_with("https://") || address.starts_with("http://"), "{address}");
             assert!(!address.chars().any(|c| c.is_control() || c.is_whitespace()), "{address:?}");
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use windlass::internals::disk::progress::Progress;
-use windlass::internals::podman::storage::records::{Records, big_data_file};
+use windlass::internals::podman::storage::records::{StoreRecords, big_data_file};
 
 use super::sections;
 
@@ -22,8 +22,8 @@ pub fn check(data: &[u8]) -> bool {
             fs::write(dir.path().join(format!("overlay-{kind}/{name}.json")), content).unwrap();
         }
     }
-    let glanced = Records::glance(dir.path(), "overlay").ok();
-    let read = Records::read(dir.path(), "overlay", &Progress::new()).ok();
+    let glanced = StoreRecords::glance(dir.path(), "overlay").ok();
+    let read = StoreRecords::read(dir.path(), "overlay", &Progress::new()).ok();
     assert_eq!(glanced, read, "with locks and without");
     let Some(records) = read else { return false };
     for layer in records.layers.keys() {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use windlass::internals::build::stack::{StackDir, StackJson, read_services};
 use windlass::internals::compose::export::export;
 use windlass::internals::compose::import::import;
-use windlass::internals::compose::read::Options;
-use windlass::internals::compose::read::yaml::{self, Node, Value};
+use windlass::internals::compose::read::ImportOptions;
+use windlass::internals::compose::read::yaml::{self, YamlNode, YamlValue};
 use windlass::internals::oci::canonical;
-use windlass::internals::spec::service::{Service, check_all};
+use windlass::internals::spec::service::{ServiceConfig, check_all};
 
 use super::{layout, sections, stays_inside};
 
@@ -60,20 +60,20 @@ fn exports(stack: &Path) {
     let file = stack.join("compose.yml");
     fs::write(&file, &text).unwrap();
     let directory = PathBuf::from("/srv/stack");
-    let imported = import(&Options { file, directory, ..Options::default() });
+    let imported = import(&ImportOptions { file, directory, ..ImportOptions::default() });
     let imported = imported.unwrap_or_else(|error| panic!("what was exported is not imported: {error}\n{text}"));
     assert_eq!(imported.counts.services, described.len().max(imported.counts.services));
 }
 
 /// That a service is in YAML what it is in the description, for the parts that are texts of the user's own.
-fn says(one: &Node, service: &Service) {
-    let text = |node: &Node| match &node.value {
-        Value::Scalar { text, .. } => text.replace("$$", "$"),
+fn says(one: &YamlNode, service: &ServiceConfig) {
+    let text = |node: &YamlNode| match &node.value {
+        YamlValue::Scalar { text, .. } => text.replace("$$", "$"),
         other => panic!("{other:?} is not a text"),
     };
     let list = |key: &str| match one.get(key).map(|entry| &entry.value.value) {
         None => Vec::new(),
-        Some(Value::List(items)) => items.iter().map(|item| text(&item.value)).collect(),
+        Some(YamlValue::List(items)) => items.iter().map(|item| text(&item.value)).collect(),
         Some(other) => panic!("{key}: {other:?}"),
     };
     for (key, expected) in [

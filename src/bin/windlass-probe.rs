@@ -80,10 +80,10 @@ fn print(to: &mut impl Write, text: &str) {
 }
 
 /// Asks, and gives the line to print, if there is one: healthy, or not.
-type Check = Box<dyn Fn() -> Result<String, String>>;
+type ProbeCheck = Box<dyn Fn() -> Result<String, String>>;
 
 /// What the service says when it is healthy, or the last thing that it says before the time is up.
-fn last_of(check: &Check, wait: Duration) -> Result<String, String> {
+fn last_of(check: &ProbeCheck, wait: Duration) -> Result<String, String> {
     let deadline = Instant::now() + wait;
     loop {
         let result = check();
@@ -95,7 +95,7 @@ fn last_of(check: &Check, wait: Duration) -> Result<String, String> {
 }
 
 /// What is asked, and how long it is asked again.
-fn parse(arguments: Vec<OsString>) -> Result<(Check, Duration), String> {
+fn parse(arguments: Vec<OsString>) -> Result<(ProbeCheck, Duration), String> {
     let mut arguments = arguments.into_iter();
     let utf8 = |text: OsString| text.into_string().map_err(|text| format!("{} is not UTF-8", text.display()));
     let mode = utf8(arguments.next().ok_or("expected http, tcp or exec")?)?;
@@ -140,7 +140,7 @@ fn parse(arguments: Vec<OsString>) -> Result<(Check, Duration), String> {
             _ => expect = Some(unescape(&value)?),
         }
     }
-    let check: Check = match (mode.as_str(), target) {
+    let check: ProbeCheck = match (mode.as_str(), target) {
         ("http", Some(url)) => {
             let (at, path) = parse_url(&url)?;
             Box::new(move || {
@@ -210,8 +210,8 @@ struct Address {
 }
 
 /// A connection of either kind.
-trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
+trait ProbeStream: Read + Write {}
+impl<T: Read + Write> ProbeStream for T {}
 
 impl Address {
     fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
@@ -238,7 +238,7 @@ impl Address {
         Ok(Self { text: text.to_owned(), sockets })
     }
 
-    fn connect(&self) -> Result<Box<dyn Stream>, String> {
+    fn connect(&self) -> Result<Box<dyn ProbeStream>, String> {
         if let Some(path) = self.text.strip_prefix("unix:") {
             return UnixStream::connect(path).map(|stream| Box::new(stream) as _).map_err(plain);
         }

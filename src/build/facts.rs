@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use super::BuildError;
 use crate::disk::progress::Progress;
-use crate::image::layout::Image;
-use crate::image::{About, Layer, LayerKind};
+use crate::image::layout::ImageInMemory;
+use crate::image::{About, BuiltLayer, LayerKind};
 use crate::layer::{FORMAT, Input, Known, LayerFile, Recipe};
 use crate::model::forms::labels::{LICENCES, labels};
 use crate::model::forms::record::ModelRecord;
-use crate::model::read::facts::{Facts, Format};
+use crate::model::read::facts::{Facts, ModelFormat};
 use crate::model::read::inspect::InspectError;
 use crate::model::read::layers::{LookError, Looked, look};
 use crate::oci::platform::Platform;
 use crate::plan::{Planned, PlannedModel};
-use crate::spec::config::Config;
+use crate::spec::config::ImageConfig;
 use crate::spec::{DEFAULT_CREATED, ModelSpec};
 
 /// A model before its bytes are read.
@@ -69,7 +69,7 @@ pub(super) fn about(spec: &ModelSpec, looked: &Looked) -> About {
         let value = spec.annotations.get(&key).cloned().unwrap_or(value);
         (key, value)
     };
-    let config = Config { labels: said.into_iter().map(in_place).collect(), ..Config::default() };
+    let config = ImageConfig { labels: said.into_iter().map(in_place).collect(), ..ImageConfig::default() };
     About {
         platform: Platform::of_data(),
         os_version: None,
@@ -83,7 +83,7 @@ pub(super) fn about(spec: &ModelSpec, looked: &Looked) -> About {
 }
 
 /// What `image.json` says of a model.
-pub(super) fn record(spec: &ModelSpec, looked: &Looked, layers: &[Layer]) -> ModelRecord {
+pub(super) fn record(spec: &ModelSpec, looked: &Looked, layers: &[BuiltLayer]) -> ModelRecord {
     let mut facts = looked.facts.clone();
     if let (Some(facts), Some(licence)) = (&mut facts, spec.annotations.get(LICENCES)) {
         facts.licence = Some(licence.clone());
@@ -93,7 +93,7 @@ pub(super) fn record(spec: &ModelSpec, looked: &Looked, layers: &[Layer]) -> Mod
 }
 
 /// The licence of a model that was built, as its image says it.
-pub(super) fn licence_of(image: &Image) -> Option<String> {
+pub(super) fn licence_of(image: &ImageInMemory) -> Option<String> {
     let manifest: serde_json::Value = serde_json::from_slice(&image.top.bytes).ok()?;
     manifest["annotations"][LICENCES].as_str().map(str::to_owned)
 }
@@ -104,7 +104,7 @@ const RAMALAMA: &str = "/models/model.file";
 /// A link to the one file of a model, where RamaLama looks for it: a layer above those of the model, in its own image
 /// only. In a layer of the model it would change bytes that are shared, and two models in one image would both have one.
 pub(super) fn ramalama(model: &PlannedModel, looked: &Looked) -> Option<Planned> {
-    let is_gguf = looked.facts.as_ref().is_some_and(|facts| facts.format == Format::Gguf);
+    let is_gguf = looked.facts.as_ref().is_some_and(|facts| facts.format == ModelFormat::Gguf);
     let link = Path::new(RAMALAMA);
     let target: PathBuf = looked.file.as_ref().filter(|_| is_gguf)?.strip_prefix(link.parent()?).ok()?.to_owned();
     if model.targets().any(|place| place.starts_with(link)) || looked.file.as_deref() == Some(link) {

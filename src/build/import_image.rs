@@ -23,11 +23,11 @@ use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::layer::padding;
-use crate::layer::tar_reader::{self, Kind};
+use crate::layer::tar_reader::{self, TarMemberKind};
 use crate::oci::canonical;
 use crate::oci::compression::Compression;
 use crate::oci::digest::{Digest, Hasher};
-use crate::oci::strict::{self, Document};
+use crate::oci::strict::{self, DocumentKind};
 use crate::spec::{OciSpec, UpstreamSpec};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -42,14 +42,14 @@ const DEPTH: usize = 4;
 /// Why an image that was written by another program cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{path}: {message}", path = path.display())]
-pub(crate) struct ImportError {
+pub(crate) struct ImportImageError {
     /// The archive or the directory.
     path: PathBuf,
     /// What is wrong.
     message: String,
 }
 
-impl Classified for ImportError {
+impl Classified for ImportImageError {
     fn class(&self) -> Class {
         Class::Failed
     }
@@ -77,8 +77,8 @@ struct Put {
 ///
 /// # Errors
 /// If it is neither a docker-archive nor an OCI archive, or cannot be read or written.
-pub(crate) fn unpack(archive: &Path, directory: &Path, progress: &Progress) -> Result<(), ImportError> {
-    let wrong = |message: String| ImportError { path: archive.to_owned(), message };
+pub(crate) fn unpack(archive: &Path, directory: &Path, progress: &Progress) -> Result<(), ImportImageError> {
+    let wrong = |message: String| ImportImageError { path: archive.to_owned(), message };
     let reading = |error: io::Error| wrong(format!("cannot be read: {error}"));
     let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(|error| wrong(format!("create {}: {error}", blobs.display())))?;
@@ -92,18 +92,18 @@ pub(crate) fn unpack(archive: &Path, directory: &Path, progress: &Progress) -> R
     })? {
         let path = member.path();
         match &member.kind {
-            Kind::File if member.sparse.is_some() => {
+            TarMemberKind::File if member.sparse.is_some() => {
                 return Err(wrong(format!("{} is stored with holes, which no image archive is", path.display())));
             }
-            Kind::File => {
+            TarMemberKind::File => {
                 let put = put(&mut stream, member.size, &blobs, progress).map_err(reading)?;
                 files.insert(path, put);
             }
-            Kind::Symlink(target) => {
+            TarMemberKind::Symlink(target) => {
                 let from = path.parent().unwrap_or(Path::new(""));
                 drop(links.insert(path.clone(), tar_reader::clean(&joined(from, target))));
             }
-            Kind::Link(target) => drop(links.insert(path, tar_reader::clean(target))),
+            TarMemberKind::Link(target) => drop(links.insert(path, tar_reader::clean(target))),
             _ => {}
         }
         let rest = padding(member.size);
@@ -199,7 +199,7 @@ fn put(stream: &mut dyn Read, size: u64, blobs: &Path, progress: &Progress) -> i
 }
 
 /// An image of an OCI directory.
-struct Found {
+struct FoundImage {
     names: Vec<String>,
     digest: Digest,
     manifest: String,
@@ -209,8 +209,8 @@ struct Found {
 ///
 /// # Errors
 /// If no image fits, or several do, or the directory is damaged.
-pub(crate) fn upstream(spec: &OciSpec) -> Result<UpstreamSpec, ImportError> {
-    let wrong = |message: String| ImportError { path: spec.layout.clone(), message };
+pub(crate) fn upstream(spec: &OciSpec) -> Result<UpstreamSpec, ImportImageError> {
+    let wrong = |message: String| ImportImageError { path: spec.layout.clone(), message };
     let layout = fs::canonicalize(&spec.layout).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let index = bounded::read(&layout.join("index.json"), Cap::Manifest)
         .map_err(|error| wrong(format!("is no OCI directory: index.json cannot be read: {error}")))?;
@@ -226,7 +226,7 @@ pub(crate) fn upstream(spec: &OciSpec) -> Result<UpstreamSpec, ImportError> {
         }
         platforms.push(platform.to_string());
         if platform.runs_on(&spec.platform)
-            && !fitting.iter().any(|(other, ..): &(Found, _, _)| other.digest == image.digest)
+            && !fitting.iter().any(|(other, ..): &(FoundImage, _, _)| other.digest == image.digest)
         {
             fitting.push((image, config, layers));
         }
@@ -274,8 +274,14 @@ fn is_called(names: &[String], reference: &str) -> bool {
 }
 
 /// The images that an index names, and those that indexes in it name.
-fn collect(layout: &Path, index: &[u8], names: &[String], images: &mut Vec<Found>, depth: usize) -> Result<(), String> {
-    strict::check(Document::Index, index).map_err(|error| format!("its index: {error}"))?;
+fn collect(
+    layout: &Path,
+    index: &[u8],
+    names: &[String],
+    images: &mut Vec<FoundImage>,
+    depth: usize,
+) -> Result<(), String> {
+    strict::check(DocumentKind::Index, index).map_err(|error| format!("its index: {error}"))?;
     let index: Value = serde_json::from_slice(index).map_err(|error| format!("its index is not valid: {error}"))?;
     for entry in index["manifests"].as_array().into_iter().flatten() {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -304,7 +310,7 @@ fn collect(layout: &Path, index: &[u8], names: &[String], images: &mut Vec<Found
                 String::from_utf8(bytes).map_err(|_| format!("manifest {} is not a text", digest.short()))?;
             match images.iter_mut().find(|image| image.digest == digest) {
                 Some(image) => image.names.extend(names),
-                None => images.push(Found { names, digest, manifest }),
+                None => images.push(FoundImage { names, digest, manifest }),
             }
         }
     }
@@ -326,7 +332,7 @@ fn place(layout: &Path, digest: Digest) -> PathBuf {
 }
 
 /// Where the config and the layers of an image are, and what it runs on.
-fn parts(layout: &Path, image: &Found) -> Result<(PathBuf, Vec<PathBuf>, crate::oci::platform::Platform), String> {
+fn parts(layout: &Path, image: &FoundImage) -> Result<(PathBuf, Vec<PathBuf>, crate::oci::platform::Platform), String> {
     let manifest: Value = serde_json::from_str(&image.manifest)
         .map_err(|error| format!("manifest {} is not valid: {error}", image.digest.short()))?;
     let digest = |value: &Value| -> Result<Digest, String> {

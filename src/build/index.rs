@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::build::BuildError;
 use crate::image;
-use crate::image::layout::{Image, ImageDir, VERSION};
+use crate::image::layout::{ImageDir, ImageInMemory, VERSION};
 use crate::image::summary::{ImageKind, PlatformRecord, Summary};
 use crate::oci::reference::{Reference, full_name};
 use crate::spec::IndexSpec;
@@ -13,7 +13,7 @@ use crate::spec::IndexSpec;
 ///
 /// # Errors
 /// If one of them is an index itself, or two are for one platform.
-pub(crate) fn build(spec: &IndexSpec) -> Result<Image, BuildError> {
+pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
     let mut platforms: Vec<PlatformRecord> = Vec::new();
     let (mut blobs, mut recipes, mut entries) = (Vec::new(), BTreeMap::new(), Vec::new());
     for path in &spec.images {
@@ -39,5 +39,5 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<Image, BuildError> {
     let (kind, name) = (ImageKind::Index, reference.repository());
     let summary =
         Summary { version: VERSION, kind, name, reference, digest: top.digest, origin: None, model: None, platforms };
-    Ok(Image { summary, top, blobs, recipes })
+    Ok(ImageInMemory { summary, top, blobs, recipes })
 }

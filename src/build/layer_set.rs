@@ -10,7 +10,7 @@ use crate::disk::progress::Progress;
 use crate::image::json::read_versioned;
 use crate::image::layout::{LayoutError, VERSION};
 use crate::image::recipes::{Description, read_recipes, write_recipes};
-use crate::image::{Layer, LayerRecord};
+use crate::image::{BuiltLayer, LayerRecord};
 use crate::oci::canonical;
 
 /// `layers.json`: layers that were built by themselves, to be named by images.
@@ -32,7 +32,7 @@ pub(crate) struct LayerSet {
 pub(crate) fn write_layers(
     directory: &Path,
     name: &str,
-    layers: &[Layer],
+    layers: &[BuiltLayer],
     progress: &Progress,
 ) -> Result<(), WriteError> {
     let records = layers.iter().map(|layer| layer.record.clone()).collect();
@@ -46,7 +46,7 @@ pub(crate) fn write_layers(
 ///
 /// # Errors
 /// See [`LayoutError`].
-pub(crate) fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
+pub(crate) fn read_layers(directory: &Path) -> Result<Vec<BuiltLayer>, LayoutError> {
     let set: LayerSet = read_versioned(&directory.join("layers.json"))?;
     let mut recipes = read_recipes(directory, set.layers.iter())?;
     let missing = |record: &LayerRecord| LayoutError::NoLayer {
@@ -58,7 +58,7 @@ pub(crate) fn read_layers(directory: &Path) -> Result<Vec<Layer>, LayoutError> {
         .into_iter()
         .map(|record| match recipes.remove(&record.digest) {
             Some(Description { recipe, checksums }) => {
-                Ok(Layer { record, recipe, checksums, files: Vec::new(), secrets: Vec::new() })
+                Ok(BuiltLayer { record, recipe, checksums, files: Vec::new(), secrets: Vec::new() })
             }
             None => Err(missing(&record)),
         })

@@ -19,16 +19,16 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::build::runs::Run;
+use crate::build::runs::ImageRun;
 use crate::build::stack::{StackDir, StackJson};
 use crate::image::json::read_versioned;
 use crate::image::layout::{self, ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, Summary};
 use crate::image::{LayerKind, LayerRecord, models_of};
-use crate::layer::{ALIGN_FROM, Content, Known, Member, Recipe};
+use crate::layer::{ALIGN_FROM, Known, LayerMember, MemberContent, Recipe};
 use crate::model::read::formats::is_unread;
 use crate::model::read::named::is_weights;
-use crate::model::read::sniff::{Found, HEAD, sniff};
+use crate::model::read::sniff::{FileKind, HEAD, sniff};
 use crate::names::Name;
 use crate::oci::digest::Digest;
 use crate::oci::reference::file_name;
@@ -40,7 +40,7 @@ pub(crate) const PACKED: &str = "weights get about 6 % smaller when they are pac
 
 /// An image, as far as it is looked at here.
 #[derive(Debug, Clone)]
-pub(crate) struct Image {
+pub(crate) struct LintedImage {
     /// Its name.
     pub(crate) name: String,
     /// Its models with the bytes of their weights, lowest first.
@@ -48,12 +48,12 @@ pub(crate) struct Image {
     /// Its layers: what each is for, what is in it in a few words, and how it is made.
     pub(crate) layers: Vec<(LayerKind, String, Recipe)>,
     /// What its containers start, for each of its platforms; nothing before it is built.
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Vec<ImageRun>,
 }
 
 /// A model, as far as it is looked at here.
 #[derive(Debug, Clone)]
-pub(crate) struct Model {
+pub(crate) struct LintedModel {
     /// Its name.
     pub(crate) name: String,
     /// How its layers are made.
@@ -62,10 +62,10 @@ pub(crate) struct Model {
     pub(crate) digests: Known,
 }
 
-impl Image {
+impl LintedImage {
     /// One that was built; layers that cannot be made here are left out.
     #[must_use]
-    pub(crate) fn of(image: &layout::Image) -> Self {
+    pub(crate) fn of(image: &layout::ImageInMemory) -> Self {
         let Summary { name, platforms, .. } = &image.summary;
         let first = platforms.first();
         let models = first.map(|first| weights(&first.models, &first.layers)).unwrap_or_default();
@@ -73,14 +73,14 @@ impl Image {
             let made = image.recipes.get(&layer.digest)?;
             Some((layer.kind, layer.title.clone(), made.recipe.clone()))
         });
-        Self { name: file_name(name), models, layers: layers.collect(), runs: Run::of(image) }
+        Self { name: file_name(name), models, layers: layers.collect(), runs: ImageRun::of(image) }
     }
 }
 
-impl Model {
+impl LintedModel {
     /// One that was built.
     #[must_use]
-    pub(crate) fn of(name: &str, image: &layout::Image) -> Self {
+    pub(crate) fn of(name: &str, image: &layout::ImageInMemory) -> Self {
         let recipes = image.recipes.values().map(|made| made.recipe.clone()).collect();
         let files = image.summary.model.iter().flat_map(|model| &model.files);
         Self { name: name.to_owned(), recipes, digests: files.map(|file| (file.path.clone(), file.sha256)).collect() }
@@ -91,12 +91,14 @@ impl Model {
 ///
 /// # Errors
 /// If it cannot be read.
-pub(crate) fn subjects(path: &Path) -> Result<(Vec<Image>, Vec<Model>), LayoutError> {
+pub(crate) fn subjects(path: &Path) -> Result<(Vec<LintedImage>, Vec<LintedModel>), LayoutError> {
     if !path.join("stack.json").is_file() {
         let image = ImageDir::open(path)?;
         return Ok(match (image.summary().kind, image.summary().platforms.first()) {
-            (ImageKind::Model, Some(model)) => (Vec::new(), vec![Model::of(&model.models.concat(), image.image())]),
-            _ => (vec![Image::of(image.image())], Vec::new()),
+            (ImageKind::Model, Some(model)) => {
+                (Vec::new(), vec![LintedModel::of(&model.models.concat(), image.image())])
+            }
+            _ => (vec![LintedImage::of(image.image())], Vec::new()),
         });
     }
     let json: StackJson = read_versioned(&path.join("stack.json"))?;
@@ -106,8 +108,8 @@ pub(crate) fn subjects(path: &Path) -> Result<(Vec<Image>, Vec<Model>), LayoutEr
         return Ok((Vec::new(), Vec::new()));
     }
     let stack = StackDir::open(path)?;
-    let images = stack.images.iter().map(|image| Image::of(image.image())).collect();
-    Ok((images, stack.models.iter().map(|(name, model)| Model::of(name, model.image())).collect()))
+    let images = stack.images.iter().map(|image| LintedImage::of(image.image())).collect();
+    Ok((images, stack.models.iter().map(|(name, model)| LintedModel::of(name, model.image())).collect()))
 }
 
 /// The models of an image with the bytes of what holds their tensors, lowest first.
@@ -124,8 +126,8 @@ fn weights(models: &[Name], layers: &[LayerRecord]) -> Vec<(String, u64)> {
 
 /// What cannot start, and what costs more than it need, in these images of one stack, and in its models.
 #[must_use]
-pub(crate) fn lint(images: &[Image], models: &[Model]) -> Vec<String> {
-    let mut warnings: Vec<String> = images.iter().flat_map(|image| &image.runs).flat_map(Run::warnings).collect();
+pub(crate) fn lint(images: &[LintedImage], models: &[LintedModel]) -> Vec<String> {
+    let mut warnings: Vec<String> = images.iter().flat_map(|image| &image.runs).flat_map(ImageRun::warnings).collect();
     warnings.extend(misplaced(images));
     warnings.extend(plan::warnings(images.iter().map(|image| {
         let models = image.models.iter().map(|(name, size)| (name.as_str(), *size));
@@ -146,7 +148,7 @@ pub(crate) fn driver(driver: &str) -> Option<String> {
 }
 
 /// Models in layers that are not theirs.
-fn misplaced(images: &[Image]) -> Vec<String> {
+fn misplaced(images: &[LintedImage]) -> Vec<String> {
     let mut found: BTreeMap<&Recipe, Vec<(PathBuf, u64)>> = images
         .iter()
         .flat_map(|image| &image.layers)
@@ -172,20 +174,20 @@ fn misplaced(images: &[Image]) -> Vec<String> {
 }
 
 /// A file of a layer that is made of parts, for who decides whether it counts.
-struct Seen<'a> {
+struct LintedFile<'a> {
     path: &'a Path,
     size: u64,
     file: &'a File,
 }
 
 /// The files of a layer that count, each with its size. What cannot be read is reported where its bytes are needed.
-fn files(recipe: &Recipe, counts: fn(&Seen<'_>) -> bool) -> Vec<(PathBuf, u64)> {
+fn files(recipe: &Recipe, counts: fn(&LintedFile<'_>) -> bool) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
-    let walked = recipe.members(&mut |Member { entry, content, .. }| {
-        if let Content::File(file, _) = &content {
+    let walked = recipe.members(&mut |LayerMember { entry, content, .. }| {
+        if let MemberContent::File(file, _) = &content {
             let path = Path::new("/").join(std::ffi::OsStr::from_bytes(&entry.path));
             let size = entry.size();
-            if counts(&Seen { path: &path, size, file }) {
+            if counts(&LintedFile { path: &path, size, file }) {
                 found.push((path, size));
             }
         }
@@ -197,7 +199,7 @@ fn files(recipe: &Recipe, counts: fn(&Seen<'_>) -> bool) -> Vec<(PathBuf, u64)> 
 /// Files of this size and more are looked into.
 const LARGE: u64 = 256 * 1024 * 1024;
 
-fn looks_like_weights(seen: &Seen<'_>) -> bool {
+fn looks_like_weights(seen: &LintedFile<'_>) -> bool {
     let name = seen.path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     if seen.size >= ALIGN_FROM && is_weights(&name) {
         return true;
@@ -209,12 +211,13 @@ fn looks_like_weights(seen: &Seen<'_>) -> bool {
     if seen.file.read_exact_at(&mut start, 0).is_err() {
         return false;
     }
-    let is_model = matches!(sniff(&start), Found::Gguf | Found::Safetensors | Found::OldGgml | Found::Pickle);
+    let is_model =
+        matches!(sniff(&start), FileKind::Gguf | FileKind::Safetensors | FileKind::OldGgml | FileKind::Pickle);
     is_model || is_unread(&name)
 }
 
 /// A large file of a model.
-struct Weights {
+struct WeightsFile {
     place: PathBuf,
     host: PathBuf,
     size: u64,
@@ -222,17 +225,17 @@ struct Weights {
 }
 
 /// Files that two models have, in different layers.
-fn twice(models: &[Model]) -> Vec<String> {
-    let weights = |model: &Model| {
+fn twice(models: &[LintedModel]) -> Vec<String> {
+    let weights = |model: &LintedModel| {
         let mut found = Vec::new();
         for recipe in &model.recipes {
-            let note = &mut |Member { entry, content, host, .. }: Member| {
+            let note = &mut |LayerMember { entry, content, host, .. }: LayerMember| {
                 let size = entry.size();
-                if matches!(content, Content::File(..)) && size >= ALIGN_FROM {
+                if matches!(content, MemberContent::File(..)) && size >= ALIGN_FROM {
                     let place = Path::new("/").join(std::ffi::OsStr::from_bytes(&entry.path));
                     let digest = model.digests.get(&place).copied();
                     let host = fs::canonicalize(&host).unwrap_or(host);
-                    found.push(Weights { place, host, size, digest });
+                    found.push(WeightsFile { place, host, size, digest });
                 }
                 Ok(())
             };
@@ -241,7 +244,7 @@ fn twice(models: &[Model]) -> Vec<String> {
         }
         found
     };
-    let all: Vec<(&Model, Vec<Weights>)> = models.iter().map(|model| (model, weights(model))).collect();
+    let all: Vec<(&LintedModel, Vec<WeightsFile>)> = models.iter().map(|model| (model, weights(model))).collect();
     let mut warnings = Vec::new();
     for (n, (one, files)) in all.iter().enumerate() {
         for (two, others) in all[n + 1..].iter().filter(|(two, _)| two.recipes != one.recipes) {

@@ -21,18 +21,18 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub(crate) use self::facts::Outlook;
-use self::models::Model;
+use self::models::BuiltModel;
 pub(crate) use self::models::{model, outlook};
 pub(crate) use self::secrets::foreseen;
 use crate::build::layer_set::read_layers;
-use crate::build::upstream_image::{Base, BaseError, covers, hides};
+use crate::build::upstream_image::{UpstreamImage, UpstreamImageError, covers, hides};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
-use crate::image::layout::{Image, ImageDir, LayoutError, VERSION, changed};
+use crate::disk::{AtPath, WriteError};
+use crate::image::layout::{ImageDir, ImageInMemory, LayoutError, VERSION, changed};
 use crate::image::recipes::Description;
 use crate::image::summary::{ImageKind, PlatformRecord, Summary};
-use crate::image::{self, About, Layer, LayerKind, LayerRecord, models_of};
+use crate::image::{self, About, BuiltLayer, LayerKind, LayerRecord, models_of};
 use crate::layer::output::{Output, Verify};
 use crate::layer::{Hashed, LayerError, Perm, Recipe, digest_of, measure};
 use crate::model::forms::labels::MODELS;
@@ -45,7 +45,7 @@ use crate::oci::strict::{self, Refused};
 use crate::plan::{self, ImagePlan, ImageRequest, PlanError, Planned, PlannedModel};
 use crate::secrets::Verdict;
 use crate::spec::owners::{self, OwnersError};
-use crate::spec::service::Service;
+use crate::spec::service::ServiceConfig;
 use crate::spec::{ImageSpec, LayerSpec, ModelSource, SpecError, StackSpec};
 
 /// Why nothing was built.
@@ -57,7 +57,7 @@ pub(crate) enum BuildError {
     Plan(#[from] PlanError),
     /// An image that was not built here, or is built upon, cannot be used.
     #[error(transparent)]
-    Base(#[from] BaseError),
+    Base(#[from] UpstreamImageError),
     /// Something that was built before cannot be read.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -138,11 +138,11 @@ pub(crate) struct Blobs<'a> {
 #[derive(Debug, Clone)]
 pub(crate) struct Stack {
     /// The images by name.
-    pub(crate) images: Vec<Image>,
+    pub(crate) images: Vec<ImageInMemory>,
     /// The models' own images by name.
-    pub(crate) models: Vec<(Name, Image)>,
+    pub(crate) models: Vec<(Name, ImageInMemory)>,
     /// How containers of the images are run.
-    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, ServiceConfig>,
     /// Models whose licence is not known, where that matters.
     pub(crate) warnings: Vec<String>,
 }
@@ -156,7 +156,7 @@ pub(crate) fn image(
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<Image, BuildError> {
+) -> Result<ImageInMemory, BuildError> {
     let models = models::all(&spec.models, graph, blobs, progress)?;
     let mut plans = plan::plan_images(graph, vec![request(spec, &models)?])?;
     let plan = plans.remove(0);
@@ -172,7 +172,11 @@ pub(crate) fn image(
 ///
 /// # Errors
 /// See [`BuildError`].
-pub(crate) fn layers(spec: &LayerSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Vec<Layer>, BuildError> {
+pub(crate) fn layers(
+    spec: &LayerSpec,
+    graph: &ClosureGraph,
+    progress: &Progress,
+) -> Result<Vec<BuiltLayer>, BuildError> {
     let below = read_all_layers(&spec.layers)?;
     let spec = &LayerSpec { perms: with_owners(&spec.owners, &spec.perms)?, ..spec.clone() };
     let planned = plan::plan_layers(graph, spec, &below)?;
@@ -264,7 +268,7 @@ pub(crate) fn dry_plan(specs: &[ImageSpec], graph: &ClosureGraph) -> Result<Vec<
     Ok(plan::plan_images(graph, requests)?)
 }
 
-fn request(spec: ImageSpec, models: &BTreeMap<Name, Model>) -> Result<ImageRequest, BuildError> {
+fn request(spec: ImageSpec, models: &BTreeMap<Name, BuiltModel>) -> Result<ImageRequest, BuildError> {
     let named = spec.models.iter().map(|source| {
         let name = models::name_of(source)?;
         let layers = models[&name].layers.clone();
@@ -277,7 +281,7 @@ fn request(spec: ImageSpec, models: &BTreeMap<Name, Model>) -> Result<ImageReque
 /// Looks whether what a plan puts over the image that it is built upon takes something away.
 fn check_above(plan: &ImagePlan) -> Result<(), BuildError> {
     let Some(path) = &plan.spec.from_image else { return Ok(()) };
-    let base: Vec<&Layer> = plan
+    let base: Vec<&BuiltLayer> = plan
         .layers
         .iter()
         .filter(|layer| layer.kind == LayerKind::Base)
@@ -303,7 +307,7 @@ fn new_request(mut spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<Ima
     let Some(path) = &spec.from_image else {
         return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers });
     };
-    let base = Base::open(path, &spec.platform)?;
+    let base = UpstreamImage::open(path, &spec.platform)?;
     let targets: Vec<(&Path, &str)> =
         models.iter().flat_map(|model| model.targets().map(|target| (target.as_path(), &*model.name))).collect();
     if let Some((place, target)) = hides(&base.layers, &targets.iter().map(|(target, _)| *target).collect::<Vec<_>>())?
@@ -315,9 +319,10 @@ fn new_request(mut spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<Ima
         );
         return Err(BuildError::Unfit { path: path.clone(), message });
     }
-    let (weights, rest): (Vec<Layer>, Vec<Layer>) =
+    let (weights, rest): (Vec<BuiltLayer>, Vec<BuiltLayer>) =
         base.layers.into_iter().partition(|layer| layer.record.kind == LayerKind::Model);
-    let of = models_of(&base.models, weights.iter().map(|Layer { record, .. }| (record.kind, record.part.as_ref())));
+    let of =
+        models_of(&base.models, weights.iter().map(|BuiltLayer { record, .. }| (record.kind, record.part.as_ref())));
     for (n, name) in base.models.into_iter().enumerate() {
         let layers = of.iter().zip(&weights).filter(|(model, _)| **model == Some(n)).map(|(_, layer)| layer.clone());
         models.push(PlannedModel::of_layers(name, layers.collect()));
@@ -335,8 +340,8 @@ fn with_owners(owners: &BTreeMap<PathBuf, PathBuf>, perms: &[Perm]) -> Result<Ve
     Ok(rules)
 }
 
-fn read_all_layers(paths: &[PathBuf]) -> Result<Vec<Layer>, BuildError> {
-    let mut layers: Vec<Layer> = Vec::new();
+fn read_all_layers(paths: &[PathBuf]) -> Result<Vec<BuiltLayer>, BuildError> {
+    let mut layers: Vec<BuiltLayer> = Vec::new();
     for path in paths {
         for layer in read_layers(path)? {
             if !layers.iter().any(|other| other.record.digest == layer.record.digest) {
@@ -352,10 +357,10 @@ fn make(
     planned: &[&Planned],
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<BTreeMap<Recipe, Layer>, BuildError> {
+) -> Result<BTreeMap<Recipe, BuiltLayer>, BuildError> {
     // What needs no work: its digest is known, and its bytes are kept already or not asked for.
     let is_there =
-        |layer: &Layer| blobs.is_none_or(|Blobs { folder }| folder.join(layer.record.digest.hex()).is_file());
+        |layer: &BuiltLayer| blobs.is_none_or(|Blobs { folder }| folder.join(layer.record.digest.hex()).is_file());
     let mut layers = BTreeMap::new();
     let mut work: BTreeMap<&Recipe, (&Planned, u64)> = BTreeMap::new();
     for planned in planned {
@@ -373,7 +378,7 @@ fn make(
     let mut order: Vec<(&Planned, u64)> = work.into_values().collect();
     order.sort_by_key(|(_, size)| Reverse(*size));
     // Each thread takes the next one: rayon's own splitting would give one thread all the large ones.
-    let made: Vec<(Recipe, Layer)> = order
+    let made: Vec<(Recipe, BuiltLayer)> = order
         .into_iter()
         .par_bridge()
         .map(|(planned, _)| {
@@ -391,8 +396,13 @@ fn make(
             let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
             // Of what was built before, its own build has told.
             let secrets = if planned.built.is_some() { Vec::new() } else { noted.secrets };
-            let layer =
-                Layer { record, recipe: recipe.clone(), checksums: Some(noted.checksums), files: noted.files, secrets };
+            let layer = BuiltLayer {
+                record,
+                recipe: recipe.clone(),
+                checksums: Some(noted.checksums),
+                files: noted.files,
+                secrets,
+            };
             Ok((recipe, layer))
         })
         .collect::<Result<_, BuildError>>()?;
@@ -417,15 +427,15 @@ fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<Hashed,
     Ok(Hashed { digest, size, noted })
 }
 
-fn layer(made: &BTreeMap<Recipe, Layer>, planned: Planned) -> Layer {
+fn layer(made: &BTreeMap<Recipe, BuiltLayer>, planned: Planned) -> BuiltLayer {
     // Layers of the same bytes can stand for different things in different images.
     let Planned { kind, part, title, why, recipe, .. } = planned;
     let layer = made[&recipe].clone();
-    Layer { record: LayerRecord { kind, part, title, why, ..layer.record }, ..layer }
+    BuiltLayer { record: LayerRecord { kind, part, title, why, ..layer.record }, ..layer }
 }
 
-fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Result<Image, BuildError> {
-    let layers: Vec<Layer> = plan.layers.into_iter().map(|planned| layer(made, planned)).collect();
+fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, BuiltLayer>) -> Result<ImageInMemory, BuildError> {
+    let layers: Vec<BuiltLayer> = plan.layers.into_iter().map(|planned| layer(made, planned)).collect();
     let mut about = About { inherited: plan.inherited, ..About::from(&plan.spec) };
     if !plan.models.is_empty() {
         about.annotations.entry(MODELS.to_owned()).or_insert_with(|| plan.models.join(","));
@@ -437,10 +447,10 @@ fn assemble(
     name: &str,
     tag: Option<&str>,
     about: &About,
-    layers: &[Layer],
+    layers: &[BuiltLayer],
     models: Vec<Name>,
     kind: ImageKind,
-) -> Result<Image, BuildError> {
+) -> Result<ImageInMemory, BuildError> {
     let records: Vec<LayerRecord> = layers.iter().map(|layer| layer.record.clone()).collect();
     let (config, manifest) = image::manifest(about, layers);
     let digest = manifest.digest;
@@ -455,7 +465,7 @@ fn assemble(
         models,
     };
     // Of what a spec can say nothing gets here; what an image inherits was checked where it was read.
-    let unfit = |error: Refused| BaseError::Unfit { name: reference.to_string(), message: error.to_string() };
+    let unfit = |error: Refused| UpstreamImageError::Unfit { name: reference.to_string(), message: error.to_string() };
     strict::check_image(&manifest.bytes, &config.bytes).map_err(unfit)?;
     let summary = Summary {
         version: VERSION,
@@ -467,7 +477,8 @@ fn assemble(
         model: None,
         platforms: vec![platform],
     };
-    let describe = |layer: &Layer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
+    let describe =
+        |layer: &BuiltLayer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
     let recipes = layers.iter().map(|layer| (layer.record.digest, describe(layer))).collect();
-    Ok(Image { summary, top: manifest, blobs: vec![config], recipes })
+    Ok(ImageInMemory { summary, top: manifest, blobs: vec![config], recipes })
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::facts::{Outlook, about, licence_of, look_at, ramalama, record};
 use super::{Blobs, BuildError, assemble, layer, make, secrets};
-use crate::disk::At;
+use crate::disk::AtPath;
 use crate::disk::progress::Progress;
-use crate::image::layout::{Image, ImageDir};
+use crate::image::layout::{ImageDir, ImageInMemory};
 use crate::image::summary::ImageKind;
-use crate::image::{Layer, LayerKind};
+use crate::image::{BuiltLayer, LayerKind};
 use crate::layer::{Input, Recipe};
 use crate::model::forms::labels::LICENCES;
 use crate::model::read::layers::Looked;
@@ -30,7 +30,7 @@ pub(crate) fn model(
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<(Image, Vec<String>), BuildError> {
+) -> Result<(ImageInMemory, Vec<String>), BuildError> {
     let model = build(spec, graph, blobs, &mut BTreeMap::new(), progress)?;
     secrets::pass(model.verdict)?;
     Ok((model.image, model.warnings))
@@ -41,9 +41,9 @@ fn build(
     spec: &ModelSpec,
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
-    made: &mut BTreeMap<Recipe, Layer>,
+    made: &mut BTreeMap<Recipe, BuiltLayer>,
     progress: &Progress,
-) -> Result<Model, BuildError> {
+) -> Result<BuiltModel, BuildError> {
     let planned = new(spec, graph)?;
     // Before anything is hashed: a header is read in no time.
     let looked = look_at(spec, &planned, progress)?;
@@ -53,26 +53,26 @@ fn build(
     let new = make(&missing, blobs, progress)?;
     made.extend(new);
     let layers = of_plan(made, planned.layers);
-    let all: Vec<Layer> = layers.iter().cloned().chain(of_plan(made, link)).collect();
+    let all: Vec<BuiltLayer> = layers.iter().cloned().chain(of_plan(made, link)).collect();
     let (tag, names) = (spec.tag.as_deref(), vec![spec.name.clone()]);
     let mut image = assemble(&spec.name, tag, &about(spec, &looked), &all, names, ImageKind::Model)?;
     image.summary.model = Some(record(spec, &looked, &layers));
     let verdict = secrets::of_model(spec, &layers);
-    Ok(Model { image, layers, warnings: looked.warnings, verdict })
+    Ok(BuiltModel { image, layers, warnings: looked.warnings, verdict })
 }
 
 /// A model with its layers, bottom first, and its own image.
 #[derive(Debug, Clone)]
-pub(super) struct Model {
-    pub(super) image: Image,
-    pub(super) layers: Vec<Layer>,
+pub(super) struct BuiltModel {
+    pub(super) image: ImageInMemory,
+    pub(super) layers: Vec<BuiltLayer>,
     /// Files that are no models in spite of their names, if it was built now.
     pub(super) warnings: Vec<String>,
     /// What is wrong with its files, if it was built now.
     pub(super) verdict: Verdict,
 }
 
-impl Model {
+impl BuiltModel {
     /// Whether one of its layers has this digest.
     pub(super) fn has(&self, digest: Digest) -> bool {
         self.layers.iter().any(|layer| layer.record.digest == digest)
@@ -89,9 +89,9 @@ pub(super) fn all(
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<BTreeMap<Name, Model>, BuildError> {
-    let mut models: BTreeMap<Name, Model> = BTreeMap::new();
-    let mut made: BTreeMap<Recipe, Layer> = BTreeMap::new();
+) -> Result<BTreeMap<Name, BuiltModel>, BuildError> {
+    let mut models: BTreeMap<Name, BuiltModel> = BTreeMap::new();
+    let mut made: BTreeMap<Recipe, BuiltLayer> = BTreeMap::new();
     for source in sources {
         let (name, model) = match source {
             ModelSource { spec: Some(spec), .. } => {
@@ -99,7 +99,7 @@ pub(super) fn all(
             }
             ModelSource { built, .. } => {
                 let (image, name, layers) = read(built.as_deref())?;
-                (name, Model { image, layers, warnings: Vec::new(), verdict: Verdict::default() })
+                (name, BuiltModel { image, layers, warnings: Vec::new(), verdict: Verdict::default() })
             }
         };
         match models.get(&name) {
@@ -221,11 +221,11 @@ fn unfolded(inputs: Vec<Input>, above: &mut Vec<PathBuf>) -> Result<Vec<Input>, 
     Ok(all)
 }
 
-fn of_plan(made: &BTreeMap<Recipe, Layer>, planned: impl IntoIterator<Item = Planned>) -> Vec<Layer> {
+fn of_plan(made: &BTreeMap<Recipe, BuiltLayer>, planned: impl IntoIterator<Item = Planned>) -> Vec<BuiltLayer> {
     planned.into_iter().map(|planned| layer(made, planned)).collect()
 }
 
-fn read(path: Option<&Path>) -> Result<(Image, Name, Vec<Layer>), BuildError> {
+fn read(path: Option<&Path>) -> Result<(ImageInMemory, Name, Vec<BuiltLayer>), BuildError> {
     let path = path.unwrap_or(Path::new(""));
     let directory = ImageDir::open(path)?;
     let summary = directory.summary();

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::image::layout::Image;
-use crate::image::rootfs::{Found, Packed, RootFs};
+use crate::image::layout::ImageInMemory;
+use crate::image::rootfs::{FoundFile, ImageRootFs, RecipeInLayer};
 use crate::image::summary::ImageKind;
 use crate::oci::compression::Compression;
 use crate::oci::platform::Platform;
@@ -33,7 +33,7 @@ const SCRIPTS: usize = 4;
 
 /// An image of one platform, as far as it matters to what it starts.
 #[derive(Debug, Clone)]
-pub(crate) struct Run {
+pub(crate) struct ImageRun {
     /// Its name.
     pub(crate) name: String,
     /// What it runs on.
@@ -41,13 +41,13 @@ pub(crate) struct Run {
     /// The `config` of its config.
     pub(crate) config: Map<String, Value>,
     /// Its layers, bottom first.
-    pub(crate) layers: Vec<Packed>,
+    pub(crate) layers: Vec<RecipeInLayer>,
 }
 
-impl Run {
+impl ImageRun {
     /// Of an image that was built here; nothing of one that was built elsewhere, which is as it came, and of models.
     #[must_use]
-    pub(crate) fn of(image: &Image) -> Vec<Self> {
+    pub(crate) fn of(image: &ImageInMemory) -> Vec<Self> {
         if image.summary.kind != ImageKind::Image {
             return Vec::new();
         }
@@ -74,17 +74,17 @@ impl Run {
         if self.platform.os != "linux" {
             return Vec::new();
         }
-        let look = |archives| RootFs::new(&self.layers, archives).and_then(|files| self.look(&files));
+        let look = |archives| ImageRootFs::new(&self.layers, archives).and_then(|files| self.look(&files));
         match look(false) {
             // What was not found may be in layers that were not made here, which take longer to look at.
-            Ok(warnings) if !warnings.is_empty() && RootFs::has_archives(&self.layers) => {
+            Ok(warnings) if !warnings.is_empty() && ImageRootFs::has_archives(&self.layers) => {
                 look(true).unwrap_or_default()
             }
             other => other.unwrap_or_default(),
         }
     }
 
-    fn look(&self, files: &RootFs<'_>) -> io::Result<Vec<String>> {
+    fn look(&self, files: &ImageRootFs<'_>) -> io::Result<Vec<String>> {
         let mut warnings = self.program(files)?;
         warnings.extend(self.user(files)?);
         Ok(warnings.into_iter().map(|warning| format!("image '{}' {warning}", self.name)).collect())
@@ -94,16 +94,16 @@ impl Run {
         self.config.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
-    fn program(&self, files: &RootFs<'_>) -> io::Result<Vec<String>> {
+    fn program(&self, files: &ImageRootFs<'_>) -> io::Result<Vec<String>> {
         let first = ["Entrypoint", "Cmd"].into_iter().find_map(|key| Some((key, *self.texts(key).first()?)));
         let Some((key, program)) = first else { return Ok(Vec::new()) };
         let directory = self.config.get("WorkingDir").and_then(Value::as_str).filter(|text| !text.is_empty());
         let directory = Path::new("/").join(directory.unwrap_or("/"));
         if program.contains('/') {
             return match files.find(&directory.join(program)) {
-                Found::File { place, executable } => self.fits(files, (key, program), &place, executable),
-                Found::NoFile => Ok(vec![format!("starts '{program}' ({key}), which is not a file in it")]),
-                Found::Nothing => Ok(vec![format!(
+                FoundFile::File { place, executable } => self.fits(files, (key, program), &place, executable),
+                FoundFile::NoFile => Ok(vec![format!("starts '{program}' ({key}), which is not a file in it")]),
+                FoundFile::Nothing => Ok(vec![format!(
                     "starts '{program}' ({key}), which is not in it: give the package in `contents`, or its place in the store, \
                      \"${{pkgs.hello}}/bin/hello\""
                 )]),
@@ -112,7 +112,7 @@ impl Run {
         let env = self.texts("Env");
         let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH=")).unwrap_or(PATH);
         for place in path.split(':').filter(|place| place.starts_with('/')) {
-            if let Found::File { place, executable: true } = files.find(&Path::new(place).join(program)) {
+            if let FoundFile::File { place, executable: true } = files.find(&Path::new(place).join(program)) {
                 return self.fits(files, (key, program), &place, true);
             }
         }
@@ -125,7 +125,7 @@ impl Run {
     /// What is wrong with a program that is there.
     fn fits(
         &self,
-        files: &RootFs<'_>,
+        files: &ImageRootFs<'_>,
         (key, program): (&str, &str),
         place: &Path,
         executable: bool,
@@ -157,7 +157,7 @@ impl Run {
             };
             let Some(next) = next else { break };
             match files.find(&next) {
-                Found::File { place: found, .. } => place = found,
+                FoundFile::File { place: found, .. } => place = found,
                 _ => {
                     return Ok(vec![format!(
                         "{said} which needs {}, and that is not in it: build the program with nixpkgs, which has all it needs in \
@@ -170,7 +170,7 @@ impl Run {
         Ok(Vec::new())
     }
 
-    fn user(&self, files: &RootFs<'_>) -> io::Result<Vec<String>> {
+    fn user(&self, files: &ImageRootFs<'_>) -> io::Result<Vec<String>> {
         let said = self.config.get("User").and_then(Value::as_str).unwrap_or_default();
         let (user, group) = said.split_once(':').map_or((said, None), |(user, group)| (user, Some(group)));
         let mut warnings = Vec::new();

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::BuildError;
-use super::models::{self, Model};
-use crate::image::{Layer, LayerKind};
+use super::models::{self, BuiltModel};
+use crate::image::{BuiltLayer, LayerKind};
 use crate::layer::{Recipe, secrets};
 use crate::names::Name;
 use crate::nix::closure::ClosureGraph;
 use crate::plan::{ImagePlan, Planned};
 use crate::secrets::values::{in_arguments, in_value, token};
-use crate::secrets::{Finding, Verdict};
-use crate::spec::config::Config;
-use crate::spec::service::Service;
+use crate::secrets::{SecretFinding, Verdict};
+use crate::spec::config::ImageConfig;
+use crate::spec::service::ServiceConfig;
 use crate::spec::{ImageSpec, LayerSpec, ModelSource, ModelSpec};
 
 /// The error, unless there is nothing.
@@ -21,14 +21,14 @@ pub(super) fn pass(verdict: Verdict) -> Result<(), BuildError> {
 }
 
 /// Of an image whose layers were made: those of models have a report of their own.
-pub(super) fn of_image(plan: &ImagePlan, made: &BTreeMap<Recipe, Layer>) -> Verdict {
+pub(super) fn of_image(plan: &ImagePlan, made: &BTreeMap<Recipe, BuiltLayer>) -> Verdict {
     let own = plan.layers.iter().filter(|planned| planned.kind != LayerKind::Model);
     let found = own.flat_map(|planned| made[&planned.recipe].secrets.iter().map(|finding| (&*planned.title, finding)));
     image(&plan.spec, found)
 }
 
 /// Of layers that are built by themselves.
-pub(super) fn of_layers(spec: &LayerSpec, planned: &[Planned], made: &BTreeMap<Recipe, Layer>) -> Verdict {
+pub(super) fn of_layers(spec: &LayerSpec, planned: &[Planned], made: &BTreeMap<Recipe, BuiltLayer>) -> Verdict {
     let found = planned
         .iter()
         .flat_map(|planned| made[&planned.recipe].secrets.iter().map(|finding| (Some(&*planned.title), finding)));
@@ -36,14 +36,14 @@ pub(super) fn of_layers(spec: &LayerSpec, planned: &[Planned], made: &BTreeMap<R
 }
 
 /// Of a model.
-pub(super) fn of_model(spec: &ModelSpec, layers: &[Layer]) -> Verdict {
+pub(super) fn of_model(spec: &ModelSpec, layers: &[BuiltLayer]) -> Verdict {
     let found =
         layers.iter().flat_map(|layer| layer.secrets.iter().map(|finding| (Some(&*layer.record.title), finding)));
     model(spec, &found.collect::<Vec<_>>())
 }
 
 /// Of all models that were built now.
-pub(super) fn of_models(models: &BTreeMap<Name, Model>) -> Verdict {
+pub(super) fn of_models(models: &BTreeMap<Name, BuiltModel>) -> Verdict {
     let mut verdict = Verdict::default();
     models.values().for_each(|model| verdict.extend(model.verdict.clone()));
     verdict
@@ -51,8 +51,8 @@ pub(super) fn of_models(models: &BTreeMap<Name, Model>) -> Verdict {
 
 /// What the environment of containers should not have. It is a warning as in the modules: services have no list of what is
 /// allowed, and nothing of them is in an image.
-pub(super) fn of_services(services: &BTreeMap<String, Service>) -> Vec<String> {
-    let of = |(name, service): (&String, &Service)| {
+pub(super) fn of_services(services: &BTreeMap<String, ServiceConfig>) -> Vec<String> {
+    let of = |(name, service): (&String, &ServiceConfig)| {
         let found = service.environment.iter().filter_map(|(key, value)| Some((key, in_value(key, value)?)));
         let said = |(key, reason)| {
             format!(
@@ -82,14 +82,14 @@ pub(crate) fn foreseen<'a>(
     };
     for spec in sources.into_iter().filter_map(|source| source.spec.as_ref()).filter(|spec| told.insert(&spec.name)) {
         let layers = models::new(spec, graph)?.layers;
-        let found: Vec<Vec<Finding>> = layers.iter().map(look).collect::<Result<_, _>>()?;
+        let found: Vec<Vec<SecretFinding>> = layers.iter().map(look).collect::<Result<_, _>>()?;
         let found = layers.iter().zip(&found);
         let found = found.flat_map(|(layer, found)| found.iter().map(|finding| (Some(&*layer.title), finding)));
         verdict.extend(model(spec, &found.collect::<Vec<_>>()));
     }
     for plan in plans {
         let own: Vec<&Planned> = plan.layers.iter().filter(|planned| planned.kind != LayerKind::Model).collect();
-        let found: Vec<Vec<Finding>> = own.iter().map(|planned| look(planned)).collect::<Result<_, _>>()?;
+        let found: Vec<Vec<SecretFinding>> = own.iter().map(|planned| look(planned)).collect::<Result<_, _>>()?;
         let found = own.iter().zip(&found);
         let found = found.flat_map(|(planned, found)| found.iter().map(|finding| (&*planned.title, finding)));
         verdict.extend(image(&plan.spec, found));
@@ -97,13 +97,13 @@ pub(crate) fn foreseen<'a>(
     Ok(verdict)
 }
 
-fn model(spec: &ModelSpec, found: &[(Option<&str>, &Finding)]) -> Verdict {
-    let annotations: Vec<Finding> = spec.annotations.iter().filter_map(|(key, value)| text(key, value)).collect();
+fn model(spec: &ModelSpec, found: &[(Option<&str>, &SecretFinding)]) -> Verdict {
+    let annotations: Vec<SecretFinding> = spec.annotations.iter().filter_map(|(key, value)| text(key, value)).collect();
     let all: Vec<_> = found.iter().copied().chain(annotations.iter().map(|finding| (None, finding))).collect();
     Verdict::of(&format!("model '{}'", spec.name), &spec.allow_secrets, &all)
 }
 
-fn image<'a>(spec: &'a ImageSpec, in_layers: impl Iterator<Item = (&'a str, &'a Finding)>) -> Verdict {
+fn image<'a>(spec: &'a ImageSpec, in_layers: impl Iterator<Item = (&'a str, &'a SecretFinding)>) -> Verdict {
     let mut values = in_config(&spec.config);
     values.extend(spec.annotations.iter().filter_map(|(key, value)| text(key, value)));
     let all = in_layers.map(|(title, finding)| (Some(title), finding));
@@ -112,12 +112,12 @@ fn image<'a>(spec: &'a ImageSpec, in_layers: impl Iterator<Item = (&'a str, &'a 
 }
 
 /// Variables, commands and labels. What an image inherits is not looked at: its maker has published it.
-fn in_config(config: &Config) -> Vec<Finding> {
+fn in_config(config: &ImageConfig) -> Vec<SecretFinding> {
     let variable = |entry: &String| {
         let (name, value) = entry.split_once('=')?;
         Some(finding(name, format!("in the environment {}", in_value(name, value)?)))
     };
-    let mut found: Vec<Finding> = config.env.iter().filter_map(variable).collect();
+    let mut found: Vec<SecretFinding> = config.env.iter().filter_map(variable).collect();
     for (key, arguments) in [("Entrypoint", &config.entrypoint), ("Cmd", &config.cmd)] {
         let shape = arguments.iter().find_map(|argument| token(argument.as_bytes()));
         let reason = shape.map(|what| format!("has {what} in it"));
@@ -129,10 +129,10 @@ fn in_config(config: &Config) -> Vec<Finding> {
 }
 
 /// A label or an annotation: these have names of their own kind, so only the shape of a token counts.
-fn text(key: &str, value: &str) -> Option<Finding> {
+fn text(key: &str, value: &str) -> Option<SecretFinding> {
     token(value.as_bytes()).map(|what| finding(key, format!("has {what} in it")))
 }
 
-fn finding(place: &str, reason: String) -> Finding {
-    Finding { place: place.to_owned(), source: None, reason }
+fn finding(place: &str, reason: String) -> SecretFinding {
+    SecretFinding { place: place.to_owned(), source: None, reason }
 }

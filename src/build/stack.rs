@@ -23,12 +23,12 @@ use serde::{Deserialize, Serialize};
 use crate::build::Stack;
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
-use crate::image::archive::{self, Options, Without};
+use crate::disk::{AtPath, WriteError};
+use crate::image::archive::{self, ArchiveOptions, Without};
 use crate::image::json::read_versioned;
-use crate::image::layout::{Image, ImageDir, LayoutError, VERSION};
+use crate::image::layout::{ImageDir, ImageInMemory, LayoutError, VERSION};
 use crate::image::summary::Summary;
-use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
+use crate::image::{LayerKind, LayerRecord, ModelPart, PackedLayer};
 use crate::model::forms::record::ModelRecord;
 use crate::names::{Name, RelativePath};
 use crate::oci::canonical;
@@ -36,7 +36,7 @@ use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, file_name};
 use crate::sh;
-use crate::spec::service::{Service, ServicesJson};
+use crate::spec::service::{ServiceConfig, ServicesJson};
 
 /// `stack.json`. Paths are relative to the directory that it is in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -94,7 +94,7 @@ pub(crate) struct StackLayer {
     pub(crate) size: u64,
     /// What is in it, for one that is compressed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) packed: Option<Packed>,
+    pub(crate) packed: Option<PackedLayer>,
     /// What it is for.
     pub(crate) kind: LayerKind,
     /// For a layer of a model that has several: which part of it this is.
@@ -208,7 +208,7 @@ fn describe(images: &[&Summary], models: &[(&Name, &Summary)], form: Form) -> St
 /// # Errors
 /// With the path at fault.
 pub(crate) fn write_lean(stack: &Stack, directory: &Path, progress: &Progress) -> Result<(), WriteError> {
-    let write = |folder: &str, name: &str, image: &Image| {
+    let write = |folder: &str, name: &str, image: &ImageInMemory| {
         let path = directory.join(folder).join(name);
         fs::create_dir_all(&path).at("create", &path)?;
         image.write_lean(&path, progress)
@@ -230,7 +230,7 @@ pub(crate) fn write_lean(stack: &Stack, directory: &Path, progress: &Progress) -
 const SERVICES: &str = "services.json";
 
 /// What it holds; a stack without services has none.
-fn services_file(services: &BTreeMap<String, Service>) -> Option<Vec<u8>> {
+fn services_file(services: &BTreeMap<String, ServiceConfig>) -> Option<Vec<u8>> {
     let json = || canonical::to_pretty(&ServicesJson { version: VERSION, services: services.clone() });
     (!services.is_empty()).then(json)
 }
@@ -239,7 +239,7 @@ fn services_file(services: &BTreeMap<String, Service>) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// If there is a `services.json` that cannot be read.
-pub fn read_services(stack: &Path) -> Result<BTreeMap<String, Service>, LayoutError> {
+pub fn read_services(stack: &Path) -> Result<BTreeMap<String, ServiceConfig>, LayoutError> {
     let path = stack.join(SERVICES);
     if path.symlink_metadata().is_err() {
         return Ok(BTreeMap::new());
@@ -255,7 +255,7 @@ pub struct StackDir {
     /// Its models by name.
     pub(crate) models: Vec<(Name, ImageDir)>,
     /// How containers of its images are run.
-    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, ServiceConfig>,
 }
 
 impl StackDir {
@@ -308,7 +308,7 @@ pub(crate) fn write_archives(
     stack: &StackDir,
     directory: &Path,
     existing: &BTreeMap<String, ModelArchive>,
-    options: Options<'_>,
+    options: ArchiveOptions<'_>,
 ) -> Result<(), LayoutError> {
     let images: Vec<&Summary> = stack.images.iter().map(ImageDir::summary).collect();
     let models: Vec<_> = stack.models.iter().map(|(name, model)| (name, model.summary())).collect();
@@ -338,7 +338,7 @@ pub(crate) fn write_archives(
         .iter()
         .par_bridge()
         .map(|(path, image, without)| {
-            let digest = archive::write(image, &directory.join(path), true, Options { without, ..options })?;
+            let digest = archive::write(image, &directory.join(path), true, ArchiveOptions { without, ..options })?;
             let (digest, _) = digest.expect("the digest of everything was asked for");
             Ok((path.clone(), digest))
         })

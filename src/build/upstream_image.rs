@@ -19,11 +19,11 @@ use serde_json::Value;
 use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
-use crate::image::layout::{Image, ImageDir, LayoutError, VERSION};
+use crate::image::layout::{ImageDir, ImageInMemory, LayoutError, VERSION};
 use crate::image::recipes::Description;
-use crate::image::summary::{ImageKind, Origin, PlatformRecord, Summary};
-use crate::image::{Blob, Inherited, Layer, LayerKind, LayerRecord, Packed, digest_in};
-use crate::layer::{Kind, LayerError, Recipe, padding, tar_reader};
+use crate::image::summary::{ImageKind, ImageOrigin, PlatformRecord, Summary};
+use crate::image::{BuiltLayer, Inherited, LayerKind, LayerRecord, PackedLayer, SmallBlob, digest_in};
+use crate::layer::{LayerError, Recipe, TarEntryKind, padding, tar_reader};
 use crate::names::Name;
 use crate::oci::compression::Compression;
 use crate::oci::digest::{Digest, Hasher};
@@ -35,7 +35,7 @@ use crate::spec::UpstreamSpec;
 /// Why an image that was not built here cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum BaseError {
+pub(crate) enum UpstreamImageError {
     /// A file cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
@@ -80,7 +80,7 @@ pub(crate) enum BaseError {
     },
 }
 
-impl Classified for BaseError {
+impl Classified for UpstreamImageError {
     fn class(&self) -> Class {
         match self {
             Self::Read { source, .. } => source.class(),
@@ -91,7 +91,7 @@ impl Classified for BaseError {
     }
 }
 
-impl From<LayoutError> for BaseError {
+impl From<LayoutError> for UpstreamImageError {
     fn from(error: LayoutError) -> Self {
         Self::Layout(Box::new(error))
     }
@@ -105,23 +105,24 @@ const BOMB_RATIO: u64 = 200;
 /// Makes an image directory of an image that was not built here.
 ///
 /// # Errors
-/// See [`BaseError`].
-pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, BaseError> {
-    let unfit = |message: String| BaseError::Unfit { name: spec.name.clone(), message };
-    strict::check(strict::Document::Manifest, spec.manifest.as_bytes()).map_err(|error| unfit(error.to_string()))?;
+/// See [`UpstreamImageError`].
+pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInMemory, UpstreamImageError> {
+    let unfit = |message: String| UpstreamImageError::Unfit { name: spec.name.clone(), message };
+    strict::check(strict::DocumentKind::Manifest, spec.manifest.as_bytes())
+        .map_err(|error| unfit(error.to_string()))?;
     let manifest: ImageManifest =
         serde_json::from_str(&spec.manifest).map_err(|error| unfit(format!("its manifest is not valid: {error}")))?;
     let top = {
         let bytes = spec.manifest.clone().into_bytes();
         let media_type = manifest.media_type().clone().unwrap_or(MediaType::ImageManifest);
-        Blob { media_type, digest: Digest::of(&bytes), bytes }
+        SmallBlob { media_type, digest: Digest::of(&bytes), bytes }
     };
     let config_digest = digest_in(manifest.config()).ok_or_else(|| unfit("its config has no SHA-256".to_owned()))?;
-    let reading = |source| BaseError::Read { path: spec.config.clone(), source };
+    let reading = |source| UpstreamImageError::Read { path: spec.config.clone(), source };
     let bytes = bounded::read(&spec.config, Cap::Config).map_err(reading)?;
     let found = Digest::of(&bytes);
     if found != config_digest {
-        return Err(BaseError::Damaged { path: spec.config.clone(), expected: config_digest, found });
+        return Err(UpstreamImageError::Damaged { path: spec.config.clone(), expected: config_digest, found });
     }
     let (told, found) = (manifest.config().size(), bytes.len() as u64);
     if told != found {
@@ -147,11 +148,11 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, B
         let digest =
             digest_in(descriptor).ok_or_else(|| unfit(format!("a layer, {}, has no SHA-256", descriptor.digest())))?;
         let expected =
-            Expected { digest, size: descriptor.size(), diff_id, media_type: descriptor.media_type().to_string() };
+            ExpectedLayer { digest, size: descriptor.size(), diff_id, media_type: descriptor.media_type().to_string() };
         read_layer(spec, path, &expected, progress)
     };
     parts.iter().for_each(|((descriptor, _), _)| progress.expect(descriptor.size()));
-    let layers: Vec<Layer> = parts.into_par_iter().map(layer).collect::<Result<_, _>>()?;
+    let layers: Vec<BuiltLayer> = parts.into_par_iter().map(layer).collect::<Result<_, _>>()?;
 
     let records: Vec<LayerRecord> = layers.iter().map(|layer| layer.record.clone()).collect();
     let short = top.digest.short();
@@ -160,7 +161,7 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, B
     let size = records.iter().map(|record| record.size).sum();
     let record =
         PlatformRecord { platform, digest: top.digest, config_digest, size, layers: records, models: Vec::new() };
-    let origin = Some(Origin { reference: spec.source.clone(), digest: spec.index.unwrap_or(top.digest) });
+    let origin = Some(ImageOrigin { reference: spec.source.clone(), digest: spec.index.unwrap_or(top.digest) });
     let summary = Summary {
         version: VERSION,
         kind: ImageKind::Upstream,
@@ -175,8 +176,8 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<Image, B
         .into_iter()
         .map(|layer| (layer.record.digest, Description { recipe: layer.recipe, checksums: layer.checksums }))
         .collect();
-    let config = Blob { media_type: MediaType::ImageConfig, digest: config_digest, bytes };
-    Ok(Image { summary, top, blobs: vec![config], recipes })
+    let config = SmallBlob { media_type: MediaType::ImageConfig, digest: config_digest, bytes };
+    Ok(ImageInMemory { summary, top, blobs: vec![config], recipes })
 }
 
 /// The platform that a config names.
@@ -190,7 +191,7 @@ pub(crate) fn platform_of(config: &ImageConfiguration) -> Platform {
 }
 
 /// What manifest and config say of a layer.
-struct Expected {
+struct ExpectedLayer {
     digest: Digest,
     size: u64,
     diff_id: Digest,
@@ -198,9 +199,15 @@ struct Expected {
 }
 
 /// Reads a layer once: its own digest, and that of the archive in it.
-fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &Progress) -> Result<Layer, BaseError> {
-    let failed = |message: String| BaseError::Layer { name: spec.name.clone(), digest: expected.digest, message };
-    let reading = |source| BaseError::Read { path: path.to_owned(), source };
+fn read_layer(
+    spec: &UpstreamSpec,
+    path: &Path,
+    expected: &ExpectedLayer,
+    progress: &Progress,
+) -> Result<BuiltLayer, UpstreamImageError> {
+    let failed =
+        |message: String| UpstreamImageError::Layer { name: spec.name.clone(), digest: expected.digest, message };
+    let reading = |source| UpstreamImageError::Read { path: path.to_owned(), source };
     let Some(said) = Compression::of_media_type(&expected.media_type) else {
         return Err(failed(format!("is of type {}, which cannot be unpacked", expected.media_type)));
     };
@@ -239,7 +246,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
     io::copy(&mut packed, &mut io::sink()).map_err(reading)?;
     let (found, _) = packed.hasher.finish();
     if found != expected.digest {
-        return Err(BaseError::Damaged { path: path.to_owned(), expected: expected.digest, found });
+        return Err(UpstreamImageError::Damaged { path: path.to_owned(), expected: expected.digest, found });
     }
     let (diff_id, diff_size) = archive.finish();
     if diff_id != expected.diff_id {
@@ -250,7 +257,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
         };
         return Err(failed(format!("unpacks to {diff_id}, and the config says {}{lies}", expected.diff_id)));
     }
-    let packed = (compression != Compression::None).then(|| Packed {
+    let packed = (compression != Compression::None).then(|| PackedLayer {
         // Docker's layers are the same bytes under another name (image-spec, *media-types.md*).
         media_type: compression.media_type().to_owned(),
         diff_id,
@@ -267,7 +274,7 @@ fn read_layer(spec: &UpstreamSpec, path: &Path, expected: &Expected, progress: &
         why: "as it came: no byte of it changes".to_owned(),
         owners: vec![owner],
     };
-    Ok(Layer {
+    Ok(BuiltLayer {
         record,
         recipe: Recipe::of_blob(path.to_owned()),
         checksums: None,
@@ -299,25 +306,25 @@ impl Read for Tap<'_> {
 
 /// An image that another is built upon.
 #[derive(Debug, Clone)]
-pub(crate) struct Base {
+pub(crate) struct UpstreamImage {
     /// Its layers, bottom first.
-    pub(crate) layers: Vec<Layer>,
+    pub(crate) layers: Vec<BuiltLayer>,
     /// Names of its models, lowest first; their layers are the lowest of its layers, see [`models_of`](crate::image::models_of).
     pub(crate) models: Vec<Name>,
     /// What its config hands down.
     pub(crate) inherited: Inherited,
 }
 
-impl Base {
+impl UpstreamImage {
     /// Reads an image directory for being built upon.
     ///
     /// # Errors
     /// If it cannot be read, or is for another platform.
-    pub(crate) fn open(path: &Path, platform: &Platform) -> Result<Self, BaseError> {
+    pub(crate) fn open(path: &Path, platform: &Platform) -> Result<Self, UpstreamImageError> {
         let image = ImageDir::open(path)?;
         image.check_readable()?;
         let summary = image.summary();
-        let unfit = |message: String| BaseError::Unfit { name: summary.reference.to_string(), message };
+        let unfit = |message: String| UpstreamImageError::Unfit { name: summary.reference.to_string(), message };
         let record = match (&summary.platforms[..], summary.kind) {
             (_, ImageKind::Model) => return Err(unfit("is a model; name it in 'models'".to_owned())),
             ([one], _) if one.platform.runs_on(platform) => one,
@@ -357,7 +364,10 @@ impl Base {
 ///
 /// # Errors
 /// If a layer of the base cannot be read.
-pub(crate) fn hides<'a>(base: &[Layer], targets: &[&'a Path]) -> Result<Option<(PathBuf, &'a Path)>, BaseError> {
+pub(crate) fn hides<'a>(
+    base: &[BuiltLayer],
+    targets: &[&'a Path],
+) -> Result<Option<(PathBuf, &'a Path)>, UpstreamImageError> {
     let mut found = None;
     if targets.is_empty() {
         return Ok(found);
@@ -365,7 +375,8 @@ pub(crate) fn hides<'a>(base: &[Layer], targets: &[&'a Path]) -> Result<Option<(
     for layer in base {
         entries(layer, &mut |place, kind| {
             if found.is_none() {
-                found = hidden(place, *kind == Found::Directory, targets).map(|target| (place.to_owned(), target));
+                found =
+                    hidden(place, *kind == UpstreamEntry::Directory, targets).map(|target| (place.to_owned(), target));
             }
         })?;
     }
@@ -377,10 +388,10 @@ pub(crate) fn hides<'a>(base: &[Layer], targets: &[&'a Path]) -> Result<Option<(
 ///
 /// # Errors
 /// If a layer cannot be read.
-pub(crate) fn covers(base: &[&Layer], above: &Recipe) -> Result<Option<(PathBuf, PathBuf)>, BaseError> {
+pub(crate) fn covers(base: &[&BuiltLayer], above: &Recipe) -> Result<Option<(PathBuf, PathBuf)>, UpstreamImageError> {
     let mut directories = BTreeSet::new();
     of_recipe(above, &mut |place, kind| {
-        if *kind == Found::Directory {
+        if *kind == UpstreamEntry::Directory {
             directories.insert(place.to_owned());
         }
     })?;
@@ -390,8 +401,10 @@ pub(crate) fn covers(base: &[&Layer], above: &Recipe) -> Result<Option<(PathBuf,
     }
     for layer in base {
         entries(layer, &mut |place, kind| match kind {
-            Found::Link(target) if directories.contains(place) => drop(links.insert(place.to_owned(), target.clone())),
-            _ => links.retain(|link, _| hidden(place, *kind == Found::Directory, &[link]).is_none()),
+            UpstreamEntry::Link(target) if directories.contains(place) => {
+                drop(links.insert(place.to_owned(), target.clone()));
+            }
+            _ => links.retain(|link, _| hidden(place, *kind == UpstreamEntry::Directory, &[link]).is_none()),
         })?;
     }
     Ok(links.into_iter().next())
@@ -399,18 +412,18 @@ pub(crate) fn covers(base: &[&Layer], above: &Recipe) -> Result<Option<(PathBuf,
 
 /// What an entry of a layer is, as far as it matters to the layers around it.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum UpstreamEntry {
     Directory,
     Link(PathBuf),
     Other,
 }
 
-type Visit<'v> = dyn FnMut(&Path, &Found) + 'v;
+type VisitEntry<'v> = dyn FnMut(&Path, &UpstreamEntry) + 'v;
 
 /// Every entry of a layer, by its place in the image.
-fn entries(layer: &Layer, visit: &mut Visit<'_>) -> Result<(), BaseError> {
+fn entries(layer: &BuiltLayer, visit: &mut VisitEntry<'_>) -> Result<(), UpstreamImageError> {
     let Some(blob) = layer.recipe.blob() else { return of_recipe(&layer.recipe, visit) };
-    let failed = |source| BaseError::Read { path: blob.to_owned(), source };
+    let failed = |source| UpstreamImageError::Read { path: blob.to_owned(), source };
     let file = bounded::open(blob).map_err(failed)?;
     let compression = Compression::of_media_type(layer.record.media_type().as_ref()).unwrap_or(Compression::None);
     let mut archive = compression.decoder(file).map_err(failed)?;
@@ -418,9 +431,9 @@ fn entries(layer: &Layer, visit: &mut Visit<'_>) -> Result<(), BaseError> {
         |archive: &mut dyn Read| tar_reader::next(archive).map_err(|error| failed(io::Error::other(error.to_string())));
     while let Some(member) = next(&mut archive)? {
         let kind = match &member.kind {
-            tar_reader::Kind::Directory => Found::Directory,
-            tar_reader::Kind::Symlink(target) => Found::Link(OsStr::from_bytes(target).into()),
-            _ => Found::Other,
+            tar_reader::TarMemberKind::Directory => UpstreamEntry::Directory,
+            tar_reader::TarMemberKind::Symlink(target) => UpstreamEntry::Link(OsStr::from_bytes(target).into()),
+            _ => UpstreamEntry::Other,
         };
         visit(&Path::new("/").join(member.path()), &kind);
         let rest = member.size + padding(member.size);
@@ -429,12 +442,12 @@ fn entries(layer: &Layer, visit: &mut Visit<'_>) -> Result<(), BaseError> {
     Ok(())
 }
 
-fn of_recipe(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), BaseError> {
+fn of_recipe(recipe: &Recipe, visit: &mut VisitEntry<'_>) -> Result<(), UpstreamImageError> {
     recipe.members(&mut |member| {
         let kind = match &member.entry.kind {
-            Kind::Directory => Found::Directory,
-            Kind::Symlink(target) => Found::Link(OsStr::from_bytes(target).into()),
-            Kind::File(_) => Found::Other,
+            TarEntryKind::Directory => UpstreamEntry::Directory,
+            TarEntryKind::Symlink(target) => UpstreamEntry::Link(OsStr::from_bytes(target).into()),
+            TarEntryKind::File(_) => UpstreamEntry::Other,
         };
         visit(&Path::new("/").join(OsStr::from_bytes(&member.entry.path)), &kind);
         Ok(())

@@ -13,7 +13,7 @@ use crate::build::{self, Blobs, BuildError, import_image, index, lint, upstream_
 use crate::class::Classified;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
-use crate::disk::{At, Staging};
+use crate::disk::{AtPath, Staging};
 use crate::image::json::read_json;
 use crate::image::layout::ImageDir;
 use crate::image::summary::Summary;
@@ -38,7 +38,7 @@ const EXAMPLE: &str = r#"Example:
 /// secret in spite of its looks: `"allowSecrets": ["/app/.env", "API_KEY"]`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct BuildArgs {
     /// The spec, a JSON file.
     spec: PathBuf,
     /// Where to put the result; replaced in one step if it is there. By default the spec's name without `.json`.
@@ -55,7 +55,7 @@ pub(super) struct Args {
 /// What was built, for JSON and for the last sentence.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct BuildReport {
     output: PathBuf,
     #[serde(rename = "ref")]
     reference: Option<String>,
@@ -69,7 +69,7 @@ pub(super) struct Report {
     warnings: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &BuildArgs, printer: &Printer, session: &Session) -> Result<()> {
     let json = bounded::text(&args.spec, Cap::Document).with_context(|| format!("read {}", args.spec.display()))?;
     let spec = Spec::parse(&json).with_context(|| args.spec.display().to_string())?;
     let output = match &args.output {
@@ -91,7 +91,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let progress = session.progress();
     let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
     if printer.json() {
-        return printer.value(&Report {
+        return printer.value(&BuildReport {
             output,
             reference,
             digest,
@@ -138,18 +138,18 @@ pub(super) fn write(
         Spec::Image(spec) => {
             let image = build::image((**spec).clone(), graph, blobs, progress).map_err(line_by_line)?;
             image.write_lean(directory, progress)?;
-            lint::lint(&[lint::Image::of(&image)], &[])
+            lint::lint(&[lint::LintedImage::of(&image)], &[])
         }
         Spec::Model(spec) => {
             let (image, warnings) = build::model(spec, graph, blobs, progress).map_err(line_by_line)?;
             image.write_lean(directory, progress)?;
-            [warnings, lint::lint(&[], &[lint::Model::of(&spec.name, &image)])].concat()
+            [warnings, lint::lint(&[], &[lint::LintedModel::of(&spec.name, &image)])].concat()
         }
         Spec::Stack(spec) => {
             let stack = build::stack(spec, graph, progress).map_err(line_by_line)?;
             write_lean(&stack, directory, progress)?;
-            let images: Vec<_> = stack.images.iter().map(lint::Image::of).collect();
-            let models: Vec<_> = stack.models.iter().map(|(name, model)| lint::Model::of(name, model)).collect();
+            let images: Vec<_> = stack.images.iter().map(lint::LintedImage::of).collect();
+            let models: Vec<_> = stack.models.iter().map(|(name, model)| lint::LintedModel::of(name, model)).collect();
             [stack.warnings, lint::lint(&images, &models)].concat()
         }
         Spec::Upstream(spec) => {

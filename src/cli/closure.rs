@@ -8,7 +8,7 @@ use super::failure::{Context, Result, environment, failed, usage};
 use crate::disk::bounded::{self, Cap};
 use crate::nix::closure::ClosureGraph;
 use crate::nix::store_path::{StoreDir, StorePath};
-use crate::spec::content::Root;
+use crate::spec::content::StoreRoot;
 use crate::spec::{ImageSpec, Spec};
 
 /// The graph that a spec needs; empty where it names no store path.
@@ -27,7 +27,7 @@ pub(super) fn graph(spec: &Spec, file: Option<&Path>) -> Result<ClosureGraph> {
     if let Some(file) = file {
         let json = bounded::text(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
         let graph = ClosureGraph::parse(&store, &json).with_context(|| file.display().to_string())?;
-        let has = |root: &&Root| graph.iter().any(|info| info.path.hash_part() == root.path().hash_part());
+        let has = |root: &&StoreRoot| graph.iter().any(|info| info.path.hash_part() == root.path().hash_part());
         if let Some(root) = roots.iter().find(|root| !has(root)) {
             let missing = store.display(root.path());
             return Err(usage(format!("{} does not have {missing}, which the spec names", file.display())));
@@ -42,12 +42,12 @@ pub(super) fn graph(spec: &Spec, file: Option<&Path>) -> Result<ClosureGraph> {
 }
 
 /// A path that a text mentions may have taken the full stop after it as part of its name.
-fn on_disk(store: &StoreDir, root: &Root) -> StorePath {
+fn on_disk(store: &StoreDir, root: &StoreRoot) -> StorePath {
     let path = root.path();
     let exists = |path: &StorePath| Path::new(&store.display(path)).symlink_metadata().is_ok();
     let shorter = StorePath::from_base_name(path.base_name().trim_end_matches(['.', '?']));
     match (root, shorter) {
-        (Root::Mentioned(_), Ok(shorter)) if !exists(path) && exists(&shorter) => shorter,
+        (StoreRoot::Mentioned(_), Ok(shorter)) if !exists(path) && exists(&shorter) => shorter,
         _ => path.clone(),
     }
 }

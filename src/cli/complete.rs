@@ -10,10 +10,10 @@ use super::host::{caller, nix_places};
 use crate::engine::Engine as _;
 use crate::image::summary::ImageKind;
 use crate::model::pin::lock as models;
-use crate::podman::load::decide::Host;
-use crate::podman::load::sizes::Sizes;
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::load::sizes::MeasuredSizes;
 use crate::podman::slots::Slots;
-use crate::podman::storage::client::Client;
+use crate::podman::storage::client::PodmanClient;
 use crate::podman::storage::places::{Overrides, Places};
 use crate::upstream::file as images;
 
@@ -41,11 +41,11 @@ pub(super) fn locked_models() -> ArgValueCandidates {
 }
 
 /// The Podman of this user, as it has answered before.
-fn host() -> Option<Host> {
+fn host() -> Option<PodmanHost> {
     let overrides = Overrides::default();
     let places = Places::remembered(&caller(), &overrides)?;
-    let (engine, linked) = (Client::new(&overrides, &places), Host::find_linked(&places, None));
-    Some(Host { places, engine, linked, nix: nix_places(), sizes: Sizes::default() })
+    let (engine, linked) = (PodmanClient::new(&overrides, &places), PodmanHost::find_linked(&places, None));
+    Some(PodmanHost { places, engine, linked, nix: nix_places(), sizes: MeasuredSizes::default() })
 }
 
 fn loaded(fits: fn(ImageKind) -> bool) -> Vec<CompletionCandidate> {

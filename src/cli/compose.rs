@@ -8,9 +8,9 @@ use super::failure::{Context, Result, usage};
 use super::output::{Destination, is_stream};
 use super::printer::{Printer, count, size};
 use crate::compose::export::export;
-use crate::compose::import::account::{Fate, Row};
+use crate::compose::import::account::{AccountRow, Fate};
 use crate::compose::import::nix::string;
-use crate::compose::import::{Counts, Imported, Options, Pinned, import};
+use crate::compose::import::{Counts, ImportOptions, Imported, Pinned, import};
 use crate::disk::bounded::{self, Cap};
 use crate::upstream::file;
 
@@ -34,15 +34,15 @@ const EXPORT: &str = "Examples:
 /// Come from a compose file, or give one to people without NixOS.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ComposeArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ComposeVerb,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
-    Import(ImportArgs),
-    Export(ExportArgs),
+enum ComposeVerb {
+    Import(ComposeImportArgs),
+    Export(ComposeExportArgs),
 }
 
 /// Turn a compose file into a NixOS configuration, and account for every key of it.
@@ -54,7 +54,7 @@ enum Verb {
 /// Variables come from --env-file, or from `.env` beside the file; the environment of the shell is not read.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = IMPORT)]
-pub(super) struct ImportArgs {
+pub(super) struct ComposeImportArgs {
     /// The compose file.
     file: PathBuf,
     /// Write the configuration here; replaced in one step if it is there. By default it goes to standard output, and the
@@ -84,7 +84,7 @@ pub(super) struct ImportArgs {
 /// Services are those that the stack describes; without any, each image gets one with the ports and volumes of its config.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXPORT)]
-pub(super) struct ExportArgs {
+pub(super) struct ComposeExportArgs {
     /// A lean stack, or one with archives.
     stack: PathBuf,
     /// Write it here; replaced in one step if it is there. By default it goes to standard output.
@@ -94,7 +94,7 @@ pub(super) struct ExportArgs {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ImportReport {
+pub(super) struct ComposeImportReport {
     output: Option<PathBuf>,
     sentence: String,
     #[serde(flatten)]
@@ -103,19 +103,19 @@ pub(super) struct ImportReport {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct ExportReport {
+pub(super) struct ComposeExportReport {
     output: Option<PathBuf>,
     compose: String,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &ComposeArgs, printer: &Printer) -> Result<()> {
     match &args.verb {
-        Verb::Import(args) => run_import(args, printer),
-        Verb::Export(args) => run_export(args, printer),
+        ComposeVerb::Import(args) => run_import(args, printer),
+        ComposeVerb::Export(args) => run_export(args, printer),
     }
 }
 
-fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
+fn run_import(args: &ComposeImportArgs, printer: &Printer) -> Result<()> {
     if args.file.is_dir() {
         let message = format!("{} is a directory; give the compose file in it", args.file.display());
         return Err(usage(message));
@@ -123,7 +123,7 @@ fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
     let parent = args.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = args.directory.as_deref().unwrap_or(parent);
     let directory = directory.canonicalize().with_context(|| format!("open {}", directory.display()))?;
-    let mut imported = import(&Options {
+    let mut imported = import(&ImportOptions {
         file: args.file.clone(),
         directory,
         env_files: args.env_file.clone(),
@@ -141,7 +141,7 @@ fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
         write(output, &imported.nix, printer)?;
     }
     if printer.json() {
-        return printer.value(&ImportReport { output: args.output.clone(), sentence, imported });
+        return printer.value(&ComposeImportReport { output: args.output.clone(), sentence, imported });
     }
     if streams {
         printer.bytes(imported.nix.as_bytes())?;
@@ -157,7 +157,7 @@ fn run_import(args: &ImportArgs, printer: &Printer) -> Result<()> {
 }
 
 /// The images of the lock, and how the configuration names it.
-fn pinned(args: &ImportArgs) -> Result<Pinned> {
+fn pinned(args: &ComposeImportArgs) -> Result<Pinned> {
     let folder = args.output.as_deref().filter(|output| !is_stream(output)).and_then(Path::parent);
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = match &args.lock {
@@ -197,7 +197,7 @@ fn notes(imported: &mut Imported) {
     }
 }
 
-fn run_export(args: &ExportArgs, printer: &Printer) -> Result<()> {
+fn run_export(args: &ComposeExportArgs, printer: &Printer) -> Result<()> {
     let compose = export(&args.stack)?;
     let output = args.output.as_deref().filter(|output| !is_stream(output));
     if args.output.is_some() && output.is_none() && printer.json() {
@@ -207,7 +207,7 @@ fn run_export(args: &ExportArgs, printer: &Printer) -> Result<()> {
         write(output, &compose, printer)?;
     }
     if printer.json() {
-        return printer.value(&ExportReport { output: args.output.clone(), compose });
+        return printer.value(&ComposeExportReport { output: args.output.clone(), compose });
     }
     match output {
         None => printer.bytes(compose.as_bytes()),
@@ -241,7 +241,7 @@ fn account(imported: &Imported, all: bool) -> Vec<Vec<String>> {
     std::iter::once(head).filter(|_| rows.len() > 0).chain(rows.clone()).collect()
 }
 
-fn cells(row: &Row) -> [String; 5] {
+fn cells(row: &AccountRow) -> [String; 5] {
     let now = match row.fate {
         Fate::Left => "-".to_owned(),
         Fate::Taken if row.to.is_empty() => "nothing to do".to_owned(),

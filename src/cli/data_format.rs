@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::view::Seen;
+use super::view::ViewedImage;
 use crate::compose::import::known::{DataFormat, data_formats};
 
 /// What of these images has data of another format than those of the same names before.
-pub(super) fn breaks(old: &[Seen], new: &[Seen]) -> Vec<String> {
+pub(super) fn breaks(old: &[ViewedImage], new: &[ViewedImage]) -> Vec<String> {
     let mut found = Vec::new();
     for image in new {
         let before = old.iter().find(|before| before.name == image.name && before.platform == image.platform);
@@ -28,7 +28,7 @@ pub(super) fn breaks(old: &[Seen], new: &[Seen]) -> Vec<String> {
 }
 
 /// The major versions of the programs whose version is that of the data.
-fn majors(image: &Seen, format: &DataFormat) -> BTreeSet<String> {
+fn majors(image: &ViewedImage, format: &DataFormat) -> BTreeSet<String> {
     let versions = super::diff::versions_in(image);
     let of_packages = format.packages.iter().filter_map(|package| versions.get(*package)).flatten().cloned();
     let of_variable = image.environment.iter().filter_map(|line| line.strip_prefix(format.variable)?.strip_prefix('='));

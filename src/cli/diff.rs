@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::data_format::breaks;
 use super::failure::Result;
 use super::printer::{Printer, count, size};
-use super::view::{self, Seen, SeenLayer, short};
+use super::view::{self, SeenLayer, ViewedImage, short};
 use crate::image::{LayerKind, LayerRecord, chain_ids};
 use crate::nix::store_path::name_and_version;
 use crate::oci::digest::Digest;
@@ -18,7 +18,7 @@ use crate::oci::digest::Digest;
 /// A layer is written if its blob is new, or if a layer below it changed: Podman names a layer by everything below it,
 /// and stores the same blob again above another parent.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DiffArgs {
     /// What the host has: an image directory, a lean stack, or a stack of archives.
     old: PathBuf,
     /// What it would get.
@@ -28,7 +28,7 @@ pub(super) struct Args {
 /// What a host would do for one image.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Change {
+struct ImageChange {
     name: String,
     platform: String,
     /// `identical`, `changed` or `new`.
@@ -50,15 +50,15 @@ struct LayerChange {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
-    changes: Vec<Change>,
+pub(super) struct DiffReport {
+    changes: Vec<ImageChange>,
     removed: Vec<String>,
     bytes_to_write: u64,
     /// Data that the new version of a program does not read.
     warnings: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &DiffArgs, printer: &Printer) -> Result<()> {
     let report = compare(&view::look(&args.old)?, &view::look(&args.new)?);
     if printer.json() {
         return printer.value(&report);
@@ -101,7 +101,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
 }
 
 /// ` 1.16.2 → 1.16.3` where the package that gave the image its name has another version.
-fn versions(change: &Change) -> String {
+fn versions(change: &ImageChange) -> String {
     match change.packages.iter().find(|(name, _, _)| *name == change.name) {
         Some((_, before, after)) if !before.is_empty() && !after.is_empty() => {
             format!(" {} → {}", before.join(", "), after.join(", "))
@@ -111,7 +111,7 @@ fn versions(change: &Change) -> String {
     }
 }
 
-fn compare(old: &[Seen], new: &[Seen]) -> Report {
+fn compare(old: &[ViewedImage], new: &[ViewedImage]) -> DiffReport {
     let layers = || old.iter().flat_map(|image| image.layers.iter().filter_map(|layer| layer.digest));
     let blobs: BTreeSet<Digest> = layers().collect();
     let mut chains: BTreeSet<Digest> = old.iter().flat_map(chain).collect();
@@ -135,13 +135,13 @@ fn compare(old: &[Seen], new: &[Seen]) -> Report {
         let bytes_to_write = new_blobs.iter().chain(&rewritten).map(|layer| layer.size).sum();
         let packages = before.map(|before| packages(before, image)).unwrap_or_default();
         let (name, platform) = (image.name.to_string(), image.platform.to_string());
-        changes.push(Change { name, platform, state, packages, new_blobs, rewritten, bytes_to_write });
+        changes.push(ImageChange { name, platform, state, packages, new_blobs, rewritten, bytes_to_write });
     }
     let gone = old
         .iter()
         .filter(|before| !new.iter().any(|image| image.name == before.name && image.platform == before.platform));
     let bytes_to_write = changes.iter().map(|change| change.bytes_to_write).sum();
-    Report {
+    DiffReport {
         changes,
         removed: gone.map(|image| image.name.to_string()).collect(),
         bytes_to_write,
@@ -149,7 +149,7 @@ fn compare(old: &[Seen], new: &[Seen]) -> Report {
     }
 }
 
-fn chain(image: &Seen) -> Vec<Digest> {
+fn chain(image: &ViewedImage) -> Vec<Digest> {
     let record = |layer: &SeenLayer| {
         let (title, why, owners) = (String::new(), String::new(), Vec::new());
         let (size, packed, kind) = (layer.size, layer.packed.clone(), layer.kind);
@@ -158,7 +158,7 @@ fn chain(image: &Seen) -> Vec<Digest> {
     chain_ids(&image.layers.iter().filter_map(record).collect::<Vec<_>>())
 }
 
-fn packages(old: &Seen, new: &Seen) -> Vec<(String, Vec<String>, Vec<String>)> {
+fn packages(old: &ViewedImage, new: &ViewedImage) -> Vec<(String, Vec<String>, Vec<String>)> {
     let (before, after) = (versions_in(old), versions_in(new));
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
     let of = |map: &BTreeMap<String, BTreeSet<String>>, name| {
@@ -171,7 +171,7 @@ fn packages(old: &Seen, new: &Seen) -> Vec<(String, Vec<String>, Vec<String>)> {
         .collect()
 }
 
-pub(super) fn versions_in(image: &Seen) -> BTreeMap<String, BTreeSet<String>> {
+pub(super) fn versions_in(image: &ViewedImage) -> BTreeMap<String, BTreeSet<String>> {
     let mut packages: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for layer in image.layers.iter().filter(|layer| layer.kind != LayerKind::Root) {
         for owner in &layer.owners {
@@ -189,7 +189,7 @@ mod tests {
     use crate::oci::platform::Platform;
     use crate::oci::reference::Reference;
 
-    fn image(name: &str, layers: &[(&str, u64)]) -> Seen {
+    fn image(name: &str, layers: &[(&str, u64)]) -> ViewedImage {
         let layer = |(owner, size): &(&str, u64)| SeenLayer {
             digest: Some(Digest::of(owner.as_bytes())),
             size: *size,
@@ -202,7 +202,7 @@ mod tests {
             on_disk: None,
         };
         let all: String = layers.iter().map(|(owner, _)| *owner).collect();
-        Seen {
+        ViewedImage {
             name: Name::new(name).unwrap(),
             reference: Reference::new(name, "0").unwrap(),
             platform: Platform::of_data(),

@@ -9,7 +9,7 @@ use super::host::{self, HostArgs};
 use super::printer::{Printer, count};
 use super::session::Session;
 use crate::disk::WriteError;
-use crate::podman::doctor::{Check, Doctor, State};
+use crate::podman::doctor::{CheckState, Doctor, HostCheck};
 use crate::podman::linked::{DEFAULT, LinkedStore, image_store, sharing};
 use crate::podman::storage::places::Places;
 
@@ -19,7 +19,7 @@ use crate::podman::storage::places::Places;
 /// loading copies nothing, and no prune takes an image away. With --fix, doctor makes the store, then names it in
 /// storage.conf, and asks Podman whether it still works.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct DoctorArgs {
     /// Mend what can be mended without losing anything.
     #[arg(long)]
     fix: bool,
@@ -41,13 +41,13 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct DoctorReport {
     fixed: Vec<String>,
     places: Option<Places>,
-    checks: Vec<Check>,
+    checks: Vec<HostCheck>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &DoctorArgs, printer: &Printer, session: &Session) -> Result<()> {
     if args.make_store {
         let store = args.host.storage_dir.as_deref().unwrap_or(Path::new(DEFAULT));
         return make_store(store, args.share, printer);
@@ -92,9 +92,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let checks = doctor.examine();
     progress.check()?;
     // The examination has just asked.
-    let report = Report { fixed, checks, places: Places::find(&caller, &overrides, progress).ok() };
+    let report = DoctorReport { fixed, checks, places: Places::find(&caller, &overrides, progress).ok() };
     let number = |state| report.checks.iter().filter(|check| check.state == state).count();
-    let problems = number(State::Problem);
+    let problems = number(CheckState::Problem);
     if printer.json() {
         printer.value(&report)?;
     } else {
@@ -102,9 +102,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         printer.line(format!(
             "{}: {} ok, {}, {}, {}",
             count(report.checks.len(), "check"),
-            number(State::Ok),
-            count(number(State::Note), "note"),
-            count(number(State::Warning), "warning"),
+            number(CheckState::Ok),
+            count(number(CheckState::Note), "note"),
+            count(number(CheckState::Warning), "warning"),
             count(problems, "problem")
         ))?;
     }
@@ -142,19 +142,19 @@ fn make_store(store: &Path, share: bool, printer: &Printer) -> Result<()> {
     shared.into_iter().try_for_each(|done| printer.line(done))
 }
 
-fn print(report: &Report, fix: bool, printer: &Printer) -> Result<()> {
+fn print(report: &DoctorReport, fix: bool, printer: &Printer) -> Result<()> {
     for fixed in &report.fixed {
         printer.line(format!("fixed    {fixed}"))?;
     }
     if fix && report.fixed.is_empty() {
         printer.line("fixed    nothing: there is nothing to do")?;
     }
-    for Check { check, state, message, fix } in &report.checks {
+    for HostCheck { check, state, message, fix } in &report.checks {
         let state = match state {
-            State::Ok => "ok",
-            State::Note => "note",
-            State::Warning => "warning",
-            State::Problem => "problem",
+            CheckState::Ok => "ok",
+            CheckState::Note => "note",
+            CheckState::Warning => "warning",
+            CheckState::Problem => "problem",
         };
         printer.line(format!("{state:<7}  {check}: {message}"))?;
         if let Some(fix) = fix {

@@ -14,8 +14,8 @@ use super::push::{Packing, warn_of_weights};
 use super::session::Session;
 use crate::build::stack::{ModelArchive, StackDir, write_archives};
 use crate::disk::files::free_space;
-use crate::disk::{At, Staging, bounded};
-use crate::image::archive::{self, Options, Without};
+use crate::disk::{AtPath, Staging, bounded};
+use crate::image::archive::{self, ArchiveOptions, Without};
 use crate::image::layout::ImageDir;
 use crate::image::vouching::vouched;
 use crate::layer::output::Verify;
@@ -44,15 +44,15 @@ const EXAMPLE: &str = "Examples:
 /// file; or Ollama's directory. Weights in the Nix store are linked there where they cannot be shared.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ExportArgs {
     /// An image directory or a lean stack.
     from: PathBuf,
     /// Where to write; replaced in one step if it is there. One file goes to standard output with `-`.
     #[arg(short, long)]
     output: PathBuf,
     /// What to write.
-    #[arg(long, value_enum, default_value_t = Format::Archive)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = ExportFormat::Archive)]
+    format: ExportFormat,
     /// Leave layers out that the other side has: `models`, or a layer's digest. Repeatable.
     #[arg(long, value_name = "LAYER|models")]
     without: Vec<String>,
@@ -60,14 +60,14 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = Packing::None)]
     compression: Packing,
     /// How far to compare layers with their digests while they are written.
-    #[arg(long, value_enum, default_value_t = Check::Auto)]
-    verify: Check,
+    #[arg(long, value_enum, default_value_t = ExportCheck::Auto)]
+    verify: ExportCheck,
 }
 
 /// What `windlass export` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum Format {
+pub(super) enum ExportFormat {
     /// One tar file, OCI archive and docker-archive at once; for a stack a directory of them.
     Archive,
     /// An OCI directory.
@@ -81,7 +81,7 @@ pub(super) enum Format {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Check {
+enum ExportCheck {
     /// Unless data is shared (XFS, Btrfs) for which the Nix store vouches.
     Auto,
     /// Even if that means reading what could have been shared.
@@ -92,7 +92,7 @@ enum Check {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct ExportReport {
     output: PathBuf,
     read: u64,
     written: u64,
@@ -100,7 +100,7 @@ pub(super) struct Report {
     without: Vec<Digest>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     let is_stack = args.from.join("stack.json").is_file();
     let mut without = Without::default();
@@ -120,9 +120,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         vec![(image, without.clone())]
     };
     let is_file = match args.format {
-        Format::Archive => !is_stack,
-        Format::Oci | Format::Ollama => false,
-        Format::Modelpack | Format::DockerModel => is_archive(&args.output),
+        ExportFormat::Archive => !is_stack,
+        ExportFormat::Oci | ExportFormat::Ollama => false,
+        ExportFormat::Modelpack | ExportFormat::DockerModel => is_archive(&args.output),
     };
     if args.format.is_of_models() && !args.without.is_empty() {
         return Err(usage("--without is for images; a model is written whole"));
@@ -154,14 +154,14 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let drawing = session.draw("exporting");
     let verify = match args.verify {
         // What no Nix vouches for is read, even where the file system shares it.
-        Check::Auto if vouched(&nix_places(), images.iter().map(|(image, _)| image)).len() < images.len() => {
+        ExportCheck::Auto if vouched(&nix_places(), images.iter().map(|(image, _)| image)).len() < images.len() => {
             Verify::Always
         }
-        Check::Auto => Verify::Auto,
-        Check::Always => Verify::Always,
-        Check::Never => Verify::Never,
+        ExportCheck::Auto => Verify::Auto,
+        ExportCheck::Always => Verify::Always,
+        ExportCheck::Never => Verify::Never,
     };
-    let options = Options { without: &without, verify, progress };
+    let options = ArchiveOptions { without: &without, verify, progress };
     match args.format.is_of_models() && !is_stack {
         true => write_model(&args.from, args.format, is_file, path, options)?,
         false if args.compression == Packing::None => {
@@ -181,7 +181,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     left_out.sort();
     left_out.dedup();
     let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
-    let report = Report { output: args.output.clone(), read, written, cloned, without: left_out };
+    let report = ExportReport { output: args.output.clone(), read, written, cloned, without: left_out };
     if printer.json() {
         return printer.value(&report);
     }
@@ -226,7 +226,7 @@ fn check_target(output: &Path, directory: bool) -> Result<()> {
     Ok(())
 }
 
-impl Format {
+impl ExportFormat {
     /// Whether it is a form of a model.
     fn is_of_models(self) -> bool {
         matches!(self, Self::Modelpack | Self::DockerModel | Self::Ollama)
@@ -234,15 +234,21 @@ impl Format {
 }
 
 /// Writes a form of a model to `output`, which is an empty file or directory.
-fn write_model(from: &Path, format: Format, is_file: bool, output: &Path, options: Options<'_>) -> Result<()> {
-    let Options { verify, progress, .. } = options;
+fn write_model(
+    from: &Path,
+    format: ExportFormat,
+    is_file: bool,
+    output: &Path,
+    options: ArchiveOptions<'_>,
+) -> Result<()> {
+    let ArchiveOptions { verify, progress, .. } = options;
     let model = ModelDir::open(&ImageDir::open(from)?)?;
     let artifact = match format {
-        Format::Ollama => {
-            let ollama = ollama(&model.model, &ollama::Options::default())?;
+        ExportFormat::Ollama => {
+            let ollama = ollama(&model.model, &ollama::ModelfileOptions::default())?;
             return Ok(model.write_ollama(&ollama, output, verify, progress)?);
         }
-        Format::DockerModel => docker_model(&model.model),
+        ExportFormat::DockerModel => docker_model(&model.model),
         _ => modelpack(&model.model),
     };
     match is_file {
@@ -255,14 +261,14 @@ fn write_model(from: &Path, format: Format, is_file: bool, output: &Path, option
 /// Writes to `output`, which does not exist, or is an empty file or directory.
 pub(super) fn write(
     from: &Path,
-    format: Format,
+    format: ExportFormat,
     output: &Path,
     models: &BTreeMap<String, ModelArchive>,
-    options: Options<'_>,
+    options: ArchiveOptions<'_>,
 ) -> Result<()> {
     let create = || std::fs::create_dir_all(output).at("create", output);
     match (from.join("stack.json").is_file(), format) {
-        (true, Format::Archive) => {
+        (true, ExportFormat::Archive) => {
             create()?;
             write_archives(&StackDir::open(from)?, output, models, options)?;
         }
@@ -270,12 +276,12 @@ pub(super) fn write(
             let name = format.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
             return Err(usage(format!("{} is a stack; --format {name} is for one image", from.display())));
         }
-        (false, Format::Archive) => drop(archive::write(&ImageDir::open(from)?, output, false, options)?),
-        (false, Format::Oci) => {
+        (false, ExportFormat::Archive) => drop(archive::write(&ImageDir::open(from)?, output, false, options)?),
+        (false, ExportFormat::Oci) => {
             create()?;
             archive::write_directory(&ImageDir::open(from)?, output, options)?;
         }
-        (false, Format::Modelpack | Format::DockerModel | Format::Ollama) => {
+        (false, ExportFormat::Modelpack | ExportFormat::DockerModel | ExportFormat::Ollama) => {
             create()?;
             write_model(from, format, false, output, options)?;
         }
@@ -284,9 +290,9 @@ pub(super) fn write(
 }
 
 /// Writes an image with packed layers to `output`, which is an empty file or directory.
-fn write_packed(args: &Args, output: &Path, options: Options<'_>) -> Result<()> {
+fn write_packed(args: &ExportArgs, output: &Path, options: ArchiveOptions<'_>) -> Result<()> {
     let (image, with) = (ImageDir::open(&args.from)?, args.compression.compression());
-    if args.format == Format::Oci {
+    if args.format == ExportFormat::Oci {
         return Ok(pack::write_directory(&image, with, output, options)?);
     }
     let mut name = args.output.file_name().unwrap_or_default().to_owned();

@@ -1,16 +1,16 @@
 //! What a load says before it begins: what it copies, why, and what would save that.
 
 use super::printer::size;
-use crate::engine::target::{Copies, How, Step, Target};
-use crate::podman::load::decide::Host;
+use crate::engine::target::{CopiedBytes, LoadMethod, LoadStep, LoadTarget};
+use crate::podman::load::decide::PodmanHost;
 
 /// Copies of more than this are warned of before they begin.
 const MUCH: u64 = 1_000_000_000;
 
 /// What is to be known before a load begins that copies: how much, why, and what would save it.
-pub(super) fn foretell(host: &Host, targets: &[Target], steps: &[Step]) -> Vec<String> {
+pub(super) fn foretell(host: &PodmanHost, targets: &[LoadTarget], steps: &[LoadStep]) -> Vec<String> {
     let mut lines = Vec::new();
-    let pulled = || steps.iter().filter(|step| step.how == How::Pull);
+    let pulled = || steps.iter().filter(|step| step.how == LoadMethod::Pull);
     let (stays, repeated) =
         pulled().fold((0, 0), |(stays, repeated), step| (stays + step.to_write, repeated + step.repeated));
     // Who has a linked store, and asks for Podman's own, knows.
@@ -32,7 +32,7 @@ pub(super) fn foretell(host: &Host, targets: &[Target], steps: &[Step]) -> Vec<S
         ));
     }
     lines.extend(vfs(stays, repeated));
-    let mut copies = Copies::new();
+    let mut copies = CopiedBytes::new();
     for (cause, bytes) in steps.iter().flat_map(|step| &step.copies) {
         *copies.entry(*cause).or_default() += bytes;
     }
@@ -60,7 +60,7 @@ fn vfs(to_write: u64, repeated: u64) -> Option<String> {
 }
 
 /// Why bytes are copied, in words.
-pub(super) fn causes(copies: &Copies) -> String {
+pub(super) fn causes(copies: &CopiedBytes) -> String {
     match copies.len() {
         1 => copies.keys().map(ToString::to_string).collect(),
         _ => copies.iter().map(|(cause, bytes)| format!("{} {cause}", size(*bytes))).collect::<Vec<_>>().join(", "),

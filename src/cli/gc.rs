@@ -11,11 +11,11 @@ use super::printer::{Printer, count, size};
 use super::session::Session;
 use crate::disk::progress::Progress;
 use crate::engine::target::DecideError;
-use crate::podman::keep::gc::{self, GarbageClass, Kept, NotOurs, Plan, Removal, Removed, Request};
+use crate::podman::keep::gc::{self, GarbageClass, GcPlan, GcRequest, KeptItem, NotOurs, Removal, Removed};
 use crate::podman::load::LoadError;
-use crate::podman::load::decide::Host;
+use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::pull::PullError;
-use crate::podman::storage::others::Others;
+use crate::podman::storage::others::OtherUsers;
 
 const EXAMPLE: &str = "Examples:
   windlass gc                                    what would go, what would stay and why
@@ -30,7 +30,7 @@ const EXAMPLE: &str = "Examples:
 /// by other users of the linked store, or by generations of another graph root.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct GcArgs {
     /// Remove it.
     #[arg(long)]
     apply: bool,
@@ -88,7 +88,7 @@ fn percent(text: &str) -> Result<u8, String> {
 /// One removal, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row<'a> {
+struct GcRow<'a> {
     #[serde(flatten)]
     removal: &'a Removal,
     removed: bool,
@@ -99,10 +99,10 @@ struct Row<'a> {
 /// The whole clean-up, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
+pub(super) struct GcReport<'a> {
     applied: bool,
-    keep: &'a [Kept],
-    remove: Vec<Row<'a>>,
+    keep: &'a [KeptItem],
+    remove: Vec<GcRow<'a>>,
     not_ours: NotOurs,
     /// So many percent are in use, which is not above the watermark.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,13 +112,13 @@ pub(super) struct Report<'a> {
     collectable: u64,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &GcArgs, printer: &Printer, session: &Session) -> Result<()> {
     let host = args.host.host(session.progress())?;
     let progress = session.progress();
     let request = request(args)?;
     if !args.apply || (args.aggressive && !args.yes) {
         let plan = host.plan_gc(&request, progress)?;
-        let planned = plan.remove.iter().map(|removal| Row { removal, removed: false, error: None }).collect();
+        let planned = plan.remove.iter().map(|removal| GcRow { removal, removed: false, error: None }).collect();
         if !args.apply {
             return report(&plan, planned, args, printer);
         }
@@ -150,7 +150,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let (plan, removed) = host.gc(&request, &mut done, progress)?;
     let row = |removed| {
         let Removed { removal, error }: &Removed = removed;
-        Row { removal, removed: error.is_none(), error: error.as_ref().map(ToString::to_string) }
+        GcRow { removal, removed: error.is_none(), error: error.as_ref().map(ToString::to_string) }
     };
     report(&plan, removed.iter().map(row).collect(), args, printer)?;
     let left = removed.iter().filter(|removed| removed.error.is_some()).count();
@@ -160,7 +160,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     Ok(())
 }
 
-fn request(args: &Args) -> Result<Request> {
+fn request(args: &GcArgs) -> Result<GcRequest> {
     let classes = match (args.aggressive, args.only.is_empty()) {
         (true, _) => GarbageClass::ALL.into(),
         (false, true) => GarbageClass::USUAL.into(),
@@ -176,7 +176,7 @@ fn request(args: &Args) -> Result<Request> {
         (false, None) => gc::KEEP,
     };
     let keep = args.keep_generations.unwrap_or(keep);
-    Ok(Request { classes, keep, watermarks, others: Others::default() })
+    Ok(GcRequest { classes, keep, watermarks, others: OtherUsers::default() })
 }
 
 fn agreed(number: usize, printer: &Printer) -> Result<bool> {
@@ -194,19 +194,19 @@ fn line(verb: &str, removal: &Removal) -> String {
     format!("{verb} {}: frees {}{nix}", removal.name, size(removal.bytes))
 }
 
-fn print_plan(plan: &Plan, printer: &Printer) -> Result<()> {
+fn print_plan(plan: &GcPlan, printer: &Printer) -> Result<()> {
     plan.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     plan.keep.iter().try_for_each(|kept| printer.line(format!("keep {}: {}", kept.name, kept.why)))
 }
 
-fn report(plan: &Plan, rows: Vec<Row<'_>>, args: &Args, printer: &Printer) -> Result<()> {
+fn report(plan: &GcPlan, rows: Vec<GcRow<'_>>, args: &GcArgs, printer: &Printer) -> Result<()> {
     let gone: Vec<&Removal> = rows.iter().filter(|row| row.removed || !args.apply).map(|row| row.removal).collect();
     let bytes = gone.iter().map(|removal| removal.bytes).sum();
     let collectable = gone.iter().map(|removal| removal.collectable).sum();
     if printer.json() {
-        let Plan { keep, not_ours, full, warnings, .. } = plan;
+        let GcPlan { keep, not_ours, full, warnings, .. } = plan;
         let (applied, not_ours, full) = (args.apply, *not_ours, *full);
-        return printer.value(&Report { applied, keep, remove: rows, not_ours, full, warnings, bytes, collectable });
+        return printer.value(&GcReport { applied, keep, remove: rows, not_ours, full, warnings, bytes, collectable });
     }
     if let Some(full) = plan.full {
         return printer.line(format!("{full}% in use, not above {}%; nothing to remove", args.above.unwrap_or(100)));
@@ -237,7 +237,7 @@ fn report(plan: &Plan, rows: Vec<Row<'_>>, args: &Args, printer: &Printer) -> Re
 }
 
 /// What to add to the sentence of a load that does not fit: what a clean-up would free there.
-pub(super) fn advice(error: &LoadError, host: &Host, progress: &Progress) -> String {
+pub(super) fn advice(error: &LoadError, host: &PodmanHost, progress: &Progress) -> String {
     let place: &Path = match error {
         LoadError::Decide(DecideError::NoSpace { place, .. }) => place,
         LoadError::Pull(PullError::NoSpace { graph_root, .. } | PullError::Full { graph_root, .. }) => graph_root,

@@ -7,14 +7,14 @@ use super::host::HostArgs;
 use super::printer::{Printer, count};
 use crate::engine::Engine;
 use crate::engine::generations::{Generation, GenerationEntry};
-use crate::engine::rollback::{Part, parts};
+use crate::engine::rollback::{RollbackPart, parts};
 use crate::image::summary::ImageKind;
 
 /// Show what was loaded, load after load, and what can be gone back to.
 ///
 /// A generation is *whole* when each of its images is in Podman, or can be loaded again from what is on this host.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct GenerationsArgs {
     #[command(flatten)]
     host: HostArgs,
 }
@@ -22,18 +22,18 @@ pub(super) struct Args {
 /// One generation, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row<'a> {
+struct GenerationsRow<'a> {
     number: u64,
     made: Option<String>,
     current: bool,
     whole: bool,
-    images: Vec<Image<'a>>,
+    images: Vec<GenerationImage<'a>>,
     removed: Vec<&'a str>,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Image<'a> {
+struct GenerationImage<'a> {
     #[serde(flatten)]
     entry: &'a GenerationEntry,
     /// `new`, `changed` or `same`.
@@ -46,11 +46,11 @@ struct Image<'a> {
 
 /// All of them, for JSON, the oldest first.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report<'a> {
-    generations: Vec<Row<'a>>,
+pub(super) struct GenerationsReport<'a> {
+    generations: Vec<GenerationsRow<'a>>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &GenerationsArgs, printer: &Printer) -> Result<()> {
     let progress = super::session::progress();
     let host = args.host.host(&progress)?;
     let generations = host.generations();
@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         rows.push(row(generation, before, current, made, parts));
     }
     if printer.json() {
-        return printer.value(&Report { generations: rows });
+        return printer.value(&GenerationsReport { generations: rows });
     }
     for row in &rows {
         describe(row, printer)?;
@@ -86,25 +86,25 @@ fn row<'a>(
     before: Option<&'a Generation>,
     current: Option<u64>,
     made: Option<String>,
-    parts: Vec<Part>,
-) -> Row<'a> {
+    parts: Vec<RollbackPart>,
+) -> GenerationsRow<'a> {
     let old: &[GenerationEntry] = before.map_or(&[], |before| before.entries.as_slice());
-    let image = |(entry, part): (&'a GenerationEntry, Part)| {
+    let image = |(entry, part): (&'a GenerationEntry, RollbackPart)| {
         let state = match counterpart(entry, old) {
             None => "new",
             Some(old) if old.digest == entry.digest => "same",
             Some(_) => "changed",
         };
         let (part, missing) = match part {
-            Part::Present => ("present", None),
-            Part::Loadable => ("loadable", None),
-            Part::Missing(what) => ("missing", Some(what)),
+            RollbackPart::Present => ("present", None),
+            RollbackPart::Loadable => ("loadable", None),
+            RollbackPart::Missing(what) => ("missing", Some(what)),
         };
-        Image { entry, state, part, missing }
+        GenerationImage { entry, state, part, missing }
     };
-    let images: Vec<Image<'_>> = generation.entries.iter().zip(parts).map(image).collect();
+    let images: Vec<GenerationImage<'_>> = generation.entries.iter().zip(parts).map(image).collect();
     let gone = old.iter().filter(|old| counterpart(old, &generation.entries).is_none());
-    Row {
+    GenerationsRow {
         number: generation.number,
         made,
         current: current == Some(generation.number),
@@ -119,7 +119,7 @@ pub(super) fn counterpart<'a>(entry: &GenerationEntry, others: &'a [GenerationEn
     others.iter().find(|other| other.kind == entry.kind && other.repository == entry.repository)
 }
 
-fn describe(row: &Row<'_>, printer: &Printer) -> Result<()> {
+fn describe(row: &GenerationsRow<'_>, printer: &Printer) -> Result<()> {
     let models = row.images.iter().filter(|image| image.entry.kind == ImageKind::Model).count();
     let counts = format!("{}, {}", count(row.images.len() - models, "image"), count(models, "model"));
     let mark = if row.current { "  current" } else { "" };
@@ -128,7 +128,7 @@ fn describe(row: &Row<'_>, printer: &Printer) -> Result<()> {
     printer.line(format!("generation {}  {made}  {counts}  {whole}{mark}", row.number))?;
     let mut lines = Vec::new();
     let shown = row.images.iter().filter(|image| image.state != "same" || image.missing.is_some());
-    for Image { entry, state, missing, .. } in shown {
+    for GenerationImage { entry, state, missing, .. } in shown {
         let missing = missing.as_ref().map_or(String::new(), |what| format!(", missing: {what}"));
         lines.push(vec![
             format!("  {}", super::load::label(entry)),

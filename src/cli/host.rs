@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use super::failure::{Result, environment};
 use crate::disk::progress::Progress;
 use crate::nix::store::NixPlaces;
-use crate::podman::load::decide::Host;
-use crate::podman::load::sizes::Sizes;
-use crate::podman::storage::client::Client;
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::load::sizes::MeasuredSizes;
+use crate::podman::storage::client::PodmanClient;
 use crate::podman::storage::places::{Caller, Overrides, Places};
 
 /// Which Podman, where its own settings do not say it.
@@ -37,26 +37,26 @@ impl HostArgs {
     }
 
     /// The Podman that these arguments and the environment mean, as it has answered before while nothing has changed.
-    pub(super) fn host(&self, progress: &Progress) -> Result<Host> {
+    pub(super) fn host(&self, progress: &Progress) -> Result<PodmanHost> {
         let overrides = self.overrides()?;
         self.with(&overrides, Places::find(&caller(), &overrides, progress)?)
     }
 
     /// The same without asking Podman, where it has answered before.
-    pub(super) fn remembered(&self) -> Result<Option<Host>> {
+    pub(super) fn remembered(&self) -> Result<Option<PodmanHost>> {
         let overrides = self.overrides()?;
         Places::remembered(&caller(), &overrides).map(|places| self.with(&overrides, places)).transpose()
     }
 
     /// The same, and Podman is asked again: for what is about to be written.
-    pub(super) fn asked(&self, progress: &Progress) -> Result<Host> {
+    pub(super) fn asked(&self, progress: &Progress) -> Result<PodmanHost> {
         let overrides = self.overrides()?;
         self.with(&overrides, Places::ask(&caller(), &overrides, progress)?)
     }
 
-    fn with(&self, overrides: &Overrides, places: Places) -> Result<Host> {
-        let engine = Client::new(overrides, &places);
-        let linked = Host::find_linked(&places, self.storage_dir.as_deref());
+    fn with(&self, overrides: &Overrides, places: Places) -> Result<PodmanHost> {
+        let engine = PodmanClient::new(overrides, &places);
+        let linked = PodmanHost::find_linked(&places, self.storage_dir.as_deref());
         if let Some(given) = &self.storage_dir
             && linked.is_none()
             && !places.image_stores.contains(&std::path::absolute(given)?)
@@ -67,7 +67,7 @@ impl HostArgs {
                  to do"
             )));
         }
-        Ok(Host { places, engine, linked, nix: nix_places(), sizes: Sizes::default() })
+        Ok(PodmanHost { places, engine, linked, nix: nix_places(), sizes: MeasuredSizes::default() })
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::failure::Result;
 use super::printer::{Printer, count, size};
-use super::view::{self, Seen};
+use super::view::{self, ViewedImage};
 use crate::layer::LayerFile;
 
 /// Show what an image directory or a stack holds.
@@ -15,7 +15,7 @@ use crate::layer::LayerFile;
 /// for, the store paths it comes from, and whether its bytes are on disk (blob) or described (recipe). For a model also what
 /// its files say of themselves, and the digest of each.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct InspectArgs {
     /// An image directory, a lean stack, or a stack of archives.
     path: PathBuf,
     /// List every store path of every layer.
@@ -25,14 +25,14 @@ pub(super) struct Args {
 
 /// What a path holds, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report {
-    images: Vec<Seen>,
+pub(super) struct InspectReport {
+    images: Vec<ViewedImage>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<()> {
     let images = view::look(&args.path)?;
     if printer.json() {
-        return printer.value(&Report { images });
+        return printer.value(&InspectReport { images });
     }
     for image in &images {
         show(image, args.owners, printer)?;
@@ -43,7 +43,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     printer.line(format!("{}, {}, {}", count(images.len(), "image"), count(layers, "layer"), size(bytes)))
 }
 
-fn show(image: &Seen, all: bool, printer: &Printer) -> Result<()> {
+fn show(image: &ViewedImage, all: bool, printer: &Printer) -> Result<()> {
     printer.line(format!("{}  {}", image.reference, image.platform))?;
     printer.line(format!("  manifest  {}", image.digest))?;
     printer.line(format!("  config    {}", image.config_digest))?;

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::failure::{Context, Result, failed, usage};
 use super::printer::{Printer, count};
-use crate::compose::import::Options;
+use crate::compose::import::ImportOptions;
 use crate::compose::read::images::images;
 use crate::disk::bounded::{self, Cap};
 use crate::model::pin::lock as models;
@@ -28,7 +28,7 @@ It ends with 1 if there is a problem, and opens no connection: it is for CI, bef
 /// a version. The locks themselves do not float: what they have is built, whatever the names lead to by then.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct LintArgs {
     /// Locks and compose files. By default images.lock.json and models.lock.json, as far as they are here.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -38,14 +38,14 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report {
+pub(super) struct LintReport {
     /// How many names were looked at.
     checked: usize,
-    problems: Vec<Problem>,
+    problems: Vec<LintProblem>,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-struct Problem {
+struct LintProblem {
     file: PathBuf,
     /// An image, a model or a service.
     name: String,
@@ -55,9 +55,9 @@ struct Problem {
 }
 
 /// A name in a file, and what is wrong with it.
-type Checked = (String, Option<(&'static str, String)>);
+type CheckedName = (String, Option<(&'static str, String)>);
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &LintArgs, printer: &Printer) -> Result<()> {
     let files = match args.files.as_slice() {
         [] => ["images.lock.json", "models.lock.json"]
             .map(PathBuf::from)
@@ -74,15 +74,15 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         for (name, problem) in look(&file)? {
             checked += 1;
             if let Some((kind, message)) = problem.filter(|_| !args.allow.contains(&name)) {
-                problems.push(Problem { file: file.clone(), name, kind, message });
+                problems.push(LintProblem { file: file.clone(), name, kind, message });
             }
         }
     }
     let found = problems.len();
     if printer.json() {
-        printer.value(&Report { checked, problems })?;
+        printer.value(&LintReport { checked, problems })?;
     } else {
-        for Problem { file, name, message, .. } in &problems {
+        for LintProblem { file, name, message, .. } in &problems {
             printer.line(format!("{}: {name} {message}", file.display()))?;
         }
         printer.line(format!("{} checked, {}", count(checked, "name"), count(found, "problem")))?;
@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     Ok(())
 }
 
-fn look(path: &Path) -> Result<Vec<Checked>> {
+fn look(path: &Path) -> Result<Vec<CheckedName>> {
     let bytes = bounded::read(path, Cap::Document).with_context(|| format!("read {}", path.display()))?;
     let top = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
     let has = |key: &str| top.as_ref().is_some_and(|top| top.get(key).is_some());
@@ -104,9 +104,9 @@ fn look(path: &Path) -> Result<Vec<Checked>> {
     }
 }
 
-fn of_images(path: &Path) -> Result<Vec<Checked>> {
+fn of_images(path: &Path) -> Result<Vec<CheckedName>> {
     let lock = file::read(path)?;
-    let check = |(name, image): (String, crate::upstream::lock::Image)| {
+    let check = |(name, image): (String, crate::upstream::lock::LockedImage)| {
         let problem = match () {
             () if image.locked.is_none() => {
                 Some(("pending", format!("was never looked up; windlass upstream update --image {name}")))
@@ -125,7 +125,7 @@ fn of_images(path: &Path) -> Result<Vec<Checked>> {
     Ok(lock.images.into_iter().map(check).collect())
 }
 
-fn of_models(path: &Path) -> Result<Vec<Checked>> {
+fn of_models(path: &Path) -> Result<Vec<CheckedName>> {
     let lock = models::read(path)?;
     let check = |(name, model): (String, models::LockedModel)| {
         let problem = model.source.floating.then(|| {
@@ -141,10 +141,10 @@ fn of_models(path: &Path) -> Result<Vec<Checked>> {
     Ok(lock.models.into_iter().map(check).collect())
 }
 
-fn of_compose(path: &Path) -> Result<Vec<Checked>> {
+fn of_compose(path: &Path) -> Result<Vec<CheckedName>> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = parent.canonicalize().with_context(|| format!("open {}", parent.display()))?;
-    let services = images(&Options { file: path.to_owned(), directory, ..Options::default() })?;
+    let services = images(&ImportOptions { file: path.to_owned(), directory, ..ImportOptions::default() })?;
     let check = |service: crate::compose::read::images::ServiceImage| {
         // What is built has no name that floats.
         let reference = service.image.as_deref().unwrap_or_default();

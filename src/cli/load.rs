@@ -14,16 +14,18 @@ use super::host::HostArgs;
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::status::free_at;
-use super::view::{Seen, of_directory, short};
+use super::view::{ViewedImage, of_directory, short};
 use crate::build::stack::StackDir;
 use crate::disk::progress::Progress;
 use crate::engine::Engine as _;
 use crate::engine::generations::GenerationEntry;
-use crate::engine::target::{self, Copies, DecideError, How, LoadOptions, Reason, Step, Target, plan};
+use crate::engine::target::{
+    self, CopiedBytes, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, plan,
+};
 use crate::image::layout::ImageDir;
 use crate::image::summary::ImageKind;
-use crate::podman::load::decide::Host;
-use crate::podman::load::{LoadError, Loaded, Outcome};
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::load::{LoadError, PodmanImageOutcome, PodmanLoadResult};
 
 const EXAMPLE: &str = "Examples:
   windlass load result                     everything that is missing, linked where the host is set up for it
@@ -39,13 +41,13 @@ const EXAMPLE: &str = "Examples:
 /// to go back to, and keeps its store paths from Nix's garbage collector.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct LoadArgs {
     /// Stacks and image directories.
     #[arg(required = true, value_name = "STACK|IMAGE")]
     paths: Vec<PathBuf>,
     /// Which way.
-    #[arg(long, value_enum, default_value_t = Via::Auto)]
-    via: Via,
+    #[arg(long, value_enum, default_value_t = ViaOption::Auto)]
+    via: ViaOption,
     /// Only this image or model of the stacks. Repeatable.
     #[arg(add = complete::loaded_names(), long = "image", value_name = "NAME")]
     images: Vec<String>,
@@ -60,7 +62,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Via {
+enum ViaOption {
     /// Linked where the host is set up for it, else through Podman.
     Auto,
     /// Linked, or not at all.
@@ -72,7 +74,7 @@ enum Via {
 /// One image, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row<'a> {
+struct LoadRow<'a> {
     #[serde(flatten)]
     entry: &'a GenerationEntry,
     action: &'static str,
@@ -83,7 +85,7 @@ struct Row<'a> {
     /// Bytes that are needed at the fullest moment, with those that stay.
     bytes_needed: u64,
     /// Bytes of a linked image that are copied, by reason.
-    copied: &'a Copies,
+    copied: &'a CopiedBytes,
     /// Files that are links to the store, of what was linked now.
     #[serde(skip_serializing_if = "Option::is_none")]
     links: Option<u64>,
@@ -97,8 +99,8 @@ struct Row<'a> {
 /// The whole load, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
-    images: Vec<Row<'a>>,
+pub(super) struct LoadReport<'a> {
+    images: Vec<LoadRow<'a>>,
     loaded: usize,
     present: usize,
     failed: usize,
@@ -111,12 +113,12 @@ pub(super) struct Report<'a> {
     warnings: &'a [String],
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Result<()> {
     let targets = targets(&args.paths, &args.images)?;
     let via = match args.via {
-        Via::Auto => target::Via::Auto,
-        Via::Store => target::Via::Store,
-        Via::Podman => target::Via::Podman,
+        ViaOption::Auto => target::LoadVia::Auto,
+        ViaOption::Store => target::LoadVia::Store,
+        ViaOption::Podman => target::LoadVia::Podman,
     };
     let options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() };
     let host = host(args, &targets, options, session)?;
@@ -130,23 +132,26 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 }
 
 /// Data of what is loaded that the new versions of these images do not read. What is loaded and cannot be read is not compared.
-fn data_breaks(host: &Host, targets: &[Target]) -> Vec<String> {
+fn data_breaks(host: &PodmanHost, targets: &[LoadTarget]) -> Vec<String> {
     let Ok(Some(current)) = host.generations().current() else { return Vec::new() };
     let open = |entry: &GenerationEntry| ImageDir::open(&entry.directory).ok();
-    let old: Vec<Seen> = current.entries.iter().filter_map(open).flat_map(|image| of_directory(&image)).collect();
-    let new: Vec<Seen> = targets.iter().flat_map(|target| of_directory(&target.image)).collect();
+    let old: Vec<ViewedImage> =
+        current.entries.iter().filter_map(open).flat_map(|image| of_directory(&image)).collect();
+    let new: Vec<ViewedImage> = targets.iter().flat_map(|target| of_directory(&target.image)).collect();
     breaks(&old, &new)
 }
 
 /// The Podman to load into. What it has answered before is enough where all is there; before anything is written to a place,
 /// Podman is asked whether it looks there.
-fn host(args: &Args, targets: &[Target], options: LoadOptions, session: &Session) -> Result<Host> {
+fn host(args: &LoadArgs, targets: &[LoadTarget], options: LoadOptions, session: &Session) -> Result<PodmanHost> {
     let progress = session.progress();
     // Says which lock it waits for.
     let _drawing = session.draw("loading");
     let Ok(Some(host)) = args.host.remembered() else { return args.host.asked(progress) };
     match plan(&host, targets, options, progress) {
-        Ok(steps) if !args.dry_run && steps.iter().any(|step| step.how != How::Present) => args.host.asked(progress),
+        Ok(steps) if !args.dry_run && steps.iter().any(|step| step.how != LoadMethod::Present) => {
+            args.host.asked(progress)
+        }
         // What is wrong with the images themselves, no Podman can put right.
         Ok(_) | Err(LoadError::Decide(DecideError::Platform { .. } | DecideError::SameName { .. })) => Ok(host),
         Err(_) => args.host.asked(progress),
@@ -155,8 +160,8 @@ fn host(args: &Args, targets: &[Target], options: LoadOptions, session: &Session
 
 /// Loads, and tells it as it happens.
 pub(super) fn perform(
-    host: &Host,
-    targets: &[Target],
+    host: &PodmanHost,
+    targets: &[LoadTarget],
     options: LoadOptions,
     printer: &Printer,
     session: &Session,
@@ -167,7 +172,7 @@ pub(super) fn perform(
         foretell(host, targets, &steps).iter().for_each(|line| printer.note(line));
     }
     let drawing = session.draw("loading");
-    let mut done = |outcome: &Outcome| {
+    let mut done = |outcome: &PodmanImageOutcome| {
         if printer.json() {
             return;
         }
@@ -193,8 +198,10 @@ pub(super) fn run_words(entry: &GenerationEntry) -> String {
 }
 
 /// What to type next: for each image that is new here, and can be run.
-fn next(loaded: &Loaded, targets: &[Target]) -> Vec<String> {
-    let is_new = |outcome: &&Outcome| outcome.error.is_none() && matches!(outcome.step.how, How::Link | How::Pull);
+fn next(loaded: &PodmanLoadResult, targets: &[LoadTarget]) -> Vec<String> {
+    let is_new = |outcome: &&PodmanImageOutcome| {
+        outcome.error.is_none() && matches!(outcome.step.how, LoadMethod::Link | LoadMethod::Pull)
+    };
     let runs = |entry: &GenerationEntry| {
         let image = targets.iter().find(|target| target.image.summary().digest == entry.digest);
         let blobs = image.into_iter().flat_map(|target| target.image.image().small_blobs());
@@ -210,20 +217,27 @@ fn next(loaded: &Loaded, targets: &[Target]) -> Vec<String> {
     new.map(|entry| format!("next: podman run --pull=never {}", run_words(entry))).collect()
 }
 
-fn report(loaded: &Loaded, targets: &[Target], host: &Host, session: &Session, printer: &Printer) -> Result<()> {
+fn report(
+    loaded: &PodmanLoadResult,
+    targets: &[LoadTarget],
+    host: &PodmanHost,
+    session: &Session,
+    printer: &Printer,
+) -> Result<()> {
     let (progress, took) = (session.progress(), session.elapsed());
     let (written, linked) = (progress.written() + loaded.pulled, progress.linked());
     loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
-    let number = |fits: &dyn Fn(&Outcome) -> bool| loaded.outcomes.iter().filter(|outcome| fits(outcome)).count();
+    let number =
+        |fits: &dyn Fn(&PodmanImageOutcome) -> bool| loaded.outcomes.iter().filter(|outcome| fits(outcome)).count();
     let failed = number(&|outcome| outcome.error.is_some());
-    let is_there = |outcome: &Outcome| matches!(outcome.step.how, How::Present | How::Name);
+    let is_there = |outcome: &PodmanImageOutcome| matches!(outcome.step.how, LoadMethod::Present | LoadMethod::Name);
     let present = number(&|outcome| outcome.error.is_none() && is_there(outcome));
     let done = loaded.outcomes.len() - failed - present;
     if printer.json() {
         let row = |outcome| {
-            let Outcome { step, links, linked, copies, error }: &Outcome = outcome;
-            let is_linked = step.how == How::Link && error.is_none();
-            Row {
+            let PodmanImageOutcome { step, links, linked, copies, error }: &PodmanImageOutcome = outcome;
+            let is_linked = step.how == LoadMethod::Link && error.is_none();
+            LoadRow {
                 links: is_linked.then_some(*links),
                 linked: is_linked.then_some(*linked),
                 copied: copies,
@@ -233,7 +247,7 @@ fn report(loaded: &Loaded, targets: &[Target], host: &Host, session: &Session, p
         };
         let (images, network) = (loaded.outcomes.iter().map(row).collect(), 0);
         let (generation, warnings) = (loaded.generation, loaded.warnings.as_slice());
-        printer.value(&Report {
+        printer.value(&LoadReport {
             images,
             loaded: done,
             present,
@@ -270,7 +284,7 @@ fn report(loaded: &Loaded, targets: &[Target], host: &Host, session: &Session, p
 }
 
 /// Adds to a refusal for want of space what a clean-up would free.
-fn does_not_fit(error: LoadError, host: &Host, progress: &Progress) -> Failure {
+fn does_not_fit(error: LoadError, host: &PodmanHost, progress: &Progress) -> Failure {
     match error {
         LoadError::Decide(DecideError::NoSpace { .. }) => {
             no_space(format!("{error}{}", advice(&error, host, progress)))
@@ -285,12 +299,12 @@ pub(super) fn label(entry: &GenerationEntry) -> String {
 }
 
 /// What was done for one image, in a line that scripts may look for.
-fn told(outcome: &Outcome) -> String {
-    let Outcome { step: Step { entry, how, .. }, links, linked, copies, .. } = outcome;
+fn told(outcome: &PodmanImageOutcome) -> String {
+    let PodmanImageOutcome { step: LoadStep { entry, how, .. }, links, linked, copies, .. } = outcome;
     let what = match how {
-        How::Present => "present".to_owned(),
-        How::Name => "present, and named again".to_owned(),
-        How::Link => {
+        LoadMethod::Present => "present".to_owned(),
+        LoadMethod::Name => "present, and named again".to_owned(),
+        LoadMethod::Link => {
             // A layer that an earlier image brought has no new links.
             let links = count(usize::try_from(*links).unwrap_or(usize::MAX), "new link");
             let linked = format!("linked {}, {links}", size(*linked));
@@ -302,7 +316,7 @@ fn told(outcome: &Outcome) -> String {
                 (_, true) => linked,
             }
         }
-        How::Pull => format!("pulled {} of {}", size(outcome.step.to_write), size(entry.size)),
+        LoadMethod::Pull => format!("pulled {} of {}", size(outcome.step.to_write), size(entry.size)),
     };
     format!("{}: {what}  {}", label(entry), entry.reference)
 }
@@ -310,8 +324,8 @@ fn told(outcome: &Outcome) -> String {
 /// What a load would do, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Plan<'a> {
-    images: Vec<Row<'a>>,
+pub(super) struct LoadPlan<'a> {
+    images: Vec<LoadRow<'a>>,
     to_load: usize,
     present: usize,
     bytes_to_write: u64,
@@ -322,11 +336,17 @@ pub(super) struct Plan<'a> {
     place: &'a Path,
 }
 
-fn dry_run(host: &Host, targets: &[Target], options: LoadOptions, printer: &Printer, session: &Session) -> Result<()> {
+fn dry_run(
+    host: &PodmanHost,
+    targets: &[LoadTarget],
+    options: LoadOptions,
+    printer: &Printer,
+    session: &Session,
+) -> Result<()> {
     let steps = plan(host, targets, options, session.progress())?;
-    let missing = || steps.iter().filter(|step| !matches!(step.how, How::Present | How::Name));
+    let missing = || steps.iter().filter(|step| !matches!(step.how, LoadMethod::Present | LoadMethod::Name));
     let place = place(host, &steps);
-    let plan = Plan {
+    let plan = LoadPlan {
         images: steps.iter().map(row).collect(),
         to_load: missing().count(),
         present: steps.len() - missing().count(),
@@ -339,8 +359,8 @@ fn dry_run(host: &Host, targets: &[Target], options: LoadOptions, printer: &Prin
         printer.value(&plan)?;
         return host.check_space(&steps).map_err(|error| does_not_fit(error, host, session.progress()));
     }
-    let cells = |row: &Row<'_>| {
-        let Row { entry, action, reason, bytes_to_write, copied, .. } = row;
+    let cells = |row: &LoadRow<'_>| {
+        let LoadRow { entry, action, reason, bytes_to_write, copied, .. } = row;
         let why = if copied.is_empty() { String::new() } else { format!(", {}", causes(copied)) };
         let to_write = format!("{} to write{why}", size(*bytes_to_write));
         let (digest, reference) = (entry.digest.short(), entry.reference.to_string());
@@ -348,7 +368,7 @@ fn dry_run(host: &Host, targets: &[Target], options: LoadOptions, printer: &Prin
     };
     printer.table(&plan.images.iter().map(cells).collect::<Vec<_>>())?;
     foretell(host, targets, &steps).iter().for_each(|line| printer.note(line));
-    let Plan { to_load, present, bytes_to_write, bytes_needed, free, place, .. } = plan;
+    let LoadPlan { to_load, present, bytes_to_write, bytes_needed, free, place, .. } = plan;
     let meanwhile = match bytes_needed > bytes_to_write {
         true => format!(", {} needed meanwhile", size(bytes_needed)),
         false => String::new(),
@@ -364,14 +384,14 @@ fn dry_run(host: &Host, targets: &[Target], options: LoadOptions, printer: &Prin
 }
 
 /// Where the first image that is missing is loaded to.
-pub(super) fn place<'a>(host: &'a Host, steps: &'a [Step]) -> &'a Path {
-    let missing = steps.iter().find(|step| !matches!(step.how, How::Present | How::Name));
+pub(super) fn place<'a>(host: &'a PodmanHost, steps: &'a [LoadStep]) -> &'a Path {
+    let missing = steps.iter().find(|step| !matches!(step.how, LoadMethod::Present | LoadMethod::Name));
     missing.map_or(&host.places.graph_root, |step| &step.store)
 }
 
-fn row(step: &Step) -> Row<'_> {
-    let Step { entry, how, reason: why, store, to_write, copies, peak, .. } = step;
-    Row {
+fn row(step: &LoadStep) -> LoadRow<'_> {
+    let LoadStep { entry, how, reason: why, store, to_write, copies, peak, .. } = step;
+    LoadRow {
         entry,
         action: action(*how),
         reason: reason(why),
@@ -385,38 +405,38 @@ fn row(step: &Step) -> Row<'_> {
     }
 }
 
-pub(super) const fn action(how: How) -> &'static str {
+pub(super) const fn action(how: LoadMethod) -> &'static str {
     match how {
-        How::Present => "present",
-        How::Name => "name",
-        How::Link => "link",
-        How::Pull => "pull",
+        LoadMethod::Present => "present",
+        LoadMethod::Name => "name",
+        LoadMethod::Link => "link",
+        LoadMethod::Pull => "pull",
     }
 }
 
-pub(super) fn reason(reason: &Reason) -> String {
+pub(super) fn reason(reason: &LoadReason) -> String {
     match reason {
-        Reason::Present => "present".to_owned(),
-        Reason::FirstTime => "first time".to_owned(),
-        Reason::VersionChanged => "version changed".to_owned(),
-        Reason::CacheCleared => "cache cleared".to_owned(),
-        Reason::Damaged(why) => format!("damaged: {why}"),
-        Reason::Forced => "asked for".to_owned(),
-        Reason::NameMoved => "name moved".to_owned(),
+        LoadReason::Present => "present".to_owned(),
+        LoadReason::FirstTime => "first time".to_owned(),
+        LoadReason::VersionChanged => "version changed".to_owned(),
+        LoadReason::CacheCleared => "cache cleared".to_owned(),
+        LoadReason::Damaged(why) => format!("damaged: {why}"),
+        LoadReason::Forced => "asked for".to_owned(),
+        LoadReason::NameMoved => "name moved".to_owned(),
     }
 }
 
 /// The images and models at these paths, each once, models first: an image that needs one finds it there.
-pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>> {
-    let mut targets: Vec<Target> = Vec::new();
+pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<LoadTarget>> {
+    let mut targets: Vec<LoadTarget> = Vec::new();
     for path in paths {
         let path = &lean(path);
         let origins = BTreeSet::from([origin(path)?]);
         if path.join("stack.json").is_file() {
             let stack = StackDir::open(path)?;
-            let model = |(name, image)| Target { image, name, origins: origins.clone() };
+            let model = |(name, image)| LoadTarget { image, name, origins: origins.clone() };
             targets.extend(stack.models.into_iter().map(model));
-            targets.extend(stack.images.into_iter().map(|image| Target {
+            targets.extend(stack.images.into_iter().map(|image| LoadTarget {
                 name: image.summary().name.file_name(),
                 image,
                 origins: origins.clone(),
@@ -424,13 +444,13 @@ pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<Target>>
         } else {
             let image = ImageDir::open(path)?;
             let name = image.summary().name.file_name();
-            targets.push(Target { image, name, origins });
+            targets.push(LoadTarget { image, name, origins });
         }
     }
     // Stacks may have images and models in common.
-    let mut once: Vec<Target> = Vec::new();
+    let mut once: Vec<LoadTarget> = Vec::new();
     for target in targets {
-        let is_it = |other: &&mut Target| {
+        let is_it = |other: &&mut LoadTarget| {
             let (one, two) = (other.image.summary(), target.image.summary());
             one.reference == two.reference && one.digest == two.digest
         };

@@ -3,15 +3,15 @@
 use super::failure::{Result, usage};
 use crate::engine::Engine;
 use crate::engine::generations::GenerationEntry;
-use crate::engine::target::Target;
+use crate::engine::target::LoadTarget;
 use crate::image::layout::{ImageDir, LayoutError};
-use crate::podman::load::decide::Host;
+use crate::podman::load::decide::PodmanHost;
 
 /// An image of the current generation, with its directory, or why that is gone.
-pub(super) type Image = (GenerationEntry, Result<Target, LayoutError>);
+pub(super) type LoadedImage = (GenerationEntry, Result<LoadTarget, LayoutError>);
 
 /// What is loaded; `None` before the first load. Only the images of these names, if there are any.
-pub(super) fn loaded(host: &Host, names: &[String]) -> Result<Option<Vec<Image>>> {
+pub(super) fn loaded(host: &PodmanHost, names: &[String]) -> Result<Option<Vec<LoadedImage>>> {
     let Some(generation) = host.generations().current()? else { return Ok(None) };
     let known = |name: &&String| generation.entries.iter().any(|entry| entry.name == **name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
@@ -22,14 +22,14 @@ pub(super) fn loaded(host: &Host, names: &[String]) -> Result<Option<Vec<Image>>
         generation.entries.into_iter().filter(|entry| names.is_empty() || names.iter().any(|name| entry.name == *name));
     let open = |entry: GenerationEntry| {
         let (name, origins) = (entry.name.clone(), entry.origins.clone());
-        let target = ImageDir::open(&entry.directory).map(|image| Target { image, name, origins });
+        let target = ImageDir::open(&entry.directory).map(|image| LoadTarget { image, name, origins });
         (entry, target)
     };
     Ok(Some(wanted.map(open).collect()))
 }
 
 /// Those whose directory is there, and what is wrong with the others.
-pub(super) fn split(images: Vec<Image>) -> (Vec<Target>, Vec<(GenerationEntry, LayoutError)>) {
+pub(super) fn split(images: Vec<LoadedImage>) -> (Vec<LoadTarget>, Vec<(GenerationEntry, LayoutError)>) {
     let (mut targets, mut gone) = (Vec::new(), Vec::new());
     for (entry, target) in images {
         match target {

@@ -10,13 +10,13 @@ use super::printer::Printer;
 
 /// Write the man pages into a directory.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ManArgs {
     /// The directory, which must exist.
     directory: PathBuf,
 }
 
 /// An argument that a verb has, and what goes with it.
-struct Row {
+struct ManRow {
     /// The name of the argument; of all verbs, if it is empty.
     argument: &'static str,
     variables: &'static [(&'static str, &'static str)],
@@ -24,8 +24,8 @@ struct Row {
     see: &'static [&'static str],
 }
 
-const ROWS: [Row; 6] = [
-    Row {
+const ROWS: [ManRow; 6] = [
+    ManRow {
         argument: "",
         variables: &[
             ("NO_COLOR", "If it is set, and not empty, nothing has a colour."),
@@ -34,7 +34,7 @@ const ROWS: [Row; 6] = [
         files: &[],
         see: &[],
     },
-    Row {
+    ManRow {
         argument: "storage_conf",
         variables: &[
             ("CONTAINERS_STORAGE_CONF", "The storage.conf that Podman reads."),
@@ -50,7 +50,7 @@ const ROWS: [Row; 6] = [
         ],
         see: &["podman(1)", "containers-storage.conf(5)"],
     },
-    Row {
+    ManRow {
         argument: "authfile",
         variables: &[
             ("REGISTRY_AUTH_FILE", "The file with logins, instead of those of podman login and of Docker."),
@@ -61,7 +61,7 @@ const ROWS: [Row; 6] = [
         files: &[("~/.config/containers/auth.json, ~/.docker/config.json", "Logins.")],
         see: &["podman-login(1)", "containers-auth.json(5)"],
     },
-    Row {
+    ManRow {
         argument: "state",
         variables: &[("XDG_STATE_HOME", "Where times of checks are kept, if that is not ~/.local/state.")],
         files: &[
@@ -70,7 +70,7 @@ const ROWS: [Row; 6] = [
         ],
         see: &["windlass-upstream(1)"],
     },
-    Row {
+    ManRow {
         argument: "any_file",
         variables: &[
             ("HF_TOKEN, HF_TOKEN_PATH, HF_HOME", "The token for Hugging Face, as its own tools find it."),
@@ -82,7 +82,7 @@ const ROWS: [Row; 6] = [
         ],
         see: &["windlass-model-fetch(1)", "windlass-model-check(1)"],
     },
-    Row { argument: "closure", variables: &[], files: &[], see: &["nix(1)"] },
+    ManRow { argument: "closure", variables: &[], files: &[], see: &["nix(1)"] },
 ];
 
 const EXIT: [(&str, &str); 8] = [
@@ -96,7 +96,7 @@ const EXIT: [(&str, &str); 8] = [
     ("8", "Upstream has something newer."),
 ];
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &ManArgs, printer: &Printer) -> Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     write(&command, "windlass", None, &args.directory)?;
@@ -134,7 +134,7 @@ fn page(command: &Command, name: &str, parent: Option<&str>, verbs: &[&Command])
         lines.for_each(|line| page.extend([&escaped(line), "\n"]));
         page.push_str(".fi\n");
     }
-    let rows: Vec<&Row> = ROWS.iter().filter(|row| row.argument.is_empty() || has(command, row.argument)).collect();
+    let rows: Vec<&ManRow> = ROWS.iter().filter(|row| row.argument.is_empty() || has(command, row.argument)).collect();
     list(&mut page, "ENVIRONMENT", rows.iter().flat_map(|row| row.variables));
     list(&mut page, "FILES", rows.iter().flat_map(|row| row.files));
     list(&mut page, "EXIT STATUS", &EXIT);

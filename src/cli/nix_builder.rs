@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::export::Format;
+use super::export::ExportFormat;
 use super::failure::{Context, Failure, Result, environment, failed};
 use super::printer::Printer;
 use super::registry;
@@ -23,7 +23,7 @@ use crate::build::stack::ModelArchive;
 use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
-use crate::image::archive::{self, Options, Without};
+use crate::image::archive::{self, ArchiveOptions, Without};
 use crate::image::layout::ImageDir;
 use crate::layer::Input;
 use crate::layer::output::Verify;
@@ -36,7 +36,7 @@ use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
 use crate::registry::web::WebFile;
 use crate::spec::Spec;
-use crate::upstream::place::{self, Place, Wanted};
+use crate::upstream::place::{self, BlobPlace, WantedBlob};
 
 /// What a derivation asks for, in its attribute `windlass`.
 #[derive(Debug, Deserialize)]
@@ -56,7 +56,7 @@ enum Action {
     /// Fetch a blob of an upstream image, in a fixed-output derivation with a flat hash: only those have a network.
     FetchBlob {
         /// Where it may be had, in the order in which they are asked.
-        sources: Vec<Place>,
+        sources: Vec<BlobPlace>,
         digest: Digest,
         size: u64,
         /// Plain HTTP to registries on this machine.
@@ -80,7 +80,7 @@ enum Action {
     /// models are derivations of their own.
     Export {
         from: PathBuf,
-        format: Format,
+        format: ExportFormat,
         #[serde(default)]
         models: BTreeMap<String, ModelOutputs>,
     },
@@ -149,7 +149,7 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
             split(&file, &name, &output, max_size, progress)?;
         }
         Action::FetchBlob { sources, digest, size, insecure, image } => {
-            fetch_blob(&sources, Wanted { digest, size }, insecure, &image, &output, progress)?;
+            fetch_blob(&sources, WantedBlob { digest, size }, insecure, &image, &output, progress)?;
         }
         Action::FetchModel { urls, digest, size, file, hint } => {
             fetch_model(&urls, digest, size, &output, progress).map_err(|(reasons, lied)| {
@@ -164,7 +164,7 @@ pub(super) fn run(printer: &Printer, session: &Session) -> Result<()> {
         }
         Action::Export { from, format, models } => {
             let without = Without::default();
-            let options = Options { without: &without, verify: Verify::Auto, progress };
+            let options = ArchiveOptions { without: &without, verify: Verify::Auto, progress };
             if let Some(sum) = attributes["outputs"]["sum"].as_str() {
                 let digest = archive::write(&ImageDir::open(&from)?, &output, true, options)?;
                 let (digest, _) = digest.ok_or_else(|| failed("an archive without a digest"))?;
@@ -213,8 +213,8 @@ fn register(spec_file: &Path, graph: &ClosureGraph, store: &StoreDir, output: &P
 
 /// Fetches a blob. Downloads are resumed within this run; what is left of a failed one is not a store path.
 fn fetch_blob(
-    sources: &[Place],
-    wanted: Wanted,
+    sources: &[BlobPlace],
+    wanted: WantedBlob,
     insecure: bool,
     image: &str,
     output: &Path,

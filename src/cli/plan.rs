@@ -12,16 +12,16 @@ use super::load::{self, lean, targets};
 use super::printer::{Printer, count, size};
 use super::push::Packing;
 use super::status::free_at;
-use super::view::{self, Seen, SeenLayer};
+use super::view::{self, SeenLayer, ViewedImage};
 use crate::build::{self, Outlook, lint};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::disk::{Staging, files};
-use crate::engine::target::{LoadOptions, Reason, Step, Target, plan};
+use crate::engine::target::{LoadOptions, LoadReason, LoadStep, LoadTarget, plan};
 use crate::image::summary::PlatformRecord;
 use crate::image::{LayerKind, models_of};
 use crate::layer::extent;
-use crate::model::licence::policy::Policy;
+use crate::model::licence::policy::LicencePolicy;
 use crate::model::read::facts::Facts;
 use crate::names::Name;
 use crate::nix::store_path::StorePath;
@@ -31,7 +31,7 @@ use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, file_name, full_name};
 use crate::plan::plan_lock::PlanLock;
 use crate::plan::{ImagePlan, warnings};
-use crate::podman::load::sizes::{Sizes, stored, with_records};
+use crate::podman::load::sizes::{MeasuredSizes, stored, with_records};
 use crate::podman::storage::places::Places;
 use crate::publish::pack::packed_size;
 use crate::secrets::Verdict;
@@ -49,7 +49,7 @@ use crate::spec::Spec;
 /// a push without compression sends them; --compression packs them, to say how large a push of that kind would be.
 /// What looks like a secret is listed with its reason, as the build would refuse it: see `allowSecrets` of the spec.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct PlanArgs {
     /// A spec of an image or a stack, an image directory, or a stack.
     path: PathBuf,
     /// The closure graph, as `nix path-info --json --recursive` prints it.
@@ -124,7 +124,7 @@ struct Need {
 /// A model of the images, or beside them.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct PlannedModel {
+struct PlanModelRow {
     name: String,
     /// Bytes of its layers with weights.
     size: u64,
@@ -138,9 +138,9 @@ struct PlannedModel {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct PlanReport {
     images: Vec<PlannedImage>,
-    models: Vec<PlannedModel>,
+    models: Vec<PlanModelRow>,
     /// Bytes that Podman's own store takes for all of it: a layer lies there once for each list of layers below it.
     stored: u64,
     /// What a load would need here; not for a spec, nor where there is no Podman.
@@ -154,7 +154,7 @@ pub(super) struct Report {
     secrets: Verdict,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &PlanArgs, printer: &Printer) -> Result<()> {
     if args.compression != Packing::None && !args.path.is_dir() {
         return Err(usage("--compression counts what was built; build it first"));
     }
@@ -199,7 +199,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         }
         printer.line("")?;
     }
-    for PlannedModel { name, size: bytes, facts, licence } in &report.models {
+    for PlanModelRow { name, size: bytes, facts, licence } in &report.models {
         let facts = facts.as_ref().map(|facts| Facts { licence: licence.clone(), ..facts.clone() });
         let words =
             facts.map_or_else(|| "nothing is known of its files".to_owned(), |facts| view::in_words(&facts).join(", "));
@@ -239,7 +239,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
 }
 
 /// Writes the plan lock.
-fn write(report: &Report, path: &Path) -> Result<()> {
+fn write(report: &PlanReport, path: &Path) -> Result<()> {
     let store_path = |owner: &String| {
         let name = Path::new(owner).file_name()?.to_str()?;
         StorePath::from_base_name(name).ok()
@@ -277,7 +277,7 @@ fn weights<'a>(models: &'a [Name], layers: &[SeenLayer]) -> Vec<(&'a str, u64)> 
 }
 
 /// What was carried out.
-fn of_directory(args: &Args) -> Result<Report> {
+fn of_directory(args: &PlanArgs) -> Result<PlanReport> {
     let seen = view::look(&args.path)?;
     let (progress, lean) = (super::session::progress(), lean(&args.path));
     // Archives say which layers there are, and not what is in them.
@@ -293,7 +293,7 @@ fn of_directory(args: &Args) -> Result<Report> {
             let facts = image.model.as_ref().and_then(|model| model.facts.clone());
             let licence = facts.as_ref().and_then(|facts| facts.licence.clone());
             let size = weights(&image.models, &image.layers).iter().map(|(_, size)| size).sum();
-            models.push(PlannedModel { name: image.models[0].to_string(), size, facts, licence });
+            models.push(PlanModelRow { name: image.models[0].to_string(), size, facts, licence });
         }
     }
     let (of_images, of_models) = lint::subjects(&args.path)?;
@@ -302,9 +302,9 @@ fn of_directory(args: &Args) -> Result<Report> {
         // Archives say which layers there are, and not what is in them.
         true => warnings(seen.iter().map(|image| (&*image.name, weights(&image.models, &image.layers)))),
     };
-    let sizes = Sizes::default();
+    let sizes = MeasuredSizes::default();
     let mut images = Vec::new();
-    for Seen { name, reference, digest, size, models, layers, .. } in seen {
+    for ViewedImage { name, reference, digest, size, models, layers, .. } in seen {
         let is_it = |platform: &&PlatformRecord| platform.digest == digest;
         let image = targets
             .iter()
@@ -330,15 +330,15 @@ fn of_directory(args: &Args) -> Result<Report> {
     }
     let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
     // What was built has passed.
-    Ok(Report { images, models, stored, need, unknown, warnings, secrets: Verdict::default() })
+    Ok(PlanReport { images, models, stored, need, unknown, warnings, secrets: Verdict::default() })
 }
 
 impl Here {
-    fn of(step: &Step) -> Self {
+    fn of(step: &LoadStep) -> Self {
         let state = match step.reason {
-            Reason::FirstTime | Reason::CacheCleared => "new",
-            Reason::Present | Reason::NameMoved | Reason::Forced => "present",
-            Reason::VersionChanged | Reason::Damaged(_) => "changed",
+            LoadReason::FirstTime | LoadReason::CacheCleared => "new",
+            LoadReason::Present | LoadReason::NameMoved | LoadReason::Forced => "present",
+            LoadReason::VersionChanged | LoadReason::Damaged(_) => "changed",
         };
         let (reason, action) = (load::reason(&step.reason), load::action(step.how));
         Self { state, reason, action, bytes_to_write: step.to_write }
@@ -346,7 +346,7 @@ impl Here {
 }
 
 /// What a load would do here.
-fn here(args: &Args, targets: &[Target], progress: &Progress) -> Result<(Vec<Step>, Need)> {
+fn here(args: &PlanArgs, targets: &[LoadTarget], progress: &Progress) -> Result<(Vec<LoadStep>, Need)> {
     if targets.is_empty() {
         return Err(failed("archives say what is in them, and not what it is made from; plan the lean stack"));
     }
@@ -363,7 +363,7 @@ fn here(args: &Args, targets: &[Target], progress: &Progress) -> Result<(Vec<Ste
     Ok((steps, need))
 }
 
-fn of_spec(args: &Args) -> Result<Report> {
+fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     let json = bounded::text(&args.path, Cap::Document).with_context(|| format!("read {}", args.path.display()))?;
     let spec = Spec::parse(&json).with_context(|| args.path.display().to_string())?;
     let graph = super::closure::graph(&spec, args.closure.as_deref())?;
@@ -371,7 +371,7 @@ fn of_spec(args: &Args) -> Result<Report> {
     let (specs, sources, policy) = match spec {
         Spec::Image(image) => {
             let sources = image.models.clone();
-            (vec![*image], sources, Policy::default())
+            (vec![*image], sources, LicencePolicy::default())
         }
         Spec::Stack(stack) => {
             let sources = stack.images.iter().flat_map(|image| &image.models).chain(&stack.models).cloned().collect();
@@ -389,13 +389,13 @@ fn of_spec(args: &Args) -> Result<Report> {
     };
     let recipes: Vec<Vec<_>> = plans.iter().map(layers).collect();
     let images: Vec<PlannedImage> = plans.into_iter().map(measured).collect::<Result<_>>()?;
-    let of_images: Vec<lint::Image> = images
+    let of_images: Vec<lint::LintedImage> = images
         .iter()
         .zip(recipes)
         .map(|(image, layers)| {
             let models = weights(&image.models, &image.layers);
             let models = models.into_iter().map(|(name, size)| (name.to_owned(), size)).collect();
-            lint::Image { name: image.name.clone(), models, layers, runs: Vec::new() }
+            lint::LintedImage { name: image.name.clone(), models, layers, runs: Vec::new() }
         })
         .collect();
     let (mut models, mut of_models, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
@@ -405,12 +405,12 @@ fn of_spec(args: &Args) -> Result<Report> {
             Ok(warning) => warning,
             Err(error) => Some(format!("this would not be built: {error}")),
         });
-        of_models.push(lint::Model { name: name.clone(), recipes, digests });
-        models.push(PlannedModel { name, size, facts, licence });
+        of_models.push(lint::LintedModel { name: name.clone(), recipes, digests });
+        models.push(PlanModelRow { name, size, facts, licence });
     }
     warnings.extend(lint::lint(&of_images, &of_models));
     let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
-    Ok(Report { images, models, stored, need: None, unknown: None, warnings, secrets })
+    Ok(PlanReport { images, models, stored, need: None, unknown: None, warnings, secrets })
 }
 
 fn measured(plan: ImagePlan) -> Result<PlannedImage> {

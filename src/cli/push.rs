@@ -36,7 +36,7 @@ const EXAMPLE: &str = "Examples:
 /// ID stays.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct PushArgs {
     /// An image directory or a lean stack.
     image: PathBuf,
     /// `docker://REGISTRY/NAME[:TAG]`; by default with the image's own tag. For a stack: what comes before its images'
@@ -89,8 +89,8 @@ pub(super) fn warn_of_weights<'a>(mut layers: impl Iterator<Item = &'a LayerReco
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
-    images: Vec<Row>,
+pub(super) struct PushReport {
+    images: Vec<PushRow>,
     uploaded: usize,
     present: usize,
     mounted: usize,
@@ -99,7 +99,7 @@ pub(super) struct Report {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+struct PushRow {
     #[serde(rename = "ref")]
     reference: String,
     /// The digest there; not known before packed layers are made.
@@ -108,7 +108,7 @@ struct Row {
     built: Digest,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Result<()> {
     let Some(to) = args.to.strip_prefix("docker://") else {
         return Err(usage(format!("'{}' is not a place to push to: expected docker://REGISTRY/NAME[:TAG]", args.to)));
     };
@@ -144,16 +144,16 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
                 pusher.push_model(&model, &format.artifact(&model.model), at, &tag)?
             }
         };
-        rows.push(Row { reference: at.to_string(), digest: Some(digest), built: image.summary().digest });
+        rows.push(PushRow { reference: at.to_string(), digest: Some(digest), built: image.summary().digest });
     }
     drop(drawing);
     let pushed = pusher.pushed();
     let (uploaded, present, mounted, bytes) = (pushed.uploaded, pushed.present, pushed.mounted, pushed.bytes);
-    let report = Report { images: rows, uploaded, present, mounted, bytes };
+    let report = PushReport { images: rows, uploaded, present, mounted, bytes };
     if printer.json() {
         return printer.value(&report);
     }
-    for Row { reference, digest, .. } in &report.images {
+    for PushRow { reference, digest, .. } in &report.images {
         let digest = digest.map(|digest| format!("@{digest}")).unwrap_or_default();
         printer.line(format!("{reference}{digest}"))?;
     }
@@ -166,24 +166,24 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 }
 
 /// What would be sent, without a question to the registry, which may have some of it.
-fn tried(images: &[(ImageDir, Location)], args: &Args, printer: &Printer) -> Result<()> {
+fn tried(images: &[(ImageDir, Location)], args: &PushArgs, printer: &Printer) -> Result<()> {
     let as_built = args.format.is_none() && args.compression == Packing::None;
     let row = |(image, at): &(ImageDir, Location)| {
         let built = image.summary().digest;
-        Row { reference: at.to_string(), digest: as_built.then_some(built), built }
+        PushRow { reference: at.to_string(), digest: as_built.then_some(built), built }
     };
     let layers: BTreeMap<Digest, u64> =
         images.iter().flat_map(|(image, _)| image.summary().layers()).map(|layer| (layer.digest, layer.size)).collect();
     let (rows, bytes) = (images.iter().map(row).collect::<Vec<_>>(), layers.values().sum());
     if printer.json() {
-        return printer.value(&Report { images: rows, uploaded: 0, present: 0, mounted: 0, bytes });
+        return printer.value(&PushReport { images: rows, uploaded: 0, present: 0, mounted: 0, bytes });
     }
     rows.iter().try_for_each(|row| printer.line(&row.reference))?;
     printer.line(format!("{} to push, {} at most; nothing was sent", count(rows.len(), "image"), size(bytes)))
 }
 
 /// What goes where.
-fn targets(args: &Args, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
+fn targets(args: &PushArgs, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
     let own_tag = |image: &ImageDir| {
         let reference = &image.summary().reference;
         reference

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::failure::Result;
 use crate::disk::bounded;
 use crate::registry::credentials::Secret;
-use crate::registry::options::{Options, ProxyOptions, Waits};
+use crate::registry::options::{ProxyOptions, RegistryOptions, Waits};
 use crate::registry::web::Web;
 use crate::upstream::Registries;
 
@@ -31,7 +31,7 @@ pub(super) struct RegistryArgs {
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// How often something is tried again that may go away by itself.
-    #[arg(long, value_name = "N", default_value_t = Options::default().retries)]
+    #[arg(long, value_name = "N", default_value_t = RegistryOptions::default().retries)]
     retries: u32,
 }
 
@@ -42,8 +42,8 @@ impl RegistryArgs {
     }
 
     /// What these arguments and the environment say.
-    pub(super) fn options(&self, insecure: bool) -> Options {
-        let mut options = Options { retries: self.retries, ..options(insecure) };
+    pub(super) fn options(&self, insecure: bool) -> RegistryOptions {
+        let mut options = RegistryOptions { retries: self.retries, ..options(insecure) };
         if let Some(file) = &self.authfile {
             options.auth_files = vec![file.clone()];
         }
@@ -59,13 +59,13 @@ pub(super) fn of_builder() -> Result<Registries> {
 
 /// The clients of a derivation's builder for web servers. It knows no login: what it fetches is for everybody.
 pub(super) fn web_of_builder() -> Result<Web> {
-    Ok(Web::new(&Options { auth_files: Vec::new(), ..builder_options() })?)
+    Ok(Web::new(&RegistryOptions { auth_files: Vec::new(), ..builder_options() })?)
 }
 
 /// What a builder is told, which has the daemon's environment and sees less than the daemon: logins that it cannot read
 /// are none, and certificates that it cannot read are those of the system. A sandbox has these under one name, whatever
 /// the variable says, and older ones have none: then those count that are built in.
-fn builder_options() -> Options {
+fn builder_options() -> RegistryOptions {
     let mut options = options(false);
     options.auth_files.retain(|file| bounded::open(file).is_ok());
     options.ca_file = options.ca_file.filter(|file| bounded::open(file).is_ok());
@@ -73,11 +73,11 @@ fn builder_options() -> Options {
 }
 
 /// How to talk to registries, as the user's environment has it.
-pub(super) fn options(insecure: bool) -> Options {
+pub(super) fn options(insecure: bool) -> RegistryOptions {
     read(insecure, rustix::process::geteuid().as_raw(), |name| std::env::var_os(name))
 }
 
-fn read(insecure: bool, uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> Options {
+fn read(insecure: bool, uid: u32, variable: impl Fn(&str) -> Option<OsString>) -> RegistryOptions {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
     let first = |names: &[&str]| names.iter().find_map(|name| set(name));
     let text = |names: &[&str]| first(names).and_then(|value| value.into_string().ok());
@@ -88,13 +88,13 @@ fn read(insecure: bool, uid: u32, variable: impl Fn(&str) -> Option<OsString>) -
     let waits = seconds.map(|seconds| Waits::of(Duration::from_secs(seconds.min(DAY)))).unwrap_or_default();
     let except = text(&["no_proxy", "NO_PROXY"]).unwrap_or_default();
     let except = except.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect();
-    Options {
+    RegistryOptions {
         insecure,
         ca_file: ca_file.map(PathBuf::from),
         proxy: ProxyOptions { url, except },
         auth_files: auth_files(uid, set),
         waits,
-        ..Options::default()
+        ..RegistryOptions::default()
     }
 }
 
@@ -122,7 +122,7 @@ fn auth_files(uid: u32, set: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> 
 mod tests {
     use super::*;
 
-    fn options(variables: &[(&str, &str)]) -> Options {
+    fn options(variables: &[(&str, &str)]) -> RegistryOptions {
         read(false, 1000, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into()))
     }
 

@@ -14,15 +14,15 @@ use super::loaded::{loaded, split};
 use super::printer::{Printer, count};
 use super::session::Session;
 use super::verify::{check, lost};
-use crate::engine::target::{LoadOptions, Target, Via};
+use crate::engine::target::{LoadOptions, LoadTarget, LoadVia};
 use crate::image::LayerRecord;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::oci::digest::Digest;
-use crate::podman::keep::verify::{Problem, State};
+use crate::podman::keep::verify::{ImageProblem, ProblemState};
 use crate::podman::linked::{DEFAULT, LinkedStore};
-use crate::podman::load::Outcome;
-use crate::podman::load::decide::Host;
-use crate::podman::storage::survey::Survey;
+use crate::podman::load::PodmanImageOutcome;
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 const EXAMPLE: &str = "Examples:
   windlass repair            whatever Podman's records, or the linked store's, say is wrong
@@ -39,7 +39,7 @@ const EXAMPLE: &str = "Examples:
 /// cannot read are taken away, because it lists none while one of them is there.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct RepairArgs {
     /// Images and models of what is loaded; all when absent.
     #[arg(add = complete::loaded_names(), value_name = "NAME")]
     names: Vec<String>,
@@ -55,7 +55,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Default, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct RepairReport {
     /// What of the linked store was mended.
     store: Vec<String>,
     problems: Vec<String>,
@@ -66,9 +66,9 @@ pub(super) struct Report {
     good: usize,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &RepairArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
-    let mut report = Report::default();
+    let mut report = RepairReport::default();
     let host = match args.host.host(progress) {
         Ok(host) => host,
         // With torn records no Podman command works, so Podman cannot say which store it is.
@@ -107,16 +107,16 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     Err(unverified(format!("{} could not be mended", count(report.left.len(), "problem"))))
 }
 
-fn concerns(problem: &Problem, target: &Target) -> bool {
+fn concerns(problem: &ImageProblem, target: &LoadTarget) -> bool {
     problem.images.iter().any(|image| **image == *target.image.summary().reference)
 }
 
 fn mend(
-    host: &Host,
-    targets: &[Target],
-    problems: &[Problem],
+    host: &PodmanHost,
+    targets: &[LoadTarget],
+    problems: &[ImageProblem],
     full: bool,
-    report: &mut Report,
+    report: &mut RepairReport,
     session: &Session,
 ) -> Result<()> {
     let sources = damaged_sources(targets, problems, session)?;
@@ -126,13 +126,13 @@ fn mend(
         report.left.extend(commands);
         return Err(unverified("what damaged layers are made from is damaged too; nothing was touched"));
     }
-    let survey = Survey::read(&host.places, session.progress())?;
-    let ways: Vec<Option<(bool, Via)>> =
-        targets.iter().map(|target| way(target, problems, host, &survey)).collect::<Result<_>>()?;
+    let snapshot = StoreSnapshot::read(&host.places, session.progress())?;
+    let ways: Vec<Option<(bool, LoadVia)>> =
+        targets.iter().map(|target| way(target, problems, host, &snapshot)).collect::<Result<_>>()?;
     let (mut failed, mut again) = (Vec::new(), Vec::new());
-    for (force, via) in [(true, Via::Auto), (true, Via::Podman), (false, Via::Auto)] {
+    for (force, via) in [(true, LoadVia::Auto), (true, LoadVia::Podman), (false, LoadVia::Auto)] {
         let chosen = targets.iter().zip(&ways).filter(|(_, way)| **way == Some((force, via)));
-        let targets: Vec<Target> = chosen.map(|(target, _)| target.clone()).collect();
+        let targets: Vec<LoadTarget> = chosen.map(|(target, _)| target.clone()).collect();
         if targets.is_empty() {
             continue;
         }
@@ -140,7 +140,7 @@ fn mend(
         let options = LoadOptions { via, force, partial: true };
         let loaded = host.load(&targets, options, &mut |_| {}, session.progress())?;
         drop(drawing);
-        for Outcome { step, error, .. } in loaded.outcomes {
+        for PodmanImageOutcome { step, error, .. } in loaded.outcomes {
             match error {
                 None => report.mended.push(step.entry.reference.into()),
                 Some(error) => {
@@ -164,21 +164,26 @@ fn mend(
 }
 
 /// How an image is mended: by force if it is there, and the way it came; `None` if nothing is wrong with it.
-fn way(target: &Target, problems: &[Problem], host: &Host, survey: &Survey) -> Result<Option<(bool, Via)>> {
+fn way(
+    target: &LoadTarget,
+    problems: &[ImageProblem],
+    host: &PodmanHost,
+    snapshot: &StoreSnapshot,
+) -> Result<Option<(bool, LoadVia)>> {
     let mut own = problems.iter().filter(|problem| concerns(problem, target)).peekable();
     if own.peek().is_none() {
         return Ok(None);
     }
-    if own.all(|problem| problem.state != State::Damaged) {
-        return Ok(Some((false, Via::Auto)));
+    if own.all(|problem| problem.state != ProblemState::Damaged) {
+        return Ok(Some((false, LoadVia::Auto)));
     }
-    let home = survey.home(target.image.summary(), target.platform()?);
+    let home = snapshot.home(target.image.summary(), target.platform()?);
     let pulled = home.is_some_and(|home| home.store == host.places.graph_root);
-    Ok(Some((true, if pulled { Via::Podman } else { Via::Auto })))
+    Ok(Some((true, if pulled { LoadVia::Podman } else { LoadVia::Auto })))
 }
 
 /// What of the damaged layers cannot be made again as it was.
-fn damaged_sources(targets: &[Target], problems: &[Problem], session: &Session) -> Result<Vec<LayoutError>> {
+fn damaged_sources(targets: &[LoadTarget], problems: &[ImageProblem], session: &Session) -> Result<Vec<LayoutError>> {
     let digests: BTreeSet<Digest> =
         problems.iter().filter_map(|problem| problem.layer.as_ref()).map(|layer| layer.digest).collect();
     let find = |digest: &Digest| {
@@ -199,7 +204,7 @@ fn damaged_sources(targets: &[Target], problems: &[Problem], session: &Session) 
 }
 
 /// The commands that restore what a layer is made from.
-fn restore(host: &Host, problems: &[Problem], error: &LayoutError) -> Vec<String> {
+fn restore(host: &PodmanHost, problems: &[ImageProblem], error: &LayoutError) -> Vec<String> {
     let LayoutError::Changed { culprits, digest, .. } = error else { return Vec::new() };
     let in_store = |path: PathBuf| {
         let name = path.strip_prefix(&host.nix.store).ok()?.components().next()?;
@@ -214,7 +219,7 @@ fn restore(host: &Host, problems: &[Problem], error: &LayoutError) -> Vec<String
     paths.iter().map(|path| format!("restore it: nix-store --repair-path {}", path.display())).collect()
 }
 
-fn tell(report: &Report, printer: &Printer) -> Result<()> {
+fn tell(report: &RepairReport, printer: &Printer) -> Result<()> {
     if printer.json() {
         return printer.value(report);
     }

@@ -12,10 +12,10 @@ use super::session::Session;
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::engine::generations::{Generation, GenerationError, Generations};
-use crate::engine::rollback::{Part, parts};
+use crate::engine::rollback::{RollbackPart, parts};
 use crate::engine::target::DecideError;
 use crate::podman::load::LoadError;
-use crate::podman::load::decide::Host;
+use crate::podman::load::decide::PodmanHost;
 
 const EXAMPLE: &str = "Examples:
   windlass rollback --dry-run      what going back one generation would change
@@ -28,7 +28,7 @@ const EXAMPLE: &str = "Examples:
 /// are; those that run an image of the former generation are listed with what starts them anew.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct RollbackArgs {
     /// The generation; by default the one before the current one.
     #[arg(add = complete::generations())]
     number: Option<u64>,
@@ -42,7 +42,7 @@ pub(super) struct Args {
 /// One image, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Change {
+struct RollbackChange {
     name: String,
     /// Digest in the former generation.
     from: Option<String>,
@@ -61,16 +61,16 @@ struct Stale {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct RollbackReport {
     from: Option<u64>,
     to: u64,
-    changes: Vec<Change>,
+    changes: Vec<RollbackChange>,
     containers: Vec<Stale>,
     loaded: usize,
     applied: bool,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> Result<()> {
     let host = args.host.asked(session.progress())?;
     let progress = session.progress();
     let generations = host.generations();
@@ -80,19 +80,19 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let parts = parts(&host, &generation, progress)?;
     let missing: Vec<String> = (generation.entries.iter().zip(&parts))
         .filter_map(|(entry, part)| match part {
-            Part::Missing(what) => Some(format!("{}: {what}", entry.name)),
+            RollbackPart::Missing(what) => Some(format!("{}: {what}", entry.name)),
             _ => None,
         })
         .collect();
     if !missing.is_empty() {
         return Err(DecideError::NotWhole { number, missing }.into());
     }
-    let to_load = parts.iter().filter(|part| matches!(part, Part::Loadable)).count();
+    let to_load = parts.iter().filter(|part| matches!(part, RollbackPart::Loadable)).count();
     let changes = changes(current.as_ref(), &generation);
     if !printer.json() {
         let present = parts.len() - to_load;
         printer.line(format!("generation {number} is whole: {present} present, {to_load} to load"))?;
-        for Change { name, from, to } in &changes {
+        for RollbackChange { name, from, to } in &changes {
             let said = match (from, to) {
                 // The same bytes under another tag.
                 (Some(from), Some(to)) if from == to => format!("{to}, under its name of then"),
@@ -123,7 +123,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     }
     let containers = stale(&host, current.as_ref(), &generation, progress)?;
     let from = current.map(|current| current.number);
-    let report = Report { from, to: number, changes, containers, loaded: to_load, applied: !args.dry_run };
+    let report = RollbackReport { from, to: number, changes, containers, loaded: to_load, applied: !args.dry_run };
     if printer.json() {
         return printer.value(&report);
     }
@@ -154,28 +154,33 @@ fn wanted(number: Option<u64>, current: Option<&Generation>, generations: &Gener
     }
 }
 
-fn changes(current: Option<&Generation>, wanted: &Generation) -> Vec<Change> {
+fn changes(current: Option<&Generation>, wanted: &Generation) -> Vec<RollbackChange> {
     let old = current.map_or(&[][..], |current| current.entries.as_slice());
     let mut changes = Vec::new();
     for entry in &wanted.entries {
         let from = counterpart(entry, old);
         if from.is_none_or(|from| from.digest != entry.digest || from.reference != entry.reference) {
             let (from, to) = (from.map(|from| from.digest.to_string()), Some(entry.digest.to_string()));
-            changes.push(Change { name: entry.name.to_string(), from, to });
+            changes.push(RollbackChange { name: entry.name.to_string(), from, to });
         }
     }
     for entry in old.iter().filter(|entry| counterpart(entry, &wanted.entries).is_none()) {
-        changes.push(Change { name: entry.name.to_string(), from: Some(entry.digest.to_string()), to: None });
+        changes.push(RollbackChange { name: entry.name.to_string(), from: Some(entry.digest.to_string()), to: None });
     }
     changes
 }
 
 /// Containers of images that the current generation had and the wanted one has not. A container keeps its image for as
 /// long as it lives, so it must be made anew.
-fn stale(host: &Host, current: Option<&Generation>, wanted: &Generation, progress: &Progress) -> Result<Vec<Stale>> {
-    use crate::podman::storage::survey::Survey;
-    let survey = Survey::read(&host.places, progress)?;
-    let Some(own) = survey.stores.first() else { return Ok(Vec::new()) };
+fn stale(
+    host: &PodmanHost,
+    current: Option<&Generation>,
+    wanted: &Generation,
+    progress: &Progress,
+) -> Result<Vec<Stale>> {
+    use crate::podman::storage::snapshot::StoreSnapshot;
+    let snapshot = StoreSnapshot::read(&host.places, progress)?;
+    let Some(own) = snapshot.stores.first() else { return Ok(Vec::new()) };
     let former = |id: &str| {
         let mut entries = current.into_iter().flat_map(|current| &current.entries);
         let is_wanted = wanted.entries.iter().any(|entry| entry.config_digest.hex() == id);

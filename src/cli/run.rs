@@ -21,7 +21,7 @@ The exit code is Podman's.";
 /// current generation, so it is what was loaded last, and nothing is ever pulled.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct RunArgs {
     #[command(flatten)]
     host: HostArgs,
     /// The name of an image of what is loaded.
@@ -32,7 +32,7 @@ pub(super) struct Args {
     words: Vec<String>,
 }
 
-pub(super) fn run(args: &Args, progress: &Progress) -> Result<()> {
+pub(super) fn run(args: &RunArgs, progress: &Progress) -> Result<()> {
     let host = args.host.host(progress)?;
     let Some(current) = host.generations().current()? else {
         return Err(usage("nothing was loaded yet; load a stack with `windlass load`"));

@@ -34,7 +34,7 @@ const EXAMPLE: &str = "Examples:
 /// Without a name, the names are listed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct SchemaArgs {
     /// `spec`, or a verb: load, upstream check, "load --dry-run".
     #[arg(value_name = "NAME", allow_hyphen_values = true)]
     name: Vec<String>,
@@ -74,27 +74,27 @@ fn settings() -> SchemaSettings {
 fn all() -> Vec<Described> {
     let mut all: Vec<Described> = vec![
         ("spec", spec),
-        ("build", printed::<build::Report>),
-        ("plan", printed::<plan::Report>),
-        ("diff", printed::<diff::Report>),
-        ("inspect", printed::<inspect::Report>),
-        ("export", printed::<export::Report>),
-        ("push", printed::<push::Report>),
-        ("lint", printed::<lint::Report>),
-        ("load", printed::<load::Report<'static>>),
-        ("load --dry-run", printed::<load::Plan<'static>>),
-        ("status", printed::<status::Report>),
-        ("verify", printed::<verify::Report>),
-        ("repair", printed::<repair::Report>),
-        ("generations", printed::<generations::Report<'static>>),
-        ("rollback", printed::<rollback::Report>),
-        ("unload", printed::<unload::Report<'static>>),
-        ("gc", printed::<gc::Report<'static>>),
-        ("doctor", printed::<doctor::Report>),
+        ("build", printed::<build::BuildReport>),
+        ("plan", printed::<plan::PlanReport>),
+        ("diff", printed::<diff::DiffReport>),
+        ("inspect", printed::<inspect::InspectReport>),
+        ("export", printed::<export::ExportReport>),
+        ("push", printed::<push::PushReport>),
+        ("lint", printed::<lint::LintReport>),
+        ("load", printed::<load::LoadReport<'static>>),
+        ("load --dry-run", printed::<load::LoadPlan<'static>>),
+        ("status", printed::<status::StatusReport>),
+        ("verify", printed::<verify::VerifyReport>),
+        ("repair", printed::<repair::RepairReport>),
+        ("generations", printed::<generations::GenerationsReport<'static>>),
+        ("rollback", printed::<rollback::RollbackReport>),
+        ("unload", printed::<unload::UnloadReport<'static>>),
+        ("gc", printed::<gc::GcReport<'static>>),
+        ("doctor", printed::<doctor::DoctorReport>),
         ("doctor --make-store", printed::<doctor::MadeReport>),
         ("error", printed::<failure::ErrorReport>),
-        ("compose import", printed::<compose::ImportReport>),
-        ("compose export", printed::<compose::ExportReport>),
+        ("compose import", printed::<compose::ComposeImportReport>),
+        ("compose export", printed::<compose::ComposeExportReport>),
     ];
     all.extend(model::schemas());
     all.extend(upstream::schemas());
@@ -131,7 +131,7 @@ fn kind<T: JsonSchema>(name: &str, generator: &mut SchemaGenerator) -> Value {
     schema
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &SchemaArgs, printer: &Printer) -> Result<()> {
     let all = all();
     let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
     if args.name.is_empty() {

@@ -15,14 +15,14 @@ use crate::disk::files::free_space;
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::engine::generations::GenerationEntry;
-use crate::engine::target::{Presence, Target};
+use crate::engine::target::{LoadTarget, Presence};
 use crate::image::chain_ids;
 use crate::image::summary::{ImageKind, PlatformRecord};
 use crate::podman::linked::{DRIVER, LinkedStore};
-use crate::podman::load::decide::Host;
+use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::unreadable::Unreadable;
-use crate::podman::storage::disk_use::{Copies, Share, Users, copies};
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::disk_use::{LayerCopies, Share, Users, copies};
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 const EXAMPLE: &str = "Examples:
   windlass status                          what is loaded, and whether it still is
@@ -39,7 +39,7 @@ Exit codes: 0 all there, 1 something is missing, damaged or changed, 5 less spac
 /// else: no process is started and nothing is written, but for the file of --metrics.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct StatusArgs {
     /// Stacks and image directories; what is loaded when absent.
     #[arg(value_name = "STACK|IMAGE")]
     paths: Vec<PathBuf>,
@@ -59,7 +59,7 @@ pub(super) struct Args {
 /// One image or model.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+struct StatusRow {
     #[serde(flatten)]
     entry: GenerationEntry,
     state: &'static str,
@@ -74,7 +74,7 @@ struct Row {
     #[serde(flatten)]
     share: Option<Share>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    on_disk: Option<Copies>,
+    on_disk: Option<LayerCopies>,
 }
 
 /// Free space at one place.
@@ -87,7 +87,7 @@ struct Free {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct StatusReport {
     graph_root: PathBuf,
     run_root: PathBuf,
     driver: String,
@@ -97,7 +97,7 @@ pub(super) struct Report {
     linked_store_state: String,
     free: Vec<Free>,
     generation: Option<u64>,
-    images: Vec<Row>,
+    images: Vec<StatusRow>,
     /// Images that Podman cannot read, whichever tool loaded them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unreadable: Vec<Unreadable>,
@@ -106,23 +106,23 @@ pub(super) struct Report {
     unconfirmed: bool,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
     let prints_metrics = args.metrics.as_deref().is_some_and(is_stream);
     if prints_metrics && printer.json() {
         return Err(usage("--metrics - and --json both are the result; give --metrics a file"));
     }
     let progress = super::session::progress();
     let host = args.host.host(&progress)?;
-    let survey = Survey::read(&host.places, &progress)?;
+    let snapshot = StoreSnapshot::read(&host.places, &progress)?;
     let generation = host.generations().current()?.map(|generation| generation.number);
-    let images = rows(args, &host, &survey)?;
-    let (linked_store, linked_store_state) = linked_store(&host, &survey, &progress);
+    let images = rows(args, &host, &snapshot)?;
+    let (linked_store, linked_store_state) = linked_store(&host, &snapshot, &progress);
     let places = &host.places;
     let mut free = vec![Free { place: "podman", path: places.graph_root.clone(), bytes: free_at(&places.graph_root)? }];
     if let Some(path) = &linked_store {
         free.push(Free { place: "linked", path: path.clone(), bytes: free_at(path)? });
     }
-    let report = Report {
+    let report = StatusReport {
         graph_root: places.graph_root.clone(),
         run_root: places.run_root.clone(),
         driver: places.driver.clone(),
@@ -133,7 +133,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
         free,
         generation,
         images,
-        unreadable: host.unreadable(&survey),
+        unreadable: host.unreadable(&snapshot),
         unconfirmed: host.has_unconfirmed(),
     };
     if let Some(path) = &args.metrics {
@@ -158,7 +158,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     judge(args, &report)
 }
 
-fn judge(args: &Args, report: &Report) -> Result<()> {
+fn judge(args: &StatusArgs, report: &StatusReport) -> Result<()> {
     if let Some(wanted) = args.check_free
         && let Some(free) = report.free.iter().find(|free| free.bytes < wanted)
     {
@@ -183,63 +183,69 @@ fn judge(args: &Args, report: &Report) -> Result<()> {
     Err(failed(format!("{bad} of {} not there as they should be; {next}", report.images.len())))
 }
 
-fn rows(args: &Args, host: &Host, survey: &Survey) -> Result<Vec<Row>> {
-    let users = (args.sizes || args.metrics.is_some()).then(|| Users::of(survey));
-    let row = |entry: GenerationEntry, target: &Target| -> Result<Row> {
+fn rows(args: &StatusArgs, host: &PodmanHost, snapshot: &StoreSnapshot) -> Result<Vec<StatusRow>> {
+    let users = (args.sizes || args.metrics.is_some()).then(|| Users::of(snapshot));
+    let row = |entry: GenerationEntry, target: &LoadTarget| -> Result<StatusRow> {
         let platform = target.platform()?;
-        let mut row = row(entry, target, platform, host, survey);
+        let mut row = row(entry, target, platform, host, snapshot);
         if let Some(users) = &users {
             row.share = Some(users.share(platform));
         }
         if args.sizes && row.way == Some("linked") {
-            row.on_disk = on_disk(survey, target, platform);
+            row.on_disk = on_disk(snapshot, target, platform);
         }
         Ok(row)
     };
     if !args.paths.is_empty() {
-        let of = |target: &Target| {
+        let of = |target: &LoadTarget| {
             let platform = target.platform()?;
             row(GenerationEntry::new(&target.image, platform, &target.name, &target.origins), target)
         };
         return targets(&args.paths, &[])?.iter().map(of).collect();
     }
     let images = loaded(host, &[])?.unwrap_or_default();
-    let of = |(entry, target): (GenerationEntry, Result<Target, _>)| match target {
+    let of = |(entry, target): (GenerationEntry, Result<LoadTarget, _>)| match target {
         Ok(target) => row(entry, &target),
         Err(error) => {
             let why = Some(format!("what it was loaded from is gone: {error}"));
-            Ok(Row { entry, state: "damaged", why, way: None, store: None, share: None, on_disk: None })
+            Ok(StatusRow { entry, state: "damaged", why, way: None, store: None, share: None, on_disk: None })
         }
     };
     images.into_iter().map(of).collect()
 }
 
-fn row(entry: GenerationEntry, target: &Target, platform: &PlatformRecord, host: &Host, survey: &Survey) -> Row {
+fn row(
+    entry: GenerationEntry,
+    target: &LoadTarget,
+    platform: &PlatformRecord,
+    host: &PodmanHost,
+    snapshot: &StoreSnapshot,
+) -> StatusRow {
     let summary = target.image.summary();
-    let home = survey.home(summary, platform).map(|home| home.store.clone());
+    let home = snapshot.home(summary, platform).map(|home| home.store.clone());
     let is_linked = |store: &Path| store != host.places.graph_root && LinkedStore::is_at(store);
-    let elsewhere = || survey.led_elsewhere(summary, platform);
-    let (state, why) = match survey.presence(summary, platform) {
+    let elsewhere = || snapshot.led_elsewhere(summary, platform);
+    let (state, why) = match snapshot.presence(summary, platform) {
         Presence::Present { named: true, .. } => ("present", None),
         Presence::Present { named: false, .. } => ("changed", elsewhere()),
         Presence::Damaged { why, .. } => ("damaged", Some(why)),
-        Presence::Missing if survey.called(&summary.reference).is_some() => {
+        Presence::Missing if snapshot.called(&summary.reference).is_some() => {
             ("changed", elsewhere().map(|why| format!("{why}, and the image is gone")))
         }
         Presence::Missing => ("missing", None),
     };
     let way = home.as_deref().map(|store| if is_linked(store) { "linked" } else { "pulled" });
-    Row { entry, state, why, way, store: home, share: None, on_disk: None }
+    StatusRow { entry, state, why, way, store: home, share: None, on_disk: None }
 }
 
 /// How much of a linked image is links.
-fn on_disk(survey: &Survey, target: &Target, platform: &PlatformRecord) -> Option<Copies> {
-    let store = survey.home(target.image.summary(), platform)?;
-    let mut sum = Copies::default();
+fn on_disk(snapshot: &StoreSnapshot, target: &LoadTarget, platform: &PlatformRecord) -> Option<LayerCopies> {
+    let store = snapshot.home(target.image.summary(), platform)?;
+    let mut sum = LayerCopies::default();
     for chain in chain_ids(&platform.layers) {
         let tree = store.tree(&chain.hex());
         // A damaged layer may have none.
-        if let Ok(Copies { linked, copied }) = copies(&tree) {
+        if let Ok(LayerCopies { linked, copied }) = copies(&tree) {
             sum.linked += linked;
             sum.copied += copied;
         }
@@ -248,10 +254,10 @@ fn on_disk(survey: &Survey, target: &Target, platform: &PlatformRecord) -> Optio
 }
 
 /// The linked store, and what is to be said of it.
-fn linked_store(host: &Host, survey: &Survey, progress: &Progress) -> (Option<PathBuf>, String) {
+fn linked_store(host: &PodmanHost, snapshot: &StoreSnapshot, progress: &Progress) -> (Option<PathBuf>, String) {
     let places = &host.places;
     if let Some(store) = &host.linked {
-        let records = survey.stores.iter().find(|records| records.store == store.path());
+        let records = snapshot.stores.iter().find(|records| records.store == store.path());
         let (images, layers) = records.map_or((0, 0), |records| (records.images.len(), records.layers.len()));
         let left = match store.leftovers(progress) {
             Ok(leftovers) if leftovers.is_empty() => String::new(),
@@ -284,7 +290,7 @@ pub(super) fn free_at(path: &Path) -> Result<u64> {
     Ok(free_space(existing)?)
 }
 
-fn tell(report: &Report, printer: &Printer) -> Result<()> {
+fn tell(report: &StatusReport, printer: &Printer) -> Result<()> {
     let header = |name: &str, value: String| printer.line(format!("{name:<13} {value}"));
     let user = if report.rootless { "rootless" } else { "rootful" };
     header("graph root", format!("{} ({}, {user})", report.graph_root.display(), report.driver))?;
@@ -305,7 +311,7 @@ fn tell(report: &Report, printer: &Printer) -> Result<()> {
     }
     let mut rows = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for row in &report.images {
-        let Row { entry, state, why, way, share, on_disk, .. } = row;
+        let StatusRow { entry, state, why, way, share, on_disk, .. } = row;
         let state = way.filter(|_| *state == "present").map_or((*state).to_owned(), |way| format!("{state}, {way}"));
         let mut cells = vec![label(entry), state, size(entry.size)];
         if let Some(share) = share {
@@ -338,9 +344,9 @@ fn tell(report: &Report, printer: &Printer) -> Result<()> {
     ))
 }
 
-fn metrics(report: &Report) -> Metrics {
+fn metrics(report: &StatusReport) -> Metrics {
     let mut metrics = Metrics::default();
-    let of = |row: &Row| {
+    let of = |row: &StatusRow| {
         let kind = if row.entry.kind == ImageKind::Model { "model" } else { "image" };
         vec![("name", row.entry.name.to_string()), ("ref", row.entry.reference.to_string()), ("type", kind.to_owned())]
     };

@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::engine::Engine;
 use crate::engine::generations::GenerationEntry;
 use crate::image::summary::ImageKind;
-use crate::podman::keep::gc::{Kept, Removal};
+use crate::podman::keep::gc::{KeptItem, Removal};
 use crate::podman::keep::unload::choose;
 
 const EXAMPLE: &str = "Examples:
@@ -26,7 +26,7 @@ Exit codes: 0 done, 1 a container uses one of them, 2 it is not loaded.";
 /// generations keep what the images are made of, so `windlass rollback` brings them back, until `windlass gc` removes these too.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UnloadArgs {
     /// Names of images and models, and names or paths of stacks.
     #[arg(required = true, value_name = "NAME|STACK")]
     names: Vec<String>,
@@ -40,11 +40,11 @@ pub(super) struct Args {
 /// What was unloaded, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
+pub(super) struct UnloadReport<'a> {
     applied: bool,
     images: &'a [GenerationEntry],
     removed: Vec<&'a Removal>,
-    keep: &'a [Kept],
+    keep: &'a [KeptItem],
     /// Bytes that this frees.
     bytes: u64,
     /// Bytes of store paths that Nix may collect when no generation needs them any more.
@@ -54,7 +54,7 @@ pub(super) struct Report<'a> {
     warnings: &'a [String],
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     let host = args.host.asked(progress)?;
     let Some(current) = host.generations().current()? else {
@@ -89,7 +89,16 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let (keep, warnings) = (unloaded.plan.keep.as_slice(), unloaded.plan.warnings.as_slice());
     if printer.json() {
         let applied = !args.dry_run;
-        return printer.value(&Report { applied, images, removed, keep, bytes, collectable, generation, warnings });
+        return printer.value(&UnloadReport {
+            applied,
+            images,
+            removed,
+            keep,
+            bytes,
+            collectable,
+            generation,
+            warnings,
+        });
     }
     warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     let verb = if args.dry_run { "would unload" } else { "unloaded" };

@@ -13,14 +13,14 @@ use super::printer::{Printer, count, size};
 use super::session::Session;
 use crate::build::stack::StackDir;
 use crate::engine::generations::GenerationEntry;
-use crate::engine::target::Target;
+use crate::engine::target::LoadTarget;
 use crate::image::LayerRecord;
 use crate::image::layout::{ImageDir, LayoutError};
-use crate::podman::keep::verify::{Problem, State, Verified, verify};
+use crate::podman::keep::verify::{ImageProblem, ProblemState, VerifiedImages, verify};
 use crate::podman::linked::DRIVER;
-use crate::podman::load::decide::Host;
+use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::unreadable::Unreadable;
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 const EXAMPLE: &str = "Examples:
   windlass verify                 records and small files of everything that is loaded
@@ -37,7 +37,7 @@ const EXAMPLE: &str = "Examples:
 /// sizes or, with --full, by every byte of its blob or of the store paths it is made from.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct VerifyArgs {
     /// An image directory or a stack; what is loaded when absent.
     path: Option<PathBuf>,
     /// Read every byte.
@@ -52,26 +52,29 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct VerifyReport {
     images: usize,
     layers: usize,
     read: u64,
     problems: Vec<String>,
     /// The same in parts, for what is loaded.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    details: Vec<Problem>,
+    details: Vec<ImageProblem>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<()> {
     let report = match &args.path {
         Some(path) => built(path, args.full, session)?,
         None => {
             let host = args.host.host(session.progress())?;
             let loaded = loaded(&host, &args.images)?;
-            let survey = Survey::read(&host.places, session.progress())?;
-            let Some(loaded) = loaded.or_else(|| (!host.unreadable(&survey).is_empty()).then(Vec::new)) else {
+            let snapshot = StoreSnapshot::read(&host.places, session.progress())?;
+            let Some(loaded) = loaded.or_else(|| (!host.unreadable(&snapshot).is_empty()).then(Vec::new)) else {
                 printer.note(format!("nothing was loaded into {} yet", host.places.graph_root.display()));
-                return tell(&Report { images: 0, layers: 0, read: 0, problems: vec![], details: vec![] }, printer);
+                return tell(
+                    &VerifyReport { images: 0, layers: 0, read: 0, problems: vec![], details: vec![] },
+                    printer,
+                );
             };
             let driver = &host.places.driver;
             if args.full && driver != DRIVER {
@@ -85,21 +88,26 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             verified.problems.extend(gone.iter().map(|(entry, error)| lost(entry, error)));
             let problems = verified.problems.iter().map(ToString::to_string).collect();
             let (images, layers) = (verified.images, verified.layers);
-            Report { images, layers, read: session.progress().read(), problems, details: verified.problems }
+            VerifyReport { images, layers, read: session.progress().read(), problems, details: verified.problems }
         }
     };
     tell(&report, printer)
 }
 
 /// Compares what is loaded, with a progress line.
-pub(super) fn check(host: &Host, targets: &[Target], full: bool, session: &Session) -> Result<Verified> {
+pub(super) fn check(
+    host: &PodmanHost,
+    targets: &[LoadTarget],
+    full: bool,
+    session: &Session,
+) -> Result<VerifiedImages> {
     let progress = session.progress();
-    let survey = Survey::read(&host.places, progress)?;
+    let snapshot = StoreSnapshot::read(&host.places, progress)?;
     let drawing = session.draw("verifying");
-    let mut verified = verify(&survey, targets, full, progress)?;
+    let mut verified = verify(&snapshot, targets, full, progress)?;
     drop(drawing);
-    let problem = |image: Unreadable| Problem {
-        state: State::Damaged,
+    let problem = |image: Unreadable| ImageProblem {
+        state: ProblemState::Damaged,
         images: vec![image.image.clone()],
         layer: None,
         file: None,
@@ -107,14 +115,14 @@ pub(super) fn check(host: &Host, targets: &[Target], full: bool, session: &Sessi
         source: None,
         what: image.to_string(),
     };
-    verified.problems.extend(host.unreadable(&survey).into_iter().map(problem));
+    verified.problems.extend(host.unreadable(&snapshot).into_iter().map(problem));
     Ok(verified)
 }
 
 /// An image that nothing more is known of.
-pub(super) fn lost(entry: &GenerationEntry, error: &LayoutError) -> Problem {
-    Problem {
-        state: State::Damaged,
+pub(super) fn lost(entry: &GenerationEntry, error: &LayoutError) -> ImageProblem {
+    ImageProblem {
+        state: ProblemState::Damaged,
         images: vec![entry.reference.to_string()],
         layer: None,
         file: None,
@@ -124,7 +132,7 @@ pub(super) fn lost(entry: &GenerationEntry, error: &LayoutError) -> Problem {
     }
 }
 
-fn built(path: &Path, full: bool, session: &Session) -> Result<Report> {
+fn built(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
     let path = lean(path);
     let images: Vec<ImageDir> = if path.join("stack.json").is_file() {
         StackDir::open(&path)?.all().cloned().collect()
@@ -156,10 +164,16 @@ fn built(path: &Path, full: bool, session: &Session) -> Result<Report> {
             problems.push(format!("{}: {error}", image.summary().reference));
         }
     }
-    Ok(Report { images: images.len(), layers: layers.len(), read: progress.read(), problems, details: Vec::new() })
+    Ok(VerifyReport {
+        images: images.len(),
+        layers: layers.len(),
+        read: progress.read(),
+        problems,
+        details: Vec::new(),
+    })
 }
 
-fn tell(report: &Report, printer: &Printer) -> Result<()> {
+fn tell(report: &VerifyReport, printer: &Printer) -> Result<()> {
     if printer.json() {
         printer.value(&report)?;
     } else {

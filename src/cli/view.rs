@@ -9,7 +9,7 @@ use crate::build::stack::{StackDir, StackJson, StackLayer};
 use crate::image::json::read_versioned;
 use crate::image::layout::ImageDir;
 use crate::image::summary::Summary;
-use crate::image::{LayerKind, LayerRecord, ModelPart, Packed};
+use crate::image::{LayerKind, LayerRecord, ModelPart, PackedLayer};
 use crate::model::forms::record::ModelRecord;
 use crate::model::read::facts::Facts;
 use crate::names::Name;
@@ -21,7 +21,7 @@ use crate::oci::reference::Reference;
 /// One image for one platform, or one model.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Seen {
+pub(super) struct ViewedImage {
     pub(super) name: Name,
     #[serde(rename = "ref")]
     pub(super) reference: Reference,
@@ -46,7 +46,7 @@ pub(super) struct SeenLayer {
     pub(super) digest: Option<Digest>,
     pub(super) size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) packed: Option<Packed>,
+    pub(super) packed: Option<PackedLayer>,
     pub(super) kind: LayerKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<ModelPart>,
@@ -59,7 +59,7 @@ pub(super) struct SeenLayer {
 }
 
 /// What a path holds: images first, then the models' own images.
-pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
+pub(super) fn look(path: &Path) -> Result<Vec<ViewedImage>> {
     if !path.join("stack.json").is_file() {
         return Ok(of_directory(&ImageDir::open(path)?));
     }
@@ -69,7 +69,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
     {
         return Ok(StackDir::open(path)?.all().flat_map(of_directory).collect());
     }
-    let images = json.images.into_iter().map(|image| Seen {
+    let images = json.images.into_iter().map(|image| ViewedImage {
         name: image.name,
         reference: image.reference,
         platform: image.platform,
@@ -81,7 +81,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<Seen>> {
         model: None,
         environment: Vec::new(),
     });
-    let models = json.models.into_iter().map(|model| Seen {
+    let models = json.models.into_iter().map(|model| ViewedImage {
         models: vec![model.name.clone()],
         name: model.name,
         reference: model.reference,
@@ -108,21 +108,21 @@ pub(super) fn is_of_archives(path: &Path) -> Result<bool> {
 
 fn environment(image: &ImageDir, config: Digest) -> Vec<String> {
     #[derive(Deserialize)]
-    struct Whole {
+    struct ViewedWhole {
         #[serde(default)]
-        config: Config,
+        config: ViewedConfig,
     }
     #[derive(Default, Deserialize)]
-    struct Config {
+    struct ViewedConfig {
         #[serde(rename = "Env", default)]
         env: Vec<String>,
     }
     let blob = image.image().small_blobs().find(|blob| blob.digest == config);
-    let whole = blob.and_then(|blob| serde_json::from_slice::<Whole>(&blob.bytes).ok());
+    let whole = blob.and_then(|blob| serde_json::from_slice::<ViewedWhole>(&blob.bytes).ok());
     whole.map(|whole| whole.config.env).unwrap_or_default()
 }
 
-pub(super) fn of_directory(image: &ImageDir) -> Vec<Seen> {
+pub(super) fn of_directory(image: &ImageDir) -> Vec<ViewedImage> {
     let Summary { name, reference, platforms, model, .. } = image.summary();
     let layer = |record: &LayerRecord| {
         let on_disk = match image.layer_blob(record) {
@@ -132,7 +132,7 @@ pub(super) fn of_directory(image: &ImageDir) -> Vec<Seen> {
         };
         SeenLayer { on_disk: Some(on_disk), ..SeenLayer::from(record) }
     };
-    let seen = |platform: &crate::image::summary::PlatformRecord| Seen {
+    let seen = |platform: &crate::image::summary::PlatformRecord| ViewedImage {
         name: name.file_name(),
         reference: reference.clone(),
         platform: platform.platform.clone(),

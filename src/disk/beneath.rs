@@ -27,7 +27,7 @@ use rustix::io::Errno;
 
 use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
-use crate::disk::walk::Cursor;
+use crate::disk::walk::TreeCursor;
 
 /// Files that are not finished begin with this.
 pub(crate) const TEMPORARY: &str = ".windlass-";
@@ -61,12 +61,12 @@ impl Classified for WriteError {
 }
 
 /// Adds the path to an I/O result.
-pub(crate) trait At<T> {
+pub(crate) trait AtPath<T> {
     /// `action` fits before the path: "write", "create".
     fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError>;
 }
 
-impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+impl<T, E: Into<io::Error>> AtPath<T> for Result<T, E> {
     fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError> {
         self.map_err(|source| WriteError { action, path: path.to_owned(), source: source.into() })
     }
@@ -378,7 +378,7 @@ impl Dir {
         if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
             return gone(unlinkat(self, name, AtFlags::empty())).at("remove", &path);
         }
-        let mut cursor = Cursor::enter(self, name)?;
+        let mut cursor = TreeCursor::enter(self, name)?;
         // The directories that are still to be emptied, level by level.
         let mut levels = vec![cursor.empty()?];
         loop {
@@ -501,7 +501,7 @@ mod tests {
     fn a_tree_of_any_depth_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let dir = Dir::open(folder.path()).unwrap();
-        let mut cursor = Cursor::at(dir.make("deep", 0o755).unwrap());
+        let mut cursor = TreeCursor::at(dir.make("deep", 0o755).unwrap());
         for _ in 0..3000 {
             cursor.here.write("file", b"x", 0o444).unwrap();
             cursor.here.link_to(Path::new("/"), "link").unwrap();
@@ -525,7 +525,7 @@ mod tests {
         let dir = Dir::open(folder.path()).unwrap();
         drop(dir.make("a", 0o755).unwrap().make("b", 0o755).unwrap());
         drop(dir.make("other", 0o755).unwrap());
-        let mut cursor = Cursor::at(dir.dir("a").unwrap());
+        let mut cursor = TreeCursor::at(dir.dir("a").unwrap());
         cursor.down(OsStr::new("b")).unwrap();
         fs::rename(folder.path().join("a/b"), folder.path().join("other/b")).unwrap();
         let said = cursor.up().unwrap_err().to_string();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::statvfs;
 
 use super::progress::Progress;
-use super::{At, WriteError};
+use super::{AtPath, WriteError};
 
 /// The directory that a path is in; that of a bare name is `.`.
 pub(crate) fn parent_of(path: &Path) -> PathBuf {

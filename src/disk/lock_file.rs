@@ -17,7 +17,7 @@ use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
-use crate::disk::{At, Staging, WriteError};
+use crate::disk::{AtPath, Staging, WriteError};
 
 /// More than any lock has: 1000 images of 10 platforms are a third of it.
 const MAX_BYTES: u64 = 64 << 20;
@@ -125,10 +125,10 @@ pub(crate) fn missing<L: LockFile>(path: &Path) -> LockFileError {
 /// If they are none.
 pub fn parse<L: LockFile>(path: &Path, bytes: &[u8]) -> Result<L, L::Error> {
     #[derive(Deserialize)]
-    struct Versioned {
+    struct VersionedLock {
         version: u64,
     }
-    let Versioned { version } = parse_json(path, bytes)?;
+    let VersionedLock { version } = parse_json(path, bytes)?;
     if version != u64::from(L::VERSION) {
         return Err(LockFileError::Version { path: path.to_owned(), version, known: L::VERSION }.into());
     }
@@ -168,7 +168,7 @@ fn find<L: LockFile>(path: &Path) -> Result<Option<L>, L::Error> {
 
 /// A lock that is being changed. Others that want to change it wait, readers do not.
 #[derive(Debug)]
-pub(crate) struct Change<L> {
+pub(crate) struct LockFileChange<L> {
     path: PathBuf,
     before: Option<L>,
     /// What the lock is going to be.
@@ -177,7 +177,7 @@ pub(crate) struct Change<L> {
     _guard: File,
 }
 
-impl<L: LockFile> Change<L> {
+impl<L: LockFile> LockFileChange<L> {
     /// Waits for others that change locks in this folder, then reads the lock, or begins a new one.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ mod staging;
 pub(crate) mod view;
 pub(crate) mod walk;
 
-pub(crate) use self::beneath::At;
+pub(crate) use self::beneath::AtPath;
 pub use self::beneath::WriteError;
 pub(crate) use self::staging::leftovers_in;
 pub(crate) use self::staging::{Staging, leftovers};

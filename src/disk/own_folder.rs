@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::geteuid;
 
 use crate::disk::WriteError;
-use crate::disk::beneath::{At, Dir, is_private_to, refused};
+use crate::disk::beneath::{AtPath, Dir, is_private_to, refused};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::parent_of;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::beneath::{Dir, is_private_to, refused};
 use super::progress::Progress;
-use super::{At, WriteError};
+use super::{AtPath, WriteError};
 
 /// Takes a lock file of an open directory, made if it is not there, waiting for another windlass that holds it. Closed, it is free. No
 /// other user may open it: a user who can read a file can lock it, and so stop every windlass.

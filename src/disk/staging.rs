@@ -14,7 +14,7 @@ use rustix::fs::{FileType, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use super::files::parent_of;
-use super::{At, WriteError};
+use super::{AtPath, WriteError};
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::walk::walk;

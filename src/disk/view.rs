@@ -15,12 +15,12 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 /// A directory of the host, with everything below it on the same file system and nothing that is mounted over it.
 #[derive(Debug)]
-pub(crate) struct View {
+pub(crate) struct HostView {
     tree: OwnedFd,
     at: PathBuf,
 }
 
-impl View {
+impl HostView {
     /// The directory that both canonical paths have in common.
     #[must_use]
     pub(crate) fn place(one: &Path, two: &Path) -> PathBuf {
@@ -62,8 +62,8 @@ pub(crate) fn link(from: &Path, to: &Path) -> io::Result<()> {
     };
     // Each is seen without what is mounted over it, so both have to be the same there.
     let inode = fs::metadata(from).map(|metadata| (metadata.dev(), metadata.ino()))?;
-    let at = View::place(from, &folder);
-    let Some(view) = View::open(&at, &folder) else { return Err(failed) };
+    let at = HostView::place(from, &folder);
+    let Some(view) = HostView::open(&at, &folder) else { return Err(failed) };
     let (Some(source), Some(folder)) = (view.path(from), view.path(&folder)) else { return Err(failed) };
     match fs::metadata(&source) {
         Ok(found) if (found.dev(), found.ino()) == inode => hard_link(source, folder.join(name)),

@@ -9,17 +9,17 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, unlinkat};
 use rustix::io::Errno;
 
-use super::beneath::{At, DIRECTORY, Dir, WriteError, gone, in_proc, lookup, refused};
+use super::beneath::{AtPath, DIRECTORY, Dir, WriteError, gone, in_proc, lookup, refused};
 
 /// A place in a tree, which it moves through one directory at a time.
 #[derive(Debug)]
-pub(crate) struct Cursor {
+pub(crate) struct TreeCursor {
     pub(super) here: Dir,
     /// The directories above, each with the name by which it was left, the outermost first.
     pub(super) above: Vec<((u64, u64), OsString)>,
 }
 
-impl Cursor {
+impl TreeCursor {
     /// At a directory.
     pub(crate) fn at(dir: Dir) -> Self {
         Self { here: dir, above: Vec::new() }
@@ -96,7 +96,7 @@ impl Cursor {
 /// Calls `visit` for everything in a tree of any depth, a directory before what is in it: with the directory that it is in, its
 /// name, and what it is. What goes away meanwhile is passed over.
 pub(crate) fn walk(tree: Dir, visit: &mut dyn FnMut(&Dir, &OsStr, &Stat)) -> Result<(), WriteError> {
-    let mut cursor = Cursor::at(tree);
+    let mut cursor = TreeCursor::at(tree);
     let mut levels = vec![visited(&cursor, visit)?];
     loop {
         match levels.last_mut().and_then(Vec::pop) {
@@ -115,7 +115,7 @@ pub(crate) fn walk(tree: Dir, visit: &mut dyn FnMut(&Dir, &OsStr, &Stat)) -> Res
 }
 
 /// The directories in one directory, the last first.
-fn visited(cursor: &Cursor, visit: &mut dyn FnMut(&Dir, &OsStr, &Stat)) -> Result<Vec<OsString>, WriteError> {
+fn visited(cursor: &TreeCursor, visit: &mut dyn FnMut(&Dir, &OsStr, &Stat)) -> Result<Vec<OsString>, WriteError> {
     let mut directories = Vec::new();
     for name in cursor.dir().names()?.into_keys().rev() {
         let Some(found) = cursor.dir().look(&name)? else { continue };

@@ -32,7 +32,7 @@ use crate::disk::beneath::Dir;
 use crate::disk::files::write_file;
 use crate::disk::own_folder::{MOST_NAMES, OwnFolder};
 use crate::disk::progress::Progress;
-use crate::disk::{self, At, Staging, WriteError, own_lock};
+use crate::disk::{self, AtPath, Staging, WriteError, own_lock};
 use crate::image::LayerRecord;
 use crate::image::json::parse_versioned;
 use crate::image::layout::{ImageDir, LayoutError, VERSION};

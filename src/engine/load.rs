@@ -9,30 +9,30 @@ use std::collections::BTreeSet;
 
 use super::Engine;
 use super::generations::{Generation, Generations};
-use super::target::{Copies, How, LoadOptions, Step, Target, plan};
+use super::target::{CopiedBytes, LoadMethod, LoadOptions, LoadStep, LoadTarget, plan};
 use crate::disk::progress::Progress;
 use crate::nix::store;
 
 /// What became of one image.
 #[derive(Debug)]
-pub struct Outcome<Error> {
+pub struct ImageOutcome<Error> {
     /// What was to be done.
-    pub step: Step,
+    pub step: LoadStep,
     /// Files that are links to the store.
     pub(crate) links: u64,
     /// Bytes of these.
     pub(crate) linked: u64,
     /// Bytes that were copied instead, by why.
-    pub(crate) copies: Copies,
+    pub(crate) copies: CopiedBytes,
     /// Why it is not there.
     pub error: Option<Error>,
 }
 
 /// What a load did.
 #[derive(Debug)]
-pub struct Loaded<Error> {
+pub struct LoadResult<Error> {
     /// Image by image.
-    pub outcomes: Vec<Outcome<Error>>,
+    pub outcomes: Vec<ImageOutcome<Error>>,
     /// Bytes of layers that the engine wrote; windlass' own are counted by the progress.
     pub(crate) pulled: u64,
     /// The generation that is current now.
@@ -45,15 +45,15 @@ pub struct Loaded<Error> {
 #[expect(missing_debug_implementations, reason = "`done` is a closure")]
 pub struct Loading<'a, E: Engine> {
     /// The images.
-    pub targets: &'a [Target],
+    pub targets: &'a [LoadTarget],
     /// What becomes of each.
-    pub outcomes: Vec<Outcome<E::Error>>,
+    pub outcomes: Vec<ImageOutcome<E::Error>>,
     /// What was asked for.
     pub(crate) options: LoadOptions,
     /// What did not work and is not a failure.
     pub(crate) warnings: Vec<String>,
     /// Is told of each image when it is there, or is known not to be.
-    pub done: &'a mut dyn FnMut(&Outcome<E::Error>),
+    pub done: &'a mut dyn FnMut(&ImageOutcome<E::Error>),
     /// Counts, and stops the work.
     pub progress: &'a Progress,
 }
@@ -61,13 +61,13 @@ pub struct Loading<'a, E: Engine> {
 impl<'a, E: Engine> Loading<'a, E> {
     /// Of these steps, one for each target.
     pub(crate) fn new(
-        targets: &'a [Target],
-        steps: Vec<Step>,
+        targets: &'a [LoadTarget],
+        steps: Vec<LoadStep>,
         options: LoadOptions,
-        done: &'a mut dyn FnMut(&Outcome<E::Error>),
+        done: &'a mut dyn FnMut(&ImageOutcome<E::Error>),
         progress: &'a Progress,
     ) -> Self {
-        let outcome = |step| Outcome { step, links: 0, linked: 0, copies: Copies::new(), error: None };
+        let outcome = |step| ImageOutcome { step, links: 0, linked: 0, copies: CopiedBytes::new(), error: None };
         let outcomes = steps.into_iter().map(outcome).collect();
         Self { targets, outcomes, options, warnings: Vec::new(), done, progress }
     }
@@ -76,7 +76,7 @@ impl<'a, E: Engine> Loading<'a, E> {
     ///
     /// # Errors
     /// If it failed for all images.
-    pub(super) fn carry_out(mut self, engine: &E, generation: u64) -> Result<Loaded<E::Error>, E::Error> {
+    pub(super) fn carry_out(mut self, engine: &E, generation: u64) -> Result<LoadResult<E::Error>, E::Error> {
         let generations = engine.generations();
         for (link, path) in generations.roots(generation)? {
             self.warnings.extend(store::register(engine.nix(), &link, &path).err().map(|error| error.to_string()));
@@ -88,7 +88,7 @@ impl<'a, E: Engine> Loading<'a, E> {
             self.warnings.push(format!("what a killed run has left cannot be removed: {error}"));
         }
         let pulled = pulled?;
-        let untold = |outcome: &&Outcome<_>| outcome.step.how != How::Pull || outcome.error.is_some();
+        let untold = |outcome: &&ImageOutcome<_>| outcome.step.how != LoadMethod::Pull || outcome.error.is_some();
         self.outcomes.iter().filter(untold).for_each(&mut *self.done);
         let failed = self.outcomes.iter().any(|outcome| outcome.error.is_some());
         let generation = if failed {
@@ -97,7 +97,7 @@ impl<'a, E: Engine> Loading<'a, E> {
             generations.confirm(generation, self.progress)?;
             Some(generation)
         };
-        Ok(Loaded { outcomes: self.outcomes, pulled, generation, warnings: self.warnings })
+        Ok(LoadResult { outcomes: self.outcomes, pulled, generation, warnings: self.warnings })
     }
 
     /// Puts there what is missing, and takes away again what the engine does not confirm. What a stop leaves unconfirmed is
@@ -119,28 +119,28 @@ impl<'a, E: Engine> Loading<'a, E> {
 /// Loads what is missing. One image that fails does not keep the others from being loaded.
 ///
 /// # Errors
-/// If nothing could be done at all; of a single image, see [`Outcome::error`].
+/// If nothing could be done at all; of a single image, see [`ImageOutcome::error`].
 pub fn load<E: Engine>(
     engine: &E,
-    targets: &[Target],
+    targets: &[LoadTarget],
     options: LoadOptions,
-    done: &mut dyn FnMut(&Outcome<E::Error>),
+    done: &mut dyn FnMut(&ImageOutcome<E::Error>),
     progress: &Progress,
-) -> Result<Loaded<E::Error>, E::Error> {
+) -> Result<LoadResult<E::Error>, E::Error> {
     let generations = engine.generations();
     let steps = plan(engine, targets, options, progress)?;
     let current = generations.current()?;
-    let merged = |steps: &[Step], current: Option<&_>| {
+    let merged = |steps: &[LoadStep], current: Option<&_>| {
         Generations::merge(current, steps.iter().map(|step| step.entry.clone()).collect(), options.partial)
     };
-    let nothing = steps.iter().all(|step| step.how == How::Present) && !engine.has_leftovers(progress)?;
+    let nothing = steps.iter().all(|step| step.how == LoadMethod::Present) && !engine.has_leftovers(progress)?;
     if let Some(current) = current.as_ref().filter(|_| nothing)
         && Generations::is_same(current, &merged(&steps, Some(current)))
     {
         let loading: Loading<'_, E> = Loading::new(targets, steps, options, done, progress);
         loading.outcomes.iter().for_each(&mut *loading.done);
         let generation = Some(current.number);
-        return Ok(Loaded { outcomes: loading.outcomes, pulled: 0, generation, warnings: Vec::new() });
+        return Ok(LoadResult { outcomes: loading.outcomes, pulled: 0, generation, warnings: Vec::new() });
     }
 
     let _lock = generations.lock(progress)?;

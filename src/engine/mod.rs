@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 use self::generations::{GenerationEntry, GenerationError, Generations};
 use self::load::Loading;
-use self::target::{DecideError, LoadOptions, Look, Step, Target};
+use self::target::{DecideError, LoadOptions, LoadStep, LoadTarget, TargetState};
 use crate::class::Classified;
 use crate::disk::WriteError;
 use crate::disk::progress::Progress;
@@ -51,7 +51,12 @@ pub trait Engine {
     ///
     /// # Errors
     /// If the records cannot be read, or there is no way as asked for.
-    fn look(&self, targets: &[Target], options: LoadOptions, progress: &Progress) -> Result<Vec<Look>, Self::Error>;
+    fn look(
+        &self,
+        targets: &[LoadTarget],
+        options: LoadOptions,
+        progress: &Progress,
+    ) -> Result<Vec<TargetState>, Self::Error>;
 
     /// The same for images of a generation: whether all of each is there.
     ///
@@ -63,7 +68,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// [`DecideError::NoSpace`].
-    fn check_space(&self, steps: &[Step]) -> Result<(), Self::Error>;
+    fn check_space(&self, steps: &[LoadStep]) -> Result<(), Self::Error>;
 
     /// Whether a run that was killed has left something: a note, or files.
     ///

@@ -6,8 +6,8 @@
 use std::fs;
 
 use super::generations::{Generation, GenerationEntry, GenerationError};
-use super::load::{Loaded, Loading, Outcome};
-use super::target::{DecideError, LoadOptions, Target, plan};
+use super::load::{ImageOutcome, LoadResult, Loading};
+use super::target::{DecideError, LoadOptions, LoadTarget, plan};
 use super::{Engine, Former};
 use crate::disk::progress::Progress;
 use crate::image::layout::ImageDir;
@@ -15,7 +15,7 @@ use crate::image::summary::PlatformRecord;
 
 /// What there is of one image of a generation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub enum RollbackPart {
     /// The engine has it.
     Present,
     /// The engine does not have all of it, and everything that it is made from is there.
@@ -28,7 +28,11 @@ pub enum Part {
 ///
 /// # Errors
 /// If the engine's records cannot be read.
-pub fn parts<E: Engine>(engine: &E, generation: &Generation, progress: &Progress) -> Result<Vec<Part>, E::Error> {
+pub fn parts<E: Engine>(
+    engine: &E,
+    generation: &Generation,
+    progress: &Progress,
+) -> Result<Vec<RollbackPart>, E::Error> {
     let images: Vec<_> = generation.entries.iter().map(|entry| ImageDir::open(&entry.directory)).collect();
     let pairs = || generation.entries.iter().zip(&images);
     let former = pairs().map(|(entry, image)| -> Former<'_> {
@@ -38,12 +42,12 @@ pub fn parts<E: Engine>(engine: &E, generation: &Generation, progress: &Progress
     let held = engine.holds(&former.collect::<Vec<_>>(), progress)?;
     let part = |((entry, image), held): ((&GenerationEntry, &Result<ImageDir, _>), bool)| match image {
         Ok(image) => match platform(entry, image) {
-            None => Part::Missing(format!("{} is another image now", entry.directory.display())),
-            Some(_) if held => Part::Present,
+            None => RollbackPart::Missing(format!("{} is another image now", entry.directory.display())),
+            Some(_) if held => RollbackPart::Present,
             Some(platform) => made_from(image, platform),
         },
-        Err(_) if held => Part::Present,
-        Err(error) => Part::Missing(ToString::to_string(error)),
+        Err(_) if held => RollbackPart::Present,
+        Err(error) => RollbackPart::Missing(ToString::to_string(error)),
     };
     Ok(pairs().zip(held).map(part).collect())
 }
@@ -53,33 +57,33 @@ fn platform<'a>(entry: &GenerationEntry, image: &'a ImageDir) -> Option<&'a Plat
 }
 
 /// Whether everything that an image is made from is there.
-fn made_from(image: &ImageDir, platform: &PlatformRecord) -> Part {
+fn made_from(image: &ImageDir, platform: &PlatformRecord) -> RollbackPart {
     for layer in &platform.layers {
         match image.layer_blob(layer) {
             Ok(Some(_)) => continue,
             Ok(None) => {}
-            Err(error) => return Part::Missing(error.to_string()),
+            Err(error) => return RollbackPart::Missing(error.to_string()),
         }
         let Some(made) = image.image().recipes.get(&layer.digest) else {
-            return Part::Missing(format!("layer {} has neither a blob nor a recipe", layer.title));
+            return RollbackPart::Missing(format!("layer {} has neither a blob nor a recipe", layer.title));
         };
         if let Some(gone) = made.recipe.sources().into_iter().find(|source| fs::symlink_metadata(source).is_err()) {
-            return Part::Missing(format!("{}, of layer {}, is gone", gone.display(), layer.title));
+            return RollbackPart::Missing(format!("{}, of layer {}, is gone", gone.display(), layer.title));
         }
     }
-    Part::Loadable
+    RollbackPart::Loadable
 }
 
 /// Makes an old generation the current one: loads what is missing of it and moves its names back.
 ///
 /// # Errors
-/// If it is not [whole](DecideError::NotWhole), or nothing could be done; of a single image, see [`Outcome::error`].
+/// If it is not [whole](DecideError::NotWhole), or nothing could be done; of a single image, see [`ImageOutcome::error`].
 pub fn activate<E: Engine>(
     engine: &E,
     number: u64,
-    done: &mut dyn FnMut(&Outcome<E::Error>),
+    done: &mut dyn FnMut(&ImageOutcome<E::Error>),
     progress: &Progress,
-) -> Result<Loaded<E::Error>, E::Error> {
+) -> Result<LoadResult<E::Error>, E::Error> {
     let generations = engine.generations();
     let there = generations.numbers()?;
     if !there.contains(&number) {
@@ -90,7 +94,7 @@ pub fn activate<E: Engine>(
     let generation = generations.read(number)?;
     let parts = parts(engine, &generation, progress)?;
     let missing = generation.entries.iter().zip(&parts).filter_map(|(entry, part)| match part {
-        Part::Missing(what) => Some(format!("{}: {what}", entry.name)),
+        RollbackPart::Missing(what) => Some(format!("{}: {what}", entry.name)),
         _ => None,
     });
     let missing: Vec<String> = missing.collect();
@@ -102,7 +106,7 @@ pub fn activate<E: Engine>(
     for entry in &generation.entries {
         let (name, origins) = (entry.name.clone(), entry.origins.clone());
         match ImageDir::open(&entry.directory) {
-            Ok(image) => targets.push(Target { image, name, origins }),
+            Ok(image) => targets.push(LoadTarget { image, name, origins }),
             // It is present, and its names are all that can be put right.
             Err(_) => named_only.push(entry),
         }

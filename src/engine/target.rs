@@ -92,7 +92,7 @@ impl Classified for DecideError {
 
 /// Which way images are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Via {
+pub(crate) enum LoadVia {
     /// Linked where the host is set up for it, else by the engine.
     #[default]
     Auto,
@@ -104,7 +104,7 @@ pub(crate) enum Via {
 
 /// How one image is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum LoadMethod {
     /// It is there.
     Present,
     /// It is there, but its names lead elsewhere.
@@ -117,7 +117,7 @@ pub enum How {
 
 /// Why one image is loaded, or not: exactly one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reason {
+pub enum LoadReason {
     /// It is there.
     Present,
     /// No generation has an image of this name.
@@ -136,7 +136,7 @@ pub enum Reason {
 
 /// An image that is to be loaded.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct LoadTarget {
     /// Its directory.
     pub image: ImageDir,
     /// What it is called in its stack.
@@ -145,7 +145,7 @@ pub struct Target {
     pub origins: BTreeSet<String>,
 }
 
-impl Target {
+impl LoadTarget {
     /// The platform of this host.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl Target {
 /// Why bytes are copied that could be links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Cause {
+pub enum CopyCause {
     /// It is not in the Nix store.
     NotInStore,
     /// Something has changed the mode or the time that Nix gave it.
@@ -184,7 +184,7 @@ pub enum Cause {
     Unpacked,
 }
 
-impl std::fmt::Display for Cause {
+impl std::fmt::Display for CopyCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NotInStore => "not in the Nix store",
@@ -200,19 +200,19 @@ impl std::fmt::Display for Cause {
 }
 
 /// Bytes that are copied into a store of links, in whole blocks, by why.
-pub(crate) type Copies = BTreeMap<Cause, u64>;
+pub(crate) type CopiedBytes = BTreeMap<CopyCause, u64>;
 
 /// How an image would be put there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Way {
+pub struct LoadWay {
     /// How.
-    pub how: How,
+    pub how: LoadMethod,
     /// The store that it would be in.
     pub store: PathBuf,
     /// Bytes that this host would write, and that stay.
     pub to_write: u64,
     /// What is copied of a linked image, and why.
-    pub copies: Copies,
+    pub copies: CopiedBytes,
     /// Of what is written, bytes of lower layers that the engine's driver copies into each layer above them.
     pub repeated: u64,
     /// Bytes that are needed at the fullest moment, with those that stay.
@@ -221,29 +221,29 @@ pub struct Way {
     pub unlinkable: Option<String>,
 }
 
-impl Way {
+impl LoadWay {
     /// One that writes these bytes, and nothing beside them.
     #[must_use]
-    pub const fn new(how: How, store: PathBuf, to_write: u64) -> Self {
-        Self { how, store, to_write, copies: Copies::new(), repeated: 0, peak: to_write, unlinkable: None }
+    pub const fn new(how: LoadMethod, store: PathBuf, to_write: u64) -> Self {
+        Self { how, store, to_write, copies: CopiedBytes::new(), repeated: 0, peak: to_write, unlinkable: None }
     }
 }
 
 /// What will be done for one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Step {
+pub struct LoadStep {
     /// The image.
     pub entry: GenerationEntry,
     /// How it is loaded.
-    pub how: How,
+    pub how: LoadMethod,
     /// Why.
-    pub reason: Reason,
+    pub reason: LoadReason,
     /// The store it is in, or will be.
     pub(crate) store: PathBuf,
     /// Bytes that this host will write, and that stay.
     pub to_write: u64,
     /// What is copied of a linked image, and why.
-    pub copies: Copies,
+    pub copies: CopiedBytes,
     /// Of what is written, bytes of lower layers that the engine's driver copies into each layer above them.
     pub repeated: u64,
     /// Bytes that are needed at the fullest moment, with those that stay.
@@ -256,7 +256,7 @@ pub struct Step {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions {
     /// Which way.
-    pub(crate) via: Via,
+    pub(crate) via: LoadVia,
     /// Also what is there.
     pub(crate) force: bool,
     /// Only some images of their stacks were asked for: the others stay as they are.
@@ -286,11 +286,11 @@ pub enum Presence {
 
 /// What an engine says of a target before it is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct TargetState {
     /// What is there.
     pub presence: Presence,
     /// How it would be put there.
-    pub way: Way,
+    pub way: LoadWay,
 }
 
 /// What loading these would do. Changes nothing.
@@ -299,33 +299,33 @@ pub struct Look {
 /// If two of them could not be told apart, one is not for this host, or the engine cannot say.
 pub fn plan<E: Engine>(
     engine: &E,
-    targets: &[Target],
+    targets: &[LoadTarget],
     options: LoadOptions,
     progress: &Progress,
-) -> Result<Vec<Step>, E::Error> {
+) -> Result<Vec<LoadStep>, E::Error> {
     check(targets)?;
     let looks = engine.look(targets, options, progress)?;
     let current = engine.generations().current()?;
-    let step = |(target, look): (&Target, Look)| {
+    let step = |(target, look): (&LoadTarget, TargetState)| {
         let entry = GenerationEntry::new(&target.image, target.platform()?, &target.name, &target.origins);
-        let Way { how: missing, store, .. } = look.way.clone();
+        let LoadWay { how: missing, store, .. } = look.way.clone();
         let (reason, how, store) = match look.presence {
-            Presence::Present { .. } if options.force => (Reason::Forced, missing, store),
-            Presence::Present { store, named: true } => (Reason::Present, How::Present, store),
-            Presence::Present { store, named: false } => (Reason::NameMoved, How::Name, store),
-            Presence::Damaged { why, .. } => (Reason::Damaged(why), missing, store),
+            Presence::Present { .. } if options.force => (LoadReason::Forced, missing, store),
+            Presence::Present { store, named: true } => (LoadReason::Present, LoadMethod::Present, store),
+            Presence::Present { store, named: false } => (LoadReason::NameMoved, LoadMethod::Name, store),
+            Presence::Damaged { why, .. } => (LoadReason::Damaged(why), missing, store),
             Presence::Missing => (why_missing(&entry, current.as_ref()), missing, store),
         };
-        let is_there = matches!(how, How::Present | How::Name);
-        let way = if is_there { Way::new(how, store.clone(), 0) } else { look.way };
-        let Way { to_write, copies, repeated, peak, unlinkable, .. } = way;
-        Ok(Step { entry, how, reason, store, to_write, copies, repeated, peak, unlinkable })
+        let is_there = matches!(how, LoadMethod::Present | LoadMethod::Name);
+        let way = if is_there { LoadWay::new(how, store.clone(), 0) } else { look.way };
+        let LoadWay { to_write, copies, repeated, peak, unlinkable, .. } = way;
+        Ok(LoadStep { entry, how, reason, store, to_write, copies, repeated, peak, unlinkable })
     };
     targets.iter().zip(looks).map(step).collect()
 }
 
 /// Refuses images that no engine could read, and two that only one name is for.
-fn check(targets: &[Target]) -> Result<(), DecideError> {
+fn check(targets: &[LoadTarget]) -> Result<(), DecideError> {
     targets.iter().try_for_each(|target| target.image.check_readable())?;
     let mut named: BTreeMap<&str, &ImageDir> = BTreeMap::new();
     for image in targets.iter().map(|target| &target.image) {
@@ -339,12 +339,12 @@ fn check(targets: &[Target]) -> Result<(), DecideError> {
     Ok(())
 }
 
-fn why_missing(entry: &GenerationEntry, current: Option<&Generation>) -> Reason {
+fn why_missing(entry: &GenerationEntry, current: Option<&Generation>) -> LoadReason {
     let old = current.into_iter().flat_map(|current| &current.entries);
     let mut old = old.filter(|old| old.kind == entry.kind && old.repository == entry.repository);
     match old.next() {
-        None => Reason::FirstTime,
-        Some(old) if old.manifest_digest == entry.manifest_digest => Reason::CacheCleared,
-        Some(_) => Reason::VersionChanged,
+        None => LoadReason::FirstTime,
+        Some(old) if old.manifest_digest == entry.manifest_digest => LoadReason::CacheCleared,
+        Some(_) => LoadReason::VersionChanged,
     }
 }

@@ -12,13 +12,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::disk::At;
+use crate::disk::AtPath;
 use crate::disk::progress::Progress;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::Summary;
 use crate::image::{LayerKind, LayerRecord, index_json, oci_layout};
 use crate::layer::output::{Output, Verify};
-use crate::layer::{Entry, Kind, Sink, TRAILER, header, padding};
+use crate::layer::{Sink, TRAILER, TarEntry, TarEntryKind, header, padding};
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
 
@@ -41,7 +41,7 @@ impl Without {
 
 /// How an export writes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Options<'a> {
+pub(crate) struct ArchiveOptions<'a> {
     /// What is left out.
     pub(crate) without: &'a Without,
     /// How far bytes are compared with their digests.
@@ -64,7 +64,7 @@ pub(crate) fn write(
     image: &ImageDir,
     path: &Path,
     whole: bool,
-    options: Options<'_>,
+    options: ArchiveOptions<'_>,
 ) -> Result<Option<(Digest, u64)>, LayoutError> {
     let mut output = Output::create(path, options.verify, whole, options.progress)?;
     let name = |digest: Digest| format!("blobs/sha256/{}", digest.hex());
@@ -79,16 +79,16 @@ pub(crate) fn write(
     small.extend(image.image().small_blobs().map(|blob| (name(blob.digest), blob.bytes.clone())));
     // The files that say what this is come first, so that a reader of a stream need not seek.
     for folder in ["blobs", "blobs/sha256"] {
-        put_header(&mut output, folder, Kind::Directory).at("write", path)?;
+        put_header(&mut output, folder, TarEntryKind::Directory).at("write", path)?;
     }
     for (name, bytes) in small {
-        put_header(&mut output, &name, Kind::File(bytes.len() as u64)).at("write", path)?;
+        put_header(&mut output, &name, TarEntryKind::File(bytes.len() as u64)).at("write", path)?;
         output.bytes(&bytes).at("write", path)?;
         pad(&mut output, bytes.len() as u64).at("write", path)?;
     }
     for layer in summary.layers() {
         if !options.without.leaves_out(layer) {
-            put_header(&mut output, &name(layer.digest), Kind::File(layer.size)).at("write", path)?;
+            put_header(&mut output, &name(layer.digest), TarEntryKind::File(layer.size)).at("write", path)?;
             image.write_layer(layer, &mut output)?;
             pad(&mut output, layer.size).at("write", path)?;
         }
@@ -98,10 +98,10 @@ pub(crate) fn write(
 }
 
 /// Writes the header of an entry of an archive that other tools read.
-pub(crate) fn put_header(output: &mut Output<'_>, name: &str, kind: Kind) -> std::io::Result<()> {
-    let mode = if kind == Kind::Directory { 0o755 } else { 0o644 };
+pub(crate) fn put_header(output: &mut Output<'_>, name: &str, kind: TarEntryKind) -> std::io::Result<()> {
+    let mode = if kind == TarEntryKind::Directory { 0o755 } else { 0o644 };
     let (uname, gname) = (String::new(), String::new());
-    let entry = Entry { path: name.into(), kind, mode, uid: 0, gid: 0, uname, gname };
+    let entry = TarEntry { path: name.into(), kind, mode, uid: 0, gid: 0, uname, gname };
     output.bytes(&header(&entry, output.offset()))
 }
 
@@ -134,7 +134,11 @@ fn docker_manifest(image: &ImageDir) -> Option<Vec<u8>> {
 ///
 /// # Errors
 /// See [`LayoutError`].
-pub(crate) fn write_directory(image: &ImageDir, directory: &Path, options: Options<'_>) -> Result<(), LayoutError> {
+pub(crate) fn write_directory(
+    image: &ImageDir,
+    directory: &Path,
+    options: ArchiveOptions<'_>,
+) -> Result<(), LayoutError> {
     image.image().write_oci(directory, options.progress)?;
     write_layers(image, image.summary(), directory, options)
 }
@@ -147,7 +151,7 @@ pub(crate) fn write_layers(
     image: &ImageDir,
     summary: &Summary,
     directory: &Path,
-    options: Options<'_>,
+    options: ArchiveOptions<'_>,
 ) -> Result<(), LayoutError> {
     let named: BTreeSet<Digest> = summary.layers().iter().map(|layer| layer.digest).collect();
     for layer in image.summary().layers() {

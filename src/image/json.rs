@@ -44,10 +44,10 @@ pub(crate) fn read_versioned<T: DeserializeOwned>(path: &Path) -> Result<T, Layo
 /// See [`read_versioned`].
 pub(crate) fn parse_versioned<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, LayoutError> {
     #[derive(Deserialize)]
-    struct Versioned {
+    struct VersionedFile {
         version: u32,
     }
-    let Versioned { version } = parse_json(path, bytes)?;
+    let VersionedFile { version } = parse_json(path, bytes)?;
     if version > VERSION {
         let message = format!("is of version {version}, and this windlass knows version {VERSION}; update windlass");
         return Err(LayoutError::Format { path: path.to_owned(), message });

@@ -28,8 +28,8 @@ use crate::disk::bounded::{self, Cap};
 use crate::disk::files::write_file;
 use crate::disk::pipe::{PipeError, Readers};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
-use crate::image::{Blob, Layer, LayerRecord, digest_in, index_json, oci_layout};
+use crate::disk::{AtPath, WriteError};
+use crate::image::{BuiltLayer, LayerRecord, SmallBlob, digest_in, index_json, oci_layout};
 use crate::layer::output::{Output, Verify};
 use crate::layer::{Input, LayerError, Recipe, Sink, digest_of, measure};
 use crate::nix::nar::nar_hash;
@@ -150,20 +150,20 @@ impl Classified for LayoutError {
 
 /// An image in memory: everything but the bytes of its layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
+pub struct ImageInMemory {
     /// The summary.
     pub(crate) summary: Summary,
     /// The blob that `index.json` names.
-    pub(crate) top: Blob,
+    pub(crate) top: SmallBlob,
     /// The other small blobs: configs, and the manifests below an index.
-    pub(crate) blobs: Vec<Blob>,
+    pub(crate) blobs: Vec<SmallBlob>,
     /// How layers are made; for each layer that has no recipe there must be a blob.
     pub(crate) recipes: BTreeMap<Digest, Description>,
 }
 
-impl Image {
+impl ImageInMemory {
     /// Index, manifests and configs.
-    pub fn small_blobs(&self) -> impl Iterator<Item = &Blob> {
+    pub fn small_blobs(&self) -> impl Iterator<Item = &SmallBlob> {
         std::iter::once(&self.top).chain(&self.blobs)
     }
 
@@ -177,7 +177,7 @@ impl Image {
             blob.map_or(&[][..], |blob| blob.bytes.as_slice())
         };
         if self.top.media_type == MediaType::ImageIndex {
-            strict::check(strict::Document::Index, &self.top.bytes)?;
+            strict::check(strict::DocumentKind::Index, &self.top.bytes)?;
         }
         let mut platforms = self.summary.platforms.iter();
         platforms.try_for_each(|platform| strict::check_image(bytes(platform.digest), bytes(platform.config_digest)))
@@ -216,7 +216,7 @@ impl Image {
 #[derive(Debug, Clone)]
 pub struct ImageDir {
     path: PathBuf,
-    image: Image,
+    image: ImageInMemory,
 }
 
 impl ImageDir {
@@ -283,7 +283,7 @@ impl ImageDir {
         blobs.sort_by_key(|blob| blob.digest);
         blobs.dedup_by_key(|blob| blob.digest);
         let recipes = read_recipes(path, summary.layers().into_iter())?;
-        let image = Image { summary, top, blobs, recipes };
+        let image = ImageInMemory { summary, top, blobs, recipes };
         Ok(Self { path: path.to_owned(), image })
     }
 
@@ -303,7 +303,7 @@ impl ImageDir {
 
     /// What the directory holds.
     #[must_use]
-    pub const fn image(&self) -> &Image {
+    pub const fn image(&self) -> &ImageInMemory {
         &self.image
     }
 
@@ -323,10 +323,10 @@ impl ImageDir {
     ///
     /// # Errors
     /// If a layer has no recipe.
-    pub(crate) fn layers(&self, platform: &PlatformRecord) -> Result<Vec<Layer>, LayoutError> {
+    pub(crate) fn layers(&self, platform: &PlatformRecord) -> Result<Vec<BuiltLayer>, LayoutError> {
         let layer = |record: &LayerRecord| {
             let Description { recipe, checksums } = self.description(record)?.clone();
-            Ok(Layer { record: record.clone(), recipe, checksums, files: Vec::new(), secrets: Vec::new() })
+            Ok(BuiltLayer { record: record.clone(), recipe, checksums, files: Vec::new(), secrets: Vec::new() })
         };
         platform.layers.iter().map(layer).collect()
     }
@@ -457,7 +457,7 @@ fn blob_path(directory: &Path, digest: Digest) -> PathBuf {
     directory.join("blobs/sha256").join(digest.hex())
 }
 
-fn read_blob(directory: &Path, digest: Digest, media_type: &MediaType) -> Result<Blob, LayoutError> {
+fn read_blob(directory: &Path, digest: Digest, media_type: &MediaType) -> Result<SmallBlob, LayoutError> {
     let path = blob_path(directory, digest);
     let cap = if matches!(media_type, MediaType::ImageConfig) { Cap::Config } else { Cap::Manifest };
     let bytes = bounded::read(&path, cap).map_err(|source| LayoutError::Read { path: path.clone(), source })?;
@@ -465,11 +465,11 @@ fn read_blob(directory: &Path, digest: Digest, media_type: &MediaType) -> Result
     if found != digest {
         return Err(LayoutError::Damaged { path, found });
     }
-    Ok(Blob { media_type: media_type.clone(), digest, bytes })
+    Ok(SmallBlob { media_type: media_type.clone(), digest, bytes })
 }
 
 /// Compares a blob with the size that `at` says it has: its digest is right, but other programs refuse such an image.
-fn check_size(summary: &Summary, at: &Path, descriptor: &Descriptor, blob: &Blob) -> Result<(), LayoutError> {
+fn check_size(summary: &Summary, at: &Path, descriptor: &Descriptor, blob: &SmallBlob) -> Result<(), LayoutError> {
     let (told, found) = (descriptor.size(), blob.bytes.len() as u64);
     if told == found {
         return Ok(());

@@ -26,9 +26,9 @@ use crate::names::Name;
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::secrets::Finding;
+use crate::secrets::SecretFinding;
 use crate::spec::ImageSpec;
-use crate::spec::config::{Config, unordered};
+use crate::spec::config::{ImageConfig, unordered};
 
 /// What a layer is for; in the order in which layers lie, bottom first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
@@ -68,7 +68,7 @@ pub struct LayerRecord {
     pub size: u64,
     /// For a layer that came compressed: what is in it. Layers of ours are not compressed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) packed: Option<Packed>,
+    pub(crate) packed: Option<PackedLayer>,
     /// What it is for.
     pub(crate) kind: LayerKind,
     /// For a layer of a model that has several: which part of it this is.
@@ -113,7 +113,7 @@ pub(crate) fn models_of<'a>(
 /// What is in a compressed layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Packed {
+pub(crate) struct PackedLayer {
     /// Media type of the layer, in the words of the OCI image-spec.
     pub(crate) media_type: String,
     /// Digest of the archive that it holds.
@@ -151,7 +151,7 @@ impl LayerRecord {
 
 /// A layer whose bytes can be had: its record, and how they are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Layer {
+pub(crate) struct BuiltLayer {
     /// What it is.
     pub(crate) record: LayerRecord,
     /// What makes it.
@@ -161,12 +161,12 @@ pub(crate) struct Layer {
     /// Its files by their digests; of models only, and only while they are built.
     pub(crate) files: Vec<LayerFile>,
     /// What looks like a secret in it; only while it is built, as nothing is built with what is not allowed.
-    pub(crate) secrets: Vec<Finding>,
+    pub(crate) secrets: Vec<SecretFinding>,
 }
 
 /// One blob that is held in memory: a manifest, config or index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blob {
+pub struct SmallBlob {
     /// Media type.
     pub(crate) media_type: MediaType,
     /// Digest of the bytes.
@@ -175,7 +175,7 @@ pub struct Blob {
     pub bytes: Vec<u8>,
 }
 
-impl Blob {
+impl SmallBlob {
     fn new<T: Serialize>(media_type: MediaType, value: &T) -> Self {
         let bytes = canonical::to_bytes(value);
         Self { media_type, digest: Digest::of(&bytes), bytes }
@@ -214,7 +214,7 @@ pub(crate) struct About {
     /// Who made it.
     pub(crate) author: Option<String>,
     /// How it runs.
-    pub(crate) config: Config,
+    pub(crate) config: ImageConfig,
     /// Annotations of its manifest.
     pub(crate) annotations: BTreeMap<String, String>,
     /// What the image that it is built upon hands down.
@@ -251,12 +251,12 @@ impl From<&ImageSpec> for About {
 
 /// The config blob and the manifest blob of an image with these layers, bottom first.
 #[must_use]
-pub(crate) fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
+pub(crate) fn manifest(about: &About, layers: &[BuiltLayer]) -> (SmallBlob, SmallBlob) {
     let config = match &about.inherited {
-        None => Blob::new(MediaType::ImageConfig, &configuration(about, layers)),
-        Some(inherited) => Blob::new(MediaType::ImageConfig, &inheriting(about, layers, inherited)),
+        None => SmallBlob::new(MediaType::ImageConfig, &configuration(about, layers)),
+        Some(inherited) => SmallBlob::new(MediaType::ImageConfig, &inheriting(about, layers, inherited)),
     };
-    let to = |Layer { record, .. }: &Layer| descriptor(&record.media_type(), record.digest, record.size);
+    let to = |BuiltLayer { record, .. }: &BuiltLayer| descriptor(&record.media_type(), record.digest, record.size);
     let layers: Vec<_> = layers.iter().map(to).collect();
     let mut manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
@@ -267,11 +267,11 @@ pub(crate) fn manifest(about: &About, layers: &[Layer]) -> (Blob, Blob) {
         manifest = manifest.annotations(unordered(&about.annotations));
     }
     let manifest = manifest.build().expect("every required field is set");
-    let manifest = Blob::new(MediaType::ImageManifest, &manifest);
+    let manifest = SmallBlob::new(MediaType::ImageManifest, &manifest);
     (config, manifest)
 }
 
-fn configuration(about: &About, layers: &[Layer]) -> ImageConfiguration {
+fn configuration(about: &About, layers: &[BuiltLayer]) -> ImageConfiguration {
     let diff_ids: Vec<_> = layers.iter().map(|layer| layer.record.diff_id().to_string()).collect();
     let history: Vec<_> = layers
         .iter()
@@ -309,7 +309,7 @@ fn configuration(about: &About, layers: &[Layer]) -> ImageConfiguration {
 }
 
 /// The configuration of an image that is built upon another: all that it says, with what the new one says over it.
-fn inheriting(about: &About, layers: &[Layer], inherited: &Inherited) -> Value {
+fn inheriting(about: &About, layers: &[BuiltLayer], inherited: &Inherited) -> Value {
     let json = |value: &ImageConfiguration| serde_json::to_value(value).expect("string keys and integers are JSON");
     let mut new = configuration(about, layers);
     if !inherited.history.is_empty() {
@@ -336,7 +336,7 @@ const NAMES: usize = 12;
 
 /// What is in a layer: for a model its places in the image, as the same file may come from anywhere; else the names of
 /// the store paths.
-fn contents_of(layer: &Layer) -> String {
+fn contents_of(layer: &BuiltLayer) -> String {
     let names: Vec<String> = match layer.record.kind {
         LayerKind::Model => layer.recipe.targets().map(|target| target.display().to_string()).collect(),
         _ => layer.record.owners.iter().map(|owner| owner.rsplit('/').next().unwrap_or(owner).to_owned()).collect(),
@@ -350,7 +350,10 @@ fn contents_of(layer: &Layer) -> String {
 
 /// An index of the manifests of several platforms.
 #[must_use]
-pub(crate) fn index(manifests: &[(Platform, MediaType, Digest, u64)], annotations: &BTreeMap<String, String>) -> Blob {
+pub(crate) fn index(
+    manifests: &[(Platform, MediaType, Digest, u64)],
+    annotations: &BTreeMap<String, String>,
+) -> SmallBlob {
     let entries: Vec<_> = manifests
         .iter()
         .map(|(platform, media_type, digest, size)| {
@@ -370,14 +373,14 @@ pub(crate) fn index(manifests: &[(Platform, MediaType, Digest, u64)], annotation
     if !annotations.is_empty() {
         index = index.annotations(unordered(annotations));
     }
-    Blob::new(MediaType::ImageIndex, &index.build().expect("every required field is set"))
+    SmallBlob::new(MediaType::ImageIndex, &index.build().expect("every required field is set"))
 }
 
 /// The `index.json` of a layout that holds one image (image-spec, *image-layout.md*): its manifest, or, for several
 /// platforms, its index. Podman takes the name from `org.opencontainers.image.ref.name`, containerd and Docker from
 /// `io.containerd.image.name`.
 #[must_use]
-pub(crate) fn index_json(top: &Blob, reference: &str) -> Vec<u8> {
+pub(crate) fn index_json(top: &SmallBlob, reference: &str) -> Vec<u8> {
     let mut entry = top.descriptor();
     let keys = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
     entry.set_annotations(Some(keys.map(|key| (key.to_owned(), reference.to_owned())).into_iter().collect()));

@@ -9,7 +9,7 @@ use super::layout::LayoutError;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::image::LayerRecord;
 use crate::layer::{Checksums, Recipe};
 use crate::oci::canonical;

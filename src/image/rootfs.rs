@@ -15,18 +15,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::disk::bounded;
-use crate::layer::{Content, Input, Kind, Recipe, WHITEOUT, padding, tar_reader};
+use crate::layer::{Input, MemberContent, Recipe, TarEntryKind, WHITEOUT, padding, tar_reader};
 use crate::oci::compression::Compression;
 
 /// Links that are followed one after another, as in Linux.
 const LINKS: usize = 40;
 
 /// A layer: how it is made, and how it is packed.
-pub(crate) type Packed = (Recipe, Compression);
+pub(crate) type RecipeInLayer = (Recipe, Compression);
 
 /// What is at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Node {
+enum RootFsNode {
     Directory,
     Link(PathBuf),
     /// A regular file, and whether anybody may execute it.
@@ -46,7 +46,7 @@ enum Bytes {
 
 /// What is at a path, links followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum FoundFile {
     /// Nothing, or a link that leads nowhere.
     Nothing,
     /// A directory, a device or the like.
@@ -62,19 +62,19 @@ pub(crate) enum Found {
 
 /// The file system of an image.
 #[derive(Debug)]
-pub(crate) struct RootFs<'a> {
-    layers: &'a [Packed],
-    nodes: BTreeMap<PathBuf, Node>,
+pub(crate) struct ImageRootFs<'a> {
+    layers: &'a [RecipeInLayer],
+    nodes: BTreeMap<PathBuf, RootFsNode>,
     /// Store paths that are in it as they are on this host.
     store_paths: BTreeSet<&'a Path>,
 }
 
-impl<'a> RootFs<'a> {
+impl<'a> ImageRootFs<'a> {
     /// Of these layers, bottom first; `archives` says whether those count that were not made here.
     ///
     /// # Errors
     /// If a layer cannot be read.
-    pub(crate) fn new(layers: &'a [Packed], archives: bool) -> io::Result<Self> {
+    pub(crate) fn new(layers: &'a [RecipeInLayer], archives: bool) -> io::Result<Self> {
         let mut all = Self { layers, nodes: BTreeMap::new(), store_paths: BTreeSet::new() };
         for (n, (recipe, compression)) in layers.iter().enumerate() {
             match recipe.blob() {
@@ -92,12 +92,12 @@ impl<'a> RootFs<'a> {
 
     /// Whether it has layers that were not made here.
     #[must_use]
-    pub(crate) fn has_archives(layers: &[Packed]) -> bool {
+    pub(crate) fn has_archives(layers: &[RecipeInLayer]) -> bool {
         layers.iter().any(|(recipe, _)| recipe.blob().is_some())
     }
 
     /// Puts the entries of a layer over what is there.
-    fn put_over(&mut self, entries: Vec<(PathBuf, Node)>) {
+    fn put_over(&mut self, entries: Vec<(PathBuf, RootFsNode)>) {
         let name = |path: &Path| path.file_name().map(|name| name.as_bytes().to_owned()).unwrap_or_default();
         for (path, _) in &entries {
             if let Some(hidden) = name(path).strip_prefix(WHITEOUT) {
@@ -112,7 +112,7 @@ impl<'a> RootFs<'a> {
             if name(&path).starts_with(WHITEOUT) {
                 continue;
             }
-            if node != Node::Directory {
+            if node != RootFsNode::Directory {
                 self.remove(&path);
             }
             self.nodes.insert(path, node);
@@ -133,7 +133,7 @@ impl<'a> RootFs<'a> {
     }
 
     /// What is at a path, which has no links in it.
-    fn at(&self, path: &Path) -> Option<Node> {
+    fn at(&self, path: &Path) -> Option<RootFsNode> {
         if let Some(node) = self.nodes.get(path) {
             return Some(node.clone());
         }
@@ -143,19 +143,19 @@ impl<'a> RootFs<'a> {
         let is_above = |below: Option<&Path>| below.is_some_and(|below| below.starts_with(path));
         let node = self.nodes.range(path.to_owned()..).next().map(|(below, _)| below.as_path());
         let store_path = self.store_paths.range::<Path, _>((Bound::Included(path), Bound::Unbounded)).next().copied();
-        (is_above(node) || is_above(store_path)).then_some(Node::Directory)
+        (is_above(node) || is_above(store_path)).then_some(RootFsNode::Directory)
     }
 
     /// Follows an absolute path to its end.
-    fn follow(&self, path: &Path) -> Option<(PathBuf, Node)> {
+    fn follow(&self, path: &Path) -> Option<(PathBuf, RootFsNode)> {
         let steps = |path: &Path| -> Vec<OsString> {
             let steps = path.components().filter(|step| matches!(step, Component::Normal(_) | Component::ParentDir));
             steps.map(|step| step.as_os_str().to_owned()).rev().collect()
         };
         let (mut at, mut links, mut left) = (PathBuf::from("/"), 0, steps(path));
-        let mut node = Node::Directory;
+        let mut node = RootFsNode::Directory;
         while let Some(step) = left.pop() {
-            if node != Node::Directory {
+            if node != RootFsNode::Directory {
                 return None;
             }
             if step == ".." {
@@ -164,7 +164,7 @@ impl<'a> RootFs<'a> {
             }
             let next = at.join(&step);
             match self.at(&next)? {
-                Node::Link(target) => {
+                RootFsNode::Link(target) => {
                     links += 1;
                     if links > LINKS {
                         return None;
@@ -182,11 +182,11 @@ impl<'a> RootFs<'a> {
 
     /// What is at an absolute path, links followed.
     #[must_use]
-    pub(crate) fn find(&self, path: &Path) -> Found {
+    pub(crate) fn find(&self, path: &Path) -> FoundFile {
         match self.follow(path) {
-            None => Found::Nothing,
-            Some((place, Node::File(_, executable))) => Found::File { place, executable },
-            Some(_) => Found::NoFile,
+            None => FoundFile::Nothing,
+            Some((place, RootFsNode::File(_, executable))) => FoundFile::File { place, executable },
+            Some(_) => FoundFile::NoFile,
         }
     }
 
@@ -195,7 +195,7 @@ impl<'a> RootFs<'a> {
     /// # Errors
     /// If it cannot be read.
     pub(crate) fn read(&self, path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-        let Some((_, Node::File(bytes, _))) = self.follow(path) else { return Ok(None) };
+        let Some((_, RootFsNode::File(bytes, _))) = self.follow(path) else { return Ok(None) };
         let mut read = Vec::new();
         match bytes {
             Bytes::Text(text) => read = text,
@@ -204,7 +204,7 @@ impl<'a> RootFs<'a> {
                 let (recipe, compression) = &self.layers[layer];
                 let path = recipe.blob().unwrap_or(Path::new(""));
                 each(path, *compression, &mut |member, content| {
-                    if member.path() == name && member.kind == tar_reader::Kind::File {
+                    if member.path() == name && member.kind == tar_reader::TarMemberKind::File {
                         read.clear();
                         content.take(most).read_to_end(&mut read)?;
                     }
@@ -224,18 +224,18 @@ fn place_of(input: &Input) -> Option<&Path> {
     }
 }
 
-fn on_host(path: &Path) -> Option<Node> {
+fn on_host(path: &Path) -> Option<RootFsNode> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some(match metadata.file_type() {
-        kind if kind.is_dir() => Node::Directory,
-        kind if kind.is_symlink() => Node::Link(fs::read_link(path).ok()?),
-        kind if kind.is_file() => Node::File(Bytes::Host(path.to_owned()), metadata.mode() & 0o111 != 0),
-        _ => Node::Special,
+        kind if kind.is_dir() => RootFsNode::Directory,
+        kind if kind.is_symlink() => RootFsNode::Link(fs::read_link(path).ok()?),
+        kind if kind.is_file() => RootFsNode::File(Bytes::Host(path.to_owned()), metadata.mode() & 0o111 != 0),
+        _ => RootFsNode::Special,
     })
 }
 
 /// The entries of a layer that is made here, but for store paths at their own places.
-fn made(recipe: &Recipe) -> io::Result<Vec<(PathBuf, Node)>> {
+fn made(recipe: &Recipe) -> io::Result<Vec<(PathBuf, RootFsNode)>> {
     let mut rest = recipe.clone();
     rest.inputs.retain(|input| !matches!(input, Input::StorePath { .. }));
     let sources: Vec<PathBuf> = rest.sources().into_iter().cloned().collect();
@@ -245,10 +245,10 @@ fn made(recipe: &Recipe) -> io::Result<Vec<(PathBuf, Node)>> {
         let place = Path::new("/").join(OsStr::from_bytes(&member.entry.path));
         let executable = member.entry.mode & 0o111 != 0;
         let node = match (&member.entry.kind, member.content) {
-            (Kind::Directory, _) => Node::Directory,
-            (Kind::Symlink(target), _) => Node::Link(OsString::from_vec(target.clone()).into()),
-            (_, Content::Text(text)) => Node::File(Bytes::Text(text), executable),
-            _ => Node::File(Bytes::Host(member.host), executable),
+            (TarEntryKind::Directory, _) => RootFsNode::Directory,
+            (TarEntryKind::Symlink(target), _) => RootFsNode::Link(OsString::from_vec(target.clone()).into()),
+            (_, MemberContent::Text(text)) => RootFsNode::File(Bytes::Text(text), executable),
+            _ => RootFsNode::File(Bytes::Host(member.host), executable),
         };
         entries.push((place, node));
         Ok(())
@@ -258,19 +258,23 @@ fn made(recipe: &Recipe) -> io::Result<Vec<(PathBuf, Node)>> {
 }
 
 /// The entries of a layer that is an archive.
-fn archived(layer: usize, path: &Path, compression: Compression) -> io::Result<Vec<(PathBuf, Node)>> {
-    let mut entries: Vec<(PathBuf, Node)> = Vec::new();
-    let mut files: BTreeMap<PathBuf, Node> = BTreeMap::new();
+fn archived(layer: usize, path: &Path, compression: Compression) -> io::Result<Vec<(PathBuf, RootFsNode)>> {
+    let mut entries: Vec<(PathBuf, RootFsNode)> = Vec::new();
+    let mut files: BTreeMap<PathBuf, RootFsNode> = BTreeMap::new();
     each(path, compression, &mut |member, _| {
         let name = member.path();
         let node = match &member.kind {
-            tar_reader::Kind::Directory => Node::Directory,
-            tar_reader::Kind::Symlink(target) => Node::Link(OsString::from_vec(target.clone()).into()),
-            tar_reader::Kind::File => Node::File(Bytes::Archive(layer, name.clone()), member.mode & 0o111 != 0),
-            tar_reader::Kind::Link(target) => files.get(&tar_reader::clean(target)).cloned().unwrap_or(Node::Special),
-            _ => Node::Special,
+            tar_reader::TarMemberKind::Directory => RootFsNode::Directory,
+            tar_reader::TarMemberKind::Symlink(target) => RootFsNode::Link(OsString::from_vec(target.clone()).into()),
+            tar_reader::TarMemberKind::File => {
+                RootFsNode::File(Bytes::Archive(layer, name.clone()), member.mode & 0o111 != 0)
+            }
+            tar_reader::TarMemberKind::Link(target) => {
+                files.get(&tar_reader::clean(target)).cloned().unwrap_or(RootFsNode::Special)
+            }
+            _ => RootFsNode::Special,
         };
-        if matches!(node, Node::File(..)) {
+        if matches!(node, RootFsNode::File(..)) {
             files.insert(name.clone(), node.clone());
         }
         entries.push((Path::new("/").join(name), node));
@@ -279,10 +283,10 @@ fn archived(layer: usize, path: &Path, compression: Compression) -> io::Result<V
     Ok(entries)
 }
 
-type Visit<'v> = dyn FnMut(&tar_reader::Member, &mut dyn Read) -> io::Result<()> + 'v;
+type VisitMember<'v> = dyn FnMut(&tar_reader::TarMember, &mut dyn Read) -> io::Result<()> + 'v;
 
 /// Calls `visit` for each member of an archive, with what follows its header.
-fn each(path: &Path, compression: Compression, visit: &mut Visit<'_>) -> io::Result<()> {
+fn each(path: &Path, compression: Compression, visit: &mut VisitMember<'_>) -> io::Result<()> {
     let mut archive = compression.decoder(bounded::open(path)?)?;
     while let Some(member) = tar_reader::next(&mut archive).map_err(|error| io::Error::other(error.to_string()))? {
         let mut content = archive.by_ref().take(member.size + padding(member.size));

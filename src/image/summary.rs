@@ -70,7 +70,7 @@ pub(crate) enum ImageKind {
 /// Where an image came from that was not built here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Origin {
+pub(crate) struct ImageOrigin {
     /// Its name and tag there, `docker.io/qdrant/qdrant:v1.16.2`, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reference: Option<String>,
@@ -95,7 +95,7 @@ pub struct Summary {
     pub digest: Digest,
     /// Where it came from, if it was not built here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) origin: Option<Origin>,
+    pub(crate) origin: Option<ImageOrigin>,
     /// What is known of a model's files; of a model only, and not where an older windlass built it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<ModelRecord>,

@@ -29,7 +29,7 @@ const MOUNT_LINKS: [(&str, &str); 1] = [("/etc/mtab", "/proc/mounts")];
 
 /// A place in the layer, and everything that claims to be there.
 #[derive(Default)]
-pub(super) struct Node<'a> {
+pub(super) struct LayerNode<'a> {
     pub(super) claims: Vec<Claim<'a>>,
     pub(super) children: BTreeMap<Vec<u8>, Self>,
 }
@@ -51,7 +51,7 @@ pub(super) struct Claim<'a> {
 #[derive(Clone)]
 enum What<'a> {
     /// Whatever is at this host path; its type where a directory listing told it.
-    Host(PathBuf, How<'a>, Option<FileType>),
+    Host(PathBuf, PathUse<'a>, Option<FileType>),
     Directory(Mode),
     Symlink(&'a [u8]),
     Text(&'a str, Mode),
@@ -59,7 +59,7 @@ enum What<'a> {
 
 /// How a host path becomes part of a layer.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum How<'a> {
+pub(super) enum PathUse<'a> {
     /// As it is, links as links.
     Copy,
     /// With links followed that stay below this directory.
@@ -72,13 +72,13 @@ pub(super) enum How<'a> {
 #[derive(Clone)]
 pub(super) struct HostDirectory<'a> {
     pub(super) path: PathBuf,
-    pub(super) how: How<'a>,
+    pub(super) how: PathUse<'a>,
     /// See [`Claim::trail`].
     pub(super) trail: Vec<PathBuf>,
 }
 
 /// What one claim turns out to be.
-pub(super) enum Seen<'a> {
+pub(super) enum ClaimedContent<'a> {
     /// A directory: with a mode that was asked for, or one on the host.
     Directory(Option<Mode>, Option<HostDirectory<'a>>),
     /// A link with this target.
@@ -89,18 +89,18 @@ pub(super) enum Seen<'a> {
     Text(&'a str, Mode),
 }
 
-impl<'a> Node<'a> {
+impl<'a> LayerNode<'a> {
     /// Adds the claims of one input.
     pub(super) fn plant(&mut self, input: &'a Input) -> Result<(), LayerError> {
         let host = |path: &Path, how| What::Host(path.to_owned(), how, None);
         let (place, name, what) = match input {
-            Input::StorePath { path, .. } => (path.as_path(), path, host(path, How::Copy)),
+            Input::StorePath { path, .. } => (path.as_path(), path, host(path, PathUse::Copy)),
             Input::Copy { source, target, follow, .. } => {
-                let how = follow.as_deref().map_or(How::Copy, How::Follow);
+                let how = follow.as_deref().map_or(PathUse::Copy, PathUse::Follow);
                 (target.as_path(), source, host(source, how))
             }
             Input::Links { source } => {
-                (Path::new("/"), source, host(source, How::Link(source.parent().unwrap_or(source))))
+                (Path::new("/"), source, host(source, PathUse::Link(source.parent().unwrap_or(source))))
             }
             Input::Directory { path, mode } => (path.as_path(), path, What::Directory(*mode)),
             Input::Symlink { path, target } => (path.as_path(), path, What::Symlink(target.as_os_str().as_bytes())),
@@ -144,7 +144,7 @@ impl<'a> Node<'a> {
             // What is merged into `/` is a tree: a link to one, as `ln -s` leaves it in `$out`, stands for it. One in the
             // store must not bring a tree of the host.
             let within =
-                if let How::Link(store) = how { Some(*store) } else { path.parent().filter(|_| claim.in_store) };
+                if let PathUse::Link(store) = how { Some(*store) } else { path.parent().filter(|_| claim.in_store) };
             if let Some(within) = within.filter(|within| !resolved.starts_with(within)) {
                 return Err(LayerError::LeadsOut { link: path.clone(), target: resolved, within: within.to_owned() });
             }
@@ -161,7 +161,7 @@ impl<'a> Node<'a> {
 
     /// Whether anything at or below this place is asked for by more than a weak claim.
     pub(super) fn is_strong(&self) -> bool {
-        self.claims.iter().any(|claim| !claim.weak) || self.children.values().any(Node::is_strong)
+        self.claims.iter().any(|claim| !claim.weak) || self.children.values().any(LayerNode::is_strong)
     }
 }
 
@@ -180,17 +180,17 @@ pub(super) fn components(place: &Path) -> Result<Vec<&[u8]>, LayerError> {
 
 impl<'a> Claim<'a> {
     /// The claim of an entry of this claim's directory, as the listing told it.
-    pub(super) fn of_entry(&self, trail: &[PathBuf], path: PathBuf, how: How<'a>, known: FileType) -> Self {
+    pub(super) fn of_entry(&self, trail: &[PathBuf], path: PathBuf, how: PathUse<'a>, known: FileType) -> Self {
         let what = What::Host(path, how, Some(known));
         Self { input: self.input, what, weak: false, in_store: self.in_store, trail: trail.to_vec() }
     }
 
     /// Looks at the host.
-    pub(super) fn look(&self) -> Result<Seen<'a>, LayerError> {
+    pub(super) fn look(&self) -> Result<ClaimedContent<'a>, LayerError> {
         let (path, how, known) = match &self.what {
-            What::Directory(mode) => return Ok(Seen::Directory(Some(*mode), None)),
-            What::Symlink(target) => return Ok(Seen::Symlink(target.to_vec())),
-            What::Text(text, mode) => return Ok(Seen::Text(text, *mode)),
+            What::Directory(mode) => return Ok(ClaimedContent::Directory(Some(*mode), None)),
+            What::Symlink(target) => return Ok(ClaimedContent::Symlink(target.to_vec())),
+            What::Text(text, mode) => return Ok(ClaimedContent::Text(text, *mode)),
             What::Host(path, how, known) => (path, *how, *known),
         };
         let reading = |error| LayerError::reading(path, error);
@@ -199,16 +199,16 @@ impl<'a> Claim<'a> {
             None => fs::symlink_metadata(path).map_err(reading)?.file_type(),
         };
         match how {
-            How::Copy if kind.is_symlink() => {
-                Ok(Seen::Symlink(fs::read_link(path).map_err(reading)?.into_os_string().into_vec()))
+            PathUse::Copy if kind.is_symlink() => {
+                Ok(ClaimedContent::Symlink(fs::read_link(path).map_err(reading)?.into_os_string().into_vec()))
             }
             // The input itself may be reached through a link; what a listing told is a link or is not.
-            How::Follow(within) if kind.is_symlink() || known.is_none() => {
+            PathUse::Follow(within) if kind.is_symlink() || known.is_none() => {
                 let target = self.resolve(path, within)?;
                 let kind = fs::metadata(&target).map_err(reading)?.file_type();
                 seen(target, how, kind, self.trail_to(path, kind)?)
             }
-            How::Link(_) if !kind.is_dir() => Ok(Seen::Symlink(path.as_os_str().as_bytes().to_vec())),
+            PathUse::Link(_) if !kind.is_dir() => Ok(ClaimedContent::Symlink(path.as_os_str().as_bytes().to_vec())),
             _ => seen(path.clone(), how, kind, self.trail.clone()),
         }
     }
@@ -242,8 +242,8 @@ impl<'a> Claim<'a> {
 
     /// For a link to a directory that was to be linked to: the directory, so that it can be merged with others. A link
     /// that leads out of the store stays what it is.
-    pub(super) fn as_directory(&self) -> Result<Option<Seen<'a>>, LayerError> {
-        let What::Host(path, how @ How::Link(store), _) = &self.what else { return Ok(None) };
+    pub(super) fn as_directory(&self) -> Result<Option<ClaimedContent<'a>>, LayerError> {
+        let What::Host(path, how @ PathUse::Link(store), _) = &self.what else { return Ok(None) };
         let Ok(target) = self.resolve(path, store) else { return Ok(None) };
         let kind = fs::metadata(&target).map_err(|error| LayerError::reading(path, error))?.file_type();
         if !kind.is_dir() {
@@ -269,12 +269,17 @@ impl<'a> Claim<'a> {
     }
 }
 
-fn seen<'a>(path: PathBuf, how: How<'a>, kind: FileType, trail: Vec<PathBuf>) -> Result<Seen<'a>, LayerError> {
+fn seen<'a>(
+    path: PathBuf,
+    how: PathUse<'a>,
+    kind: FileType,
+    trail: Vec<PathBuf>,
+) -> Result<ClaimedContent<'a>, LayerError> {
     if kind.is_dir() {
-        return Ok(Seen::Directory(None, Some(HostDirectory { path, how, trail })));
+        return Ok(ClaimedContent::Directory(None, Some(HostDirectory { path, how, trail })));
     }
     if kind.is_file() {
-        return Ok(Seen::File(path));
+        return Ok(ClaimedContent::File(path));
     }
     let kind = match kind {
         kind if kind.is_socket() => "socket",

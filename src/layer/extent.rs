@@ -1,6 +1,6 @@
 //! What the layer of a recipe takes, from names and sizes alone.
 
-use super::{Content, Kind, LayerError, Member, Recipe, TRAILER, header, padding};
+use super::{LayerError, LayerMember, MemberContent, Recipe, TRAILER, TarEntryKind, header, padding};
 
 /// Blocks of the file systems that stores lie on.
 const BLOCK: u64 = 4096;
@@ -46,7 +46,7 @@ pub(crate) fn extent(recipe: &Recipe) -> Result<Extent, LayerError> {
         }
         bytes
     };
-    recipe.members(&mut |Member { entry, content, .. }| {
+    recipe.members(&mut |LayerMember { entry, content, .. }| {
         let size = entry.size();
         extent.archive += header(&entry, extent.archive).len() as u64 + size + padding(size);
         extent.on_disk += close(&mut open, &entry.path);
@@ -56,10 +56,12 @@ pub(crate) fn extent(recipe: &Recipe) -> Result<Extent, LayerError> {
             *entries += ENTRY + (name as u64).next_multiple_of(4);
         }
         match (&entry.kind, content) {
-            (Kind::Directory, _) => open.push((entry.path, 0)),
-            (Kind::Symlink(target), _) if (target.len() as u64) < INLINE => {}
-            (Kind::Symlink(_), _) => extent.on_disk += BLOCK,
-            (Kind::File(_), Content::File(..) | Content::Text(_) | Content::None) => extent.on_disk += on_disk(size),
+            (TarEntryKind::Directory, _) => open.push((entry.path, 0)),
+            (TarEntryKind::Symlink(target), _) if (target.len() as u64) < INLINE => {}
+            (TarEntryKind::Symlink(_), _) => extent.on_disk += BLOCK,
+            (TarEntryKind::File(_), MemberContent::File(..) | MemberContent::Text(_) | MemberContent::None) => {
+                extent.on_disk += on_disk(size);
+            }
         }
         Ok(())
     })?;

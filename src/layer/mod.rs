@@ -27,19 +27,19 @@ use regex::bytes::Regex;
 
 pub(crate) use self::checksums::Checksums;
 pub(crate) use self::extent::{Extent, extent, on_disk};
-use self::noted::Note;
-pub(crate) use self::noted::{Known, LayerFile, Noted};
+use self::noted::FileNote;
+pub(crate) use self::noted::{Known, LayerFile, NotedFiles};
 pub use self::recipe::{FORMAT, Input, Recipe};
 pub(crate) use self::recipe::{Mode, Perm, compile};
 pub(crate) use self::tar::{ALIGN_FROM, MTIME, padding};
-pub use self::tar::{Entry, Kind, TRAILER, header};
-use self::walk::{Found, Item};
+pub use self::tar::{TRAILER, TarEntry, TarEntryKind, header};
+use self::walk::{Item, WalkedContent};
 use crate::class::{Class, Classified};
 use crate::disk::bounded;
 use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
 use crate::oci::digest::{Digest, Hasher};
-use crate::secrets::{Finding, HEAD};
+use crate::secrets::{HEAD, SecretFinding};
 
 /// What names of a layer begin with that stand for something removed (image-spec, *layer.md*).
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
@@ -192,11 +192,11 @@ impl LayerError {
 
 /// One member of a layer: what its header says, and where its content comes from.
 #[derive(Debug)]
-pub struct Member {
+pub struct LayerMember {
     /// What the header says.
-    pub entry: Entry,
+    pub entry: TarEntry,
     /// What follows it.
-    pub content: Content,
+    pub content: MemberContent,
     /// The host path that it comes from.
     pub(crate) host: PathBuf,
     /// Whether others on the host cannot read it there.
@@ -205,7 +205,7 @@ pub struct Member {
 
 /// What follows a header.
 #[derive(Debug)]
-pub enum Content {
+pub enum MemberContent {
     /// Nothing: a directory or a link.
     None,
     /// These bytes.
@@ -219,7 +219,7 @@ impl Recipe {
     ///
     /// # Errors
     /// See [`LayerError`]; `visit` returns what it likes of them.
-    pub fn members(&self, visit: &mut dyn FnMut(Member) -> Result<(), LayerError>) -> Result<(), LayerError> {
+    pub fn members(&self, visit: &mut dyn FnMut(LayerMember) -> Result<(), LayerError>) -> Result<(), LayerError> {
         if self.format != FORMAT {
             return Err(LayerError::UnknownFormat(self.format));
         }
@@ -227,11 +227,11 @@ impl Recipe {
         walk::walk(self, &mut |item| {
             let entry = rules.entry(&item);
             let content = match item.what {
-                Found::Directory | Found::Symlink(_) => Content::None,
-                Found::Text(text) => Content::Text(text),
-                Found::File(file, _) => Content::File(file, item.in_store),
+                WalkedContent::Directory | WalkedContent::Symlink(_) => MemberContent::None,
+                WalkedContent::Text(text) => MemberContent::Text(text),
+                WalkedContent::File(file, _) => MemberContent::File(file, item.in_store),
             };
-            visit(Member { entry, content, host: item.host, hidden: item.hidden })
+            visit(LayerMember { entry, content, host: item.host, hidden: item.hidden })
         })
     }
 
@@ -248,33 +248,37 @@ impl Recipe {
     ///
     /// # Errors
     /// As for [`stream`](Self::stream).
-    pub(crate) fn stream_and_note(&self, sink: &mut dyn Sink, known: Option<&Known>) -> Result<Noted, LayerError> {
-        let mut noted = Noted::default();
+    pub(crate) fn stream_and_note(&self, sink: &mut dyn Sink, known: Option<&Known>) -> Result<NotedFiles, LayerError> {
+        let mut noted = NotedFiles::default();
         self.give(sink, Some((&mut noted, known)))?;
         Ok(noted)
     }
 
-    fn give(&self, sink: &mut dyn Sink, mut noting: Option<(&mut Noted, Option<&Known>)>) -> Result<(), LayerError> {
+    fn give(
+        &self,
+        sink: &mut dyn Sink,
+        mut noting: Option<(&mut NotedFiles, Option<&Known>)>,
+    ) -> Result<(), LayerError> {
         if let Some(path) = self.blob() {
             return give_blob(path, sink);
         }
         let mut offset = 0;
-        self.members(&mut |Member { entry, content, host, hidden }| {
+        self.members(&mut |LayerMember { entry, content, host, hidden }| {
             let header = header(&entry, offset);
             offset += header.len() as u64;
             sink.bytes(&header).map_err(LayerError::Sink)?;
             let size = entry.size();
-            let mut note = noting.as_ref().map(|(_, known)| Note::new(&entry, (&host, hidden), *known));
+            let mut note = noting.as_ref().map(|(_, known)| FileNote::new(&entry, (&host, hidden), *known));
             match content {
-                Content::None => {}
-                Content::Text(text) => {
+                MemberContent::None => {}
+                MemberContent::Text(text) => {
                     if let Some(note) = &mut note {
                         note.update(&text);
                     }
                     sink.bytes(&text).map_err(LayerError::Sink)?;
                 }
-                Content::File(file, in_store) => {
-                    let readers = note.as_mut().map(Note::readers).unwrap_or_default();
+                MemberContent::File(file, in_store) => {
+                    let readers = note.as_mut().map(FileNote::readers).unwrap_or_default();
                     sink.file(&file, size, in_store, readers).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                             LayerError::Changed(host.clone())
@@ -335,16 +339,16 @@ impl<'a> Rules<'a> {
         recipe.perms.iter().map(compile).collect::<Result<_, _>>().map(Self)
     }
 
-    fn entry(&self, item: &Item<'_>) -> Entry {
+    fn entry(&self, item: &Item<'_>) -> TarEntry {
         let kind = match &item.what {
-            Found::Directory => Kind::Directory,
-            Found::Symlink(target) => Kind::Symlink(target.clone()),
-            Found::File(_, size) => Kind::File(*size),
-            Found::Text(text) => Kind::File(text.len() as u64),
+            WalkedContent::Directory => TarEntryKind::Directory,
+            WalkedContent::Symlink(target) => TarEntryKind::Symlink(target.clone()),
+            WalkedContent::File(_, size) => TarEntryKind::File(*size),
+            WalkedContent::Text(text) => TarEntryKind::File(text.len() as u64),
         };
         let path = item.path.to_vec();
         let mut entry =
-            Entry { path, kind, mode: item.mode, uid: 0, gid: 0, uname: String::new(), gname: String::new() };
+            TarEntry { path, kind, mode: item.mode, uid: 0, gid: 0, uname: String::new(), gname: String::new() };
         if self.0.is_empty() {
             return entry;
         }
@@ -354,7 +358,7 @@ impl<'a> Rules<'a> {
             if !from_input || !regex.is_match(&absolute) {
                 continue;
             }
-            if let (Some(Mode(mode)), false) = (perm.mode, matches!(entry.kind, Kind::Symlink(_))) {
+            if let (Some(Mode(mode)), false) = (perm.mode, matches!(entry.kind, TarEntryKind::Symlink(_))) {
                 entry.mode = mode;
             }
             entry.uid = perm.uid.map_or(entry.uid, u64::from);
@@ -401,7 +405,7 @@ pub struct Hashed {
     /// Size in bytes.
     pub size: u64,
     /// What was noted of its files.
-    pub(crate) noted: Noted,
+    pub(crate) noted: NotedFiles,
 }
 
 /// Reads every byte of the layer that a recipe makes, once. Nothing is written. `known` is as in
@@ -420,17 +424,17 @@ pub fn digest_of(recipe: &Recipe, known: Option<&Known>, progress: &Progress) ->
 ///
 /// # Errors
 /// See [`LayerError`].
-pub fn secrets(recipe: &Recipe) -> Result<Vec<Finding>, LayerError> {
+pub fn secrets(recipe: &Recipe) -> Result<Vec<SecretFinding>, LayerError> {
     let mut found = Vec::new();
     if recipe.blob().is_some() {
         return Ok(found);
     }
-    recipe.members(&mut |Member { entry, content, host, hidden }| {
+    recipe.members(&mut |LayerMember { entry, content, host, hidden }| {
         let Some(mut look) = noted::look(&entry, (&host, hidden)) else { return Ok(()) };
         match content {
-            Content::None => {}
-            Content::Text(text) => look.update(&text),
-            Content::File(file, _) => {
+            MemberContent::None => {}
+            MemberContent::Text(text) => look.update(&text),
+            MemberContent::File(file, _) => {
                 let size = usize::try_from(entry.size()).map_or(HEAD, |size| size.min(HEAD));
                 let mut head = vec![0; size];
                 file.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(&host, error))?;

@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::checksums::{Checksum, Checksums};
-use super::tar::{Entry, Kind};
+use super::tar::{TarEntry, TarEntryKind};
 use crate::disk::pipe::{Consumer, Readers};
 use crate::names::place;
 use crate::oci::digest::{Digest, Hasher};
-use crate::secrets::{Finding, Look};
+use crate::secrets::{SearchedFile, SecretFinding};
 
 /// A file of a layer, by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -37,37 +37,37 @@ pub(crate) type Known = BTreeMap<PathBuf, Digest>;
 
 /// What is noted of the files of one layer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Noted {
+pub(crate) struct NotedFiles {
     /// Their sums.
     pub(crate) checksums: Checksums,
     /// The files with their digests, in the order of the layer; none unless they were asked for.
     pub(crate) files: Vec<LayerFile>,
     /// What looks like a secret, in the order of the layer.
-    pub(crate) secrets: Vec<Finding>,
+    pub(crate) secrets: Vec<SecretFinding>,
 }
 
 /// What is noted of one file, while it passes.
-pub(super) struct Note {
+pub(super) struct FileNote {
     sum: Checksum,
     /// Where it is, and its digest if that is known or its hash so far; `None` if it was not asked for.
     file: Option<(PathBuf, Result<Digest, Hasher>)>,
-    look: Option<Look>,
+    look: Option<SearchedFile>,
 }
 
 /// A look at a file or a directory that comes from a host path, which others may not be able to read there.
-pub(super) fn look(entry: &Entry, (host, hidden): (&Path, bool)) -> Option<Look> {
+pub(super) fn look(entry: &TarEntry, (host, hidden): (&Path, bool)) -> Option<SearchedFile> {
     let size = match entry.kind {
-        Kind::File(size) => Some(size),
-        Kind::Directory => None,
-        Kind::Symlink(_) => return None,
+        TarEntryKind::File(size) => Some(size),
+        TarEntryKind::Directory => None,
+        TarEntryKind::Symlink(_) => return None,
     };
-    Some(Look::new(&entry.path, host, hidden, size))
+    Some(SearchedFile::new(&entry.path, host, hidden, size))
 }
 
-impl Note {
+impl FileNote {
     /// Of the file that this header is for, and its host path, which others may not be able to read.
-    pub(super) fn new(entry: &Entry, host: (&Path, bool), known: Option<&Known>) -> Self {
-        let file = known.filter(|_| matches!(entry.kind, Kind::File(_))).map(|known| {
+    pub(super) fn new(entry: &TarEntry, host: (&Path, bool), known: Option<&Known>) -> Self {
+        let file = known.filter(|_| matches!(entry.kind, TarEntryKind::File(_))).map(|known| {
             let path = Path::new("/").join(OsStr::from_bytes(&entry.path));
             let digest = known.get(&path).copied().ok_or_else(Hasher::new);
             (PathBuf::from(path.to_string_lossy().into_owned()), digest)
@@ -107,7 +107,7 @@ impl Note {
     }
 
     /// All of its bytes have passed.
-    pub(super) fn end(self, size: u64, noted: &mut Noted) {
+    pub(super) fn end(self, size: u64, noted: &mut NotedFiles) {
         if size > 0 {
             noted.checksums.push(self.sum);
         }
@@ -115,7 +115,7 @@ impl Note {
             let sha256 = digest.unwrap_or_else(|hasher| hasher.finish().0);
             noted.files.push(LayerFile { path, size, sha256 });
         }
-        noted.secrets.extend(self.look.and_then(Look::end));
+        noted.secrets.extend(self.look.and_then(SearchedFile::end));
     }
 }
 

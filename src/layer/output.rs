@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::{ALIGN_FROM, Sink};
 use crate::disk::pipe::{CHUNK, PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::oci::digest::{Digest, Hasher};
 
 /// Bytes of headers and small files that are gathered for one write: more, smaller writes cost the file system time.

@@ -35,7 +35,7 @@ const PREFIX_LIMIT: usize = 155;
 
 /// What one archive member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kind {
+pub enum TarEntryKind {
     /// A directory.
     Directory,
     /// A regular file with this many bytes of data.
@@ -46,11 +46,11 @@ pub enum Kind {
 
 /// One archive member as its header tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct TarEntry {
     /// Relative path, without a leading or trailing `/`.
     pub path: Vec<u8>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: TarEntryKind,
     /// Permission bits, with set-uid, set-gid and sticky.
     pub mode: u32,
     /// Owner's number.
@@ -63,13 +63,13 @@ pub struct Entry {
     pub gname: String,
 }
 
-impl Entry {
+impl TarEntry {
     /// Bytes of data that follow the header.
     #[must_use]
     pub(crate) const fn size(&self) -> u64 {
         match self.kind {
-            Kind::File(size) => size,
-            Kind::Directory | Kind::Symlink(_) => 0,
+            TarEntryKind::File(size) => size,
+            TarEntryKind::Directory | TarEntryKind::Symlink(_) => 0,
         }
     }
 }
@@ -82,13 +82,13 @@ pub(crate) const fn padding(size: u64) -> u64 {
 
 /// The header blocks of an entry that begins `offset` bytes into the archive.
 #[must_use]
-pub fn header(entry: &Entry, offset: u64) -> Vec<u8> {
+pub fn header(entry: &TarEntry, offset: u64) -> Vec<u8> {
     let (mut path, size, link) = match &entry.kind {
-        Kind::Directory => ([&entry.path[..], b"/"].concat(), 0, &[][..]),
-        Kind::File(size) => (entry.path.clone(), *size, &[][..]),
-        Kind::Symlink(target) => (entry.path.clone(), 0, &target[..]),
+        TarEntryKind::Directory => ([&entry.path[..], b"/"].concat(), 0, &[][..]),
+        TarEntryKind::File(size) => (entry.path.clone(), *size, &[][..]),
+        TarEntryKind::Symlink(target) => (entry.path.clone(), 0, &target[..]),
     };
-    let mut records = Records::default();
+    let mut records = PaxRecords::default();
     if [&path[..], link, entry.uname.as_bytes(), entry.gname.as_bytes()]
         .iter()
         .any(|text| std::str::from_utf8(text).is_err())
@@ -121,9 +121,9 @@ pub fn header(entry: &Entry, offset: u64) -> Vec<u8> {
     let mut blocks = records.into_blocks(offset, size);
     let mut ustar = plain_header(entry.mode);
     ustar.set_entry_type(match entry.kind {
-        Kind::Directory => EntryType::Directory,
-        Kind::File(_) => EntryType::Regular,
-        Kind::Symlink(_) => EntryType::Symlink,
+        TarEntryKind::Directory => EntryType::Directory,
+        TarEntryKind::File(_) => EntryType::Regular,
+        TarEntryKind::Symlink(_) => EntryType::Symlink,
     });
     let below = |value: u64, limit| if value < limit { value } else { 0 };
     ustar.set_uid(below(entry.uid, ID_LIMIT));
@@ -153,20 +153,20 @@ fn plain_header(mode: u32) -> Header {
 }
 
 /// Where a path is divided into ustar's prefix and name: (end of prefix, start of name).
-type Split = (usize, usize);
+type PathSplit = (usize, usize);
 
 trait IntoSlices {
     fn into_slices(self, path: &[u8]) -> (&[u8], &[u8]);
 }
 
-impl IntoSlices for Split {
+impl IntoSlices for PathSplit {
     fn into_slices(self, path: &[u8]) -> (&[u8], &[u8]) {
         (&path[..self.0], &path[self.1..])
     }
 }
 
 /// The rightmost division that fits: a name of 1 to 100 bytes, a prefix of at most 155, a `/` between them.
-fn split(path: &[u8]) -> Option<Split> {
+fn split(path: &[u8]) -> Option<PathSplit> {
     if path.len() <= NAME_LIMIT {
         return Some((0, 0));
     }
@@ -188,11 +188,11 @@ fn put(field: &mut [u8], value: &[u8]) {
 
 /// The records of one PAX extended header, in the order they were added.
 #[derive(Default)]
-struct Records {
+struct PaxRecords {
     body: Vec<u8>,
 }
 
-impl Records {
+impl PaxRecords {
     fn add(&mut self, key: &str, value: &[u8]) {
         self.body.extend_from_slice(&record(key, value));
     }
@@ -261,13 +261,13 @@ mod tests {
 
     use super::*;
 
-    fn entry(path: &str, kind: Kind) -> Entry {
-        Entry { path: path.into(), kind, mode: 0o444, uid: 0, gid: 0, uname: String::new(), gname: String::new() }
+    fn entry(path: &str, kind: TarEntryKind) -> TarEntry {
+        TarEntry { path: path.into(), kind, mode: 0o444, uid: 0, gid: 0, uname: String::new(), gname: String::new() }
     }
 
     #[test]
     fn a_plain_file_is_one_block() {
-        let bytes = header(&entry("nix/store/a", Kind::File(5)), 0);
+        let bytes = header(&entry("nix/store/a", TarEntryKind::File(5)), 0);
         assert_eq!(bytes.len(), 512);
         assert_eq!(&bytes[..12], b"nix/store/a\0");
         assert_eq!(&bytes[100..108], b"0000444\0");
@@ -280,33 +280,33 @@ mod tests {
     #[test]
     fn long_names_use_the_prefix_then_pax() {
         let fits = format!("{}/{}", "d".repeat(155), "f".repeat(100));
-        assert_eq!(header(&entry(&fits, Kind::File(0)), 0).len(), 512);
+        assert_eq!(header(&entry(&fits, TarEntryKind::File(0)), 0).len(), 512);
         let long = format!("{}/{}", "d".repeat(155), "f".repeat(101));
-        let bytes = header(&entry(&long, Kind::File(0)), 0);
+        let bytes = header(&entry(&long, TarEntryKind::File(0)), 0);
         assert_eq!(bytes.len(), 3 * 512);
         assert_eq!(bytes[156], b'x');
         assert!(bytes[512..].starts_with(format!("267 path={long}\n").as_bytes()));
         // A directory's slash counts: 100 letters and a slash do not fit the name, and there is nothing to divide at.
-        assert_eq!(header(&entry(&"d".repeat(99), Kind::Directory), 0).len(), 512);
-        assert_eq!(header(&entry(&"d".repeat(100), Kind::Directory), 0).len(), 3 * 512);
+        assert_eq!(header(&entry(&"d".repeat(99), TarEntryKind::Directory), 0).len(), 512);
+        assert_eq!(header(&entry(&"d".repeat(100), TarEntryKind::Directory), 0).len(), 3 * 512);
     }
 
     #[test]
     fn sizes_of_8_gib_need_pax() {
-        assert!(!header(&entry("m", Kind::File(SIZE_LIMIT - 1)), 4096 - 512).windows(5).any(|w| w == b"size="));
-        let bytes = header(&entry("m", Kind::File(SIZE_LIMIT)), 0);
+        assert!(!header(&entry("m", TarEntryKind::File(SIZE_LIMIT - 1)), 4096 - 512).windows(5).any(|w| w == b"size="));
+        let bytes = header(&entry("m", TarEntryKind::File(SIZE_LIMIT)), 0);
         assert!(bytes[512..].starts_with(b"19 size=8589934592\n"));
         assert_eq!(bytes.len() as u64 % ALIGNMENT, 0);
     }
 
     #[test]
     fn names_that_are_not_utf8_say_so() {
-        let mut odd = entry("x", Kind::File(0));
+        let mut odd = entry("x", TarEntryKind::File(0));
         odd.path = b"caf\xe9".to_vec();
         let bytes = header(&odd, 0);
         assert!(bytes[512..].starts_with(b"21 hdrcharset=BINARY\n13 path=caf\xe9\n"));
         odd.path = "é".into();
-        odd.kind = Kind::Symlink(b"caf\xe9".to_vec());
+        odd.kind = TarEntryKind::Symlink(b"caf\xe9".to_vec());
         let bytes = header(&odd, 0);
         assert!(bytes[512..].starts_with(b"21 hdrcharset=BINARY\n11 path=\xc3\xa9\n17 linkpath=caf\xe9\n"));
     }
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn large_files_are_aligned_wherever_they_begin() {
         for offset in (0..8).map(|block| block * BLOCK) {
-            let bytes = header(&entry("m", Kind::File(ALIGN_FROM)), offset);
+            let bytes = header(&entry("m", TarEntryKind::File(ALIGN_FROM)), offset);
             assert_eq!((offset + bytes.len() as u64) % ALIGNMENT, 0, "{offset}");
             assert_eq!(bytes.len() as u64 == BLOCK, offset == ALIGNMENT - BLOCK, "{offset}");
         }
@@ -327,7 +327,7 @@ mod tests {
         ) {
             let name = if utf8 { "é".repeat(length) } else { "n".repeat(length) };
             let offset = blocks * 512;
-            let bytes = header(&entry(&name, Kind::File(size)), offset);
+            let bytes = header(&entry(&name, TarEntryKind::File(size)), offset);
             prop_assert_eq!((offset + bytes.len() as u64) % ALIGNMENT, 0);
             prop_assert!(bytes.len() < 4096 + 2 * 1024);
             // The tar crate, which knows nothing of ours, reads the same back.

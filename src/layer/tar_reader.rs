@@ -43,7 +43,7 @@ impl Classified for BadArchive {
 
 /// What a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum TarMemberKind {
     Directory,
     File,
     Symlink(Vec<u8>),
@@ -64,10 +64,10 @@ pub(crate) struct Sparse {
 
 /// One member, as far as its headers tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Member {
+pub(crate) struct TarMember {
     /// As it is in the archive.
     pub(crate) name: Vec<u8>,
-    pub(crate) kind: Kind,
+    pub(crate) kind: TarMemberKind,
     pub(crate) mode: u32,
     pub(crate) uid: u64,
     pub(crate) gid: u64,
@@ -81,7 +81,7 @@ pub(crate) struct Member {
     pub(crate) sparse: Option<Sparse>,
 }
 
-impl Member {
+impl TarMember {
     /// Where it is below the root, by its name alone.
     pub(crate) fn path(&self) -> PathBuf {
         clean(&self.name)
@@ -108,7 +108,7 @@ pub(crate) fn clean(name: &[u8]) -> PathBuf {
 }
 
 /// The next member; `None` at the end of the archive, behind which there may be anything.
-pub(crate) fn next(from: &mut dyn Read) -> Result<Option<Member>, BadArchive> {
+pub(crate) fn next(from: &mut dyn Read) -> Result<Option<TarMember>, BadArchive> {
     let (mut extended, mut long_name, mut long_link) = (BTreeMap::new(), None, None);
     loop {
         let Some(header) = block(from)? else { return Ok(None) };
@@ -137,7 +137,7 @@ fn member(
     mut extended: BTreeMap<Vec<u8>, Vec<u8>>,
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
-) -> Result<Member, BadArchive> {
+) -> Result<TarMember, BadArchive> {
     // An empty value stands for the one in the header.
     extended.retain(|_, value| !value.is_empty());
     let is_ustar = &header[257..263] == b"ustar\0";
@@ -162,18 +162,18 @@ fn member(
     };
     let mut size = told(b"size", &header[124..136])?;
     let kind = match header[156] {
-        b'5' => Kind::Directory,
-        0 if name.ends_with(b"/") => Kind::Directory,
-        0 | b'0' => Kind::File,
-        b'1' => Kind::Link(link),
-        b'2' => Kind::Symlink(link),
-        b'3' => device().map(|(major, minor)| Kind::Character(major, minor))?,
-        b'4' => device().map(|(major, minor)| Kind::Block(major, minor))?,
-        b'6' => Kind::Fifo,
+        b'5' => TarMemberKind::Directory,
+        0 if name.ends_with(b"/") => TarMemberKind::Directory,
+        0 | b'0' => TarMemberKind::File,
+        b'1' => TarMemberKind::Link(link),
+        b'2' => TarMemberKind::Symlink(link),
+        b'3' => device().map(|(major, minor)| TarMemberKind::Character(major, minor))?,
+        b'4' => device().map(|(major, minor)| TarMemberKind::Block(major, minor))?,
+        b'6' => TarMemberKind::Fifo,
         other => return Err(BadArchive::Type(name, other)),
     };
     let mut sparse = None;
-    if kind == Kind::File {
+    if kind == TarMemberKind::File {
         sparse = holes(from, &extended, &mut size)?;
         if let Some(real) = taken(b"GNU.sparse.name").filter(|_| sparse.is_some()) {
             name = real;
@@ -184,7 +184,7 @@ fn member(
     if [&name]
         .into_iter()
         .chain(match &kind {
-            Kind::Link(to) | Kind::Symlink(to) => Some(to),
+            TarMemberKind::Link(to) | TarMemberKind::Symlink(to) => Some(to),
             _ => None,
         })
         .any(|path| path.contains(&0))
@@ -196,7 +196,7 @@ fn member(
         None => number(&header[136..148]).map(|seconds| (seconds, 0)),
     };
     let xattr = |(key, value): (&Vec<u8>, &Vec<u8>)| Some((key.strip_prefix(XATTR)?.to_owned(), value.clone()));
-    Ok(Member {
+    Ok(TarMember {
         mode: u32::try_from(told(b"", &header[100..108])? & 0o7777).unwrap_or(0),
         uid: told(b"uid", &header[108..116])?,
         gid: told(b"gid", &header[116..124])?,

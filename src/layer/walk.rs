@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::claim::{Claim, HostDirectory, How, Node, Seen};
+use super::claim::{Claim, ClaimedContent, HostDirectory, LayerNode, PathUse};
 use super::recipe::{Mode, Recipe};
 use super::{LayerError, WHITEOUT};
 
@@ -28,7 +28,7 @@ pub(super) struct Item<'a> {
     /// Relative path in the layer.
     pub(super) path: &'a [u8],
     /// What is there.
-    pub(super) what: Found,
+    pub(super) what: WalkedContent,
     /// Permission bits before any rule.
     pub(super) mode: u32,
     /// The inputs that give it, for rules that name one; none for a parent that no input provides.
@@ -43,7 +43,7 @@ pub(super) struct Item<'a> {
 
 /// What is at one path.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum WalkedContent {
     Directory,
     Symlink(Vec<u8>),
     /// An open regular file and its size.
@@ -51,27 +51,27 @@ pub(super) enum Found {
     Text(Vec<u8>),
 }
 
-pub(super) type Visit<'v> = dyn FnMut(Item<'_>) -> Result<(), LayerError> + 'v;
+pub(super) type VisitItem<'v> = dyn FnMut(Item<'_>) -> Result<(), LayerError> + 'v;
 
 /// Calls `visit` for every entry of the layer, in order.
-pub(super) fn walk(recipe: &Recipe, visit: &mut Visit<'_>) -> Result<(), LayerError> {
-    let mut root = Node::default();
+pub(super) fn walk(recipe: &Recipe, visit: &mut VisitItem<'_>) -> Result<(), LayerError> {
+    let mut root = LayerNode::default();
     for input in &recipe.inputs {
         root.plant(input)?;
     }
     descend(root, &mut Vec::new(), visit)
 }
 
-fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Result<(), LayerError> {
+fn descend(mut node: LayerNode<'_>, path: &mut Vec<u8>, visit: &mut VisitItem<'_>) -> Result<(), LayerError> {
     let weak_mode = node.claims.iter().find_map(Claim::weak_mode);
     if node.claims.iter().any(|claim| !claim.weak) {
         node.claims.retain(|claim| !claim.weak);
     }
-    let below = node.children.values().any(Node::is_strong);
+    let below = node.children.values().any(LayerNode::is_strong);
     let seen = look(&node.claims, below)?;
     let (what, mode) = agree(&node.claims, &seen, path, weak_mode)?;
     let hidden = is_hidden(&node.claims, &seen, &what)?;
-    let is_directory = matches!(what, Found::Directory);
+    let is_directory = matches!(what, WalkedContent::Directory);
     if !is_directory {
         node.children.retain(|_, child| child.is_strong());
         if let Some(name) = node.children.keys().next() {
@@ -96,12 +96,12 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
 
     let mut children = node.children;
     for (claim, seen) in node.claims.iter().zip(seen) {
-        if let Seen::Directory(_, Some(HostDirectory { path: host, how, trail })) = seen {
+        if let ClaimedContent::Directory(_, Some(HostDirectory { path: host, how, trail })) = seen {
             let reading = |error| LayerError::reading(&host, error);
             for entry in fs::read_dir(&host).map_err(reading)? {
                 let entry = entry.map_err(reading)?;
                 let name = entry.file_name().into_vec();
-                if matches!(how, How::Link(_)) && is_bookkeeping(path, &name) {
+                if matches!(how, PathUse::Link(_)) && is_bookkeeping(path, &name) {
                     continue;
                 }
                 let kind = entry.file_type().map_err(reading)?;
@@ -124,14 +124,14 @@ fn descend(mut node: Node<'_>, path: &mut Vec<u8>, visit: &mut Visit<'_>) -> Res
 
 /// Looks at every claim. Where more than one thing is asked for, links to directories are merged like directories:
 /// nixpkgs' packages have `sbin -> bin`, its environments `bin -> …/bin`.
-fn look<'a>(claims: &[Claim<'a>], more_below: bool) -> Result<Vec<Seen<'a>>, LayerError> {
-    let mut seen: Vec<Seen<'a>> = claims.iter().map(Claim::look).collect::<Result<_, _>>()?;
+fn look<'a>(claims: &[Claim<'a>], more_below: bool) -> Result<Vec<ClaimedContent<'a>>, LayerError> {
+    let mut seen: Vec<ClaimedContent<'a>> = claims.iter().map(Claim::look).collect::<Result<_, _>>()?;
     if claims.len() > 1 || more_below {
         let mut directories = Vec::new();
         for (claim, seen) in claims.iter().zip(&seen) {
             directories.extend(match seen {
-                Seen::Directory(mode, host) => Some(Seen::Directory(*mode, host.clone())),
-                Seen::Symlink(_) => claim.as_directory()?,
+                ClaimedContent::Directory(mode, host) => Some(ClaimedContent::Directory(*mode, host.clone())),
+                ClaimedContent::Symlink(_) => claim.as_directory()?,
                 _ => None,
             });
         }
@@ -146,54 +146,56 @@ fn look<'a>(claims: &[Claim<'a>], more_below: bool) -> Result<Vec<Seen<'a>>, Lay
 /// stays open to all where an input has a /tmp too.
 fn agree(
     claims: &[Claim<'_>],
-    seen: &[Seen<'_>],
+    seen: &[ClaimedContent<'_>],
     path: &[u8],
     weak_mode: Option<Mode>,
-) -> Result<(Found, u32), LayerError> {
+) -> Result<(WalkedContent, u32), LayerError> {
     let conflict = |second: usize| {
         let (first, second) = (claims[0].host(), claims[second].host());
         LayerError::Conflict { target: display(path), first, second }
     };
     match &seen.first() {
-        None | Some(Seen::Directory(..)) => {
+        None | Some(ClaimedContent::Directory(..)) => {
             let mut mode = None;
             for (n, seen) in seen.iter().enumerate() {
                 match seen {
-                    Seen::Directory(Some(asked), _) if mode.is_some_and(|mode| mode != *asked) => {
+                    ClaimedContent::Directory(Some(asked), _) if mode.is_some_and(|mode| mode != *asked) => {
                         return Err(conflict(n));
                     }
-                    Seen::Directory(Some(asked), _) => mode = Some(*asked),
-                    Seen::Directory(None, _) => {}
+                    ClaimedContent::Directory(Some(asked), _) => mode = Some(*asked),
+                    ClaimedContent::Directory(None, _) => {}
                     _ => return Err(conflict(n)),
                 }
             }
             // A tree that is copied brings its directories; those that only hold what we put there are ours.
-            let copied = |seen: &Seen<'_>| match seen {
-                Seen::Directory(_, Some(host)) => !matches!(host.how, How::Link(_)),
+            let copied = |seen: &ClaimedContent<'_>| match seen {
+                ClaimedContent::Directory(_, Some(host)) => !matches!(host.how, PathUse::Link(_)),
                 _ => false,
             };
             let default = if seen.iter().any(copied) { 0o555 } else { 0o755 };
-            Ok((Found::Directory, mode.or(weak_mode).map_or(default, |Mode(mode)| mode)))
+            Ok((WalkedContent::Directory, mode.or(weak_mode).map_or(default, |Mode(mode)| mode)))
         }
-        Some(Seen::Symlink(first)) => {
+        Some(ClaimedContent::Symlink(first)) => {
             let mut target = first;
             for (n, seen) in seen.iter().enumerate().skip(1) {
                 match seen {
-                    Seen::Symlink(other) if other == first => {}
+                    ClaimedContent::Symlink(other) if other == first => {}
                     // Two packages with the same file: either will do, so the choice must not depend on their order.
-                    Seen::Symlink(other) if lead_to_same_file(first, other)? => target = target.min(other),
+                    ClaimedContent::Symlink(other) if lead_to_same_file(first, other)? => target = target.min(other),
                     _ => return Err(conflict(n)),
                 }
             }
-            Ok((Found::Symlink(target.clone()), 0o777))
+            Ok((WalkedContent::Symlink(target.clone()), 0o777))
         }
-        Some(Seen::Text(text, mode)) if seen.len() == 1 => Ok((Found::Text(text.as_bytes().to_vec()), mode.0)),
-        Some(Seen::Text(..)) => Err(conflict(1)),
-        Some(Seen::File(host)) => {
+        Some(ClaimedContent::Text(text, mode)) if seen.len() == 1 => {
+            Ok((WalkedContent::Text(text.as_bytes().to_vec()), mode.0))
+        }
+        Some(ClaimedContent::Text(..)) => Err(conflict(1)),
+        Some(ClaimedContent::File(host)) => {
             let (mut file, size, executable) = open(host)?;
             for (n, other) in seen.iter().enumerate().skip(1) {
                 let same = match other {
-                    Seen::File(other) => {
+                    ClaimedContent::File(other) => {
                         let (other_file, other_size, other_executable) = open(other)?;
                         (size, executable) == (other_size, other_executable) && same_bytes(&file, &other_file, host)?
                     }
@@ -204,7 +206,7 @@ fn agree(
                 }
                 file.rewind().map_err(|error| LayerError::reading(host, error))?;
             }
-            Ok((Found::File(file, size), if executable { 0o555 } else { 0o444 }))
+            Ok((WalkedContent::File(file, size), if executable { 0o555 } else { 0o444 }))
         }
     }
 }
@@ -212,20 +214,20 @@ fn agree(
 /// Whether others on the host cannot read what is there: any of the files, or any of the directories. Those that inputs
 /// name are not asked, and nothing above them is: a folder that `mktemp -d` made is shut like a home. Whatever is in the Nix
 /// store everybody can read.
-fn is_hidden(claims: &[Claim<'_>], seen: &[Seen<'_>], what: &Found) -> Result<bool, LayerError> {
+fn is_hidden(claims: &[Claim<'_>], seen: &[ClaimedContent<'_>], what: &WalkedContent) -> Result<bool, LayerError> {
     const READ: u32 = 0o4;
     const ENTER: u32 = 0o5;
     if claims.iter().all(|claim| claim.in_store) {
         return Ok(false);
     }
-    if let ([_], Found::File(file, _)) = (seen, what) {
+    if let ([_], WalkedContent::File(file, _)) = (seen, what) {
         let metadata = file.metadata().map_err(|error| LayerError::reading(&claims[0].host(), error))?;
         return Ok(metadata.mode() & READ != READ);
     }
     let mut places = claims.iter().zip(seen).filter_map(|(claim, seen)| match (what, seen) {
-        (Found::File(..), Seen::File(host)) => Some((host, READ)),
-        (Found::Directory, Seen::Directory(_, Some(HostDirectory { path, how, .. })))
-            if !matches!(how, How::Link(_)) && claim.host() != claim.input =>
+        (WalkedContent::File(..), ClaimedContent::File(host)) => Some((host, READ)),
+        (WalkedContent::Directory, ClaimedContent::Directory(_, Some(HostDirectory { path, how, .. })))
+            if !matches!(how, PathUse::Link(_)) && claim.host() != claim.input =>
         {
             Some((path, ENTER))
         }

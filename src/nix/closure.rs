@@ -79,7 +79,7 @@ impl ClosureGraph {
         for info in infos {
             graph.insert(info)?;
         }
-        Index::new(&graph.nodes)?;
+        ClosureIndex::new(&graph.nodes)?;
         Ok(graph)
     }
 
@@ -150,7 +150,7 @@ impl ClosureGraph {
     /// graph. A path's count is always larger than that of whatever needs it. Paths outside the graph are left out.
     #[must_use]
     pub fn referrer_counts(&self, within: &BTreeSet<StorePath>) -> BTreeMap<StorePath, u32> {
-        let Ok(index) = Index::new(&self.nodes) else { return BTreeMap::new() };
+        let Ok(index) = ClosureIndex::new(&self.nodes) else { return BTreeMap::new() };
         let members: Vec<usize> = within.iter().filter_map(|path| index.position(path)).collect();
         let mut counts = vec![0_u32; index.paths.len()];
         // 64 referrers at a time, one bit each, handed down along the references: linear memory at any size.
@@ -181,13 +181,13 @@ impl ClosureGraph {
 }
 
 /// The graph by number, in the order of the paths, and a topological order of it.
-struct Index<'a> {
+struct ClosureIndex<'a> {
     paths: Vec<&'a StorePath>,
     references: Vec<Vec<usize>>,
     referrers_first: Vec<usize>,
 }
 
-impl<'a> Index<'a> {
+impl<'a> ClosureIndex<'a> {
     fn new(nodes: &'a BTreeMap<StorePath, PathInfo>) -> Result<Self, ClosureError> {
         let mut index = Self { paths: nodes.keys().collect(), references: Vec::new(), referrers_first: Vec::new() };
         for info in nodes.values() {

@@ -15,7 +15,7 @@ use std::{fs, io};
 
 use crate::class::{Class, Classified};
 use crate::disk::files::free_space;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::nix::store_path::{NarHash, StoreDir, StorePathError, nixbase32};
 use crate::oci::digest::Digest;
 

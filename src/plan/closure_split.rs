@@ -31,7 +31,7 @@ pub(crate) const MIN_SIZE: u64 = 4_000_000;
 
 /// One image's closure, as the split needs it.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct SplitRequest {
     /// The store paths to split.
     pub closure: BTreeSet<StorePath>,
     /// Layers it may be split into at most; 1 or more.
@@ -42,7 +42,7 @@ pub struct Request {
 
 /// Store paths that share a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
+pub struct ClosurePart {
     /// The paths, those that most others refer to first.
     pub paths: Vec<StorePath>,
     /// Sum of their NAR sizes in bytes.
@@ -53,15 +53,15 @@ pub struct Part {
 
 /// Splits all closures at once; for each request its parts, bottom first.
 #[must_use]
-pub fn split(graph: &ClosureGraph, requests: &[Request]) -> Vec<Vec<Part>> {
-    let mut plans: Vec<Vec<Part>> = vec![Vec::new(); requests.len()];
+pub fn split(graph: &ClosureGraph, requests: &[SplitRequest]) -> Vec<Vec<ClosurePart>> {
+    let mut plans: Vec<Vec<ClosurePart>> = vec![Vec::new(); requests.len()];
     let (free, locked): (Vec<_>, Vec<_>) = (0..requests.len()).partition(|&n| requests[n].locked.is_none());
-    let together: Vec<&Request> = free.iter().map(|&n| &requests[n]).collect();
+    let together: Vec<&SplitRequest> = free.iter().map(|&n| &requests[n]).collect();
     for (n, parts) in free.into_iter().zip(split_together(graph, &together)) {
         plans[n] = parts;
     }
     for &n in &locked {
-        let Request { closure, max_layers, locked } = &requests[n];
+        let SplitRequest { closure, max_layers, locked } = &requests[n];
         plans[n] = split_locked(graph, closure, locked.as_deref().unwrap_or_default(), *max_layers);
     }
     let mut users: BTreeMap<Vec<StorePath>, BTreeSet<usize>> = BTreeMap::new();
@@ -77,7 +77,7 @@ pub fn split(graph: &ClosureGraph, requests: &[Request]) -> Vec<Vec<Part>> {
 }
 
 /// Splits closures so that what they share lies in the same layers.
-fn split_together(graph: &ClosureGraph, requests: &[&Request]) -> Vec<Vec<Part>> {
+fn split_together(graph: &ClosureGraph, requests: &[&SplitRequest]) -> Vec<Vec<ClosurePart>> {
     let mut groups = group(graph, requests);
     for (n, request) in requests.iter().enumerate() {
         while groups.keys().filter(|users| users.contains(&n)).count() > request.max_layers {
@@ -94,7 +94,7 @@ fn split_together(graph: &ClosureGraph, requests: &[&Request]) -> Vec<Vec<Part>>
 
     let everything: BTreeSet<StorePath> = requests.iter().flat_map(|request| request.closure.iter().cloned()).collect();
     let referrers = graph.referrer_counts(&everything);
-    let mut groups: Vec<Vec<Part>> = groups
+    let mut groups: Vec<Vec<ClosurePart>> = groups
         .into_iter()
         .map(|(users, paths)| {
             let mut paths: Vec<StorePath> = paths.into_iter().collect();
@@ -103,18 +103,18 @@ fn split_together(graph: &ClosureGraph, requests: &[&Request]) -> Vec<Vec<Part>>
                 let content = info.map(|info| (info.nar_size, info.nar_hash.to_string()));
                 (Reverse(referrers.get(path).copied()), path.name().to_owned(), content, path.clone())
             });
-            let single = |path: StorePath| Part { users: users.clone(), ..part_of(graph, vec![path]) };
+            let single = |path: StorePath| ClosurePart { users: users.clone(), ..part_of(graph, vec![path]) };
             let is_app = |path: &StorePath| users.len() == 1 && referrers.get(path).is_none_or(|&count| count == 0);
             let (apps, libraries): (Vec<_>, Vec<_>) = paths.into_iter().partition(is_app);
-            let mut parts: Vec<Part> = libraries.into_iter().map(single).collect();
+            let mut parts: Vec<ClosurePart> = libraries.into_iter().map(single).collect();
             join_small(&mut parts);
-            let mut apps: Vec<Part> = apps.into_iter().map(single).collect();
+            let mut apps: Vec<ClosurePart> = apps.into_iter().map(single).collect();
             join_small(&mut apps);
             parts.append(&mut apps);
             parts
         })
         .collect();
-    let weight = |parts: &[Part]| parts.iter().map(|part| part.size).sum::<u64>();
+    let weight = |parts: &[ClosurePart]| parts.iter().map(|part| part.size).sum::<u64>();
     groups.sort_by_key(|parts| (Reverse(parts[0].users.len()), Reverse(weight(parts)), parts[0].users.clone()));
 
     for (n, request) in requests.iter().enumerate() {
@@ -133,7 +133,7 @@ fn split_together(graph: &ClosureGraph, requests: &[&Request]) -> Vec<Vec<Part>>
 type Groups = BTreeMap<BTreeSet<usize>, BTreeSet<StorePath>>;
 
 /// The paths by the set of requests that need them; shared groups below the minimum are dissolved.
-fn group(graph: &ClosureGraph, requests: &[&Request]) -> Groups {
+fn group(graph: &ClosureGraph, requests: &[&SplitRequest]) -> Groups {
     let mut users: BTreeMap<&StorePath, BTreeSet<usize>> = BTreeMap::new();
     for (n, request) in requests.iter().enumerate() {
         for path in &request.closure {
@@ -161,13 +161,13 @@ fn dissolve(groups: &mut Groups, users: &BTreeSet<usize>) {
     }
 }
 
-fn mine(groups: &[Vec<Part>], n: usize) -> impl Iterator<Item = &Vec<Part>> {
+fn mine(groups: &[Vec<ClosurePart>], n: usize) -> impl Iterator<Item = &Vec<ClosurePart>> {
     groups.iter().filter(move |parts| parts[0].users.contains(&n))
 }
 
 /// A part of these paths, of no request yet.
-pub(super) fn part_of(graph: &ClosureGraph, paths: Vec<StorePath>) -> Part {
-    Part { size: paths.iter().map(|path| size_of(graph, path)).sum(), paths, users: BTreeSet::new() }
+pub(super) fn part_of(graph: &ClosureGraph, paths: Vec<StorePath>) -> ClosurePart {
+    ClosurePart { size: paths.iter().map(|path| size_of(graph, path)).sum(), paths, users: BTreeSet::new() }
 }
 
 fn size_of(graph: &ClosureGraph, path: &StorePath) -> u64 {
@@ -179,7 +179,7 @@ fn total(graph: &ClosureGraph, paths: &BTreeSet<StorePath>) -> u64 {
 }
 
 /// Joins every part below the minimum with its smaller neighbour, the smallest part first.
-fn join_small(parts: &mut Vec<Part>) {
+fn join_small(parts: &mut Vec<ClosurePart>) {
     while parts.len() > 1 {
         let Some((at, _)) =
             parts.iter().enumerate().filter(|(_, part)| part.size < MIN_SIZE).min_by_key(|(_, part)| part.size)
@@ -194,7 +194,7 @@ fn join_small(parts: &mut Vec<Part>) {
 }
 
 /// Joins the parts at `at` and `at + 1`.
-pub(super) fn join(parts: &mut Vec<Part>, at: usize) {
+pub(super) fn join(parts: &mut Vec<ClosurePart>, at: usize) {
     let upper = parts.remove(at + 1);
     parts[at].size += upper.size;
     parts[at].paths.extend(upper.paths);
@@ -229,7 +229,7 @@ mod tests {
         (graph, (0..nodes.len()).map(|n| store.parse(&base(n)).unwrap()).collect())
     }
 
-    fn names(parts: &[Part]) -> Vec<String> {
+    fn names(parts: &[ClosurePart]) -> Vec<String> {
         parts.iter().map(|part| part.paths.iter().map(StorePath::name).collect::<Vec<_>>().join(" ")).collect()
     }
 
@@ -242,8 +242,8 @@ mod tests {
         ("webui", 90, &[4]),
     ];
 
-    fn request(graph: &ClosureGraph, root: &StorePath, max_layers: usize) -> Request {
-        Request { closure: graph.closure_of([root]).unwrap(), max_layers, locked: None }
+    fn request(graph: &ClosureGraph, root: &StorePath, max_layers: usize) -> SplitRequest {
+        SplitRequest { closure: graph.closure_of([root]).unwrap(), max_layers, locked: None }
     }
 
     #[test]

@@ -16,13 +16,13 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use self::models::{PlannedModel, warnings};
 use crate::class::{Class, Classified};
-use crate::image::{Inherited, Layer, LayerKind, LayerRecord, ModelPart};
+use crate::image::{BuiltLayer, Inherited, LayerKind, LayerRecord, ModelPart};
 use crate::layer::{FORMAT, Input, Known, Perm, Recipe};
 use crate::names::Name;
 use crate::nix::closure::{ClosureError, ClosureGraph};
 use crate::nix::store_path::{StoreDir, StorePath};
-use crate::plan::closure_split::{Part, Request, split};
-use crate::spec::content::{Content, Root};
+use crate::plan::closure_split::{ClosurePart, SplitRequest, split};
+use crate::spec::content::{SpecContent, StoreRoot};
 use crate::spec::{ImageSpec, LAYER_LIMIT, LayerSpec};
 
 /// Why there is no plan.
@@ -111,7 +111,7 @@ pub(crate) struct Planned {
     /// How its bytes are made.
     pub(crate) recipe: Recipe,
     /// What it was built as, where that is known.
-    pub(crate) built: Option<Layer>,
+    pub(crate) built: Option<BuiltLayer>,
     /// For a layer whose files are to be known by their digests, as those of models: the digests that are known already.
     pub(crate) digests: Option<Known>,
 }
@@ -119,7 +119,7 @@ pub(crate) struct Planned {
 impl Planned {
     /// A layer that exists.
     #[must_use]
-    pub(crate) fn from_layer(layer: Layer) -> Self {
+    pub(crate) fn from_layer(layer: BuiltLayer) -> Self {
         let LayerRecord { kind, part, title, why, .. } = layer.record.clone();
         Self { kind, part, title, why, recipe: layer.recipe.clone(), built: Some(layer), digests: None }
     }
@@ -157,11 +157,11 @@ pub(crate) struct ImageRequest {
     /// Its models, in any order.
     pub(crate) models: Vec<PlannedModel>,
     /// The layers of the image that it is built upon but for those of models, bottom first.
-    pub(crate) base: Vec<Layer>,
+    pub(crate) base: Vec<BuiltLayer>,
     /// What that image hands down.
     pub(crate) inherited: Option<Inherited>,
     /// Its explicit layers, bottom first.
-    pub(crate) layers: Vec<Layer>,
+    pub(crate) layers: Vec<BuiltLayer>,
 }
 
 /// The plan of one image.
@@ -182,14 +182,14 @@ pub(crate) struct ImagePlan {
 /// # Errors
 /// See [`PlanError`].
 pub(crate) fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> Result<Vec<ImagePlan>, PlanError> {
-    let closures: Vec<Request> = requests
+    let closures: Vec<SplitRequest> = requests
         .iter()
         .map(|ImageRequest { spec, base, layers, .. }| {
             let mut closure = closure(graph, &spec.roots(), &spec.name)?;
-            let below: Vec<&Layer> = base.iter().chain(layers).collect();
+            let below: Vec<&BuiltLayer> = base.iter().chain(layers).collect();
             check_names(graph, spec, &closure, &below)?;
             without_layers(&mut closure, below, &spec.store_dir);
-            Ok(Request { closure, max_layers: spec.max_layers, locked: spec.closure_layers.clone() })
+            Ok(SplitRequest { closure, max_layers: spec.max_layers, locked: spec.closure_layers.clone() })
         })
         .collect::<Result<_, PlanError>>()?;
     let parts = split(graph, &closures);
@@ -201,7 +201,7 @@ fn plan_image(
     graph: &ClosureGraph,
     names: &[String],
     ImageRequest { spec, mut models, base, inherited, layers }: ImageRequest,
-    parts: &[Part],
+    parts: &[ClosurePart],
 ) -> Result<ImagePlan, PlanError> {
     models::sort(&mut models);
     if let Some((first, second, target)) = models::collision(&models) {
@@ -211,8 +211,8 @@ fn plan_image(
     let mut planned = models::stacked(models);
     let of_models = planned.len();
     planned.extend(base.into_iter().chain(layers).map(Planned::from_layer));
-    let named = |part: &Part| part.users.iter().map(|&n| names[n].as_str()).collect::<Vec<_>>().join(", ");
-    let shared_by = |part: &Part| match part.users.len() {
+    let named = |part: &ClosurePart| part.users.iter().map(|&n| names[n].as_str()).collect::<Vec<_>>().join(", ");
+    let shared_by = |part: &ClosurePart| match part.users.len() {
         1 if spec.closure_layers.is_some() => "where the plan lock has it".to_owned(),
         count if spec.closure_layers.is_some() => {
             format!("where the plan lock has it, in {count} images ({})", named(part))
@@ -238,10 +238,14 @@ fn plan_image(
 ///
 /// # Errors
 /// See [`PlanError`].
-pub(crate) fn plan_layers(graph: &ClosureGraph, spec: &LayerSpec, below: &[Layer]) -> Result<Vec<Planned>, PlanError> {
+pub(crate) fn plan_layers(
+    graph: &ClosureGraph,
+    spec: &LayerSpec,
+    below: &[BuiltLayer],
+) -> Result<Vec<Planned>, PlanError> {
     let mut closure = closure(graph, &spec.content.roots(&spec.store_dir), &spec.name)?;
     without_layers(&mut closure, below, &spec.store_dir);
-    let parts = split(graph, &[Request { closure, max_layers: spec.max_layers, locked: None }]);
+    let parts = split(graph, &[SplitRequest { closure, max_layers: spec.max_layers, locked: None }]);
     let why = format!("built by itself, as '{}'", spec.name);
     let mut planned: Vec<_> =
         parts[0].iter().map(|part| closure_layer(graph, &spec.store_dir, part, why.clone())).collect();
@@ -269,11 +273,11 @@ pub(crate) fn plan_layers(graph: &ClosureGraph, spec: &LayerSpec, below: &[Layer
     Ok(planned)
 }
 
-fn closure(graph: &ClosureGraph, roots: &[Root], name: &str) -> Result<BTreeSet<StorePath>, PlanError> {
+fn closure(graph: &ClosureGraph, roots: &[StoreRoot], name: &str) -> Result<BTreeSet<StorePath>, PlanError> {
     let mut starts = BTreeSet::new();
     for root in roots {
         match (root, graph.get(root.path())) {
-            (Root::Moved(_), Some(info)) if !info.self_reference => starts.extend(info.references.iter().cloned()),
+            (StoreRoot::Moved(_), Some(info)) if !info.self_reference => starts.extend(info.references.iter().cloned()),
             _ => starts.extend(in_graph(graph, root).cloned()),
         }
     }
@@ -281,9 +285,9 @@ fn closure(graph: &ClosureGraph, roots: &[Root], name: &str) -> Result<BTreeSet<
 }
 
 /// The store path that a root stands for: a text may mention it by its hash alone.
-fn in_graph<'a>(graph: &'a ClosureGraph, root: &'a Root) -> Option<&'a StorePath> {
+fn in_graph<'a>(graph: &'a ClosureGraph, root: &'a StoreRoot) -> Option<&'a StorePath> {
     match (root, graph.get(root.path())) {
-        (Root::Mentioned(path), None) => {
+        (StoreRoot::Mentioned(path), None) => {
             graph.iter().map(|info| &info.path).find(|known| known.hash_part() == path.hash_part())
         }
         _ => Some(root.path()),
@@ -295,10 +299,10 @@ fn check_names(
     graph: &ClosureGraph,
     spec: &ImageSpec,
     closure: &BTreeSet<StorePath>,
-    layers: &[&Layer],
+    layers: &[&BuiltLayer],
 ) -> Result<(), PlanError> {
     let roots = spec.roots();
-    let in_layers: BTreeMap<StorePath, &Layer> =
+    let in_layers: BTreeMap<StorePath, &BuiltLayer> =
         layers.iter().flat_map(|layer| paths_of(layer, &spec.store_dir).map(move |path| (path, *layer))).collect();
     let named = || roots.iter().filter_map(|root| in_graph(graph, root));
     let all: BTreeSet<&StorePath> = closure.iter().chain(named()).chain(in_layers.keys()).collect();
@@ -321,7 +325,7 @@ fn check_names(
 }
 
 /// The store paths that a layer has as they are.
-fn paths_of<'a>(layer: &'a Layer, store: &'a StoreDir) -> impl Iterator<Item = StorePath> + 'a {
+fn paths_of<'a>(layer: &'a BuiltLayer, store: &'a StoreDir) -> impl Iterator<Item = StorePath> + 'a {
     layer.recipe.inputs.iter().filter_map(|input| match input {
         Input::StorePath { path, .. } => store.parse(&path.to_string_lossy()).ok(),
         _ => None,
@@ -330,7 +334,7 @@ fn paths_of<'a>(layer: &'a Layer, store: &'a StoreDir) -> impl Iterator<Item = S
 
 fn without_layers<'a>(
     closure: &mut BTreeSet<StorePath>,
-    layers: impl IntoIterator<Item = &'a Layer>,
+    layers: impl IntoIterator<Item = &'a BuiltLayer>,
     store: &'a StoreDir,
 ) {
     for path in layers.into_iter().flat_map(|layer| paths_of(layer, store)) {
@@ -338,7 +342,7 @@ fn without_layers<'a>(
     }
 }
 
-fn closure_layer(graph: &ClosureGraph, store: &StoreDir, part: &Part, why: String) -> Planned {
+fn closure_layer(graph: &ClosureGraph, store: &StoreDir, part: &ClosurePart, why: String) -> Planned {
     let input = |path: &StorePath| Input::StorePath {
         path: store.display(path).into(),
         nar_hash: graph.get(path).map(|info| info.nar_hash),
@@ -367,7 +371,7 @@ fn title(first: &str, count: usize) -> String {
 fn root_layer(
     graph: &ClosureGraph,
     store: &StoreDir,
-    (name, content, engine_inputs, perms): (&str, &Content, Vec<Input>, &[Perm]),
+    (name, content, engine_inputs, perms): (&str, &SpecContent, Vec<Input>, &[Perm]),
 ) -> Result<Option<Planned>, PlanError> {
     let mut inputs = content.root_inputs();
     name_hashes(&mut inputs, graph, store);

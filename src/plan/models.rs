@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Planned;
-use crate::image::{Layer, LayerKind, ModelPart};
+use crate::image::{BuiltLayer, LayerKind, ModelPart};
 use crate::layer::{FORMAT, Input, LayerError, Recipe, measure};
 use crate::model::read::named::is_only_weights;
 use crate::names::Name;
@@ -69,7 +69,7 @@ impl PlannedModel {
 
     /// A model that exists, with its layers, bottom first.
     #[must_use]
-    pub(crate) fn of_layers(name: Name, layers: Vec<Layer>) -> Self {
+    pub(crate) fn of_layers(name: Name, layers: Vec<BuiltLayer>) -> Self {
         let weights = layers.iter().filter(|layer| layer.record.is_weights()).map(|layer| layer.record.size).sum();
         Self { name, weights, layers: layers.into_iter().map(Planned::from_layer).collect() }
     }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::closure_split::{MIN_SIZE, Part, join, part_of};
+use super::closure_split::{ClosurePart, MIN_SIZE, join, part_of};
 use crate::nix::closure::ClosureGraph;
 use crate::nix::store_path::StorePath;
 
@@ -72,7 +72,7 @@ pub(super) fn split_locked(
     closure: &BTreeSet<StorePath>,
     layers: &[Vec<String>],
     max_layers: usize,
-) -> Vec<Part> {
+) -> Vec<ClosurePart> {
     let mut places: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for (n, layer) in layers.iter().enumerate() {
         for (at, name) in layer.iter().enumerate() {
@@ -94,7 +94,7 @@ pub(super) fn split_locked(
         };
         slots.entry(slot).or_default().push((at, path));
     }
-    let mut parts: Vec<Part> = Vec::new();
+    let mut parts: Vec<ClosurePart> = Vec::new();
     for ((_, known), mut paths) in slots {
         paths.sort_by_cached_key(|(at, path)| {
             let content = graph.get(path).map(|info| (info.nar_size, info.nar_hash.to_string()));
@@ -120,7 +120,7 @@ pub(super) fn split_locked(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::closure_split::{Request, split};
+    use super::super::closure_split::{SplitRequest, split};
     use super::*;
     use crate::nix::store_path::{StoreDir, nixbase32};
     use crate::oci::digest::Digest;
@@ -143,7 +143,7 @@ mod tests {
         (graph, (0..nodes.len()).map(|n| store.parse(&path(n)).unwrap()).collect())
     }
 
-    fn names(parts: &[Part]) -> Vec<String> {
+    fn names(parts: &[ClosurePart]) -> Vec<String> {
         parts.iter().map(|part| part.paths.iter().map(StorePath::name).collect::<Vec<_>>().join(" ")).collect()
     }
 
@@ -203,11 +203,11 @@ mod tests {
             let nodes: Vec<(&str, u64, &[usize])> =
                 (0..seed.len()).map(|n| (labels[n].as_str(), seed[n].0, references[n].as_slice())).collect();
             let (graph, paths) = graph(&nodes);
-            let mut requests: Vec<Request> = roots.iter().map(|&r| {
+            let mut requests: Vec<SplitRequest> = roots.iter().map(|&r| {
                 let closure = graph.closure_of([&paths[r % paths.len()]]).unwrap();
-                Request { closure, max_layers: max, locked: None }
+                SplitRequest { closure, max_layers: max, locked: None }
             }).collect();
-            let of = |plans: Vec<Vec<Part>>| -> Vec<Vec<Vec<StorePath>>> {
+            let of = |plans: Vec<Vec<ClosurePart>>| -> Vec<Vec<Vec<StorePath>>> {
                 plans.into_iter().map(|parts| parts.into_iter().map(|part| part.paths).collect()).collect()
             };
             let free = of(split(&graph, &requests));

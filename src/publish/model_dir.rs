@@ -30,12 +30,12 @@ use rustix::fs::ioctl_ficlone;
 use crate::class::{Class, Classified};
 use crate::disk::pipe::{PipeError, Readers};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError, bounded};
+use crate::disk::{AtPath, WriteError, bounded};
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::ImageKind;
 use crate::layer::output::{Output, Verify, is_untouched};
-use crate::layer::{Content, Kind, LayerError, Sink};
-use crate::model::forms::artifact::{Model, ModelFile};
+use crate::layer::{LayerError, MemberContent, Sink, TarEntryKind};
+use crate::model::forms::artifact::{DescribedModel, ModelFile};
 use crate::model::forms::ollama::OllamaError;
 use crate::oci::digest::Digest;
 
@@ -101,22 +101,22 @@ impl Classified for FormError {
 #[derive(Debug, Clone)]
 pub struct ModelDir {
     /// The model.
-    pub model: Model,
+    pub model: DescribedModel,
     /// Name and tag of its image.
     pub(crate) reference: String,
-    pub(super) sources: BTreeMap<Digest, Source>,
+    pub(super) sources: BTreeMap<Digest, LocalFile>,
 }
 
 /// A file of a model on this machine.
 #[derive(Debug, Clone)]
-pub(super) struct Source {
+pub(super) struct LocalFile {
     path: PathBuf,
     pub(super) size: u64,
     in_store: bool,
 }
 
 /// The model in an image directory, without looking for its files.
-pub(super) fn described(image: &ImageDir) -> Result<(Model, BTreeMap<Digest, PathBuf>), FormError> {
+pub(super) fn described(image: &ImageDir) -> Result<(DescribedModel, BTreeMap<Digest, PathBuf>), FormError> {
     let no_model = |message: &str| FormError::NoModel { path: image.path().to_owned(), message: message.to_owned() };
     let summary = image.summary();
     let ([platform], ImageKind::Model) = (&summary.platforms[..], summary.kind) else {
@@ -134,7 +134,7 @@ pub(super) fn described(image: &ImageDir) -> Result<(Model, BTreeMap<Digest, Pat
     let file = |path: &Path, size, sha256| ModelFile { path: path.to_string_lossy().into_owned(), size, sha256 };
     let files = record.files.iter().map(|of| file(&of.path, of.size, of.sha256)).collect();
     let places = record.files.iter().map(|file| (file.sha256, file.path.clone())).collect();
-    Ok((Model::new(name, facts.clone(), files), places))
+    Ok((DescribedModel::new(name, facts.clone(), files), places))
 }
 
 impl ModelDir {
@@ -144,12 +144,14 @@ impl ModelDir {
     /// If it is not a model, or a file is not there any more.
     pub fn open(image: &ImageDir) -> Result<Self, FormError> {
         let (model, places) = described(image)?;
-        let mut found: BTreeMap<PathBuf, Source> = BTreeMap::new();
+        let mut found: BTreeMap<PathBuf, LocalFile> = BTreeMap::new();
         for layer in image.summary().layers() {
             image.description(layer)?.recipe.members(&mut |member| {
-                if let (Content::File(_, in_store), Kind::File(size)) = (&member.content, &member.entry.kind) {
+                if let (MemberContent::File(_, in_store), TarEntryKind::File(size)) =
+                    (&member.content, &member.entry.kind)
+                {
                     let place = Path::new("/").join(OsStr::from_bytes(&member.entry.path));
-                    found.insert(place, Source { path: member.host, size: *size, in_store: *in_store });
+                    found.insert(place, LocalFile { path: member.host, size: *size, in_store: *in_store });
                 }
                 Ok(())
             })?;
@@ -174,7 +176,7 @@ impl ModelDir {
         &self.source(digest).path
     }
 
-    fn source(&self, digest: Digest) -> &Source {
+    fn source(&self, digest: Digest) -> &LocalFile {
         self.sources.get(&digest).expect("a form has no other files than the model's")
     }
 
@@ -210,7 +212,7 @@ impl ModelDir {
     }
 
     /// Shares the data of a file that the Nix store vouches for, or the file itself. `false` where that cannot be.
-    fn share(&self, Source { path, size, in_store }: &Source, to: &Path) -> Result<bool, FormError> {
+    fn share(&self, LocalFile { path, size, in_store }: &LocalFile, to: &Path) -> Result<bool, FormError> {
         let reading = |source| FormError::Read { path: path.clone(), source };
         // What leads to the file may be a link, and a link would be linked.
         let path = std::fs::canonicalize(path).map_err(reading)?;
@@ -230,7 +232,7 @@ impl ModelDir {
 
     /// Gives the bytes of a file to an output.
     pub(super) fn give(&self, digest: Digest, output: &mut Output<'_>) -> Result<(), FormError> {
-        let Source { path, size, in_store } = self.source(digest);
+        let LocalFile { path, size, in_store } = self.source(digest);
         let reading = |source| FormError::Read { path: path.clone(), source };
         let file = bounded::open(path).map_err(reading)?;
         if file.metadata().map_err(reading)?.len() != *size {

@@ -6,14 +6,14 @@ use std::path::Path;
 use oci_spec::image::MediaType;
 
 use super::model_dir::{FormError, ModelDir};
-use crate::disk::At;
+use crate::disk::AtPath;
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
 use crate::image::archive::{pad, put_header};
-use crate::image::{Blob, index_json, oci_layout};
+use crate::image::{SmallBlob, index_json, oci_layout};
 use crate::layer::output::{Output, Verify};
-use crate::layer::{Kind, Sink, TRAILER};
-use crate::model::forms::artifact::{Artifact, Document};
+use crate::layer::{Sink, TRAILER, TarEntryKind};
+use crate::model::forms::artifact::{Artifact, ArtifactDocument};
 use crate::model::forms::ollama::{OllamaModel, blob_path};
 
 /// Whether an artifact with this name is to be one file.
@@ -22,9 +22,9 @@ pub(crate) fn is_archive(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "tar")
 }
 
-fn index(manifest: &Document, reference: &str) -> Vec<u8> {
-    let Document { media_type, digest, bytes } = manifest.clone();
-    index_json(&Blob { media_type: MediaType::from(media_type), digest, bytes }, reference)
+fn index(manifest: &ArtifactDocument, reference: &str) -> Vec<u8> {
+    let ArtifactDocument { media_type, digest, bytes } = manifest.clone();
+    index_json(&SmallBlob { media_type: MediaType::from(media_type), digest, bytes }, reference)
 }
 
 impl ModelDir {
@@ -47,7 +47,7 @@ impl ModelDir {
     ) -> Result<(), FormError> {
         let blobs = directory.join("blobs/sha256");
         fs::create_dir_all(&blobs).at("create", &blobs)?;
-        for Document { digest, bytes, .. } in [&artifact.config, &artifact.manifest] {
+        for ArtifactDocument { digest, bytes, .. } in [&artifact.config, &artifact.manifest] {
             write_file(&blobs.join(digest.hex()), bytes, progress)?;
         }
         for digest in artifact.layers.keys() {
@@ -80,16 +80,16 @@ impl ModelDir {
             (name(artifact.config.digest.hex()), artifact.config.bytes.clone()),
         ];
         for folder in ["blobs", "blobs/sha256"] {
-            put_header(&mut output, folder, Kind::Directory).at("write", path)?;
+            put_header(&mut output, folder, TarEntryKind::Directory).at("write", path)?;
         }
         for (name, bytes) in small {
             let size = bytes.len() as u64;
-            put_header(&mut output, &name, Kind::File(size)).at("write", path)?;
+            put_header(&mut output, &name, TarEntryKind::File(size)).at("write", path)?;
             output.bytes(&bytes).at("write", path)?;
             pad(&mut output, size).at("write", path)?;
         }
         for (digest, size) in &artifact.layers {
-            put_header(&mut output, &name(digest.hex()), Kind::File(*size)).at("write", path)?;
+            put_header(&mut output, &name(digest.hex()), TarEntryKind::File(*size)).at("write", path)?;
             self.give(*digest, &mut output)?;
             pad(&mut output, *size).at("write", path)?;
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::disk::progress::Progress;
 use crate::image::layout::ImageDir;
-use crate::image::{Layer, LayerKind, LayerRecord};
+use crate::image::{BuiltLayer, LayerKind, LayerRecord};
 use crate::layer::{FORMAT, Input, Mode, Recipe, digest_of};
 use crate::model::forms::ollama::{OllamaError, OllamaSpec, blob_path, ollama};
 use crate::publish::model_dir::{FormError, described};
@@ -17,7 +17,7 @@ use crate::publish::model_dir::{FormError, described};
 ///
 /// # Errors
 /// If a model cannot be read, or Ollama would not take it.
-pub(crate) fn layer(spec: &OllamaSpec, progress: &Progress) -> Result<Layer, FormError> {
+pub(crate) fn layer(spec: &OllamaSpec, progress: &Progress) -> Result<BuiltLayer, FormError> {
     let mut names = BTreeSet::new();
     // By place: models share the blobs that they have in common.
     let mut inputs = BTreeMap::new();
@@ -53,5 +53,5 @@ pub(crate) fn layer(spec: &OllamaSpec, progress: &Progress) -> Result<Layer, For
         ),
         owners: Vec::new(),
     };
-    Ok(Layer { record, recipe, checksums: Some(hashed.noted.checksums), files: Vec::new(), secrets: Vec::new() })
+    Ok(BuiltLayer { record, recipe, checksums: Some(hashed.noted.checksums), files: Vec::new(), secrets: Vec::new() })
 }

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use crate::class::{Class, Classified};
 use crate::disk::pipe::{PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError, bounded};
-use crate::image::archive::{self, Options};
-use crate::image::layout::{Image, ImageDir, LayoutError};
-use crate::image::{Blob, LayerRecord, Packed};
+use crate::disk::{AtPath, WriteError, bounded};
+use crate::image::archive::{self, ArchiveOptions};
+use crate::image::layout::{ImageDir, ImageInMemory, LayoutError};
+use crate::image::{LayerRecord, PackedLayer, SmallBlob};
 use crate::layer::{LayerError, Recipe, Sink};
 use crate::oci::canonical;
 use crate::oci::compression::Compression;
@@ -53,13 +53,13 @@ impl Classified for PackError {
 
 /// The bytes of a layer: a file, or what a recipe makes.
 #[derive(Debug)]
-pub(crate) struct Source<'a> {
+pub(crate) struct LayerBytes<'a> {
     file: Option<PathBuf>,
     recipe: Option<&'a Recipe>,
     progress: &'a Progress,
 }
 
-impl<'a> Source<'a> {
+impl<'a> LayerBytes<'a> {
     /// A file.
     pub(crate) fn file(path: &Path, progress: &'a Progress) -> Self {
         Self { file: Some(path.to_owned()), recipe: None, progress }
@@ -116,7 +116,7 @@ pub(crate) fn packed_size(
     with: Compression,
     progress: &Progress,
 ) -> Result<u64, PackError> {
-    let source = Source::layer(image, layer, progress)?;
+    let source = LayerBytes::layer(image, layer, progress)?;
     if with == Compression::None || layer.packed.is_some() || source.is_whole() {
         return Ok(layer.size);
     }
@@ -175,7 +175,7 @@ impl<W: Write> Write for Hashing<W> {
 /// What is to be said of a layer that was packed to these bytes.
 pub(crate) fn packed(layer: &LayerRecord, with: Compression, digest: Digest, size: u64) -> LayerRecord {
     let (media_type, diff_id, diff_size) = (with.media_type().to_owned(), layer.digest, layer.size);
-    LayerRecord { digest, size, packed: Some(Packed { media_type, diff_id, diff_size }), ..layer.clone() }
+    LayerRecord { digest, size, packed: Some(PackedLayer { media_type, diff_id, diff_size }), ..layer.clone() }
 }
 
 /// An image with other layers in the place of some of its own: the same configs, and manifests and an index that name
@@ -183,13 +183,16 @@ pub(crate) fn packed(layer: &LayerRecord, with: Compression, digest: Digest, siz
 ///
 /// # Errors
 /// If a manifest cannot be read as one.
-pub(crate) fn with_layers(image: &Image, layers: &BTreeMap<Digest, LayerRecord>) -> Result<Image, PackError> {
-    let small: BTreeMap<Digest, &Blob> = image.small_blobs().map(|blob| (blob.digest, blob)).collect();
+pub(crate) fn with_layers(
+    image: &ImageInMemory,
+    layers: &BTreeMap<Digest, LayerRecord>,
+) -> Result<ImageInMemory, PackError> {
+    let small: BTreeMap<Digest, &SmallBlob> = image.small_blobs().map(|blob| (blob.digest, blob)).collect();
     let blob = |digest: Digest| {
         small.get(&digest).copied().ok_or_else(|| PackError::Manifest(digest, "it is not in the image".to_owned()))
     };
     let mut summary = image.summary.clone();
-    let mut manifests: BTreeMap<Digest, Blob> = BTreeMap::new();
+    let mut manifests: BTreeMap<Digest, SmallBlob> = BTreeMap::new();
     for platform in &mut summary.platforms {
         let manifest = changed(blob(platform.digest)?, "layers", |entry, digest| {
             let layer = layers.get(&digest)?;
@@ -212,20 +215,20 @@ pub(crate) fn with_layers(image: &Image, layers: &BTreeMap<Digest, LayerRecord>)
         })?,
     };
     summary.digest = top.digest;
-    let mut blobs: Vec<Blob> =
+    let mut blobs: Vec<SmallBlob> =
         image.blobs.iter().map(|blob| manifests.get(&blob.digest).unwrap_or(blob).clone()).collect();
     blobs.sort_by_key(|blob| blob.digest);
     let recipes = image.recipes.iter().filter(|(digest, _)| !layers.contains_key(digest));
     let recipes = recipes.map(|(digest, description)| (*digest, description.clone())).collect();
-    Ok(Image { summary, top, blobs, recipes })
+    Ok(ImageInMemory { summary, top, blobs, recipes })
 }
 
 /// A manifest or an index with other digests and sizes in the list of this name; byte for byte the same if none is given.
 fn changed(
-    blob: &Blob,
+    blob: &SmallBlob,
     key: &str,
     mut other: impl FnMut(&mut Value, Digest) -> Option<(Digest, u64)>,
-) -> Result<Blob, PackError> {
+) -> Result<SmallBlob, PackError> {
     let malformed = |reason: String| PackError::Manifest(blob.digest, reason);
     let mut document: Value = serde_json::from_slice(&blob.bytes).map_err(|error| malformed(error.to_string()))?;
     let entries = document[key].as_array_mut().ok_or_else(|| malformed(format!("it has no {key}")))?;
@@ -243,7 +246,7 @@ fn changed(
         return Ok(blob.clone());
     }
     let bytes = canonical::to_bytes(&document);
-    Ok(Blob { media_type: blob.media_type.clone(), digest: Digest::of(&bytes), bytes })
+    Ok(SmallBlob { media_type: blob.media_type.clone(), digest: Digest::of(&bytes), bytes })
 }
 
 /// Writes an image with packed layers as an OCI directory, which must exist. Layers that came packed go as they are.
@@ -254,7 +257,7 @@ pub(crate) fn write_directory(
     image: &ImageDir,
     with: Compression,
     directory: &Path,
-    options: Options<'_>,
+    options: ArchiveOptions<'_>,
 ) -> Result<(), PackError> {
     let packed = pack(image, with, directory, options)?;
     packed.write_oci(directory, options.progress)?;
@@ -271,21 +274,26 @@ pub(crate) fn write_archive(
     with: Compression,
     path: &Path,
     folder: &Path,
-    options: Options<'_>,
+    options: ArchiveOptions<'_>,
 ) -> Result<(), PackError> {
     pack(image, with, folder, options)?.write_lean(folder, options.progress)?;
     Ok(archive::write(&ImageDir::open(folder)?, path, false, options).map(drop)?)
 }
 
 /// Packs the layers that are written, several at a time, to blobs in `directory`.
-fn pack(image: &ImageDir, with: Compression, directory: &Path, options: Options<'_>) -> Result<Image, PackError> {
+fn pack(
+    image: &ImageDir,
+    with: Compression,
+    directory: &Path,
+    options: ArchiveOptions<'_>,
+) -> Result<ImageInMemory, PackError> {
     let blobs = directory.join("blobs/sha256");
     fs::create_dir_all(&blobs).at("create", &blobs)?;
     let layers = image.summary().layers();
     let layers: Vec<_> = layers.into_iter().filter(|layer| !options.without.leaves_out(layer)).collect();
     // Each thread takes the next one: rayon's own splitting would give one thread all the large ones.
     let packed = layers.into_par_iter().with_max_len(1).map(|layer| {
-        let source = Source::layer(image, layer, options.progress)?;
+        let source = LayerBytes::layer(image, layer, options.progress)?;
         if layer.packed.is_some() || source.is_whole() {
             return Ok(None);
         }
@@ -299,7 +307,7 @@ fn pack(image: &ImageDir, with: Compression, directory: &Path, options: Options<
 }
 
 fn pack_layer(
-    source: &Source<'_>,
+    source: &LayerBytes<'_>,
     layer: &LayerRecord,
     with: Compression,
     blobs: &Path,

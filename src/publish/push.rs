@@ -16,13 +16,13 @@ use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::image::layout::{ImageDir, LayoutError};
-use crate::image::{Blob, LayerRecord};
+use crate::image::{LayerRecord, SmallBlob};
 use crate::model::forms::artifact::Artifact;
 use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
 use crate::publish::model_dir::{FormError, ModelDir};
-use crate::publish::pack::{PackError, Source, packed, with_layers};
-use crate::registry::client::Client;
+use crate::publish::pack::{LayerBytes, PackError, packed, with_layers};
+use crate::registry::client::RegistryClient;
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
 
@@ -85,7 +85,7 @@ pub(crate) struct Pushed {
 #[derive(Debug)]
 pub(crate) struct Pusher<'a> {
     /// How to talk to it.
-    pub(crate) client: &'a Client,
+    pub(crate) client: &'a RegistryClient,
     /// How layers are to be packed that are not.
     pub(crate) compression: Compression,
     /// A folder to remember in what layers were packed to.
@@ -103,7 +103,7 @@ impl<'a> Pusher<'a> {
     /// One that knows nothing yet.
     #[must_use]
     pub(crate) fn new(
-        client: &'a Client,
+        client: &'a RegistryClient,
         compression: Compression,
         cache: Option<&'a Path>,
         progress: &'a Progress,
@@ -124,12 +124,12 @@ impl<'a> Pusher<'a> {
         let layers = image.summary().layers();
         self.progress.expect(layers.iter().map(|layer| layer.size).sum());
         let image = with_layers(image.image(), &self.layers(image, at, layers)?)?;
-        let (manifests, configs): (Vec<&Blob>, Vec<&Blob>) =
+        let (manifests, configs): (Vec<&SmallBlob>, Vec<&SmallBlob>) =
             image.blobs.iter().partition(|blob| blob.media_type == MediaType::ImageManifest);
         for config in configs {
             self.send(at, config.digest, config.bytes.len() as u64, &|to| to.write_all(&config.bytes))?;
         }
-        for Blob { media_type, digest, bytes } in manifests {
+        for SmallBlob { media_type, digest, bytes } in manifests {
             self.client.push_manifest(at, &digest.to_string(), media_type.as_ref(), bytes, self.progress)?;
         }
         self.tag(at, tag, image.top.media_type.as_ref(), &image.top.bytes)
@@ -148,7 +148,7 @@ impl<'a> Pusher<'a> {
     ) -> Result<Digest, PushError> {
         self.progress.expect(model.payload());
         for (digest, size) in &artifact.layers {
-            let source = Source::file(model.file(*digest), self.progress);
+            let source = LayerBytes::file(model.file(*digest), self.progress);
             if let Err(error) = self.send(at, *digest, *size, &|to| source.write(to)) {
                 if matches!(error, RegistryError::Refused { .. } | RegistryError::Source { .. }) {
                     model.check(*digest, self.progress)?;
@@ -204,7 +204,7 @@ impl<'a> Pusher<'a> {
 
     /// Sends a layer, and gives back what there is to say of it there if it was packed.
     fn layer(&self, image: &ImageDir, at: &Location, layer: &LayerRecord) -> Result<Option<LayerRecord>, PushError> {
-        let source = Source::layer(image, layer, self.progress)?;
+        let source = LayerBytes::layer(image, layer, self.progress)?;
         let explained = |error: RegistryError| {
             // Bytes that the registry refuses may be of a store path that changed, which is worth a better word.
             let is_of_the_layer = matches!(error, RegistryError::Refused { .. } | RegistryError::Source { .. });

@@ -8,9 +8,9 @@ use ureq::http::{HeaderMap, Response};
 use ureq::{Body, BodyReader, Timeout};
 
 use super::error::RegistryError;
-use super::line::within;
 use super::location::is_loopback;
 use super::options::{SLOWEST, Waits};
+use super::sockets::within;
 use crate::disk::progress::Progress;
 
 /// What is read of an error's body.
@@ -21,7 +21,7 @@ const SHOWN: usize = 200;
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Errors {
-    errors: Vec<Reason>,
+    errors: Vec<RegistryReason>,
     details: Option<String>,
     error_description: Option<String>,
     /// Text, where the server is Hugging Face's.
@@ -30,7 +30,7 @@ struct Errors {
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Reason {
+struct RegistryReason {
     code: Option<String>,
     message: Option<String>,
 }

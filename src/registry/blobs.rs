@@ -12,10 +12,10 @@ use ureq::Body;
 use ureq::http::{Method, Response};
 
 use super::answer::{header_number, header_text};
-use super::client::{Client, blob_name};
+use super::client::{RegistryClient, blob_name};
 use super::error::RegistryError;
 use super::location::Location;
-use super::transport::{Access, Ask, Payload};
+use super::transport::{Access, Ask, RequestBody};
 use super::url::Url;
 use crate::disk::bounded;
 use crate::disk::progress::Progress;
@@ -38,7 +38,7 @@ pub struct Fetched {
 }
 
 /// What is there of a blob: a file, locked by this process, and the hash of what is in it.
-struct Part {
+struct PartialBlob {
     path: PathBuf,
     file: File,
     hasher: Hasher,
@@ -51,7 +51,7 @@ struct Taken {
 }
 
 /// What is to come.
-pub(super) struct Wanted<'a> {
+pub(super) struct BlobRequest<'a> {
     pub(super) at: &'a Location,
     pub(super) what: String,
     pub(super) url: Url,
@@ -64,7 +64,7 @@ pub(super) struct Wanted<'a> {
     pub(super) version: Option<&'a str>,
 }
 
-impl Client {
+impl RegistryClient {
     /// Downloads a blob to `to`, by way of `<to>.part`, which stays when this fails and is gone on with by the next run.
     /// `to` gets its name when all bytes are there and have the right digest, and is read again by the next run that wants
     /// it: so nothing waits for the disk here, and who needs the file there syncs it. One that is there already and right is
@@ -83,11 +83,16 @@ impl Client {
         let url = self.transport.url(at, &format!("blobs/{digest}"))?;
         let (what, access) = (blob_name(at, digest), Access::Pull);
         let (digest, size) = (Some(digest), Some(size));
-        self.fetch(&Wanted { at, what, url, access, digest, size, version: None }, to, progress)
+        self.fetch(&BlobRequest { at, what, url, access, digest, size, version: None }, to, progress)
     }
 
     /// Downloads what is wanted, see [`fetch_blob`](Self::fetch_blob).
-    pub(super) fn fetch(&self, wanted: &Wanted<'_>, to: &Path, progress: &Progress) -> Result<Fetched, RegistryError> {
+    pub(super) fn fetch(
+        &self,
+        wanted: &BlobRequest<'_>,
+        to: &Path,
+        progress: &Progress,
+    ) -> Result<Fetched, RegistryError> {
         let mut name = to.as_os_str().to_owned();
         name.push(".part");
         let path = PathBuf::from(name);
@@ -100,7 +105,7 @@ impl Client {
             progress.count_kept(size);
             return Ok(Fetched { bytes_from_network: 0, resumed_from: size, digest, size });
         }
-        let mut part = Part { path, file, hasher: Hasher::new() };
+        let mut part = PartialBlob { path, file, hasher: Hasher::new() };
         part.take_up(wanted, progress)?;
         let mut taken = self.complete(wanted, &mut part, progress).inspect_err(|_| {
             if part.hasher.count() == 0 {
@@ -123,7 +128,12 @@ impl Client {
     }
 
     /// Downloads what is missing, in as many tries as it takes while each of them gets on.
-    fn complete(&self, wanted: &Wanted<'_>, part: &mut Part, progress: &Progress) -> Result<Taken, RegistryError> {
+    fn complete(
+        &self,
+        wanted: &BlobRequest<'_>,
+        part: &mut PartialBlob,
+        progress: &Progress,
+    ) -> Result<Taken, RegistryError> {
         let kept = part.hasher.count();
         let mut taken = Taken { network: 0, kept };
         progress.count_kept(kept);
@@ -145,13 +155,13 @@ impl Client {
     /// One request for all that is missing.
     fn go_on(
         &self,
-        wanted: &Wanted<'_>,
-        part: &mut Part,
+        wanted: &BlobRequest<'_>,
+        part: &mut PartialBlob,
         taken: &mut Taken,
         progress: &Progress,
     ) -> Result<(), RegistryError> {
         let (url, access, what) = (wanted.url.clone(), wanted.access, wanted.what.as_str());
-        let (headers, payload) = (Vec::new(), Payload::Nothing);
+        let (headers, payload) = (Vec::new(), RequestBody::Nothing);
         let mut ask = Ask { at: wanted.at, what, method: Method::GET, url, access, headers, payload, stores: false };
         let start = part.hasher.count();
         if start > 0 {
@@ -200,7 +210,7 @@ impl Client {
 }
 
 /// How many bytes all of it has, by what the server is about to send after `start` bytes; `None` if the server does not say.
-fn announced(wanted: &Wanted<'_>, start: u64, response: &Response<Body>) -> Result<Option<u64>, RegistryError> {
+fn announced(wanted: &BlobRequest<'_>, start: u64, response: &Response<Body>) -> Result<Option<u64>, RegistryError> {
     let headers = response.headers();
     let size = if response.status() == 206 {
         // `bytes 100-199/200`, or `*` for a size that is not known.
@@ -223,16 +233,16 @@ fn announced(wanted: &Wanted<'_>, start: u64, response: &Response<Body>) -> Resu
     }
 }
 
-impl Wanted<'_> {
+impl BlobRequest<'_> {
     /// Whether these are the bytes that are wanted, as far as is known.
     fn is(&self, found: Digest) -> bool {
         self.digest.is_none_or(|digest| digest == found)
     }
 }
 
-impl Part {
+impl PartialBlob {
     /// Hashes what is there. Too much is nothing, and so is what may be of other bytes.
-    fn take_up(&mut self, wanted: &Wanted<'_>, progress: &Progress) -> Result<(), RegistryError> {
+    fn take_up(&mut self, wanted: &BlobRequest<'_>, progress: &Progress) -> Result<(), RegistryError> {
         let size = self.file.metadata().map_err(failed(&self.path))?.len();
         let unknown = wanted.digest.is_none() && wanted.version.is_none();
         if unknown || wanted.size.is_some_and(|wanted| size > wanted) {
@@ -281,7 +291,7 @@ fn lock(path: &Path, progress: &Progress) -> Result<Option<File>, RegistryError>
 }
 
 /// Digest and size of the blob if it is there, whole and right.
-fn is_there(to: &Path, wanted: &Wanted<'_>, progress: &Progress) -> Result<Option<(Digest, u64)>, RegistryError> {
+fn is_there(to: &Path, wanted: &BlobRequest<'_>, progress: &Progress) -> Result<Option<(Digest, u64)>, RegistryError> {
     let mut file = match bounded::open(to) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

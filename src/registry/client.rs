@@ -9,8 +9,8 @@ use ureq::http::{HeaderMap, Method, Response};
 use super::answer::{header_number, header_text};
 use super::error::RegistryError;
 use super::location::Location;
-use super::options::Options;
-use super::transport::{Access, Ask, Payload, Transport};
+use super::options::RegistryOptions;
+use super::transport::{Access, Ask, RequestBody, Transport};
 use super::url::Url;
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
@@ -30,7 +30,7 @@ const MANIFESTS: [&str; 4] = [
 
 /// A client of all registries. It may be used by many threads at once.
 #[derive(Debug)]
-pub struct Client {
+pub struct RegistryClient {
     pub(super) transport: Transport,
 }
 
@@ -61,19 +61,19 @@ pub struct RawManifest {
 /// What tells one kind of manifest from another.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct Kind {
+struct ManifestKind {
     schema_version: u64,
     media_type: Option<String>,
     manifests: Option<serde_json::Value>,
     layers: Option<serde_json::Value>,
 }
 
-impl Client {
+impl RegistryClient {
     /// A client that has asked nothing yet.
     ///
     /// # Errors
     /// If the certificates cannot be read, or the proxy is not an address.
-    pub fn new(options: Options) -> Result<Self, RegistryError> {
+    pub fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
         Ok(Self { transport: Transport::new(options)? })
     }
 
@@ -163,11 +163,11 @@ impl Client {
     /// See [`RegistryError`].
     pub fn referrers(&self, at: &Location, digest: Digest, progress: &Progress) -> Result<Vec<Digest>, RegistryError> {
         #[derive(Deserialize)]
-        struct Index {
-            manifests: Vec<Entry>,
+        struct RawIndex {
+            manifests: Vec<RawIndexEntry>,
         }
         #[derive(Deserialize)]
-        struct Entry {
+        struct RawIndexEntry {
             digest: String,
         }
         let what = format!("the referrers of {}", manifest_name(at, &digest.to_string()));
@@ -185,7 +185,7 @@ impl Client {
             }
             listed => listed?,
         };
-        let index: Index = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Malformed {
+        let index: RawIndex = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Malformed {
             host: at.host().to_owned(),
             what: what.clone(),
             reason: error.to_string(),
@@ -233,7 +233,7 @@ impl Client {
         path: &str,
     ) -> Result<Ask<'a>, RegistryError> {
         let url: Url = self.transport.url(at, path)?;
-        let (access, headers, payload) = (Access::Pull, Vec::new(), Payload::Nothing);
+        let (access, headers, payload) = (Access::Pull, Vec::new(), RequestBody::Nothing);
         Ok(Ask { at, what, method, url, access, headers, payload, stores: false })
     }
 }
@@ -262,7 +262,7 @@ fn head_of(headers: &HeaderMap) -> Head {
 
 /// The media type of a manifest: what it says itself, else what it was sent as, else what it looks like.
 fn kind_of(sent: Option<&str>, bytes: &[u8]) -> Result<String, String> {
-    let kind: Kind = serde_json::from_slice(bytes).map_err(|error| {
+    let kind: ManifestKind = serde_json::from_slice(bytes).map_err(|error| {
         let what = sent.filter(|sent| !sent.contains("json")).map(|sent| format!(" ({sent})")).unwrap_or_default();
         format!("no JSON{what}: {error}")
     })?;

@@ -120,14 +120,14 @@ impl Classified for CredentialsError {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct AuthFile {
-    auths: BTreeMap<String, Option<Entry>>,
+    auths: BTreeMap<String, Option<CredentialsEntry>>,
     cred_helpers: BTreeMap<String, String>,
     creds_store: String,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Entry {
+struct CredentialsEntry {
     auth: Option<String>,
     username: Option<String>,
     password: Option<String>,
@@ -192,7 +192,7 @@ fn malformed(path: &Path, reason: String) -> CredentialsError {
 /// `HOST/a/b`, `HOST/a`, `HOST`: the first that the file has something for.
 fn look_up(
     path: &Path,
-    auths: &BTreeMap<String, Option<Entry>>,
+    auths: &BTreeMap<String, Option<CredentialsEntry>>,
     host: &str,
     repository: &str,
 ) -> Result<Option<Credentials>, CredentialsError> {
@@ -211,7 +211,7 @@ fn look_up(
     }
 }
 
-fn login(path: &Path, key: &str, entry: &Entry) -> Result<Option<Login>, CredentialsError> {
+fn login(path: &Path, key: &str, entry: &CredentialsEntry) -> Result<Option<Login>, CredentialsError> {
     if let Some(token) = entry.identitytoken.as_deref().filter(|token| !token.is_empty()) {
         return Ok(Some(Login::Identity(Secret::new(token))));
     }

@@ -7,7 +7,7 @@
 //! | [`credentials`] | finds the user's login for a repository |
 //! | `transport` `token` `url` | one request: connections, tokens, redirects, tries |
 //! | `answer` `stream` | what comes back, and what is sent while it is made |
-//! | `line` | sockets and names, and how long they are waited for |
+//! | `sockets` | sockets and names, and how long they are waited for |
 //! | [`client`] `tags` | manifests and small blobs; the tags of a repository |
 //! | [`blobs`] | large blobs into files, resumed |
 //! | [`web`] | files of other web servers, in the same way |
@@ -21,9 +21,9 @@ pub(crate) mod blobs;
 pub(crate) mod client;
 pub(crate) mod credentials;
 pub(crate) mod error;
-mod line;
 pub(crate) mod location;
 pub(crate) mod options;
+mod sockets;
 mod stream;
 mod tags;
 mod token;

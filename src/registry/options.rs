@@ -8,7 +8,7 @@ use super::credentials::Secret;
 
 /// How to talk to registries.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct RegistryOptions {
     /// Plain HTTP instead of HTTPS; registries on this machine only.
     pub insecure: bool,
     /// The certificates to trust, in PEM, instead of the system's.
@@ -76,7 +76,7 @@ pub struct ProxyOptions {
     pub except: Vec<String>,
 }
 
-impl Default for Options {
+impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
             insecure: false,

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::error::RegistryError;
-use super::line::not_counted;
+use super::sockets::not_counted;
 use crate::disk::progress::Progress;
 
 /// Writes a blob, from its first byte, each time it is called: an upload that broke off is begun again.

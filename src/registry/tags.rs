@@ -4,7 +4,7 @@ use serde::Deserialize;
 use ureq::http::Method;
 
 use super::answer::header_text;
-use super::client::Client;
+use super::client::RegistryClient;
 use super::error::RegistryError;
 use super::location::Location;
 use crate::disk::progress::Progress;
@@ -23,7 +23,7 @@ struct Page {
     tags: Option<Vec<String>>,
 }
 
-impl Client {
+impl RegistryClient {
     /// All tags of a repository, as the registry sorts them.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use ureq::http::{HeaderMap, Method};
 
 use super::credentials::{Credentials, Login, Secret};
 use super::error::RegistryError;
-use super::transport::{Access, Ask, Payload, Transport, unauthorized};
+use super::transport::{Access, Ask, RequestBody, Transport, unauthorized};
 use super::url::{Url, escaped};
 use crate::disk::progress::Progress;
 
@@ -96,7 +96,7 @@ impl Transport {
             scopes[0].clone_from(asked);
         }
         let form;
-        let (mut url, mut headers, mut payload, mut authorization) = (realm, Vec::new(), Payload::Nothing, None);
+        let (mut url, mut headers, mut payload, mut authorization) = (realm, Vec::new(), RequestBody::Nothing, None);
         if let Some(Login::Identity(identity)) = login.map(|login| &login.login) {
             let fields = [
                 ("grant_type", "refresh_token"),
@@ -108,7 +108,7 @@ impl Transport {
             let fields = fields.map(|(name, value)| format!("{name}={}", escaped(value)));
             form = fields.join("&");
             headers.push(("content-type", "application/x-www-form-urlencoded".to_owned()));
-            payload = Payload::Bytes(form.as_bytes());
+            payload = RequestBody::Bytes(form.as_bytes());
         } else {
             if let Some(service) = &bearer.service {
                 url = url.with("service", service);
@@ -119,7 +119,7 @@ impl Transport {
                 url = url.with("account", user);
             }
         }
-        let method = if matches!(payload, Payload::Nothing) { Method::GET } else { Method::POST };
+        let method = if matches!(payload, RequestBody::Nothing) { Method::GET } else { Method::POST };
         let ask = Ask { method, url: url.clone(), headers, payload, stores: false, ..*ask };
         // No redirect is followed from here: a login is in it.
         let response = self.send_once(&ask, &url, authorization.as_ref(), progress)?;

@@ -14,9 +14,9 @@ use ureq::{Agent, Body, Proxy, ProxyProtocol, SendBody};
 use super::answer::{Incoming, beginning, connection_error, header_text, status_error};
 use super::credentials::{self, Secret};
 use super::error::RegistryError;
-use super::line::{Line, within};
 use super::location::Location;
-use super::options::Options;
+use super::options::RegistryOptions;
+use super::sockets::{Connections, within};
 use super::stream::{Open, send_stream};
 use super::url::Url;
 use crate::disk::bounded::{self, Cap};
@@ -35,7 +35,7 @@ const SYSTEM_CERTIFICATES: [&str; 5] = [
 
 /// What is sent.
 #[derive(Clone, Copy)]
-pub(super) enum Payload<'a> {
+pub(super) enum RequestBody<'a> {
     /// Nothing.
     Nothing,
     /// These bytes.
@@ -80,14 +80,14 @@ pub(super) struct Ask<'a> {
     pub(super) url: Url,
     pub(super) access: Access<'a>,
     pub(super) headers: Vec<(&'static str, String)>,
-    pub(super) payload: Payload<'a>,
+    pub(super) payload: RequestBody<'a>,
     /// Whether the answer comes only when what was uploaded is stored.
     pub(super) stores: bool,
 }
 
 /// The connections of a client, and what it was allowed with them.
 pub(super) struct Transport {
-    pub(super) options: Options,
+    pub(super) options: RegistryOptions,
     direct: Agent,
     proxied: Option<Agent>,
     /// `Authorization` by registry and scope.
@@ -107,7 +107,7 @@ impl fmt::Debug for Transport {
 }
 
 impl Transport {
-    pub(super) fn new(options: Options) -> Result<Self, RegistryError> {
+    pub(super) fn new(options: RegistryOptions) -> Result<Self, RegistryError> {
         let (roots, waits) = (trusted(options.ca_file.as_deref())?, options.waits);
         let agent = |proxy: Option<Proxy>| -> Agent {
             // Without a word about the proxy, ureq would take one from the environment.
@@ -122,8 +122,8 @@ impl Transport {
                 .timeout_resolve(Some(waits.connect))
                 .timeout_connect(Some(waits.connect))
                 .timeout_per_write(Some(waits.stall));
-            let line = ().chain(ConnectProxyConnector::default()).chain(Line).chain(RustlsConnector::default());
-            Agent::with_parts(config.build(), line, Line)
+            let line = ().chain(ConnectProxyConnector::default()).chain(Connections).chain(RustlsConnector::default());
+            Agent::with_parts(config.build(), line, Connections)
         };
         let proxy = options.proxy.url.as_ref().map(|url| Proxy::new(url.expose()));
         let proxy = proxy.transpose().map_err(|_| RegistryError::Proxy)?;
@@ -266,14 +266,14 @@ impl Transport {
         let agent = self.proxied.as_ref().filter(|_| !self.options.proxy.excepts(url.host())).unwrap_or(&self.direct);
         let configured = |request: Request<SendBody<'_>>| within(limit, progress, || agent.run(request));
         let sent = match ask.payload {
-            Payload::Nothing => configured(request.body(SendBody::none()).map_err(bad)?),
-            Payload::Bytes(mut bytes) => {
+            RequestBody::Nothing => configured(request.body(SendBody::none()).map_err(bad)?),
+            RequestBody::Bytes(mut bytes) => {
                 let request = request.header(header::CONTENT_LENGTH, bytes.len());
                 let sent = configured(request.body(SendBody::from_reader(&mut bytes)).map_err(bad)?);
                 progress.count_network(if sent.is_ok() { bytes.len() as u64 } else { 0 });
                 sent
             }
-            Payload::Stream { size, open } => {
+            RequestBody::Stream { size, open } => {
                 let request = request.header(header::CONTENT_LENGTH, size);
                 let request = request.body(()).map_err(bad)?;
                 send_stream(ask.what, size, open, progress, |reader| {

@@ -6,11 +6,11 @@ use ureq::Body;
 use ureq::http::{Method, Response};
 
 use super::answer::{header_number, header_text};
-use super::client::{Client, blob_name, manifest_name};
+use super::client::{RegistryClient, blob_name, manifest_name};
 use super::error::RegistryError;
 use super::location::Location;
 pub(crate) use super::stream::Open;
-use super::transport::{Access, Ask, Payload};
+use super::transport::{Access, Ask, RequestBody};
 use super::url::Url;
 use crate::disk::progress::Progress;
 use crate::oci::digest::{Digest, Hasher};
@@ -18,7 +18,7 @@ use crate::oci::digest::{Digest, Hasher};
 /// Bytes of one piece of an upload in pieces: more than the least that any registry takes.
 const PIECE: usize = 8 << 20;
 
-impl Client {
+impl RegistryClient {
     /// Whether the repository has this blob, whole: where the registry says that it has another size, it is not the blob.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Client {
             let ask = self.ask(at, &what, Method::POST, "blobs/uploads/")?;
             let url = ask.url.clone().with("mount", &digest.to_string()).with("from", from_repository);
             let access = Access::Mount(from_repository);
-            self.transport.send(&Ask { url, access, payload: Payload::Bytes(&[]), ..ask }, progress)
+            self.transport.send(&Ask { url, access, payload: RequestBody::Bytes(&[]), ..ask }, progress)
         });
         match asked {
             Ok(response) if response.status() == 201 => Ok(true),
@@ -99,12 +99,12 @@ impl Client {
         let what = blob_name(at, digest);
         self.transport.retrying(at, progress, || {
             let ask = self.ask(at, &what, Method::POST, "blobs/uploads/")?;
-            let ask = Ask { access: Access::Push, payload: Payload::Bytes(&[]), ..ask };
+            let ask = Ask { access: Access::Push, payload: RequestBody::Bytes(&[]), ..ask };
             let begun = self.transport.send(&ask, progress)?;
             let url = next(&ask, &ask.url, &begun)?.with("digest", &digest.to_string());
             drop(begun);
             let headers = vec![("content-type", "application/octet-stream".to_owned())];
-            let (method, payload, stores) = (Method::PUT, Payload::Stream { size, open }, true);
+            let (method, payload, stores) = (Method::PUT, RequestBody::Stream { size, open }, true);
             self.transport.send(&Ask { method, url, headers, payload, stores, ..ask }, progress).map(drop)
         })
     }
@@ -122,7 +122,7 @@ impl Client {
     ) -> Result<(Digest, u64), RegistryError> {
         self.transport.retrying(at, progress, || {
             let ask = self.ask(at, what, Method::POST, "blobs/uploads/")?;
-            let ask = Ask { access: Access::Push, payload: Payload::Bytes(&[]), ..ask };
+            let ask = Ask { access: Access::Push, payload: RequestBody::Bytes(&[]), ..ask };
             let begun = self.transport.send(&ask, progress)?;
             let url = next(&ask, &ask.url, &begun)?;
             drop(begun);
@@ -162,7 +162,7 @@ impl Client {
         self.transport.retrying(at, progress, || {
             let ask = self.ask(at, &what, Method::PUT, &format!("manifests/{which}"))?;
             let headers = vec![("content-type", media_type.to_owned())];
-            let (access, payload, stores) = (Access::Push, Payload::Bytes(bytes), true);
+            let (access, payload, stores) = (Access::Push, RequestBody::Bytes(bytes), true);
             let response = self.transport.send(&Ask { access, headers, payload, stores, ..ask }, progress)?;
             let said = header_text(response.headers(), "docker-content-digest").and_then(|text| text.parse().ok());
             match said.filter(|said| *said != digest) {
@@ -175,7 +175,7 @@ impl Client {
 
 /// An upload in pieces.
 struct Upload<'a> {
-    client: &'a Client,
+    client: &'a RegistryClient,
     at: &'a Location,
     what: &'a str,
     url: Url,
@@ -194,7 +194,7 @@ impl Upload<'_> {
             ("content-type", "application/octet-stream".to_owned()),
             ("content-range", format!("{start}-{}", self.hasher.count() - 1)),
         ];
-        let (payload, url) = (Payload::Bytes(&self.piece), self.url.clone());
+        let (payload, url) = (RequestBody::Bytes(&self.piece), self.url.clone());
         let ask = Ask { access: Access::Push, url, headers, payload, stores: true, ..ask };
         let response = self.client.transport.send(&ask, self.progress)?;
         self.url = next(&ask, &ask.url, &response)?;

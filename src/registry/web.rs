@@ -5,12 +5,12 @@ use std::path::Path;
 use ureq::http::Method;
 
 use super::answer::{header_number, header_text};
-use super::blobs::{Fetched, Wanted};
-use super::client::Client;
+use super::blobs::{BlobRequest, Fetched};
+use super::client::RegistryClient;
 use super::error::RegistryError;
 use super::location::Location;
-use super::options::Options;
-use super::transport::{Access, Ask, Payload};
+use super::options::RegistryOptions;
+use super::transport::{Access, Ask, RequestBody};
 use super::url::{Url, escaped};
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
@@ -49,8 +49,8 @@ pub(crate) struct WebPage {
 /// The clients of web servers: for those with TLS, and for those on this machine, which may speak plain HTTP.
 #[derive(Debug)]
 pub(crate) struct Web {
-    secure: Client,
-    plain: Client,
+    secure: RegistryClient,
+    plain: RegistryClient,
 }
 
 impl Web {
@@ -58,12 +58,12 @@ impl Web {
     ///
     /// # Errors
     /// If the options are wrong.
-    pub(crate) fn new(options: &Options) -> Result<Self, RegistryError> {
-        let client = |insecure| Client::new(Options { insecure, ..options.clone() });
+    pub(crate) fn new(options: &RegistryOptions) -> Result<Self, RegistryError> {
+        let client = |insecure| RegistryClient::new(RegistryOptions { insecure, ..options.clone() });
         Ok(Self { secure: client(false)?, plain: client(true)? })
     }
 
-    /// Downloads a file to `to`, by way of `<to>.part`, see [`Client::fetch_blob`].
+    /// Downloads a file to `to`, by way of `<to>.part`, see [`RegistryClient::fetch_blob`].
     ///
     /// # Errors
     /// See [`RegistryError`].
@@ -110,12 +110,12 @@ impl Web {
         })
     }
 
-    fn of(&self, address: &str) -> &Client {
+    fn of(&self, address: &str) -> &RegistryClient {
         if Url::parse(address).is_some_and(|url| !url.is_secure()) { &self.plain } else { &self.secure }
     }
 }
 
-impl Client {
+impl RegistryClient {
     /// Downloads a file of a web server to `to`, see [`fetch_blob`](Self::fetch_blob).
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Client {
         let WebFile { address, digest, size, version } = file;
         let (url, at) = self.place(address)?;
         let (what, access) = (address.to_owned(), Access::Web);
-        self.fetch(&Wanted { at: &at, what, url, access, digest, size, version }, to, progress)
+        self.fetch(&BlobRequest { at: &at, what, url, access, digest, size, version }, to, progress)
     }
 
     fn place(&self, address: &str) -> Result<(Url, Location), RegistryError> {
@@ -147,7 +147,16 @@ impl Client {
 }
 
 fn ask<'a>(at: &'a Location, what: &'a str, method: Method, url: Url) -> Ask<'a> {
-    Ask { at, what, method, url, access: Access::Web, headers: Vec::new(), payload: Payload::Nothing, stores: false }
+    Ask {
+        at,
+        what,
+        method,
+        url,
+        access: Access::Web,
+        headers: Vec::new(),
+        payload: RequestBody::Nothing,
+        stores: false,
+    }
 }
 
 /// The target of a `Link` header's part with `rel="next"`.

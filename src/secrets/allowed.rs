@@ -3,7 +3,7 @@
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::Finding;
+use super::SecretFinding;
 use crate::names::is_unprintable;
 
 /// Lines of a report that name something; a tree that others cannot read may have any number of files.
@@ -64,7 +64,7 @@ fn expression(glob: &str) -> Result<Regex, regex::Error> {
 impl Allowed {
     /// Whether it is about this finding.
     #[must_use]
-    pub(crate) fn fits(&self, finding: &Finding) -> bool {
+    pub(crate) fn fits(&self, finding: &SecretFinding) -> bool {
         match &self.path {
             Some(path) => path.is_match(&finding.place),
             None => self.text == finding.place,
@@ -74,7 +74,7 @@ impl Allowed {
 
 /// A finding that nothing allows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub(crate) struct Found {
+pub(crate) struct RefusedFinding {
     /// What it would be in: `image 'app'`.
     pub(crate) of: String,
     /// The title of the layer; `None` for a variable.
@@ -82,7 +82,7 @@ pub(crate) struct Found {
     pub(crate) layer: Option<String>,
     /// What it is.
     #[serde(flatten)]
-    pub(crate) finding: Finding,
+    pub(crate) finding: SecretFinding,
 }
 
 /// An entry of `allowSecrets` that nothing needs.
@@ -98,7 +98,7 @@ pub(crate) struct Unused {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub(crate) struct Verdict {
     /// What looks like a secret, and is not allowed.
-    pub(crate) found: Vec<Found>,
+    pub(crate) found: Vec<RefusedFinding>,
     /// What is allowed, and is not there.
     pub(crate) unused: Vec<Unused>,
 }
@@ -106,11 +106,11 @@ pub(crate) struct Verdict {
 impl Verdict {
     /// Holds what was found in something, with the layer that has it, against what is allowed there.
     #[must_use]
-    pub(crate) fn of(of: &str, allowed: &[Allowed], findings: &[(Option<&str>, &Finding)]) -> Self {
+    pub(crate) fn of(of: &str, allowed: &[Allowed], findings: &[(Option<&str>, &SecretFinding)]) -> Self {
         let unused = allowed.iter().filter(|entry| !findings.iter().any(|(_, finding)| entry.fits(finding)));
         let unused = unused.map(|entry| Unused { of: of.to_owned(), entry: entry.text.clone() }).collect();
         let found = findings.iter().filter(|(_, finding)| !allowed.iter().any(|entry| entry.fits(finding)));
-        let found = found.map(|(layer, finding)| Found {
+        let found = found.map(|(layer, finding)| RefusedFinding {
             of: of.to_owned(),
             layer: layer.map(str::to_owned),
             finding: (*finding).clone(),
@@ -139,7 +139,9 @@ impl Verdict {
                 "this looks secret, and everyone with the image or an account on this host could read it:".to_owned(),
             );
         }
-        for Found { of, layer, finding: Finding { place, source, reason } } in self.found.iter().take(SHOWN) {
+        for RefusedFinding { of, layer, finding: SecretFinding { place, source, reason } } in
+            self.found.iter().take(SHOWN)
+        {
             let layer = layer.as_ref().map(|title| format!(", layer '{title}'")).unwrap_or_default();
             let source = source.as_ref().map(|path| format!(" (from {})", path.display())).unwrap_or_default();
             lines.push(format!("  {of}{layer}: {place}{source} {reason}"));
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn an_entry_is_a_path_or_a_name() {
         let fits = |entry: &str, place: &str| {
-            let finding = Finding { place: place.to_owned(), source: None, reason: String::new() };
+            let finding = SecretFinding { place: place.to_owned(), source: None, reason: String::new() };
             Allowed::try_from(entry.to_owned()).unwrap().fits(&finding)
         };
         for (entry, place) in [
@@ -218,7 +220,7 @@ mod tests {
 
     #[test]
     fn the_report_has_everything_once_and_nothing_that_a_terminal_obeys() {
-        let finding = |place: &str| Finding { place: place.to_owned(), source: None, reason: "is it".to_owned() };
+        let finding = |place: &str| SecretFinding { place: place.to_owned(), source: None, reason: "is it".to_owned() };
         let [one, two] = [finding("/a\u{202e}\n"), finding("B")];
         let allowed = ["B", "C"].map(|entry| Allowed::try_from(entry.to_owned()).unwrap());
         let mut verdict = Verdict::of("image 'x'", &allowed, &[(Some("files"), &one), (None, &two)]);

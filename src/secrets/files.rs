@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::Finding;
+use super::SecretFinding;
 use super::table::{Table, fits_name, table};
 use super::values::token;
 use crate::nix::store_path::StorePath;
@@ -17,7 +17,7 @@ const TEXT: u64 = 256 * 1024;
 
 /// A file or directory on its way into a layer.
 #[derive(Debug)]
-pub(crate) struct Look {
+pub(crate) struct SearchedFile {
     /// Its path in the image, without the first `/`.
     path: Vec<u8>,
     /// Where it comes from.
@@ -29,7 +29,7 @@ pub(crate) struct Look {
     size: u64,
 }
 
-impl Look {
+impl SearchedFile {
     /// At what comes from `host` to `path` of the image, which has no `/` before it; `size` is `None` for a directory.
     #[must_use]
     pub(crate) fn new(path: &[u8], host: &Path, hidden: bool, size: Option<u64>) -> Self {
@@ -47,7 +47,7 @@ impl Look {
 
     /// What was found, the first reason of each kind.
     #[must_use]
-    pub(crate) fn end(self) -> Option<Finding> {
+    pub(crate) fn end(self) -> Option<SecretFinding> {
         let table = table();
         let reason = self.head.as_deref().filter(|head| !head.is_empty()).and_then(|head| {
             let text = as_text(head);
@@ -72,7 +72,7 @@ impl Look {
         let place = format!("/{}", String::from_utf8_lossy(&self.path));
         // A text of the spec comes from nowhere else.
         let source = (self.host.as_os_str() != OsStr::new(&place)).then_some(self.host);
-        Some(Finding { place, source, reason })
+        Some(SecretFinding { place, source, reason })
     }
 
     /// Whether it is a key that is known to everybody, byte for byte.
@@ -202,7 +202,7 @@ mod tests {
         assert!(known.public_keys.len() > 10);
         let key = b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIFmM8mGxr7vz\n-----END PRIVATE KEY-----\n";
         let look = || {
-            let mut look = Look::new(b"a.pem", Path::new("/a.pem"), false, Some(key.len() as u64));
+            let mut look = SearchedFile::new(b"a.pem", Path::new("/a.pem"), false, Some(key.len() as u64));
             // However the bytes come.
             key.chunks(7).for_each(|chunk| look.update(chunk));
             look

@@ -17,11 +17,11 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub(crate) use self::allowed::{Allowed, Verdict};
-pub(crate) use self::files::{HEAD, Look};
+pub(crate) use self::files::{HEAD, SearchedFile};
 
 /// Something that looks like a secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
-pub struct Finding {
+pub struct SecretFinding {
     /// Where it is, as `allowSecrets` has it: an absolute path in the image, or the name of a variable.
     pub place: String,
     /// The file of the host that it comes from; `None` for a variable, and for a text in the spec.

@@ -11,7 +11,7 @@ use crate::oci::digest::Digest;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Table {
-    pub(super) variables: Variables,
+    pub(super) variables: SecretVariables,
     /// Values, in small letters, that are no secret under any name.
     pub(super) nothing: Vec<String>,
     /// How values begin, in small letters, that are there to be replaced.
@@ -31,7 +31,7 @@ pub(super) struct Table {
 /// Names of variables that hold a secret, in capital letters: a name is split into words.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Variables {
+pub(super) struct SecretVariables {
     /// Parts of a word.
     pub(super) words: Vec<String>,
     /// Ends of a word.

@@ -145,7 +145,7 @@ pub fn words(text: &str) -> Option<Vec<String>> {
 
 /// A secret among the arguments of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Given {
+pub(crate) struct GivenValue {
     /// Which argument it is in.
     pub(crate) argument: usize,
     /// The secret itself, a part of the argument.
@@ -156,10 +156,10 @@ pub(crate) struct Given {
 
 /// The secrets among the arguments of a command, also of a script that is one of them.
 #[must_use]
-pub(crate) fn given(arguments: &[String]) -> Vec<Given> {
+pub(crate) fn given(arguments: &[String]) -> Vec<GivenValue> {
     let mut all = Vec::new();
     let mut add = |argument: usize, value: &str, option: &str| {
-        all.push(Given { argument, value: value.to_owned(), option: option.to_owned() });
+        all.push(GivenValue { argument, value: value.to_owned(), option: option.to_owned() });
     };
     for (n, argument) in arguments.iter().enumerate() {
         // A script has words of its own, of which the address is one.

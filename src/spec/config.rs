@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// How a container runs: the `config` of the OCI image config (image-spec, *config.md*).
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "PascalCase", deny_unknown_fields, default)]
-pub(crate) struct Config {
+pub(crate) struct ImageConfig {
     /// User or number, `user[:group]`.
     pub(crate) user: Option<String>,
     /// Ports a container listens on, `6379/tcp`.
@@ -46,7 +46,7 @@ fn or_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
 
-impl Config {
+impl ImageConfig {
     /// Checks what the types leave open.
     ///
     /// # Errors
@@ -108,7 +108,7 @@ impl Config {
     }
 }
 
-impl Config {
+impl ImageConfig {
     /// The `config` of an image that is built upon one with this `config`: variables by name, labels, ports and volumes
     /// beside those that are there, everything else in its place. A new entrypoint takes the old command away, as in a
     /// Dockerfile: those arguments were for another program. Docker's `OnBuild` is not for who builds without Docker.
@@ -166,18 +166,18 @@ mod tests {
             "Env": ["PATH=/usr/bin", "A=1"], "Entrypoint": ["/old"], "Cmd": ["old"], "Labels": {"a": "1", "b": "1"},
             "Volumes": {"/data": {}}, "User": "1000", "Healthcheck": {"Test": ["NONE"]}, "OnBuild": ["RUN x"],
         });
-        let own = Config {
+        let own = ImageConfig {
             env: vec!["A=2".to_owned(), "B=3".to_owned()],
             entrypoint: vec!["/new".to_owned()],
             labels: BTreeMap::from([("b".to_owned(), "2".to_owned())]),
             volumes: BTreeMap::from([("/more".to_owned(), Empty {})]),
-            ..Config::default()
+            ..ImageConfig::default()
         };
         let expected = json!({
             "Env": ["PATH=/usr/bin", "A=2", "B=3"], "Entrypoint": ["/new"], "Labels": {"a": "1", "b": "2"},
             "Volumes": {"/data": {}, "/more": {}}, "User": "1000", "Healthcheck": {"Test": ["NONE"]},
         });
         assert_eq!(Value::Object(own.over(base.as_object().unwrap())), expected);
-        assert_eq!(Config::default().over(&Map::new()), Map::new());
+        assert_eq!(ImageConfig::default().over(&Map::new()), Map::new());
     }
 }

@@ -11,7 +11,7 @@ use crate::nix::store_path::{StoreDir, StorePath};
 /// What is put into an image or layer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct Content {
+pub(crate) struct SpecContent {
     /// Store paths that are there with their closures, at their own places.
     pub(crate) deps: Vec<PathBuf>,
     /// Store paths whose trees are linked from `/`, and that are there with their closures.
@@ -30,7 +30,7 @@ pub(crate) struct Content {
 
 /// Why a store path is needed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Root {
+pub enum StoreRoot {
     /// It is asked for, and is there with its closure.
     Whole(StorePath),
     /// Its content is moved to another place. What it refers to is there; it is at its own place only if it refers to
@@ -41,7 +41,7 @@ pub enum Root {
     Mentioned(StorePath),
 }
 
-impl Root {
+impl StoreRoot {
     /// The store path.
     #[must_use]
     pub(crate) const fn path(&self) -> &StorePath {
@@ -51,7 +51,7 @@ impl Root {
     }
 }
 
-impl Content {
+impl SpecContent {
     /// Checks what the types leave open.
     ///
     /// # Errors
@@ -85,14 +85,14 @@ impl Content {
 
     /// The store paths that it needs.
     #[must_use]
-    pub(crate) fn roots(&self, store: &StoreDir) -> Vec<Root> {
+    pub(crate) fn roots(&self, store: &StoreDir) -> Vec<StoreRoot> {
         let text = |path: &PathBuf| path.to_string_lossy().into_owned();
         let whole = self.deps.iter().chain(&self.contents);
-        let whole = whole.filter_map(|path| Some(Root::Whole(store.parse(&text(path)).ok()?)));
+        let whole = whole.filter_map(|path| Some(StoreRoot::Whole(store.parse(&text(path)).ok()?)));
         let moved = self.copy_to_root.iter().chain(self.files.values());
-        let moved = moved.filter_map(|path| Some(Root::Moved(store.parse_inside(&text(path)).ok()?.0)));
+        let moved = moved.filter_map(|path| Some(StoreRoot::Moved(store.parse_inside(&text(path)).ok()?.0)));
         let mentioned = self.symlinks.values().map(text).chain(self.texts.values().cloned());
-        let mentioned = mentioned.flat_map(|text| store.scan(&text)).map(Root::Mentioned);
+        let mentioned = mentioned.flat_map(|text| store.scan(&text)).map(StoreRoot::Mentioned);
         whole.chain(moved).chain(mentioned).collect()
     }
 

@@ -19,20 +19,20 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::model::{Layering, ModelSource, ModelSpec};
-use self::service::Service;
+use self::service::ServiceConfig;
 use crate::class::{Class, Classified};
 use crate::layer::Perm;
 use crate::model::forms::ollama::OllamaSpec;
-use crate::model::licence::policy::Policy;
+use crate::model::licence::policy::LicencePolicy;
 use crate::nix::store_path::StoreDir;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, ReferenceError, file_name, full_name};
 use crate::oci::strict;
 use crate::secrets::Allowed;
-use crate::spec::config::Config;
-use crate::spec::content::{Content, Root, check_source};
-use crate::spec::pattern::Pattern;
+use crate::spec::config::ImageConfig;
+use crate::spec::content::{SpecContent, StoreRoot, check_source};
+use crate::spec::pattern::StorePattern;
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
 pub(crate) const DEFAULT_MAX_LAYERS: usize = 20;
@@ -194,13 +194,13 @@ pub struct ImageSpec {
     pub(crate) author: Option<String>,
     /// How a container of it runs.
     #[serde(default)]
-    pub(crate) config: Config,
+    pub(crate) config: ImageConfig,
     /// Annotations of the manifest.
     #[serde(default)]
     pub(crate) annotations: BTreeMap<String, String>,
     /// What is in it beside the models.
     #[serde(default)]
-    pub(crate) content: Content,
+    pub(crate) content: SpecContent,
     /// Rules for modes and owners in the root layer (what is not below the store).
     #[serde(default)]
     pub(crate) perms: Vec<Perm>,
@@ -225,7 +225,7 @@ pub struct ImageSpec {
     pub(crate) closure_layers: Option<Vec<Vec<String>>>,
     /// No store path in the image may have a name that one of these fits.
     #[serde(default)]
-    pub(crate) forbid: Vec<Pattern>,
+    pub(crate) forbid: Vec<StorePattern>,
     /// What may be in it although it looks like a secret. An entry that nothing needs is an error.
     #[serde(default)]
     pub(crate) allow_secrets: Vec<Allowed>,
@@ -246,7 +246,7 @@ pub struct LayerSpec {
     pub(crate) name: String,
     /// What is in it.
     #[serde(default)]
-    pub(crate) content: Content,
+    pub(crate) content: SpecContent,
     /// Rules for modes and owners.
     #[serde(default)]
     pub(crate) perms: Vec<Perm>,
@@ -345,10 +345,10 @@ pub struct StackSpec {
     pub(crate) models: Vec<ModelSource>,
     /// How containers of its images are run, by name.
     #[serde(default)]
-    pub services: BTreeMap<String, Service>,
+    pub services: BTreeMap<String, ServiceConfig>,
     /// Which licences its models may have.
     #[serde(default)]
-    pub(crate) licences: Policy,
+    pub(crate) licences: LicencePolicy,
 }
 
 fn default_created() -> String {
@@ -385,10 +385,10 @@ impl ImageSpec {
 
     /// The store paths that its content, config and annotations need.
     #[must_use]
-    pub fn roots(&self) -> Vec<Root> {
+    pub fn roots(&self) -> Vec<StoreRoot> {
         let mut roots = self.content.roots(&self.store_dir);
         let named = crate::oci::canonical::to_string(&(&self.config, &self.annotations));
-        roots.extend(self.store_dir.scan(&named).into_iter().map(Root::Mentioned));
+        roots.extend(self.store_dir.scan(&named).into_iter().map(StoreRoot::Mentioned));
         roots
     }
 }
@@ -414,11 +414,11 @@ impl StackSpec {
     ///
     /// # Errors
     /// If one names another image.
-    pub(crate) fn services_of(&self, images: &BTreeSet<String>) -> Result<BTreeMap<String, Service>, SpecError> {
-        let named = |(name, service): (&String, &Service)| {
+    pub(crate) fn services_of(&self, images: &BTreeSet<String>) -> Result<BTreeMap<String, ServiceConfig>, SpecError> {
+        let named = |(name, service): (&String, &ServiceConfig)| {
             let image = full_name(&service.image).ok().map(|full| file_name(&full));
             match image.filter(|image| images.contains(image)) {
-                Some(image) => Ok((name.clone(), Service { image, ..service.clone() })),
+                Some(image) => Ok((name.clone(), ServiceConfig { image, ..service.clone() })),
                 None => {
                     let there = images.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
                     let message = format!("'{}' is not an image of this stack, which has: {there}", service.image);

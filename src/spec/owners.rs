@@ -60,7 +60,7 @@ pub(crate) fn rules(tree: &Path, file: &Path) -> Result<Vec<Perm>, OwnersError> 
     for record in bytes.split(|byte| *byte == 0).filter(|record| !record.is_empty()) {
         let bad =
             || OwnersError::Record { path: file.to_owned(), record: String::from_utf8_lossy(record).into_owned() };
-        let Entry { mode, owner, is_link, path } = entry(record).ok_or_else(bad)?;
+        let OwnersEntry { mode, owner, is_link, path } = entry(record).ok_or_else(bad)?;
         owners.entry(owner).or_default().push(path);
         if !is_link {
             modes.entry(mode).or_default().push(path);
@@ -71,14 +71,14 @@ pub(crate) fn rules(tree: &Path, file: &Path) -> Result<Vec<Perm>, OwnersError> 
     Ok(owners.chain(modes).collect())
 }
 
-struct Entry<'a> {
+struct OwnersEntry<'a> {
     mode: Mode,
     owner: (u32, u32),
     is_link: bool,
     path: &'a [u8],
 }
 
-fn entry(record: &[u8]) -> Option<Entry<'_>> {
+fn entry(record: &[u8]) -> Option<OwnersEntry<'_>> {
     let mut parts = record.splitn(5, |byte| *byte == b' ');
     let mut word = || std::str::from_utf8(parts.next()?).ok();
     let mode = u32::from_str_radix(word()?, 8).ok().filter(|mode| *mode <= 0o7777)?;
@@ -89,7 +89,7 @@ fn entry(record: &[u8]) -> Option<Entry<'_>> {
         _ => return None,
     };
     let path = parts.next().filter(|path| !path.is_empty())?;
-    Some(Entry { mode: Mode(mode), owner, is_link, path })
+    Some(OwnersEntry { mode: Mode(mode), owner, is_link, path })
 }
 
 fn new(tree: &Path, regex: String) -> Perm {

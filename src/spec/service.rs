@@ -17,7 +17,7 @@ use crate::names::is_unprintable;
 /// How one container is run. Every key but `image` may be absent.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Service {
+pub struct ServiceConfig {
     /// In a stack the name of one of its images; elsewhere a reference, `localhost/redis:…`.
     pub(crate) image: String,
     /// Program and first arguments instead of the image's.
@@ -88,7 +88,7 @@ pub struct Service {
     pub(crate) depends_on: Vec<String>,
     /// How to see that it works.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) health: Option<Health>,
+    pub(crate) health: Option<ServiceHealth>,
     /// Memory it may use, `2g`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) memory: Option<String>,
@@ -124,7 +124,7 @@ pub struct Service {
 /// A command that says whether a container works.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Health {
+pub(crate) struct ServiceHealth {
     /// Program and arguments, run in the container without a shell.
     pub(crate) command: Vec<String>,
     /// Time between two runs, `30s`.
@@ -177,7 +177,7 @@ pub(crate) struct ServicesJson {
     /// [`VERSION`](crate::image::layout::VERSION) of the stack's files.
     pub(crate) version: u32,
     /// The services by name.
-    pub(crate) services: BTreeMap<String, Service>,
+    pub(crate) services: BTreeMap<String, ServiceConfig>,
 }
 
 /// `null`, which Nix has for what is not set, is the same as nothing.
@@ -186,18 +186,18 @@ fn or_empty<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -
 }
 
 /// What is wrong with a key, and the key.
-pub(crate) type Fault = (String, String);
+pub(crate) type KeyFault = (String, String);
 
 /// What a text should have been, unless it is that.
-type Expected = fn(&str) -> Option<&'static str>;
+type ExpectedText = fn(&str) -> Option<&'static str>;
 
-impl Service {
+impl ServiceConfig {
     /// Checks that what is one line is one, and that nothing has a NUL: a unit, a command line and a variable could not
     /// hold it.
     ///
     /// # Errors
     /// With the text at fault.
-    pub fn check_text(&self) -> Result<(), Fault> {
+    pub fn check_text(&self) -> Result<(), KeyFault> {
         let ones = [&self.user, &self.working_dir, &self.hostname, &self.stop_signal];
         let names = self.environment.keys().chain(self.labels.keys()).chain(&self.networks).chain(&self.cap_add);
         let lines = names.chain(&self.cap_drop).chain(self.ulimits.keys()).chain(ones.into_iter().flatten());
@@ -237,8 +237,8 @@ impl Service {
     ///
     /// # Errors
     /// With the key, `ports[0]`, and what is wrong with it.
-    pub fn check(&self) -> Result<(), Fault> {
-        let lists: [(&str, &[String], Expected); 7] = [
+    pub fn check(&self) -> Result<(), KeyFault> {
+        let lists: [(&str, &[String], ExpectedText); 7] = [
             ("ports", &self.ports, |port| (!is_port(port)).then_some("a port like 127.0.0.1:6379:6379")),
             ("volumes", &self.volumes, |volume| (!is_volume(volume)).then_some("SOURCE:TARGET[:OPTIONS]")),
             ("tmpfs", &self.tmpfs, |place| (!place.starts_with('/')).then_some("an absolute path")),
@@ -299,12 +299,12 @@ impl Service {
         if let Some(cpus) = self.cpus.as_ref().filter(|cpus| !cpus.as_f64().is_some_and(|cpus| cpus > 0.0)) {
             return Err(("cpus".to_owned(), format!("{cpus} is not more than 0")));
         }
-        self.health.as_ref().map_or(Ok(()), Health::check)
+        self.health.as_ref().map_or(Ok(()), ServiceHealth::check)
     }
 }
 
-impl Health {
-    fn check(&self) -> Result<(), Fault> {
+impl ServiceHealth {
+    fn check(&self) -> Result<(), KeyFault> {
         if self.command.is_empty() {
             return Err(("health.command".to_owned(), "is empty; leave `health` out for no check".to_owned()));
         }
@@ -334,7 +334,7 @@ impl Health {
 ///
 /// # Errors
 /// With the whole key, `services.web.dependsOn[0]`.
-pub fn check_all(services: &BTreeMap<String, Service>) -> Result<(), Fault> {
+pub fn check_all(services: &BTreeMap<String, ServiceConfig>) -> Result<(), KeyFault> {
     for (name, service) in services {
         let at = |key: &str| format!("services.{name}.{key}");
         if !is_name(name) {
@@ -360,7 +360,7 @@ pub fn check_all(services: &BTreeMap<String, Service>) -> Result<(), Fault> {
 
 /// Services that wait for each other: the way from one back to itself. Without recursion, because a stack from a stranger may have any
 /// number of services in a row.
-fn circle(services: &BTreeMap<String, Service>) -> Option<Vec<&String>> {
+fn circle(services: &BTreeMap<String, ServiceConfig>) -> Option<Vec<&String>> {
     let mut seen = BTreeSet::new();
     for start in services.keys().filter(|name| !services[*name].depends_on.is_empty()) {
         if !seen.insert(start) {
@@ -393,12 +393,12 @@ mod tests {
 
     #[test]
     fn a_circle_is_found_however_long_the_way_to_it_is() {
-        let service = |next: Option<usize>| Service {
+        let service = |next: Option<usize>| ServiceConfig {
             depends_on: next.into_iter().map(|next| format!("s{next}")).collect(),
-            ..Service::default()
+            ..ServiceConfig::default()
         };
         let last = 200_000;
-        let row = |back: Option<usize>| -> BTreeMap<String, Service> {
+        let row = |back: Option<usize>| -> BTreeMap<String, ServiceConfig> {
             let next = |n: usize| if n == last { back } else { Some(n + 1) };
             (0..=last).map(|n| (format!("s{n}"), service(next(n)))).collect()
         };

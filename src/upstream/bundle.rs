@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use super::signature::Key;
+use super::signature::SignatureKey;
 use crate::oci::digest::Digest;
 
 /// What the media types of all versions begin with.
@@ -58,7 +58,7 @@ pub(super) fn is_bundle(media_type: &str) -> bool {
 }
 
 /// Whether the key has signed this image in a bundle. `None` for a bundle that is not a signature of an image.
-pub(super) fn check(key: &Key, bundle: &[u8], digest: Digest) -> Option<Result<(), String>> {
+pub(super) fn check(key: &SignatureKey, bundle: &[u8], digest: Digest) -> Option<Result<(), String>> {
     let bundle: Bundle = match serde_json::from_slice(bundle) {
         Ok(bundle) => bundle,
         Err(error) => return Some(Err(format!("not a bundle: {error}"))),
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn what_cosign_signed_is_signed_by_its_key_and_of_its_image() {
-        let (key, image): (_, Digest) = (Key::parse(KEY).unwrap(), IMAGE.parse().unwrap());
+        let (key, image): (_, Digest) = (SignatureKey::parse(KEY).unwrap(), IMAGE.parse().unwrap());
         let verdict = |bundle: &str, image: Digest| check(&key, bundle.as_bytes(), image);
         assert_eq!(verdict(BUNDLE, image), Some(Ok(())));
         let other = verdict(BUNDLE, Digest::of(b"other")).unwrap().unwrap_err();

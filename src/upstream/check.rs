@@ -13,15 +13,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Registries;
-use super::document::{Document, Manifest};
-use super::lock::{Image, Lock, Locked};
+use super::document::{PlatformManifest, UpstreamDocument};
+use super::lock::{Locked, LockedImage, UpstreamLock};
 use super::newer::{NewerVersion, NewerVersions, newer_versions};
-use super::resolve::{ResolveError, choose, created, fetch, fetch_entry};
+use super::resolve::{ReferenceResolveError, choose, created, fetch, fetch_entry};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::registry::client::{Client, Head};
+use crate::registry::client::{Head, RegistryClient};
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
 
@@ -61,7 +61,7 @@ impl Status {
 /// What was found out about an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Finding {
+pub(crate) struct ImageFinding {
     /// Its name.
     pub(crate) name: String,
     /// How it stands.
@@ -71,7 +71,7 @@ pub(crate) struct Finding {
     /// More about that: why it is unknown, or what is gone.
     pub(crate) why: Option<String>,
     /// What would change, for each platform of the lock; empty where that is not known.
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Vec<PlatformChange>,
     /// Versions that are newer than the one that the tag names; `None` where that is not known.
     pub(crate) newer: Option<NewerVersions>,
     /// Whether no question was asked, because the registry would not have liked another one or the quota is used up.
@@ -83,7 +83,7 @@ pub(crate) struct Finding {
     pub(crate) class: Option<Class>,
 }
 
-impl Finding {
+impl ImageFinding {
     /// Takes down which newer versions there are. A newer major version is one only where that is asked for.
     pub(super) fn is_known(&mut self, newer: NewerVersions, major: bool) {
         if self.status == Status::Current && (newer.minor.is_some() || (major && newer.major.is_some())) {
@@ -95,7 +95,7 @@ impl Finding {
 
 /// What would change for a platform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub(crate) struct Change {
+pub(crate) struct PlatformChange {
     /// The platform.
     pub(crate) platform: Platform,
     /// How.
@@ -118,7 +118,7 @@ pub(crate) enum ChangeKind {
 
 /// How to look.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Options {
+pub(crate) struct CheckOptions {
     /// How many requests each registry may get.
     pub(crate) quota: Option<usize>,
     /// Fetch the manifests of platforms that changed, to tell the bytes.
@@ -133,12 +133,12 @@ pub(crate) struct Options {
 /// If the job is told to stop, or a reference does not parse.
 pub(crate) fn check(
     registries: &Registries,
-    lock: &Lock,
+    lock: &UpstreamLock,
     names: &[String],
-    options: Options,
+    options: CheckOptions,
     progress: &Progress,
-) -> Result<Vec<Finding>, ResolveError> {
-    let run = Run { registries, lock, options, hosts: Mutex::default(), progress };
+) -> Result<Vec<ImageFinding>, ReferenceResolveError> {
+    let run = CheckRun { registries, lock, options, hosts: Mutex::default(), progress };
     // A quota is spent in order: on the image that was looked up longest ago first, and on lists of tags last.
     let workers = if options.quota.is_some() { 1 } else { WORKERS.min(names.len()) };
     let findings = in_parallel(workers, names, |name| run.image(name))?;
@@ -149,10 +149,10 @@ pub(crate) fn check(
 fn in_parallel<T: Sync, R: Send>(
     workers: usize,
     items: &[T],
-    work: impl Fn(&T) -> Result<R, ResolveError> + Sync,
-) -> Result<Vec<R>, ResolveError> {
+    work: impl Fn(&T) -> Result<R, ReferenceResolveError> + Sync,
+) -> Result<Vec<R>, ReferenceResolveError> {
     let next = AtomicUsize::new(0);
-    let results: Mutex<BTreeMap<usize, Result<R, ResolveError>>> = Mutex::default();
+    let results: Mutex<BTreeMap<usize, Result<R, ReferenceResolveError>>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -170,17 +170,17 @@ fn in_parallel<T: Sync, R: Send>(
 
 /// What is known of a registry in this run.
 #[derive(Debug, Default)]
-struct Host {
+struct CheckedRegistry {
     requests: usize,
     /// Why it gets no more, and the class of the error if it was one.
     closed: Option<(String, Option<Class>)>,
 }
 
-struct Run<'a> {
+struct CheckRun<'a> {
     registries: &'a Registries,
-    lock: &'a Lock,
-    options: Options,
-    hosts: Mutex<BTreeMap<String, Host>>,
+    lock: &'a UpstreamLock,
+    options: CheckOptions,
+    hosts: Mutex<BTreeMap<String, CheckedRegistry>>,
     progress: &'a Progress,
 }
 
@@ -194,9 +194,9 @@ enum Miss {
     Unknown(String, Class),
 }
 
-impl Run<'_> {
-    fn image(&self, name: &str) -> Result<Finding, ResolveError> {
-        let finding = |status, found, why: Option<String>| Finding {
+impl CheckRun<'_> {
+    fn image(&self, name: &str) -> Result<ImageFinding, ReferenceResolveError> {
+        let finding = |status, found, why: Option<String>| ImageFinding {
             name: name.to_owned(),
             status,
             found,
@@ -221,10 +221,10 @@ impl Run<'_> {
         let found = match self.digest(image, &at, &at.which())? {
             Ok(found) => found,
             Err(Miss::Skipped(why)) => {
-                return Ok(Finding { skipped: true, ..finding(Status::Unknown, None, Some(why)) });
+                return Ok(ImageFinding { skipped: true, ..finding(Status::Unknown, None, Some(why)) });
             }
             Err(Miss::Unknown(why, class)) => {
-                return Ok(Finding { class: Some(class), ..finding(Status::Unknown, None, Some(why)) });
+                return Ok(ImageFinding { class: Some(class), ..finding(Status::Unknown, None, Some(why)) });
             }
             Err(Miss::Gone) if at.digest().is_some() => {
                 return Ok(finding(Status::Gone, None, Some(DIGEST_GONE.into())));
@@ -254,16 +254,21 @@ impl Run<'_> {
             // Bytes that are not those of the digest are damage, and nothing to update to.
             Err((why, Some(Class::Unverified))) => {
                 let class = Some(Class::Unverified);
-                return Ok(Finding { class, ..finding(Status::Unknown, None, Some(why)) });
+                return Ok(ImageFinding { class, ..finding(Status::Unknown, None, Some(why)) });
             }
             Err((why, _)) => (Vec::new(), Some(why)),
         };
         let why = if gone { Some(format!("{DIGEST_GONE}; the tag names another one")) } else { failed };
-        Ok(Finding { changes, ..finding(status, Some(found), why) })
+        Ok(ImageFinding { changes, ..finding(status, Some(found), why) })
     }
 
     /// The digest that the registry has for a tag or digest.
-    fn digest(&self, image: &Image, at: &Location, which: &str) -> Result<Result<Digest, Miss>, ResolveError> {
+    fn digest(
+        &self,
+        image: &LockedImage,
+        at: &Location,
+        which: &str,
+    ) -> Result<Result<Digest, Miss>, ReferenceResolveError> {
         let head = match self.ask(image, at, |client| client.head(at, which, self.progress))? {
             Ok(head) => head,
             Err(miss) => return Ok(Err(miss)),
@@ -279,10 +284,10 @@ impl Run<'_> {
     /// Makes a request, if the registry may get one.
     fn ask<T>(
         &self,
-        image: &Image,
+        image: &LockedImage,
         at: &Location,
-        request: impl FnOnce(&Client) -> Result<T, RegistryError>,
-    ) -> Result<Result<T, Miss>, ResolveError> {
+        request: impl FnOnce(&RegistryClient) -> Result<T, RegistryError>,
+    ) -> Result<Result<T, Miss>, ReferenceResolveError> {
         if let Err(miss) = self.admit(at) {
             return Ok(Err(miss));
         }
@@ -343,11 +348,11 @@ impl Run<'_> {
     /// What taking the new digest would change. Not to know that changes no status.
     fn changes(
         &self,
-        image: &Image,
+        image: &LockedImage,
         locked: &Locked,
         at: &Location,
         found: Digest,
-    ) -> Result<Result<Vec<Change>, Missed>, ResolveError> {
+    ) -> Result<Result<Vec<PlatformChange>, Missed>, ReferenceResolveError> {
         if let Err(Miss::Skipped(why) | Miss::Unknown(why, _)) = self.admit(at) {
             return Ok(Err((why, None)));
         }
@@ -358,10 +363,10 @@ impl Run<'_> {
         };
         let mut changes = Vec::new();
         for (platform, old) in &locked.platforms {
-            let change = |kind, fetch| Change { platform: platform.clone(), kind, fetch };
+            let change = |kind, fetch| PlatformChange { platform: platform.clone(), kind, fetch };
             let entries = match &document {
-                Document::Index(entries) => entries,
-                Document::Manifest(manifest) => {
+                UpstreamDocument::Index(entries) => entries,
+                UpstreamDocument::Manifest(manifest) => {
                     changes.push(change(ChangeKind::Changed, Some(self.delta(manifest))));
                     continue;
                 }
@@ -380,7 +385,7 @@ impl Run<'_> {
     }
 
     /// Adds the versions beside that of a tag, where it has one.
-    fn with_newer(&self, mut finding: Finding) -> Result<Finding, ResolveError> {
+    fn with_newer(&self, mut finding: ImageFinding) -> Result<ImageFinding, ReferenceResolveError> {
         let image = self.lock.images.get(&finding.name);
         let asked = matches!(finding.status, Status::Current | Status::Update | Status::Moved);
         let Some((image, locked)) = image.and_then(|image| Some((image, image.locked.as_ref()?))).filter(|_| asked)
@@ -414,10 +419,10 @@ impl Run<'_> {
     fn date(
         &self,
         version: &mut NewerVersion,
-        image: &Image,
+        image: &LockedImage,
         at: &Location,
         platform: &Platform,
-    ) -> Result<(), ResolveError> {
+    ) -> Result<(), ReferenceResolveError> {
         if self.admit(at).is_err() {
             return Ok(());
         }
@@ -430,7 +435,7 @@ impl Run<'_> {
     }
 
     /// Bytes of the blobs that no image of the lock has.
-    fn delta(&self, manifest: &Manifest) -> u64 {
+    fn delta(&self, manifest: &PlatformManifest) -> u64 {
         let new: BTreeSet<(Digest, u64)> = manifest.blobs().map(|blob| (blob.digest, blob.size)).collect();
         new.iter().filter(|(digest, _)| !self.lock.blobs.contains_key(digest)).map(|(_, size)| size).sum()
     }
@@ -441,9 +446,9 @@ const DIGEST_GONE: &str = "the locked digest is gone";
 /// Why changes are not known, and the class of the error if it was one.
 type Missed = (String, Option<Class>);
 
-fn unless_stopped(error: ResolveError) -> Result<Missed, ResolveError> {
+fn unless_stopped(error: ReferenceResolveError) -> Result<Missed, ReferenceResolveError> {
     match error {
-        ResolveError::Registry(RegistryError::Stopped { .. }) => Err(error),
+        ReferenceResolveError::Registry(RegistryError::Stopped { .. }) => Err(error),
         error => Ok((error.to_string(), Some(error.class()))),
     }
 }
@@ -453,7 +458,7 @@ fn unless_stopped(error: ResolveError) -> Result<Missed, ResolveError> {
 /// # Errors
 /// If a name is not in the lock.
 pub(crate) fn order(
-    lock: &Lock,
+    lock: &UpstreamLock,
     asked: &[String],
     last: impl Fn(&str) -> Option<String>,
 ) -> Result<Vec<String>, String> {
@@ -466,7 +471,7 @@ pub(crate) fn order(
 ///
 /// # Errors
 /// With the name that is not in the lock.
-pub fn select(lock: &Lock, asked: &[String]) -> Result<Vec<String>, String> {
+pub fn select(lock: &UpstreamLock, asked: &[String]) -> Result<Vec<String>, String> {
     if let Some(unknown) = asked.iter().find(|name| !lock.images.contains_key(*name)) {
         return Err(unknown.clone());
     }

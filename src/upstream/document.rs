@@ -102,16 +102,16 @@ impl Classified for DocumentError {
 
 /// What a document is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Document {
+pub enum UpstreamDocument {
     /// One image for each of several platforms.
-    Index(Vec<Entry>),
+    Index(Vec<IndexEntry>),
     /// One image.
-    Manifest(Manifest),
+    Manifest(PlatformManifest),
 }
 
 /// An entry of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct IndexEntry {
     /// The manifest's digest.
     pub(crate) digest: Digest,
     /// Its size.
@@ -124,16 +124,16 @@ pub struct Entry {
 
 /// The image of one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Manifest {
+pub struct PlatformManifest {
     /// Its config.
-    pub(crate) config: Descriptor,
+    pub(crate) config: BlobDescriptor,
     /// Its layers, bottom first.
-    pub layers: Vec<Descriptor>,
+    pub layers: Vec<BlobDescriptor>,
 }
 
 /// A blob that a manifest names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Descriptor {
+pub struct BlobDescriptor {
     /// Its type.
     pub media_type: String,
     /// Its digest.
@@ -142,9 +142,9 @@ pub struct Descriptor {
     pub size: u64,
 }
 
-impl Manifest {
+impl PlatformManifest {
     /// The config, then the layers.
-    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
+    pub fn blobs(&self) -> impl Iterator<Item = &BlobDescriptor> {
         std::iter::once(&self.config).chain(&self.layers)
     }
 
@@ -157,11 +157,11 @@ impl Manifest {
 
 /// A document with its kind, and the type it goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Typed {
+pub struct TypedDocument {
     /// Its type.
     pub media_type: String,
     /// What it is.
-    pub document: Document,
+    pub document: UpstreamDocument,
 }
 
 #[derive(Debug, Deserialize)]
@@ -198,12 +198,12 @@ struct RawPlatform {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum UpstreamDocumentKind {
     Index,
     Manifest,
 }
 
-impl Kind {
+impl UpstreamDocumentKind {
     const fn name(self) -> &'static str {
         match self {
             Self::Index => "an index",
@@ -216,7 +216,7 @@ impl Kind {
 ///
 /// # Errors
 /// See [`DocumentError`].
-pub fn read(bytes: &[u8], told: Option<&str>) -> Result<Typed, DocumentError> {
+pub fn read(bytes: &[u8], told: Option<&str>) -> Result<TypedDocument, DocumentError> {
     let text = std::str::from_utf8(bytes).map_err(|_| DocumentError::NotText)?;
     let mut from = serde_json::Deserializer::from_str(text);
     let raw: RawDocument = serde_path_to_error::deserialize(&mut from)
@@ -235,19 +235,19 @@ pub fn read(bytes: &[u8], told: Option<&str>) -> Result<Typed, DocumentError> {
         return Err(DocumentError::Contradiction { said: told.to_owned(), is: own.clone() });
     }
     let shape = match (&raw.manifests, &raw.config, &raw.layers) {
-        (Some(_), None, None) => Kind::Index,
-        (None, Some(_), Some(_)) => Kind::Manifest,
+        (Some(_), None, None) => UpstreamDocumentKind::Index,
+        (None, Some(_), Some(_)) => UpstreamDocumentKind::Manifest,
         (Some(_), ..) => {
             return Err(DocumentError::Contradiction {
-                said: Kind::Index.name().into(),
-                is: Kind::Manifest.name().into(),
+                said: UpstreamDocumentKind::Index.name().into(),
+                is: UpstreamDocumentKind::Manifest.name().into(),
             });
         }
         _ => return Err(DocumentError::NotManifest("it has neither manifests nor config and layers".to_owned())),
     };
     let media_type = match raw.media_type.as_deref().or(told) {
         Some(media_type) => media_type.to_owned(),
-        None if shape == Kind::Index => OCI_INDEX.to_owned(),
+        None if shape == UpstreamDocumentKind::Index => OCI_INDEX.to_owned(),
         None => OCI_MANIFEST.to_owned(),
     };
     let kind = kind_of(&media_type).ok_or_else(|| DocumentError::Type(media_type.clone()))?;
@@ -255,11 +255,11 @@ pub fn read(bytes: &[u8], told: Option<&str>) -> Result<Typed, DocumentError> {
         return Err(DocumentError::Contradiction { said: media_type, is: shape.name().to_owned() });
     }
     let document = match (raw.manifests, raw.config, raw.layers) {
-        (Some(manifests), ..) => Document::Index(manifests.into_iter().filter_map(entry).collect()),
-        (None, Some(config), Some(layers)) => Document::Manifest(manifest(config, layers)?),
+        (Some(manifests), ..) => UpstreamDocument::Index(manifests.into_iter().filter_map(entry).collect()),
+        (None, Some(config), Some(layers)) => UpstreamDocument::Manifest(manifest(config, layers)?),
         _ => return Err(DocumentError::NotManifest("it is empty".to_owned())),
     };
-    Ok(Typed { media_type, document })
+    Ok(TypedDocument { media_type, document })
 }
 
 /// What servers say that know nothing of images.
@@ -267,10 +267,10 @@ fn is_generic(media_type: &str) -> bool {
     matches!(media_type, "" | "application/json" | "application/octet-stream" | "text/plain" | "binary/octet-stream")
 }
 
-fn kind_of(media_type: &str) -> Option<Kind> {
+fn kind_of(media_type: &str) -> Option<UpstreamDocumentKind> {
     match media_type {
-        OCI_INDEX | DOCKER_INDEX => Some(Kind::Index),
-        OCI_MANIFEST | DOCKER_MANIFEST => Some(Kind::Manifest),
+        OCI_INDEX | DOCKER_INDEX => Some(UpstreamDocumentKind::Index),
+        OCI_MANIFEST | DOCKER_MANIFEST => Some(UpstreamDocumentKind::Manifest),
         _ => None,
     }
 }
@@ -278,11 +278,11 @@ fn kind_of(media_type: &str) -> Option<Kind> {
 /// Whether an entry of an index is another index.
 #[must_use]
 pub fn is_index(media_type: &str) -> bool {
-    kind_of(media_type) == Some(Kind::Index)
+    kind_of(media_type) == Some(UpstreamDocumentKind::Index)
 }
 
 /// `None` for attestations, which are no images.
-fn entry(raw: RawDescriptor) -> Option<Entry> {
+fn entry(raw: RawDescriptor) -> Option<IndexEntry> {
     let notes = raw.annotations.unwrap_or_default();
     let unknown = |platform: &RawPlatform| platform.os == "unknown" && platform.architecture == "unknown";
     if notes.contains_key("vnd.docker.reference.type") || raw.platform.as_ref().is_some_and(unknown) {
@@ -292,10 +292,10 @@ fn entry(raw: RawDescriptor) -> Option<Entry> {
     let platform = platform.map(|RawPlatform { os, architecture, variant }| {
         Platform { os, architecture, variant: variant.filter(|variant| !variant.is_empty()) }.canonical()
     });
-    Some(Entry { digest: raw.digest, size: raw.size, media_type: raw.media_type, platform })
+    Some(IndexEntry { digest: raw.digest, size: raw.size, media_type: raw.media_type, platform })
 }
 
-fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifest, DocumentError> {
+fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<PlatformManifest, DocumentError> {
     if !CONFIGS.contains(&config.media_type.as_str()) {
         return Err(DocumentError::Artifact(config.media_type));
     }
@@ -310,8 +310,8 @@ fn manifest(config: RawDescriptor, layers: Vec<RawDescriptor>) -> Result<Manifes
     }
     let sizes = layers.iter().try_fold(config.size, |sum, layer| sum.checked_add(layer.size));
     sizes.filter(|sum| *sum < MOST_BYTES).ok_or(DocumentError::Size)?;
-    let plain = |raw: RawDescriptor| Descriptor { media_type: raw.media_type, digest: raw.digest, size: raw.size };
-    Ok(Manifest { config: plain(config), layers: layers.into_iter().map(plain).collect() })
+    let plain = |raw: RawDescriptor| BlobDescriptor { media_type: raw.media_type, digest: raw.digest, size: raw.size };
+    Ok(PlatformManifest { config: plain(config), layers: layers.into_iter().map(plain).collect() })
 }
 
 #[cfg(test)]
@@ -328,7 +328,7 @@ mod tests {
         json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": blob(CONFIGS[0]), "layers": [blob(layer)] })
     }
 
-    fn read_json(value: &Value, told: Option<&str>) -> Result<Typed, DocumentError> {
+    fn read_json(value: &Value, told: Option<&str>) -> Result<TypedDocument, DocumentError> {
         read(value.to_string().as_bytes(), told)
     }
 
@@ -341,7 +341,7 @@ mod tests {
         let mut docker = image("application/vnd.docker.image.rootfs.diff.tar.gzip");
         docker["mediaType"] = json!(DOCKER_MANIFEST);
         docker["config"] = blob(CONFIGS[1]);
-        let Document::Manifest(manifest) = read_json(&docker, None).unwrap().document else { panic!() };
+        let UpstreamDocument::Manifest(manifest) = read_json(&docker, None).unwrap().document else { panic!() };
         assert_eq!(manifest.total_size(), 6);
         let mut silent = image(TAR_GZIP);
         silent.as_object_mut().unwrap().remove("mediaType");
@@ -363,7 +363,8 @@ mod tests {
             attestation,
             blob(OCI_MANIFEST),
         ] });
-        let Typed { media_type, document: Document::Index(entries) } = read_json(&index, None).unwrap() else {
+        let TypedDocument { media_type, document: UpstreamDocument::Index(entries) } = read_json(&index, None).unwrap()
+        else {
             panic!()
         };
         assert_eq!(media_type, OCI_INDEX);

@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Registries;
 use super::document::DocumentError;
-use super::lock::{Image, Lock, Source};
+use super::lock::{LockedImage, UpstreamLock, UpstreamSource};
 use super::nix::{BlobStore, store_name};
-use super::place::{ParsePlaceError, Place, PlaceError, Wanted, take_first};
+use super::place::{BlobPlace, ParsePlaceError, PlaceError, WantedBlob, take_first};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::nix::store::NixError;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
@@ -76,11 +76,11 @@ impl Classified for FetchError {
 #[derive(Debug, Clone)]
 pub(crate) struct Job {
     /// The blob.
-    pub(crate) wanted: Wanted,
+    pub(crate) wanted: WantedBlob,
     /// The images that need it.
     pub(crate) images: BTreeSet<String>,
     /// Where it may be had: mirrors first.
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<BlobPlace>,
     /// Whether registries on this machine speak plain HTTP.
     pub(crate) insecure: bool,
 }
@@ -99,7 +99,7 @@ impl Selection<'_> {
     ///
     /// # Errors
     /// If one is not there, or was not looked up yet.
-    pub(crate) fn images<'l>(&self, lock: &'l Lock) -> Result<Vec<(&'l str, &'l Image)>, FetchError> {
+    pub(crate) fn images<'l>(&self, lock: &'l UpstreamLock) -> Result<Vec<(&'l str, &'l LockedImage)>, FetchError> {
         for name in self.images {
             match lock.images.get(name) {
                 None => {
@@ -124,10 +124,10 @@ impl Selection<'_> {
 ///
 /// # Errors
 /// If one of the two is not a place.
-pub(crate) fn places(name: &str, image: &Image) -> Result<Vec<Place>, FetchError> {
+pub(crate) fn places(name: &str, image: &LockedImage) -> Result<Vec<BlobPlace>, FetchError> {
     let parse =
-        |text: &str| text.parse::<Place>().map_err(|source| FetchError::Place { name: name.to_owned(), source });
-    let mirror = image.mirror.as_deref().filter(|_| image.source == Source::Mirror);
+        |text: &str| text.parse::<BlobPlace>().map_err(|source| FetchError::Place { name: name.to_owned(), source });
+    let mirror = image.mirror.as_deref().filter(|_| image.source == UpstreamSource::Mirror);
     let upstream = image.locked.as_ref().map(|locked| format!("docker://{}/{}", locked.registry, locked.repository));
     mirror.map(parse).into_iter().chain(upstream.as_deref().map(parse)).collect()
 }
@@ -136,7 +136,7 @@ pub(crate) fn places(name: &str, image: &Image) -> Result<Vec<Place>, FetchError
 ///
 /// # Errors
 /// See [`FetchError`].
-pub(crate) fn jobs(lock: &Lock, selection: Selection<'_>) -> Result<BTreeMap<Digest, Job>, FetchError> {
+pub(crate) fn jobs(lock: &UpstreamLock, selection: Selection<'_>) -> Result<BTreeMap<Digest, Job>, FetchError> {
     let mut jobs: BTreeMap<Digest, Job> = BTreeMap::new();
     let images = selection.images(lock)?;
     let has = |platform: &&Platform| {
@@ -153,7 +153,7 @@ pub(crate) fn jobs(lock: &Lock, selection: Selection<'_>) -> Result<BTreeMap<Dig
             let document = |source| FetchError::Document { name: name.to_owned(), source };
             for blob in platform.read().map_err(document)?.blobs() {
                 let job = jobs.entry(blob.digest).or_insert_with(|| Job {
-                    wanted: Wanted { digest: blob.digest, size: blob.size },
+                    wanted: WantedBlob { digest: blob.digest, size: blob.size },
                     images: BTreeSet::new(),
                     places: Vec::new(),
                     insecure: false,
@@ -186,33 +186,33 @@ pub(crate) struct Fetcher<'a> {
 
 /// What became of one blob that could not be fetched.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct BlobFailure {
     /// The blob.
     pub(crate) digest: Digest,
     /// The images that need it.
     pub(crate) images: BTreeSet<String>,
     /// Why not.
-    pub(crate) cause: Cause,
+    pub(crate) cause: FetchCause,
 }
 
 /// Why a blob is not in the store.
 #[derive(Debug)]
-pub(crate) enum Cause {
+pub(crate) enum FetchCause {
     /// No place gave it.
-    Places(Vec<(Place, PlaceError)>),
+    Places(Vec<(BlobPlace, PlaceError)>),
     /// Nix did not take it.
     Nix(NixError),
 }
 
 /// What a run did.
 #[derive(Debug, Default)]
-pub(crate) struct Outcome {
+pub(crate) struct FetchOutcome {
     /// The blobs that are in the store now.
     pub(crate) fetched: BTreeSet<Digest>,
     /// Bytes over the network.
     pub(crate) network: u64,
     /// The others.
-    pub(crate) failures: Vec<Failure>,
+    pub(crate) failures: Vec<BlobFailure>,
 }
 
 impl Fetcher<'_> {
@@ -220,14 +220,14 @@ impl Fetcher<'_> {
     ///
     /// # Errors
     /// If there is no room, or a signal came.
-    pub(crate) fn run(&self, mut jobs: Vec<Job>) -> Result<Outcome, FetchError> {
+    pub(crate) fn run(&self, mut jobs: Vec<Job>) -> Result<FetchOutcome, FetchError> {
         fs::create_dir_all(self.cache).at("create", self.cache)?;
         self.store.set_up()?;
         self.check_space(&jobs)?;
         self.progress.expect(jobs.iter().map(|job| job.wanted.size).sum());
         // The largest first: the last one to end should be a small one.
         jobs.sort_by_key(|job| (job.wanted.size, job.wanted.digest));
-        let (queue, outcome) = (Mutex::new(jobs), Mutex::new(Outcome::default()));
+        let (queue, outcome) = (Mutex::new(jobs), Mutex::new(FetchOutcome::default()));
         // Not in the head of the loop, where the lock would be held for as long as the job takes.
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
@@ -240,7 +240,7 @@ impl Fetcher<'_> {
                         outcome.fetched.insert(job.wanted.digest);
                     }
                     Err(cause) => {
-                        outcome.failures.push(Failure { digest: job.wanted.digest, images: job.images, cause });
+                        outcome.failures.push(BlobFailure { digest: job.wanted.digest, images: job.images, cause });
                     }
                 }
                 if self.progress.check().is_err() {
@@ -255,15 +255,15 @@ impl Fetcher<'_> {
         Ok(outcome)
     }
 
-    fn fetch(&self, job: &Job) -> Result<u64, Cause> {
+    fn fetch(&self, job: &Job) -> Result<u64, FetchCause> {
         let digest = job.wanted.digest;
         let file = self.cache.join(store_name(digest));
         let network = take_first(&job.places, self.registries, job.insecure, job.wanted, &file, self.progress);
-        let network = network.map_err(Cause::Places)?;
-        self.store.add(digest, &file).map_err(Cause::Nix)?;
+        let network = network.map_err(FetchCause::Places)?;
+        self.store.add(digest, &file).map_err(FetchCause::Nix)?;
         // From now on the store has it; a link that fails is told, and the next run tries again.
         drop(fs::remove_file(&file));
-        self.store.keep(digest, self.roots).map_err(Cause::Nix)?;
+        self.store.keep(digest, self.roots).map_err(FetchCause::Nix)?;
         Ok(network)
     }
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::document::DocumentError;
-use super::lock::{Lock, VERSION};
-use super::proof::{self, Problem};
+use super::lock::{UpstreamLock, VERSION};
+use super::proof::{self, LockProblem};
 use crate::class::{Class, Classified};
 use crate::disk::lock_file::{self, LockFile, LockFileError};
 
@@ -23,7 +23,7 @@ pub enum LockError {
         /// The image.
         image: String,
         /// What is wrong with it.
-        problem: Box<Problem>,
+        problem: Box<LockProblem>,
     },
     /// Something that was to be written and is not a lock.
     #[error("{path}: {source}", path = path.display())]
@@ -45,7 +45,7 @@ impl Classified for LockError {
     }
 }
 
-impl LockFile for Lock {
+impl LockFile for UpstreamLock {
     const VERSION: u32 = VERSION;
     const BEGIN: &'static str = "windlass upstream add NAME REFERENCE";
     type Error = LockError;
@@ -60,13 +60,13 @@ impl LockFile for Lock {
 }
 
 /// A lock of images that is being changed.
-pub(crate) type Change = lock_file::Change<Lock>;
+pub(crate) type UpstreamLockChange = lock_file::LockFileChange<UpstreamLock>;
 
 /// Reads a lock and checks all of it.
 ///
 /// # Errors
 /// See [`LockError`].
-pub(crate) fn read(path: &Path) -> Result<Lock, LockError> {
+pub(crate) fn read(path: &Path) -> Result<UpstreamLock, LockError> {
     lock_file::read(path)
 }
 
@@ -80,7 +80,7 @@ mod tests {
     use crate::disk::progress::Progress;
     use crate::oci::digest::Digest;
     use crate::upstream::document::OCI_MANIFEST;
-    use crate::upstream::lock::Lock;
+    use crate::upstream::lock::UpstreamLock;
 
     /// A lock with one image of one layer, whose manifest has this note in it.
     fn example(note: &str) -> Value {
@@ -103,7 +103,7 @@ mod tests {
         } })
     }
 
-    fn read_value(value: &Value) -> Result<Lock, LockError> {
+    fn read_value(value: &Value) -> Result<UpstreamLock, LockError> {
         parse(Path::new("images.lock.json"), value.to_string().as_bytes())
     }
 
@@ -158,14 +158,15 @@ mod tests {
             ("\"totalSize\": 11", "\"totalSize\" 11", "expected `:`"),
             ("\"totalSize\": 11", "<<<<<<< HEAD", "key must be a string"),
         ] {
-            let error = parse::<Lock>(Path::new("l"), text.replace(from, to).as_bytes()).unwrap_err().to_string();
+            let error =
+                parse::<UpstreamLock>(Path::new("l"), text.replace(from, to).as_bytes()).unwrap_err().to_string();
             assert!(error.starts_with(&format!("l:{line}:")) && error.contains(words), "{error}");
         }
         let twice = text.replace("\"images\": {", "\"images\": { \"app\": null,");
         for text in [&twice, "", "{}", "[]", "\u{0}", "{\"version\":1}", "{\"version\":1,\"images\":{}} x"] {
             assert!(
                 matches!(
-                    parse::<Lock>(Path::new("l"), text.as_bytes()),
+                    parse::<UpstreamLock>(Path::new("l"), text.as_bytes()),
                     Err(LockError::File(LockFileError::Format { .. }))
                 ),
                 "{text}"
@@ -173,7 +174,7 @@ mod tests {
         }
         let image = serde_json::to_string(&example("")["images"]["app"]).unwrap();
         let twice = format!("{{\"version\":1,\"images\":{{\"a\":{image},\n\"a\":{image}}}}}");
-        let error = parse::<Lock>(Path::new("l"), twice.as_bytes()).unwrap_err().to_string();
+        let error = parse::<UpstreamLock>(Path::new("l"), twice.as_bytes()).unwrap_err().to_string();
         assert!(error.starts_with("l:2:") && error.ends_with("'a' is there twice"), "{error}");
     }
 
@@ -185,12 +186,12 @@ mod tests {
         // As a person has formatted it by hand.
         std::fs::write(&path, example("").to_string()).unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(!Change::begin(&path, &progress).unwrap().finish(&progress).unwrap());
-        let mut change = Change::begin(&path, &progress).unwrap();
+        assert!(!UpstreamLockChange::begin(&path, &progress).unwrap().finish(&progress).unwrap());
+        let mut change = UpstreamLockChange::begin(&path, &progress).unwrap();
         change.lock.images.get_mut("app").unwrap().floating = true;
         assert!(matches!(change.finish(&progress), Err(LockError::Image { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), before);
-        let mut change = Change::begin(&path, &progress).unwrap();
+        let mut change = UpstreamLockChange::begin(&path, &progress).unwrap();
         change.lock.images.clear();
         assert!(change.finish(&progress).unwrap());
         let lock = read(&path).unwrap();
@@ -205,7 +206,7 @@ mod tests {
         let (path, link) = (folder.path().join("real.json"), folder.path().join("link.json"));
         std::fs::write(&path, example("").to_string()).unwrap();
         std::os::unix::fs::symlink("real.json", &link).unwrap();
-        let mut change = Change::begin(&link, &Progress::new()).unwrap();
+        let mut change = UpstreamLockChange::begin(&link, &Progress::new()).unwrap();
         change.lock.images.clear();
         assert!(change.finish(&Progress::new()).unwrap());
         assert!(link.is_symlink() && read(&path).unwrap().images.is_empty());
@@ -238,7 +239,7 @@ mod tests {
             let lock = read_value(&value).unwrap();
             let text = to_text(&lock);
             prop_assert!(text.is_ascii(), "not ASCII");
-            let again = parse::<Lock>(Path::new("l"), text.as_bytes()).unwrap();
+            let again = parse::<UpstreamLock>(Path::new("l"), text.as_bytes()).unwrap();
             prop_assert_eq!(&again, &lock);
             prop_assert_eq!(to_text(&again), text);
             let raw = &lock.images["app"].locked.as_ref().unwrap().root;

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::document::{self, Document, DocumentError, Manifest};
+use super::document::{self, DocumentError, PlatformManifest, UpstreamDocument};
 use crate::disk::lock_file::unique;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
@@ -25,27 +25,27 @@ use crate::registry::location::{Location, LocationError};
 pub(crate) const VERSION: u32 = 1;
 
 /// Keys that a newer windlass, or another program, has put there.
-pub(crate) type Others = Map<String, Value>;
+pub(crate) type OtherKeys = Map<String, Value>;
 
 /// A whole lock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Lock {
+pub struct UpstreamLock {
     /// [`VERSION`].
     pub(super) version: u32,
     /// The images by the names that people gave them.
     #[serde(deserialize_with = "unique")]
-    pub images: BTreeMap<String, Image>,
+    pub images: BTreeMap<String, LockedImage>,
     /// Every blob of every image, once.
     #[serde(default, deserialize_with = "unique")]
-    pub blobs: BTreeMap<Digest, Blob>,
+    pub blobs: BTreeMap<Digest, LockedBlob>,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// One image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct Image {
+pub struct LockedImage {
     /// What was asked for.
     pub(crate) original: Original,
     /// Whether the reference can name another image tomorrow without anybody having done wrong.
@@ -61,22 +61,22 @@ pub struct Image {
     pub(crate) reason: Option<String>,
     /// Where its blobs are fetched from.
     #[serde(default)]
-    pub(crate) source: Source,
+    pub(crate) source: UpstreamSource,
     /// Where its mirror is: `docker://REGISTRY/REPOSITORY`, or a directory.
     #[serde(default)]
     pub(crate) mirror: Option<String>,
     /// Who has to have signed it.
     #[serde(default)]
-    pub(crate) policy: Option<Policy>,
+    pub(crate) policy: Option<SignaturePolicy>,
     /// What it is; `None` until it was looked up.
     #[serde(default)]
     pub locked: Option<Locked>,
     /// What was verified when it was looked up.
     #[serde(default)]
-    pub(crate) verified: Option<Verified>,
+    pub(crate) verified: Option<VerifiedSignature>,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// What was asked for.
@@ -89,7 +89,7 @@ pub(crate) struct Original {
     pub(crate) platforms: Vec<Platform>,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// How often to look for updates.
@@ -140,7 +140,7 @@ impl Cadence {
 /// Where blobs are fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Source {
+pub(crate) enum UpstreamSource {
     /// The registry of the reference.
     #[default]
     Upstream,
@@ -151,17 +151,17 @@ pub(crate) enum Source {
 /// Who has to have signed an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Policy {
+pub(crate) struct SignaturePolicy {
     /// The public key of cosign, in PEM.
     pub(crate) cosign_key: String,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// What was verified when an image was looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub(crate) struct Verified {
+pub(crate) struct VerifiedSignature {
     /// `cosign-key`.
     pub(crate) method: String,
     /// The digest of the public key, in DER.
@@ -170,7 +170,7 @@ pub(crate) struct Verified {
     pub(crate) scope: String,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// What an image is.
@@ -183,19 +183,19 @@ pub struct Locked {
     /// The tag that was looked up; `None` for a reference by digest alone.
     pub(crate) tag: Option<String>,
     /// What the reference named: an index, or a manifest.
-    pub(crate) root: Raw,
+    pub(crate) root: RawText,
     /// The manifests of the platforms that were asked for.
     #[serde(deserialize_with = "unique")]
     pub platforms: BTreeMap<Platform, LockedPlatform>,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// An index or manifest, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Raw {
+pub struct RawText {
     /// The digest of the bytes.
     pub digest: Digest,
     /// What they are.
@@ -206,7 +206,7 @@ pub struct Raw {
     pub raw: String,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// One platform of an image.
@@ -214,7 +214,7 @@ pub struct Raw {
 #[serde(rename_all = "camelCase")]
 pub struct LockedPlatform {
     /// Its manifest.
-    pub manifest: Raw,
+    pub manifest: RawText,
     /// Its config.
     pub(crate) config: ConfigBlob,
     /// When its publisher says that it was made.
@@ -223,7 +223,7 @@ pub struct LockedPlatform {
     pub(crate) total_size: u64,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// The config of an image.
@@ -238,7 +238,7 @@ pub(crate) struct ConfigBlob {
 /// A blob that some image needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Blob {
+pub struct LockedBlob {
     /// Its size.
     pub(crate) size: u64,
     /// What it is.
@@ -250,15 +250,15 @@ pub struct Blob {
     pub(crate) from: Vec<String>,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
-impl Raw {
+impl RawText {
     /// The document in these bytes.
     ///
     /// # Errors
     /// See [`DocumentError`].
-    pub(crate) fn document(&self) -> Result<Document, DocumentError> {
+    pub(crate) fn document(&self) -> Result<UpstreamDocument, DocumentError> {
         document::read(self.raw.as_bytes(), Some(&self.media_type)).map(|typed| typed.document)
     }
 }
@@ -268,30 +268,30 @@ impl LockedPlatform {
     ///
     /// # Errors
     /// See [`DocumentError`]; an index is one too.
-    pub fn read(&self) -> Result<Manifest, DocumentError> {
+    pub fn read(&self) -> Result<PlatformManifest, DocumentError> {
         match self.manifest.document()? {
-            Document::Manifest(manifest) => Ok(manifest),
-            Document::Index(_) => Err(DocumentError::Type(self.manifest.media_type.clone())),
+            UpstreamDocument::Manifest(manifest) => Ok(manifest),
+            UpstreamDocument::Index(_) => Err(DocumentError::Type(self.manifest.media_type.clone())),
         }
     }
 }
 
-impl Image {
+impl LockedImage {
     /// One that was not looked up yet.
     #[must_use]
     pub(crate) fn pending(location: &Location, platforms: Vec<Platform>) -> Self {
         Self {
-            original: Original { reference: location.to_string(), platforms, other: Others::new() },
+            original: Original { reference: location.to_string(), platforms, other: OtherKeys::new() },
             floating: is_floating(location),
             insecure: false,
             cadence: None,
             reason: None,
-            source: Source::Upstream,
+            source: UpstreamSource::Upstream,
             mirror: None,
             policy: None,
             locked: None,
             verified: None,
-            other: Others::new(),
+            other: OtherKeys::new(),
         }
     }
 
@@ -335,13 +335,13 @@ pub(crate) fn is_floating(location: &Location) -> bool {
     crate::oci::reference::is_floating(&location.to_string())
 }
 
-impl Default for Lock {
+impl Default for UpstreamLock {
     fn default() -> Self {
-        Self { version: VERSION, images: BTreeMap::new(), blobs: BTreeMap::new(), other: Others::new() }
+        Self { version: VERSION, images: BTreeMap::new(), blobs: BTreeMap::new(), other: OtherKeys::new() }
     }
 }
 
-impl Lock {
+impl UpstreamLock {
     /// Drops the blobs that no image needs any more, and says of the others who has them.
     ///
     /// # Errors

@@ -20,14 +20,14 @@ use serde_json::{Map, Value, json};
 use super::Registries;
 use super::document::DocumentError;
 use super::fetch::{FetchError, places};
-use super::lock::{Image, Locked, Raw};
+use super::lock::{Locked, LockedImage, RawText};
 use super::nix::{BlobStore, store_name};
-use super::place::{Place, PlaceError, Wanted, copy_verified, take_first};
+use super::place::{BlobPlace, PlaceError, WantedBlob, copy_verified, take_first};
 use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
-use crate::disk::{At, Staging, WriteError};
+use crate::disk::{AtPath, Staging, WriteError};
 use crate::nix::store::NixError;
 use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
@@ -54,7 +54,7 @@ pub(crate) enum MirrorError {
         /// The blob.
         digest: Digest,
         /// The last place that was asked, which is upstream.
-        place: Box<Place>,
+        place: Box<BlobPlace>,
         /// Why not.
         source: Box<PlaceError>,
     },
@@ -94,25 +94,25 @@ impl Classified for MirrorError {
 
 /// Where a mirror is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
+pub(crate) enum MirrorTarget {
     /// A directory.
     Directory(PathBuf),
     /// A registry, and what comes before the images' names there.
     Registry(Location),
 }
 
-impl Target {
+impl MirrorTarget {
     /// Where an image is in the mirror, as the lock has it.
     ///
     /// # Errors
     /// If its name is not one for a repository.
-    pub(crate) fn place(&self, name: &str) -> Result<Place, LocationError> {
+    pub(crate) fn place(&self, name: &str) -> Result<BlobPlace, LocationError> {
         match self {
-            Self::Directory(path) => Ok(Place::Directory(path.clone())),
+            Self::Directory(path) => Ok(BlobPlace::Directory(path.clone())),
             Self::Registry(prefix) => {
                 // `open-webui:cuda` is another tag of `open-webui`.
                 let name = name.split(':').next().unwrap_or(name);
-                Location::new(prefix.host(), &format!("{}/{name}", prefix.repository())).map(Place::Registry)
+                Location::new(prefix.host(), &format!("{}/{name}", prefix.repository())).map(BlobPlace::Registry)
             }
         }
     }
@@ -150,9 +150,9 @@ pub(crate) struct Mirror<'a> {
 
 /// What it takes to copy the blobs of one image.
 struct Copying<'a> {
-    image: &'a Image,
+    image: &'a LockedImage,
     /// Where they are, but for the mirror itself.
-    places: Vec<Place>,
+    places: Vec<BlobPlace>,
     /// Those that the Nix store does not have.
     missing: BTreeSet<Digest>,
     blobs: BTreeMap<Digest, u64>,
@@ -170,7 +170,7 @@ impl Mirror<'_> {
     ///
     /// # Errors
     /// See [`MirrorError`]. What was copied stays, and no name leads to something that is not there.
-    pub(crate) fn copy(&self, target: &Target, name: &str, image: &Image) -> Result<Mirrored, MirrorError> {
+    pub(crate) fn copy(&self, target: &MirrorTarget, name: &str, image: &LockedImage) -> Result<Mirrored, MirrorError> {
         let Some(locked) = &image.locked else { return Err(FetchError::Pending(name.to_owned()).into()) };
         let place = target.place(name)?;
         let mut blobs = BTreeMap::new();
@@ -186,9 +186,9 @@ impl Mirror<'_> {
         let copying = Copying { image, places, missing, blobs, done: Mutex::default() };
         self.progress.expect(copying.blobs.values().sum());
         match &place {
-            Place::Directory(folder) => self.to_directory(folder, name, locked, &copying)?,
-            Place::Registry(at) => self.to_registry(at, locked, &copying)?,
-            Place::Web(_) => {}
+            BlobPlace::Directory(folder) => self.to_directory(folder, name, locked, &copying)?,
+            BlobPlace::Registry(at) => self.to_registry(at, locked, &copying)?,
+            BlobPlace::Web(_) => {}
         }
         Ok(copying.done.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
@@ -281,7 +281,7 @@ impl Mirror<'_> {
             copying.count(|done| done.written += 1);
             Ok(())
         })?;
-        let push = |which: &str, raw: &Raw| {
+        let push = |which: &str, raw: &RawText| {
             client.push_manifest(at, which, &raw.media_type, raw.raw.as_bytes(), self.progress)
         };
         for platform in locked.platforms.values() {
@@ -307,12 +307,12 @@ impl Mirror<'_> {
     fn obtain(&self, copying: &Copying<'_>, digest: Digest, size: u64, to: &Path) -> Result<(), MirrorError> {
         if let Some(store) = self.store.filter(|_| !copying.missing.contains(&digest)) {
             let path = store.path(digest);
-            let place = Box::new(Place::Directory(store.folder().to_owned()));
+            let place = Box::new(BlobPlace::Directory(store.folder().to_owned()));
             let blob = |source| MirrorError::Blob { digest, place, source: Box::new(source) };
-            return copy_verified(&path, Wanted { digest, size }, to, self.progress).map_err(blob);
+            return copy_verified(&path, WantedBlob { digest, size }, to, self.progress).map_err(blob);
         }
         let insecure = copying.image.insecure;
-        match take_first(&copying.places, self.registries, insecure, Wanted { digest, size }, to, self.progress) {
+        match take_first(&copying.places, self.registries, insecure, WantedBlob { digest, size }, to, self.progress) {
             Ok(network) => {
                 copying.count(|done| done.fetched += network);
                 Ok(())

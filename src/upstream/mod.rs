@@ -43,16 +43,16 @@ pub(crate) mod state;
 pub(crate) mod update;
 pub(crate) mod versions;
 
-use crate::registry::client::Client;
+use crate::registry::client::RegistryClient;
 use crate::registry::error::RegistryError;
-use crate::registry::options::Options;
+use crate::registry::options::RegistryOptions;
 
 /// The clients of a run: for registries with TLS, and for those on this machine that speak plain HTTP.
 #[derive(Debug)]
 pub(crate) struct Registries {
-    secure: Client,
-    plain: Client,
-    anonymous: Client,
+    secure: RegistryClient,
+    plain: RegistryClient,
+    anonymous: RegistryClient,
 }
 
 impl Registries {
@@ -60,21 +60,22 @@ impl Registries {
     ///
     /// # Errors
     /// If the options are wrong.
-    pub(crate) fn new(options: &Options) -> Result<Self, RegistryError> {
-        let client = |insecure| Client::new(Options { insecure, ..options.clone() });
-        let anonymous = Client::new(Options { insecure: true, auth_files: Vec::new(), ..options.clone() })?;
+    pub(crate) fn new(options: &RegistryOptions) -> Result<Self, RegistryError> {
+        let client = |insecure| RegistryClient::new(RegistryOptions { insecure, ..options.clone() });
+        let anonymous =
+            RegistryClient::new(RegistryOptions { insecure: true, auth_files: Vec::new(), ..options.clone() })?;
         Ok(Self { secure: client(false)?, plain: client(true)?, anonymous })
     }
 
     /// The one for a place on this machine that was not said to speak plain HTTP: it knows no login.
     #[must_use]
-    pub(crate) const fn anonymous(&self) -> &Client {
+    pub(crate) const fn anonymous(&self) -> &RegistryClient {
         &self.anonymous
     }
 
     /// The one for a registry.
     #[must_use]
-    pub(crate) const fn client(&self, insecure: bool) -> &Client {
+    pub(crate) const fn client(&self, insecure: bool) -> &RegistryClient {
         if insecure { &self.plain } else { &self.secure }
     }
 }

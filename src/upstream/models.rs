@@ -2,12 +2,12 @@
 
 use std::io;
 
-use super::check::{Finding, Status};
+use super::check::{ImageFinding, Status};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::model::pin::hub::{Hub, HubError};
 use crate::model::pin::lock::{LockedModel, ModelLock};
-use crate::model::pin::resolve::{Candidate, ResolveError, Resolved, resolve};
+use crate::model::pin::resolve::{Candidate, ResolvedSource, SourceResolveError, resolve};
 use crate::registry::error::RegistryError;
 
 /// Looks up these models of a lock. Lists of files are read, and no file is downloaded.
@@ -19,7 +19,7 @@ pub(crate) fn check_models(
     lock: &ModelLock,
     names: &[String],
     progress: &Progress,
-) -> Result<Vec<Finding>, ResolveError> {
+) -> Result<Vec<ImageFinding>, SourceResolveError> {
     let mut findings = Vec::new();
     for (name, model) in names.iter().filter_map(|name| Some((name, lock.models.get(name)?))) {
         findings.push(match resolve(&model.source.reference, &model.source.files, hub, progress) {
@@ -31,7 +31,7 @@ pub(crate) fn check_models(
     Ok(findings)
 }
 
-fn found(name: &str, model: &LockedModel, resolved: &Resolved) -> Finding {
+fn found(name: &str, model: &LockedModel, resolved: &ResolvedSource) -> ImageFinding {
     let (commit, before) = (&resolved.source.revision, &model.source.revision);
     if commit.is_some() && commit == before {
         return finding(name, Status::Current, None);
@@ -49,7 +49,7 @@ fn found(name: &str, model: &LockedModel, resolved: &Resolved) -> Finding {
 }
 
 /// How the files of the source differ from those of the lock.
-fn difference(model: &LockedModel, resolved: &Resolved) -> Option<String> {
+fn difference(model: &LockedModel, resolved: &ResolvedSource) -> Option<String> {
     let changed = |file: &Candidate| {
         let Some(locked) = model.files.iter().find(|locked| locked.path == file.path) else {
             return Some(format!("{} is new", file.path));
@@ -68,21 +68,21 @@ fn difference(model: &LockedModel, resolved: &Resolved) -> Option<String> {
     resolved.files.iter().find_map(changed).or_else(gone)
 }
 
-fn failed(name: &str, error: &ResolveError) -> Finding {
+fn failed(name: &str, error: &SourceResolveError) -> ImageFinding {
     let status = match error {
-        ResolveError::Hub(HubError::Missing { .. } | HubError::Registry(RegistryError::NotFound { .. }))
-        | ResolveError::Registry(RegistryError::NotFound { .. })
-        | ResolveError::NoFile { .. } => Status::Gone,
-        ResolveError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Status::Gone,
+        SourceResolveError::Hub(HubError::Missing { .. } | HubError::Registry(RegistryError::NotFound { .. }))
+        | SourceResolveError::Registry(RegistryError::NotFound { .. })
+        | SourceResolveError::NoFile { .. } => Status::Gone,
+        SourceResolveError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => Status::Gone,
         _ => Status::Unknown,
     };
     let class = if status == Status::Gone { Class::Failed } else { error.class() };
-    Finding { class: Some(class), ..finding(name, status, Some(error.to_string())) }
+    ImageFinding { class: Some(class), ..finding(name, status, Some(error.to_string())) }
 }
 
-fn finding(name: &str, status: Status, why: Option<String>) -> Finding {
+fn finding(name: &str, status: Status, why: Option<String>) -> ImageFinding {
     let name = name.to_owned();
-    Finding {
+    ImageFinding {
         name,
         status,
         found: None,

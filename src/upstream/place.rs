@@ -12,11 +12,11 @@ use super::Registries;
 use crate::class::{Class, Classified};
 use crate::disk::pipe::{PipeError, Readers};
 use crate::disk::progress::Progress;
-use crate::disk::{At, Staging, WriteError, bounded};
+use crate::disk::{AtPath, Staging, WriteError, bounded};
 use crate::layer::Sink;
 use crate::layer::output::{Output, Verify};
 use crate::oci::digest::Digest;
-use crate::registry::client::Client;
+use crate::registry::client::RegistryClient;
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
 use crate::registry::web::WebFile;
@@ -24,7 +24,7 @@ use crate::registry::web::WebFile;
 /// A place that blobs are taken from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) enum Place {
+pub(crate) enum BlobPlace {
     /// `docker://REGISTRY/REPOSITORY`.
     Registry(Location),
     /// `https://HOST/PATH`: files at `<it>/sha256/<hex>`, as Nix's `hashed-mirrors` has them.
@@ -114,7 +114,7 @@ impl PlaceError {
     }
 }
 
-impl FromStr for Place {
+impl FromStr for BlobPlace {
     type Err = ParsePlaceError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -138,7 +138,7 @@ impl FromStr for Place {
     }
 }
 
-impl TryFrom<String> for Place {
+impl TryFrom<String> for BlobPlace {
     type Error = ParsePlaceError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
@@ -146,7 +146,7 @@ impl TryFrom<String> for Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for BlobPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Registry(location) => write!(f, "docker://{location}"),
@@ -158,14 +158,14 @@ impl fmt::Display for Place {
 
 /// One blob of a place.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct WantedBlob {
     /// Its digest.
     pub(crate) digest: Digest,
     /// Its size.
     pub(crate) size: u64,
 }
 
-impl Place {
+impl BlobPlace {
     /// Writes a blob to `to`, verified; a download that broke off is resumed by way of `<to>.part`. Gives back the bytes
     /// that came over the network.
     ///
@@ -175,14 +175,14 @@ impl Place {
         &self,
         registries: &Registries,
         insecure: bool,
-        wanted: Wanted,
+        wanted: WantedBlob,
         to: &Path,
         progress: &Progress,
     ) -> Result<u64, PlaceError> {
-        let Wanted { digest, size } = wanted;
+        let WantedBlob { digest, size } = wanted;
         match self {
             Self::Registry(at) => {
-                let fetch = |client: &Client| client.fetch_blob(at, digest, size, to, progress);
+                let fetch = |client: &RegistryClient| client.fetch_blob(at, digest, size, to, progress);
                 let fetched = match fetch(registries.client(insecure && at.is_loopback())) {
                     // It was not said how a mirror on this machine speaks, nor that it may be told a login in the clear.
                     Err(RegistryError::Tls { .. } | RegistryError::PlainHttp { .. }) if at.is_loopback() => {
@@ -209,13 +209,13 @@ fn find(folder: &Path, digest: Digest) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.is_file())
 }
 
-fn copy(folder: &Path, wanted: Wanted, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
+fn copy(folder: &Path, wanted: WantedBlob, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
     let path = find(folder, wanted.digest).ok_or(PlaceError::NotThere(wanted.digest))?;
     copy_verified(&path, wanted, to, progress)
 }
 
 /// Copies a file that has to have this size and digest; `to` appears whole or not at all.
-pub(super) fn copy_verified(from: &Path, wanted: Wanted, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
+pub(super) fn copy_verified(from: &Path, wanted: WantedBlob, to: &Path, progress: &Progress) -> Result<(), PlaceError> {
     let reading = |source| PlaceError::Read { path: from.to_owned(), source };
     let file = bounded::open(from).map_err(reading)?;
     let size = file.metadata().map_err(reading)?.len();
@@ -239,13 +239,13 @@ pub(super) fn copy_verified(from: &Path, wanted: Wanted, to: &Path, progress: &P
 /// # Errors
 /// See above; after a failure of this side's own the rest is not tried.
 pub(crate) fn take_first(
-    places: &[Place],
+    places: &[BlobPlace],
     registries: &Registries,
     insecure: bool,
-    wanted: Wanted,
+    wanted: WantedBlob,
     to: &Path,
     progress: &Progress,
-) -> Result<u64, Vec<(Place, PlaceError)>> {
+) -> Result<u64, Vec<(BlobPlace, PlaceError)>> {
     let mut failures = Vec::new();
     for place in places {
         match place.take(registries, insecure, wanted, to, progress) {
@@ -279,19 +279,19 @@ pub(crate) fn forget_part(to: &Path) -> Result<(), WriteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::options::Options;
+    use crate::registry::options::RegistryOptions;
 
     #[test]
     fn places_are_read_as_they_are_printed() {
         for text in
             ["docker://docker.io/qdrant/qdrant", "docker://127.0.0.1:5000/m/q", "https://mirror.lan/blobs", "/dir"]
         {
-            assert_eq!(text.parse::<Place>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<BlobPlace>().unwrap().to_string(), text);
         }
-        assert_eq!("docker://redis:8".parse::<Place>().unwrap().to_string(), "docker://docker.io/library/redis");
-        assert_eq!("file:///dir".parse::<Place>().unwrap().to_string(), "/dir");
+        assert_eq!("docker://redis:8".parse::<BlobPlace>().unwrap().to_string(), "docker://docker.io/library/redis");
+        assert_eq!("file:///dir".parse::<BlobPlace>().unwrap().to_string(), "/dir");
         for text in ["", "dir", "ftp://x/y", "docker://", "docker://Bad"] {
-            assert!(text.parse::<Place>().is_err(), "{text}");
+            assert!(text.parse::<BlobPlace>().is_err(), "{text}");
         }
     }
 
@@ -303,11 +303,11 @@ mod tests {
         fs::create_dir_all(&blobs).unwrap();
         fs::write(blobs.join(good.hex()), b"good").unwrap();
         fs::write(blobs.join(bad.hex()), b"evil").unwrap();
-        let (progress, registries) = (Progress::new(), Registries::new(&Options::default()).unwrap());
+        let (progress, registries) = (Progress::new(), Registries::new(&RegistryOptions::default()).unwrap());
         let to = folder.path().join("out");
         let take = |within: &str, digest| {
-            let place = Place::Directory(folder.path().join(within));
-            take_first(&[place], &registries, false, Wanted { digest, size: 4 }, &to, &progress)
+            let place = BlobPlace::Directory(folder.path().join(within));
+            take_first(&[place], &registries, false, WantedBlob { digest, size: 4 }, &to, &progress)
         };
         for within in ["layout", "layout/blobs"] {
             assert_eq!(take(within, good).unwrap(), 0);

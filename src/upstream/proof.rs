@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::document::{Document, DocumentError, Manifest};
-use super::lock::{Blob, Image, Lock, Locked, LockedPlatform, Raw, is_floating};
+use super::document::{DocumentError, PlatformManifest, UpstreamDocument};
+use super::lock::{Locked, LockedBlob, LockedImage, LockedPlatform, RawText, UpstreamLock, is_floating};
 use crate::class::{Class, Classified};
 use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
@@ -13,7 +13,7 @@ use crate::registry::location::LocationError;
 /// What is wrong with an image of a lock.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Problem {
+pub enum LockProblem {
     /// Its name in the lock.
     #[error("is not a name: expected 1 to 128 letters, digits, '.', '_', ':' or '-', and a letter or digit first")]
     Name,
@@ -100,7 +100,7 @@ pub enum Problem {
     NoPolicy,
 }
 
-impl Classified for Problem {
+impl Classified for LockProblem {
     fn class(&self) -> Class {
         match self {
             Self::Digest { .. } => Class::Unverified,
@@ -133,65 +133,65 @@ pub(crate) fn is_name(name: &str) -> bool {
 ///
 /// # Errors
 /// With the image's name, and what is wrong with it.
-pub(crate) fn check(lock: &Lock) -> Result<(), (String, Box<Problem>)> {
+pub(crate) fn check(lock: &UpstreamLock) -> Result<(), (String, Box<LockProblem>)> {
     lock.images.iter().try_for_each(|(name, image)| {
         let named = |problem| (name.clone(), Box::new(problem));
         if !is_name(name) {
-            return Err(named(Problem::Name));
+            return Err(named(LockProblem::Name));
         }
         check_wish(image).map_err(named)?;
         image.locked.iter().try_for_each(|locked| check_locked(locked, lock)).map_err(named)
     })
 }
 
-fn check_wish(image: &Image) -> Result<(), Problem> {
-    let location = image.location().map_err(Problem::Reference)?;
+fn check_wish(image: &LockedImage) -> Result<(), LockProblem> {
+    let location = image.location().map_err(LockProblem::Reference)?;
     let full = match (location.tag(), location.digest()) {
-        (None, None) => location.with_tag("latest").map_err(Problem::Reference)?,
+        (None, None) => location.with_tag("latest").map_err(LockProblem::Reference)?,
         _ => location.clone(),
     };
     if full.to_string() != image.original.reference {
-        return Err(Problem::NotFull(full.to_string()));
+        return Err(LockProblem::NotFull(full.to_string()));
     }
     if is_floating(&location) != image.floating {
-        return Err(Problem::Floating { said: image.floating, reference: image.original.reference.clone() });
+        return Err(LockProblem::Floating { said: image.floating, reference: image.original.reference.clone() });
     }
     if image.original.platforms.is_empty() {
-        return Err(Problem::NoPlatform);
+        return Err(LockProblem::NoPlatform);
     }
     let mut seen = BTreeSet::new();
     for platform in &image.original.platforms {
         if platform.clone().canonical() != *platform || !seen.insert(platform) {
-            return Err(Problem::Platform(platform.clone()));
+            return Err(LockProblem::Platform(platform.clone()));
         }
     }
     if image.insecure && !location.is_loopback() {
-        return Err(Problem::Insecure(location.host().to_owned()));
+        return Err(LockProblem::Insecure(location.host().to_owned()));
     }
-    if image.source == super::lock::Source::Mirror && image.mirror.is_none() {
-        return Err(Problem::NoMirror);
+    if image.source == super::lock::UpstreamSource::Mirror && image.mirror.is_none() {
+        return Err(LockProblem::NoMirror);
     }
     if image.policy.is_none() && image.verified.is_some() {
-        return Err(Problem::NoPolicy);
+        return Err(LockProblem::NoPolicy);
     }
     Ok(())
 }
 
-fn check_locked(locked: &Locked, lock: &Lock) -> Result<(), Problem> {
+fn check_locked(locked: &Locked, lock: &UpstreamLock) -> Result<(), LockProblem> {
     let root = check_raw("the root", &locked.root)?;
     for (platform, entry) in &locked.platforms {
         let what = format!("the manifest of {platform}");
-        let Document::Manifest(manifest) = check_raw(&what, &entry.manifest)? else {
+        let UpstreamDocument::Manifest(manifest) = check_raw(&what, &entry.manifest)? else {
             let source = DocumentError::Type(entry.manifest.media_type.clone());
-            return Err(Problem::Document { what, source });
+            return Err(LockProblem::Document { what, source });
         };
         let digest = entry.manifest.digest;
         let listed = match &root {
-            Document::Index(entries) => entries.iter().any(|entry| entry.digest == digest),
-            Document::Manifest(_) => locked.root.digest == digest,
+            UpstreamDocument::Index(entries) => entries.iter().any(|entry| entry.digest == digest),
+            UpstreamDocument::Manifest(_) => locked.root.digest == digest,
         };
         if !listed {
-            return Err(Problem::NotInIndex { platform: platform.clone(), digest });
+            return Err(LockProblem::NotInIndex { platform: platform.clone(), digest });
         }
         check_platform(platform, entry, &manifest, lock)?;
     }
@@ -199,16 +199,21 @@ fn check_locked(locked: &Locked, lock: &Lock) -> Result<(), Problem> {
 }
 
 /// The document in these bytes, whose digest, size and type are right.
-fn check_raw(what: &str, raw: &Raw) -> Result<Document, Problem> {
+fn check_raw(what: &str, raw: &RawText) -> Result<UpstreamDocument, LockProblem> {
     let found = Digest::of(raw.raw.as_bytes());
     if found != raw.digest {
-        return Err(Problem::Digest { what: what.to_owned(), expected: raw.digest, found });
+        return Err(LockProblem::Digest { what: what.to_owned(), expected: raw.digest, found });
     }
     same(|| format!("the size of {what}"), raw.size, raw.raw.len() as u64)?;
-    raw.document().map_err(|source| Problem::Document { what: what.to_owned(), source })
+    raw.document().map_err(|source| LockProblem::Document { what: what.to_owned(), source })
 }
 
-fn check_platform(platform: &Platform, entry: &LockedPlatform, is: &Manifest, lock: &Lock) -> Result<(), Problem> {
+fn check_platform(
+    platform: &Platform,
+    entry: &LockedPlatform,
+    is: &PlatformManifest,
+    lock: &UpstreamLock,
+) -> Result<(), LockProblem> {
     let what = |part: &'static str| move || format!("{platform}: {part}");
     same(what("config.digest"), entry.config.digest, is.config.digest)?;
     same(what("config.size"), entry.config.size, is.config.size)?;
@@ -216,7 +221,7 @@ fn check_platform(platform: &Platform, entry: &LockedPlatform, is: &Manifest, lo
     for blob in is.blobs() {
         let digest = blob.digest;
         let Some(listed) = lock.blobs.get(&digest) else {
-            return Err(Problem::NoBlob { platform: platform.clone(), digest });
+            return Err(LockProblem::NoBlob { platform: platform.clone(), digest });
         };
         same(|| format!("blobs: the size of {digest}"), listed.size, blob.size)?;
     }
@@ -226,24 +231,24 @@ fn check_platform(platform: &Platform, entry: &LockedPlatform, is: &Manifest, lo
     Ok(())
 }
 
-fn check_layer(platform: &Platform, digest: Digest, media_type: &str, listed: &Blob) -> Result<(), Problem> {
+fn check_layer(platform: &Platform, digest: Digest, media_type: &str, listed: &LockedBlob) -> Result<(), LockProblem> {
     let what = || format!("blobs: the mediaType of {digest}");
     // Docker's and OCI's names of the same compression are both right.
     let compression = Compression::of_media_type(media_type);
     if Compression::of_media_type(&listed.media_type) != compression {
-        return Err(Problem::Differs { what: what(), said: listed.media_type.clone(), is: media_type.to_owned() });
+        return Err(LockProblem::Differs { what: what(), said: listed.media_type.clone(), is: media_type.to_owned() });
     }
     // What it is cannot be compared here, not even where the type says that the layer is not packed: types are wrong now and
     // then. The build compares it with the config and with the bytes.
     match listed.diff_id {
         Some(_) => Ok(()),
-        None => Err(Problem::NoDiffId { platform: platform.clone(), digest }),
+        None => Err(LockProblem::NoDiffId { platform: platform.clone(), digest }),
     }
 }
 
-fn same<T: PartialEq + ToString>(what: impl Fn() -> String, said: T, is: T) -> Result<(), Problem> {
+fn same<T: PartialEq + ToString>(what: impl Fn() -> String, said: T, is: T) -> Result<(), LockProblem> {
     if said == is {
         return Ok(());
     }
-    Err(Problem::Differs { what: what(), said: said.to_string(), is: is.to_string() })
+    Err(LockProblem::Differs { what: what(), said: said.to_string(), is: is.to_string() })
 }

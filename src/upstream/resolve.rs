@@ -7,22 +7,25 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::document::{self, Document, DocumentError, Entry, Manifest, Typed};
-use super::lock::{Blob, ConfigBlob, Image, Lock, Locked, LockedPlatform, Others, Raw, Verified, is_floating};
+use super::document::{self, DocumentError, IndexEntry, PlatformManifest, TypedDocument, UpstreamDocument};
+use super::lock::{
+    ConfigBlob, Locked, LockedBlob, LockedImage, LockedPlatform, OtherKeys, RawText, UpstreamLock, VerifiedSignature,
+    is_floating,
+};
 use super::signature::{self, SignatureError};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::strict;
-use crate::registry::client::{Client, RawManifest};
+use crate::registry::client::{RawManifest, RegistryClient};
 use crate::registry::error::RegistryError;
 use crate::registry::location::{Location, LocationError};
 
 /// Why a reference was not resolved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum ResolveError {
+pub(crate) enum ReferenceResolveError {
     /// The reference.
     #[error(transparent)]
     Location(#[from] LocationError),
@@ -82,7 +85,7 @@ pub(crate) enum ResolveError {
     Signature(#[from] SignatureError),
 }
 
-impl Classified for ResolveError {
+impl Classified for ReferenceResolveError {
     fn class(&self) -> Class {
         match self {
             Self::Location(error) => error.class(),
@@ -97,71 +100,75 @@ impl Classified for ResolveError {
 
 /// What a reference is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Resolved {
+pub(crate) struct ResolvedReference {
     /// For the image.
     pub(crate) locked: Locked,
     /// For the table of blobs.
-    pub(crate) blobs: BTreeMap<Digest, Blob>,
+    pub(crate) blobs: BTreeMap<Digest, LockedBlob>,
     /// What was verified; `None` without a policy.
-    pub(crate) verified: Option<Verified>,
+    pub(crate) verified: Option<VerifiedSignature>,
 }
 
 /// Looks up what an image is asked to be.
 ///
 /// # Errors
-/// See [`ResolveError`].
-pub(crate) fn resolve(client: &Client, image: &Image, progress: &Progress) -> Result<Resolved, ResolveError> {
+/// See [`ReferenceResolveError`].
+pub(crate) fn resolve(
+    client: &RegistryClient,
+    image: &LockedImage,
+    progress: &Progress,
+) -> Result<ResolvedReference, ReferenceResolveError> {
     let at = image.location()?;
     let (root, document) = fetch(client, &at, &at.which(), progress)?;
     let mut platforms = BTreeMap::new();
     let mut blobs = BTreeMap::new();
     for platform in &image.original.platforms {
         let (raw, manifest) = match &document {
-            Document::Index(entries) => {
+            UpstreamDocument::Index(entries) => {
                 let entry = choose(entries, platform, &at)?;
                 fetch_entry(client, &at, entry, progress)?
             }
-            Document::Manifest(manifest) => (root.clone(), manifest.clone()),
+            UpstreamDocument::Manifest(manifest) => (root.clone(), manifest.clone()),
         };
         let what = at.with_digest(raw.digest).to_string();
         let config = fetch_config(client, &at, &what, (&raw, &manifest), progress)?;
         // An index says which platform is which; without one the config alone does.
-        if matches!(document, Document::Manifest(_)) && config.platform().as_ref() != Some(platform) {
+        if matches!(document, UpstreamDocument::Manifest(_)) && config.platform().as_ref() != Some(platform) {
             let available = config.platform().map_or("one that its config does not name".to_owned(), |p| p.to_string());
             let (reference, platform) = (at.to_string(), platform.clone());
-            return Err(ResolveError::NoPlatform { reference, platform, available });
+            return Err(ReferenceResolveError::NoPlatform { reference, platform, available });
         }
         let records = records(&what, &manifest, &config, &at)?;
         records.into_iter().try_for_each(|(digest, blob)| insert(&mut blobs, digest, blob))?;
         let created = config.time();
         let (config, total_size) = (&manifest.config, manifest.total_size());
         let config = ConfigBlob { digest: config.digest, size: config.size };
-        let entry = LockedPlatform { manifest: raw, config, created, total_size, other: Others::new() };
+        let entry = LockedPlatform { manifest: raw, config, created, total_size, other: OtherKeys::new() };
         platforms.insert(platform.clone(), entry);
     }
     let tag = if at.digest().is_none() { Some(at.which()) } else { at.tag().map(str::to_owned) };
     let (registry, repository) = (at.host().to_owned(), at.repository().to_owned());
-    let locked = Locked { registry, repository, tag, root, platforms, other: Others::new() };
+    let locked = Locked { registry, repository, tag, root, platforms, other: OtherKeys::new() };
     let policy = image.policy.as_ref();
     let verified = policy.map(|policy| signature::verify(client, &at, policy, &locked, progress)).transpose()?;
-    Ok(Resolved { locked, blobs, verified })
+    Ok(ResolvedReference { locked, blobs, verified })
 }
 
 /// When the image of a tag was made, as its config says; `None` where it says nothing.
 ///
 /// # Errors
-/// See [`ResolveError`].
+/// See [`ReferenceResolveError`].
 pub(super) fn created(
-    client: &Client,
+    client: &RegistryClient,
     at: &Location,
     tag: &str,
     platform: &Platform,
     progress: &Progress,
-) -> Result<Option<String>, ResolveError> {
+) -> Result<Option<String>, ReferenceResolveError> {
     let (root, document) = fetch(client, at, tag, progress)?;
     let (raw, manifest) = match document {
-        Document::Index(entries) => fetch_entry(client, at, choose(&entries, platform, at)?, progress)?,
-        Document::Manifest(manifest) => (root, manifest),
+        UpstreamDocument::Index(entries) => fetch_entry(client, at, choose(&entries, platform, at)?, progress)?,
+        UpstreamDocument::Manifest(manifest) => (root, manifest),
     };
     let what = at.with_digest(raw.digest).to_string();
     Ok(fetch_config(client, at, &what, (&raw, &manifest), progress)?.time())
@@ -171,7 +178,11 @@ pub(super) fn created(
 ///
 /// # Errors
 /// If the lock knows a blob otherwise; the lock may then be changed, and is not to be written.
-pub(crate) fn adopt(lock: &mut Lock, name: &str, resolved: Resolved) -> Result<(), ResolveError> {
+pub(crate) fn adopt(
+    lock: &mut UpstreamLock,
+    name: &str,
+    resolved: ResolvedReference,
+) -> Result<(), ReferenceResolveError> {
     for (digest, blob) in resolved.blobs {
         insert(&mut lock.blobs, digest, blob)?;
     }
@@ -184,17 +195,21 @@ pub(crate) fn adopt(lock: &mut Lock, name: &str, resolved: Resolved) -> Result<(
 }
 
 /// Adds a blob that may be there already.
-fn insert(blobs: &mut BTreeMap<Digest, Blob>, digest: Digest, blob: Blob) -> Result<(), ResolveError> {
+fn insert(
+    blobs: &mut BTreeMap<Digest, LockedBlob>,
+    digest: Digest,
+    blob: LockedBlob,
+) -> Result<(), ReferenceResolveError> {
     let Some(known) = blobs.get_mut(&digest) else {
         blobs.insert(digest, blob);
         return Ok(());
     };
-    let told = |blob: &Blob| match blob.diff_id {
+    let told = |blob: &LockedBlob| match blob.diff_id {
         Some(diff_id) => format!("a layer of {} bytes with the diff ID {diff_id}", blob.size),
         None => format!("a config of {} bytes", blob.size),
     };
     if (known.size, known.diff_id) != (blob.size, blob.diff_id) {
-        return Err(ResolveError::Conflict { digest, found: told(&blob), known: told(known) });
+        return Err(ReferenceResolveError::Conflict { digest, found: told(&blob), known: told(known) });
     }
     // Docker and OCI have two names for the same thing. Which one is kept must not depend on who came first.
     if blob.media_type < known.media_type {
@@ -205,78 +220,87 @@ fn insert(blobs: &mut BTreeMap<Digest, Blob>, digest: Digest, blob: Blob) -> Res
 
 /// A document, byte for byte, and what it is.
 pub(super) fn fetch(
-    client: &Client,
+    client: &RegistryClient,
     at: &Location,
     which: &str,
     progress: &Progress,
-) -> Result<(Raw, Document), ResolveError> {
+) -> Result<(RawText, UpstreamDocument), ReferenceResolveError> {
     let RawManifest { digest, media_type, bytes } = client.manifest(at, which, progress)?;
-    let wrong = |source| ResolveError::Document { what: at.with_digest(digest).to_string(), source };
-    let Typed { media_type, document } = document::read(&bytes, Some(&media_type)).map_err(wrong)?;
+    let wrong = |source| ReferenceResolveError::Document { what: at.with_digest(digest).to_string(), source };
+    let TypedDocument { media_type, document } = document::read(&bytes, Some(&media_type)).map_err(wrong)?;
     let kind = match &document {
-        Document::Index(_) => strict::Document::Index,
-        Document::Manifest(_) => strict::Document::Manifest,
+        UpstreamDocument::Index(_) => strict::DocumentKind::Index,
+        UpstreamDocument::Manifest(_) => strict::DocumentKind::Manifest,
     };
     strict::check(kind, &bytes).map_err(|error| wrong(error.into()))?;
     let size = bytes.len() as u64;
     let raw = String::from_utf8(bytes).map_err(|_| wrong(DocumentError::NotText))?;
-    Ok((Raw { digest, media_type, size, raw, other: Others::new() }, document))
+    Ok((RawText { digest, media_type, size, raw, other: OtherKeys::new() }, document))
 }
 
 /// The manifest of an entry of an index.
 pub(super) fn fetch_entry(
-    client: &Client,
+    client: &RegistryClient,
     at: &Location,
-    entry: &Entry,
+    entry: &IndexEntry,
     progress: &Progress,
-) -> Result<(Raw, Manifest), ResolveError> {
+) -> Result<(RawText, PlatformManifest), ReferenceResolveError> {
     let what = || at.with_digest(entry.digest).to_string();
     let (raw, document) = fetch(client, at, &entry.digest.to_string(), progress)?;
     if raw.size != entry.size {
-        return Err(ResolveError::Size { what: what(), expected: entry.size, found: raw.size });
+        return Err(ReferenceResolveError::Size { what: what(), expected: entry.size, found: raw.size });
     }
     if raw.media_type != entry.media_type {
         let source = DocumentError::Contradiction { said: entry.media_type.clone(), is: raw.media_type };
-        return Err(ResolveError::Document { what: what(), source });
+        return Err(ReferenceResolveError::Document { what: what(), source });
     }
     match document {
-        Document::Manifest(manifest) => Ok((raw, manifest)),
-        Document::Index(_) => Err(ResolveError::Document { what: what(), source: DocumentError::Type(raw.media_type) }),
+        UpstreamDocument::Manifest(manifest) => Ok((raw, manifest)),
+        UpstreamDocument::Index(_) => {
+            Err(ReferenceResolveError::Document { what: what(), source: DocumentError::Type(raw.media_type) })
+        }
     }
 }
 
 /// The entry of a platform: the first one that names it, as Podman chooses.
-pub(super) fn choose<'e>(entries: &'e [Entry], platform: &Platform, at: &Location) -> Result<&'e Entry, ResolveError> {
+pub(super) fn choose<'e>(
+    entries: &'e [IndexEntry],
+    platform: &Platform,
+    at: &Location,
+) -> Result<&'e IndexEntry, ReferenceResolveError> {
     let entry = entries.iter().find(|entry| entry.platform.as_ref() == Some(platform)).ok_or_else(|| {
         let mut names: Vec<String> =
             entries.iter().filter_map(|entry| Some(entry.platform.as_ref()?.to_string())).collect();
         names.sort();
         names.dedup();
         let available = if names.is_empty() { "none that it names".to_owned() } else { names.join(", ") };
-        ResolveError::NoPlatform { reference: at.to_string(), platform: platform.clone(), available }
+        ReferenceResolveError::NoPlatform { reference: at.to_string(), platform: platform.clone(), available }
     })?;
     if document::is_index(&entry.media_type) {
-        return Err(ResolveError::Document { what: at.to_string(), source: DocumentError::Nested(entry.digest) });
+        return Err(ReferenceResolveError::Document {
+            what: at.to_string(),
+            source: DocumentError::Nested(entry.digest),
+        });
     }
     Ok(entry)
 }
 
 /// What a lock needs of a config.
 #[derive(Debug, Deserialize)]
-struct Config {
+struct UpstreamConfig {
     os: Option<String>,
     architecture: Option<String>,
     variant: Option<String>,
     created: Option<String>,
-    rootfs: RootFs,
+    rootfs: UpstreamRootFs,
 }
 
 #[derive(Debug, Deserialize)]
-struct RootFs {
+struct UpstreamRootFs {
     diff_ids: Vec<Digest>,
 }
 
-impl Config {
+impl UpstreamConfig {
     /// When it was made, if that is a time.
     fn time(&self) -> Option<String> {
         self.created.clone().filter(|created| created.parse::<jiff::Timestamp>().is_ok())
@@ -290,18 +314,18 @@ impl Config {
 }
 
 fn fetch_config(
-    client: &Client,
+    client: &RegistryClient,
     at: &Location,
     what: &str,
-    (raw, manifest): (&Raw, &Manifest),
+    (raw, manifest): (&RawText, &PlatformManifest),
     progress: &Progress,
-) -> Result<Config, ResolveError> {
+) -> Result<UpstreamConfig, ReferenceResolveError> {
     let blob = &manifest.config;
     let bytes = client.blob(at, blob.digest, blob.size, progress)?;
     strict::check_image(raw.raw.as_bytes(), &bytes)
-        .map_err(|error| ResolveError::Document { what: what.to_owned(), source: error.into() })?;
+        .map_err(|error| ReferenceResolveError::Document { what: what.to_owned(), source: error.into() })?;
     let mut from = serde_json::Deserializer::from_slice(&bytes);
-    serde_path_to_error::deserialize(&mut from).map_err(|error| ResolveError::Config {
+    serde_path_to_error::deserialize(&mut from).map_err(|error| ReferenceResolveError::Config {
         what: what.to_owned(),
         digest: blob.digest,
         problem: format!("is not the config of an image: {error}"),
@@ -311,11 +335,12 @@ fn fetch_config(
 /// What the table of blobs is to say of an image's blobs.
 fn records(
     what: &str,
-    manifest: &Manifest,
-    config: &Config,
+    manifest: &PlatformManifest,
+    config: &UpstreamConfig,
     at: &Location,
-) -> Result<Vec<(Digest, Blob)>, ResolveError> {
-    let wrong = |problem| ResolveError::Config { what: what.to_owned(), digest: manifest.config.digest, problem };
+) -> Result<Vec<(Digest, LockedBlob)>, ReferenceResolveError> {
+    let wrong =
+        |problem| ReferenceResolveError::Config { what: what.to_owned(), digest: manifest.config.digest, problem };
     let diff_ids = &config.rootfs.diff_ids;
     if diff_ids.len() != manifest.layers.len() {
         let problem = format!("has {} diff IDs, and there are {} layers", diff_ids.len(), manifest.layers.len());
@@ -328,7 +353,7 @@ fn records(
         .map(|(blob, diff_id)| {
             // A layer whose type says that it is not packed may be: its bytes tell, when the image is built.
             let (size, media_type) = (blob.size, blob.media_type.clone());
-            Ok((blob.digest, Blob { size, media_type, diff_id, from: vec![at.name()], other: Others::new() }))
+            Ok((blob.digest, LockedBlob { size, media_type, diff_id, from: vec![at.name()], other: OtherKeys::new() }))
         })
         .collect()
 }

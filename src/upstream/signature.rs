@@ -13,11 +13,11 @@ use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
 use serde::Deserialize;
 
 use super::bundle;
-use super::lock::{Locked, Others, Policy, Verified};
+use super::lock::{Locked, OtherKeys, SignaturePolicy, VerifiedSignature};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
-use crate::registry::client::{Client, RawManifest};
+use crate::registry::client::{RawManifest, RegistryClient};
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
 
@@ -75,13 +75,13 @@ impl Classified for SignatureError {
 
 /// A public key, and what it is known by.
 #[derive(Debug, Clone)]
-pub struct Key {
+pub struct SignatureKey {
     key: VerifyingKey,
     /// The digest of the key in DER.
     pub(crate) digest: Digest,
 }
 
-impl Key {
+impl SignatureKey {
     /// Reads a key as `cosign public-key` and `openssl ec -pubout` write it.
     ///
     /// # Errors
@@ -104,18 +104,18 @@ impl Key {
 /// # Errors
 /// See [`SignatureError`].
 pub(crate) fn verify(
-    client: &Client,
+    client: &RegistryClient,
     at: &Location,
-    policy: &Policy,
+    policy: &SignaturePolicy,
     locked: &Locked,
     progress: &Progress,
-) -> Result<Verified, SignatureError> {
-    let key = Key::parse(&policy.cosign_key)?;
-    let verified = |scope: &str| Verified {
+) -> Result<VerifiedSignature, SignatureError> {
+    let key = SignatureKey::parse(&policy.cosign_key)?;
+    let verified = |scope: &str| VerifiedSignature {
         method: METHOD.to_owned(),
         key: key.digest,
         scope: scope.to_owned(),
-        other: Others::new(),
+        other: OtherKeys::new(),
     };
     let search = |digest| Search { client, at, key: &key, digest, progress }.run();
     let missing = match search(locked.root.digest) {
@@ -134,14 +134,14 @@ pub(crate) fn verify(
 }
 
 #[derive(Deserialize)]
-struct Manifest {
+struct SignatureManifest {
     #[serde(default)]
-    layers: Vec<Layer>,
+    layers: Vec<SignatureLayer>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Layer {
+struct SignatureLayer {
     media_type: String,
     digest: Digest,
     size: u64,
@@ -150,7 +150,7 @@ struct Layer {
 }
 
 #[derive(Deserialize)]
-struct Payload {
+struct SignaturePayload {
     critical: Critical,
 }
 
@@ -176,9 +176,9 @@ struct SignedImage {
 
 /// The search for a signature of one manifest.
 struct Search<'a> {
-    client: &'a Client,
+    client: &'a RegistryClient,
     at: &'a Location,
-    key: &'a Key,
+    key: &'a SignatureKey,
     digest: Digest,
     progress: &'a Progress,
 }
@@ -221,7 +221,7 @@ impl Search<'_> {
     fn is_signed(&self, manifest: &RawManifest, reasons: &mut Vec<String>) -> Result<bool, SignatureError> {
         let Self { client, at, key, digest, progress } = *self;
         let layers = match serde_json::from_slice(&manifest.bytes) {
-            Ok(Manifest { layers }) => layers,
+            Ok(SignatureManifest { layers }) => layers,
             Err(error) => {
                 reasons.push(format!("{} is not a manifest: {error}", manifest.digest));
                 return Ok(false);
@@ -255,12 +255,12 @@ impl Search<'_> {
 }
 
 /// Whether a payload is signed by the key, and is about this image.
-fn check(key: &Key, payload: &[u8], signature: &str, at: &Location, digest: Digest) -> Result<(), String> {
+fn check(key: &SignatureKey, payload: &[u8], signature: &str, at: &Location, digest: Digest) -> Result<(), String> {
     // Before anything is read of it.
     if !key.signed(payload, signature) {
         return Err("a signature is of another key, or of another payload".to_owned());
     }
-    let Payload { critical } =
+    let SignaturePayload { critical } =
         serde_json::from_slice(payload).map_err(|error| format!("what is signed is not a payload: {error}"))?;
     if critical.kind != KIND {
         return Err(format!("what is signed is '{}'", critical.kind));
@@ -283,10 +283,10 @@ mod tests {
 
     use super::*;
 
-    fn keys(seed: u8) -> (SigningKey, Key) {
+    fn keys(seed: u8) -> (SigningKey, SignatureKey) {
         let secret = SigningKey::from_slice(&[seed; 32]).unwrap();
         let pem = secret.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
-        (secret, Key::parse(&pem).unwrap())
+        (secret, SignatureKey::parse(&pem).unwrap())
     }
 
     fn sign(secret: &SigningKey, payload: &str) -> String {
@@ -325,6 +325,6 @@ mod tests {
         for signature in ["", "AAAA", "no base64"] {
             assert!(check(&key, good.as_bytes(), signature, &at, digest).is_err());
         }
-        assert!(matches!(Key::parse("-----BEGIN PUBLIC KEY-----"), Err(SignatureError::Key)));
+        assert!(matches!(SignatureKey::parse("-----BEGIN PUBLIC KEY-----"), Err(SignatureError::Key)));
     }
 }

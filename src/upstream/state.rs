@@ -9,15 +9,15 @@ use std::{fs, io};
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
 
-use super::check::{Finding, Status};
-use super::lock::{Cadence, Image, Lock, Others};
+use super::check::{ImageFinding, Status};
+use super::lock::{Cadence, LockedImage, OtherKeys, UpstreamLock};
 use super::newer::NewerVersions;
 use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::write_file;
 use crate::disk::lock_file::to_text;
 use crate::disk::progress::Progress;
-use crate::disk::{At, Staging, WriteError};
+use crate::disk::{AtPath, Staging, WriteError};
 use crate::oci::digest::Digest;
 
 const VERSION: u32 = 1;
@@ -51,7 +51,7 @@ impl Classified for StateError {
 /// What is known of all images of a lock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct State {
+pub struct UpstreamState {
     version: u32,
     /// When anything was looked up last.
     pub(crate) last_check: Option<Timestamp>,
@@ -59,7 +59,7 @@ pub struct State {
     pub(crate) images: BTreeMap<String, ImageState>,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
 /// What is known of an image.
@@ -81,16 +81,16 @@ pub(crate) struct ImageState {
     pub(crate) synced_at: Option<Timestamp>,
     /// Other keys.
     #[serde(flatten)]
-    pub(crate) other: Others,
+    pub(crate) other: OtherKeys,
 }
 
-impl Default for State {
+impl Default for UpstreamState {
     fn default() -> Self {
-        Self { version: VERSION, last_check: None, images: BTreeMap::new(), other: Others::new() }
+        Self { version: VERSION, last_check: None, images: BTreeMap::new(), other: OtherKeys::new() }
     }
 }
 
-impl State {
+impl UpstreamState {
     /// Reads a state; without a file, nothing is known.
     ///
     /// # Errors
@@ -124,7 +124,7 @@ impl State {
 
     /// Takes down what a check found. A look-up that failed is not a look at the image: it is due as it was. Of one that was not
     /// made, what was known stays.
-    pub(crate) fn record(&mut self, findings: &[Finding], now: Timestamp) {
+    pub(crate) fn record(&mut self, findings: &[ImageFinding], now: Timestamp) {
         for finding in findings.iter().filter(|finding| finding.status != Status::Pending && !finding.skipped) {
             let image = self.images.entry(finding.name.clone()).or_default();
             image.status = Some(finding.status);
@@ -139,7 +139,7 @@ impl State {
 
     /// Says of an image that was not looked up what an earlier look found, with its time; and of one whose newer versions were
     /// not looked up, which there were. A newer major version counts where `major` is set.
-    pub(crate) fn recall(&self, finding: &mut Finding, lock: &Lock, major: bool) {
+    pub(crate) fn recall(&self, finding: &mut ImageFinding, lock: &UpstreamLock, major: bool) {
         let (Some(known), Some(image)) = (self.images.get(&finding.name), lock.images.get(&finding.name)) else {
             return;
         };
@@ -162,7 +162,7 @@ impl State {
 impl ImageState {
     /// How the image stands as far as is known: the lock may have changed since the last look.
     #[must_use]
-    pub(crate) fn status_of(&self, image: &Image) -> Option<Status> {
+    pub(crate) fn status_of(&self, image: &LockedImage) -> Option<Status> {
         match self.status {
             _ if !image.is_answered() => Some(Status::Pending),
             Some(Status::Update | Status::Moved | Status::Current) if self.seen == image.root() => {
@@ -192,8 +192,8 @@ impl ImageState {
 mod tests {
     use super::*;
 
-    fn finding(name: &str, status: Status, found: Option<Digest>) -> Finding {
-        Finding {
+    fn finding(name: &str, status: Status, found: Option<Digest>) -> ImageFinding {
+        ImageFinding {
             name: name.to_owned(),
             status,
             found,
@@ -211,7 +211,7 @@ mod tests {
         let (first, second): (Timestamp, Timestamp) =
             ("2026-01-01T00:00:00Z".parse().unwrap(), "2026-01-09T00:00:00Z".parse().unwrap());
         let digest = Digest::of(b"a");
-        let mut state = State::default();
+        let mut state = UpstreamState::default();
         state.record(&[finding("a", Status::Current, Some(digest)), finding("b", Status::Pending, None)], first);
         state.record(&[finding("a", Status::Unknown, None)], second);
         let image = &state.images["a"];
@@ -226,15 +226,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/state.json");
         let progress = Progress::new();
-        assert_eq!(State::read(&path).unwrap(), State::default());
-        let mut state = State::default();
+        assert_eq!(UpstreamState::read(&path).unwrap(), UpstreamState::default());
+        let mut state = UpstreamState::default();
         state.record(&[finding("a", Status::Moved, None)], "2026-01-01T00:00:00Z".parse().unwrap());
         state.other.insert("later".to_owned(), true.into());
         state.write(&path, &progress).unwrap();
-        assert_eq!(State::read(&path).unwrap(), state);
+        assert_eq!(UpstreamState::read(&path).unwrap(), state);
         for text in ["", "{\"version\":2,\"images\":{}}", "[]"] {
             fs::write(&path, text).unwrap();
-            assert!(State::read(&path).unwrap_err().to_string().contains("it can be removed"), "{text}");
+            assert!(UpstreamState::read(&path).unwrap_err().to_string().contains("it can be removed"), "{text}");
         }
     }
 }

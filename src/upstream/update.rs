@@ -1,16 +1,16 @@
 //! Locking what upstream says now.
 
 use super::Registries;
-use super::lock::{Image, Lock, Locked};
-use super::resolve::{ResolveError, adopt, resolve};
-use super::signature::Key;
+use super::lock::{Locked, LockedImage, UpstreamLock};
+use super::resolve::{ReferenceResolveError, adopt, resolve};
+use super::signature::SignatureKey;
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
 
 /// What became of an image.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum UpdateOutcome {
     /// Upstream says the same.
     Same,
     /// The lock has something else now.
@@ -34,12 +34,12 @@ pub(crate) enum Outcome {
     /// Never locked, and not asked for.
     Left,
     /// The lock has what it had.
-    Failed(ResolveError),
+    Failed(ReferenceResolveError),
 }
 
 /// Which images to lock again.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct UpdateOptions {
     /// Also those that were never locked.
     pub(crate) pending: bool,
     /// Also those that did not change.
@@ -54,17 +54,17 @@ pub(crate) struct Options {
 /// If the job is told to stop; whatever else goes wrong is the outcome of its image.
 pub(crate) fn update(
     registries: &Registries,
-    lock: &mut Lock,
+    lock: &mut UpstreamLock,
     names: &[String],
-    options: &Options,
+    options: &UpdateOptions,
     progress: &Progress,
-) -> Result<Vec<(String, Outcome)>, ResolveError> {
+) -> Result<Vec<(String, UpdateOutcome)>, ReferenceResolveError> {
     let mut outcomes = Vec::new();
     for name in names {
         let outcome = match one(registries, lock, name, options, progress) {
             Ok(outcome) => outcome,
-            Err(error @ ResolveError::Registry(RegistryError::Stopped { .. })) => return Err(error),
-            Err(error) => Outcome::Failed(error),
+            Err(error @ ReferenceResolveError::Registry(RegistryError::Stopped { .. })) => return Err(error),
+            Err(error) => UpdateOutcome::Failed(error),
         };
         outcomes.push((name.clone(), outcome));
     }
@@ -73,21 +73,21 @@ pub(crate) fn update(
 
 fn one(
     registries: &Registries,
-    lock: &mut Lock,
+    lock: &mut UpstreamLock,
     name: &str,
-    options: &Options,
+    options: &UpdateOptions,
     progress: &Progress,
-) -> Result<Outcome, ResolveError> {
-    let Some(image) = lock.images.get(name) else { return Ok(Outcome::Left) };
+) -> Result<UpdateOutcome, ReferenceResolveError> {
+    let Some(image) = lock.images.get(name) else { return Ok(UpdateOutcome::Left) };
     let client = registries.client(image.insecure);
     if image.locked.is_none() && !options.pending {
-        return Ok(Outcome::Left);
+        return Ok(UpdateOutcome::Left);
     }
     if is_settled(image)? && !options.force {
         let at = image.location()?;
         // What a digest names never changes; for a tag a HEAD request tells, which is not a pull.
         if at.digest().is_some() || client.head(&at, &at.which(), progress)?.digest == image.root() {
-            return Ok(Outcome::Same);
+            return Ok(UpdateOutcome::Same);
         }
     }
     let mut resolved = resolve(client, image, progress)?;
@@ -95,7 +95,7 @@ fn one(
     let to = resolved.locked.root.digest;
     let moved = from.filter(|from| *from != to && image.is_answered() && !image.floating);
     if let Some(from) = moved.filter(|_| !options.accept_moved.iter().any(|accepted| accepted == name)) {
-        return Ok(Outcome::Moved { from, to });
+        return Ok(UpdateOutcome::Moved { from, to });
     }
     let tag = |locked: &Locked| locked.tag.clone();
     let (old, new) = (image.locked.as_ref().and_then(tag), tag(&resolved.locked));
@@ -113,25 +113,25 @@ fn one(
     let mut next = lock.clone();
     adopt(&mut next, name, resolved)?;
     if next.images == lock.images {
-        return Ok(Outcome::Same);
+        return Ok(UpdateOutcome::Same);
     }
     *lock = next;
-    Ok(Outcome::Changed { from, to, fetch, note })
+    Ok(UpdateOutcome::Changed { from, to, fetch, note })
 }
 
 /// Whether the lock has an answer to what is asked for, so that only upstream can have changed.
-fn is_settled(image: &Image) -> Result<bool, ResolveError> {
-    let key = image.policy.as_ref().map(|policy| Key::parse(&policy.cosign_key)).transpose()?;
+fn is_settled(image: &LockedImage) -> Result<bool, ReferenceResolveError> {
+    let key = image.policy.as_ref().map(|policy| SignatureKey::parse(&policy.cosign_key)).transpose()?;
     let verified = image.verified.as_ref().map(|verified| verified.key);
     Ok(image.is_answered() && key.map(|key| key.digest) == verified)
 }
 
 /// The message of a commit that changes the lock; `None` if nothing changed.
 #[must_use]
-pub(crate) fn message(outcomes: &[(String, Outcome)]) -> Option<String> {
-    let line = |(name, outcome): &(String, Outcome)| match outcome {
-        Outcome::Changed { note: Some(note), .. } => Some(format!("- {name} ({note})\n")),
-        Outcome::Changed { note: None, .. } => Some(format!("- {name}\n")),
+pub(crate) fn message(outcomes: &[(String, UpdateOutcome)]) -> Option<String> {
+    let line = |(name, outcome): &(String, UpdateOutcome)| match outcome {
+        UpdateOutcome::Changed { note: Some(note), .. } => Some(format!("- {name} ({note})\n")),
+        UpdateOutcome::Changed { note: None, .. } => Some(format!("- {name}\n")),
         _ => None,
     };
     let lines: String = outcomes.iter().filter_map(line).collect();

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::check::Status;
-use super::lock::{Image, Lock};
+use super::lock::{LockedImage, UpstreamLock};
 use super::proof::is_name;
-use super::state::{ImageState, State};
+use super::state::{ImageState, UpstreamState};
 use crate::class::{Class, Classified};
 use crate::disk::lock_file::to_text;
 use crate::oci::digest::Digest;
@@ -130,7 +130,7 @@ impl Versions {
 
 /// An image that is to be in a lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct WantedImage {
     /// Its name there.
     pub(crate) name: String,
     /// Its reference.
@@ -143,7 +143,7 @@ pub struct Wanted {
 ///
 /// # Errors
 /// If it is not a registry.
-pub fn wanted(versions: &Versions) -> Result<Vec<Wanted>, VersionsError> {
+pub fn wanted(versions: &Versions) -> Result<Vec<WantedImage>, VersionsError> {
     let registry = versions.registry.as_deref().filter(|registry| !registry.is_empty());
     let mirror = |name: &str| {
         let mirror = |registry: &str| format!("{registry}/{}", repository(name)).parse::<Location>();
@@ -151,7 +151,7 @@ pub fn wanted(versions: &Versions) -> Result<Vec<Wanted>, VersionsError> {
     };
     let wanted = |(name, version): (&String, &Version)| {
         let mirror = mirror(name)?.map(|mirror| format!("docker://{}", mirror.name()));
-        Ok(Wanted { name: name.clone(), reference: version.upstream.clone(), mirror })
+        Ok(WantedImage { name: name.clone(), reference: version.upstream.clone(), mirror })
     };
     versions.images.iter().map(wanted).collect()
 }
@@ -167,13 +167,13 @@ fn repository(name: &str) -> &str {
 /// # Errors
 /// If the lock has another image of a name; it may then be changed, and is not to be written.
 pub fn add(
-    lock: &mut Lock,
-    wanted: &[Wanted],
+    lock: &mut UpstreamLock,
+    wanted: &[WantedImage],
     platforms: &[Platform],
     insecure: bool,
 ) -> Result<Vec<String>, VersionsError> {
     let mut added = Vec::new();
-    for Wanted { name, reference, mirror } in wanted {
+    for WantedImage { name, reference, mirror } in wanted {
         if !is_name(name) {
             return Err(VersionsError::Name(name.clone()));
         }
@@ -186,7 +186,8 @@ pub fn add(
             continue;
         }
         let insecure = insecure && location.is_loopback();
-        let image = Image { mirror: mirror.clone(), insecure, ..Image::pending(&location, platforms.to_vec()) };
+        let image =
+            LockedImage { mirror: mirror.clone(), insecure, ..LockedImage::pending(&location, platforms.to_vec()) };
         lock.images.insert(name.clone(), image);
         added.push(name.clone());
     }
@@ -206,7 +207,7 @@ pub(crate) fn full(reference: &str) -> Result<Location, LocationError> {
 }
 
 /// Takes down what a list says of the past.
-pub(crate) fn remember(state: &mut State, versions: &Versions) {
+pub(crate) fn remember(state: &mut UpstreamState, versions: &Versions) {
     for (name, version) in &versions.images {
         let image = state.images.entry(name.clone()).or_default();
         image.seen = image.seen.or(version.upstream_digest);
@@ -218,7 +219,7 @@ pub(crate) fn remember(state: &mut State, versions: &Versions) {
 
 /// The list of a lock. `registry` is where the mirrors are, if they do not say it.
 #[must_use]
-pub fn export(lock: &Lock, state: &State, registry: Option<&str>) -> Versions {
+pub fn export(lock: &UpstreamLock, state: &UpstreamState, registry: Option<&str>) -> Versions {
     let images = lock.images.iter().map(|(name, image)| {
         let known = state.images.get(name).cloned().unwrap_or_default();
         (name.clone(), version(image, &known))
@@ -227,7 +228,7 @@ pub fn export(lock: &Lock, state: &State, registry: Option<&str>) -> Versions {
     Versions { registry, last_check: state.last_check, images: images.collect() }
 }
 
-fn version(image: &Image, known: &ImageState) -> Version {
+fn version(image: &LockedImage, known: &ImageState) -> Version {
     let upstream_digest = known.seen.or(image.root());
     let status = match (known.status, upstream_digest, known.local_digest) {
         // What was found missing since stays so until it is looked up again.
@@ -243,7 +244,7 @@ fn version(image: &Image, known: &ImageState) -> Version {
 }
 
 /// The registry that all mirrors are in, each under its image's name.
-fn common_registry(lock: &Lock) -> Option<String> {
+fn common_registry(lock: &UpstreamLock) -> Option<String> {
     let mut registries = lock.images.iter().filter_map(|(name, image)| {
         let mirror = image.mirror.as_deref()?.strip_prefix("docker://")?;
         mirror.strip_suffix(repository(name))?.strip_suffix('/')
@@ -280,7 +281,7 @@ mod tests {
     #[test]
     fn what_was_imported_is_exported() {
         let versions = parse(SEED).unwrap();
-        let (mut lock, mut state) = (Lock::default(), State::default());
+        let (mut lock, mut state) = (UpstreamLock::default(), UpstreamState::default());
         let added = add(&mut lock, &wanted(&versions).unwrap(), &[Platform::default()], false).unwrap();
         remember(&mut state, &versions);
         assert_eq!(added, ["my-new-image:tag", "open-webui:cuda"]);
@@ -291,14 +292,14 @@ mod tests {
         assert_eq!(parse(&export(&lock, &state, None).to_text()).unwrap(), versions);
         // A second time nothing is new, and another image of the same name is told.
         assert!(add(&mut lock, &wanted(&versions).unwrap(), &[], false).unwrap().is_empty());
-        let other = Wanted { reference: "redis".to_owned(), ..wanted(&versions).unwrap().remove(0) };
+        let other = WantedImage { reference: "redis".to_owned(), ..wanted(&versions).unwrap().remove(0) };
         assert!(matches!(add(&mut lock, &[other], &[], false), Err(VersionsError::Other { .. })));
     }
 
     #[test]
     fn a_failed_look_up_is_never_synced() {
         let versions = parse(SEED).unwrap();
-        let (mut lock, mut state) = (Lock::default(), State::default());
+        let (mut lock, mut state) = (UpstreamLock::default(), UpstreamState::default());
         add(&mut lock, &wanted(&versions).unwrap(), &[Platform::default()], false).unwrap();
         remember(&mut state, &versions);
         let name = "open-webui:cuda";
@@ -326,8 +327,8 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
-        let mut lock = Lock::default();
-        let bad = |name: &str, reference: &str| Wanted {
+        let mut lock = UpstreamLock::default();
+        let bad = |name: &str, reference: &str| WantedImage {
             name: name.to_owned(),
             reference: reference.to_owned(),
             mirror: None,

@@ -203,6 +203,41 @@ fn texts(code: &str) -> impl Iterator<Item = &str> {
     code.lines().flat_map(|line| line.split('"').skip(1).step_by(2))
 }
 
+/// The types, traits and aliases that a text defines. The types of a trait are not among them: they are called as it says.
+fn types(code: &str) -> impl Iterator<Item = &str> {
+    code.lines().filter_map(|line| {
+        let defined = line.trim_start();
+        let is_inner = defined.len() < line.len();
+        let defined = defined.trim_start_matches("pub ");
+        let defined = match defined.strip_prefix("pub(") {
+            Some(rest) => rest.split_once(") ")?.1,
+            None => defined,
+        };
+        let (kind, rest) = defined.split_once(' ')?;
+        let is_type = matches!(kind, "struct" | "enum" | "union" | "trait") || kind == "type" && !is_inner;
+        is_type.then(|| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap())
+    })
+}
+
+#[test]
+fn every_type_has_a_name_of_its_own() {
+    let mut homes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in all_below("src", ".rs") {
+        for name in types(&fs::read_to_string(&file).unwrap()) {
+            let home = file.strip_prefix(sources()).unwrap().display().to_string();
+            homes.entry(name.to_owned()).or_default().push(home);
+        }
+    }
+    assert!(homes.len() > 800, "only {} types were found", homes.len());
+    let shared: Vec<String> = homes
+        .iter()
+        .filter(|(_, homes)| homes.len() > 1)
+        .map(|(name, homes)| format!("{name}: {}", homes.join(", ")))
+        .collect();
+    // A reader who meets one in the middle of a file, or in a message of the compiler, knows which it is.
+    assert_eq!(shared, [""; 0], "give each its noun, as GcPlan and LoadPlan have theirs");
+}
+
 #[test]
 fn only_their_table_says_how_the_files_of_models_are_called() {
     let is_ending = |text: &str| {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use windlass::internals::compose::import::account::Fate;
-use windlass::internals::compose::import::{Imported, Options, import};
+use windlass::internals::compose::import::{ImportOptions, Imported, import};
 
 use crate::env::Env;
 
@@ -139,11 +139,11 @@ fn import_of(file: &Value) -> Imported {
     for name in ["a.yml", "b.yml"] {
         env.write(name, "services: {}\n");
     }
-    let options = Options {
+    let options = ImportOptions {
         file: env.write("compose.yml", serde_json::to_string_pretty(file).unwrap()),
         directory: env.path(""),
         profiles: vec!["asked".to_owned()],
-        ..Options::default()
+        ..ImportOptions::default()
     };
     import(&options).unwrap_or_else(|error| panic!("{error}\n{file:#}"))
 }
@@ -201,7 +201,7 @@ fn aliases_and_merge_keys_have_rows_too() {
     let env = Env::new();
     let text = "x-a: &a { restart: always, init: true }\nx-b: { list: &l [SYS_TIME] }\nx-c: { d: 1 }\nservices:\n  s:\n    <<: *a\n    \
                 init: false\n    image: 'x:1'\n    cap_add: *l\n  t: &t\n    image: 'x:2'\n  u:\n    <<: [*t, *a]\n";
-    let options = Options { file: env.write("c.yml", text), directory: env.path(""), ..Options::default() };
+    let options = ImportOptions { file: env.write("c.yml", text), directory: env.path(""), ..ImportOptions::default() };
     let imported = import(&options).unwrap();
     let row = |path: &str| imported.account.iter().find(|row| row.path == path).unwrap_or_else(|| panic!("{path}"));
     for path in [

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 use windlass::internals::podman::linked::LinkedStore;
-use windlass::internals::podman::storage::client::Client;
+use windlass::internals::podman::storage::client::PodmanClient;
 use windlass::internals::podman::storage::places::{Overrides, Places};
 
 use crate::env::{Env, base_name, run_ok, wait_for_podman};
@@ -208,13 +208,13 @@ impl Podman {
         }
     }
 
-    pub(crate) fn engine(&self) -> Client {
+    pub(crate) fn engine(&self) -> PodmanClient {
         self.engine_at(&Overrides::default(), &self.places())
     }
 
     /// With places given by hand.
-    pub(crate) fn engine_at(&self, given: &Overrides, places: &Places) -> Client {
-        let engine = Client::new(given, places);
+    pub(crate) fn engine_at(&self, given: &Overrides, places: &Places) -> PodmanClient {
+        let engine = PodmanClient::new(given, places);
         self.variables.iter().fold(engine, |engine, (name, value)| engine.with_variable(name, value))
     }
 }

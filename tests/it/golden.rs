@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::internals::layer::{Entry, Kind, Recipe, TRAILER, header, measure};
+use windlass::internals::layer::{Recipe, TRAILER, TarEntry, TarEntryKind, header, measure};
 use windlass::internals::nix::nar::nar_hash;
 use windlass::internals::oci::digest::{Digest, to_hex};
 
@@ -381,8 +381,10 @@ fn a_file_of_nine_gib() {
     let input = json!({ "type": "copy", "source": host.join("weights"), "target": "/models/tiny" });
     let recipe: Recipe = serde_json::from_value(json!({ "format": 1, "inputs": [input] })).unwrap();
     let (uname, gname) = (String::new(), String::new());
-    let parent = Entry { path: b"models".into(), kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, uname, gname };
-    let entry = Entry { path: b"models/tiny".into(), kind: Kind::File(NINE_GIB), mode: 0o444, ..parent.clone() };
+    let parent =
+        TarEntry { path: b"models".into(), kind: TarEntryKind::Directory, mode: 0o755, uid: 0, gid: 0, uname, gname };
+    let entry =
+        TarEntry { path: b"models/tiny".into(), kind: TarEntryKind::File(NINE_GIB), mode: 0o444, ..parent.clone() };
     let mut head = header(&parent, 0);
     head.extend(header(&entry, head.len() as u64));
     assert_eq!(head.len(), 4096, "the data begins at a block of the file system");
@@ -426,7 +428,7 @@ fn headers_agree_with_nix2container() {
     let digest_of = |file_mode: u32| {
         let entry = |path: &str, kind, mode| {
             let (uname, gname) = ("root".to_owned(), "root".to_owned());
-            let mut block = header(&Entry { path: path.into(), kind, mode, uid: 0, gid: 0, uname, gname }, 0);
+            let mut block = header(&TarEntry { path: path.into(), kind, mode, uid: 0, gid: 0, uname, gname }, 0);
             assert_eq!(block.len(), 512);
             // Theirs: no slash after a directory, device numbers of zero, and a checksum of six digits.
             if block[156] == b'5' {
@@ -440,9 +442,9 @@ fn headers_agree_with_nix2container() {
         };
         let mut archive = Vec::new();
         for directory in ["..", "../data", "../data/layer1"] {
-            archive.extend(entry(directory, Kind::Directory, 0o755));
+            archive.extend(entry(directory, TarEntryKind::Directory, 0o755));
         }
-        archive.extend(entry("../data/layer1/file1", Kind::File(0), file_mode));
+        archive.extend(entry("../data/layer1/file1", TarEntryKind::File(0), file_mode));
         archive.extend(TRAILER);
         Digest::of(&archive).hex()
     };

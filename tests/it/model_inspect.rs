@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use windlass::internals::class::{Class, Classified};
 use windlass::internals::disk::progress::Progress;
 use windlass::internals::model::read::cursor::HeaderError;
-use windlass::internals::model::read::gguf::Header;
-use windlass::internals::model::read::gguf_values::{Kind, Value as Known};
+use windlass::internals::model::read::gguf::GgufHeader;
+use windlass::internals::model::read::gguf_values::{GgufKind, GgufValue as Known};
 use windlass::internals::model::read::inspect::{inspect, inspect_set};
 use windlass::internals::model::read::safetensors;
 use windlass::internals::oci::digest::Digest;
@@ -18,8 +18,8 @@ use windlass::internals::oci::digest::Digest;
 use crate::env::{Env, run_ok};
 use crate::model_writer::{Gguf, Said, everything, safetensors as tensors, safetensors_of};
 
-fn read(bytes: &[u8]) -> Result<Header, HeaderError> {
-    Header::read(Cursor::new(bytes))
+fn read(bytes: &[u8]) -> Result<GgufHeader, HeaderError> {
+    GgufHeader::read(Cursor::new(bytes))
 }
 
 fn json_of(env: &Env, path: &str) -> Value {
@@ -60,9 +60,9 @@ fn everything_that_a_header_has_is_read() {
             ("llama.embedding_length", Known::Unsigned(64)),
             ("general.name", Known::Text("Tiny\nModel ".to_owned())),
             ("general.languages", Known::Texts(["en", "english", "de", "en"].map(str::to_owned).to_vec())),
-            ("tokenizer.ggml.tokens", Known::List { kind: Kind::Text, length: 100 }),
-            ("tokenizer.ggml.scores", Known::List { kind: Kind::F32, length: 3 }),
-            ("nested", Known::List { kind: Kind::List, length: 2 }),
+            ("tokenizer.ggml.tokens", Known::List { kind: GgufKind::Text, length: 100 }),
+            ("tokenizer.ggml.scores", Known::List { kind: GgufKind::F32, length: 3 }),
+            ("nested", Known::List { kind: GgufKind::List, length: 2 }),
             ("no text", Known::Opaque { length: 2, digest: Digest::of(&[0xff, 0xfe]) }),
         ];
         for (key, value) in expected {
@@ -364,14 +364,14 @@ fn damaged_safetensors_are_named_with_their_place() {
         (safetensors_of(&two("b", 0, 4), 4), "byte 113: the data of its tensors have a gap or an overlap at 4"),
         (safetensors_of(&two("a", 4, 8), 8), "byte 8: a tensor is there twice"),
     ] {
-        let error = safetensors::Header::read(Cursor::new(&bytes)).unwrap_err();
+        let error = safetensors::SafetensorsHeader::read(Cursor::new(&bytes)).unwrap_err();
         assert!(error.offset() <= bytes.len() as u64);
         if !error.to_string().starts_with(message) {
             others.push(format!("expected {message}\n   found {error}"));
         }
     }
     assert!(others.is_empty(), "{}", others.join("\n"));
-    safetensors::Header::read(Cursor::new(safetensors_of("{}        ", 0))).unwrap();
+    safetensors::SafetensorsHeader::read(Cursor::new(safetensors_of("{}        ", 0))).unwrap();
 }
 
 #[test]

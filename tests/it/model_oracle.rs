@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::{Value, json};
-use windlass::internals::model::read::gguf::Header;
-use windlass::internals::model::read::gguf_values::Value as Known;
+use windlass::internals::model::read::gguf::GgufHeader;
+use windlass::internals::model::read::gguf_values::GgufValue as Known;
 use windlass::internals::model::read::{ggml, safetensors};
 
 use crate::env::{Env, run_ok};
@@ -36,7 +36,7 @@ tensors = [[t.name, t.tensor_type.value, [int(n) for n in t.shape], int(t.data_o
 print(json.dumps({'keys': keys, 'tensors': tensors, 'data': int(reader.data_offset), 'alignment': int(reader.alignment)}))";
 
 /// The same of what we read.
-fn ours(header: &Header) -> Value {
+fn ours(header: &GgufHeader) -> Value {
     let said = |value: &Known| match value {
         Known::Unsigned(number) => json!(number),
         Known::Signed(number) => json!(number),
@@ -59,8 +59,8 @@ fn ours(header: &Header) -> Value {
 }
 
 /// Reads a file both ways, and gives back what both have read.
-fn agreed(path: &str) -> Header {
-    let header = Header::read(std::fs::File::open(path).unwrap()).unwrap();
+fn agreed(path: &str) -> GgufHeader {
+    let header = GgufHeader::read(std::fs::File::open(path).unwrap()).unwrap();
     let theirs: Value = serde_json::from_str(&python(DUMP, &[path])).unwrap();
     let ours = ours(&header);
     for (part, ours) in ours.as_object().unwrap() {
@@ -158,6 +158,6 @@ fn a_real_safetensors() {
     });
     assert_eq!(serde_json::from_str::<Value>(&seen).unwrap(), expected);
     let file = std::fs::File::open(path.join("model.safetensors")).unwrap();
-    let header = safetensors::Header::read(file).unwrap();
+    let header = safetensors::SafetensorsHeader::read(file).unwrap();
     assert_eq!((header.tensors(), header.elements["F32"], header.elements["I64"]), (104, 22_713_216, 512));
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use windlass::internals::nix::closure::ClosureGraph;
 use windlass::internals::nix::store_path::{StoreDir, StorePath, nixbase32};
 use windlass::internals::oci::digest::Digest;
-use windlass::internals::plan::closure_split::{Request, split};
+use windlass::internals::plan::closure_split::{SplitRequest, split};
 use windlass::internals::plan::plan_lock::{ClosureLayers, PlanLock};
 
 use crate::nix::root;
@@ -180,7 +180,7 @@ impl Planner {
         closures: &BTreeMap<String, BTreeSet<StorePath>>,
     ) -> Vec<Layers> {
         let together = |locks: &BTreeMap<String, ClosureLayers>| -> Vec<Layers> {
-            let requests = closures.iter().map(|(name, closure)| Request {
+            let requests = closures.iter().map(|(name, closure)| SplitRequest {
                 closure: closure.clone(),
                 max_layers: MAX_LAYERS,
                 locked: locks.get(name).cloned(),

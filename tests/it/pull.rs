@@ -12,7 +12,7 @@ use windlass::internals::disk::progress::Progress;
 use windlass::internals::image::layout::{ImageDir, LayoutError};
 use windlass::internals::oci::digest::Digest;
 use windlass::internals::podman::load::pull::{PullError, Pulled, pull};
-use windlass::internals::podman::storage::client::{Client, ClientError};
+use windlass::internals::podman::storage::client::{ClientError, PodmanClient};
 use windlass::internals::podman::storage::places::{Overrides, Places};
 
 use crate::engine::{Podman, text};
@@ -303,7 +303,7 @@ fn what_does_not_fit_is_refused_before_and_cleaned_up_after() {
     let given = Overrides { root: Some(places.graph_root.clone()), ..Overrides::default() };
     let engine = podman.engine_at(&given, &places);
     let platform = &one.summary().platforms[0];
-    let load = |engine: &Client| pull(engine, &places, &one, platform, &BTreeSet::new(), &Progress::new());
+    let load = |engine: &PodmanClient| pull(engine, &places, &one, platform, &BTreeSet::new(), &Progress::new());
 
     let filler = small.0.join("filler");
     fs::write(&filler, vec![1; 12 * MIB]).unwrap();
@@ -362,7 +362,7 @@ fn in_a_process_of_its_own() {
         rootless: !rustix::process::geteuid().is_root(),
     };
     let image = ImageDir::open(&folder.join("built-one")).unwrap();
-    let engine = Client::new(&Overrides::default(), &places);
+    let engine = PodmanClient::new(&Overrides::default(), &places);
     pull(&engine, &places, &image, &image.summary().platforms[0], &BTreeSet::new(), &Progress::new()).unwrap();
 }
 

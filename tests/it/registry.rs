@@ -7,11 +7,11 @@ use serde_json::json;
 use windlass::internals::disk::progress::Progress;
 use windlass::internals::oci::digest::Digest;
 use windlass::internals::registry::blobs::Fetched;
-use windlass::internals::registry::client::Client;
+use windlass::internals::registry::client::RegistryClient;
 use windlass::internals::registry::credentials::Secret;
 use windlass::internals::registry::error::RegistryError;
 use windlass::internals::registry::location::Location;
-use windlass::internals::registry::options::{Options, ProxyOptions, Waits};
+use windlass::internals::registry::options::{ProxyOptions, RegistryOptions, Waits};
 
 use crate::bad_registry::{Answer, BadRegistry};
 use crate::env::{Env, run_ok};
@@ -21,13 +21,19 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Options for a registry on loopback, with little patience.
-pub(crate) fn impatient() -> Options {
+pub(crate) fn impatient() -> RegistryOptions {
     let waits = Waits { stall: Duration::from_millis(700), ..Waits::default() };
-    Options { insecure: true, retries: 2, max_wait: Duration::from_millis(60), waits, ..Options::default() }
+    RegistryOptions {
+        insecure: true,
+        retries: 2,
+        max_wait: Duration::from_millis(60),
+        waits,
+        ..RegistryOptions::default()
+    }
 }
 
-pub(crate) fn client() -> Client {
-    Client::new(impatient()).unwrap()
+pub(crate) fn client() -> RegistryClient {
+    RegistryClient::new(impatient()).unwrap()
 }
 
 pub(crate) fn at(host: &str, repository: &str) -> Location {
@@ -41,7 +47,7 @@ pub(crate) fn noise(size: usize) -> Vec<u8> {
 }
 
 /// An index of one image with one layer of these bytes, pushed as `1.0`. Gives back the bytes of index and manifest.
-pub(crate) fn push_image(client: &Client, at: &Location, layer: &[u8]) -> [Vec<u8>; 2] {
+pub(crate) fn push_image(client: &RegistryClient, at: &Location, layer: &[u8]) -> [Vec<u8>; 2] {
     let progress = Progress::new();
     let digest = Digest::of(layer);
     let config = json!({ "architecture": "amd64", "os": "linux", "config": {},
@@ -222,7 +228,7 @@ fn plain_http_is_for_this_machine_alone() {
     let error = client().head(&at("registry.example:5000", "app"), "1", &progress).unwrap_err();
     assert!(matches!(error, RegistryError::Insecure { .. }), "{error}");
     // And where it was not asked for, nobody falls back to it.
-    let safe = Client::new(Options { insecure: false, ..impatient() }).unwrap();
+    let safe = RegistryClient::new(RegistryOptions { insecure: false, ..impatient() }).unwrap();
     let error = safe.head(&at(&registry.host, "app"), "1", &progress).unwrap_err();
     assert!(matches!(error, RegistryError::PlainHttp { here: true, .. }), "{error:?}");
     assert!(error.to_string().ends_with("answers in plain HTTP; say so with --insecure"), "{error}");
@@ -231,22 +237,23 @@ fn plain_http_is_for_this_machine_alone() {
     let at = at(&registry.host, "app");
     let error = safe.head(&at, "1", &progress).unwrap_err();
     assert!(matches!(error, RegistryError::Tls { .. }) && error.to_string().contains("certificate"), "{error:?}");
-    let known = Client::new(Options { insecure: false, ca_file: Some(certificate), ..impatient() }).unwrap();
+    let known =
+        RegistryClient::new(RegistryOptions { insecure: false, ca_file: Some(certificate), ..impatient() }).unwrap();
     push_image(&known, &at, b"layer");
     assert_eq!(known.blob(&at, Digest::of(b"layer"), 5, &progress).unwrap(), b"layer");
     for (text, reason) in [("", "it has no certificate"), ("-----BEGIN", "it has no certificate")] {
         let ca_file = Some(env.write("ca.pem", text));
-        let error = Client::new(Options { ca_file, ..impatient() }).unwrap_err().to_string();
+        let error = RegistryClient::new(RegistryOptions { ca_file, ..impatient() }).unwrap_err().to_string();
         assert!(error.ends_with(reason), "{error}");
     }
-    assert!(Client::new(Options { ca_file: Some(env.path("missing.pem")), ..impatient() }).is_err());
+    assert!(RegistryClient::new(RegistryOptions { ca_file: Some(env.path("missing.pem")), ..impatient() }).is_err());
 }
 
 #[test]
 fn https_goes_by_the_proxy_and_loopback_does_not() {
     let proxy = BadRegistry::start(|_, _| Answer::new(403));
     let url = Some(Secret::new(format!("http://me:hunter2@{}", proxy.host)));
-    let options = |except: &str| Options {
+    let options = |except: &str| RegistryOptions {
         insecure: false,
         retries: 0,
         waits: Waits { connect: Duration::from_secs(2), ..impatient().waits },
@@ -255,7 +262,7 @@ fn https_goes_by_the_proxy_and_loopback_does_not() {
     };
     let progress = Progress::new();
     let (far, near) = (at("registry.invalid", "app"), at("127.0.0.1:1", "app"));
-    let client = Client::new(options("other.invalid")).unwrap();
+    let client = RegistryClient::new(options("other.invalid")).unwrap();
     let error = client.head(&far, "1", &progress).unwrap_err();
     assert!(
         matches!(&error, RegistryError::Unreachable { .. }) && error.to_string().contains("the proxy says"),
@@ -266,8 +273,8 @@ fn https_goes_by_the_proxy_and_loopback_does_not() {
     assert!(proxy.asked()[0].header("proxy-authorization").is_some());
 
     client.head(&near, "1", &progress).unwrap_err();
-    Client::new(options(".invalid")).unwrap().head(&far, "1", &progress).unwrap_err();
+    RegistryClient::new(options(".invalid")).unwrap().head(&far, "1", &progress).unwrap_err();
     assert_eq!(proxy.asked().len(), 1);
-    let bad = Options { proxy: ProxyOptions { url: Some(Secret::new("::")), except: vec![] }, ..impatient() };
-    assert!(matches!(Client::new(bad), Err(RegistryError::Proxy)));
+    let bad = RegistryOptions { proxy: ProxyOptions { url: Some(Secret::new("::")), except: vec![] }, ..impatient() };
+    assert!(matches!(RegistryClient::new(bad), Err(RegistryError::Proxy)));
 }

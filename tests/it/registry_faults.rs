@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use windlass::internals::disk::progress::Progress;
 use windlass::internals::oci::digest::Digest;
-use windlass::internals::registry::client::Client;
+use windlass::internals::registry::client::RegistryClient;
 use windlass::internals::registry::error::RegistryError;
-use windlass::internals::registry::options::{Options, Waits};
+use windlass::internals::registry::options::{RegistryOptions, Waits};
 
 use crate::bad_registry::{Answer, Asked, BadRegistry};
 use crate::env::Env;
@@ -79,7 +79,7 @@ fn a_registry_that_asks_for_too_long_a_wait_is_not_waited_for() {
 #[test]
 fn a_signal_ends_a_wait() {
     let registry = BadRegistry::start(|_, _| Answer::new(429).header("retry-after", "30"));
-    let client = Client::new(Options { max_wait: Duration::from_secs(60), ..impatient() }).unwrap();
+    let client = RegistryClient::new(RegistryOptions { max_wait: Duration::from_secs(60), ..impatient() }).unwrap();
     let (progress, start) = (Progress::new(), Instant::now());
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -207,7 +207,7 @@ fn a_download_that_breaks_off_goes_on() {
 
     // Across runs.
     std::fs::remove_file(env.path("blob")).unwrap();
-    let once = Client::new(Options { retries: 0, ..impatient() }).unwrap();
+    let once = RegistryClient::new(RegistryOptions { retries: 0, ..impatient() }).unwrap();
     let error = once.fetch_blob(&at, digest, 300_000, &env.path("blob"), &progress).unwrap_err();
     assert!(matches!(error, RegistryError::CutOff { .. }) && !env.path("blob").exists(), "{error:?}");
     assert_eq!(std::fs::metadata(env.path("blob.part")).unwrap().len(), 70_000);
@@ -296,8 +296,12 @@ fn a_registry_that_sends_nothing_or_next_to_nothing_is_left() {
         let slow = move |_: usize, asked: &Asked| ranged(&content, asked).slowly(piece, Duration::from_millis(pause));
         let registry = BadRegistry::start(slow);
         let stall = if piece == 1 { Duration::from_secs(1) } else { Duration::from_millis(300) };
-        let client =
-            Client::new(Options { retries: 0, waits: Waits { stall, ..impatient().waits }, ..impatient() }).unwrap();
+        let client = RegistryClient::new(RegistryOptions {
+            retries: 0,
+            waits: Waits { stall, ..impatient().waits },
+            ..impatient()
+        })
+        .unwrap();
         let start = Instant::now();
         let (at, to) = (at(&registry.host, "app"), env.path(format!("blob{piece}")));
         let error = client.fetch_blob(&at, Digest::of(&blob), 10_000, &to, &Progress::new()).unwrap_err();
@@ -307,13 +311,13 @@ fn a_registry_that_sends_nothing_or_next_to_nothing_is_left() {
     // Words of an error that trickle in are not waited for.
     let registry = BadRegistry::start(|_, _| Answer::new(418).body([b' '; 9000]).slowly(1, Duration::from_millis(50)));
     let start = Instant::now();
-    let client = Client::new(Options { retries: 0, ..impatient() }).unwrap();
+    let client = RegistryClient::new(RegistryOptions { retries: 0, ..impatient() }).unwrap();
     let error = client.manifest(&at(&registry.host, "app"), "1", &Progress::new()).unwrap_err();
     assert!(error.to_string().contains("answered 418") && start.elapsed() < Duration::from_secs(10), "{error}");
     // No answer at all.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = listener.local_addr().unwrap().to_string();
-    let client = Client::new(Options {
+    let client = RegistryClient::new(RegistryOptions {
         retries: 0,
         waits: Waits { answer: Duration::from_millis(300), ..impatient().waits },
         ..impatient()

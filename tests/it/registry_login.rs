@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use windlass::internals::disk::progress::Progress;
 use windlass::internals::oci::digest::Digest;
-use windlass::internals::registry::client::Client;
+use windlass::internals::registry::client::RegistryClient;
 use windlass::internals::registry::error::RegistryError;
-use windlass::internals::registry::options::Options;
+use windlass::internals::registry::options::RegistryOptions;
 
 use crate::bad_registry::{Answer, Asked, BadRegistry};
 use crate::env::{Env, run_ok};
@@ -20,8 +20,8 @@ use crate::registry_server::RealRegistry;
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"layers":[]}"#;
 
-fn with_file(file: PathBuf) -> Client {
-    Client::new(Options { auth_files: vec![file], ..impatient() }).unwrap()
+fn with_file(file: PathBuf) -> RegistryClient {
+    RegistryClient::new(RegistryOptions { auth_files: vec![file], ..impatient() }).unwrap()
 }
 
 /// `auth.json` with one login.

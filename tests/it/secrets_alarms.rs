@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use windlass::internals::layer::{FORMAT, Input, Recipe, secrets};
-use windlass::internals::secrets::Finding;
+use windlass::internals::secrets::SecretFinding;
 
 use crate::env::{Env, base_name, run_ok};
 use crate::nix::{build, nix};
@@ -18,13 +18,13 @@ fn parts() -> PathBuf {
 }
 
 /// The files of a tree, and what is found among them.
-fn look(path: &Path) -> (u64, Vec<Finding>) {
+fn look(path: &Path) -> (u64, Vec<SecretFinding>) {
     let inputs = vec![Input::StorePath { path: path.to_owned(), nar_hash: None }];
     let recipe = Recipe { format: FORMAT, inputs, perms: Vec::new() };
     let mut files = 0;
     recipe
         .members(&mut |member| {
-            files += u64::from(matches!(member.content, windlass::internals::layer::Content::File(..)));
+            files += u64::from(matches!(member.content, windlass::internals::layer::MemberContent::File(..)));
             Ok(())
         })
         .unwrap();
@@ -65,7 +65,7 @@ fn packages_raise_no_alarm() {
     }
     let mut out = std::io::stdout().lock();
     writeln!(out, "{} trees, {files} files, {} findings", trees.len(), found.len()).unwrap();
-    for Finding { place, reason, .. } in &found {
+    for SecretFinding { place, reason, .. } in &found {
         writeln!(out, "{place} {reason}").unwrap();
     }
     assert!(files > 5_000, "{files}");

@@ -13,10 +13,10 @@ use windlass::internals::disk::WriteError;
 use windlass::internals::disk::progress::Progress;
 use windlass::internals::engine::generations::{GenerationEntry, GenerationError};
 use windlass::internals::engine::keep::History;
-use windlass::internals::engine::load::{Loaded, Loading, load};
-use windlass::internals::engine::rollback::{Part, activate, parts};
+use windlass::internals::engine::load::{LoadResult, Loading, load};
+use windlass::internals::engine::rollback::{RollbackPart, activate, parts};
 use windlass::internals::engine::target::{
-    DecideError, How, LoadOptions, Look, Presence, Reason, Step, Target, Way, plan,
+    DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, LoadWay, Presence, TargetState, plan,
 };
 use windlass::internals::engine::{Engine, Former};
 use windlass::internals::image::layout::ImageDir;
@@ -142,8 +142,8 @@ impl Engine for Folder {
         &self.nix
     }
 
-    fn look(&self, targets: &[Target], _: LoadOptions, _: &Progress) -> Result<Vec<Look>, FolderError> {
-        let look = |target: &Target| {
+    fn look(&self, targets: &[LoadTarget], _: LoadOptions, _: &Progress) -> Result<Vec<TargetState>, FolderError> {
+        let look = |target: &LoadTarget| {
             let (platform, reference) = (target.platform()?, &target.image.summary().reference);
             let (config, store) = (platform.config_digest, self.root.clone());
             let presence = match self.image(&config.hex()).exists() {
@@ -154,7 +154,7 @@ impl Engine for Folder {
                 false => Presence::Missing,
             };
             let to_write = platform.layers.iter().map(|layer| layer.size).sum();
-            Ok(Look { presence, way: Way::new(How::Pull, self.root.clone(), to_write) })
+            Ok(TargetState { presence, way: LoadWay::new(LoadMethod::Pull, self.root.clone(), to_write) })
         };
         targets.iter().map(look).collect()
     }
@@ -163,7 +163,7 @@ impl Engine for Folder {
         Ok(images.iter().map(|(entry, _)| self.has(entry.config_digest, entry.manifest_digest)).collect())
     }
 
-    fn check_space(&self, steps: &[Step]) -> Result<(), FolderError> {
+    fn check_space(&self, steps: &[LoadStep]) -> Result<(), FolderError> {
         let needed = steps.iter().map(|step| step.peak).sum();
         let (place, free, stays) = (self.root.clone(), self.free, needed);
         if needed > free { Err(DecideError::NoSpace { place, needed, stays, free }.into()) } else { Ok(()) }
@@ -183,7 +183,7 @@ impl Engine for Folder {
 
     fn note(&self, loading: &mut Loading<'_, Self>) -> Result<Note, FolderError> {
         let mut note = Note::new();
-        for outcome in loading.outcomes.iter().filter(|outcome| outcome.step.how != How::Present) {
+        for outcome in loading.outcomes.iter().filter(|outcome| outcome.step.how != LoadMethod::Present) {
             let names = outcome.step.entry.names().into_iter().map(|name| (name.clone(), self.called(&name)));
             note.insert(outcome.step.entry.config_digest.hex(), names.collect());
         }
@@ -195,7 +195,7 @@ impl Engine for Folder {
         let mut written = 0;
         for (target, outcome) in loading.targets.iter().zip(&mut loading.outcomes) {
             let (entry, platform) = (&outcome.step.entry, target.platform()?);
-            if outcome.step.how == How::Pull {
+            if outcome.step.how == LoadMethod::Pull {
                 let manifest = target.image.path().join("blobs/sha256").join(platform.digest.hex());
                 let mut bytes = fs::read(manifest)?;
                 if self.damages.take() {
@@ -240,22 +240,22 @@ impl Engine for Folder {
 }
 
 /// An image with a file in it, built, of the stack `shop`. Its file is a store path.
-fn target(env: &Env, name: &str, version: &str) -> Target {
+fn target(env: &Env, name: &str, version: &str) -> LoadTarget {
     let source = env.write(format!("store/{name}-{version}"), format!("{name} {version}"));
     let spec = json!({ "kind": "image", "name": name, "tag": version, "content": { "files": { "/version": source } } });
     let (file, output) = (format!("{name}-{version}.json"), env.path(format!("{name}-{version}")));
     env.write(&file, spec.to_string());
     env.ok(["build", &file, "--output", output.to_str().unwrap()]);
     let (image, name) = (ImageDir::open(&output).unwrap(), Name::new(name).unwrap());
-    Target { image, name, origins: ["shop".to_owned()].into() }
+    LoadTarget { image, name, origins: ["shop".to_owned()].into() }
 }
 
-fn bring(engine: &Folder, targets: &[&Target]) -> Result<Loaded<FolderError>, FolderError> {
-    let targets: Vec<Target> = targets.iter().map(|target| (*target).clone()).collect();
+fn bring(engine: &Folder, targets: &[&LoadTarget]) -> Result<LoadResult<FolderError>, FolderError> {
+    let targets: Vec<LoadTarget> = targets.iter().map(|target| (*target).clone()).collect();
     load(engine, &targets, LoadOptions::default(), &mut |_| {}, &Progress::new())
 }
 
-fn reasons(engine: &Folder, target: &Target) -> (How, Reason) {
+fn reasons(engine: &Folder, target: &LoadTarget) -> (LoadMethod, LoadReason) {
     let targets = std::slice::from_ref(target);
     let step = plan(engine, targets, LoadOptions::default(), &Progress::new()).unwrap().remove(0);
     (step.how, step.reason)
@@ -279,7 +279,7 @@ fn a_load_is_confirmed_and_becomes_a_generation_that_keeps_its_sources() {
     let env = Env::new();
     let engine = Folder::new(&env);
     let (app, db) = (target(&env, "app", "1"), target(&env, "db", "1"));
-    assert_eq!(reasons(&engine, &app), (How::Pull, Reason::FirstTime));
+    assert_eq!(reasons(&engine, &app), (LoadMethod::Pull, LoadReason::FirstTime));
     let loaded = bring(&engine, &[&app, &db]).unwrap();
     assert_eq!((loaded.generation, loaded.warnings), (Some(1), Vec::<String>::new()));
     assert_eq!(engine.says(), ["app:1", "db:1"]);
@@ -294,10 +294,10 @@ fn a_load_is_confirmed_and_becomes_a_generation_that_keeps_its_sources() {
     assert_eq!(files(&engine.root), before);
 
     let two = target(&env, "app", "2");
-    assert_eq!(reasons(&engine, &two), (How::Pull, Reason::VersionChanged));
+    assert_eq!(reasons(&engine, &two), (LoadMethod::Pull, LoadReason::VersionChanged));
     assert_eq!(bring(&engine, &[&two, &db]).unwrap().generation, Some(2));
     fs::remove_file(engine.image(&two.platform().unwrap().config_digest.hex())).unwrap();
-    assert_eq!(reasons(&engine, &two), (How::Pull, Reason::CacheCleared));
+    assert_eq!(reasons(&engine, &two), (LoadMethod::Pull, LoadReason::CacheCleared));
 }
 
 #[test]
@@ -339,10 +339,10 @@ fn a_generation_is_gone_back_to_as_far_as_it_is_whole() {
     bring(&engine, &[&one]).unwrap();
     bring(&engine, &[&two]).unwrap();
     let (first, progress) = (engine.generations().read(1).unwrap(), Progress::new());
-    assert_eq!(parts(&engine, &first, &progress).unwrap(), [Part::Present]);
+    assert_eq!(parts(&engine, &first, &progress).unwrap(), [RollbackPart::Present]);
     let config = one.platform().unwrap().config_digest.hex();
     fs::remove_file(engine.image(&config)).unwrap();
-    assert_eq!(parts(&engine, &first, &progress).unwrap(), [Part::Loadable]);
+    assert_eq!(parts(&engine, &first, &progress).unwrap(), [RollbackPart::Loadable]);
     assert_eq!(activate(&engine, 1, &mut |_| {}, &progress).unwrap().generation, Some(1));
     assert_eq!(engine.called("localhost/app:1").as_ref(), Some(&config));
     assert_eq!(engine.generations().numbers().unwrap(), [1, 2], "nothing is removed");

@@ -1,14 +1,14 @@
 //! Documents that Go's readers cannot read, as real Go says (tests/fixtures/strict/table.go).
 
-use windlass::internals::oci::strict::{Document, check, is_time};
+use windlass::internals::oci::strict::{DocumentKind, check, is_time};
 
 const TABLE: &str = include_str!("../fixtures/strict/table.txt");
 
-fn document(kind: &str) -> Document {
+fn document(kind: &str) -> DocumentKind {
     match kind {
-        "config" => Document::Config,
-        "manifest" => Document::Manifest,
-        "index" => Document::Index,
+        "config" => DocumentKind::Config,
+        "manifest" => DocumentKind::Manifest,
+        "index" => DocumentKind::Index,
         kind => panic!("{kind}"),
     }
 }

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use windlass::internals::disk::progress::Progress;
 use windlass::internals::oci::digest::Digest;
-use windlass::internals::registry::client::Client;
+use windlass::internals::registry::client::RegistryClient;
 use windlass::internals::registry::error::RegistryError;
-use windlass::internals::registry::options::{Options, Waits};
+use windlass::internals::registry::options::{RegistryOptions, Waits};
 
 use crate::bad_registry::{Answer, BadRegistry};
 use crate::env::Env;
@@ -77,8 +77,8 @@ fn short() -> Waits {
     }
 }
 
-fn client(insecure: bool) -> Client {
-    Client::new(Options { insecure, retries: 0, waits: short(), ..impatient() }).unwrap()
+fn client(insecure: bool) -> RegistryClient {
+    RegistryClient::new(RegistryOptions { insecure, retries: 0, waits: short(), ..impatient() }).unwrap()
 }
 
 /// What a wait ended with, after which time; far less than the server would take, which never ends.
@@ -137,8 +137,8 @@ fn whatever_trickles_in_has_an_end() {
 #[test]
 fn what_is_too_slow_is_tried_again_only_for_as_long_as_a_document_may_take() {
     let server = Trickle::start("HTTP/1.1 200 OK\r\nx: ", "a");
-    let options = Options { retries: 100, waits: short(), ..impatient() };
-    let client = Client::new(options).unwrap();
+    let options = RegistryOptions { retries: 100, waits: short(), ..impatient() };
+    let client = RegistryClient::new(options).unwrap();
     let error = waited(|| client.manifest(&at(&server.host, "app"), "1", &Progress::new()));
     assert!(matches!(error, RegistryError::Timeout { .. }), "{error:?}");
     let tries = server.asked.load(Ordering::SeqCst);

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::super::failure::{Result, usage};
-use super::hub::Place;
+use super::hub::HubSession;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
 use crate::model::licence::spdx;
 use crate::model::pin::add::Adder;
-use crate::model::pin::lock::{Change, LockedFile, LockedModel, ModelLock, NAME, is_name};
-use crate::model::pin::resolve::{Resolved, resolve};
-use crate::model::pin::source::Source;
+use crate::model::pin::lock::{LockedFile, LockedModel, ModelLock, ModelLockChange, NAME, is_name};
+use crate::model::pin::resolve::{ResolvedSource, resolve};
+use crate::model::pin::source::PinSource;
 use crate::nix::store::FixedFile;
 
 const EXAMPLE: &str = "Examples:
@@ -39,7 +39,7 @@ to that host alone, and is kept nowhere.";
 /// Nix looks for it, so that builds fetch nothing.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelAddArgs {
     /// hf:ORG/REPO/FILE, hf:ORG/REPO@REVISION/FILE, the address of a file, the path of one, or a directory with one model.
     #[arg(value_name = "REF|URL|FILE|DIR")]
     reference: String,
@@ -67,7 +67,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
+pub(super) struct ModelAddReport<'a> {
     name: &'a str,
     #[serde(flatten)]
     model: &'a LockedModel,
@@ -78,12 +78,12 @@ pub(super) struct Report<'a> {
     sentence: String,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelAddArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
-    let place = Place::new(&args.registry, &args.lock)?;
+    let place = HubSession::new(&args.registry, &args.lock)?;
     let adder = place.adder(progress);
     let name = name(args, adder.hub.endpoint)?;
-    let before = Change::begin(&args.lock, progress)?.lock.models.remove(&name);
+    let before = ModelLockChange::begin(&args.lock, progress)?.lock.models.remove(&name);
     check_free(args, &name, before.as_ref())?;
 
     let drawing = session.draw("add");
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let (model, network) = pin(resolved, before.as_ref(), args.any_file, &adder)?;
 
     // Downloads take hours, and no other run waits for one to write the lock.
-    let mut change = Change::begin(&args.lock, progress)?;
+    let mut change = ModelLockChange::begin(&args.lock, progress)?;
     check_free(args, &name, change.lock.models.get(&name))?;
     change.lock.models.insert(name.clone(), model.clone());
     let lock = change.lock.clone();
@@ -106,7 +106,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let sentence = sentence(&name, &model, before.as_ref(), changed, network);
     let paths: Vec<PathBuf> = model.files.iter().map(|file| place.store.path(&file.fixed())).collect();
     if printer.json() {
-        return printer.value(&Report { name: &name, model: &model, paths, changed, network, sentence });
+        return printer.value(&ModelAddReport { name: &name, model: &model, paths, changed, network, sentence });
     }
     show(&model, &paths, printer)?;
     printer.line(sentence)
@@ -131,7 +131,7 @@ struct TriedFile<'a> {
     in_store: Option<bool>,
 }
 
-fn tried(name: &str, resolved: &Resolved, place: &Place, printer: &Printer) -> Result<()> {
+fn tried(name: &str, resolved: &ResolvedSource, place: &HubSession, printer: &Printer) -> Result<()> {
     let mut files = Vec::new();
     for file in &resolved.files {
         let fixed = file.digest.map(|digest| FixedFile::new(&file.name, digest)).transpose()?;
@@ -150,7 +150,7 @@ fn tried(name: &str, resolved: &Resolved, place: &Place, printer: &Printer) -> R
 
 /// Downloads what a source is made of, and says what it is; also the bytes that came over the network.
 pub(super) fn pin(
-    mut resolved: Resolved,
+    mut resolved: ResolvedSource,
     before: Option<&LockedModel>,
     any_file: bool,
     adder: &Adder<'_>,
@@ -169,7 +169,7 @@ pub(super) fn pin(
 
 /// Links to what the lock has, and to nothing else.
 pub(super) fn keep(
-    place: &Place,
+    place: &HubSession,
     adder: &Adder<'_>,
     lock: &ModelLock,
     model: &LockedModel,
@@ -184,19 +184,19 @@ pub(super) fn keep(
 }
 
 /// What the model is called.
-fn name(args: &Args, endpoint: &str) -> Result<String> {
+fn name(args: &ModelAddArgs, endpoint: &str) -> Result<String> {
     match &args.name {
         Some(name) if is_name(name) => Ok(name.clone()),
         Some(name) => Err(usage(format!("'{name}' {NAME}"))),
         None => {
-            let name = Source::parse(&args.reference, endpoint)?.default_name();
+            let name = PinSource::parse(&args.reference, endpoint)?.default_name();
             Ok(name.ok_or_else(|| usage(format!("'{}' gives no name; give one with --name", args.reference)))?)
         }
     }
 }
 
 /// Another model of this name stays.
-fn check_free(args: &Args, name: &str, there: Option<&LockedModel>) -> Result<()> {
+fn check_free(args: &ModelAddArgs, name: &str, there: Option<&LockedModel>) -> Result<()> {
     let same = |model: &LockedModel| model.source.reference == args.reference && model.source.files == args.files;
     match there {
         Some(model) if !args.replace && !same(model) => Err(usage(format!(
@@ -209,7 +209,7 @@ fn check_free(args: &Args, name: &str, there: Option<&LockedModel>) -> Result<()
 }
 
 /// What the model's page says, or the card beside its files.
-fn licence(resolved: &Resolved) -> Option<String> {
+fn licence(resolved: &ResolvedSource) -> Option<String> {
     let of_page = resolved
         .revision
         .as_ref()

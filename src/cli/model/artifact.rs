@@ -27,7 +27,7 @@ const EXAMPLE: &str = "Example:
 /// one that `windlass model manifest` prints, and that Podman prints too. Needs Podman 5.4.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelArtifactArgs {
     /// A model's image directory.
     image: PathBuf,
     /// What the artifact is called; by default as the model's image.
@@ -42,7 +42,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct ModelArtifactReport {
     name: String,
     digest: Digest,
     is_new: bool,
@@ -50,7 +50,7 @@ pub(super) struct Report {
     shared: u64,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelArtifactArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     let host = args.host.host(session.progress())?;
     artifacts::check(&host.engine, progress)?;
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let is_new = artifacts::add(&host.places.graph_root, &name, &model, &artifact, Verify::Auto, progress)?;
     drop(drawing);
     let digest = artifact.manifest.digest;
-    let report = Report { name, digest, is_new, written: progress.written(), shared: progress.cloned() };
+    let report = ModelArtifactReport { name, digest, is_new, written: progress.written(), shared: progress.cloned() };
     if printer.json() {
         return printer.value(&report);
     }

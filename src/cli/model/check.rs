@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::super::failure::Result;
 use super::chosen;
-use super::hub::Place;
+use super::hub::HubSession;
 use crate::cli::complete;
 use crate::cli::printer::Printer;
 use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
 use crate::cli::upstream::check::{end, sentence, state};
 use crate::model::pin::lock::{self, ModelLock};
-use crate::upstream::check::{Finding, Status};
+use crate::upstream::check::{ImageFinding, Status};
 use crate::upstream::models::check_models;
 
 const EXAMPLE: &str = "Examples:
@@ -31,7 +31,7 @@ Exit codes: 0 all is current; 8 there is something newer; without that, 7 a logi
 /// list of files; one of another server or of this machine by its size, because no digest is told there.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelCheckArgs {
     /// Only these models.
     #[arg(add = complete::locked_models(), value_name = "NAME")]
     names: Vec<String>,
@@ -43,13 +43,13 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report<'a> {
-    models: Vec<Row<'a>>,
+pub(super) struct ModelCheckReport<'a> {
+    models: Vec<ModelCheckRow<'a>>,
     sentence: String,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-struct Row<'a> {
+struct ModelCheckRow<'a> {
     name: &'a str,
     status: Status,
     /// What was asked for when it was added.
@@ -58,19 +58,19 @@ struct Row<'a> {
     why: Option<&'a str>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelCheckArgs, printer: &Printer, session: &Session) -> Result<()> {
     let lock = lock::read(&args.lock)?;
     let names = chosen(&lock, &args.names, &args.lock)?;
-    let place = Place::new(&args.registry, &args.lock)?;
+    let place = HubSession::new(&args.registry, &args.lock)?;
     let drawing = session.draw("check");
     let findings = check_models(place.adder(session.progress()).hub, &lock, &names, session.progress())?;
     drop(drawing);
     let sentence = sentence(&findings, "model");
-    let rows: Vec<Row<'_>> = findings.iter().map(|finding| row(finding, &lock)).collect();
+    let rows: Vec<ModelCheckRow<'_>> = findings.iter().map(|finding| row(finding, &lock)).collect();
     if printer.json() {
-        printer.value(&Report { models: rows, sentence })?;
+        printer.value(&ModelCheckReport { models: rows, sentence })?;
     } else {
-        let cells = |row: &Row<'_>| {
+        let cells = |row: &ModelCheckRow<'_>| {
             let why = row.why.unwrap_or("-").to_owned();
             vec![row.name.to_owned(), state(row.status), row.reference.to_owned(), why]
         };
@@ -86,9 +86,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     end(&findings)
 }
 
-fn row<'a>(finding: &'a Finding, lock: &'a ModelLock) -> Row<'a> {
+fn row<'a>(finding: &'a ImageFinding, lock: &'a ModelLock) -> ModelCheckRow<'a> {
     let source = &lock.models[&finding.name].source;
-    Row {
+    ModelCheckRow {
         name: &finding.name,
         status: finding.status,
         reference: &source.reference,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::super::failure::{Result, offline};
-use super::hub::Place;
+use super::hub::HubSession;
 use crate::cli::complete;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::registry::RegistryArgs;
@@ -24,7 +24,7 @@ const EXAMPLE: &str = "Examples:
 /// can. The lock is not changed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelFetchArgs {
     /// Only these models.
     #[arg(add = complete::locked_models(), value_name = "NAME")]
     names: Vec<String>,
@@ -42,32 +42,32 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report {
-    models: BTreeMap<String, Vec<Row>>,
+pub(super) struct ModelFetchReport {
+    models: BTreeMap<String, Vec<ModelFetchRow>>,
     fetched: usize,
     network: u64,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-struct Row {
+struct ModelFetchRow {
     path: PathBuf,
     size: u64,
     /// `present`, `fetched` or `missing`.
     outcome: &'static str,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelFetchArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     let lock = lock::read(&args.lock)?;
     let names: Vec<&String> =
         if args.names.is_empty() { lock.models.keys().collect() } else { args.names.iter().collect() };
-    let place = Place::new(&args.registry, &args.lock)?;
+    let place = HubSession::new(&args.registry, &args.lock)?;
     let adder = place.adder(progress);
     let models = names.iter().map(|name| Ok((*name, lock.model(name, &args.lock)?))).collect::<Result<Vec<_>>>()?;
     let all = lock.models.values().flat_map(|model| &model.files);
     place.store.let_go(&place.roots, all.map(lock::LockedFile::fixed))?;
 
-    let mut report = Report { models: BTreeMap::new(), fetched: 0, network: 0 };
+    let mut report = ModelFetchReport { models: BTreeMap::new(), fetched: 0, network: 0 };
     let mut lacking = 0;
     for (name, model) in models {
         let missing = place.store.missing(model.files.iter().map(lock::LockedFile::fixed))?;
@@ -88,9 +88,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
                 (true, true) => "missing",
                 (true, false) => "fetched",
             };
-            Row { path: place.store.path(&fixed), size: file.size, outcome }
+            ModelFetchRow { path: place.store.path(&fixed), size: file.size, outcome }
         };
-        let rows: Vec<Row> = model.files.iter().map(row).collect();
+        let rows: Vec<ModelFetchRow> = model.files.iter().map(row).collect();
         lacking += rows.iter().filter(|row| row.outcome == "missing").map(|row| row.size).sum::<u64>();
         report.models.insert(name.clone(), rows);
     }

@@ -20,7 +20,7 @@ use crate::registry::web::{Web, host_of};
 
 /// All that a run needs, held for [`Adder`].
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct HubSession {
     endpoint: String,
     web: Web,
     token: bool,
@@ -29,7 +29,7 @@ pub(super) struct Place {
     pub(super) roots: PathBuf,
 }
 
-impl Place {
+impl HubSession {
     /// For the lock at this path.
     pub(super) fn new(registry: &RegistryArgs, lock: &Path) -> Result<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());

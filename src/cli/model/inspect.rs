@@ -25,13 +25,13 @@ allows and a program will not load is a warning.";
 /// does not say is not shown; the licence is in SPDX's words.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelInspectArgs {
     /// A .gguf or .safetensors file, a shard, or the directory of one model.
     #[arg(value_name = "FILE|DIR")]
     path: PathBuf,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelInspectArgs, printer: &Printer, session: &Session) -> Result<()> {
     let inspected = inspect(&args.path, session.progress())?;
     if printer.json() {
         return printer.value(&inspected);

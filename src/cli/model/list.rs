@@ -15,7 +15,7 @@ use crate::model::pin::lock::{self, LockedModel};
 use crate::model::read::facts::Facts;
 use crate::nix::store::NixStore;
 use crate::oci::digest::Digest;
-use crate::podman::slots::switch::{Model, Models, Place, Slot, User};
+use crate::podman::slots::switch::{GenerationModel, ModelPlace, ModelUser, Models, Slot};
 
 const EXAMPLE: &str = "Examples:
   windlass model list
@@ -25,7 +25,7 @@ const EXAMPLE: &str = "Examples:
 /// the slots in which one is active.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelListArgs {
     /// The lock file. By default models.lock.json, if it is there.
     #[arg(long, value_name = "FILE")]
     lock: Option<PathBuf>,
@@ -35,7 +35,7 @@ pub(super) struct Args {
 
 /// What is locked and what is loaded.
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Report<'a> {
+pub(super) struct ModelListReport<'a> {
     #[serde(flatten)]
     loaded: &'a Models,
     /// The models of the lock; empty without a lock.
@@ -56,13 +56,13 @@ struct LockedRow<'a> {
     licence: Option<&'a str>,
     /// Whether the Nix store has all of its files.
     in_store: bool,
-    loaded: Loaded,
+    loaded: ModelLoaded,
 }
 
 /// Whether the current generation has a model of the lock.
 #[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum Loaded {
+enum ModelLoaded {
     /// With the very files.
     Yes,
     /// A model of this name, with other files.
@@ -70,7 +70,7 @@ enum Loaded {
     No,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelListArgs, printer: &Printer, session: &Session) -> Result<()> {
     let lock = match &args.lock {
         Some(path) => Some(lock::read(path)?),
         None => Some(Path::new("models.lock.json")).filter(|path| path.exists()).map(lock::read).transpose()?,
@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         })
         .collect();
     if printer.json() {
-        return printer.value(&Report { loaded: &all, locked });
+        return printer.value(&ModelListReport { loaded: &all, locked });
     }
     let row = |row: &LockedRow<'_>| {
         vec![
@@ -101,9 +101,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
             row.licence.unwrap_or("-").to_owned(),
             if row.in_store { "in the store" } else { "not in the store" }.to_owned(),
             match row.loaded {
-                Loaded::Yes => "loaded",
-                Loaded::Other => "another one is loaded",
-                Loaded::No => "not loaded",
+                ModelLoaded::Yes => "loaded",
+                ModelLoaded::Other => "another one is loaded",
+                ModelLoaded::No => "not loaded",
             }
             .to_owned(),
             if row.floating { "floating" } else { "fixed" }.to_owned(),
@@ -115,12 +115,12 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         printer.table(&std::iter::once(head).chain(locked.iter().map(row)).collect::<Vec<_>>())?;
         printer.line("")?;
     }
-    let row = |model: &Model| {
-        let Model { entry, place, files, slots, used_by, model } = model;
+    let row = |model: &GenerationModel| {
+        let GenerationModel { entry, place, files, slots, used_by, model } = model;
         let place = match place {
-            Place::Linked { .. } => "linked".to_owned(),
-            Place::Pulled { .. } => "pulled".to_owned(),
-            Place::Missing { why } => format!("missing: {why}"),
+            ModelPlace::Linked { .. } => "linked".to_owned(),
+            ModelPlace::Pulled { .. } => "pulled".to_owned(),
+            ModelPlace::Missing { why } => format!("missing: {why}"),
         };
         let active = if slots.is_empty() { "-".to_owned() } else { format!("active in {}", slots.join(", ")) };
         let path = files.file.as_ref().or(files.tree.as_ref()).map(|path| path.display().to_string());
@@ -183,22 +183,22 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     }
 }
 
-fn loaded(name: &str, locked: &LockedModel, all: &Models) -> Loaded {
-    let has = |model: &&Model| {
+fn loaded(name: &str, locked: &LockedModel, all: &Models) -> ModelLoaded {
+    let has = |model: &&GenerationModel| {
         let files = model.model.iter().flat_map(|record| &record.files);
         let files: BTreeSet<Digest> = files.map(|file| file.sha256).collect();
         locked.files.iter().all(|file| files.contains(&file.sha256))
     };
     match (all.models.iter().find(has), all.models.iter().any(|model| *model.entry.name == *name)) {
-        (Some(_), _) => Loaded::Yes,
-        (None, true) => Loaded::Other,
-        (None, false) => Loaded::No,
+        (Some(_), _) => ModelLoaded::Yes,
+        (None, true) => ModelLoaded::Other,
+        (None, false) => ModelLoaded::No,
     }
 }
 
 /// The images that have a model, with their containers.
-fn users(images: &[User]) -> String {
-    let one = |User { image, containers }: &User| match &containers[..] {
+fn users(images: &[ModelUser]) -> String {
+    let one = |ModelUser { image, containers }: &ModelUser| match &containers[..] {
         [] => image.clone(),
         names => format!("{image} ({})", names.join(", ")),
     };

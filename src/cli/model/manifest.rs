@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::super::failure::{Result, usage};
 use crate::cli::complete;
 use crate::cli::printer::Printer;
-use crate::model::forms::artifact::{Model, ModelFile};
+use crate::model::forms::artifact::{DescribedModel, ModelFile};
 use crate::model::forms::docker_model::docker_model;
 use crate::model::forms::modelpack::modelpack;
 use crate::model::forms::ollama::{self, ollama};
@@ -25,13 +25,13 @@ const EXAMPLE: &str = "Examples:
 /// The first line is the manifest, byte for byte (Ollama's has the new line at its end too), the second one its digest.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelManifestArgs {
     /// The model's name in the lock.
     #[arg(add = complete::locked_models())]
     name: String,
     /// Whose manifest.
     #[arg(long, value_enum)]
-    format: Format,
+    format: ManifestForm,
     /// The lock.
     #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
     lock: PathBuf,
@@ -40,7 +40,7 @@ pub(super) struct Args {
 /// Forms whose manifests are made of facts and digests alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-enum Format {
+enum ManifestForm {
     /// CNCF ModelPack.
     Modelpack,
     /// Docker Model Runner.
@@ -51,16 +51,16 @@ enum Format {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
+pub(super) struct ModelManifestReport<'a> {
     name: &'a str,
-    format: Format,
+    format: ManifestForm,
     digest: Digest,
     size: usize,
     manifest: Value,
     config: Value,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &ModelManifestArgs, printer: &Printer) -> Result<()> {
     let lock = lock::read(&args.lock)?;
     let locked = lock.model(&args.name, &args.lock)?;
     let Some(facts) = locked.facts.clone() else {
@@ -74,15 +74,15 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     // The header's word counts, and the page's where the header has none.
     let facts = Facts { licence: facts.licence.clone().or_else(|| locked.licence.clone()), ..facts };
     let file = |file: &lock::LockedFile| ModelFile { path: file.path.clone(), size: file.size, sha256: file.sha256 };
-    let model = Model::new(&args.name, facts, locked.files.iter().map(file).collect());
+    let model = DescribedModel::new(&args.name, facts, locked.files.iter().map(file).collect());
     let (manifest, config) = match args.format {
-        Format::Modelpack | Format::DockerModel => {
-            let of = if args.format == Format::Modelpack { modelpack } else { docker_model };
+        ManifestForm::Modelpack | ManifestForm::DockerModel => {
+            let of = if args.format == ManifestForm::Modelpack { modelpack } else { docker_model };
             let artifact = of(&model);
             (artifact.manifest.bytes, artifact.config.bytes)
         }
-        Format::Ollama => {
-            let made = ollama(&model, &ollama::Options::default())?;
+        ManifestForm::Ollama => {
+            let made = ollama(&model, &ollama::ModelfileOptions::default())?;
             let config = made.texts[&made.config].clone();
             (made.manifest.into_bytes(), config.into_bytes())
         }
@@ -91,7 +91,14 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     if printer.json() {
         let (size, name, format) = (manifest.len(), &*args.name, args.format);
         let [manifest, config] = [&manifest, &config].map(|bytes| serde_json::from_slice(bytes));
-        return printer.value(&Report { name, format, digest, size, manifest: manifest?, config: config? });
+        return printer.value(&ModelManifestReport {
+            name,
+            format,
+            digest,
+            size,
+            manifest: manifest?,
+            config: config?,
+        });
     }
     printer.line(String::from_utf8(manifest)?.trim_end())?;
     printer.line(digest.to_string())

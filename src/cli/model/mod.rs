@@ -19,7 +19,7 @@ use super::failure::Result;
 use super::printer::Printer;
 use super::schemas::{Described, printed};
 use super::session::Session;
-use crate::model::forms::artifact::{Artifact, Model};
+use crate::model::forms::artifact::{Artifact, DescribedModel};
 use crate::model::forms::docker_model::docker_model;
 use crate::model::forms::modelpack::modelpack;
 use crate::model::pin::lock::ModelLock;
@@ -28,24 +28,24 @@ use crate::podman::slots::switch::Used;
 
 /// What models are, which of them are loaded, and which one is active.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct ModelArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ModelVerb,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
-    Add(add::Args),
-    Remove(remove::Args),
-    Check(check::Args),
-    Update(update::Args),
-    Fetch(fetch::Args),
-    Inspect(inspect::Args),
-    List(list::Args),
-    Manifest(manifest::Args),
-    Artifact(artifact::Args),
-    Split(split::Args),
-    Use(use_model::Args),
+enum ModelVerb {
+    Add(add::ModelAddArgs),
+    Remove(remove::ModelRemoveArgs),
+    Check(check::ModelCheckArgs),
+    Update(update::ModelUpdateArgs),
+    Fetch(fetch::ModelFetchArgs),
+    Inspect(inspect::ModelInspectArgs),
+    List(list::ModelListArgs),
+    Manifest(manifest::ModelManifestArgs),
+    Artifact(artifact::ModelArtifactArgs),
+    Split(split::ModelSplitArgs),
+    Use(use_model::ModelUseArgs),
 }
 
 /// The models of a lock that are meant: all, if none is named.
@@ -67,7 +67,7 @@ pub(super) enum ArtifactFormat {
 }
 
 impl ArtifactFormat {
-    pub(super) fn artifact(self, model: &Model) -> Artifact {
+    pub(super) fn artifact(self, model: &DescribedModel) -> Artifact {
         match self {
             Self::Modelpack => modelpack(model),
             Self::DockerModel => docker_model(model),
@@ -78,33 +78,33 @@ impl ArtifactFormat {
 /// What these verbs print with `--json`.
 pub(super) fn schemas() -> Vec<Described> {
     vec![
-        ("model add", printed::<add::Report<'static>>),
+        ("model add", printed::<add::ModelAddReport<'static>>),
         ("model add --dry-run", printed::<add::Tried<'static>>),
-        ("model remove", printed::<remove::Report>),
-        ("model check", printed::<check::Report<'static>>),
-        ("model update", printed::<update::Report<'static>>),
-        ("model fetch", printed::<fetch::Report>),
+        ("model remove", printed::<remove::ModelRemoveReport>),
+        ("model check", printed::<check::ModelCheckReport<'static>>),
+        ("model update", printed::<update::ModelUpdateReport<'static>>),
+        ("model fetch", printed::<fetch::ModelFetchReport>),
         ("model inspect", printed::<Inspected>),
-        ("model list", printed::<list::Report<'static>>),
-        ("model manifest", printed::<manifest::Report<'static>>),
-        ("model artifact", printed::<artifact::Report>),
-        ("model split", printed::<split::Report>),
+        ("model list", printed::<list::ModelListReport<'static>>),
+        ("model manifest", printed::<manifest::ModelManifestReport<'static>>),
+        ("model artifact", printed::<artifact::ModelArtifactReport>),
+        ("model split", printed::<split::ModelSplitReport>),
         ("model use", printed::<Used>),
     ]
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelArgs, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
-        Verb::Add(args) => add::run(args, printer, session),
-        Verb::Remove(args) => remove::run(args, printer, session),
-        Verb::Check(args) => check::run(args, printer, session),
-        Verb::Update(args) => update::run(args, printer, session),
-        Verb::Fetch(args) => fetch::run(args, printer, session),
-        Verb::Inspect(args) => inspect::run(args, printer, session),
-        Verb::List(args) => list::run(args, printer, session),
-        Verb::Manifest(args) => manifest::run(args, printer),
-        Verb::Artifact(args) => artifact::run(args, printer, session),
-        Verb::Split(args) => split::run(args, printer, session),
-        Verb::Use(args) => use_model::run(args, printer, session),
+        ModelVerb::Add(args) => add::run(args, printer, session),
+        ModelVerb::Remove(args) => remove::run(args, printer, session),
+        ModelVerb::Check(args) => check::run(args, printer, session),
+        ModelVerb::Update(args) => update::run(args, printer, session),
+        ModelVerb::Fetch(args) => fetch::run(args, printer, session),
+        ModelVerb::Inspect(args) => inspect::run(args, printer, session),
+        ModelVerb::List(args) => list::run(args, printer, session),
+        ModelVerb::Manifest(args) => manifest::run(args, printer),
+        ModelVerb::Artifact(args) => artifact::run(args, printer, session),
+        ModelVerb::Split(args) => split::run(args, printer, session),
+        ModelVerb::Use(args) => use_model::run(args, printer, session),
     }
 }

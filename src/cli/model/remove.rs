@@ -10,7 +10,7 @@ use crate::cli::complete;
 use crate::cli::printer::{Printer, count};
 use crate::cli::session::Session;
 use crate::disk::lock_file;
-use crate::model::pin::lock::{Change, ModelLock};
+use crate::model::pin::lock::{ModelLock, ModelLockChange};
 
 const EXAMPLE: &str = "Examples:
   windlass model remove smollm2";
@@ -21,7 +21,7 @@ const EXAMPLE: &str = "Examples:
 /// what is built or loaded keeps its own.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelRemoveArgs {
     /// The models. If one of them is not in the lock, nothing is changed.
     #[arg(add = complete::locked_models(), value_name = "NAME", required = true)]
     names: Vec<String>,
@@ -34,16 +34,16 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Report {
+pub(super) struct ModelRemoveReport {
     /// The names that were taken out of the lock.
     removed: Vec<String>,
     /// How many are left in it.
     left: usize,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelRemoveArgs, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock, session.progress());
-    let mut change = Change::begin(path, progress)?;
+    let mut change = ModelLockChange::begin(path, progress)?;
     if change.is_new() {
         return Err(lock_file::missing::<ModelLock>(path).into());
     }
@@ -58,7 +58,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         change.finish(progress)?;
     }
     if printer.json() {
-        return printer.value(&Report { removed: args.names.clone(), left });
+        return printer.value(&ModelRemoveReport { removed: args.names.clone(), left });
     }
     let removed = if args.dry_run { "to remove" } else { "removed" };
     printer.line(format!("{} {removed}; {} left in {}", args.names.join(", "), count(left, "model"), path.display()))

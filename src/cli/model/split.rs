@@ -11,7 +11,7 @@ use crate::cli::view;
 use crate::disk::Staging;
 use crate::disk::files::free_space;
 use crate::model::forms::gguf_split::{Shard, base_of, split};
-use crate::model::read::facts::Format;
+use crate::model::read::facts::ModelFormat;
 use crate::model::read::shards::ShardName;
 
 const EXAMPLE: &str = r#"Example:
@@ -28,7 +28,7 @@ With Nix: buildModel { name = "qwen3"; src = …; split = "metadata"; }"#;
 /// first one's.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelSplitArgs {
     /// The GGUF file.
     file: PathBuf,
     /// The directory to put the shards into; replaced in one step if it holds shards of this file's name.
@@ -40,22 +40,22 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report {
+pub(super) struct ModelSplitReport {
     output: PathBuf,
-    shards: Vec<Row>,
+    shards: Vec<ModelSplitRow>,
     read: u64,
     written: u64,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-struct Row {
+struct ModelSplitRow {
     name: String,
     size: u64,
     tensors: usize,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
-    let Args { file, output, max_size } = args;
+pub(super) fn run(args: &ModelSplitArgs, printer: &Printer, session: &Session) -> Result<()> {
+    let ModelSplitArgs { file, output, max_size } = args;
     let name = base_of(view::short(&file.to_string_lossy())).to_owned();
     if output.symlink_metadata().is_ok() && !holds_shards(output, &name) {
         let message = format!(
@@ -75,13 +75,13 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let shards = split(file, &name, staging.path(), *max_size, progress)?;
     staging.publish()?;
     drop(drawing);
-    let row = |Shard { name, size, tensors }: Shard| Row { name, size, tensors };
-    let shards: Vec<Row> = shards.into_iter().map(row).collect();
+    let row = |Shard { name, size, tensors }: Shard| ModelSplitRow { name, size, tensors };
+    let shards: Vec<ModelSplitRow> = shards.into_iter().map(row).collect();
     let (read, written) = (progress.read(), progress.written());
     if printer.json() {
-        return printer.value(&Report { output: output.clone(), shards, read, written });
+        return printer.value(&ModelSplitReport { output: output.clone(), shards, read, written });
     }
-    let cells = |row: &Row| vec![row.name.clone(), size(row.size), count(row.tensors, "tensor")];
+    let cells = |row: &ModelSplitRow| vec![row.name.clone(), size(row.size), count(row.tensors, "tensor")];
     printer.table(&shards.iter().map(cells).collect::<Vec<_>>())?;
     printer.line(format!(
         "{}: {}; wrote {}; llama.cpp is given the first",
@@ -103,7 +103,7 @@ fn holds_shards(directory: &Path, name: &str) -> bool {
         entry
             .ok()
             .and_then(name_of)
-            .is_some_and(|shard| shard.base == name && shard.extension == Format::Gguf.extension())
+            .is_some_and(|shard| shard.base == name && shard.extension == ModelFormat::Gguf.extension())
     };
     std::fs::read_dir(directory).is_ok_and(|mut entries| entries.all(is_shard))
 }

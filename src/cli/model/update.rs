@@ -8,16 +8,16 @@ use serde::Serialize;
 use super::super::failure::{Failure, Result, several};
 use super::add::{keep, pin};
 use super::chosen;
-use super::hub::Place;
+use super::hub::HubSession;
 use crate::class::Class;
 use crate::cli::complete;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
-use crate::model::pin::lock::{self, Change, LockedModel};
+use crate::model::pin::lock::{self, LockedModel, ModelLockChange};
 use crate::model::pin::resolve::resolve;
 use crate::sh;
-use crate::upstream::check::{Finding, Status};
+use crate::upstream::check::{ImageFinding, Status};
 use crate::upstream::models::check_models;
 
 const EXAMPLE: &str = "Examples:
@@ -33,7 +33,7 @@ const EXAMPLE: &str = "Examples:
 /// floating is left out and named, and the exit code is 8, until --accept-moved names the model.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelUpdateArgs {
     /// Only these models.
     #[arg(add = complete::locked_models(), value_name = "NAME")]
     names: Vec<String>,
@@ -51,35 +51,35 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report<'a> {
+pub(super) struct ModelUpdateReport<'a> {
     /// Whether the lock was written.
     written: bool,
     message: Option<String>,
-    models: Vec<Row<'a>>,
+    models: Vec<ModelUpdateRow<'a>>,
     network: u64,
     sentence: String,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-struct Row<'a> {
+struct ModelUpdateRow<'a> {
     name: &'a str,
     /// `same`, `changed` (with --dry-run: it would be), `moved` or `failed`.
     outcome: &'static str,
     why: Option<String>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelUpdateArgs, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock, session.progress());
     let before = lock::read(path)?;
     let names = chosen(&before, &args.names, path)?;
     let accepted = chosen(&before, &args.accept_moved, path).map(|_| &args.accept_moved)?;
-    let place = Place::new(&args.registry, path)?;
+    let place = HubSession::new(&args.registry, path)?;
     let adder = place.adder(progress);
     let drawing = session.draw("update");
     let findings = check_models(adder.hub, &before, &names, progress)?;
     let (mut rows, mut message, mut network, mut written, mut classes) =
         (Vec::new(), String::new(), 0, false, Vec::new());
-    for Finding { name, status, why, class, .. } in &findings {
+    for ImageFinding { name, status, why, class, .. } in &findings {
         let model = &before.models[name];
         let take = *status == Status::Update || (*status == Status::Moved && accepted.contains(name));
         let (outcome, why) = match status {
@@ -107,7 +107,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
                 ("failed", why.clone())
             }
         };
-        rows.push(Row { name, outcome, why });
+        rows.push(ModelUpdateRow { name, outcome, why });
     }
     drop(drawing);
     let message = written.then(|| format!("chore: Update models\n\nUpdates:\n{message}"));
@@ -123,9 +123,9 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         size(network)
     );
     if printer.json() {
-        printer.value(&Report { written, message, models: rows, network, sentence })?;
+        printer.value(&ModelUpdateReport { written, message, models: rows, network, sentence })?;
     } else {
-        for Row { name, outcome, why } in rows.iter().filter(|row| row.outcome != "same") {
+        for ModelUpdateRow { name, outcome, why } in rows.iter().filter(|row| row.outcome != "same") {
             let why = why.as_deref().unwrap_or(outcome);
             printer.note(match *outcome {
                 "moved" => format!(
@@ -154,7 +154,7 @@ fn one(
     name: &str,
     before: &LockedModel,
     path: &Path,
-    place: &Place,
+    place: &HubSession,
     session: &Session,
     printer: &Printer,
 ) -> Result<(Option<String>, u64)> {
@@ -163,7 +163,7 @@ fn one(
     let resolved = resolve(&before.source.reference, &before.source.files, adder.hub, progress)?;
     // What was taken although it is not a model may be another file of that kind.
     let (model, network) = pin(resolved, Some(before), before.facts.is_none(), &adder)?;
-    let mut change = Change::begin(path, progress)?;
+    let mut change = ModelLockChange::begin(path, progress)?;
     change.lock.models.insert(name.to_owned(), model.clone());
     let lock = change.lock.clone();
     let changed = change.finish(progress)?;

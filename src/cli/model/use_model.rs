@@ -10,7 +10,7 @@ use crate::cli::printer::Printer;
 use crate::cli::session::Session;
 use crate::podman::slots::DEFAULT_SLOT;
 use crate::podman::slots::switch::{EmbeddingChange, Stage, Used, Wish};
-use crate::podman::slots::unit::Service;
+use crate::podman::slots::unit::SlotService;
 
 const EXAMPLE: &str = "Examples:
   windlass model list
@@ -32,7 +32,7 @@ where it is whole: a file that the image has at /models is at /model/models.";
 /// service is restarted with it, and the exit code is 1. Nothing is done if the model is active already.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct ModelUseArgs {
     /// The model, as `windlass model list` names it.
     #[arg(add = complete::loaded_models())]
     model: String,
@@ -56,11 +56,11 @@ pub(super) struct Args {
     host: HostArgs,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &ModelUseArgs, printer: &Printer, session: &Session) -> Result<()> {
     let host = args.host.host(session.progress())?;
     let service = args.restart.as_ref().map(|name| match name.ends_with(".service") {
-        true => Service::Unit { name: name.clone(), user: args.user },
-        false => Service::Container(name.clone()),
+        true => SlotService::Unit { name: name.clone(), user: args.user },
+        false => SlotService::Container(name.clone()),
     });
     let wish = Wish {
         model: &args.model,

@@ -10,11 +10,11 @@ use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, day};
 use crate::disk::bounded::{self, Cap};
 use crate::oci::platform::Platform;
-use crate::upstream::file::Change;
-use crate::upstream::lock::{Cadence, Image, Lock, Others, Policy};
-use crate::upstream::proof::{Problem, is_name};
+use crate::upstream::file::UpstreamLockChange;
+use crate::upstream::lock::{Cadence, LockedImage, OtherKeys, SignaturePolicy, UpstreamLock};
+use crate::upstream::proof::{LockProblem, is_name};
 use crate::upstream::resolve::{adopt, resolve};
-use crate::upstream::signature::Key;
+use crate::upstream::signature::SignatureKey;
 use crate::upstream::versions::full;
 
 const EXAMPLE: &str = "Examples:
@@ -31,7 +31,7 @@ const EXAMPLE: &str = "Examples:
 /// today, and recorded as floating: it is never called pinned. If anything fails, nothing is written.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UpstreamAddArgs {
     /// What the image is called here.
     name: String,
     /// Where it is, as for `podman pull`: qdrant/qdrant:v1.16.2, ghcr.io/open-webui/open-webui:main, NAME@sha256:…
@@ -76,19 +76,19 @@ fn cadence(text: &str) -> Result<Cadence, String> {
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report<'a> {
+pub(super) struct UpstreamAddReport<'a> {
     name: &'a str,
     #[serde(flatten)]
-    image: &'a Image,
+    image: &'a LockedImage,
     pinned: bool,
     sentence: String,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UpstreamAddArgs, printer: &Printer, session: &Session) -> Result<()> {
     let image = wish(args)?;
     let progress = session.progress();
     let drawing = session.draw("add");
-    let mut change = Change::begin(&args.lock.lock, progress)?;
+    let mut change = UpstreamLockChange::begin(&args.lock.lock, progress)?;
     if !args.replace && change.lock.images.contains_key(&args.name) {
         let (name, lock) = (&args.name, args.lock.lock.display());
         return Err(usage(format!("{lock} has an image '{name}' already; --replace puts this one in its place")));
@@ -116,13 +116,13 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 }
 
 /// What is asked for, before anybody is asked.
-fn wish(args: &Args) -> Result<Image> {
+fn wish(args: &UpstreamAddArgs) -> Result<LockedImage> {
     if !is_name(&args.name) {
-        return Err(usage(format!("'{}' {}", args.name, Problem::Name)));
+        return Err(usage(format!("'{}' {}", args.name, LockProblem::Name)));
     }
     let location = full(&args.reference)?;
     if args.insecure && !location.is_loopback() {
-        return Err(usage(Problem::Insecure(location.host().to_owned()).to_string()));
+        return Err(usage(LockProblem::Insecure(location.host().to_owned()).to_string()));
     }
     let mut platforms: Vec<Platform> = args.platforms.iter().cloned().map(Platform::canonical).collect();
     if platforms.is_empty() {
@@ -133,24 +133,24 @@ fn wish(args: &Args) -> Result<Image> {
     let policy = args.cosign_key.as_ref().map(|file| {
         let bytes = bounded::read(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
         let cosign_key = String::from_utf8_lossy(&bytes).into_owned();
-        Key::parse(&cosign_key).with_context(|| file.display().to_string())?;
-        Ok::<_, Failure>(Policy { cosign_key, other: Others::new() })
+        SignatureKey::parse(&cosign_key).with_context(|| file.display().to_string())?;
+        Ok::<_, Failure>(SignaturePolicy { cosign_key, other: OtherKeys::new() })
     });
-    Ok(Image {
+    Ok(LockedImage {
         insecure: args.insecure,
         reason: args.reason.clone(),
         cadence: args.cadence,
         policy: policy.transpose()?,
-        ..Image::pending(&location, platforms)
+        ..LockedImage::pending(&location, platforms)
     })
 }
 
-fn show(args: &Args, lock: &Lock, fetch: u64, printer: &Printer) -> Result<()> {
+fn show(args: &UpstreamAddArgs, lock: &UpstreamLock, fetch: u64, printer: &Printer) -> Result<()> {
     let Some(image) = lock.images.get(&args.name) else { return Ok(()) };
     let sentence = sentence(&args.name, image, fetch);
     let sentence = if args.dry_run { format!("not written: would have {sentence}") } else { sentence };
     if printer.json() {
-        return printer.value(&Report { name: &args.name, image, pinned: image.is_pinned(), sentence });
+        return printer.value(&UpstreamAddReport { name: &args.name, image, pinned: image.is_pinned(), sentence });
     }
     printer.line(format!("{}  {}", args.name, image.original.reference))?;
     if let Some(locked) = &image.locked {
@@ -166,7 +166,7 @@ fn show(args: &Args, lock: &Lock, fetch: u64, printer: &Printer) -> Result<()> {
     printer.line(sentence)
 }
 
-fn sentence(name: &str, image: &Image, fetch: u64) -> String {
+fn sentence(name: &str, image: &LockedImage, fetch: u64) -> String {
     let platforms = count(image.original.platforms.len(), "platform");
     match () {
         () if image.locked.is_none() => {
@@ -181,7 +181,7 @@ fn sentence(name: &str, image: &Image, fetch: u64) -> String {
 }
 
 /// Whether a signature was verified, in words.
-pub(super) fn verified(image: &Image) -> String {
+pub(super) fn verified(image: &LockedImage) -> String {
     match (&image.verified, &image.policy) {
         (Some(verified), _) => {
             format!("verified: signed by the key sha256:{} ({})", verified.key.short(), verified.scope)

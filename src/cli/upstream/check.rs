@@ -12,10 +12,10 @@ use super::{LockArgs, RegistryArgs, StateArgs, day, now, unknown};
 use crate::class::Class;
 use crate::cli::complete;
 use crate::oci::digest::Digest;
-use crate::upstream::check::{Change, ChangeKind, Finding, Options, Status, check, order};
-use crate::upstream::lock::{Cadence, Image, Lock};
+use crate::upstream::check::{ChangeKind, CheckOptions, ImageFinding, PlatformChange, Status, check, order};
+use crate::upstream::lock::{Cadence, LockedImage, UpstreamLock};
 use crate::upstream::newer::{NewerVersion, NewerVersions};
-use crate::upstream::state::State;
+use crate::upstream::state::UpstreamState;
 use crate::upstream::{Registries, file};
 
 const EXAMPLE: &str = "What it says:
@@ -44,7 +44,7 @@ const RULE: &str = "========================================";
 /// one GET of the list of tags. Registries that ask for patience, or have few pulls left, are left alone.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UpstreamCheckArgs {
     /// Only this image. Repeatable.
     #[arg(add = complete::locked_images(), long = "image", value_name = "NAME")]
     images: Vec<String>,
@@ -75,9 +75,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
+pub(super) struct UpstreamCheckReport<'a> {
     registries: BTreeMap<String, Registry>,
-    images: Vec<Row<'a>>,
+    images: Vec<UpstreamCheckRow<'a>>,
     updates: usize,
     gone: usize,
     unknown: usize,
@@ -86,9 +86,9 @@ pub(super) struct Report<'a> {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row<'a> {
+struct UpstreamCheckRow<'a> {
     #[serde(flatten)]
-    finding: &'a Finding,
+    finding: &'a ImageFinding,
     reference: &'a str,
     floating: bool,
     locked: Option<Digest>,
@@ -105,7 +105,7 @@ struct Registry {
     logins: BTreeSet<String>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UpstreamCheckArgs, printer: &Printer, session: &Session) -> Result<()> {
     let path = &args.lock.lock;
     let lock = file::read(path)?;
     let (state_file, mut state) = args.state.read(path)?;
@@ -116,7 +116,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         let known = |name: &str| state.images.get(name).cloned().unwrap_or_default();
         names.retain(|name| known(name).is_due(lock.images[name].cadence, now));
     }
-    let options = Options { quota: args.quota, details: args.details, major: args.major };
+    let options = CheckOptions { quota: args.quota, details: args.details, major: args.major };
     let drawing = session.draw("check");
     let clients = args.registry.registries()?;
     let mut findings = check(&clients, &lock, &names, options, session.progress())?;
@@ -136,7 +136,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     let registries = registries(&findings, &lock, &clients)?;
     if printer.json() {
         let images = findings.iter().map(|finding| row(finding, &lock, &state)).collect();
-        printer.value(&Report { registries, images, updates, gone, unknown, sentence })?;
+        printer.value(&UpstreamCheckReport { registries, images, updates, gone, unknown, sentence })?;
     } else {
         if args.brief {
             brief(&findings, &lock, printer)?;
@@ -148,17 +148,17 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     end(&findings)
 }
 
-fn number(findings: &[Finding], wanted: fn(Status) -> bool) -> usize {
+fn number(findings: &[ImageFinding], wanted: fn(Status) -> bool) -> usize {
     findings.iter().filter(|finding| wanted(finding.status)).count()
 }
 
 /// How a check ends, for scripts.
-pub(in crate::cli) fn end(findings: &[Finding]) -> Result<()> {
+pub(in crate::cli) fn end(findings: &[ImageFinding]) -> Result<()> {
     let updates = number(findings, Status::is_update);
     if updates > 0 {
         return Err(Failure::new(Class::Updates, format!("{} available", count(updates, "update"))));
     }
-    let is = |wanted| move |finding: &&Finding| finding.status == wanted;
+    let is = |wanted| move |finding: &&ImageFinding| finding.status == wanted;
     let [gone, unknown] = [Status::Gone, Status::Unknown].map(|status| findings.iter().filter(is(status)).count());
     if gone + unknown > 0 {
         let classes = findings.iter().filter_map(|finding| finding.class);
@@ -167,9 +167,9 @@ pub(in crate::cli) fn end(findings: &[Finding]) -> Result<()> {
     Ok(())
 }
 
-fn row<'a>(finding: &'a Finding, lock: &'a Lock, state: &State) -> Row<'a> {
+fn row<'a>(finding: &'a ImageFinding, lock: &'a UpstreamLock, state: &UpstreamState) -> UpstreamCheckRow<'a> {
     let image = &lock.images[&finding.name];
-    Row {
+    UpstreamCheckRow {
         finding,
         reference: &image.original.reference,
         floating: image.floating,
@@ -180,7 +180,11 @@ fn row<'a>(finding: &'a Finding, lock: &'a Lock, state: &State) -> Row<'a> {
 }
 
 /// The registries that were asked, or should have been.
-fn registries(findings: &[Finding], lock: &Lock, clients: &Registries) -> Result<BTreeMap<String, Registry>> {
+fn registries(
+    findings: &[ImageFinding],
+    lock: &UpstreamLock,
+    clients: &Registries,
+) -> Result<BTreeMap<String, Registry>> {
     let mut registries: BTreeMap<String, Registry> = BTreeMap::new();
     for finding in findings.iter().filter(|finding| finding.status != Status::Pending) {
         let image = &lock.images[&finding.name];
@@ -195,8 +199,8 @@ fn registries(findings: &[Finding], lock: &Lock, clients: &Registries) -> Result
 
 fn show(
     registries: &BTreeMap<String, Registry>,
-    findings: &[Finding],
-    lock: &Lock,
+    findings: &[ImageFinding],
+    lock: &UpstreamLock,
     updates: usize,
     printer: &Printer,
 ) -> Result<()> {
@@ -271,7 +275,7 @@ fn newer(versions: &NewerVersions) -> Vec<String> {
     minor.chain(versions.major.iter().map(|version| line("Newer major version", version))).collect()
 }
 
-fn brief(findings: &[Finding], lock: &Lock, printer: &Printer) -> Result<()> {
+fn brief(findings: &[ImageFinding], lock: &UpstreamLock, printer: &Printer) -> Result<()> {
     let mut table = vec![["name", "state", "upstream", "newer", "as of"].map(str::to_owned).to_vec()];
     for finding in findings {
         let versions = finding.newer.iter().flat_map(|versions| [&versions.minor, &versions.major]).flatten();
@@ -287,7 +291,7 @@ fn brief(findings: &[Finding], lock: &Lock, printer: &Printer) -> Result<()> {
     if findings.is_empty() { Ok(()) } else { printer.table(&table) }
 }
 
-fn made(image: &Image) -> Option<&str> {
+fn made(image: &LockedImage) -> Option<&str> {
     image.locked.as_ref()?.platforms.values().find_map(|platform| platform.created.as_deref())
 }
 
@@ -308,8 +312,8 @@ const fn word(status: Status) -> &'static str {
     }
 }
 
-fn told(change: &Change) -> String {
-    let Change { platform, kind, fetch } = change;
+fn told(change: &PlatformChange) -> String {
+    let PlatformChange { platform, kind, fetch } = change;
     match (kind, fetch) {
         (ChangeKind::Same, _) => format!("{platform}: the same image"),
         (ChangeKind::Missing, _) => format!("{platform}: no image any more"),
@@ -319,7 +323,7 @@ fn told(change: &Change) -> String {
 }
 
 /// All findings about things of this kind in one sentence.
-pub(in crate::cli) fn sentence(findings: &[Finding], noun: &str) -> String {
+pub(in crate::cli) fn sentence(findings: &[ImageFinding], noun: &str) -> String {
     let words = [
         (Status::Current, "current"),
         (Status::Newer, "with a newer version"),

@@ -14,7 +14,7 @@ use crate::class::{Class, Classified};
 use crate::cli::complete;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
-use crate::upstream::fetch::{Cause, Failure, Fetcher, Selection, jobs};
+use crate::upstream::fetch::{BlobFailure, FetchCause, Fetcher, Selection, jobs};
 use crate::upstream::file;
 use crate::upstream::nix::BlobStore;
 
@@ -31,7 +31,7 @@ Blobs go to the very store paths that builds look for them at, so that builds th
 /// it. Every byte is verified on its way. What was stopped goes on where it stopped, in this run or in a later one.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UpstreamFetchArgs {
     /// Only this image. Repeatable.
     #[arg(add = complete::locked_images(), long = "image", value_name = "NAME")]
     images: Vec<String>,
@@ -55,8 +55,8 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
-    blobs: BTreeMap<Digest, Row>,
+pub(super) struct UpstreamFetchReport {
+    blobs: BTreeMap<Digest, UpstreamFetchRow>,
     fetched: usize,
     present: usize,
     network: u64,
@@ -66,14 +66,14 @@ pub(super) struct Report {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row {
+struct UpstreamFetchRow {
     path: PathBuf,
     size: u64,
     /// `present`, `fetched`, `missing` or `failed`.
     outcome: &'static str,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UpstreamFetchArgs, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock.lock, session.progress());
     let lock = file::read(path)?;
     let platforms: Vec<Platform> = args.platforms.iter().cloned().map(Platform::canonical).collect();
@@ -117,11 +117,11 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         (true, false) if args.offline || args.dry_run => "missing",
         (true, false) => "failed",
     };
-    let rows = jobs
-        .iter()
-        .map(|(digest, job)| (*digest, Row { path: store.path(*digest), size: job.wanted.size, outcome: row(digest) }));
+    let rows = jobs.iter().map(|(digest, job)| {
+        (*digest, UpstreamFetchRow { path: store.path(*digest), size: job.wanted.size, outcome: row(digest) })
+    });
     let present = jobs.len() - missing.len();
-    let report = Report { blobs: rows.collect(), fetched: fetched.len(), present, network, incomplete };
+    let report = UpstreamFetchReport { blobs: rows.collect(), fetched: fetched.len(), present, network, incomplete };
     tell(&report, &failures, printer)?;
     if args.offline && !report.incomplete.is_empty() {
         let bytes: u64 = report.blobs.values().filter(|row| row.outcome == "missing").map(|row| row.size).sum();
@@ -134,15 +134,15 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     Ok(())
 }
 
-fn tell(report: &Report, failures: &[Failure], printer: &Printer) -> Result<()> {
+fn tell(report: &UpstreamFetchReport, failures: &[BlobFailure], printer: &Printer) -> Result<()> {
     for failure in failures {
         let images = failure.images.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let what = format!("{} ({images})", failure.digest);
         match &failure.cause {
-            Cause::Places(places) => {
+            FetchCause::Places(places) => {
                 places.iter().for_each(|(place, error)| printer.note(format!("{what}: {place}: {error}")));
             }
-            Cause::Nix(error) => printer.note(format!("{what}: {error}")),
+            FetchCause::Nix(error) => printer.note(format!("{what}: {error}")),
         }
     }
     if printer.json() {
@@ -151,16 +151,16 @@ fn tell(report: &Report, failures: &[Failure], printer: &Printer) -> Result<()> 
     for (name, number) in &report.incomplete {
         printer.line(format!("{name} is incomplete: {} missing", count(*number, "blob")))?;
     }
-    let Report { blobs, fetched, present, network, .. } = report;
+    let UpstreamFetchReport { blobs, fetched, present, network, .. } = report;
     let blobs = count(blobs.len(), "blob");
     printer.line(format!("{blobs}: {fetched} fetched, {present} present; network {}", size(*network)))
 }
 
 /// Why each failed: what the last place said, which is upstream.
-fn classes(failures: &[Failure]) -> impl Iterator<Item = Class> {
+fn classes(failures: &[BlobFailure]) -> impl Iterator<Item = Class> {
     failures.iter().filter_map(|failure| match &failure.cause {
-        Cause::Places(places) => places.last().map(|(_, error)| error.class()),
-        Cause::Nix(error) => Some(error.class()),
+        FetchCause::Places(places) => places.last().map(|(_, error)| error.class()),
+        FetchCause::Nix(error) => Some(error.class()),
     })
 }
 

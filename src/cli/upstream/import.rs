@@ -9,12 +9,12 @@ use super::super::output::{Destination, is_stream};
 use super::super::printer::{Printer, count};
 use super::super::session::Session;
 use super::{LockArgs, StateArgs};
-use crate::compose::import::Options;
+use crate::compose::import::ImportOptions;
 use crate::compose::read::images::images;
 use crate::disk::bounded::{self, Cap};
 use crate::oci::platform::Platform;
-use crate::upstream::file::{self, Change};
-use crate::upstream::versions::{Versions, Wanted, add, export, parse, remember, wanted};
+use crate::upstream::file::{self, UpstreamLockChange};
+use crate::upstream::versions::{Versions, WantedImage, add, export, parse, remember, wanted};
 
 const IMPORT: &str = "Examples:
   windlass upstream import container-versions.json
@@ -32,7 +32,7 @@ const EXPORT: &str = "Examples:
 /// container-versions.json are remembered beside the lock.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = IMPORT)]
-pub(super) struct ImportArgs {
+pub(super) struct UpstreamImportArgs {
     /// The file: JSON with a list of images, or a compose file.
     file: PathBuf,
     /// A platform, like linux/arm64. Repeatable. By default that of this machine.
@@ -59,7 +59,7 @@ pub(super) struct ImportArgs {
 /// something newer), moved, gone or unknown, as the last check and the last sync have it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXPORT)]
-pub(super) struct ExportArgs {
+pub(super) struct UpstreamExportArgs {
     /// Write it here; replaced in one step if it is there. By default it goes to standard output.
     #[arg(short, long, alias = "to", value_name = "FILE")]
     output: Option<PathBuf>,
@@ -74,23 +74,23 @@ pub(super) struct ExportArgs {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report {
+pub(super) struct UpstreamImportReport {
     added: Vec<String>,
     left_out: Vec<String>,
     sentence: String,
 }
 
 /// What a file has in it.
-struct Found {
-    wanted: Vec<Wanted>,
+struct FoundImages {
+    wanted: Vec<WantedImage>,
     /// What it says of the past.
     versions: Option<Versions>,
     /// Services that are built.
     built: Vec<String>,
 }
 
-pub(super) fn run_import(args: &ImportArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let Found { wanted, versions, built } = look(args)?;
+pub(super) fn run_import(args: &UpstreamImportArgs, printer: &Printer, session: &Session) -> Result<()> {
+    let FoundImages { wanted, versions, built } = look(args)?;
     let mut platforms: Vec<Platform> = args.platforms.iter().cloned().map(Platform::canonical).collect();
     if platforms.is_empty() {
         platforms.push(Platform::default().canonical());
@@ -98,7 +98,7 @@ pub(super) fn run_import(args: &ImportArgs, printer: &Printer, session: &Session
     platforms.sort();
     platforms.dedup();
     let (path, progress) = (&args.lock.lock, session.progress());
-    let mut change = Change::begin(path, progress)?;
+    let mut change = UpstreamLockChange::begin(path, progress)?;
     let added =
         add(&mut change.lock, &wanted, &platforms, args.insecure).with_context(|| args.file.display().to_string())?;
     if args.dry_run {
@@ -120,16 +120,16 @@ pub(super) fn run_import(args: &ImportArgs, printer: &Printer, session: &Session
     let verb = if args.dry_run { "to be added" } else { "added" };
     let sentence = format!("{} {verb} as pending{known}{left}", count(added.len(), "image"));
     if printer.json() {
-        return printer.value(&Report { added, left_out: built, sentence });
+        return printer.value(&UpstreamImportReport { added, left_out: built, sentence });
     }
-    for Wanted { name, reference, .. } in wanted.iter().filter(|wanted| added.contains(&wanted.name)) {
+    for WantedImage { name, reference, .. } in wanted.iter().filter(|wanted| added.contains(&wanted.name)) {
         printer.line(format!("{name}  {reference}"))?;
     }
     built.iter().try_for_each(|service| printer.line(format!("{service}  is built, not pulled")))?;
     printer.line(sentence)
 }
 
-fn look(args: &ImportArgs) -> Result<Found> {
+fn look(args: &UpstreamImportArgs) -> Result<FoundImages> {
     let file = &args.file;
     let named = || file.display().to_string();
     let text = bounded::read(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
@@ -140,22 +140,23 @@ fn look(args: &ImportArgs) -> Result<Found> {
     {
         let versions = parse(&String::from_utf8_lossy(&text)).with_context(named)?;
         let wanted = wanted(&versions).with_context(named)?;
-        return Ok(Found { wanted, versions: Some(versions), built: Vec::new() });
+        return Ok(FoundImages { wanted, versions: Some(versions), built: Vec::new() });
     }
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let directory = parent.canonicalize().with_context(|| format!("open {}", parent.display()))?;
-    let options = Options { file: file.clone(), directory, env_files: args.env_file.clone(), ..Options::default() };
-    let mut found = Found { wanted: Vec::new(), versions: None, built: Vec::new() };
+    let options =
+        ImportOptions { file: file.clone(), directory, env_files: args.env_file.clone(), ..ImportOptions::default() };
+    let mut found = FoundImages { wanted: Vec::new(), versions: None, built: Vec::new() };
     for service in images(&options)? {
         match service.image {
-            Some(reference) => found.wanted.push(Wanted { name: service.service, reference, mirror: None }),
+            Some(reference) => found.wanted.push(WantedImage { name: service.service, reference, mirror: None }),
             None => found.built.push(service.service),
         }
     }
     Ok(found)
 }
 
-pub(super) fn run_export(args: &ExportArgs, printer: &Printer) -> Result<()> {
+pub(super) fn run_export(args: &UpstreamExportArgs, printer: &Printer) -> Result<()> {
     let lock = file::read(&args.lock.lock)?;
     let (_, state) = args.state.read(&args.lock.lock)?;
     let versions = export(&lock, &state, args.registry.as_deref());

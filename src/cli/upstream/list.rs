@@ -11,16 +11,16 @@ use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::upstream::check::Status;
 use crate::upstream::file;
-use crate::upstream::lock::{Cadence, Image, Lock, Source, Verified};
+use crate::upstream::lock::{Cadence, LockedImage, UpstreamLock, UpstreamSource, VerifiedSignature};
 use crate::upstream::newer::NewerVersions;
-use crate::upstream::state::State;
+use crate::upstream::state::UpstreamState;
 
 /// List the images of the lock: what they are, and how they stood when they were last looked up.
 ///
 /// Opens no connection. A reference is *pinned* if it is locked and has a version or digest; a floating one is only *locked*.
 /// `due` says whether the cadence of an image asks for a check by now.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct UpstreamListArgs {
     /// Also why each image is there, whether it is verified, and where its mirror is.
     #[arg(long)]
     why: bool,
@@ -32,7 +32,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row<'a> {
+struct UpstreamListRow<'a> {
     name: &'a str,
     reference: &'a str,
     digest: Option<Digest>,
@@ -48,23 +48,23 @@ struct Row<'a> {
     due: bool,
     due_at: Option<Timestamp>,
     reason: Option<&'a str>,
-    source: Source,
+    source: UpstreamSource,
     mirror: Option<&'a str>,
-    verified: Option<&'a Verified>,
+    verified: Option<&'a VerifiedSignature>,
 }
 
 /// All images of the lock, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report<'a> {
-    images: Vec<Row<'a>>,
+pub(super) struct UpstreamListReport<'a> {
+    images: Vec<UpstreamListRow<'a>>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
+pub(super) fn run(args: &UpstreamListArgs, printer: &Printer) -> Result<()> {
     let lock = file::read(&args.lock.lock)?;
     let (_, state) = args.state.read(&args.lock.lock)?;
     let rows = rows(&lock, &state, now());
     if printer.json() {
-        return printer.value(&Report { images: rows });
+        return printer.value(&UpstreamListReport { images: rows });
     }
     let mut table = vec![["name", "reference", "digest", "size", "made", "state", "due"].map(str::to_owned).to_vec()];
     table.extend(rows.iter().map(cells));
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     if args.why {
         rows.iter().try_for_each(|row| why(row, &lock.images[row.name], printer))?;
     }
-    let number = |wanted: fn(&Row<'_>) -> bool| rows.iter().filter(|row| wanted(row)).count();
+    let number = |wanted: fn(&UpstreamListRow<'_>) -> bool| rows.iter().filter(|row| wanted(row)).count();
     let bytes = lock.blobs.values().map(|blob| blob.size).sum();
     printer.line(format!(
         "{}: {} pinned, {} locked by a floating tag, {} pending, {} due; {} in {}",
@@ -88,12 +88,12 @@ pub(super) fn run(args: &Args, printer: &Printer) -> Result<()> {
     ))
 }
 
-fn rows<'a>(lock: &'a Lock, state: &State, now: Timestamp) -> Vec<Row<'a>> {
-    let row = |(name, image): (&'a String, &'a Image)| {
+fn rows<'a>(lock: &'a UpstreamLock, state: &UpstreamState, now: Timestamp) -> Vec<UpstreamListRow<'a>> {
+    let row = |(name, image): (&'a String, &'a LockedImage)| {
         let known = state.images.get(name).cloned().unwrap_or_default();
         let due_at = image.cadence.and_then(|cadence| known.due(cadence));
         let locked = image.locked.as_ref();
-        Row {
+        UpstreamListRow {
             name,
             reference: &image.original.reference,
             digest: image.root(),
@@ -117,7 +117,7 @@ fn rows<'a>(lock: &'a Lock, state: &State, now: Timestamp) -> Vec<Row<'a>> {
     lock.images.iter().map(row).collect()
 }
 
-fn cells(row: &Row<'_>) -> Vec<String> {
+fn cells(row: &UpstreamListRow<'_>) -> Vec<String> {
     let dash = || "-".to_owned();
     let state = match row.status {
         None => "not checked",
@@ -146,7 +146,7 @@ fn cells(row: &Row<'_>) -> Vec<String> {
     ]
 }
 
-fn why(row: &Row<'_>, image: &Image, printer: &Printer) -> Result<()> {
+fn why(row: &UpstreamListRow<'_>, image: &LockedImage, printer: &Printer) -> Result<()> {
     printer.line(format!("{}:", row.name))?;
     printer.line(format!("  why: {}", row.reason.unwrap_or("no reason is given")))?;
     let platforms: Vec<String> = row.platforms.iter().map(ToString::to_string).collect();
@@ -158,7 +158,7 @@ fn why(row: &Row<'_>, image: &Image, printer: &Printer) -> Result<()> {
         printer.line(format!("  cadence: {}", cadence.word()))?;
     }
     if let Some(mirror) = row.mirror {
-        let used = if row.source == Source::Mirror { "" } else { ", not used" };
+        let used = if row.source == UpstreamSource::Mirror { "" } else { ", not used" };
         printer.line(format!("  mirror: {mirror}{used}"))?;
     }
     printer.line(format!("  {}", verified(image)))

@@ -13,9 +13,9 @@ use crate::class::Classified;
 use crate::cli::complete;
 use crate::registry::location::Location;
 use crate::upstream::fetch::Selection;
-use crate::upstream::file::{self, Change};
-use crate::upstream::lock::Source;
-use crate::upstream::mirror::{Mirror, Mirrored, Target};
+use crate::upstream::file::{self, UpstreamLockChange};
+use crate::upstream::lock::UpstreamSource;
+use crate::upstream::mirror::{Mirror, MirrorTarget, Mirrored};
 use crate::upstream::nix::BlobStore;
 
 const EXAMPLE: &str = "Examples:
@@ -29,7 +29,7 @@ const EXAMPLE: &str = "Examples:
 /// byte and verified; what is there stays. Blobs come from the Nix store if it has them, else from upstream.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UpstreamMirrorArgs {
     /// The mirror: a directory, or `docker://REGISTRY/PREFIX`.
     #[arg(long, value_name = "DIR|docker://REGISTRY/PREFIX")]
     to: String,
@@ -55,7 +55,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Row {
+pub(super) struct UpstreamMirrorRow {
     mirror: String,
     written: usize,
     present: usize,
@@ -65,7 +65,7 @@ pub(super) struct Row {
     why: Option<String>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UpstreamMirrorArgs, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock.lock, session.progress());
     let lock = file::read(path)?;
     let target = target(&args.to)?;
@@ -73,11 +73,12 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
     if args.dry_run {
         let row = |name: &str| {
             let mirror = target.place(name).map(|place| place.to_string()).unwrap_or_default();
-            Row { mirror, written: 0, present: 0, fetched: 0, whole: false, why: None }
+            UpstreamMirrorRow { mirror, written: 0, present: 0, fetched: 0, whole: false, why: None }
         };
-        let rows: BTreeMap<String, Row> = images.iter().map(|(name, _)| ((*name).to_owned(), row(name))).collect();
+        let rows: BTreeMap<String, UpstreamMirrorRow> =
+            images.iter().map(|(name, _)| ((*name).to_owned(), row(name))).collect();
         if printer.json() {
-            return printer.value(&Report { images: &rows });
+            return printer.value(&UpstreamMirrorReport { images: &rows });
         }
         rows.iter().try_for_each(|(name, row)| printer.line(format!("{name}: {}", row.mirror)))?;
         return printer.line(format!("{} to mirror; nothing was done", count(rows.len(), "image")));
@@ -105,16 +106,21 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
                 sum.present += done.present;
                 sum.fetched += done.fetched;
                 let Mirrored { written, present, fetched, whole } = *done;
-                Row { mirror: place, written, present, fetched, whole, why: None }
+                UpstreamMirrorRow { mirror: place, written, present, fetched, whole, why: None }
             }
-            Err(error) => {
-                Row { mirror: place, written: 0, present: 0, fetched: 0, whole: false, why: Some(error.to_string()) }
-            }
+            Err(error) => UpstreamMirrorRow {
+                mirror: place,
+                written: 0,
+                present: 0,
+                fetched: 0,
+                whole: false,
+                why: Some(error.to_string()),
+            },
         };
         rows.insert((*name).to_owned(), row);
         failed.extend(result.err());
     }
-    let done = |name: &&str| rows.get(*name).is_some_and(|row: &Row| row.why.is_none());
+    let done = |name: &&str| rows.get(*name).is_some_and(|row: &UpstreamMirrorRow| row.why.is_none());
     let names: Vec<&str> = images.iter().map(|(name, _)| *name).filter(done).collect();
     let (state_path, mut state) = args.state.read(path)?;
     for name in &names {
@@ -125,10 +131,10 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         state.write(&state_path, progress)?;
     }
     if args.set_source && !names.is_empty() {
-        let mut change = Change::begin(path, progress)?;
+        let mut change = UpstreamLockChange::begin(path, progress)?;
         for name in &names {
             if let Some(image) = change.lock.images.get_mut(*name) {
-                (image.source, image.mirror) = (Source::Mirror, Some(rows[*name].mirror.clone()));
+                (image.source, image.mirror) = (UpstreamSource::Mirror, Some(rows[*name].mirror.clone()));
             }
         }
         change.finish(progress)?;
@@ -146,16 +152,16 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 
 /// What was mirrored, by the names of the lock, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-pub(super) struct Report<'a> {
-    images: &'a BTreeMap<String, Row>,
+pub(super) struct UpstreamMirrorReport<'a> {
+    images: &'a BTreeMap<String, UpstreamMirrorRow>,
 }
 
-fn tell(rows: &BTreeMap<String, Row>, sum: Mirrored, printer: &Printer) -> Result<()> {
+fn tell(rows: &BTreeMap<String, UpstreamMirrorRow>, sum: Mirrored, printer: &Printer) -> Result<()> {
     for (name, why) in rows.iter().filter_map(|(name, row)| Some((name, row.why.as_ref()?))) {
         printer.note(format!("{name}: {why}"));
     }
     if printer.json() {
-        return printer.value(&Report { images: rows });
+        return printer.value(&UpstreamMirrorReport { images: rows });
     }
     for (name, row) in rows.iter().filter(|(_, row)| row.why.is_none()) {
         let part = if row.whole { "" } else { "; its index names platforms that are not locked, and stays upstream" };
@@ -166,16 +172,16 @@ fn tell(rows: &BTreeMap<String, Row>, sum: Mirrored, printer: &Printer) -> Resul
     printer.line(format!("{images}: {} written, {present} present; network {}", count(written, "blob"), size(fetched)))
 }
 
-fn target(to: &str) -> Result<Target> {
+fn target(to: &str) -> Result<MirrorTarget> {
     if let Some(location) = to.strip_prefix("docker://") {
         let location: Location = location.parse()?;
         if location.tag().is_some() || location.digest().is_some() {
             return Err(usage(format!("--to {to}: images keep their tags; expected docker://REGISTRY/PREFIX")));
         }
-        return Ok(Target::Registry(location));
+        return Ok(MirrorTarget::Registry(location));
     }
     if to.contains("://") {
         return Err(usage(format!("--to {to}: expected a directory, or docker://REGISTRY/PREFIX")));
     }
-    Ok(Target::Directory(std::path::absolute(to)?))
+    Ok(MirrorTarget::Directory(std::path::absolute(to)?))
 }

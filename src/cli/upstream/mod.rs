@@ -20,8 +20,8 @@ use super::schemas::{Described, printed};
 use super::session::Session;
 use crate::oci::digest::Digest;
 use crate::upstream::check::select;
-use crate::upstream::lock::Lock;
-use crate::upstream::state::State;
+use crate::upstream::lock::UpstreamLock;
+use crate::upstream::state::UpstreamState;
 use crate::upstream::versions::Versions;
 
 const EXAMPLE: &str = "Examples:
@@ -38,49 +38,49 @@ images.lock.json belongs into version control: it holds every manifest byte for 
 /// nothing else; what is built and loaded follows the lock alone.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UpstreamArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: UpstreamVerb,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
-    Add(add::Args),
-    Remove(remove::Args),
-    Check(check::Args),
-    Update(update::Args),
-    Fetch(fetch::Args),
-    Mirror(mirror::Args),
-    List(list::Args),
-    Import(import::ImportArgs),
-    Export(import::ExportArgs),
+enum UpstreamVerb {
+    Add(add::UpstreamAddArgs),
+    Remove(remove::UpstreamRemoveArgs),
+    Check(check::UpstreamCheckArgs),
+    Update(update::UpstreamUpdateArgs),
+    Fetch(fetch::UpstreamFetchArgs),
+    Mirror(mirror::UpstreamMirrorArgs),
+    List(list::UpstreamListArgs),
+    Import(import::UpstreamImportArgs),
+    Export(import::UpstreamExportArgs),
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UpstreamArgs, printer: &Printer, session: &Session) -> Result<()> {
     match &args.verb {
-        Verb::Add(args) => add::run(args, printer, session),
-        Verb::Remove(args) => remove::run(args, printer, session),
-        Verb::Check(args) => check::run(args, printer, session),
-        Verb::Update(args) => update::run(args, printer, session),
-        Verb::Fetch(args) => fetch::run(args, printer, session),
-        Verb::Mirror(args) => mirror::run(args, printer, session),
-        Verb::List(args) => list::run(args, printer),
-        Verb::Import(args) => import::run_import(args, printer, session),
-        Verb::Export(args) => import::run_export(args, printer),
+        UpstreamVerb::Add(args) => add::run(args, printer, session),
+        UpstreamVerb::Remove(args) => remove::run(args, printer, session),
+        UpstreamVerb::Check(args) => check::run(args, printer, session),
+        UpstreamVerb::Update(args) => update::run(args, printer, session),
+        UpstreamVerb::Fetch(args) => fetch::run(args, printer, session),
+        UpstreamVerb::Mirror(args) => mirror::run(args, printer, session),
+        UpstreamVerb::List(args) => list::run(args, printer),
+        UpstreamVerb::Import(args) => import::run_import(args, printer, session),
+        UpstreamVerb::Export(args) => import::run_export(args, printer),
     }
 }
 
 /// What these verbs print with `--json`.
 pub(super) fn schemas() -> Vec<Described> {
     vec![
-        ("upstream add", printed::<add::Report<'static>>),
-        ("upstream remove", printed::<remove::Report>),
-        ("upstream check", printed::<check::Report<'static>>),
-        ("upstream update", printed::<update::Report<'static>>),
-        ("upstream fetch", printed::<fetch::Report>),
-        ("upstream mirror", printed::<mirror::Report<'static>>),
-        ("upstream list", printed::<list::Report<'static>>),
-        ("upstream import", printed::<import::Report>),
+        ("upstream add", printed::<add::UpstreamAddReport<'static>>),
+        ("upstream remove", printed::<remove::UpstreamRemoveReport>),
+        ("upstream check", printed::<check::UpstreamCheckReport<'static>>),
+        ("upstream update", printed::<update::UpstreamUpdateReport<'static>>),
+        ("upstream fetch", printed::<fetch::UpstreamFetchReport>),
+        ("upstream mirror", printed::<mirror::UpstreamMirrorReport<'static>>),
+        ("upstream list", printed::<list::UpstreamListReport<'static>>),
+        ("upstream import", printed::<import::UpstreamImportReport>),
         ("upstream export", printed::<Versions>),
     ]
 }
@@ -113,9 +113,9 @@ impl StateArgs {
     }
 
     /// What is known; nothing, if there is no place for it.
-    fn read(&self, lock: &Path) -> Result<(Option<PathBuf>, State)> {
+    fn read(&self, lock: &Path) -> Result<(Option<PathBuf>, UpstreamState)> {
         let path = self.path(lock)?;
-        let state = path.as_deref().map(State::read).transpose()?.unwrap_or_default();
+        let state = path.as_deref().map(UpstreamState::read).transpose()?.unwrap_or_default();
         Ok((path, state))
     }
 }
@@ -137,11 +137,11 @@ pub(super) fn key(lock: &Path) -> Result<String> {
 }
 
 /// The images that are asked for, all if none is.
-fn chosen(lock: &Lock, asked: &[String], path: &Path) -> Result<Vec<String>> {
+fn chosen(lock: &UpstreamLock, asked: &[String], path: &Path) -> Result<Vec<String>> {
     select(lock, asked).map_err(|name| unknown(lock, &name, path))
 }
 
-fn unknown(lock: &Lock, name: &str, path: &Path) -> Failure {
+fn unknown(lock: &UpstreamLock, name: &str, path: &Path) -> Failure {
     let names: Vec<&str> = lock.images.keys().map(String::as_str).collect();
     let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
     usage(format!("{}: there is no image '{name}'; it has {names}", path.display()))

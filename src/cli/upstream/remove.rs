@@ -9,8 +9,8 @@ use super::super::session::Session;
 use super::{LockArgs, chosen};
 use crate::cli::complete;
 use crate::disk::lock_file;
-use crate::upstream::file::Change;
-use crate::upstream::lock::Lock;
+use crate::upstream::file::UpstreamLockChange;
+use crate::upstream::lock::UpstreamLock;
 
 const EXAMPLE: &str = "Examples:
   windlass upstream remove mindsdb
@@ -22,7 +22,7 @@ const EXAMPLE: &str = "Examples:
 /// needs; what is built or loaded keeps its own.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UpstreamRemoveArgs {
     /// The images. If one of them is not in the lock, nothing is changed.
     #[arg(add = complete::locked_images(), value_name = "NAME", required = true)]
     names: Vec<String>,
@@ -34,18 +34,18 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
-pub(super) struct Report {
+pub(super) struct UpstreamRemoveReport {
     /// The names that were taken out of the lock.
     removed: Vec<String>,
     /// How many are left in it.
     left: usize,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UpstreamRemoveArgs, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock.lock, session.progress());
-    let mut change = Change::begin(path, progress)?;
+    let mut change = UpstreamLockChange::begin(path, progress)?;
     if change.is_new() {
-        return Err(lock_file::missing::<Lock>(path).into());
+        return Err(lock_file::missing::<UpstreamLock>(path).into());
     }
     let names = chosen(&change.lock, &args.names, path)?;
     change.lock.images.retain(|name, _| !names.contains(name));
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         change.finish(progress)?;
     }
     if printer.json() {
-        return printer.value(&Report { removed: names.clone(), left });
+        return printer.value(&UpstreamRemoveReport { removed: names.clone(), left });
     }
     let removed = if args.dry_run { "to remove" } else { "removed" };
     printer.line(format!("{} {removed}; {} left in {}", names.join(", "), count(left, "image"), path.display()))

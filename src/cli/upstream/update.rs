@@ -11,9 +11,9 @@ use crate::cli::complete;
 use crate::disk::lock_file;
 use crate::oci::digest::Digest;
 use crate::sh;
-use crate::upstream::file::Change;
-use crate::upstream::lock::{Lock, is_floating};
-use crate::upstream::update::{Options, Outcome, message, update};
+use crate::upstream::file::UpstreamLockChange;
+use crate::upstream::lock::{UpstreamLock, is_floating};
+use crate::upstream::update::{UpdateOptions, UpdateOutcome, message, update};
 
 const EXAMPLE: &str = "Examples:
   windlass upstream update                          every image whose tag names something else
@@ -33,7 +33,7 @@ const EXAMPLE: &str = "Examples:
 /// and the exit code is 8, until --accept-moved names it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
-pub(super) struct Args {
+pub(super) struct UpstreamUpdateArgs {
     /// Only this image, be it pending or not. Repeatable.
     #[arg(add = complete::locked_images(), long = "image", value_name = "NAME")]
     images: Vec<String>,
@@ -63,16 +63,16 @@ pub(super) struct Args {
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
+pub(super) struct UpstreamUpdateReport<'a> {
     written: bool,
     message: Option<String>,
-    images: Vec<Row<'a>>,
+    images: Vec<UpstreamUpdateRow<'a>>,
     sentence: String,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Row<'a> {
+struct UpstreamUpdateRow<'a> {
     name: &'a str,
     /// `same`, `changed`, `moved`, `pending` or `failed`.
     outcome: &'static str,
@@ -82,12 +82,12 @@ struct Row<'a> {
     why: Option<String>,
 }
 
-pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<()> {
+pub(super) fn run(args: &UpstreamUpdateArgs, printer: &Printer, session: &Session) -> Result<()> {
     let (path, progress) = (&args.lock.lock, session.progress());
     let drawing = session.draw("update");
-    let mut change = Change::begin(path, progress)?;
+    let mut change = UpstreamLockChange::begin(path, progress)?;
     if change.is_new() {
-        return Err(lock_file::missing::<Lock>(path).into());
+        return Err(lock_file::missing::<UpstreamLock>(path).into());
     }
     let names = chosen(&change.lock, &args.images, path)?;
     chosen(&change.lock, &args.accept_moved, path)?;
@@ -98,25 +98,25 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         ask_for(&mut change.lock, name, tag)?;
     }
     let accept_moved = args.accept_moved.clone();
-    let options = Options { pending: args.all || !args.images.is_empty(), force: args.force, accept_moved };
+    let options = UpdateOptions { pending: args.all || !args.images.is_empty(), force: args.force, accept_moved };
     let outcomes = update(&args.registry.registries()?, &mut change.lock, &names, &options, progress)?;
     let failed: Vec<Class> = outcomes
         .iter()
         .filter_map(|(_, outcome)| match outcome {
-            Outcome::Failed(error) => Some(error.class()),
+            UpdateOutcome::Failed(error) => Some(error.class()),
             _ => None,
         })
         .collect();
-    let changed = outcomes.iter().any(|(_, outcome)| matches!(outcome, Outcome::Changed { .. }));
+    let changed = outcomes.iter().any(|(_, outcome)| matches!(outcome, UpdateOutcome::Changed { .. }));
     let write = changed && (failed.is_empty() || args.keep_going);
     let written = write && !args.dry_run && change.finish(progress)?;
     drop(drawing);
-    let rows: Vec<Row<'_>> = outcomes.iter().map(|(name, outcome)| row(name, outcome)).collect();
+    let rows: Vec<UpstreamUpdateRow<'_>> = outcomes.iter().map(|(name, outcome)| row(name, outcome)).collect();
     let message = if written { message(&outcomes) } else { None };
     let sentence = sentence(&rows, written || args.dry_run);
     let sentence = if args.dry_run { format!("not written: {sentence}") } else { sentence };
     if printer.json() {
-        printer.value(&Report { written, message, images: rows, sentence })?;
+        printer.value(&UpstreamUpdateReport { written, message, images: rows, sentence })?;
     } else {
         rows.iter().filter_map(line).for_each(|line| printer.note(line));
         printer.note(sentence);
@@ -126,7 +126,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
         let what = if written { "the others are in the lock" } else { "the lock is as it was" };
         return Err(several(format!("{} could not be looked up; {what}", count(failed.len(), "image")), failed));
     }
-    let moved = outcomes.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Moved { .. })).count();
+    let moved = outcomes.iter().filter(|(_, outcome)| matches!(outcome, UpdateOutcome::Moved { .. })).count();
     if moved > 0 {
         let message = format!("{} left as it is locked: a version tag names something else now", count(moved, "image"));
         return Err(Failure::new(Class::Updates, message));
@@ -135,7 +135,7 @@ pub(super) fn run(args: &Args, printer: &Printer, session: &Session) -> Result<(
 }
 
 /// Asks for another tag of the same repository.
-fn ask_for(lock: &mut Lock, name: &str, tag: &str) -> Result<()> {
+fn ask_for(lock: &mut UpstreamLock, name: &str, tag: &str) -> Result<()> {
     let Some(image) = lock.images.get_mut(name) else { return Ok(()) };
     let at = image.location()?;
     if at.digest().is_some() {
@@ -150,22 +150,24 @@ fn ask_for(lock: &mut Lock, name: &str, tag: &str) -> Result<()> {
     Ok(())
 }
 
-fn row<'a>(name: &'a str, outcome: &Outcome) -> Row<'a> {
-    let row = Row { name, outcome: "same", from: None, to: None, fetch: None, why: None };
+fn row<'a>(name: &'a str, outcome: &UpdateOutcome) -> UpstreamUpdateRow<'a> {
+    let row = UpstreamUpdateRow { name, outcome: "same", from: None, to: None, fetch: None, why: None };
     match outcome {
-        Outcome::Same => row,
-        Outcome::Left => Row { outcome: "pending", ..row },
-        Outcome::Moved { from, to } => Row { outcome: "moved", from: Some(*from), to: Some(*to), ..row },
-        Outcome::Changed { from, to, fetch, note: _ } => {
-            Row { outcome: "changed", from: *from, to: Some(*to), fetch: Some(*fetch), ..row }
+        UpdateOutcome::Same => row,
+        UpdateOutcome::Left => UpstreamUpdateRow { outcome: "pending", ..row },
+        UpdateOutcome::Moved { from, to } => {
+            UpstreamUpdateRow { outcome: "moved", from: Some(*from), to: Some(*to), ..row }
         }
-        Outcome::Failed(error) => Row { outcome: "failed", why: Some(error.to_string()), ..row },
+        UpdateOutcome::Changed { from, to, fetch, note: _ } => {
+            UpstreamUpdateRow { outcome: "changed", from: *from, to: Some(*to), fetch: Some(*fetch), ..row }
+        }
+        UpdateOutcome::Failed(error) => UpstreamUpdateRow { outcome: "failed", why: Some(error.to_string()), ..row },
     }
 }
 
 /// What is worth a line: nothing about images that are the same.
-fn line(row: &Row<'_>) -> Option<String> {
-    let Row { name, from, to, fetch, why, outcome } = row;
+fn line(row: &UpstreamUpdateRow<'_>) -> Option<String> {
+    let UpstreamUpdateRow { name, from, to, fetch, why, outcome } = row;
     if let Some(why) = why {
         return Some(format!("{name}: {why}"));
     }
@@ -182,7 +184,7 @@ fn line(row: &Row<'_>) -> Option<String> {
     to.map(|to| format!("{name}: sha256:{} instead of {from}, {fetch} to fetch", to.short()))
 }
 
-fn sentence(rows: &[Row<'_>], written: bool) -> String {
+fn sentence(rows: &[UpstreamUpdateRow<'_>], written: bool) -> String {
     let number = |outcome: &str| rows.iter().filter(|row| row.outcome == outcome).count();
     let (changed, same, failed, pending) = (number("changed"), number("same"), number("failed"), number("pending"));
     let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::ImageConfiguration;
 
-use self::write::{Key, Yaml};
+use self::write::{Yaml, YamlKey};
 use crate::build::stack::{StackImage, StackJson, read_services};
 use crate::class::{Class, Classified};
 use crate::image::json::read_versioned;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::names::Name;
 use crate::oci::reference::image_name;
-use crate::spec::service::{OnFailure, Restart, Service};
+use crate::spec::service::{OnFailure, Restart, ServiceConfig};
 
 /// Why there is no compose file.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +110,7 @@ pub fn export(stack: &Path) -> Result<String, ExportError> {
         comments.extend(
             notes.iter().filter(|(service, _)| service == name).map(|(_, note): &(String, String)| note.clone()),
         );
-        map.push(Key { comments, name: name.clone(), value: one(name, service, image, &services, &mut secrets) });
+        map.push(YamlKey { comments, name: name.clone(), value: one(name, service, image, &services, &mut secrets) });
     }
     let mut keys = vec![key("services", Yaml::Map(map))];
     let named = |names: Vec<String>| {
@@ -132,8 +132,8 @@ pub fn export(stack: &Path) -> Result<String, ExportError> {
     Ok(Yaml::Map(keys).file())
 }
 
-fn key(name: &str, value: Yaml) -> Key {
-    Key { comments: Vec::new(), name: name.to_owned(), value }
+fn key(name: &str, value: Yaml) -> YamlKey {
+    YamlKey { comments: Vec::new(), name: name.to_owned(), value }
 }
 
 fn by_digest(reference: &str, digest: crate::oci::digest::Digest) -> String {
@@ -146,7 +146,7 @@ fn of_images(
     stack: &Path,
     json: &StackJson,
     notes: &mut Vec<(String, String)>,
-) -> Result<BTreeMap<String, Service>, ExportError> {
+) -> Result<BTreeMap<String, ServiceConfig>, ExportError> {
     let mut services = BTreeMap::new();
     let mut taken: BTreeMap<String, String> = BTreeMap::new();
     for image in &json.images {
@@ -166,7 +166,7 @@ fn of_images(
             list.sort();
             list
         };
-        let mut service = Service { image: image.name.to_string(), ..Service::default() };
+        let mut service = ServiceConfig { image: image.name.to_string(), ..ServiceConfig::default() };
         for port in sorted(config.exposed_ports()) {
             let (number, protocol) = port.split_once('/').unwrap_or((&port, "tcp"));
             if let Some(other) = taken.get(&port) {
@@ -197,7 +197,7 @@ struct Secrets {
 }
 
 impl Secrets {
-    fn new(services: &BTreeMap<String, Service>) -> Self {
+    fn new(services: &BTreeMap<String, ServiceConfig>) -> Self {
         let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
         let mut ambiguous = Vec::new();
         for (name, file) in services.values().flat_map(|service| &service.secrets) {
@@ -223,7 +223,7 @@ impl Secrets {
     }
 
     fn section(&self) -> Yaml {
-        let entry = |(name, file): (&String, &String)| Key {
+        let entry = |(name, file): (&String, &String)| YamlKey {
             comments: vec![format!("{file} in the stack's own description")],
             name: name.clone(),
             value: Yaml::Map(vec![key("file", Yaml::text(&format!("./secrets/{name}")))]),
@@ -232,7 +232,7 @@ impl Secrets {
     }
 }
 
-fn volumes(services: &BTreeMap<String, Service>) -> Vec<String> {
+fn volumes(services: &BTreeMap<String, ServiceConfig>) -> Vec<String> {
     let sources = services.values().flat_map(|service| &service.volumes).filter_map(|volume| volume.split_once(':'));
     let mut names: Vec<String> =
         sources.map(|(source, _)| source.to_owned()).filter(|source| !source.starts_with('/')).collect();
@@ -241,7 +241,7 @@ fn volumes(services: &BTreeMap<String, Service>) -> Vec<String> {
     names
 }
 
-fn networks(services: &BTreeMap<String, Service>) -> Vec<String> {
+fn networks(services: &BTreeMap<String, ServiceConfig>) -> Vec<String> {
     let all = services.values().filter(|service| mode(service).is_none()).flat_map(|service| &service.networks);
     let mut names: Vec<String> = all.map(|network| network.split(':').next().unwrap_or_default().to_owned()).collect();
     names.sort();
@@ -250,16 +250,16 @@ fn networks(services: &BTreeMap<String, Service>) -> Vec<String> {
 }
 
 /// What is not a network of its own, but a way to have one.
-fn mode(service: &Service) -> Option<&String> {
+fn mode(service: &ServiceConfig) -> Option<&String> {
     let kinds = ["host", "none", "private", "podman", "bridge", "slirp4netns", "pasta", "container", "ns"];
     service.networks.iter().find(|network| kinds.contains(&network.split(':').next().unwrap_or_default()))
 }
 
 fn one(
     name: &str,
-    service: &Service,
+    service: &ServiceConfig,
     image: &StackImage,
-    all: &BTreeMap<String, Service>,
+    all: &BTreeMap<String, ServiceConfig>,
     secrets: &mut Secrets,
 ) -> Yaml {
     let mut keys = vec![
@@ -364,7 +364,7 @@ fn one(
     Yaml::Map(keys)
 }
 
-fn connect(service: &Service, all: &BTreeMap<String, Service>, add: &mut impl FnMut(&str, Yaml)) {
+fn connect(service: &ServiceConfig, all: &BTreeMap<String, ServiceConfig>, add: &mut impl FnMut(&str, Yaml)) {
     if let Some(mode) = mode(service) {
         let other = mode.strip_prefix("container:").filter(|other| all.contains_key(*other));
         let text = match other {
@@ -380,7 +380,7 @@ fn connect(service: &Service, all: &BTreeMap<String, Service>, add: &mut impl Fn
     }
     let network = |network: &String| {
         let (name, options) = network.split_once(':').unwrap_or((network, ""));
-        let mut keys: Vec<Key> = Vec::new();
+        let mut keys: Vec<YamlKey> = Vec::new();
         let options: Vec<(&str, &str)> = options.split(',').filter_map(|option| option.split_once('=')).collect();
         let aliases = options.iter().filter(|(option, _)| *option == "alias").map(|(_, value)| Yaml::text(value));
         let aliases: Vec<Yaml> = aliases.collect();
@@ -403,7 +403,7 @@ fn connect(service: &Service, all: &BTreeMap<String, Service>, add: &mut impl Fn
     add("networks", Yaml::Map(service.networks.iter().map(network).collect()));
 }
 
-fn health(service: &Service, add: &mut impl FnMut(&str, Yaml)) {
+fn health(service: &ServiceConfig, add: &mut impl FnMut(&str, Yaml)) {
     let Some(health) = &service.health else { return };
     let command = std::iter::once("CMD".to_owned()).chain(health.command.clone()).collect::<Vec<_>>();
     let mut keys = vec![key("test", Yaml::texts(&command))];
@@ -414,8 +414,8 @@ fn health(service: &Service, add: &mut impl FnMut(&str, Yaml)) {
 }
 
 /// What compose has no key for: kept where compose does not look, so that nothing is lost.
-fn own(name: &str, service: &Service, all: &BTreeMap<String, Service>, add: &mut impl FnMut(&str, Yaml)) {
-    let mut keys: Vec<Key> = Vec::new();
+fn own(name: &str, service: &ServiceConfig, all: &BTreeMap<String, ServiceConfig>, add: &mut impl FnMut(&str, Yaml)) {
+    let mut keys: Vec<YamlKey> = Vec::new();
     if let Some(start) = service.auto_start {
         keys.push(key("autoStart", Yaml::Plain(start.to_string())));
         let needed = all.values().any(|other| other.depends_on.iter().any(|other| other == name));
@@ -433,7 +433,7 @@ fn own(name: &str, service: &Service, all: &BTreeMap<String, Service>, add: &mut
         keys.push(key("onFailure", Yaml::text(word)));
     }
     if !service.extra_options.is_empty() {
-        keys.push(Key {
+        keys.push(YamlKey {
             comments: vec!["Options of podman run, for which compose has no key.".to_owned()],
             name: "extraOptions".to_owned(),
             value: Yaml::texts(&service.extra_options),

@@ -12,12 +12,12 @@ pub(crate) enum Yaml {
     /// A list.
     List(Vec<Self>),
     /// A mapping, in this order.
-    Map(Vec<Key>),
+    Map(Vec<YamlKey>),
 }
 
 /// A key with its value, and comments before it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Key {
+pub(crate) struct YamlKey {
     pub(crate) comments: Vec<String>,
     pub(crate) name: String,
     pub(crate) value: Yaml,
@@ -130,8 +130,10 @@ mod tests {
         ] {
             assert_eq!(quoted(text), written);
             let read = crate::compose::read::yaml::parse(&format!("k: {written}"), 0).unwrap().root;
-            let expected =
-                crate::compose::read::yaml::Value::Scalar { text: text.to_owned(), quoted: written.starts_with('"') };
+            let expected = crate::compose::read::yaml::YamlValue::Scalar {
+                text: text.to_owned(),
+                quoted: written.starts_with('"'),
+            };
             assert_eq!(read.get("k").unwrap().value.value, expected);
         }
     }

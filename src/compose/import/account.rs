@@ -7,15 +7,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::compose::read::yaml::{MERGED, Mark, Node, Value};
+use crate::compose::read::yaml::{MERGED, Mark, YamlNode, YamlValue};
 
 /// Where a key is: `services.web.ports[0]`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Path(pub(crate) Vec<Step>);
+pub(crate) struct Path(pub(crate) Vec<PathStep>);
 
 /// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
+pub(crate) enum PathStep {
     /// A key of a mapping.
     Key(String),
     /// An item of a list.
@@ -24,13 +24,13 @@ pub(crate) enum Step {
 
 /// A value, and where it is.
 #[derive(Debug, Clone)]
-pub(crate) struct At<'a> {
+pub(crate) struct PlacedValue<'a> {
     /// Where.
     pub(crate) path: Path,
     /// Where its key was written.
     pub(crate) mark: Mark,
     /// The value.
-    pub(crate) node: &'a Node,
+    pub(crate) node: &'a YamlNode,
 }
 
 /// What became of a key.
@@ -46,7 +46,7 @@ pub enum Fate {
 /// One key and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Row {
+pub struct AccountRow {
     /// Its line.
     pub line: usize,
     /// Its column.
@@ -81,15 +81,15 @@ impl Path {
     /// With a key added.
     #[must_use]
     pub(crate) fn key(&self, key: &str) -> Self {
-        Self(self.0.iter().cloned().chain([Step::Key(key.to_owned())]).collect())
+        Self(self.0.iter().cloned().chain([PathStep::Key(key.to_owned())]).collect())
     }
 
     fn text(&self, from: usize) -> String {
         let mut text = String::new();
         for step in &self.0[from.min(self.0.len())..] {
             match step {
-                Step::Item(item) => text.extend(["[", item, "]"]),
-                Step::Key(key) => {
+                PathStep::Item(item) => text.extend(["[", item, "]"]),
+                PathStep::Key(key) => {
                     let plain = !key.is_empty() && key.chars().all(|c| c.is_alphanumeric() || "_-<".contains(c));
                     if !text.is_empty() {
                         text.push('.');
@@ -104,7 +104,7 @@ impl Path {
 
     fn service(&self) -> Option<&str> {
         match &self.0[..] {
-            [Step::Key(services), Step::Key(service), _, ..] if services == "services" => Some(service),
+            [PathStep::Key(services), PathStep::Key(service), _, ..] if services == "services" => Some(service),
             _ => None,
         }
     }
@@ -116,10 +116,10 @@ impl std::fmt::Display for Path {
     }
 }
 
-impl<'a> At<'a> {
+impl<'a> PlacedValue<'a> {
     /// The whole file.
     #[must_use]
-    pub(crate) fn root(node: &'a Node) -> Self {
+    pub(crate) fn root(node: &'a YamlNode) -> Self {
         Self { path: Path::default(), mark: node.mark, node }
     }
 
@@ -133,12 +133,12 @@ impl<'a> At<'a> {
     /// Its keys or items; none if it is a scalar. What is left of a `<<` is not among them.
     #[must_use]
     pub(crate) fn children(&self) -> Vec<(&'a str, Self)> {
-        let (entries, step): (_, fn(String) -> Step) = match &self.node.value {
-            Value::Scalar { .. } => return Vec::new(),
-            Value::List(entries) => (entries, Step::Item),
-            Value::Map(entries) => (entries, Step::Key),
+        let (entries, step): (_, fn(String) -> PathStep) = match &self.node.value {
+            YamlValue::Scalar { .. } => return Vec::new(),
+            YamlValue::List(entries) => (entries, PathStep::Item),
+            YamlValue::Map(entries) => (entries, PathStep::Key),
         };
-        let child = |entry: &'a crate::compose::read::yaml::Entry| {
+        let child = |entry: &'a crate::compose::read::yaml::YamlEntry| {
             let steps = self.path.0.iter().cloned().chain([step(entry.key.clone())]).collect();
             (entry.key.as_str(), Self { path: Path(steps), mark: entry.mark, node: &entry.value })
         };
@@ -148,31 +148,31 @@ impl<'a> At<'a> {
 
 impl Account {
     /// The key and all below it is in the configuration, as `to`; `why` says what is different there.
-    pub(crate) fn take(&mut self, at: &At<'_>, to: impl Into<String>, why: impl Into<String>) {
+    pub(crate) fn take(&mut self, at: &PlacedValue<'_>, to: impl Into<String>, why: impl Into<String>) {
         self.rows.insert(at.path.clone(), (at.mark, Fate::Taken, to.into(), why.into()));
     }
 
     /// Says more of a key that has a row.
-    pub(crate) fn add(&mut self, at: &At<'_>, why: &str) {
+    pub(crate) fn add(&mut self, at: &PlacedValue<'_>, why: &str) {
         if let Some((.., said)) = self.rows.get_mut(&at.path) {
             *said = if said.is_empty() { why.to_owned() } else { format!("{said}; {why}") };
         }
     }
 
     /// The key and all below it is not in the configuration.
-    pub(crate) fn leave(&mut self, at: &At<'_>, why: impl Into<String>) {
+    pub(crate) fn leave(&mut self, at: &PlacedValue<'_>, why: impl Into<String>) {
         self.rows.insert(at.path.clone(), (at.mark, Fate::Left, String::new(), why.into()));
     }
 
     /// The key is not in the configuration, and nothing below it is, whatever was said of that.
-    pub(crate) fn leave_all(&mut self, at: &At<'_>, why: impl Into<String>) {
+    pub(crate) fn leave_all(&mut self, at: &PlacedValue<'_>, why: impl Into<String>) {
         self.rows.retain(|path, _| !path.0.starts_with(&at.path.0));
         self.leave(at, why);
     }
 
     /// Gives every key below `at` that has no row one: what the import does not know.
-    pub(crate) fn sweep(&mut self, at: &At<'_>, why: &str) {
-        if let Value::Map(entries) = &at.node.value {
+    pub(crate) fn sweep(&mut self, at: &PlacedValue<'_>, why: &str) {
+        if let YamlValue::Map(entries) = &at.node.value {
             for entry in entries.iter().filter(|entry| entry.key == MERGED) {
                 if !self.covered(&at.path) {
                     let to = "the keys that it brings in, each with a row of its own";
@@ -207,8 +207,8 @@ impl Account {
 
     /// The rows in the order of the file; `files` has the names of what was read beside the first one.
     #[must_use]
-    pub(crate) fn rows(&self, files: &[String]) -> Vec<Row> {
-        let row = |(path, (mark, fate, to, why)): (&Path, &(Mark, Fate, String, String))| Row {
+    pub(crate) fn rows(&self, files: &[String]) -> Vec<AccountRow> {
+        let row = |(path, (mark, fate, to, why)): (&Path, &(Mark, Fate, String, String))| AccountRow {
             line: mark.line,
             column: mark.column,
             file: (mark.file > 0).then(|| files.get(mark.file).cloned()).flatten(),
@@ -219,7 +219,7 @@ impl Account {
             to: to.clone(),
             why: why.clone(),
         };
-        let mut rows: Vec<Row> = self.rows.iter().map(row).collect();
+        let mut rows: Vec<AccountRow> = self.rows.iter().map(row).collect();
         // What came by an alias has the line of its anchor, and stays with its service all the same.
         rows.sort_by(|a, b| (&a.file, a.line, a.column, &a.path).cmp(&(&b.file, b.line, b.column, &b.path)));
         rows

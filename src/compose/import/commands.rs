@@ -4,12 +4,12 @@
 
 use std::collections::BTreeSet;
 
-use super::account::At;
-use super::context::{Context, Draft, NOT_COPIED};
+use super::account::PlacedValue;
+use super::context::{Draft, ImportContext, NOT_COPIED};
 use super::taint::has;
-use crate::compose::read::ImportError;
+use crate::compose::read::ComposeImportError;
 use crate::compose::read::variables::{CLOSE, OPEN, hidden};
-use crate::compose::read::yaml::Value;
+use crate::compose::read::yaml::YamlValue;
 use crate::oci::reference::image_name;
 use crate::secrets::values::{given, words};
 
@@ -32,21 +32,21 @@ const PROGRAMS: [(&str, &str); 6] = [
 ];
 
 /// A command: a list, or a string that is split.
-pub(crate) fn words_of(cx: &mut Context<'_>, at: &At<'_>) -> Result<Words, ImportError> {
+pub(crate) fn words_of(cx: &mut ImportContext<'_>, at: &PlacedValue<'_>) -> Result<Words, ComposeImportError> {
     let mut texts = Vec::new();
     match &at.node.value {
-        Value::List(_) => {
+        YamlValue::List(_) => {
             for (_, item) in at.children() {
                 texts.push(cx.hiding(&item)?);
             }
         }
-        Value::Scalar { .. } if at.node.is_null() => {}
-        Value::Scalar { .. } => texts.push(cx.hiding(at)?),
-        Value::Map(_) => return Err(cx.wrong(at, "expected a string or a list of strings, found a mapping")),
+        YamlValue::Scalar { .. } if at.node.is_null() => {}
+        YamlValue::Scalar { .. } => texts.push(cx.hiding(at)?),
+        YamlValue::Map(_) => return Err(cx.wrong(at, "expected a string or a list of strings, found a mapping")),
     }
     let mut secrets: BTreeSet<String> = texts.iter().flat_map(|text| text.hidden.clone().unwrap_or_default()).collect();
     let whole: Vec<String> = texts.iter().map(|text| text.value.clone()).collect();
-    let mut words = if matches!(at.node.value, Value::List(_)) {
+    let mut words = if matches!(at.node.value, YamlValue::List(_)) {
         whole
     } else {
         words(&whole.concat()).ok_or_else(|| cx.wrong(at, "has a quote without its end"))?
@@ -57,7 +57,7 @@ pub(crate) fn words_of(cx: &mut Context<'_>, at: &At<'_>) -> Result<Words, Impor
 }
 
 /// Puts names in the place of secrets that are written in the file itself.
-pub(crate) fn hide(cx: &Context<'_>, words: &mut [String], secrets: &mut BTreeSet<String>) {
+pub(crate) fn hide(cx: &ImportContext<'_>, words: &mut [String], secrets: &mut BTreeSet<String>) {
     let mut put = |word: &mut String, value: &str, what: &str| {
         let name = variable_of(what);
         *word = word.replace(value, &hidden(&name));
@@ -229,11 +229,15 @@ fn hub_name(image: &str) -> &str {
     name.strip_prefix("library/").unwrap_or(name)
 }
 
-fn entrypoint_of<'n>(cx: &Context<'n>, draft: &Draft) -> Option<At<'n>> {
+fn entrypoint_of<'n>(cx: &ImportContext<'n>, draft: &Draft) -> Option<PlacedValue<'n>> {
     cx.root.get("services")?.get(&draft.name)?.get("entrypoint").filter(|at| !at.node.is_null())
 }
 
-pub(crate) fn command(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn command(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let Words { mut words, secrets } = words_of(cx, at)?;
     if words.is_empty() {
         cx.account.take(at, "", "nothing: the command is that of the image");
@@ -285,12 +289,12 @@ pub(crate) fn command(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
 
 /// The command of an image that is built here, which starts its own program.
 fn of_built(
-    cx: &mut Context<'_>,
+    cx: &mut ImportContext<'_>,
     draft: &mut Draft,
-    at: &At<'_>,
+    at: &PlacedValue<'_>,
     mut words: Vec<String>,
-    entrypoint: Option<&At<'_>>,
-) -> Result<(), ImportError> {
+    entrypoint: Option<&PlacedValue<'_>>,
+) -> Result<(), ComposeImportError> {
     let Some(known) = draft.known else { return Ok(()) };
     let base = |word: &str| word.rsplit('/').next().unwrap_or_default().to_owned();
     if let Some(entrypoint) = entrypoint {
@@ -364,7 +368,11 @@ fn without_model(command: &mut Vec<String>) -> bool {
     true
 }
 
-pub(crate) fn entrypoint(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn entrypoint(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     if draft.known.is_some_and(|known| known.built) {
         cx.account.leave(at, "is a program of the upstream image: the one that is built starts its own");
         return Ok(());

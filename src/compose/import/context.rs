@@ -4,22 +4,22 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
-use super::account::{Account, At};
+use super::account::{Account, PlacedValue};
 use super::known::KnownService;
 use super::networks::Net;
 use super::taint::{self, Tainted};
-use crate::compose::read::ImportError;
+use crate::compose::read::ComposeImportError;
 use crate::compose::read::Pinned;
-use crate::compose::read::variables::{Text, Variables, interpolate, interpolate_hiding};
-use crate::compose::read::yaml::{MAX_BYTES, Mark, Node, Value};
+use crate::compose::read::variables::{ComposeVariables, Text, interpolate, interpolate_hiding};
+use crate::compose::read::yaml::{MAX_BYTES, Mark, YamlNode, YamlValue};
 use crate::names::is_unprintable;
-use crate::spec::service::{Service, is_time, seconds};
+use crate::spec::service::{ServiceConfig, is_time, seconds};
 
 /// The state of an import.
-pub(crate) struct Context<'a> {
-    pub(crate) root: At<'a>,
+pub(crate) struct ImportContext<'a> {
+    pub(crate) root: PlacedValue<'a>,
     pub(crate) account: Account,
-    pub(crate) variables: Variables,
+    pub(crate) variables: ComposeVariables,
     /// The bytes of all values so far, with their variables put in.
     pub(crate) bytes: Cell<usize>,
     /// What relative paths of each file are relative to.
@@ -59,7 +59,7 @@ pub(crate) struct Draft {
     pub(crate) name: String,
     /// Its container.
     pub(crate) container: String,
-    pub(crate) service: Service,
+    pub(crate) service: ServiceConfig,
     pub(crate) known: Option<&'static KnownService>,
     /// The port on the host, of a service of the AI stack.
     pub(crate) port: Option<u16>,
@@ -86,35 +86,35 @@ impl Draft {
     }
 }
 
-impl Context<'_> {
-    pub(crate) fn wrong(&self, at: &At<'_>, message: impl Into<String>) -> ImportError {
+impl ImportContext<'_> {
+    pub(crate) fn wrong(&self, at: &PlacedValue<'_>, message: impl Into<String>) -> ComposeImportError {
         let file = self.files.get(at.node.mark.file).cloned().unwrap_or_default();
-        ImportError::Shape { file, mark: at.node.mark, path: at.path.to_string(), message: message.into() }
+        ComposeImportError::Shape { file, mark: at.node.mark, path: at.path.to_string(), message: message.into() }
     }
 
     /// A scalar with its variables put in.
-    pub(crate) fn text(&self, at: &At<'_>) -> Result<Text, ImportError> {
-        let Value::Scalar { text, .. } = &at.node.value else {
+    pub(crate) fn text(&self, at: &PlacedValue<'_>) -> Result<Text, ComposeImportError> {
+        let YamlValue::Scalar { text, .. } = &at.node.value else {
             return Err(self.wrong(at, format!("expected a string, found {}", at.node.kind())));
         };
         self.interpolated(at, text)
     }
 
     /// A scalar with its variables put in, but for those that may be secrets: these stand in it by their names.
-    pub(crate) fn hiding(&self, at: &At<'_>) -> Result<Text, ImportError> {
-        let Value::Scalar { text, .. } = &at.node.value else {
+    pub(crate) fn hiding(&self, at: &PlacedValue<'_>) -> Result<Text, ComposeImportError> {
+        let YamlValue::Scalar { text, .. } = &at.node.value else {
             return Err(self.wrong(at, format!("expected a string, found {}", at.node.kind())));
         };
         self.counted(at, interpolate_hiding(text, &self.variables))
     }
 
-    pub(crate) fn interpolated(&self, at: &At<'_>, text: &str) -> Result<Text, ImportError> {
+    pub(crate) fn interpolated(&self, at: &PlacedValue<'_>, text: &str) -> Result<Text, ComposeImportError> {
         let mut text = self.counted(at, interpolate(text, &self.variables))?;
         taint::find(&mut text, &self.tainted);
         Ok(text)
     }
 
-    fn counted(&self, at: &At<'_>, text: Result<Text, String>) -> Result<Text, ImportError> {
+    fn counted(&self, at: &PlacedValue<'_>, text: Result<Text, String>) -> Result<Text, ComposeImportError> {
         let text = text.map_err(|message| self.wrong(at, message))?;
         self.bytes.set(self.bytes.get() + text.value.len());
         if self.bytes.get() > 4 * MAX_BYTES {
@@ -126,7 +126,7 @@ impl Context<'_> {
     }
 
     /// Notes that the value is used: variables that the file demands must be there then.
-    pub(crate) fn demand(&mut self, at: &At<'_>, text: &Text) {
+    pub(crate) fn demand(&mut self, at: &PlacedValue<'_>, text: &Text) {
         for name in &text.unset {
             self.unset.entry(name.clone()).or_insert(at.node.mark);
         }
@@ -136,7 +136,7 @@ impl Context<'_> {
     }
 
     /// A scalar that may be written to the configuration. If there is nothing, or a secret, the key has its row.
-    pub(crate) fn plain(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+    pub(crate) fn plain(&mut self, at: &PlacedValue<'_>) -> Result<Option<String>, ComposeImportError> {
         if at.node.is_null() {
             self.account.leave(at, "has no value");
             return Ok(None);
@@ -150,7 +150,7 @@ impl Context<'_> {
     }
 
     /// The same of a text that was taken apart.
-    pub(crate) fn open(&mut self, at: &At<'_>, text: Text) -> Option<String> {
+    pub(crate) fn open(&mut self, at: &PlacedValue<'_>, text: Text) -> Option<String> {
         if let Some(variable) = &text.secret {
             self.account
                 .leave(at, format!("has the value of {variable} in it, which looks like a secret: {NOT_COPIED}"));
@@ -161,7 +161,7 @@ impl Context<'_> {
     }
 
     /// The same of a text that may be anything, so that what comes from a file of variables may be a secret in it.
-    pub(crate) fn open_free(&mut self, at: &At<'_>, text: Text) -> Option<String> {
+    pub(crate) fn open_free(&mut self, at: &PlacedValue<'_>, text: Text) -> Option<String> {
         if let (None, Some(variable)) = (&text.secret, &text.private) {
             self.account.leave(at, private(variable));
             return None;
@@ -170,7 +170,7 @@ impl Context<'_> {
     }
 
     /// `true` or `false`.
-    pub(crate) fn boolean(&mut self, at: &At<'_>) -> Result<Option<bool>, ImportError> {
+    pub(crate) fn boolean(&mut self, at: &PlacedValue<'_>) -> Result<Option<bool>, ComposeImportError> {
         let Some(text) = self.plain(at)? else { return Ok(None) };
         match text.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" | "y" | "1" => Ok(Some(true)),
@@ -180,13 +180,16 @@ impl Context<'_> {
     }
 
     /// A number.
-    pub(crate) fn number<T: std::str::FromStr>(&mut self, at: &At<'_>) -> Result<Option<T>, ImportError> {
+    pub(crate) fn number<T: std::str::FromStr>(
+        &mut self,
+        at: &PlacedValue<'_>,
+    ) -> Result<Option<T>, ComposeImportError> {
         let Some(text) = self.plain(at)? else { return Ok(None) };
         text.trim().parse().map(Some).map_err(|_| self.wrong(at, "expected a number"))
     }
 
     /// An amount of memory, as compose has it (`1.5gb`), in the form that the description has.
-    pub(crate) fn size(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+    pub(crate) fn size(&mut self, at: &PlacedValue<'_>) -> Result<Option<String>, ComposeImportError> {
         let Some(text) = self.plain(at)? else { return Ok(None) };
         let lower = text.trim().to_ascii_lowercase();
         let number = lower.trim_end_matches('b').trim_end_matches('i').trim_end_matches(['k', 'm', 'g', 't']);
@@ -217,18 +220,21 @@ impl Context<'_> {
     }
 
     /// A time, as compose has it (`1.5s`), in the form that the description has.
-    pub(crate) fn time(&mut self, at: &At<'_>) -> Result<Option<String>, ImportError> {
+    pub(crate) fn time(&mut self, at: &PlacedValue<'_>) -> Result<Option<String>, ComposeImportError> {
         let Some(text) = self.plain(at)? else { return Ok(None) };
         let Some(whole) = seconds(&text) else { return Err(self.wrong(at, "expected a time like 30s or 1m30s")) };
         Ok(Some(if is_time(&text) { text } else { format!("{whole}s") }))
     }
 
     /// One string or a list of them, each with where it is.
-    pub(crate) fn strings<'n>(&mut self, at: &At<'n>) -> Result<Vec<(At<'n>, String)>, ImportError> {
+    pub(crate) fn strings<'n>(
+        &mut self,
+        at: &PlacedValue<'n>,
+    ) -> Result<Vec<(PlacedValue<'n>, String)>, ComposeImportError> {
         let items = match &at.node.value {
-            Value::List(_) => at.children().into_iter().map(|(_, item)| item).collect(),
-            Value::Map(_) => return Err(self.wrong(at, "expected a string or a list of strings, found a mapping")),
-            Value::Scalar { .. } => vec![at.clone()],
+            YamlValue::List(_) => at.children().into_iter().map(|(_, item)| item).collect(),
+            YamlValue::Map(_) => return Err(self.wrong(at, "expected a string or a list of strings, found a mapping")),
+            YamlValue::Scalar { .. } => vec![at.clone()],
         };
         let mut strings = Vec::new();
         for item in items {
@@ -240,21 +246,24 @@ impl Context<'_> {
     }
 
     /// A mapping, or a list of `NAME=value`: names with their values, `None` where there is only a name.
-    pub(crate) fn pairs<'n>(&mut self, at: &At<'n>) -> Result<Vec<(At<'n>, String, Option<Text>)>, ImportError> {
+    pub(crate) fn pairs<'n>(
+        &mut self,
+        at: &PlacedValue<'n>,
+    ) -> Result<Vec<(PlacedValue<'n>, String, Option<Text>)>, ComposeImportError> {
         let mut pairs = Vec::new();
-        if let Value::Scalar { .. } = at.node.value {
+        if let YamlValue::Scalar { .. } = at.node.value {
             if !at.node.is_null() {
                 return Err(self.wrong(at, "expected a mapping or a list, found a string"));
             }
             self.account.leave(at, "has no value");
         }
         for (key, child) in at.children() {
-            if let Value::Map(_) = at.node.value {
+            if let YamlValue::Map(_) = at.node.value {
                 let value = if child.node.is_null() { None } else { Some(self.text(&child)?) };
                 pairs.push((child, key.to_owned(), value));
                 continue;
             }
-            let Value::Scalar { text, .. } = &child.node.value else {
+            let YamlValue::Scalar { text, .. } = &child.node.value else {
                 return Err(self.wrong(&child, format!("expected NAME=value, found {}", child.node.kind())));
             };
             // The name is told from the value before variables are put in: a value may have a '=' too.
@@ -267,9 +276,12 @@ impl Context<'_> {
     }
 
     /// The children of a mapping; nothing at all is an empty one.
-    pub(crate) fn mapping<'n>(&self, at: &At<'n>) -> Result<Vec<(&'n str, At<'n>)>, ImportError> {
+    pub(crate) fn mapping<'n>(
+        &self,
+        at: &PlacedValue<'n>,
+    ) -> Result<Vec<(&'n str, PlacedValue<'n>)>, ComposeImportError> {
         match &at.node.value {
-            Value::Map(_) => Ok(at.children()),
+            YamlValue::Map(_) => Ok(at.children()),
             _ if at.node.is_null() => Ok(Vec::new()),
             _ => Err(self.wrong(at, format!("expected a mapping, found {}", at.node.kind()))),
         }
@@ -293,7 +305,7 @@ impl Context<'_> {
     }
 
     /// What the top level says of a volume, a network, a secret or a config.
-    pub(crate) fn top(&self, section: &str, name: &str) -> Option<&Node> {
+    pub(crate) fn top(&self, section: &str, name: &str) -> Option<&YamlNode> {
         Some(&self.root.node.get(section)?.value.get(name)?.value)
     }
 }

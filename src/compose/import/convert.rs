@@ -1,14 +1,18 @@
 //! One service: which part of the import each of its keys goes to.
 
-use super::account::At;
-use super::context::{Context, Draft};
-use super::{ImportError, commands, health, network, options, resources, runtime, storage};
+use super::account::PlacedValue;
+use super::context::{Draft, ImportContext};
+use super::{ComposeImportError, commands, health, network, options, resources, runtime, storage};
 use crate::oci::reference::is_floating;
 use crate::registry::location::Location;
 use crate::spec::service::{OnFailure, Restart, is_host_name, seconds};
 
 /// Converts all keys of a service that is taken over.
-pub(crate) fn service(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn service(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     // What these two mean depends on others.
     let (late, early): (Vec<_>, Vec<_>) =
         cx.mapping(at)?.into_iter().partition(|(key, _)| matches!(*key, "command" | "container_name" | "deploy"));
@@ -51,7 +55,12 @@ pub(crate) fn service(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
     Ok(())
 }
 
-fn key_of(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Result<(), ImportError> {
+fn key_of(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    key: &str,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     match key {
         "image" => image(cx, draft, at),
         "command" => commands::command(cx, draft, at),
@@ -98,7 +107,12 @@ fn key_of(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
 }
 
 /// Keys with one value that the description has too, and those that are options of `podman run`.
-fn scalar(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Result<(), ImportError> {
+fn scalar(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    key: &str,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let built = draft.known.is_some_and(|known| known.built);
     match key {
         "user" if built => {
@@ -183,7 +197,7 @@ fn scalar(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Re
     Ok(())
 }
 
-fn image(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn image(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     let Some(text) = cx.plain(at)? else { return Ok(()) };
     let floating = is_floating(&text);
     if let Some(known) = draft.known {
@@ -223,7 +237,7 @@ pub(crate) fn whole_name(image: &str) -> Option<String> {
     image.parse::<Location>().ok().map(|location| location.to_string())
 }
 
-fn restart(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn restart(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     let Some(text) = cx.plain(at)? else { return Ok(()) };
     if text.is_empty() {
         cx.account.leave(at, "has no value");
@@ -246,7 +260,7 @@ fn restart(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), I
 }
 
 /// What `windlass compose export` keeps for which compose has no key.
-fn ours(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn ours(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     for (key, child) in cx.mapping(at)? {
         match key {
             "autoStart" => {

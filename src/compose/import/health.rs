@@ -2,21 +2,25 @@
 
 use std::collections::BTreeSet;
 
-use super::account::At;
+use super::account::PlacedValue;
 use super::commands::{checked, hide, in_script, needs, words_of};
-use super::context::{Context, Draft};
-use crate::compose::read::ImportError;
-use crate::compose::read::yaml::Value;
-use crate::spec::service::{Health, cannot_fail};
+use super::context::{Draft, ImportContext};
+use crate::compose::read::ComposeImportError;
+use crate::compose::read::yaml::YamlValue;
+use crate::spec::service::{ServiceHealth, cannot_fail};
 
-pub(crate) fn health(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn health(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     if let Some(known) = draft.known {
         let why =
             format!("services.ai-stack.{} brings its own check, which needs no shell or curl in the image", known.name);
         cx.account.leave(at, why);
         return Ok(());
     }
-    let mut health = Health::default();
+    let mut health = ServiceHealth::default();
     let disabled = match at.get("disable") {
         Some(child) => cx.boolean(&child)?.inspect(|_| cx.account.take(&child, "health", "")).unwrap_or(false),
         None => false,
@@ -69,7 +73,7 @@ pub(crate) fn health(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Re
 
 /// Says where the check does not fit what the command has become: another port than the check asks, or a password that is
 /// left out.
-pub(crate) fn fits(cx: &mut Context<'_>, draft: &Draft, service: &At<'_>) {
+pub(crate) fn fits(cx: &mut ImportContext<'_>, draft: &Draft, service: &PlacedValue<'_>) {
     if let Some(known) = draft.known.filter(|known| known.built) {
         let asked = known.ports[0];
         let of_command = port_of(&draft.service.command).map(|port| ("command", port));
@@ -106,10 +110,15 @@ fn port_of(command: &[String]) -> Option<u16> {
     })
 }
 
-fn test_of(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, health: &mut Health) -> Result<(), ImportError> {
+fn test_of(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+    health: &mut ServiceHealth,
+) -> Result<(), ComposeImportError> {
     let shell = |script: &str| vec!["/bin/sh".to_owned(), "-c".to_owned(), in_script(script)];
     let by_shell = "run by a shell, which the image must have";
-    let (command, why, secrets) = if matches!(at.node.value, Value::List(_)) {
+    let (command, why, secrets) = if matches!(at.node.value, YamlValue::List(_)) {
         let found = words_of(cx, at)?;
         match found.words.first().map(String::as_str) {
             Some("NONE") => {

@@ -22,17 +22,17 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use self::account::{Account, At, Fate, Row};
-use self::context::{Context, Draft, absolute};
+use self::account::{Account, AccountRow, Fate, PlacedValue};
+use self::context::{Draft, ImportContext, absolute};
 use self::known::{known, package};
 use self::networks::Net;
 use self::nix::Set;
-pub use super::read::Options;
+pub use super::read::ImportOptions;
 use super::read::variables::given;
 use super::read::yaml::Mark;
-pub(crate) use super::read::{ImportError, Pinned};
-use super::read::{Whole, whole};
-use crate::spec::service::Service;
+pub(crate) use super::read::{ComposeImportError, Pinned};
+use super::read::{WholeFile, whole};
+use crate::spec::service::ServiceConfig;
 
 /// What came of it.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
@@ -41,7 +41,7 @@ pub struct Imported {
     /// The configuration, a NixOS module.
     pub nix: String,
     /// Every key of the file and what became of it, in the order of the file.
-    pub account: Vec<Row>,
+    pub account: Vec<AccountRow>,
     /// What to know beside that.
     pub notes: Vec<String>,
     /// The numbers.
@@ -73,12 +73,12 @@ pub struct Counts {
 /// Imports a compose file.
 ///
 /// # Errors
-/// See [`ImportError`].
-pub fn import(options: &Options) -> Result<Imported, ImportError> {
-    let Whole { document, root, mut variables, directories, files, project } = whole(options)?;
+/// See [`ComposeImportError`].
+pub fn import(options: &ImportOptions) -> Result<Imported, ComposeImportError> {
+    let WholeFile { document, root, mut variables, directories, files, project } = whole(options)?;
     let tainted = taint::spread(&root, &mut variables);
-    let mut cx = Context {
-        root: At::root(&root),
+    let mut cx = ImportContext {
+        root: PlacedValue::root(&root),
         account: Account::default(),
         project,
         tainted,
@@ -104,7 +104,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
         convert::service(&mut cx, draft, at)?;
     }
     // What is waited for depends on what became of the others.
-    let checked = |(draft, _): &&(Draft, At<'_>)| draft.known.is_some() || draft.service.health.is_some();
+    let checked = |(draft, _): &&(Draft, PlacedValue<'_>)| draft.known.is_some() || draft.service.health.is_some();
     cx.checked = drafts.iter().filter(checked).map(|(draft, _)| draft.name.clone()).collect();
     for (draft, at) in &mut drafts {
         runtime::depends_on(&mut cx, draft, at)?;
@@ -122,7 +122,7 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
             format!("{name} (line {}{message})", mark.line)
         };
         let names = cx.required.iter().map(name).collect::<Vec<_>>().join(", ");
-        return Err(ImportError::Required { file: options.file.display().to_string(), names });
+        return Err(ComposeImportError::Required { file: options.file.display().to_string(), names });
     }
     let account = cx.account.rows(&cx.files);
     let count = |fate: Fate| account.iter().filter(|row| row.fate == fate).count();
@@ -144,17 +144,17 @@ pub fn import(options: &Options) -> Result<Imported, ImportError> {
 
 /// The services that are taken over, each with its container.
 fn choose<'n>(
-    cx: &mut Context<'n>,
-    all: &[(&str, At<'n>)],
-    options: &Options,
-) -> Result<Vec<(Draft, At<'n>)>, ImportError> {
+    cx: &mut ImportContext<'n>,
+    all: &[(&str, PlacedValue<'n>)],
+    options: &ImportOptions,
+) -> Result<Vec<(Draft, PlacedValue<'n>)>, ComposeImportError> {
     let mut wanted: Vec<String> = options.profiles.clone();
     if wanted.is_empty() {
         wanted = given(&cx.variables, "COMPOSE_PROFILES")
             .map(|text| text.value.split(',').map(str::to_owned).collect())
             .unwrap_or_default();
     }
-    let mut drafts: Vec<(Draft, At<'n>)> = Vec::new();
+    let mut drafts: Vec<(Draft, PlacedValue<'n>)> = Vec::new();
     for (name, at) in all {
         if let Some(provider) = at.get("provider") {
             let kind =
@@ -183,7 +183,7 @@ fn choose<'n>(
         let draft = Draft {
             name: (*name).to_owned(),
             container,
-            service: Service::default(),
+            service: ServiceConfig::default(),
             known,
             port: None,
             package: image.as_deref().filter(|_| known.is_some()).and_then(package),
@@ -213,7 +213,7 @@ fn choose<'n>(
     Ok(drafts)
 }
 
-fn notes(cx: &Context<'_>, drafts: &[Draft]) -> Vec<String> {
+fn notes(cx: &ImportContext<'_>, drafts: &[Draft]) -> Vec<String> {
     let mut notes = Vec::new();
     for (name, mark) in &cx.unset {
         notes.push(format!(
@@ -262,7 +262,7 @@ fn bytes(size: &str) -> Option<u64> {
 }
 
 /// The module: what the AI stack has a service for, and the other containers.
-fn text(file: &Path, drafts: &[Draft], cx: &Context<'_>) -> String {
+fn text(file: &Path, drafts: &[Draft], cx: &ImportContext<'_>) -> String {
     let mut images = Set::default();
     let (mut stack, mut containers) = (Set::default(), Set::default());
     for draft in drafts {

@@ -1,21 +1,25 @@
 //! How a container is reached, and what it reaches.
 
-use super::account::At;
-use super::context::{Context, Draft};
+use super::account::PlacedValue;
+use super::context::{Draft, ImportContext};
 use super::networks::{Net, binding, has_subnet, special};
 use super::nix::Set;
 use super::options::{depend, namespace};
 use super::storage::real_name;
-use crate::compose::read::ImportError;
-use crate::compose::read::yaml::Value;
+use crate::compose::read::ComposeImportError;
+use crate::compose::read::yaml::YamlValue;
 use crate::spec::service::split_port;
 
-pub(crate) fn ports(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    if !matches!(at.node.value, Value::List(_)) {
+pub(crate) fn ports(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
+    if !matches!(at.node.value, YamlValue::List(_)) {
         return Err(cx.wrong(at, format!("expected a list, found {}", at.node.kind())));
     }
     for (_, item) in at.children() {
-        if matches!(item.node.value, Value::Map(_)) {
+        if matches!(item.node.value, YamlValue::Map(_)) {
             long(cx, draft, &item)?;
         } else if let Some(port) = cx.plain(&item)? {
             publish(cx, draft, &item, port)?;
@@ -24,7 +28,12 @@ pub(crate) fn ports(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Res
     Ok(())
 }
 
-fn publish(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, port: String) -> Result<(), ImportError> {
+fn publish(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+    port: String,
+) -> Result<(), ComposeImportError> {
     let port = port.to_ascii_lowercase();
     let (host, container, protocol) = split_port(&port);
     let (ip, number) = host.rsplit_once(':').unwrap_or(("", host));
@@ -59,7 +68,10 @@ fn publish(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, port: String) -
             .leave(at, "Podman takes no free port out of a range: give as many ports of the host as of the container");
         return Ok(());
     }
-    let probe = crate::spec::service::Service { ports: vec![port.clone()], ..crate::spec::service::Service::default() };
+    let probe = crate::spec::service::ServiceConfig {
+        ports: vec![port.clone()],
+        ..crate::spec::service::ServiceConfig::default()
+    };
     if probe.check().is_err() {
         return Err(cx.wrong(at, "expected a port like 8080:80 or 127.0.0.1:8080:80/tcp"));
     }
@@ -69,7 +81,7 @@ fn publish(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, port: String) -
     Ok(())
 }
 
-fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn long(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     let (mut ip, mut published, mut target, mut protocol) = (None, None, None, None);
     for (key, child) in cx.mapping(at)? {
         let field = match key {
@@ -113,7 +125,7 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
 }
 
 /// Puts the container into a network of the file, or of Podman.
-fn join(cx: &mut Context<'_>, draft: &mut Draft, key: &str, mut options: Vec<String>) {
+fn join(cx: &mut ImportContext<'_>, draft: &mut Draft, key: &str, mut options: Vec<String>) {
     let definition = cx.top("networks", key).cloned();
     let name = real_name(cx, definition.as_ref(), key);
     cx.uses("networks", key);
@@ -133,8 +145,12 @@ fn join(cx: &mut Context<'_>, draft: &mut Draft, key: &str, mut options: Vec<Str
     draft.service.networks.push(format!("{name}{options}"));
 }
 
-pub(crate) fn networks(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    if !matches!(at.node.value, Value::Map(_)) {
+pub(crate) fn networks(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
+    if !matches!(at.node.value, YamlValue::Map(_)) {
         for (item, name) in cx.strings(at)? {
             join(cx, draft, &name, Vec::new());
             cx.account.take(&item, "networks", "");
@@ -185,7 +201,11 @@ pub(crate) fn networks(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> 
 }
 
 /// compose puts every service that names no network into one, where they find each other by name.
-pub(crate) fn default_network(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn default_network(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let says = |key: &str| at.get(key).is_some_and(|child| !child.node.is_null());
     if cx.ours || cx.only_ai_stack || says("networks") || says("network_mode") || cx.containers.len() < 2 {
         return Ok(());
@@ -195,10 +215,10 @@ pub(crate) fn default_network(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'
 }
 
 /// Ports that name no address are published on the one that a network of the container has for that.
-pub(crate) fn bind_ports(cx: &Context<'_>, draft: &mut Draft, at: &At<'_>) {
+pub(crate) fn bind_ports(cx: &ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) {
     let named: Vec<String> = match at.get("networks").map(|networks| &networks.node.value) {
-        Some(Value::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
-        Some(Value::List(entries)) => {
+        Some(YamlValue::Map(entries)) => entries.iter().map(|entry| entry.key.clone()).collect(),
+        Some(YamlValue::List(entries)) => {
             entries.iter().filter_map(|entry| super::storage::scalar(&cx.variables, &entry.value)).collect()
         }
         _ => vec!["default".to_owned()],
@@ -215,7 +235,11 @@ pub(crate) fn bind_ports(cx: &Context<'_>, draft: &mut Draft, at: &At<'_>) {
     }
 }
 
-pub(crate) fn mode(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn mode(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let Some(text) = cx.plain(at)? else { return Ok(()) };
     if draft.known.is_some() {
         cx.account.leave(at, "the AI stack puts its services into a network of their own, services.ai-stack.network");
@@ -231,8 +255,12 @@ pub(crate) fn mode(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Resu
     Ok(())
 }
 
-pub(crate) fn extra_hosts(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    let is_map = matches!(at.node.value, Value::Map(_));
+pub(crate) fn extra_hosts(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
+    let is_map = matches!(at.node.value, YamlValue::Map(_));
     for (key, child) in at.children() {
         for (item, text) in cx.strings(&child)? {
             let host = if is_map { Some((key, text.as_str())) } else { text.split_once(['=', ':']) };
@@ -244,7 +272,11 @@ pub(crate) fn extra_hosts(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) 
     Ok(())
 }
 
-pub(crate) fn links(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn links(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     for (item, text) in cx.strings(at)? {
         let (name, alias) = text.split_once(':').unwrap_or((&text, &text));
         let Some(container) = cx.container(name) else {
@@ -263,7 +295,11 @@ pub(crate) fn links(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Res
     Ok(())
 }
 
-pub(crate) fn container_name(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn container_name(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let Some(name) = cx.plain(at)? else { return Ok(()) };
     if name == draft.container {
         cx.account.take(at, "the name of the attribute", "");

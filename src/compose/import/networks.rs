@@ -3,12 +3,12 @@
 
 use serde_json::json;
 
-use super::account::At;
-use super::context::Context;
+use super::account::PlacedValue;
+use super::context::ImportContext;
 use super::nix::Set;
 use super::storage::{real_name, scalar};
-use crate::compose::read::ImportError;
-use crate::compose::read::yaml::{Node, Value};
+use crate::compose::read::ComposeImportError;
+use crate::compose::read::yaml::{YamlNode, YamlValue};
 
 /// What becomes of a network.
 #[derive(Debug, Clone)]
@@ -22,7 +22,7 @@ pub(crate) enum Net {
 }
 
 /// A driver of no network: the host's own, or none.
-pub(crate) fn special(cx: &Context<'_>, definition: Option<&Node>) -> Option<&'static str> {
+pub(crate) fn special(cx: &ImportContext<'_>, definition: Option<&YamlNode>) -> Option<&'static str> {
     let definition = definition?;
     let text = |key: &str| definition.get(key).and_then(|entry| scalar(&cx.variables, &entry.value));
     match (text("driver").as_deref(), text("name").as_deref()) {
@@ -33,22 +33,22 @@ pub(crate) fn special(cx: &Context<'_>, definition: Option<&Node>) -> Option<&'s
 }
 
 /// Whether the file gives a network addresses, from which containers may have some of their own.
-pub(crate) fn has_subnet(definition: Option<&Node>) -> bool {
+pub(crate) fn has_subnet(definition: Option<&YamlNode>) -> bool {
     let config = definition.and_then(|node| node.get("ipam")).and_then(|entry| entry.value.get("config"));
     match config.map(|entry| &entry.value.value) {
-        Some(Value::List(items)) => items.iter().any(|item| item.value.get("subnet").is_some()),
+        Some(YamlValue::List(items)) => items.iter().any(|item| item.value.get("subnet").is_some()),
         _ => false,
     }
 }
 
 /// The address that ports are published on where a container is in this network and nothing else is said.
-pub(crate) fn binding(cx: &Context<'_>, definition: Option<&Node>) -> Option<String> {
+pub(crate) fn binding(cx: &ImportContext<'_>, definition: Option<&YamlNode>) -> Option<String> {
     let options = &definition?.get("driver_opts")?.value;
     scalar(&cx.variables, &options.get("com.docker.network.bridge.host_binding_ipv4")?.value)
 }
 
 /// Accounts for a network that is used, and says what becomes of it.
-pub(crate) fn network(cx: &mut Context<'_>, name: &str, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn network(cx: &mut ImportContext<'_>, name: &str, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     let real = real_name(cx, Some(at.node), name);
     if let Some(special) = special(cx, Some(at.node)) {
         cx.account.take(at, format!("network {special}"), "");
@@ -60,7 +60,7 @@ pub(crate) fn network(cx: &mut Context<'_>, name: &str, at: &At<'_>) -> Result<(
         match *key {
             "name" => cx.account.take(child, format!("network {real}"), ""),
             "external" => {
-                external = matches!(child.node.value, Value::Map(_)) || cx.boolean(child)?.unwrap_or(false);
+                external = matches!(child.node.value, YamlValue::Map(_)) || cx.boolean(child)?.unwrap_or(false);
                 cx.account.take(child, format!("network {real}"), "");
             }
             "driver" => {
@@ -133,7 +133,12 @@ pub(crate) fn network(cx: &mut Context<'_>, name: &str, at: &At<'_>) -> Result<(
     Ok(())
 }
 
-fn ipam(cx: &mut Context<'_>, at: &At<'_>, set: &mut Set, extra: &mut Vec<String>) -> Result<(), ImportError> {
+fn ipam(
+    cx: &mut ImportContext<'_>,
+    at: &PlacedValue<'_>,
+    set: &mut Set,
+    extra: &mut Vec<String>,
+) -> Result<(), ComposeImportError> {
     let mut subnets = Vec::new();
     for (key, child) in cx.mapping(at)? {
         match key {
@@ -182,7 +187,11 @@ fn ipam(cx: &mut Context<'_>, at: &At<'_>, set: &mut Set, extra: &mut Vec<String
 }
 
 /// Options of the driver; why the network cannot be made, if one of them asks for an isolation that Podman does not have.
-fn driver_options(cx: &mut Context<'_>, at: &At<'_>, set: &mut Set) -> Result<Option<String>, ImportError> {
+fn driver_options(
+    cx: &mut ImportContext<'_>,
+    at: &PlacedValue<'_>,
+    set: &mut Set,
+) -> Result<Option<String>, ComposeImportError> {
     let (mut options, mut unmade) = (serde_json::Map::new(), None);
     for (key, child) in cx.mapping(at)? {
         let Some(text) = cx.plain(&child)? else { continue };

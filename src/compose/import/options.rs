@@ -1,8 +1,8 @@
 //! Keys of a service that are options of `podman run`, and keys that mean nothing to Podman.
 
-use super::account::At;
-use super::context::{Context, Draft, NOT_COPIED};
-use crate::compose::read::ImportError;
+use super::account::PlacedValue;
+use super::context::{Draft, ImportContext, NOT_COPIED};
+use crate::compose::read::ComposeImportError;
 use crate::secrets::values::is_secret;
 
 /// Keys with one value.
@@ -67,7 +67,12 @@ const NOTHING: [(&str, &str); 19] = [
 ];
 
 /// Converts such a key; what is in no table gets its row at the end.
-pub(crate) fn key(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn key(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    key: &str,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let find = |table: &[(&str, &'static str)]| table.iter().find(|(name, _)| *name == key).map(|(_, flag)| *flag);
     if let Some(flag) = find(&SCALARS) {
         if let Some(text) = cx.plain(at)? {
@@ -113,7 +118,7 @@ pub(crate) fn key(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_
 }
 
 /// `service:db` is `container:NAME` for Podman.
-pub(crate) fn namespace(cx: &Context<'_>, draft: &mut Draft, text: &str) -> String {
+pub(crate) fn namespace(cx: &ImportContext<'_>, draft: &mut Draft, text: &str) -> String {
     let service = text.strip_prefix("service:").and_then(|service| cx.container(service));
     let Some(container) = service else { return text.to_owned() };
     depend(draft, &container);
@@ -128,7 +133,7 @@ pub(crate) fn depend(draft: &mut Draft, container: &str) {
     }
 }
 
-fn security(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn security(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     for (item, text) in cx.strings(at)? {
         // Docker takes ':' as well as '='.
         let (name, value) = text.split_once(['=', ':']).unwrap_or((&text, ""));

@@ -1,12 +1,17 @@
 //! What a container may use: processors, memory, devices, limits, and the parts of `deploy` that one host has.
 
-use super::account::At;
-use super::context::{Context, Draft};
-use crate::compose::read::ImportError;
-use crate::compose::read::yaml::Value;
+use super::account::PlacedValue;
+use super::context::{Draft, ImportContext};
+use crate::compose::read::ComposeImportError;
+use crate::compose::read::yaml::YamlValue;
 use crate::spec::service::Restart;
 
-pub(crate) fn key(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn key(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    key: &str,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     match key {
         "devices" => devices(cx, draft, at),
         "gpus" => gpus(cx, draft, at),
@@ -17,7 +22,11 @@ pub(crate) fn key(cx: &mut Context<'_>, draft: &mut Draft, key: &str, at: &At<'_
     }
 }
 
-pub(crate) fn cpus(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn cpus(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let Some(number) = cx.number::<f64>(at)? else { return Ok(()) };
     let whole = format!("{number}").parse::<u32>().map(serde_json::Number::from).ok();
     match whole.or_else(|| serde_json::Number::from_f64(number)).filter(|_| number > 0.0) {
@@ -31,7 +40,11 @@ pub(crate) fn cpus(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Resu
     Ok(())
 }
 
-pub(crate) fn pids(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn pids(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let Some(limit) = cx.number::<i64>(at)? else { return Ok(()) };
     let to = if limit < 0 {
         draft.option("--pids-limit", "-1")
@@ -43,7 +56,7 @@ pub(crate) fn pids(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Resu
     Ok(())
 }
 
-fn replicas(cx: &mut Context<'_>, at: &At<'_>) -> Result<(), ImportError> {
+fn replicas(cx: &mut ImportContext<'_>, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     match cx.number::<u32>(at)? {
         Some(1) => cx.account.take(at, "one container", ""),
         Some(_) => cx.account.leave(at, "a unit runs one container: give each further one a name of its own"),
@@ -52,9 +65,9 @@ fn replicas(cx: &mut Context<'_>, at: &At<'_>) -> Result<(), ImportError> {
     Ok(())
 }
 
-fn devices(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn devices(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     for (_, item) in at.children() {
-        if let Value::Map(_) = item.node.value {
+        if let YamlValue::Map(_) = item.node.value {
             let mut parts = Vec::new();
             for key in ["source", "target", "permissions"] {
                 if let Some(child) = item.get(key) {
@@ -80,8 +93,8 @@ fn device(text: &str) -> String {
     }
 }
 
-fn gpus(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    if matches!(at.node.value, Value::List(_)) {
+fn gpus(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
+    if matches!(at.node.value, YamlValue::List(_)) {
         return at.children().iter().try_for_each(|(_, item)| gpu(cx, draft, item));
     }
     let Some(text) = cx.plain(at)? else { return Ok(()) };
@@ -99,7 +112,7 @@ fn add_device(draft: &mut Draft, device: String) {
 }
 
 /// One entry of `deploy.resources.reservations.devices`.
-fn gpu(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn gpu(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     let driver = at.get("driver").map(|child| cx.plain(&child)).transpose()?.flatten();
     let capabilities = at.get("capabilities").map(|child| cx.strings(&child)).transpose()?.unwrap_or_default();
     let is_gpu =
@@ -137,9 +150,9 @@ fn gpu(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impor
     Ok(())
 }
 
-fn ulimits(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn ulimits(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     for (name, child) in cx.mapping(at)? {
-        let limit = if let Value::Map(_) = child.node.value {
+        let limit = if let YamlValue::Map(_) = child.node.value {
             let mut part = |key: &str| match child.get(key) {
                 Some(child) => cx.number::<i64>(&child),
                 None => Ok(None),
@@ -159,16 +172,16 @@ fn ulimits(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), I
     Ok(())
 }
 
-fn blkio(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn blkio(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     for (key, child) in cx.mapping(at)? {
         match (key, &child.node.value) {
-            ("weight", Value::Scalar { .. }) => {
+            ("weight", YamlValue::Scalar { .. }) => {
                 if let Some(weight) = cx.plain(&child)? {
                     let to = draft.option("--blkio-weight", &weight);
                     cx.account.take(&child, to, "");
                 }
             }
-            (_, Value::List(_)) => {
+            (_, YamlValue::List(_)) => {
                 let flag = if key == "weight_device" {
                     "--blkio-weight-device".to_owned()
                 } else {
@@ -191,7 +204,7 @@ fn blkio(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Imp
 
 const SWARM: &str = "is for Swarm, which spreads services over several hosts";
 
-fn deploy(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn deploy(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     for (key, child) in cx.mapping(at)? {
         match key {
             "replicas" => replicas(cx, &child)?,
@@ -211,7 +224,12 @@ fn deploy(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Im
     Ok(())
 }
 
-fn resources(cx: &mut Context<'_>, draft: &mut Draft, limits: bool, at: &At<'_>) -> Result<(), ImportError> {
+fn resources(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    limits: bool,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     for (key, child) in cx.mapping(at)? {
         match key {
             "cpus" if limits => cpus(cx, draft, &child)?,
@@ -235,7 +253,11 @@ fn resources(cx: &mut Context<'_>, draft: &mut Draft, limits: bool, at: &At<'_>)
     Ok(())
 }
 
-fn restart_policy(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn restart_policy(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     for (key, child) in cx.mapping(at)? {
         if key != "condition" {
             cx.account.leave(&child, "systemd has its own: RestartSec and StartLimitBurst of the unit");
@@ -256,7 +278,7 @@ fn restart_policy(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Resul
             cx.account.take(&child, "restart", "");
         }
     }
-    if at.get("condition").is_none() && matches!(at.node.value, Value::Map(_)) {
+    if at.get("condition").is_none() && matches!(at.node.value, YamlValue::Map(_)) {
         draft.service.restart.get_or_insert(Restart::Always);
     }
     Ok(())

@@ -1,15 +1,19 @@
 //! What a container is given: environment, labels, and what is started before it.
 
-use super::account::At;
-use super::context::{Context, Draft, NOT_COPIED, private};
+use super::account::PlacedValue;
+use super::context::{Draft, ImportContext, NOT_COPIED, private};
 use super::options::depend;
 use super::taint;
-use crate::compose::read::ImportError;
+use crate::compose::read::ComposeImportError;
 use crate::compose::read::variables::given;
-use crate::compose::read::yaml::Value;
+use crate::compose::read::yaml::YamlValue;
 use crate::secrets::values::is_secret;
 
-pub(crate) fn environment(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn environment(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     for (item, name, value) in cx.pairs(at)? {
         let known = value.is_some() || given(&cx.variables, &name).is_some();
         let mut value = value.or_else(|| given(&cx.variables, &name).cloned()).unwrap_or_default();
@@ -64,15 +68,19 @@ fn secret_variable(name: &str, draft: &Draft) -> String {
     format!("{name} looks like a secret, and {NOT_COPIED}: {how}")
 }
 
-pub(crate) fn env_file(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn env_file(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let items = match &at.node.value {
-        Value::List(_) => at.children().into_iter().map(|(_, item)| item).collect(),
+        YamlValue::List(_) => at.children().into_iter().map(|(_, item)| item).collect(),
         _ => vec![at.clone()],
     };
     for item in items {
         let mut required = true;
         let place = match &item.node.value {
-            Value::Map(_) => {
+            YamlValue::Map(_) => {
                 if let Some(child) = item.get("required") {
                     required = cx.boolean(&child)?.unwrap_or(true);
                     let why = if required { "" } else { "Podman demands every file that it is given" };
@@ -105,7 +113,11 @@ pub(crate) fn env_file(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> 
     Ok(())
 }
 
-pub(crate) fn labels(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn labels(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     for (item, name, value) in cx.pairs(at)? {
         let value = value.unwrap_or_default();
         if is_secret(&name, &value.value) {
@@ -120,9 +132,13 @@ pub(crate) fn labels(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Re
 
 /// `depends_on` of a service, if it has it. The module waits until a dependency with a health check is healthy, whatever the
 /// condition; one without a check is waited for until it has started.
-pub(crate) fn depends_on(cx: &mut Context<'_>, draft: &mut Draft, service: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn depends_on(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    service: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     let Some(at) = &service.get("depends_on").filter(|at| !at.node.is_null()) else { return Ok(()) };
-    let is_map = matches!(at.node.value, Value::Map(_));
+    let is_map = matches!(at.node.value, YamlValue::Map(_));
     let items = if is_map {
         at.children().into_iter().map(|(key, child)| (child, key.to_owned())).collect()
     } else {

@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use super::account::At;
-use super::context::{Context, Draft, absolute};
+use super::account::PlacedValue;
+use super::context::{Draft, ImportContext, absolute};
 use super::options::depend;
 use super::runtime::is_place_of_upstream;
-use crate::compose::read::ImportError;
-use crate::compose::read::variables::{Variables, interpolate};
-use crate::compose::read::yaml::{Mark, Node, Value};
+use crate::compose::read::ComposeImportError;
+use crate::compose::read::variables::{ComposeVariables, interpolate};
+use crate::compose::read::yaml::{Mark, YamlNode, YamlValue};
 use crate::spec::service::{is_name, is_secret_file};
 
 /// Where a mount comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Source {
+enum MountSource {
     /// A path of the host.
     Bind(String),
     /// A volume of this name.
@@ -23,18 +23,22 @@ enum Source {
 }
 
 /// A mount as it will be.
-struct Mount {
-    source: Source,
+struct ServiceMount {
+    source: MountSource,
     target: String,
     options: Vec<String>,
 }
 
-pub(crate) fn volumes(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    if !matches!(at.node.value, Value::List(_)) {
+pub(crate) fn volumes(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
+    if !matches!(at.node.value, YamlValue::List(_)) {
         return Err(cx.wrong(at, format!("expected a list, found {}", at.node.kind())));
     }
     for (_, item) in at.children() {
-        if matches!(item.node.value, Value::Map(_)) {
+        if matches!(item.node.value, YamlValue::Map(_)) {
             long(cx, draft, &item)?;
             continue;
         }
@@ -43,11 +47,11 @@ pub(crate) fn volumes(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
         let (first, second, options) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
         let options = options.map(|options| options.split(',').map(str::to_owned).collect()).unwrap_or_default();
         let (source, target) = match second {
-            None => (Ok(Source::Anonymous), first),
+            None => (Ok(MountSource::Anonymous), first),
             Some(target) => (source(cx, item.node.mark, first), target),
         };
         match source {
-            Ok(source) => mount(cx, draft, &item, Mount { source, target: target.to_owned(), options }),
+            Ok(source) => mount(cx, draft, &item, ServiceMount { source, target: target.to_owned(), options }),
             Err(why) => cx.account.leave(&item, why),
         }
     }
@@ -55,13 +59,13 @@ pub(crate) fn volumes(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
 }
 
 /// What the text before the first ':' of a volume means.
-fn source(cx: &mut Context<'_>, mark: Mark, text: &str) -> Result<Source, &'static str> {
+fn source(cx: &mut ImportContext<'_>, mark: Mark, text: &str) -> Result<MountSource, &'static str> {
     if text.starts_with(['/', '.', '~']) {
-        return cx.host_path(mark, text).map(Source::Bind);
+        return cx.host_path(mark, text).map(MountSource::Bind);
     }
     cx.uses("volumes", text);
     match named(cx, text) {
-        Source::Named(name) if !is_name(&name) => {
+        MountSource::Named(name) if !is_name(&name) => {
             Err("is not a name of a volume: a path of the host begins with '/' or '.'")
         }
         source => Ok(source),
@@ -69,16 +73,16 @@ fn source(cx: &mut Context<'_>, mark: Mark, text: &str) -> Result<Source, &'stat
 }
 
 /// The volume that a name of the file stands for.
-fn named(cx: &Context<'_>, name: &str) -> Source {
+fn named(cx: &ImportContext<'_>, name: &str) -> MountSource {
     let definition = cx.top("volumes", name);
     if let Some(device) = definition.and_then(|node| bound_device(cx, node)) {
-        return Source::Bind(device);
+        return MountSource::Bind(device);
     }
-    Source::Named(real_name(cx, definition, name))
+    MountSource::Named(real_name(cx, definition, name))
 }
 
 /// `driver_opts: { type: none, o: bind, device: DIR }`: a volume that is a directory of the host.
-fn bound_device(cx: &Context<'_>, volume: &Node) -> Option<String> {
+fn bound_device(cx: &ImportContext<'_>, volume: &YamlNode) -> Option<String> {
     let options = &volume.get("driver_opts")?.value;
     let option = |name: &str| scalar(&cx.variables, &options.get(name)?.value);
     let binds = option("o")?.split(',').any(|word| matches!(word, "bind" | "rbind"));
@@ -86,17 +90,17 @@ fn bound_device(cx: &Context<'_>, volume: &Node) -> Option<String> {
 }
 
 /// A scalar with its variables, for what is read more than once and accounted for elsewhere.
-pub(crate) fn scalar(variables: &Variables, node: &Node) -> Option<String> {
-    let Value::Scalar { text, .. } = &node.value else { return None };
+pub(crate) fn scalar(variables: &ComposeVariables, node: &YamlNode) -> Option<String> {
+    let YamlValue::Scalar { text, .. } = &node.value else { return None };
     interpolate(text, variables).ok().filter(|text| text.secret.is_none()).map(|text| text.value)
 }
 
 /// The name of a volume or a network outside of the file: its own, or that of the project before its key.
-pub(crate) fn real_name(cx: &Context<'_>, definition: Option<&Node>, key: &str) -> String {
-    let name = |node: &Node| node.get("name").and_then(|entry| scalar(&cx.variables, &entry.value));
+pub(crate) fn real_name(cx: &ImportContext<'_>, definition: Option<&YamlNode>, key: &str) -> String {
+    let name = |node: &YamlNode| node.get("name").and_then(|entry| scalar(&cx.variables, &entry.value));
     let external = definition.and_then(|node| node.get("external")).map(|entry| &entry.value);
     let is_external = external.is_some_and(|node| {
-        matches!(node.value, Value::Map(_)) || scalar(&cx.variables, node).as_deref() == Some("true")
+        matches!(node.value, YamlValue::Map(_)) || scalar(&cx.variables, node).as_deref() == Some("true")
     });
     let given = definition.and_then(name).or_else(|| external.and_then(name));
     match given {
@@ -107,25 +111,25 @@ pub(crate) fn real_name(cx: &Context<'_>, definition: Option<&Node>, key: &str) 
 }
 
 /// What would be mounted, for counting who mounts it; nothing is noted.
-pub(crate) fn peek(cx: &Context<'_>, item: &Node) -> Option<String> {
+pub(crate) fn peek(cx: &ImportContext<'_>, item: &YamlNode) -> Option<String> {
     let text = match &item.value {
-        Value::Map(_) => scalar(&cx.variables, &item.get("source")?.value)?,
+        YamlValue::Map(_) => scalar(&cx.variables, &item.get("source")?.value)?,
         _ => scalar(&cx.variables, item)?.split_once(':')?.0.to_owned(),
     };
     match if text.starts_with(['/', '.', '~']) {
-        Source::Bind(cx.host_path(item.mark, &text).ok()?)
+        MountSource::Bind(cx.host_path(item.mark, &text).ok()?)
     } else {
         named(cx, &text)
     } {
-        Source::Bind(path) => Some(path),
-        Source::Named(name) => Some(name),
-        Source::Anonymous => None,
+        MountSource::Bind(path) => Some(path),
+        MountSource::Named(name) => Some(name),
+        MountSource::Anonymous => None,
     }
 }
 
 /// Adds a mount to the description; `at` gets its row.
-fn mount(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, mount: Mount) {
-    let Mount { source, target, options } = mount;
+fn mount(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>, mount: ServiceMount) {
+    let ServiceMount { source, target, options } = mount;
     if !target.starts_with('/') {
         cx.account.leave(at, "has no absolute path in the container");
         return;
@@ -133,11 +137,11 @@ fn mount(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, mount: Mount) {
     let place = target.trim_end_matches('/');
     if let Some(known) = draft.known.filter(|known| known.data.contains(&place)) {
         let old = match &source {
-            Source::Bind(path) => format!("; the old ones are in {path}"),
-            Source::Named(name) => format!(
+            MountSource::Bind(path) => format!("; the old ones are in {path}"),
+            MountSource::Named(name) => format!(
                 "; the old ones are in the volume {name}: `podman volume inspect {name}` or `docker volume inspect {name}` says where"
             ),
-            Source::Anonymous => String::new(),
+            MountSource::Anonymous => String::new(),
         };
         let name = known.name;
         cx.account.leave(at, format!("services.ai-stack.{name} keeps its data in /var/lib/ai-stack/{name}{old}"));
@@ -153,7 +157,7 @@ fn mount(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, mount: Mount) {
         cx.account.leave(at, why);
         return;
     }
-    if let Source::Bind(path) = &source
+    if let MountSource::Bind(path) = &source
         && draft.known.is_some_and(|known| known.built)
         && (is_place_of_upstream(path) || is_place_of_upstream(place))
     {
@@ -162,15 +166,15 @@ fn mount(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, mount: Mount) {
         return;
     }
     let mut why: Vec<String> = Vec::new();
-    if let Source::Bind(path) = &source
+    if let MountSource::Bind(path) = &source
         && ["/usr/", "/lib/", "/lib64/"].iter().any(|start| path.starts_with(start))
     {
         why.push(format!("NixOS has no {path}: mount what is meant from the Nix store or from /run"));
     }
     let source_text = match &source {
-        Source::Bind(path) => path.clone(),
-        Source::Named(name) => name.clone(),
-        Source::Anonymous => String::new(),
+        MountSource::Bind(path) => path.clone(),
+        MountSource::Named(name) => name.clone(),
+        MountSource::Anonymous => String::new(),
     };
     let mut kept: Vec<String> = Vec::new();
     for option in options.into_iter().filter(|option| !option.is_empty()) {
@@ -182,13 +186,13 @@ fn mount(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, mount: Mount) {
             "cached" | "delegated" | "consistent" | "default" => {
                 why.push(format!("without {option}, which is for Docker on a Mac"));
             }
-            "nocopy" if matches!(source, Source::Bind(_)) => {
+            "nocopy" if matches!(source, MountSource::Bind(_)) => {
                 why.push("without nocopy, which is for volumes".to_owned());
             }
             _ => kept.push(option),
         }
     }
-    if let Source::Bind(path) = &source {
+    if let MountSource::Bind(path) = &source {
         if path.ends_with("/docker.sock") {
             why.push("Docker's socket: set virtualisation.podman.dockerSocket.enable to have one".to_owned());
         } else {
@@ -196,25 +200,25 @@ fn mount(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>, mount: Mount) {
         }
     }
     let options = if kept.is_empty() { String::new() } else { format!(":{}", kept.join(",")) };
-    let volume = if source == Source::Anonymous { target } else { format!("{source_text}:{target}{options}") };
+    let volume = if source == MountSource::Anonymous { target } else { format!("{source_text}:{target}{options}") };
     cx.account.take(at, "volumes", why.join("; "));
     draft.service.volumes.push(volume);
 }
 
 /// Why a mount must not be given another label or owner.
-fn wrong_relabel(cx: &Context<'_>, source: &Source, option: &str) -> Option<String> {
+fn wrong_relabel(cx: &ImportContext<'_>, source: &MountSource, option: &str) -> Option<String> {
     const SYSTEM: [&str; 16] = [
         "/", "/boot", "/dev", "/etc", "/home", "/media", "/mnt", "/nix", "/opt", "/proc", "/root", "/run", "/srv",
         "/sys", "/tmp", "/var",
     ];
     const BELOW: [&str; 8] = ["/boot/", "/dev/", "/etc/", "/nix/", "/proc/", "/run/", "/sys/", "/usr/"];
     let path = match source {
-        Source::Bind(path) => path.as_str(),
-        Source::Named(name) => {
+        MountSource::Bind(path) => path.as_str(),
+        MountSource::Named(name) => {
             let others = option != "z" && cx.mounted.get(name).is_some_and(|count| *count > 1);
             return others.then(|| "which would take the volume from the other services".to_owned());
         }
-        Source::Anonymous => return None,
+        MountSource::Anonymous => return None,
     };
     let what = if option == "U" { "change the owner of" } else { "relabel" };
     if path.starts_with("/nix/store/") {
@@ -231,7 +235,7 @@ fn wrong_relabel(cx: &Context<'_>, source: &Source, option: &str) -> Option<Stri
 }
 
 /// The long form.
-fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+fn long(cx: &mut ImportContext<'_>, draft: &mut Draft, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     let mut values = std::collections::BTreeMap::new();
     for name in ["type", "source", "target"] {
         if let Some(child) = at.get(name) {
@@ -279,7 +283,7 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
         }
     }
     let Some(row) = at.get("target") else { return Err(cx.wrong(at, "expected a key 'target'")) };
-    let take_rest = |cx: &mut Context<'_>, to: &str| {
+    let take_rest = |cx: &mut ImportContext<'_>, to: &str| {
         let rows = ["type", "source"].iter().filter_map(|name| at.get(name));
         rows.for_each(|row| cx.account.take(&row, to, ""));
     };
@@ -291,14 +295,14 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
             take_rest(cx, "tmpfs");
             return Ok(());
         }
-        "bind" => cx.host_path(row.node.mark, &value("source")).map(Source::Bind),
-        "volume" if !values.contains_key("source") => Ok(Source::Anonymous),
+        "bind" => cx.host_path(row.node.mark, &value("source")).map(MountSource::Bind),
+        "volume" if !values.contains_key("source") => Ok(MountSource::Anonymous),
         "volume" | "" => source(cx, row.node.mark, &value("source")),
         _ => Err("is of a type that Podman does not mount so: bind, volume and tmpfs are taken"),
     };
     match place {
         Ok(source) => {
-            mount(cx, draft, &row, Mount { source, target, options });
+            mount(cx, draft, &row, ServiceMount { source, target, options });
             if cx.account.is_left(&row.path) {
                 cx.account.sweep(at, "belongs to a volume that is not taken over");
             } else {
@@ -310,7 +314,11 @@ fn long(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), Impo
     Ok(())
 }
 
-pub(crate) fn tmpfs(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn tmpfs(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     for (item, text) in cx.strings(at)? {
         cx.account.take(&item, "tmpfs", "");
         draft.service.tmpfs.push(text);
@@ -318,7 +326,11 @@ pub(crate) fn tmpfs(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Res
     Ok(())
 }
 
-pub(crate) fn volumes_from(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
+pub(crate) fn volumes_from(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
     for (item, text) in cx.strings(at)? {
         let (name, options) = match text.strip_prefix("container:") {
             Some(container) => (Some(container.to_owned()), ""),
@@ -339,46 +351,46 @@ pub(crate) fn volumes_from(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>)
 }
 
 /// Where a secret or config comes from, as the top level says.
-enum Origin {
+enum SecretOrigin {
     File(String),
     External(String),
     No(&'static str),
 }
 
-fn origin(cx: &mut Context<'_>, section: &str, name: &str) -> Origin {
+fn origin(cx: &mut ImportContext<'_>, section: &str, name: &str) -> SecretOrigin {
     cx.uses(section, name);
     let Some(definition) = cx.top(section, name).cloned() else {
-        return Origin::No("the top level has nothing of this name");
+        return SecretOrigin::No("the top level has nothing of this name");
     };
     let text = |key: &str| definition.get(key).and_then(|entry| scalar(&cx.variables, &entry.value));
     if let Some(file) = text("file") {
         return match cx.host_path(definition.mark, &file) {
-            Ok(path) => Origin::File(path),
-            Err(why) => Origin::No(why),
+            Ok(path) => SecretOrigin::File(path),
+            Err(why) => SecretOrigin::No(why),
         };
     }
     if definition.get("external").is_some() {
-        return Origin::External(text("name").unwrap_or_else(|| name.to_owned()));
+        return SecretOrigin::External(text("name").unwrap_or_else(|| name.to_owned()));
     }
     if definition.get("environment").is_some() {
-        return Origin::No("comes from a variable of the shell: write it to a file of the host");
+        return SecretOrigin::No("comes from a variable of the shell: write it to a file of the host");
     }
-    Origin::No("has its text in the compose file: write it to a file of the host")
+    SecretOrigin::No("has its text in the compose file: write it to a file of the host")
 }
 
 /// A secret or config that a service names: where it is wanted, with the row that decides.
-struct Wanted<'n> {
-    row: At<'n>,
+struct WantedSecret<'n> {
+    row: PlacedValue<'n>,
     name: String,
     target: Option<String>,
 }
 
-fn wanted<'n>(cx: &mut Context<'_>, at: &At<'n>) -> Result<Vec<Wanted<'n>>, ImportError> {
+fn wanted<'n>(cx: &mut ImportContext<'_>, at: &PlacedValue<'n>) -> Result<Vec<WantedSecret<'n>>, ComposeImportError> {
     let mut all = Vec::new();
     for (_, item) in at.children() {
-        if !matches!(item.node.value, Value::Map(_)) {
+        if !matches!(item.node.value, YamlValue::Map(_)) {
             if let Some(name) = cx.plain(&item)? {
-                all.push(Wanted { row: item, name, target: None });
+                all.push(WantedSecret { row: item, name, target: None });
             }
             continue;
         }
@@ -396,21 +408,25 @@ fn wanted<'n>(cx: &mut Context<'_>, at: &At<'n>) -> Result<Vec<Wanted<'n>>, Impo
         if let Some(child) = item.get("target") {
             cx.account.take(&child, "the place of the file", "");
         }
-        all.push(Wanted { row: source, name, target });
+        all.push(WantedSecret { row: source, name, target });
     }
     Ok(all)
 }
 
-pub(crate) fn secrets(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    for Wanted { row, name, target } in wanted(cx, at)? {
+pub(crate) fn secrets(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
+    for WantedSecret { row, name, target } in wanted(cx, at)? {
         let place = target.unwrap_or_else(|| name.clone());
         let place = absolute(Path::new("/run/secrets"), &place);
         let file = place.strip_prefix("/run/secrets/").filter(|file| is_name(file)).map(str::to_owned);
         match origin(cx, "secrets", &name) {
-            Origin::File(path) if !is_secret_file(&path) => {
+            SecretOrigin::File(path) if !is_secret_file(&path) => {
                 cx.account.leave(&row, "systemd cannot read a path with such characters: give the file another name");
             }
-            Origin::File(path) => {
+            SecretOrigin::File(path) => {
                 if let Some(file) = file {
                     cx.account.take(&row, format!("secrets.{file}"), "");
                     draft.service.secrets.insert(file, path);
@@ -419,28 +435,32 @@ pub(crate) fn secrets(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> R
                     cx.account.take(&row, "volumes", "mounted: secrets are files right below /run/secrets");
                 }
             }
-            Origin::External(secret) => {
+            SecretOrigin::External(secret) => {
                 let target = file.unwrap_or(place);
                 let to = draft.option("--secret", &format!("{secret},target={target}"));
                 cx.account.take(&row, to, "a secret of Podman: `podman secret create` makes it");
             }
-            Origin::No(why) => cx.account.leave(&row, why),
+            SecretOrigin::No(why) => cx.account.leave(&row, why),
         }
     }
     Ok(())
 }
 
-pub(crate) fn configs(cx: &mut Context<'_>, draft: &mut Draft, at: &At<'_>) -> Result<(), ImportError> {
-    for Wanted { row, name, target } in wanted(cx, at)? {
+pub(crate) fn configs(
+    cx: &mut ImportContext<'_>,
+    draft: &mut Draft,
+    at: &PlacedValue<'_>,
+) -> Result<(), ComposeImportError> {
+    for WantedSecret { row, name, target } in wanted(cx, at)? {
         let place = target.unwrap_or_else(|| format!("/{name}"));
         match origin(cx, "configs", &name) {
-            Origin::File(path) => {
+            SecretOrigin::File(path) => {
                 cx.binds.entry(path.clone()).or_insert(row.mark);
                 draft.service.volumes.push(format!("{path}:{place}:ro"));
                 cx.account.take(&row, "volumes", "");
             }
-            Origin::External(_) => cx.account.leave(&row, "Podman has no configs: mount a file in its place"),
-            Origin::No(why) => cx.account.leave(&row, why),
+            SecretOrigin::External(_) => cx.account.leave(&row, "Podman has no configs: mount a file in its place"),
+            SecretOrigin::No(why) => cx.account.leave(&row, why),
         }
     }
     Ok(())

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::compose::read::variables::{Text, Variables, interpolate, taint};
-use crate::compose::read::yaml::{Node, Value};
+use crate::compose::read::variables::{ComposeVariables, Text, interpolate, taint};
+use crate::compose::read::yaml::{YamlNode, YamlValue};
 use crate::secrets::harmless::is_harmless;
 use crate::secrets::values::{given, is_secret, url_password, words};
 
@@ -16,10 +16,10 @@ const LONG: usize = 8;
 const ROUNDS: usize = 16;
 
 /// Marks all variables that secrets are made of, and gives the secrets that the file has.
-pub(crate) fn spread(root: &Node, variables: &mut Variables) -> Tainted {
+pub(crate) fn spread(root: &YamlNode, variables: &mut ComposeVariables) -> Tainted {
     let mut tainted = Tainted::new();
     let services = match root.get("services").map(|entry| &entry.value.value) {
-        Some(Value::Map(services)) => services.iter().map(|entry| &entry.value).collect::<Vec<_>>(),
+        Some(YamlValue::Map(services)) => services.iter().map(|entry| &entry.value).collect::<Vec<_>>(),
         _ => Vec::new(),
     };
     for _ in 0..ROUNDS {
@@ -59,36 +59,36 @@ pub(crate) fn has(text: &str, secret: &str) -> bool {
     text == secret || (secret.len() >= LONG && text.contains(secret))
 }
 
-fn services_of(root: &Node) -> std::collections::BTreeSet<String> {
+fn services_of(root: &YamlNode) -> std::collections::BTreeSet<String> {
     match root.get("services").map(|entry| &entry.value.value) {
-        Some(Value::Map(services)) => services.iter().map(|entry| entry.key.clone()).collect(),
+        Some(YamlValue::Map(services)) => services.iter().map(|entry| entry.key.clone()).collect(),
         _ => std::collections::BTreeSet::new(),
     }
 }
 
-fn scalar(node: &Node) -> Option<&str> {
+fn scalar(node: &YamlNode) -> Option<&str> {
     match &node.value {
-        Value::Scalar { text, .. } if !node.is_null() => Some(text),
+        YamlValue::Scalar { text, .. } if !node.is_null() => Some(text),
         _ => None,
     }
 }
 
 /// Names with their values as they are written.
-fn pairs(node: &Node) -> Vec<(String, String)> {
+fn pairs(node: &YamlNode) -> Vec<(String, String)> {
     match &node.value {
-        Value::Map(entries) => {
+        YamlValue::Map(entries) => {
             entries.iter().filter_map(|entry| Some((entry.key.clone(), scalar(&entry.value)?.to_owned()))).collect()
         }
-        Value::List(entries) => entries
+        YamlValue::List(entries) => entries
             .iter()
             .filter_map(|entry| scalar(&entry.value)?.split_once('='))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect(),
-        Value::Scalar { .. } => Vec::new(),
+        YamlValue::Scalar { .. } => Vec::new(),
     }
 }
 
-fn pair(name: &str, raw: &str, variables: &mut Variables, tainted: &mut Tainted) -> bool {
+fn pair(name: &str, raw: &str, variables: &mut ComposeVariables, tainted: &mut Tainted) -> bool {
     let Ok(text) = interpolate(raw, variables) else { return false };
     if text.value.is_empty() || !(is_secret(name, &text.value) || text.secret.is_some()) {
         return false;
@@ -117,9 +117,11 @@ fn is_password(before: &str) -> bool {
     of_address || assigned.is_some_and(|name| is_secret(name, "x1"))
 }
 
-fn command(node: &Node, variables: &mut Variables, tainted: &mut Tainted) -> bool {
+fn command(node: &YamlNode, variables: &mut ComposeVariables, tainted: &mut Tainted) -> bool {
     let raw: Vec<String> = match &node.value {
-        Value::List(entries) => entries.iter().filter_map(|entry| scalar(&entry.value).map(str::to_owned)).collect(),
+        YamlValue::List(entries) => {
+            entries.iter().filter_map(|entry| scalar(&entry.value).map(str::to_owned)).collect()
+        }
         _ => scalar(node).and_then(words).unwrap_or_default(),
     };
     let plain: Option<Vec<String>> =

@@ -1,15 +1,15 @@
 //! The top level of a compose file beside its services.
 
-use super::ImportError;
-use super::account::At;
-use super::context::Context;
+use super::ComposeImportError;
+use super::account::PlacedValue;
+use super::context::ImportContext;
 use super::networks::network;
 use super::storage::{real_name, scalar};
 use crate::compose::read::include::is_remote;
-use crate::compose::read::yaml::Document;
+use crate::compose::read::yaml::YamlDocument;
 
 /// Gives every key of the top level but `services` its row; after the services, so that it is known what they use.
-pub(crate) fn account(cx: &mut Context<'_>, document: &Document) -> Result<(), ImportError> {
+pub(crate) fn account(cx: &mut ImportContext<'_>, document: &YamlDocument) -> Result<(), ComposeImportError> {
     let root = cx.root.clone();
     for (key, child) in root.children() {
         match key {
@@ -51,7 +51,7 @@ pub(crate) fn account(cx: &mut Context<'_>, document: &Document) -> Result<(), I
     Ok(())
 }
 
-fn networks(cx: &mut Context<'_>, at: &At<'_>) -> Result<(), ImportError> {
+fn networks(cx: &mut ImportContext<'_>, at: &PlacedValue<'_>) -> Result<(), ComposeImportError> {
     let children = at.children();
     if children.is_empty() {
         cx.account.leave(at, "has nothing in it");
@@ -66,9 +66,9 @@ fn networks(cx: &mut Context<'_>, at: &At<'_>) -> Result<(), ImportError> {
     Ok(())
 }
 
-type One = fn(&mut Context<'_>, &str, &At<'_>);
+type One = fn(&mut ImportContext<'_>, &str, &PlacedValue<'_>);
 
-fn section(cx: &mut Context<'_>, section: &str, at: &At<'_>, one: One) {
+fn section(cx: &mut ImportContext<'_>, section: &str, at: &PlacedValue<'_>, one: One) {
     let children = at.children();
     if children.is_empty() {
         cx.account.leave(at, "has nothing in it");
@@ -82,7 +82,7 @@ fn section(cx: &mut Context<'_>, section: &str, at: &At<'_>, one: One) {
     }
 }
 
-fn volume(cx: &mut Context<'_>, name: &str, at: &At<'_>) {
+fn volume(cx: &mut ImportContext<'_>, name: &str, at: &PlacedValue<'_>) {
     let real = real_name(cx, Some(at.node), name);
     let driver = at.node.get("driver").and_then(|entry| scalar(&cx.variables, &entry.value));
     let bind = at
@@ -114,7 +114,7 @@ fn volume(cx: &mut Context<'_>, name: &str, at: &At<'_>) {
     cx.account.sweep(at, "is not a key that windlass knows");
 }
 
-fn file(cx: &mut Context<'_>, _: &str, at: &At<'_>) {
+fn file(cx: &mut ImportContext<'_>, _: &str, at: &PlacedValue<'_>) {
     for (key, child) in at.children() {
         match key {
             "file" => match scalar(&cx.variables, child.node).map(|text| cx.host_path(child.node.mark, &text)) {

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::variables::{Variables, interpolate};
-use super::yaml::{self, Entry, MAX_DEPTH, MAX_NODES, MERGED, Mark, Node, Value};
-use super::{ImportError, read_file};
+use super::variables::{ComposeVariables, interpolate};
+use super::yaml::{self, MAX_DEPTH, MAX_NODES, MERGED, Mark, YamlEntry, YamlNode, YamlValue};
+use super::{ComposeImportError, read_file};
 use crate::spec::service::is_name;
 
 /// Services with what they extend put into them.
 pub(crate) struct Extender<'a> {
     /// The folder of the file that was asked for: nothing outside of it is read.
     pub(crate) folder: PathBuf,
-    pub(crate) variables: &'a Variables,
+    pub(crate) variables: &'a ComposeVariables,
     /// The files by their index.
     pub(crate) files: Vec<PathBuf>,
     /// What relative paths of each file are relative to.
     pub(crate) directories: Vec<PathBuf>,
-    pub(crate) roots: BTreeMap<usize, Node>,
+    pub(crate) roots: BTreeMap<usize, YamlNode>,
     /// The values that were copied so far.
     pub(crate) copied: usize,
 }
@@ -29,9 +29,9 @@ impl Extender<'_> {
         file: usize,
         name: &str,
         way: &mut Vec<(usize, String)>,
-    ) -> Result<Node, ImportError> {
+    ) -> Result<YamlNode, ComposeImportError> {
         let step = (file, name.to_owned());
-        let wrong = |this: &Self, mark: Mark, message: String| ImportError::Shape {
+        let wrong = |this: &Self, mark: Mark, message: String| ComposeImportError::Shape {
             file: this.files[mark.file].display().to_string(),
             mark,
             path: format!("services.{name}.extends"),
@@ -52,14 +52,14 @@ impl Extender<'_> {
             return Ok(own);
         };
         way.push(step);
-        let text = |this: &Self, node: &Node| match &node.value {
-            Value::Scalar { text, .. } => interpolate(text, this.variables)
+        let text = |this: &Self, node: &YamlNode| match &node.value {
+            YamlValue::Scalar { text, .. } => interpolate(text, this.variables)
                 .map(|text| text.value)
                 .map_err(|message| wrong(this, node.mark, message)),
             _ => Err(wrong(this, node.mark, format!("expected a string, found {}", node.kind()))),
         };
         let (other, place) = match &extends.value {
-            Value::Map(_) => {
+            YamlValue::Map(_) => {
                 let get = |key: &str| extends.get(key).map(|entry| text(self, &entry.value)).transpose();
                 let service =
                     get("service")?.ok_or_else(|| wrong(self, extends.mark, "expected a key 'service'".to_owned()))?;
@@ -89,29 +89,29 @@ impl Extender<'_> {
     }
 
     /// The tree of a file, each service with what it extends put into it.
-    pub(crate) fn whole(&mut self, file: usize) -> Result<Node, ImportError> {
+    pub(crate) fn whole(&mut self, file: usize) -> Result<YamlNode, ComposeImportError> {
         let mut root = self.roots[&file].clone();
-        let wrong = |this: &Self, node: &Node, path: String, message: String| ImportError::Shape {
+        let wrong = |this: &Self, node: &YamlNode, path: String, message: String| ComposeImportError::Shape {
             file: this.files[node.mark.file].display().to_string(),
             mark: node.mark,
             path,
             message,
         };
-        let Value::Map(entries) = &mut root.value else { return Ok(root) };
+        let YamlValue::Map(entries) = &mut root.value else { return Ok(root) };
         let Some(services) = entries.iter_mut().find(|entry| entry.key == "services") else { return Ok(root) };
-        let Value::Map(all) = &mut services.value.value else { return Ok(root) };
-        let mut whole: Vec<Entry> = Vec::new();
+        let YamlValue::Map(all) = &mut services.value.value else { return Ok(root) };
+        let mut whole: Vec<YamlEntry> = Vec::new();
         for entry in all.iter().filter(|entry| entry.key != MERGED) {
             if !is_name(&entry.key) {
                 let path = format!("services.{:?}", entry.key);
                 return Err(wrong(self, &entry.value, path, "is not a name of a service".to_owned()));
             }
             let value = self.service(file, &entry.key, &mut Vec::new())?;
-            if !matches!(value.value, Value::Map(_)) {
+            if !matches!(value.value, YamlValue::Map(_)) {
                 let message = format!("expected a mapping, found {}", value.kind());
                 return Err(wrong(self, &value, format!("services.{}", entry.key), message));
             }
-            whole.push(Entry { value, ..entry.clone() });
+            whole.push(YamlEntry { value, ..entry.clone() });
         }
         *all = whole;
         Ok(root)
@@ -135,7 +135,7 @@ impl Extender<'_> {
         let text = read_file(&path).map_err(Opened::Failed)?;
         let shown = path.display().to_string();
         let document = yaml::parse(&text, index).map_err(|error| {
-            Opened::Failed(ImportError::Yaml { file: shown, mark: error.mark, message: error.message })
+            Opened::Failed(ComposeImportError::Yaml { file: shown, mark: error.mark, message: error.message })
         })?;
         self.files.push(path);
         self.directories.push(self.directories[from].join(Path::new(place).parent().unwrap_or(Path::new(""))));
@@ -144,10 +144,10 @@ impl Extender<'_> {
     }
 }
 
-fn count(node: &Node) -> usize {
+fn count(node: &YamlNode) -> usize {
     match &node.value {
-        Value::Scalar { .. } => 1,
-        Value::List(entries) | Value::Map(entries) => {
+        YamlValue::Scalar { .. } => 1,
+        YamlValue::List(entries) | YamlValue::Map(entries) => {
             1 + entries.iter().map(|entry| count(&entry.value)).sum::<usize>()
         }
     }
@@ -156,14 +156,14 @@ fn count(node: &Node) -> usize {
 /// Why a file is not read.
 pub(crate) enum Opened {
     Outside,
-    Failed(ImportError),
+    Failed(ComposeImportError),
 }
 
 /// Keys that are one value, or a list of them: both are in the end.
 const ONE_OR_MORE: [&str; 6] = ["dns", "dns_opt", "dns_search", "env_file", "label_file", "tmpfs"];
 
 /// One service over another.
-pub(crate) fn merge(base: Node, own: Node, path: &[&str]) -> Node {
+pub(crate) fn merge(base: YamlNode, own: YamlNode, path: &[&str]) -> YamlNode {
     // Keys whose list is one value: the service's own takes the place of that which it extends.
     if matches!(path, ["command" | "entrypoint"] | ["healthcheck", "test"]) {
         return own;
@@ -177,17 +177,21 @@ pub(crate) fn merge(base: Node, own: Node, path: &[&str]) -> Node {
         _ => (base, own),
     };
     let value = match (base.value, own.value) {
-        (Value::Map(base), Value::Map(own)) => Value::Map(maps(base, own, path)),
-        (Value::List(base), Value::List(own)) => Value::List(lists(base, own, path == ["volumes"])),
+        (YamlValue::Map(base), YamlValue::Map(own)) => YamlValue::Map(maps(base, own, path)),
+        (YamlValue::List(base), YamlValue::List(own)) => YamlValue::List(lists(base, own, path == ["volumes"])),
         // One of them in the form of a list: the names decide.
-        (Value::List(base), Value::Map(own)) => Value::Map(maps(base.iter().filter_map(as_pair).collect(), own, path)),
-        (Value::Map(base), Value::List(own)) => Value::Map(maps(base, own.iter().filter_map(as_pair).collect(), path)),
+        (YamlValue::List(base), YamlValue::Map(own)) => {
+            YamlValue::Map(maps(base.iter().filter_map(as_pair).collect(), own, path))
+        }
+        (YamlValue::Map(base), YamlValue::List(own)) => {
+            YamlValue::Map(maps(base, own.iter().filter_map(as_pair).collect(), path))
+        }
         (_, own) => own,
     };
-    Node { mark: own_mark, value }
+    YamlNode { mark: own_mark, value }
 }
 
-fn maps(base: Vec<Entry>, mut own: Vec<Entry>, path: &[&str]) -> Vec<Entry> {
+fn maps(base: Vec<YamlEntry>, mut own: Vec<YamlEntry>, path: &[&str]) -> Vec<YamlEntry> {
     for entry in base {
         if entry.key == MERGED || (path.is_empty() && entry.key == "extends") {
             continue;
@@ -203,55 +207,55 @@ fn maps(base: Vec<Entry>, mut own: Vec<Entry>, path: &[&str]) -> Vec<Entry> {
     own
 }
 
-fn as_list(node: Node) -> Node {
-    if matches!(node.value, Value::List(_)) {
+fn as_list(node: YamlNode) -> YamlNode {
+    if matches!(node.value, YamlValue::List(_)) {
         return node;
     }
     let mark = node.mark;
-    Node { mark, value: Value::List(vec![Entry { key: "0".to_owned(), mark, value: node }]) }
+    YamlNode { mark, value: YamlValue::List(vec![YamlEntry { key: "0".to_owned(), mark, value: node }]) }
 }
 
 /// The service's own items keep their numbers; of two that mean the same name or place its own stays.
-fn lists(base: Vec<Entry>, own: Vec<Entry>, volumes: bool) -> Vec<Entry> {
-    let key = |entry: &Entry| if volumes { target_of(entry) } else { name_of(entry) };
-    let mut all: Vec<Entry> = Vec::new();
+fn lists(base: Vec<YamlEntry>, own: Vec<YamlEntry>, volumes: bool) -> Vec<YamlEntry> {
+    let key = |entry: &YamlEntry| if volumes { target_of(entry) } else { name_of(entry) };
+    let mut all: Vec<YamlEntry> = Vec::new();
     for entry in base {
         let replaced = own.iter().any(|other| key(other).is_some() && key(other) == key(&entry));
         if !replaced {
-            all.push(Entry { key: format!("extended.{}", entry.key), ..entry });
+            all.push(YamlEntry { key: format!("extended.{}", entry.key), ..entry });
         }
     }
     all.extend(own);
     all
 }
 
-fn text_of(entry: &Entry) -> Option<&str> {
+fn text_of(entry: &YamlEntry) -> Option<&str> {
     match &entry.value.value {
-        Value::Scalar { text, .. } => Some(text),
+        YamlValue::Scalar { text, .. } => Some(text),
         _ => None,
     }
 }
 
 /// `NAME` of `NAME=value`, or the whole text.
-fn name_of(entry: &Entry) -> Option<String> {
+fn name_of(entry: &YamlEntry) -> Option<String> {
     text_of(entry).map(|text| text.split_once('=').map_or(text, |(name, _)| name).to_owned())
 }
 
-fn target_of(entry: &Entry) -> Option<String> {
+fn target_of(entry: &YamlEntry) -> Option<String> {
     match text_of(entry) {
         Some(text) => Some(text.split(':').nth(1).unwrap_or(text).to_owned()),
         None => match &entry.value.get("target")?.value.value {
-            Value::Scalar { text, .. } => Some(text.clone()),
+            YamlValue::Scalar { text, .. } => Some(text.clone()),
             _ => None,
         },
     }
 }
 
 /// `NAME=value`, or a name alone, as a key of a mapping.
-fn as_pair(entry: &Entry) -> Option<Entry> {
+fn as_pair(entry: &YamlEntry) -> Option<YamlEntry> {
     let text = text_of(entry)?;
     let (name, value) = text.split_once('=').unwrap_or((text, ""));
     let quoted = text.contains('=');
-    let value = Node { mark: entry.value.mark, value: Value::Scalar { text: value.to_owned(), quoted } };
-    Some(Entry { key: name.to_owned(), mark: entry.mark, value })
+    let value = YamlNode { mark: entry.value.mark, value: YamlValue::Scalar { text: value.to_owned(), quoted } };
+    Some(YamlEntry { key: name.to_owned(), mark: entry.mark, value })
 }

@@ -1,8 +1,8 @@
 //! The images of a compose file, and nothing else of it.
 
 use super::variables::interpolate;
-use super::yaml::{MERGED, Value};
-use super::{ImportError, Options, whole};
+use super::yaml::{MERGED, YamlValue};
+use super::{ComposeImportError, ImportOptions, whole};
 
 /// A service and the image that it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,10 +16,10 @@ pub(crate) struct ServiceImage {
 /// Reads them, with variables and `extends` resolved, in the order of the file; profiles do not matter.
 ///
 /// # Errors
-/// See [`ImportError`]. A reference with a variable that has no value is an error: it would be another image.
-pub(crate) fn images(options: &Options) -> Result<Vec<ServiceImage>, ImportError> {
+/// See [`ComposeImportError`]. A reference with a variable that has no value is an error: it would be another image.
+pub(crate) fn images(options: &ImportOptions) -> Result<Vec<ServiceImage>, ComposeImportError> {
     let whole = whole(options)?;
-    let Some(Value::Map(services)) = whole.root.get("services").map(|entry| &entry.value.value) else {
+    let Some(YamlValue::Map(services)) = whole.root.get("services").map(|entry| &entry.value.value) else {
         return Ok(Vec::new());
     };
     let mut images = Vec::new();
@@ -29,13 +29,13 @@ pub(crate) fn images(options: &Options) -> Result<Vec<ServiceImage>, ImportError
             images.push(ServiceImage { service, image: None });
             continue;
         };
-        let wrong = |message: String| ImportError::Shape {
+        let wrong = |message: String| ComposeImportError::Shape {
             file: whole.files[image.mark.file].clone(),
             mark: image.mark,
             path: format!("services.{service}.image"),
             message,
         };
-        let Value::Scalar { text, .. } = &image.value else {
+        let YamlValue::Scalar { text, .. } = &image.value else {
             return Err(wrong(format!("expected a string, found {}", image.kind())));
         };
         let text = interpolate(text, &whole.variables).map_err(wrong)?;
@@ -55,7 +55,8 @@ mod tests {
     fn images_with_variables_and_extends() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("compose.yaml");
-        let options = Options { file: file.clone(), directory: folder.path().to_owned(), ..Options::default() };
+        let options =
+            ImportOptions { file: file.clone(), directory: folder.path().to_owned(), ..ImportOptions::default() };
         let text = "services:\n  a: { image: \"redis:${TAG:-8}\" }\n  b: { extends: a }\n  c: { build: . }\n  d:\n    image: x:${VERSION}\n";
         std::fs::write(&file, text).unwrap();
         let error = images(&options).unwrap_err().to_string();

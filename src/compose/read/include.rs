@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::extends::{Extender, Opened, merge};
-use super::variables::{Variables, given, interpolate, parse_env_file};
-use super::yaml::{self, Entry, MAX_DEPTH, MERGED, Node, Value};
-use super::{ImportError, read_file};
+use super::variables::{ComposeVariables, given, interpolate, parse_env_file};
+use super::yaml::{self, MAX_DEPTH, MERGED, YamlEntry, YamlNode, YamlValue};
+use super::{ComposeImportError, read_file};
 
 /// What an included file has that the whole gets.
 const SECTIONS: [&str; 5] = ["services", "volumes", "networks", "secrets", "configs"];
@@ -23,24 +23,24 @@ pub(crate) fn is_remote(path: &str) -> bool {
     path.contains("://") || path.starts_with("oci:") || path.starts_with("git@")
 }
 
-fn texts(node: Option<&Node>, variables: &Variables) -> Vec<String> {
-    let text = |node: &Node| match &node.value {
-        Value::Scalar { text, .. } if !node.is_null() => interpolate(text, variables).ok().map(|text| text.value),
+fn texts(node: Option<&YamlNode>, variables: &ComposeVariables) -> Vec<String> {
+    let text = |node: &YamlNode| match &node.value {
+        YamlValue::Scalar { text, .. } if !node.is_null() => interpolate(text, variables).ok().map(|text| text.value),
         _ => None,
     };
     match node.map(|node| (&node.value, node)) {
         None => Vec::new(),
-        Some((Value::List(entries), _)) => entries.iter().filter_map(|entry| text(&entry.value)).collect(),
+        Some((YamlValue::List(entries), _)) => entries.iter().filter_map(|entry| text(&entry.value)).collect(),
         Some((_, node)) => text(node).into_iter().collect(),
     }
 }
 
-fn entries(root: &Node, variables: &Variables) -> Vec<(Node, Included)> {
-    let Some(Value::List(items)) = root.get("include").map(|entry| &entry.value.value) else { return Vec::new() };
-    let of = |item: &Entry| {
+fn entries(root: &YamlNode, variables: &ComposeVariables) -> Vec<(YamlNode, Included)> {
+    let Some(YamlValue::List(items)) = root.get("include").map(|entry| &entry.value.value) else { return Vec::new() };
+    let of = |item: &YamlEntry| {
         let get = |key: &str| item.value.get(key).map(|entry| &entry.value);
         let paths = match item.value.value {
-            Value::Map(_) => texts(get("path"), variables),
+            YamlValue::Map(_) => texts(get("path"), variables),
             _ => texts(Some(&item.value), variables),
         };
         let directory = texts(get("project_directory"), variables).into_iter().next();
@@ -53,10 +53,10 @@ fn entries(root: &Node, variables: &Variables) -> Vec<(Node, Included)> {
 pub(super) fn include(
     extender: &mut Extender<'_>,
     file: usize,
-    root: &mut Node,
+    root: &mut YamlNode,
     way: &mut Vec<usize>,
-) -> Result<(), ImportError> {
-    let wrong = |extender: &Extender<'_>, node: &Node, message: String| ImportError::Shape {
+) -> Result<(), ComposeImportError> {
+    let wrong = |extender: &Extender<'_>, node: &YamlNode, message: String| ComposeImportError::Shape {
         file: extender.files[node.mark.file].display().to_string(),
         mark: node.mark,
         path: "include".to_owned(),
@@ -67,7 +67,7 @@ pub(super) fn include(
         if included.paths.is_empty() {
             return Err(wrong(extender, &item, "expected a path, or a mapping with a key 'path'".to_owned()));
         }
-        let mut whole: Option<Node> = None;
+        let mut whole: Option<YamlNode> = None;
         for path in &included.paths {
             let other = extender.open(file, path).map_err(|error| match error {
                 Opened::Outside => {
@@ -100,14 +100,16 @@ pub(super) fn include(
 }
 
 /// One file over another, section by section and name by name.
-fn over(mut base: Node, own: Node) -> Node {
-    let (Value::Map(sections), Value::Map(own)) = (&mut base.value, own.value) else { return base };
+fn over(mut base: YamlNode, own: YamlNode) -> YamlNode {
+    let (YamlValue::Map(sections), YamlValue::Map(own)) = (&mut base.value, own.value) else { return base };
     for section in own.into_iter().filter(|section| SECTIONS.contains(&section.key.as_str())) {
         let Some(there) = sections.iter_mut().find(|other| other.key == section.key) else {
             sections.push(section);
             continue;
         };
-        let (Value::Map(there), Value::Map(names)) = (&mut there.value.value, section.value.value) else { continue };
+        let (YamlValue::Map(there), YamlValue::Map(names)) = (&mut there.value.value, section.value.value) else {
+            continue;
+        };
         for entry in names {
             match there.iter_mut().find(|other| other.key == entry.key) {
                 Some(other) => other.value = merge(other.value.clone(), entry.value, &[]),
@@ -119,18 +121,18 @@ fn over(mut base: Node, own: Node) -> Node {
 }
 
 /// Adds what an included file has; the same name with something else is an error, as it is to compose.
-fn put(root: &mut Node, tree: Node) -> Result<(), (Node, String)> {
-    let (Value::Map(sections), Value::Map(own)) = (&mut root.value, tree.value) else { return Ok(()) };
+fn put(root: &mut YamlNode, tree: YamlNode) -> Result<(), (YamlNode, String)> {
+    let (YamlValue::Map(sections), YamlValue::Map(own)) = (&mut root.value, tree.value) else { return Ok(()) };
     for section in own.into_iter().filter(|section| SECTIONS.contains(&section.key.as_str())) {
         let Some(there) = sections.iter_mut().find(|other| other.key == section.key) else {
             sections.push(section);
             continue;
         };
-        let Value::Map(names) = section.value.value else { continue };
+        let YamlValue::Map(names) = section.value.value else { continue };
         if there.value.is_null() {
-            there.value.value = Value::Map(Vec::new());
+            there.value.value = YamlValue::Map(Vec::new());
         }
-        let Value::Map(there) = &mut there.value.value else { continue };
+        let YamlValue::Map(there) = &mut there.value.value else { continue };
         for entry in names.into_iter().filter(|entry| entry.key != MERGED) {
             match there.iter().find(|other| other.key == entry.key) {
                 Some(other) if same(&other.value, &entry.value) => {}
@@ -149,13 +151,13 @@ fn put(root: &mut Node, tree: Node) -> Result<(), (Node, String)> {
 }
 
 /// Whether two values say the same, wherever they stand.
-fn same(one: &Node, two: &Node) -> bool {
-    let all = |one: &[Entry], two: &[Entry]| {
+fn same(one: &YamlNode, two: &YamlNode) -> bool {
+    let all = |one: &[YamlEntry], two: &[YamlEntry]| {
         one.len() == two.len() && one.iter().zip(two).all(|(a, b)| a.key == b.key && same(&a.value, &b.value))
     };
     match (&one.value, &two.value) {
-        (Value::Scalar { text: a, .. }, Value::Scalar { text: b, .. }) => a == b,
-        (Value::List(a), Value::List(b)) | (Value::Map(a), Value::Map(b)) => all(a, b),
+        (YamlValue::Scalar { text: a, .. }, YamlValue::Scalar { text: b, .. }) => a == b,
+        (YamlValue::List(a), YamlValue::List(b)) | (YamlValue::Map(a), YamlValue::Map(b)) => all(a, b),
         _ => false,
     }
 }
@@ -163,11 +165,11 @@ fn same(one: &Node, two: &Node) -> bool {
 /// The files of variables of everything that a file includes: `.env` beside each, unless the entry names others. What is there
 /// already goes before.
 pub(super) fn environment(
-    root: &Node,
+    root: &YamlNode,
     file: &std::path::Path,
-    variables: &mut Variables,
+    variables: &mut ComposeVariables,
     depth: usize,
-) -> Result<(), ImportError> {
+) -> Result<(), ComposeImportError> {
     if depth > MAX_DEPTH {
         return Ok(());
     }
@@ -184,7 +186,7 @@ pub(super) fn environment(
                 let mut own = variables.clone();
                 parse_env_file(&read_file(&file)?, &mut own).map_err(|(line, message)| {
                     let file = file.display().to_string();
-                    ImportError::Variables { file, line, message }
+                    ComposeImportError::Variables { file, line, message }
                 })?;
                 own.retain(|name, _| given(variables, name).is_none());
                 variables.extend(own);

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use self::extends::Extender;
-use self::variables::{Variables, given, interpolate, parse_env_file};
-use self::yaml::{Mark, Node, Value};
+use self::variables::{ComposeVariables, given, interpolate, parse_env_file};
+use self::yaml::{Mark, YamlNode, YamlValue};
 use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::secrets::harmless::is_harmless;
@@ -19,7 +19,7 @@ use crate::secrets::harmless::is_harmless;
 /// Why nothing was imported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ImportError {
+pub enum ComposeImportError {
     /// A file cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
@@ -70,7 +70,7 @@ pub enum ImportError {
     },
 }
 
-impl Classified for ImportError {
+impl Classified for ComposeImportError {
     fn class(&self) -> Class {
         match self {
             Self::Read { source, .. } => source.class(),
@@ -84,7 +84,7 @@ const PROJECT: &str = "COMPOSE_PROJECT_NAME";
 
 /// What to import, and how.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ImportOptions {
     /// The compose file.
     pub file: PathBuf,
     /// What relative paths are relative to; absolute.
@@ -106,8 +106,8 @@ pub struct Pinned {
     pub(crate) images: BTreeMap<String, String>,
 }
 
-pub(super) fn read_file(path: &Path) -> Result<String, ImportError> {
-    let failed = |source| ImportError::Read { path: path.to_owned(), source };
+pub(super) fn read_file(path: &Path) -> Result<String, ComposeImportError> {
+    let failed = |source| ComposeImportError::Read { path: path.to_owned(), source };
     // Before it is in memory.
     if path.metadata().is_ok_and(|metadata| metadata.len() > yaml::MAX_BYTES as u64) {
         let message = format!("it is larger than {} MiB", yaml::MAX_BYTES >> 20);
@@ -119,11 +119,11 @@ pub(super) fn read_file(path: &Path) -> Result<String, ImportError> {
 }
 
 /// A compose file with everything that `extends` brings in.
-pub(super) struct Whole {
-    pub(super) document: yaml::Document,
+pub(super) struct WholeFile {
+    pub(super) document: yaml::YamlDocument,
     /// The root of it all.
-    pub(super) root: Node,
-    pub(super) variables: Variables,
+    pub(super) root: YamlNode,
+    pub(super) variables: ComposeVariables,
     /// What relative paths of each file are relative to.
     pub(super) directories: Vec<PathBuf>,
     pub(super) files: Vec<String>,
@@ -131,14 +131,14 @@ pub(super) struct Whole {
     pub(super) project: String,
 }
 
-pub(super) fn whole(options: &Options) -> Result<Whole, ImportError> {
+pub(super) fn whole(options: &ImportOptions) -> Result<WholeFile, ComposeImportError> {
     let shown = options.file.display().to_string();
-    let document = yaml::parse(&read_file(&options.file)?, 0).map_err(|error| ImportError::Yaml {
+    let document = yaml::parse(&read_file(&options.file)?, 0).map_err(|error| ComposeImportError::Yaml {
         file: shown.clone(),
         mark: error.mark,
         message: error.message,
     })?;
-    let shape = |node: &Node, path: &str, message: String| ImportError::Shape {
+    let shape = |node: &YamlNode, path: &str, message: String| ComposeImportError::Shape {
         file: shown.clone(),
         mark: node.mark,
         path: path.to_owned(),
@@ -150,7 +150,7 @@ pub(super) fn whole(options: &Options) -> Result<Whole, ImportError> {
     let has_include = document.root.get("include").is_some();
     // What a file includes may be all that it has.
     let is_right = match services {
-        Some(node) => matches!(node.value, Value::Map(_)) || (has_include && node.is_null()),
+        Some(node) => matches!(node.value, YamlValue::Map(_)) || (has_include && node.is_null()),
         None => has_include,
     };
     if !is_right {
@@ -174,13 +174,13 @@ pub(super) fn whole(options: &Options) -> Result<Whole, ImportError> {
     let directories = extender.directories;
     let files: Vec<String> = extender.files.iter().map(|file| file.display().to_string()).collect();
     mark_private(&root, &project, &mut variables);
-    Ok(Whole { document, root, variables, directories, files, project })
+    Ok(WholeFile { document, root, variables, directories, files, project })
 }
 
 /// What compose puts before names of volumes and networks, and calls `COMPOSE_PROJECT_NAME`.
-fn project(root: &Node, variables: &Variables, folder: &Path) -> String {
+fn project(root: &YamlNode, variables: &ComposeVariables, folder: &Path) -> String {
     let name = root.get("name").and_then(|entry| match &entry.value.value {
-        Value::Scalar { text, .. } => interpolate(text, variables).ok().map(|text| text.value),
+        YamlValue::Scalar { text, .. } => interpolate(text, variables).ok().map(|text| text.value),
         _ => None,
     });
     let of_folder = || folder.canonicalize().ok()?.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -193,10 +193,10 @@ fn project(root: &Node, variables: &Variables, folder: &Path) -> String {
 }
 
 /// Marks what may be a secret among the variables: all that comes from files of them, but for what clearly is not one.
-fn mark_private(root: &Node, project: &str, variables: &mut Variables) {
+fn mark_private(root: &YamlNode, project: &str, variables: &mut ComposeVariables) {
     let services = root.get("services").map(|entry| &entry.value.value);
     let mut names = BTreeSet::from([project.to_owned()]);
-    if let Some(Value::Map(services)) = services {
+    if let Some(YamlValue::Map(services)) = services {
         names.extend(services.iter().map(|entry| entry.key.clone()));
     }
     for (name, text) in variables.iter_mut().filter(|(name, _)| !matches!(name.as_str(), "PWD" | PROJECT)) {
@@ -206,9 +206,15 @@ fn mark_private(root: &Node, project: &str, variables: &mut Variables) {
     }
 }
 
-fn variables(options: &Options, folder: &Path, root: &Node, project: Option<&str>) -> Result<Variables, ImportError> {
+fn variables(
+    options: &ImportOptions,
+    folder: &Path,
+    root: &YamlNode,
+    project: Option<&str>,
+) -> Result<ComposeVariables, ComposeImportError> {
     // What compose has from the shell, and what is known without one.
-    let mut variables = Variables::from([("PWD".to_owned(), options.directory.display().to_string().as_str().into())]);
+    let mut variables =
+        ComposeVariables::from([("PWD".to_owned(), options.directory.display().to_string().as_str().into())]);
     variables.extend(project.map(|project| (PROJECT.to_owned(), project.into())));
     let beside = folder.join(".env");
     let files = match &options.env_files[..] {
@@ -218,7 +224,7 @@ fn variables(options: &Options, folder: &Path, root: &Node, project: Option<&str
     for file in files {
         parse_env_file(&read_file(&file)?, &mut variables).map_err(|(line, message)| {
             let file = file.display().to_string();
-            ImportError::Variables { file, line, message }
+            ComposeImportError::Variables { file, line, message }
         })?;
     }
     include::environment(root, &options.file, &mut variables, 0)?;

@@ -15,7 +15,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_BYTES: usize = 128 << 10;
 
 /// Variables by name, each with what is to know of its value.
-pub type Variables = BTreeMap<String, Text>;
+pub type ComposeVariables = BTreeMap<String, Text>;
 
 /// A value with its variables put in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,12 +50,12 @@ pub(crate) fn hidden(name: &str) -> String {
 
 /// A variable that has a value.
 #[must_use]
-pub(crate) fn given<'a>(variables: &'a Variables, name: &str) -> Option<&'a Text> {
+pub(crate) fn given<'a>(variables: &'a ComposeVariables, name: &str) -> Option<&'a Text> {
     variables.get(name).filter(|text| !text.absent)
 }
 
 /// Marks a variable as one that holds a secret, wherever its value is from; whether it was not marked before.
-pub(crate) fn taint(variables: &mut Variables, name: &str) -> bool {
+pub(crate) fn taint(variables: &mut ComposeVariables, name: &str) -> bool {
     let text = variables.entry(name.to_owned()).or_insert_with(|| Text { absent: true, ..Text::default() });
     let is_new = text.secret.is_none();
     text.secret.get_or_insert_with(|| name.to_owned());
@@ -72,7 +72,7 @@ impl From<&str> for Text {
 ///
 /// # Errors
 /// With what is wrong, without the text.
-pub fn interpolate(text: &str, variables: &Variables) -> Result<Text, String> {
+pub fn interpolate(text: &str, variables: &ComposeVariables) -> Result<Text, String> {
     interpolate_as(text, variables, None)
 }
 
@@ -80,11 +80,11 @@ pub fn interpolate(text: &str, variables: &Variables) -> Result<Text, String> {
 ///
 /// # Errors
 /// As [`interpolate`].
-pub(crate) fn interpolate_hiding(text: &str, variables: &Variables) -> Result<Text, String> {
+pub(crate) fn interpolate_hiding(text: &str, variables: &ComposeVariables) -> Result<Text, String> {
     interpolate_as(text, variables, Some(BTreeSet::new()))
 }
 
-fn interpolate_as(text: &str, variables: &Variables, hidden: Option<BTreeSet<String>>) -> Result<Text, String> {
+fn interpolate_as(text: &str, variables: &ComposeVariables, hidden: Option<BTreeSet<String>>) -> Result<Text, String> {
     if text.contains([OPEN, CLOSE]) {
         return Err("has a character in it that stands for no text (U+FDD1, U+FDD2)".to_owned());
     }
@@ -93,7 +93,7 @@ fn interpolate_as(text: &str, variables: &Variables, hidden: Option<BTreeSet<Str
     Ok(result)
 }
 
-fn expand(text: &str, variables: &Variables, result: &mut Text, depth: usize) -> Result<String, String> {
+fn expand(text: &str, variables: &ComposeVariables, result: &mut Text, depth: usize) -> Result<String, String> {
     if depth > MAX_DEPTH {
         return Err(format!("has defaults more than {MAX_DEPTH} levels deep"));
     }
@@ -147,7 +147,7 @@ fn name_of(text: &str) -> &str {
     &text[..end]
 }
 
-fn braced(text: &str, variables: &Variables, result: &mut Text, depth: usize) -> Result<String, String> {
+fn braced(text: &str, variables: &ComposeVariables, result: &mut Text, depth: usize) -> Result<String, String> {
     let name = name_of(text);
     if name.is_empty() {
         return Err("has a '${' that is not followed by the name of a variable".to_owned());
@@ -183,7 +183,7 @@ fn braced(text: &str, variables: &Variables, result: &mut Text, depth: usize) ->
     }
 }
 
-fn value_of(name: &str, variables: &Variables, result: &mut Text) -> String {
+fn value_of(name: &str, variables: &ComposeVariables, result: &mut Text) -> String {
     let Some(text) = given(variables, name) else {
         result.unset.insert(name.to_owned());
         return String::new();
@@ -216,7 +216,7 @@ fn note_secret(name: &str, value: &str, result: &mut Text) {
 ///
 /// # Errors
 /// With the number of the line and what is wrong with it, without its text.
-pub fn parse_env_file(text: &str, variables: &mut Variables) -> Result<(), (usize, String)> {
+pub fn parse_env_file(text: &str, variables: &mut ComposeVariables) -> Result<(), (usize, String)> {
     if let Some(at) = text.find([OPEN, CLOSE]) {
         let line = text[..at].matches('\n').count() + 1;
         return Err((line, "has a character in it that stands for no text (U+FDD1, U+FDD2)".to_owned()));
@@ -315,7 +315,7 @@ fn unescape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn variables() -> Variables {
+    fn variables() -> ComposeVariables {
         let pairs = [("A", "a"), ("EMPTY", ""), ("DB_PASSWORD", "hidden")];
         pairs.map(|(name, value)| (name.to_owned(), value.into())).into()
     }
@@ -357,7 +357,7 @@ mod tests {
     fn env_files_are_read_as_compose_reads_them() {
         let text = "# comment\nA=1\n export B = two words  # comment\nC='single $A # no'\nD=\"double $A\\n\\$A\" # c\n\
                     E=\nF=\"over\nlines\"\nG: yaml\nH\nI=${A}b\nJ=a#b\nK=http://x:1/y=z\n";
-        let mut found = Variables::new();
+        let mut found = ComposeVariables::new();
         parse_env_file(text, &mut found).unwrap();
         let expected = [
             ("A", "1"),
@@ -373,13 +373,13 @@ mod tests {
         ];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.into())).into());
         for (text, line) in [("A=1\nA B=2", 2), ("A=1\n\n'x", 3), ("A=\"x", 1), ("A='x' y", 1), ("=x", 1)] {
-            assert_eq!(parse_env_file(text, &mut Variables::new()).unwrap_err().0, line, "{text}");
+            assert_eq!(parse_env_file(text, &mut ComposeVariables::new()).unwrap_err().0, line, "{text}");
         }
     }
 
     #[test]
     fn what_is_made_of_a_secret_is_one() {
-        let mut found = Variables::new();
+        let mut found = ComposeVariables::new();
         parse_env_file("DB_PASSWORD=hidden\nA=x${DB_PASSWORD}\nB=\"$A\"\nC=${NONE}${D:?say}\n", &mut found).unwrap();
         assert_eq!(interpolate("-$B-", &found).unwrap().secret.as_deref(), Some("DB_PASSWORD"));
         let text = interpolate("$C", &found).unwrap();
@@ -399,7 +399,7 @@ mod tests {
         let plain = interpolate("${NONE:-default}", &found).unwrap();
         assert_eq!((plain.value.as_str(), plain.secret.as_deref(), plain.hidden), ("default", Some("NONE"), None));
         assert!(interpolate("a\u{fdd1}b", &found).is_err());
-        assert_eq!(parse_env_file("A=1\nB='\u{fdd2}'\n", &mut Variables::new()).unwrap_err().0, 2);
+        assert_eq!(parse_env_file("A=1\nB='\u{fdd2}'\n", &mut ComposeVariables::new()).unwrap_err().0, 2);
     }
 
     #[test]
@@ -408,9 +408,9 @@ mod tests {
             let lines = (1..40).map(|n| format!("A{n}={}\n", format!("${{A{}}}", n - 1).repeat(10)));
             format!("A0={first}\n") + &lines.collect::<String>()
         };
-        assert_eq!(parse_env_file(&tens("x"), &mut Variables::new()).unwrap_err().0, 7);
-        assert_eq!(parse_env_file(&tens("$NONE"), &mut Variables::new()), Ok(()));
+        assert_eq!(parse_env_file(&tens("x"), &mut ComposeVariables::new()).unwrap_err().0, 7);
+        assert_eq!(parse_env_file(&tens("$NONE"), &mut ComposeVariables::new()), Ok(()));
         let many = "A=1\n".repeat(200_000) + "'";
-        assert_eq!(parse_env_file(&many, &mut Variables::new()).unwrap_err().0, 200_001);
+        assert_eq!(parse_env_file(&many, &mut ComposeVariables::new()).unwrap_err().0, 200_001);
     }
 }

@@ -39,16 +39,16 @@ pub struct YamlError {
 
 /// A value and where it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct YamlNode {
     /// Where it begins.
     pub(crate) mark: Mark,
     /// What it is.
-    pub value: Value,
+    pub value: YamlValue,
 }
 
 /// A value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub enum YamlValue {
     /// Text as it was written; `quoted` tells `"8080"` from `8080`, and `""` from nothing.
     Scalar {
         /// The text.
@@ -57,36 +57,36 @@ pub enum Value {
         quoted: bool,
     },
     /// A list; the keys are the numbers of its items.
-    List(Vec<Entry>),
+    List(Vec<YamlEntry>),
     /// A mapping in the order of the file, with what `<<` brought in.
-    Map(Vec<Entry>),
+    Map(Vec<YamlEntry>),
 }
 
 /// A key with its value, or an item of a list with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct YamlEntry {
     /// The key.
     pub key: String,
     /// Where the key is; for an item, where the item is.
     pub(crate) mark: Mark,
     /// The value.
-    pub value: Node,
+    pub value: YamlNode,
 }
 
 /// A file as a tree without aliases.
 #[derive(Debug, Clone)]
-pub struct Document {
+pub struct YamlDocument {
     /// All of it.
-    pub root: Node,
+    pub root: YamlNode,
     /// For each top-level key: whether anything refers to an anchor in it.
     pub(crate) referred: BTreeMap<String, bool>,
 }
 
-impl Node {
+impl YamlNode {
     /// Whether it is `null`, `~`, or nothing at all.
     #[must_use]
     pub(crate) fn is_null(&self) -> bool {
-        matches!(&self.value, Value::Scalar { text, quoted: false } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+        matches!(&self.value, YamlValue::Scalar { text, quoted: false } if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
     /// What it is, for messages; never its text, which may be a secret.
@@ -94,16 +94,16 @@ impl Node {
     pub(crate) fn kind(&self) -> &'static str {
         match &self.value {
             _ if self.is_null() => "nothing",
-            Value::Scalar { .. } => "a string",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a mapping",
+            YamlValue::Scalar { .. } => "a string",
+            YamlValue::List(_) => "a list",
+            YamlValue::Map(_) => "a mapping",
         }
     }
 
     /// The value of a key of a mapping.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Entry> {
-        let Value::Map(entries) = &self.value else { return None };
+    pub fn get(&self, key: &str) -> Option<&YamlEntry> {
+        let YamlValue::Map(entries) = &self.value else { return None };
         entries.iter().find(|entry| entry.key == key)
     }
 }
@@ -116,7 +116,7 @@ impl fmt::Display for Mark {
 
 /// A tree in which aliases are still names.
 #[derive(Debug)]
-struct Raw {
+struct RawYaml {
     mark: Mark,
     anchor: usize,
     value: RawValue,
@@ -125,8 +125,8 @@ struct Raw {
 #[derive(Debug)]
 enum RawValue {
     Scalar { text: String, quoted: bool },
-    List(Vec<Raw>),
-    Map(Vec<(Raw, Raw)>),
+    List(Vec<RawYaml>),
+    Map(Vec<(RawYaml, RawYaml)>),
     Alias(usize),
 }
 
@@ -142,7 +142,7 @@ struct Reader<'a> {
 ///
 /// # Errors
 /// See [`YamlError`].
-pub fn parse(text: &str, file: usize) -> Result<Document, YamlError> {
+pub fn parse(text: &str, file: usize) -> Result<YamlDocument, YamlError> {
     let start = Mark { line: 1, column: 1, file };
     if text.len() > MAX_BYTES {
         return Err(YamlError { mark: start, message: format!("is larger than {} MiB", MAX_BYTES >> 20) });
@@ -175,14 +175,14 @@ pub fn parse(text: &str, file: usize) -> Result<Document, YamlError> {
     collect(&root, &mut anchors);
     let mut expander = Expander { anchors, open: Vec::new(), nodes: 0 };
     let root = expander.expand(&root, 0)?;
-    Ok(Document { root, referred })
+    Ok(YamlDocument { root, referred })
 }
 
 fn mark(marker: Marker, file: usize) -> Mark {
     Mark { line: marker.line(), column: marker.col() + 1, file }
 }
 
-fn has_anchor(raw: &Raw, used: &BTreeMap<usize, usize>) -> bool {
+fn has_anchor(raw: &RawYaml, used: &BTreeMap<usize, usize>) -> bool {
     let inside = || match &raw.value {
         RawValue::List(items) => items.iter().any(|item| has_anchor(item, used)),
         RawValue::Map(entries) => entries.iter().any(|(_, value)| has_anchor(value, used)),
@@ -191,7 +191,7 @@ fn has_anchor(raw: &Raw, used: &BTreeMap<usize, usize>) -> bool {
     (raw.anchor != 0 && used.contains_key(&raw.anchor)) || inside()
 }
 
-fn collect<'a>(raw: &'a Raw, anchors: &mut BTreeMap<usize, &'a Raw>) {
+fn collect<'a>(raw: &'a RawYaml, anchors: &mut BTreeMap<usize, &'a RawYaml>) {
     if raw.anchor != 0 {
         anchors.insert(raw.anchor, raw);
     }
@@ -221,7 +221,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Raw, YamlError> {
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<RawYaml, YamlError> {
         let mark = mark(span.start, self.file);
         self.nodes += 1;
         check_limits(mark, depth, self.nodes)?;
@@ -265,7 +265,7 @@ impl<'a> Reader<'a> {
             }
             _ => return Err(YamlError { mark, message: "is not YAML: it ends in the middle".to_owned() }),
         };
-        Ok(Raw { mark, anchor, value })
+        Ok(RawYaml { mark, anchor, value })
     }
 }
 
@@ -292,33 +292,33 @@ fn check_limits(mark: Mark, depth: usize, nodes: usize) -> Result<(), YamlError>
 
 /// Puts a copy where an alias is.
 struct Expander<'a> {
-    anchors: BTreeMap<usize, &'a Raw>,
+    anchors: BTreeMap<usize, &'a RawYaml>,
     /// The aliases that are being copied.
     open: Vec<usize>,
     nodes: usize,
 }
 
 impl Expander<'_> {
-    fn expand(&mut self, raw: &Raw, depth: usize) -> Result<Node, YamlError> {
+    fn expand(&mut self, raw: &RawYaml, depth: usize) -> Result<YamlNode, YamlError> {
         self.nodes += 1;
         check_limits(raw.mark, depth, self.nodes)?;
         let value = match &raw.value {
             RawValue::Alias(anchor) => return self.alias(*anchor, raw.mark, depth),
-            RawValue::Scalar { text, quoted } => Value::Scalar { text: text.clone(), quoted: *quoted },
+            RawValue::Scalar { text, quoted } => YamlValue::Scalar { text: text.clone(), quoted: *quoted },
             RawValue::List(items) => {
                 let mut entries = Vec::new();
                 for (n, item) in items.iter().enumerate() {
                     let value = self.expand(item, depth + 1)?;
-                    entries.push(Entry { key: n.to_string(), mark: item.mark, value });
+                    entries.push(YamlEntry { key: n.to_string(), mark: item.mark, value });
                 }
-                Value::List(entries)
+                YamlValue::List(entries)
             }
-            RawValue::Map(entries) => Value::Map(self.map(entries, depth)?),
+            RawValue::Map(entries) => YamlValue::Map(self.map(entries, depth)?),
         };
-        Ok(Node { mark: raw.mark, value })
+        Ok(YamlNode { mark: raw.mark, value })
     }
 
-    fn alias(&mut self, anchor: usize, mark: Mark, depth: usize) -> Result<Node, YamlError> {
+    fn alias(&mut self, anchor: usize, mark: Mark, depth: usize) -> Result<YamlNode, YamlError> {
         if self.open.contains(&anchor) {
             return Err(YamlError { mark, message: "is an alias of something that it is itself a part of".to_owned() });
         }
@@ -332,17 +332,17 @@ impl Expander<'_> {
         node
     }
 
-    fn map(&mut self, raw: &[(Raw, Raw)], depth: usize) -> Result<Vec<Entry>, YamlError> {
-        let mut entries: Vec<Entry> = Vec::new();
-        let mut merges: Vec<Entry> = Vec::new();
+    fn map(&mut self, raw: &[(RawYaml, RawYaml)], depth: usize) -> Result<Vec<YamlEntry>, YamlError> {
+        let mut entries: Vec<YamlEntry> = Vec::new();
+        let mut merges: Vec<YamlEntry> = Vec::new();
         let mut lines: BTreeMap<String, usize> = BTreeMap::new();
         for (key, value) in raw {
             let node = self.expand(key, depth + 1)?;
-            let Value::Scalar { text, quoted } = node.value else {
+            let YamlValue::Scalar { text, quoted } = node.value else {
                 return Err(YamlError { mark: key.mark, message: "is not a key: expected a string".to_owned() });
             };
             let value = self.expand(value, depth + 1)?;
-            let entry = Entry { key: text, mark: key.mark, value };
+            let entry = YamlEntry { key: text, mark: key.mark, value };
             if let Some(first) = lines.insert(entry.key.clone(), key.mark.line) {
                 let message = format!("'{}' is there twice, first on line {first}", entry.key);
                 return Err(YamlError { mark: key.mark, message });
@@ -351,13 +351,13 @@ impl Expander<'_> {
         }
         for merge in merges {
             let sources = match merge.value.value {
-                Value::List(items) => items.into_iter().map(|item| item.value).collect(),
-                Value::Scalar { quoted: false, ref text } if text.is_empty() => Vec::new(),
-                value => vec![Node { mark: merge.value.mark, value }],
+                YamlValue::List(items) => items.into_iter().map(|item| item.value).collect(),
+                YamlValue::Scalar { quoted: false, ref text } if text.is_empty() => Vec::new(),
+                value => vec![YamlNode { mark: merge.value.mark, value }],
             };
             // Of several, the first one that has a key gives it; a key beside `<<` comes before them all.
             for source in sources {
-                let Value::Map(from) = source.value else {
+                let YamlValue::Map(from) = source.value else {
                     return Err(YamlError { mark: merge.mark, message: "'<<' takes mappings".to_owned() });
                 };
                 for entry in from {
@@ -367,11 +367,11 @@ impl Expander<'_> {
                     }
                 }
             }
-            let null = Value::Scalar { text: String::new(), quoted: false };
-            entries.push(Entry {
+            let null = YamlValue::Scalar { text: String::new(), quoted: false };
+            entries.push(YamlEntry {
                 key: MERGED.to_owned(),
                 mark: merge.mark,
-                value: Node { mark: merge.mark, value: null },
+                value: YamlNode { mark: merge.mark, value: null },
             });
         }
         Ok(entries)

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::labels::labels;
-use crate::model::read::facts::{Facts, Format};
+use crate::model::read::facts::{Facts, ModelFormat};
 use crate::model::read::named::{self, Named, named};
 use crate::oci::canonical::to_go;
 use crate::oci::digest::Digest;
@@ -22,7 +22,7 @@ const MODIFIED: &str = "1970-01-01T00:00:01Z";
 
 /// A model by its files, wherever these are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Model {
+pub struct DescribedModel {
     /// Its name.
     pub(crate) name: String,
     /// What is known of it.
@@ -44,7 +44,7 @@ pub(crate) struct ModelFile {
 
 /// What a file of a model is, as its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum FileRole {
     /// Tensors, in the format of the model.
     Weights,
     /// Tensors that read images or sounds, beside those of the model.
@@ -65,12 +65,12 @@ pub(crate) enum Role {
 
 impl ModelFile {
     /// Its name without the directories.
-    pub(crate) fn base(&self) -> &str {
+    pub(crate) fn file_name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 }
 
-impl Model {
+impl DescribedModel {
     /// A model with these files, each by the path that it has wherever it is.
     ///
     /// The directory that all of them are in is left out of their paths. A model that is one GGUF file has it under its
@@ -91,46 +91,46 @@ impl Model {
             file.path = steps(&file.path)[common..].join("/");
         }
         if let [file] = &mut files[..]
-            && facts.format == Format::Gguf
-            && named(&file.path) == Named::Weights(Format::Gguf)
+            && facts.format == ModelFormat::Gguf
+            && named(&file.path) == Named::Weights(ModelFormat::Gguf)
         {
-            file.path = format!("{name}{}", Format::Gguf.ending());
+            file.path = format!("{name}{}", ModelFormat::Gguf.ending());
         }
         files.sort();
         Self { name: name.to_owned(), facts, files }
     }
 
     /// What a file is: by its header, where that was read, and by its name.
-    pub(crate) fn role(&self, file: &ModelFile) -> Role {
-        let base = file.base();
+    pub(crate) fn role(&self, file: &ModelFile) -> FileRole {
+        let base = file.file_name();
         let of_kind = |kind: &str| match kind {
-            "mmproj" => Role::Projector,
-            "adapter" => Role::Adapter,
-            "imatrix" | "vocab" => Role::Config,
-            _ => Role::Weights,
+            "mmproj" => FileRole::Projector,
+            "adapter" => FileRole::Adapter,
+            "imatrix" | "vocab" => FileRole::Config,
+            _ => FileRole::Weights,
         };
         match named(base) {
             Named::Weights(format) => {
-                let told = self.facts.beside.iter().find(|(path, _)| named::base(path) == base);
+                let told = self.facts.beside.iter().find(|(path, _)| named::file_name(path) == base);
                 if let Some((_, kind)) = told {
                     return of_kind(kind);
                 }
                 // What was locked before headers of files beside the model were read.
-                if format == Format::Gguf && base.to_ascii_lowercase().starts_with("mmproj") {
-                    return Role::Projector;
+                if format == ModelFormat::Gguf && base.to_ascii_lowercase().starts_with("mmproj") {
+                    return FileRole::Projector;
                 }
-                self.facts.kind.as_deref().map_or(Role::Weights, of_kind)
+                self.facts.kind.as_deref().map_or(FileRole::Weights, of_kind)
             }
-            Named::ChatTemplate => Role::ChatTemplate,
-            Named::Licence => Role::Licence,
-            Named::Text => Role::Text,
-            Named::Config | Named::Index => Role::Config,
-            Named::Piece(_) | Named::Other => Role::Other,
+            Named::ChatTemplate => FileRole::ChatTemplate,
+            Named::Licence => FileRole::Licence,
+            Named::Text => FileRole::Text,
+            Named::Config | Named::Index => FileRole::Config,
+            Named::Piece(_) | Named::Other => FileRole::Other,
         }
     }
 
     /// The files of this role.
-    pub(crate) fn of(&self, role: Role) -> impl Iterator<Item = &ModelFile> {
+    pub(crate) fn of(&self, role: FileRole) -> impl Iterator<Item = &ModelFile> {
         self.files.iter().filter(move |file| self.role(file) == role)
     }
 
@@ -144,7 +144,7 @@ impl Model {
 
 /// A document of an artifact: its manifest or its config.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Document {
+pub struct ArtifactDocument {
     /// Media type.
     pub(crate) media_type: &'static str,
     /// Digest of the bytes.
@@ -153,7 +153,7 @@ pub struct Document {
     pub(crate) bytes: Vec<u8>,
 }
 
-impl Document {
+impl ArtifactDocument {
     pub(crate) fn new<T: Serialize>(media_type: &'static str, value: &T) -> Self {
         let bytes = to_go(value);
         Self { media_type, digest: Digest::of(&bytes), bytes }
@@ -164,9 +164,9 @@ impl Document {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Artifact {
     /// Its manifest.
-    pub manifest: Document,
+    pub manifest: ArtifactDocument,
     /// Its config.
-    pub(crate) config: Document,
+    pub(crate) config: ArtifactDocument,
     /// Its layers: digests and sizes of the model's files, each once.
     pub(crate) layers: BTreeMap<Digest, u64>,
 }
@@ -174,7 +174,7 @@ pub struct Artifact {
 /// A descriptor, in the order of the fields of OCI's Go types.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+struct ArtifactDescriptor {
     media_type: &'static str,
     digest: Digest,
     size: u64,
@@ -185,13 +185,13 @@ struct Descriptor {
 /// A manifest, likewise.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Manifest {
+struct ArtifactManifest {
     schema_version: u32,
     media_type: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     artifact_type: Option<&'static str>,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
+    config: ArtifactDescriptor,
+    layers: Vec<ArtifactDescriptor>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: BTreeMap<String, String>,
 }
@@ -209,8 +209,8 @@ struct FileMetadata<'a> {
 }
 
 /// A file's layer. `is_sure`: what it is was read from it, and not only from its name.
-fn layer(file: &ModelFile, media_type: &'static str, is_sure: bool) -> Descriptor {
-    let name = file.base();
+fn layer(file: &ModelFile, media_type: &'static str, is_sure: bool) -> ArtifactDescriptor {
+    let name = file.file_name();
     // A regular file, as a tar header says it.
     let metadata = FileMetadata { name, mode: 0o644, uid: 0, gid: 0, size: file.size, mtime: MODIFIED, typeflag: b'0' };
     let metadata = String::from_utf8(to_go(&metadata)).expect("JSON is UTF-8");
@@ -221,31 +221,31 @@ fn layer(file: &ModelFile, media_type: &'static str, is_sure: bool) -> Descripto
         // Podman names the files of an artifact so, where it mounts or extracts them.
         ("org.opencontainers.image.title", name.to_owned()),
     ]);
-    Descriptor { media_type, digest: file.sha256, size: file.size, annotations }
+    ArtifactDescriptor { media_type, digest: file.sha256, size: file.size, annotations }
 }
 
 /// The artifact of a model, with this config and the media type that `of` gives a role.
 pub(crate) fn artifact(
-    model: &Model,
+    model: &DescribedModel,
     artifact_type: Option<&'static str>,
-    config: Document,
-    of: impl Fn(Role) -> &'static str,
+    config: ArtifactDocument,
+    of: impl Fn(FileRole) -> &'static str,
 ) -> Artifact {
     let layers = model.files.iter().map(|file| {
         let role = model.role(file);
-        layer(file, of(role), matches!(role, Role::Weights | Role::Projector | Role::Adapter))
+        layer(file, of(role), matches!(role, FileRole::Weights | FileRole::Projector | FileRole::Adapter))
     });
     let (media_type, digest, size) = (config.media_type, config.digest, config.bytes.len() as u64);
-    let manifest = Manifest {
+    let manifest = ArtifactManifest {
         schema_version: 2,
         media_type: MANIFEST,
         artifact_type,
-        config: Descriptor { media_type, digest, size, annotations: BTreeMap::new() },
+        config: ArtifactDescriptor { media_type, digest, size, annotations: BTreeMap::new() },
         layers: layers.collect(),
         annotations: model.annotations(),
     };
     let layers = model.files.iter().map(|file| (file.sha256, file.size)).collect();
-    Artifact { manifest: Document::new(MANIFEST, &manifest), config, layers }
+    Artifact { manifest: ArtifactDocument::new(MANIFEST, &manifest), config, layers }
 }
 
 /// A number with a unit of these, each `step` times the one before: `134.52M`, `93.81MiB`; no decimals if they are zero.
@@ -273,9 +273,9 @@ pub(crate) mod samples {
     use super::*;
 
     /// SmolLM2, as its file says it.
-    pub(crate) fn smollm2() -> Model {
+    pub(crate) fn smollm2() -> DescribedModel {
         let facts = Facts {
-            format: Format::Gguf,
+            format: ModelFormat::Gguf,
             name: Some("SmolLM2 135M".to_owned()),
             version: None,
             kind: Some("model".to_owned()),
@@ -293,16 +293,16 @@ pub(crate) mod samples {
         };
         let sha256 = "sha256:b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53".parse().unwrap();
         let file = ModelFile { path: "/models/smollm2.gguf".to_owned(), size: 98_362_432, sha256 };
-        Model::new("smollm2", facts, vec![file])
+        DescribedModel::new("smollm2", facts, vec![file])
     }
 
-    pub(crate) fn with_files(paths: &[&str]) -> Model {
+    pub(crate) fn with_files(paths: &[&str]) -> DescribedModel {
         let file = |path: &&str| ModelFile {
             path: (*path).to_owned(),
             size: path.len() as u64,
             sha256: Digest::of(path.as_bytes()),
         };
-        Model::new("m", smollm2().facts, paths.iter().map(file).collect())
+        DescribedModel::new("m", smollm2().facts, paths.iter().map(file).collect())
     }
 }
 
@@ -311,7 +311,7 @@ mod tests {
     use super::samples::with_files;
     use super::*;
 
-    fn paths(model: &Model) -> Vec<&str> {
+    fn paths(model: &DescribedModel) -> Vec<&str> {
         model.files.iter().map(|file| file.path.as_str()).collect()
     }
 
@@ -329,15 +329,15 @@ mod tests {
     #[test]
     fn roles_come_from_names() {
         let roles = [
-            ("model-00001-of-00002.safetensors", Role::Weights),
-            ("M.GGUF", Role::Weights),
-            ("mmproj-m.gguf", Role::Projector),
-            ("model.safetensors.index.json", Role::Config),
-            ("tokenizer.model", Role::Config),
-            ("chat_template.json", Role::ChatTemplate),
-            ("LICENSE.md", Role::Licence),
-            ("README.md", Role::Text),
-            ("model.onnx", Role::Other),
+            ("model-00001-of-00002.safetensors", FileRole::Weights),
+            ("M.GGUF", FileRole::Weights),
+            ("mmproj-m.gguf", FileRole::Projector),
+            ("model.safetensors.index.json", FileRole::Config),
+            ("tokenizer.model", FileRole::Config),
+            ("chat_template.json", FileRole::ChatTemplate),
+            ("LICENSE.md", FileRole::Licence),
+            ("README.md", FileRole::Text),
+            ("model.onnx", FileRole::Other),
         ];
         for (path, role) in roles {
             let mut model = with_files(&[path, "other/x"]);
@@ -355,13 +355,15 @@ mod tests {
         let kinds = kinds.into_iter().chain([("lora/adapter_model.safetensors", "adapter")]);
         model.facts.beside = kinds.map(|(path, kind)| (path.to_owned(), kind.to_owned())).collect();
         let paths = |role| model.of(role).map(|file| file.path.as_str()).collect::<Vec<_>>();
-        assert_eq!(paths(Role::Weights), ["a.gguf"]);
-        assert_eq!(paths(Role::Projector), ["b.gguf"]);
-        assert_eq!(paths(Role::Adapter), ["c.gguf", "lora/adapter_model.safetensors"]);
-        assert_eq!(paths(Role::Config), ["d.gguf", "e.gguf"]);
+        assert_eq!(paths(FileRole::Weights), ["a.gguf"]);
+        assert_eq!(paths(FileRole::Projector), ["b.gguf"]);
+        assert_eq!(paths(FileRole::Adapter), ["c.gguf", "lora/adapter_model.safetensors"]);
+        assert_eq!(paths(FileRole::Config), ["d.gguf", "e.gguf"]);
         // One that is not a model of its own has the same role alone.
         let mut alone = with_files(&["x.gguf"]);
-        for (kind, role) in [("adapter", Role::Adapter), ("mmproj", Role::Projector), ("imatrix", Role::Config)] {
+        for (kind, role) in
+            [("adapter", FileRole::Adapter), ("mmproj", FileRole::Projector), ("imatrix", FileRole::Config)]
+        {
             alone.facts.kind = Some(kind.to_owned());
             assert_eq!(alone.role(&alone.files[0]), role, "{kind}");
         }

@@ -5,8 +5,8 @@
 
 use serde::Serialize;
 
-use super::artifact::{Artifact, Document, Model, Role, artifact, scaled};
-use crate::model::read::facts::Format;
+use super::artifact::{Artifact, ArtifactDocument, DescribedModel, FileRole, artifact, scaled};
+use crate::model::read::facts::ModelFormat;
 use crate::oci::digest::Digest;
 
 const CONFIG: &str = "application/vnd.docker.ai.model.config.v0.1+json";
@@ -14,14 +14,14 @@ const CONFIG_WITH_PATHS: &str = "application/vnd.docker.ai.model.config.v0.2+jso
 
 /// The config, in the order of the fields of its Go types.
 #[derive(Serialize, schemars::JsonSchema)]
-struct Config<'a> {
-    config: Technical<'a>,
-    descriptor: Descriptor,
-    rootfs: RootFs,
+struct DockerModelConfig<'a> {
+    config: DockerModelTechnical<'a>,
+    descriptor: DockerModelDescriptor,
+    rootfs: DockerModelRootFs,
 }
 
 #[derive(Serialize, schemars::JsonSchema)]
-struct Technical<'a> {
+struct DockerModelTechnical<'a> {
     format: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     quantization: Option<&'a str>,
@@ -35,26 +35,26 @@ struct Technical<'a> {
 
 /// When it was made would be here.
 #[derive(Serialize, schemars::JsonSchema)]
-struct Descriptor {}
+struct DockerModelDescriptor {}
 
 #[derive(Serialize, schemars::JsonSchema)]
-struct RootFs {
+struct DockerModelRootFs {
     r#type: &'static str,
     diff_ids: Vec<Digest>,
 }
 
 /// The model as an artifact of Docker Model Runner.
 #[must_use]
-pub fn docker_model(model: &Model) -> Artifact {
+pub fn docker_model(model: &DescribedModel) -> Artifact {
     let facts = &model.facts;
     let of = |role| model.of(role).map(|file| file.size).sum::<u64>();
     // One that is not a model of its own is its whole weight.
-    let weights = match of(Role::Weights) {
+    let weights = match of(FileRole::Weights) {
         0 => model.files.iter().map(|file| file.size).sum(),
         weights => weights,
     };
-    let config = Config {
-        config: Technical {
+    let config = DockerModelConfig {
+        config: DockerModelTechnical {
             format: facts.format.as_str(),
             quantization: facts.quantization.as_deref(),
             parameters: scaled(facts.parameters, 1000, &["", "K", "M", "B", "T", "Q"], 2),
@@ -62,25 +62,26 @@ pub fn docker_model(model: &Model) -> Artifact {
             size: scaled(weights, 1024, &["B", "KiB", "MiB", "GiB", "TiB"], 2),
             context_size: facts.context_length.and_then(|length| i32::try_from(length).ok()),
         },
-        descriptor: Descriptor {},
-        rootfs: RootFs { r#type: "rootfs", diff_ids: model.files.iter().map(|file| file.sha256).collect() },
+        descriptor: DockerModelDescriptor {},
+        rootfs: DockerModelRootFs { r#type: "rootfs", diff_ids: model.files.iter().map(|file| file.sha256).collect() },
     };
-    let is_flat = |role| matches!(role, Role::Weights | Role::Projector | Role::ChatTemplate | Role::Licence);
-    let is_flat = facts.format == Format::Gguf && model.files.iter().all(|file| is_flat(model.role(file)));
-    let config = Document::new(if is_flat { CONFIG } else { CONFIG_WITH_PATHS }, &config);
+    let is_flat =
+        |role| matches!(role, FileRole::Weights | FileRole::Projector | FileRole::ChatTemplate | FileRole::Licence);
+    let is_flat = facts.format == ModelFormat::Gguf && model.files.iter().all(|file| is_flat(model.role(file)));
+    let config = ArtifactDocument::new(if is_flat { CONFIG } else { CONFIG_WITH_PATHS }, &config);
     artifact(model, None, config, |role| media_type(role, facts.format))
 }
 
-const fn media_type(role: Role, format: Format) -> &'static str {
+const fn media_type(role: FileRole, format: ModelFormat) -> &'static str {
     match (role, format) {
-        (Role::Weights, Format::Gguf) => "application/vnd.docker.ai.gguf.v3",
-        (Role::Weights, Format::Safetensors) => "application/vnd.docker.ai.safetensors",
-        (Role::Adapter, Format::Gguf) => "application/vnd.docker.ai.gguf.v3.lora",
-        (Role::Adapter, Format::Safetensors) => "application/vnd.docker.ai.model.file",
-        (Role::Projector, _) => "application/vnd.docker.ai.mmproj",
-        (Role::ChatTemplate, _) => "application/vnd.docker.ai.chat.template.jinja",
-        (Role::Licence, _) => "application/vnd.docker.ai.license",
-        (Role::Text | Role::Config | Role::Other, _) => "application/vnd.docker.ai.model.file",
+        (FileRole::Weights, ModelFormat::Gguf) => "application/vnd.docker.ai.gguf.v3",
+        (FileRole::Weights, ModelFormat::Safetensors) => "application/vnd.docker.ai.safetensors",
+        (FileRole::Adapter, ModelFormat::Gguf) => "application/vnd.docker.ai.gguf.v3.lora",
+        (FileRole::Adapter, ModelFormat::Safetensors) => "application/vnd.docker.ai.model.file",
+        (FileRole::Projector, _) => "application/vnd.docker.ai.mmproj",
+        (FileRole::ChatTemplate, _) => "application/vnd.docker.ai.chat.template.jinja",
+        (FileRole::Licence, _) => "application/vnd.docker.ai.license",
+        (FileRole::Text | FileRole::Config | FileRole::Other, _) => "application/vnd.docker.ai.model.file",
     }
 }
 

@@ -23,8 +23,8 @@ use crate::disk::{WriteError, bounded};
 use crate::layer::Sink;
 use crate::layer::output::{Output, Verify};
 use crate::model::read::cursor::HeaderError;
-use crate::model::read::facts::Format;
-use crate::model::read::gguf::{Header, MAGIC, Tensor};
+use crate::model::read::facts::ModelFormat;
+use crate::model::read::gguf::{GgufHeader, GgufTensor, MAGIC};
 use crate::model::read::inspect::{InspectError, inspect};
 use crate::model::read::shards::ShardName;
 
@@ -126,7 +126,7 @@ pub struct Shard {
 /// The name of what is split: that of the file, without its extension.
 #[must_use]
 pub(crate) fn base_of(file_name: &str) -> &str {
-    file_name.strip_suffix(Format::Gguf.ending()).unwrap_or(file_name)
+    file_name.strip_suffix(ModelFormat::Gguf.ending()).unwrap_or(file_name)
 }
 
 /// Splits `file` into shards called `name-…` in `directory`, which must exist. No shard is larger than `max_size`, but for
@@ -146,7 +146,7 @@ pub fn split(
     if !source.metadata().map_err(reading)?.is_file() {
         return Err(reading(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
     }
-    let header = match Header::read(&source) {
+    let header = match GgufHeader::read(&source) {
         Ok(header) => header,
         Err(source) => {
             // This knows what else it may be.
@@ -167,13 +167,13 @@ pub fn split(
         base: name.to_owned(),
         number: 1,
         count: numbered.into(),
-        extension: Format::Gguf.extension().to_owned(),
+        extension: ModelFormat::Gguf.extension().to_owned(),
     };
 
     progress.expect(header.size);
     let mut shards = Vec::new();
     for index in 0..numbered {
-        let place = Place { index, count: numbered, tensors: of_all };
+        let place = ShardPlace { index, count: numbered, tensors: of_all };
         let own = index.checked_sub(1).map_or(&[][..], |part| &parts[usize::from(part)]);
         let name = shard_name.sibling(u32::from(index) + 1);
         let path = directory.join(&name);
@@ -194,16 +194,16 @@ pub fn split(
 }
 
 /// A tensor and the bytes of its data, in the order in which these lie.
-type Sized<'a> = (&'a Tensor, u64);
+type Sized<'a> = (&'a GgufTensor, u64);
 
 /// The sizes of all tensors. One of an unknown type ends where the next begins.
-fn sized<'a>(file: &Path, header: &'a Header) -> Result<Vec<Sized<'a>>, SplitError> {
-    let mut tensors: Vec<&Tensor> = header.tensors.iter().collect();
+fn sized<'a>(file: &Path, header: &'a GgufHeader) -> Result<Vec<Sized<'a>>, SplitError> {
+    let mut tensors: Vec<&GgufTensor> = header.tensors.iter().collect();
     if tensors.is_empty() {
         return Err(SplitError::NoTensors(file.to_owned()));
     }
     tensors.sort_by_key(|tensor| tensor.offset);
-    let size = |(n, tensor): (usize, &&'a Tensor)| {
+    let size = |(n, tensor): (usize, &&'a GgufTensor)| {
         // An empty one can lie anywhere, also at the same place.
         let next = || tensors[n + 1..].iter().find(|next| next.size != Some(0));
         let to_next = || next().map(|next| next.offset - tensor.offset);
@@ -228,7 +228,7 @@ fn cut<'a>(tensors: &[Sized<'a>], alignment: u64, max_size: u64) -> Vec<Vec<Size
             }
             _ => {
                 parts.push(vec![(tensor, size)]);
-                (head, data) = (Place::default().head(alignment, 0).len() as u64 + info, padded);
+                (head, data) = (ShardPlace::default().head(alignment, 0).len() as u64 + info, padded);
             }
         }
     }
@@ -237,13 +237,13 @@ fn cut<'a>(tensors: &[Sized<'a>], alignment: u64, max_size: u64) -> Vec<Vec<Size
 
 /// What a shard says of itself.
 #[derive(Debug, Clone, Copy, Default)]
-struct Place {
+struct ShardPlace {
     index: u16,
     count: u16,
     tensors: u32,
 }
 
-impl Place {
+impl ShardPlace {
     /// How many keys it writes.
     const KEYS: u64 = 3;
 
@@ -281,14 +281,14 @@ fn key(bytes: &mut Vec<u8>, name: &str, kind: u32, value: &[u8]) {
 }
 
 /// Bytes of a tensor's entry: its name, rank, dimensions, type and offset.
-fn info_size(tensor: &Tensor) -> u64 {
+fn info_size(tensor: &GgufTensor) -> u64 {
     (8 + tensor.name.len() + 4 + 8 * tensor.dims.len() + 4 + 8) as u64
 }
 
 /// The first shard: every key as it is, and no tensor.
-fn metadata(header: &Header, source: &File, place: &Place, output: &mut Output<'_>) -> Result<(), PipeError> {
+fn metadata(header: &GgufHeader, source: &File, place: &ShardPlace, output: &mut Output<'_>) -> Result<(), PipeError> {
     let kept = || header.entries.iter().filter(|entry| !entry.key.starts_with("split."));
-    output.bytes(&beginning(0, kept().count() as u64 + Place::KEYS)).map_err(PipeError::Write)?;
+    output.bytes(&beginning(0, kept().count() as u64 + ShardPlace::KEYS)).map_err(PipeError::Write)?;
     for entry in kept() {
         let Range { start, end } = entry.range;
         output.range(source, start, end - start)?;
@@ -301,10 +301,10 @@ fn metadata(header: &Header, source: &File, place: &Place, output: &mut Output<'
 
 /// A shard of tensors.
 fn weights(
-    header: &Header,
+    header: &GgufHeader,
     source: &File,
     tensors: &[Sized<'_>],
-    place: &Place,
+    place: &ShardPlace,
     output: &mut Output<'_>,
 ) -> Result<(), PipeError> {
     let mut bytes = place.head(header.alignment, tensors.len() as u64);
@@ -339,7 +339,7 @@ mod tests {
     use super::*;
 
     /// A tensor of the type I8, or of another that is a number a byte too.
-    struct Given<'a>(&'a str, u32, Vec<u8>);
+    struct GivenTensor<'a>(&'a str, u32, Vec<u8>);
 
     fn string(name: &str, value: &str) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -349,11 +349,11 @@ mod tests {
     }
 
     /// A file of these keys and tensors, as other tools write it.
-    fn gguf(keys: &[Vec<u8>], alignment: u64, tensors: &[Given<'_>]) -> Vec<u8> {
+    fn gguf(keys: &[Vec<u8>], alignment: u64, tensors: &[GivenTensor<'_>]) -> Vec<u8> {
         let mut bytes = beginning(tensors.len() as u64, keys.len() as u64);
         bytes.extend(keys.concat());
         let (mut offset, mut data) = (0_u64, Vec::new());
-        for Given(name, kind, content) in tensors {
+        for GivenTensor(name, kind, content) in tensors {
             text(&mut bytes, name);
             bytes.extend(1_u32.to_le_bytes());
             bytes.extend((content.len() as u64).to_le_bytes());
@@ -368,10 +368,10 @@ mod tests {
         bytes
     }
 
-    fn tensors(sizes: &[usize]) -> Vec<Given<'static>> {
+    fn tensors(sizes: &[usize]) -> Vec<GivenTensor<'static>> {
         const NAMES: [&str; 5] = ["token_embd.weight", "blk.0.a", "blk.0.b", "blk.1.a", "output.weight"];
         let content = |n: usize, size: usize| (0..size).map(|i| (i * 7 + n * 31) as u8).collect();
-        sizes.iter().enumerate().map(|(n, size)| Given(NAMES[n], 24, content(n, *size))).collect()
+        sizes.iter().enumerate().map(|(n, size)| GivenTensor(NAMES[n], 24, content(n, *size))).collect()
     }
 
     /// Splits a file, and gives back the shards by name.
@@ -397,14 +397,14 @@ mod tests {
         Ok(read)
     }
 
-    fn header(bytes: &[u8]) -> Header {
-        Header::read(io::Cursor::new(bytes)).unwrap()
+    fn header(bytes: &[u8]) -> GgufHeader {
+        GgufHeader::read(io::Cursor::new(bytes)).unwrap()
     }
 
     /// The data of every tensor of a file.
     fn data(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
         let header = header(bytes);
-        let of = |tensor: &Tensor| {
+        let of = |tensor: &GgufTensor| {
             let start = (header.data_start + tensor.offset) as usize;
             (tensor.name.clone(), bytes[start..start + tensor.elements as usize].to_vec())
         };
@@ -424,7 +424,7 @@ mod tests {
 
         let (whole, metadata) = (header(&source), header(first));
         assert_eq!((metadata.tensors.len(), metadata.size % 32), (0, 0));
-        let of = |header: &Header, bytes: &[u8]| {
+        let of = |header: &GgufHeader, bytes: &[u8]| {
             let range = |range: &Range<u64>| bytes[range.start as usize..range.end as usize].to_vec();
             header.entries.iter().map(|entry| range(&entry.range)).collect::<Vec<_>>()
         };

@@ -5,7 +5,7 @@ use std::path::{Component, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ollama::Name;
+use super::ollama::OllamaName;
 
 /// Where Ollama looks by default when its user is root.
 pub(crate) const DEFAULT_DIRECTORY: &str = "/root/.ollama/models";
@@ -21,7 +21,7 @@ pub struct OllamaSpec {
     #[serde(default = "default_directory")]
     pub directory: PathBuf,
     /// The models.
-    pub models: Vec<Entry>,
+    pub models: Vec<ModelfileEntry>,
 }
 
 impl OllamaSpec {
@@ -41,9 +41,9 @@ impl OllamaSpec {
         if self.models.is_empty() {
             return Err(("models".to_owned(), "a directory of no models; name one".to_owned()));
         }
-        let wrong = |(n, entry): (usize, &Entry)| {
+        let wrong = |(n, entry): (usize, &ModelfileEntry)| {
             let reference = entry.options.reference.as_deref()?;
-            let error = Name::parse(reference).err()?;
+            let error = OllamaName::parse(reference).err()?;
             Some((format!("models[{n}].options.reference"), error.to_string()))
         };
         self.models.iter().enumerate().find_map(wrong).map_or(Ok(()), Err)
@@ -53,18 +53,18 @@ impl OllamaSpec {
 /// One model for Ollama.
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Entry {
+pub struct ModelfileEntry {
     /// The image directory that the model was built into. The image that gets the layer has to have the model too.
     pub(crate) model: PathBuf,
     /// What is different from what Ollama would make of the GGUF file alone.
     #[serde(default)]
-    pub(crate) options: Options,
+    pub(crate) options: ModelfileOptions,
 }
 
 /// What a Modelfile would say of a model.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct Options {
+pub(crate) struct ModelfileOptions {
     /// What Ollama calls it, `[HOST/][NAMESPACE/]NAME[:TAG]`; by default the model's name, and `latest`.
     pub(crate) reference: Option<String>,
     /// `TEMPLATE`: a Go template. Without one, Ollama uses the chat template of the GGUF file.

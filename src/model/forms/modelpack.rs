@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::artifact::{Artifact, Document, Model, Role, artifact, scaled};
+use super::artifact::{Artifact, ArtifactDocument, DescribedModel, FileRole, artifact, scaled};
 use crate::model::read::facts::Facts;
 use crate::oci::digest::Digest;
 
@@ -14,14 +14,14 @@ const CONFIG: &str = "application/vnd.cncf.model.config.v1+json";
 
 /// The config, in the order of the fields of its Go types.
 #[derive(Serialize, schemars::JsonSchema)]
-struct Config<'a> {
-    descriptor: Descriptor<'a>,
+struct ModelPackConfig<'a> {
+    descriptor: ModelPackDescriptor<'a>,
     modelfs: ModelFs,
-    config: Technical<'a>,
+    config: ModelPackTechnical<'a>,
 }
 
 #[derive(Serialize, schemars::JsonSchema)]
-struct Descriptor<'a> {
+struct ModelPackDescriptor<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     family: Option<&'a str>,
     name: &'a str,
@@ -46,7 +46,7 @@ struct ModelFs {
 
 #[derive(Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Technical<'a> {
+struct ModelPackTechnical<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     architecture: Option<&'a str>,
     format: &'static str,
@@ -64,11 +64,11 @@ struct Capabilities<'a> {
 
 /// The model as a ModelPack artifact.
 #[must_use]
-pub fn modelpack(model: &Model) -> Artifact {
+pub fn modelpack(model: &DescribedModel) -> Artifact {
     let Facts { architecture, quantization, licence, .. } = &model.facts;
     let languages: Vec<&str> = model.facts.languages.iter().map(String::as_str).filter(is_language).collect();
-    let config = Config {
-        descriptor: Descriptor {
+    let config = ModelPackConfig {
+        descriptor: ModelPackDescriptor {
             family: architecture.as_deref(),
             name: &model.name,
             source_url: model.facts.source.as_deref(),
@@ -78,7 +78,7 @@ pub fn modelpack(model: &Model) -> Artifact {
             title: model.facts.name.as_deref(),
         },
         modelfs: ModelFs { r#type: "layers", diff_ids: model.files.iter().map(|file| file.sha256).collect() },
-        config: Technical {
+        config: ModelPackTechnical {
             architecture: architecture.as_deref(),
             format: model.facts.format.as_str(),
             param_size: param_size(model.facts.parameters),
@@ -86,7 +86,7 @@ pub fn modelpack(model: &Model) -> Artifact {
             capabilities: (!languages.is_empty()).then_some(Capabilities { languages }),
         },
     };
-    artifact(model, Some(ARTIFACT), Document::new(CONFIG, &config), media_type)
+    artifact(model, Some(ARTIFACT), ArtifactDocument::new(CONFIG, &config), media_type)
 }
 
 /// Two lower-case letters, as the schema asks for.
@@ -103,11 +103,13 @@ fn param_size(parameters: u64) -> String {
     scaled(parameters, 1000, &["", "K", "M", "B", "T", "Q"], 1)
 }
 
-const fn media_type(role: Role) -> &'static str {
+const fn media_type(role: FileRole) -> &'static str {
     match role {
-        Role::Weights | Role::Projector | Role::Adapter => "application/vnd.cncf.model.weight.v1.raw",
-        Role::Licence | Role::Text => "application/vnd.cncf.model.doc.v1.raw",
-        Role::ChatTemplate | Role::Config | Role::Other => "application/vnd.cncf.model.weight.config.v1.raw",
+        FileRole::Weights | FileRole::Projector | FileRole::Adapter => "application/vnd.cncf.model.weight.v1.raw",
+        FileRole::Licence | FileRole::Text => "application/vnd.cncf.model.doc.v1.raw",
+        FileRole::ChatTemplate | FileRole::Config | FileRole::Other => {
+            "application/vnd.cncf.model.weight.config.v1.raw"
+        }
     }
 }
 

@@ -15,10 +15,10 @@ use std::fmt;
 use serde::Serialize;
 use serde_json::{Number, Value};
 
-use super::artifact::{Model, ModelFile, Role};
-pub(crate) use super::modelfile::{OllamaSpec, Options};
+use super::artifact::{DescribedModel, FileRole, ModelFile};
+pub(crate) use super::modelfile::{ModelfileOptions, OllamaSpec};
 use crate::class::{Class, Classified};
-use crate::model::read::facts::Format;
+use crate::model::read::facts::ModelFormat;
 use crate::model::read::named::{Named, named};
 use crate::model::read::shards::ShardName;
 use crate::oci::canonical::to_go;
@@ -57,7 +57,7 @@ pub enum OllamaError {
     Parts(String),
     /// Two models under one name.
     #[error("two models would both be '{0}' for Ollama; give one of them another reference")]
-    Twice(Name),
+    Twice(OllamaName),
     /// Shards.
     #[error(
         "model {model} is split into several files ({file}, …), and Ollama keeps the weights of a model as one blob: give it the whole file (llama.cpp's `llama-gguf-split --merge` makes it of the shards), or serve the shards with llama.cpp"
@@ -74,7 +74,7 @@ pub enum OllamaError {
         /// The model.
         model: String,
         /// What it is.
-        format: Format,
+        format: ModelFormat,
     },
     /// A part of a model.
     #[error(
@@ -118,14 +118,14 @@ impl Classified for OllamaError {
 
 /// What Ollama calls a model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
+pub struct OllamaName {
     host: String,
     namespace: String,
     model: String,
     tag: String,
 }
 
-impl Name {
+impl OllamaName {
     /// Reads `[HOST/][NAMESPACE/]NAME[:TAG]`; by default that is `registry.ollama.ai/library/NAME:latest`.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ impl Name {
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for OllamaName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}:{}", self.host, self.namespace, self.model, self.tag)
     }
@@ -177,7 +177,7 @@ impl fmt::Display for Name {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OllamaModel {
     /// Its name.
-    pub(crate) name: Name,
+    pub(crate) name: OllamaName,
     /// Its manifest.
     pub(crate) manifest: String,
     /// Its config, one of the texts.
@@ -196,16 +196,16 @@ pub(crate) fn blob_path(digest: Digest) -> String {
 
 #[derive(Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Manifest {
+struct OllamaManifest {
     schema_version: u32,
     media_type: &'static str,
-    config: Layer,
-    layers: Vec<Layer>,
+    config: OllamaLayer,
+    layers: Vec<OllamaLayer>,
 }
 
 #[derive(Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Layer {
+struct OllamaLayer {
     media_type: &'static str,
     digest: Digest,
     size: u64,
@@ -213,7 +213,7 @@ struct Layer {
 
 /// The config, in the order of the fields of its Go type.
 #[derive(Serialize, schemars::JsonSchema)]
-struct Config<'a> {
+struct OllamaConfig<'a> {
     model_format: &'static str,
     model_family: &'a str,
     model_families: [&'a str; 1],
@@ -231,18 +231,18 @@ struct Config<'a> {
 ///
 /// # Errors
 /// If Ollama would not take it.
-pub(crate) fn ollama(model: &Model, options: &Options) -> Result<OllamaModel, OllamaError> {
-    let name = Name::parse(options.reference.as_deref().unwrap_or(&model.name))?;
+pub(crate) fn ollama(model: &DescribedModel, options: &ModelfileOptions) -> Result<OllamaModel, OllamaError> {
+    let name = OllamaName::parse(options.reference.as_deref().unwrap_or(&model.name))?;
     let (called, facts) = (|| model.name.clone(), &model.facts);
-    if facts.format != Format::Gguf {
+    if facts.format != ModelFormat::Gguf {
         return Err(OllamaError::Format { model: called(), format: facts.format });
     }
     if let Some(kind) = facts.kind.as_ref().filter(|kind| *kind != "model") {
         return Err(OllamaError::Kind { model: called(), kind: kind.clone() });
     }
-    let weights: Vec<&ModelFile> = model.of(Role::Weights).collect();
+    let weights: Vec<&ModelFile> = model.of(FileRole::Weights).collect();
     // The only one of its shards is whole.
-    let is_shard = |file: &ModelFile| ShardName::parse(file.base()).is_some_and(|shard| shard.count > 1);
+    let is_shard = |file: &ModelFile| ShardName::parse(file.file_name()).is_some_and(|shard| shard.count > 1);
     let weights = match &weights[..] {
         [] => return Err(OllamaError::NoWeights(called())),
         [file] if !is_shard(file) => *file,
@@ -250,12 +250,12 @@ pub(crate) fn ollama(model: &Model, options: &Options) -> Result<OllamaModel, Ol
             let files = weights.iter().map(|file| file.path.as_str()).collect::<Vec<_>>().join(", ");
             return Err(OllamaError::Several { model: called(), files });
         }
-        [file, ..] => return Err(OllamaError::Split { model: called(), file: file.base().to_owned() }),
+        [file, ..] => return Err(OllamaError::Split { model: called(), file: file.file_name().to_owned() }),
     };
 
     let architecture = facts.architecture.as_deref().unwrap_or("unknown");
     let (renderer, parser, stop) = defaults(architecture);
-    let config = Config {
+    let config = OllamaConfig {
         model_format: facts.format.as_str(),
         model_family: architecture,
         model_families: [architecture],
@@ -276,15 +276,15 @@ pub(crate) fn ollama(model: &Model, options: &Options) -> Result<OllamaModel, Ol
     let mut small = |media_type, text: String| {
         let (digest, size) = (Digest::of(text.as_bytes()), text.len() as u64);
         texts.insert(digest, text);
-        Layer { media_type, digest, size }
+        OllamaLayer { media_type, digest, size }
     };
     let config = small(CONFIG, encoded(&config));
-    let large = |media_type, file: &ModelFile| Layer { media_type, digest: file.sha256, size: file.size };
+    let large = |media_type, file: &ModelFile| OllamaLayer { media_type, digest: file.sha256, size: file.size };
     let mut layers = vec![large(MODEL, weights)];
     // Ollama takes an adapter as GGUF too, whatever format it was trained in.
-    let is_gguf = |file: &&ModelFile| named(&file.path) == Named::Weights(Format::Gguf);
-    let adapters: Vec<&ModelFile> = model.of(Role::Adapter).filter(is_gguf).collect();
-    layers.extend(model.of(Role::Projector).map(|file| large(PROJECTOR, file)));
+    let is_gguf = |file: &&ModelFile| named(&file.path) == Named::Weights(ModelFormat::Gguf);
+    let adapters: Vec<&ModelFile> = model.of(FileRole::Adapter).filter(is_gguf).collect();
+    layers.extend(model.of(FileRole::Projector).map(|file| large(PROJECTOR, file)));
     layers.extend(adapters.iter().map(|file| large(ADAPTER, file)));
     // In this order; an empty text counts as absent.
     let given = [(TEMPLATE, &options.template), (SYSTEM, &options.system)];
@@ -295,8 +295,8 @@ pub(crate) fn ollama(model: &Model, options: &Options) -> Result<OllamaModel, Ol
         layers.push(small(PARAMETERS, encoded(&as_go(&Value::Object(params)))));
     }
     let digest = config.digest;
-    let manifest = encoded(&Manifest { schema_version: 2, media_type: MANIFEST, config, layers });
-    let weights = std::iter::once(weights).chain(model.of(Role::Projector)).chain(adapters).cloned().collect();
+    let manifest = encoded(&OllamaManifest { schema_version: 2, media_type: MANIFEST, config, layers });
+    let weights = std::iter::once(weights).chain(model.of(FileRole::Projector)).chain(adapters).cloned().collect();
     Ok(OllamaModel { name, manifest, config: digest, texts, weights })
 }
 
@@ -350,13 +350,13 @@ mod tests {
     use crate::model::forms::artifact::samples::{smollm2, with_files};
     use serde_json::json;
 
-    fn options(value: Value) -> Options {
+    fn options(value: Value) -> ModelfileOptions {
         serde_json::from_value(value).unwrap()
     }
 
     #[test]
     fn the_config_is_that_of_ollama_create() {
-        let made = ollama(&smollm2(), &Options::default()).unwrap();
+        let made = ollama(&smollm2(), &ModelfileOptions::default()).unwrap();
         let config = r#"{"model_format":"gguf","model_family":"llama","model_families":["llama"],"model_type":"134.52M","file_type":"Q4_1","architecture":"amd64","os":"linux"}"#;
         assert_eq!(made.texts[&made.config], format!("{config}\n"));
         assert_eq!(made.texts.len(), 1);
@@ -396,7 +396,7 @@ mod tests {
         let mut model = smollm2();
         model.facts.architecture = Some("gemma4".to_owned());
         model.facts.quantization = Some("F32".to_owned());
-        let made = ollama(&model, &Options::default()).unwrap();
+        let made = ollama(&model, &ModelfileOptions::default()).unwrap();
         let config: Value = serde_json::from_str(&made.texts[&made.config]).unwrap();
         assert_eq!(
             (&config["renderer"], &config["parser"], &config["file_type"]),
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn names_have_four_parts_that_are_files() {
-        let path = |text: &str| Name::parse(text).map(|name| name.to_string());
+        let path = |text: &str| OllamaName::parse(text).map(|name| name.to_string());
         assert_eq!(path("m").unwrap(), "registry.ollama.ai/library/m:latest");
         assert_eq!(path("team/m:1").unwrap(), "registry.ollama.ai/team/m:1");
         assert_eq!(path("localhost:5000/team/m").unwrap(), "localhost:5000/team/m:latest");
@@ -435,7 +435,7 @@ mod tests {
 
     #[test]
     fn what_ollama_cannot_serve_is_refused_with_the_reason() {
-        let said = |model: &Model| ollama(model, &Options::default()).unwrap_err().to_string();
+        let said = |model: &DescribedModel| ollama(model, &ModelfileOptions::default()).unwrap_err().to_string();
         for shards in
             [&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"][..], &["x/a-00001-of-00002.gguf", "x/b.json"]]
         {
@@ -447,7 +447,7 @@ mod tests {
             said(&model),
             "model smollm2 is not a model of its own but of the kind 'adapter'; Ollama needs the model that it belongs to"
         );
-        model.facts.format = Format::Safetensors;
+        model.facts.format = ModelFormat::Safetensors;
         assert!(said(&model).starts_with("model smollm2 is safetensors, and Ollama serves GGUF"));
         assert_eq!(said(&with_files(&["a.bin", "b.json"])), "model m has no file whose name ends with .gguf");
     }
@@ -457,16 +457,17 @@ mod tests {
         let mut model = with_files(&["m.gguf", "l.gguf", "imatrix.gguf", "peft/adapter_model.safetensors"]);
         let kinds = [("l.gguf", "adapter"), ("imatrix.gguf", "imatrix"), ("peft/adapter_model.safetensors", "adapter")];
         model.facts.beside = kinds.map(|(path, kind)| (path.to_owned(), kind.to_owned())).into();
-        let made = ollama(&model, &Options::default()).unwrap();
+        let made = ollama(&model, &ModelfileOptions::default()).unwrap();
         assert!(made.manifest.contains(ADAPTER));
         assert_eq!(made.weights.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["m.gguf", "l.gguf"]);
-        let error = ollama(&with_files(&["a/m.gguf", "b/n.gguf"]), &Options::default()).unwrap_err().to_string();
+        let error =
+            ollama(&with_files(&["a/m.gguf", "b/n.gguf"]), &ModelfileOptions::default()).unwrap_err().to_string();
         assert!(error.starts_with("model m has several models in it (a/m.gguf, b/n.gguf)"), "{error}");
     }
 
     #[test]
     fn a_projector_is_a_layer_of_its_own() {
-        let made = ollama(&with_files(&["m.gguf", "mmproj-m.gguf"]), &Options::default()).unwrap();
+        let made = ollama(&with_files(&["m.gguf", "mmproj-m.gguf"]), &ModelfileOptions::default()).unwrap();
         assert!(made.manifest.contains(PROJECTOR));
         assert_eq!(made.weights.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), ["m.gguf", "mmproj-m.gguf"]);
     }

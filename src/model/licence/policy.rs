@@ -14,7 +14,7 @@ use crate::class::{Class, Classified};
 /// What a stack says of licences.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct Policy {
+pub(crate) struct LicencePolicy {
     /// If there is such a list, one of its rules has to fit.
     #[serde(default)]
     pub(crate) allow: Option<Vec<String>>,
@@ -92,7 +92,7 @@ fn list(rules: &[String]) -> String {
     if rules.is_empty() { "nothing".to_owned() } else { rules.join(", ") }
 }
 
-impl Policy {
+impl LicencePolicy {
     /// Whether it asks for anything.
     #[must_use]
     pub(crate) const fn is_empty(&self) -> bool {
@@ -204,13 +204,13 @@ fn fits(rule: &str, id: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn policy(allow: Option<&[&str]>, deny: &[&str], unknown: Unknown) -> Policy {
+    fn policy(allow: Option<&[&str]>, deny: &[&str], unknown: Unknown) -> LicencePolicy {
         let texts = |rules: &[&str]| rules.iter().map(|rule| (*rule).to_owned()).collect();
-        Policy { allow: allow.map(texts), deny: texts(deny), unknown }
+        LicencePolicy { allow: allow.map(texts), deny: texts(deny), unknown }
     }
 
     /// What is said of a model with this licence: nothing, a warning, or why not.
-    fn said(policy: &Policy, licence: &str) -> String {
+    fn said(policy: &LicencePolicy, licence: &str) -> String {
         match policy.check("m", Some(licence).filter(|licence| *licence != "-")) {
             Ok(warning) => warning.unwrap_or_else(|| "ok".to_owned()),
             Err(error) => error.to_string(),

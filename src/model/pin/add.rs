@@ -7,11 +7,11 @@ use std::{fs, io};
 
 use super::hub::{Hub, HubError};
 use super::lock::{LockedFile, LockedModel};
-use super::resolve::{Candidate, Origin, ResolveError, Resolved};
+use super::resolve::{Candidate, FileOrigin, ResolvedSource, SourceResolveError};
 use crate::class::{Class, Classified};
 use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError, bounded};
+use crate::disk::{AtPath, WriteError, bounded};
 use crate::model::read::facts::{Facts, Inspected};
 use crate::model::read::inspect::{inspect, inspect_set};
 use crate::nix::store::{FixedFile, NixError, NixStore};
@@ -26,7 +26,7 @@ use crate::registry::web::WebFile;
 pub(crate) enum AddError {
     /// What was asked for.
     #[error(transparent)]
-    Resolve(#[from] ResolveError),
+    Resolve(#[from] SourceResolveError),
     /// Hugging Face.
     #[error(transparent)]
     Hub(#[from] HubError),
@@ -127,7 +127,7 @@ impl Adder<'_> {
     ///
     /// # Errors
     /// See [`AddError`]; what was complete is in the store, what broke off is gone on with by the next run.
-    pub(crate) fn bring(&self, resolved: &Resolved) -> Result<Brought, AddError> {
+    pub(crate) fn bring(&self, resolved: &ResolvedSource) -> Result<Brought, AddError> {
         fs::create_dir_all(self.cache).at("create", self.cache)?;
         let known = resolved.files.iter().filter_map(|file| Some(FixedFile::new(&file.name, file.digest?)));
         let missing = self.store.missing(known.collect::<Result<Vec<_>, _>>()?)?;
@@ -143,8 +143,8 @@ impl Adder<'_> {
                 _ => self.bring_one(file, resolved, &mut brought)?,
             };
             let url = match &file.origin {
-                Origin::Web { address, .. } => Some(address.clone()),
-                Origin::Local(_) => None,
+                FileOrigin::Web { address, .. } => Some(address.clone()),
+                FileOrigin::Local(_) => None,
             };
             let (name, path, sha256) = (file.name.clone(), file.path.clone(), fixed.digest());
             brought.files.push(LockedFile { name, path, size, sha256, url });
@@ -155,11 +155,11 @@ impl Adder<'_> {
     fn bring_one(
         &self,
         file: &Candidate,
-        resolved: &Resolved,
+        resolved: &ResolvedSource,
         brought: &mut Brought,
     ) -> Result<(FixedFile, u64), AddError> {
         match &file.origin {
-            Origin::Local(path) => {
+            FileOrigin::Local(path) => {
                 let (digest, size) = self.hash(path)?;
                 let fixed = FixedFile::new(&file.name, digest)?;
                 if !self.store.missing([fixed.clone()])?.is_empty() {
@@ -168,7 +168,7 @@ impl Adder<'_> {
                 }
                 Ok((fixed, size))
             }
-            Origin::Web { address, version } => {
+            FileOrigin::Web { address, version } => {
                 let key = file.digest.unwrap_or_else(|| {
                     Digest::of(format!("{address}\n{}", version.as_deref().unwrap_or_default()).as_bytes())
                 });
@@ -205,19 +205,19 @@ impl Adder<'_> {
         let missing = self.store.missing(model.files.iter().map(LockedFile::fixed))?;
         let candidate = |file: &LockedFile| {
             let origin = match &file.url {
-                Some(url) => Origin::Web { address: url.clone(), version: None },
+                Some(url) => FileOrigin::Web { address: url.clone(), version: None },
                 None if missing.contains(&file.fixed()) => {
                     let (path, reference) = (file.path.clone(), model.source.reference.clone());
                     return Err(AddError::NoAddress { path, reference });
                 }
                 // It is there; where it came from does not matter.
-                None => Origin::Local(PathBuf::new()),
+                None => FileOrigin::Local(PathBuf::new()),
             };
             let (size, digest) = (Some(file.size), Some(file.sha256));
             Ok(Candidate { name: file.name.clone(), path: file.path.clone(), size, digest, origin })
         };
         let files = model.files.iter().map(candidate).collect::<Result<_, _>>()?;
-        self.bring(&Resolved { source: model.source.clone(), files, revision: None, facts: None })
+        self.bring(&ResolvedSource { source: model.source.clone(), files, revision: None, facts: None })
     }
 
     /// What the headers of the files say, read in the store.
@@ -307,7 +307,7 @@ impl Adder<'_> {
     /// Of what is downloaded, one file at a time is in the cache until the store has it.
     fn check_space(&self, files: &[&Candidate]) -> Result<(), AddError> {
         let all: u64 = files.iter().filter_map(|file| file.size).sum();
-        let coming = files.iter().filter(|file| matches!(file.origin, Origin::Web { .. }));
+        let coming = files.iter().filter(|file| matches!(file.origin, FileOrigin::Web { .. }));
         let most = coming.filter_map(|file| {
             let part = file.digest.map(|digest| self.cache.join(format!("{}.part", digest.hex())));
             let there = part.and_then(|part| fs::metadata(part).ok()).map_or(0, |part| part.len());

@@ -107,14 +107,14 @@ pub(crate) struct HubFile {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Info {
+struct HubInfo {
     sha: String,
     #[serde(default)]
-    card_data: Option<Card>,
+    card_data: Option<HubCard>,
 }
 
 #[derive(Deserialize, Default)]
-struct Card {
+struct HubCard {
     #[serde(default)]
     license: serde_json::Value,
     #[serde(default)]
@@ -122,7 +122,7 @@ struct Card {
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct HubEntry {
     #[serde(rename = "type")]
     kind: String,
     path: String,
@@ -152,7 +152,7 @@ impl Hub<'_> {
         // A `/` in a revision is escaped like anything else.
         let escaped = escaped_path(revision).replace('/', "%2F");
         let address = format!("{}/api/models/{repo}/revision/{escaped}", self.endpoint);
-        let (info, _): (Info, _) =
+        let (info, _): (HubInfo, _) =
             self.read(&address, progress).map_err(|error| self.explain(error, repo, Some(revision)))?;
         if !is_commit(&info.sha) || (is_commit(revision) && info.sha != revision) {
             return Err(HubError::Answer { address, reason: format!("'{}' is not the commit", info.sha) });
@@ -176,7 +176,7 @@ impl Hub<'_> {
         let (mut files, mut next) = (BTreeMap::new(), Some(first.clone()));
         for _ in 0..MAX_PAGES {
             let Some(address) = next else { return Ok(files) };
-            let (entries, more): (Vec<Entry>, _) =
+            let (entries, more): (Vec<HubEntry>, _) =
                 self.read(&address, progress).map_err(|error| self.explain(error, repo, Some(commit)))?;
             for entry in entries.into_iter().filter(|entry| entry.kind == "file") {
                 RelativePath::new(&entry.path)

@@ -216,7 +216,7 @@ impl LockedModel {
 }
 
 /// A lock of models that is being changed.
-pub(crate) type Change = lock_file::Change<ModelLock>;
+pub(crate) type ModelLockChange = lock_file::LockFileChange<ModelLock>;
 
 /// Reads a lock of models and checks all of it.
 ///

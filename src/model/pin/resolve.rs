@@ -6,13 +6,13 @@ use std::{fs, io};
 
 use super::hub::{Hub, HubError, Revision};
 use super::lock::{LockedModel, LockedSource};
-use super::source::{HubSource, ParseSourceError, Source, family, is_match, without_common_folder};
+use super::source::{HubSource, ParseSourceError, PinSource, family, is_match, without_common_folder};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::model::read::facts::{Facts, Inspected};
 use crate::model::read::formats::is_unread;
 use crate::model::read::inspect::{InspectError, files_of, inspect};
-use crate::model::read::named::{Named, base, named};
+use crate::model::read::named::{Named, file_name, named};
 use crate::nix::store::fitting_name;
 use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
@@ -20,7 +20,7 @@ use crate::registry::error::RegistryError;
 /// Why a source is not a model's.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum ResolveError {
+pub(crate) enum SourceResolveError {
     /// What was asked for.
     #[error(transparent)]
     Source(#[from] ParseSourceError),
@@ -56,7 +56,7 @@ pub(crate) enum ResolveError {
     },
 }
 
-impl Classified for ResolveError {
+impl Classified for SourceResolveError {
     fn class(&self) -> Class {
         match self {
             Self::Source(error) => error.class(),
@@ -81,12 +81,12 @@ pub(crate) struct Candidate {
     /// Its digest, where that was said.
     pub(crate) digest: Option<Digest>,
     /// Where it is.
-    pub(crate) origin: Origin,
+    pub(crate) origin: FileOrigin,
 }
 
 /// Where a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origin {
+pub(crate) enum FileOrigin {
     /// On a server.
     Web {
         /// Its address.
@@ -100,7 +100,7 @@ pub(crate) enum Origin {
 
 /// What a source is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Resolved {
+pub(crate) struct ResolvedSource {
     /// As the lock has it.
     pub(crate) source: LockedSource,
     /// Its files, of shards the first one first.
@@ -111,14 +111,14 @@ pub(crate) struct Resolved {
     pub(crate) facts: Option<Facts>,
 }
 
-impl Resolved {
+impl ResolvedSource {
     /// Takes digests from what is locked already, of files whose address names the same bytes for ever.
     pub(crate) fn recall(&mut self, locked: &LockedModel) {
         if self.source.revision.is_none() {
             return;
         }
         for file in self.files.iter_mut().filter(|file| file.digest.is_none()) {
-            let Origin::Web { address, .. } = &file.origin else { continue };
+            let FileOrigin::Web { address, .. } = &file.origin else { continue };
             let known = locked.files.iter().find(|known| known.url.as_ref() == Some(address));
             file.digest = known.filter(|known| Some(known.size) == file.size).map(|known| known.sha256);
         }
@@ -128,14 +128,14 @@ impl Resolved {
 /// Looks up what `reference` and the further `files` are.
 ///
 /// # Errors
-/// See [`ResolveError`].
+/// See [`SourceResolveError`].
 pub(crate) fn resolve(
     reference: &str,
     files: &[String],
     hub: Hub<'_>,
     progress: &Progress,
-) -> Result<Resolved, ResolveError> {
-    let source = Source::parse(reference, hub.endpoint)?;
+) -> Result<ResolvedSource, SourceResolveError> {
+    let source = PinSource::parse(reference, hub.endpoint)?;
     let locked = LockedSource {
         reference: reference.to_owned(),
         files: files.to_vec(),
@@ -144,24 +144,24 @@ pub(crate) fn resolve(
         floating: source.is_floating(),
     };
     match source {
-        Source::Hub(source) => of_hub(&source, locked, hub, progress),
-        Source::Web(address) => {
+        PinSource::Hub(source) => of_hub(&source, locked, hub, progress),
+        PinSource::Web(address) => {
             let files = of_web(&address, files, hub, progress)?;
-            Ok(Resolved { source: locked, files, revision: None, facts: None })
+            Ok(ResolvedSource { source: locked, files, revision: None, facts: None })
         }
-        Source::Local(path) if path.is_dir() => {
+        PinSource::Local(path) if path.is_dir() => {
             let found = inspect(&path, progress)?;
             let files = match place(&found) {
                 Some(file) => of_folder(&path.join(file), files)?,
                 None => of_pipeline(&path, &found, files, progress)?,
             };
-            Ok(Resolved { source: locked, files, revision: None, facts: Some(found.facts) })
+            Ok(ResolvedSource { source: locked, files, revision: None, facts: Some(found.facts) })
         }
-        Source::Local(path) => {
+        PinSource::Local(path) => {
             let files = of_folder(&path, files)?;
             // What is wrong with the file is said once it is in the store, unless any file will do.
             let facts = inspect(&path, progress).ok().map(|found| found.facts);
-            Ok(Resolved { source: locked, files, revision: None, facts })
+            Ok(ResolvedSource { source: locked, files, revision: None, facts })
         }
     }
 }
@@ -178,7 +178,7 @@ fn of_pipeline(
     found: &Inspected,
     more: &[String],
     progress: &Progress,
-) -> Result<Vec<Candidate>, ResolveError> {
+) -> Result<Vec<Candidate>, SourceResolveError> {
     let there = files_of(folder, progress)?;
     let weights: Vec<String> = found.files.iter().map(|file| file.path.to_string_lossy().into_owned()).collect();
     let describes = |name: &&String| match named(name) {
@@ -200,9 +200,9 @@ fn of_hub(
     locked: LockedSource,
     hub: Hub<'_>,
     progress: &Progress,
-) -> Result<Resolved, ResolveError> {
+) -> Result<ResolvedSource, SourceResolveError> {
     if source.file.is_none() && locked.files.is_empty() {
-        return Err(ResolveError::NoFileNamed(format!("hf:{}", source.repo)));
+        return Err(SourceResolveError::NoFileNamed(format!("hf:{}", source.repo)));
     }
     let revision = hub.revision(&source.repo, &source.revision, progress)?;
     let there = hub.files(&source.repo, &revision.commit, progress)?;
@@ -211,16 +211,16 @@ fn of_hub(
     let files = paths.iter().zip(without_common_folder(&paths)).map(|(path, place)| {
         let address = hub.file_address(&source.repo, &revision.commit, path);
         Candidate {
-            name: fitting_name(base(path)),
+            name: fitting_name(file_name(path)),
             path: place,
             size: Some(there[path].size),
             digest: there[path].digest,
-            origin: Origin::Web { address, version: None },
+            origin: FileOrigin::Web { address, version: None },
         }
     });
     let files = files.collect();
     let (repo, commit) = (Some(source.repo.clone()), Some(revision.commit.clone()));
-    Ok(Resolved {
+    Ok(ResolvedSource {
         source: LockedSource { repo, revision: commit, ..locked },
         files,
         revision: Some(revision),
@@ -234,12 +234,12 @@ fn chosen(
     patterns: &[String],
     place: &str,
     there: &BTreeSet<String>,
-) -> Result<Vec<String>, ResolveError> {
+) -> Result<Vec<String>, SourceResolveError> {
     let missing = |path: &str| {
         // Files of the same kind are what was meant.
         let end = path.rsplit_once('.').map_or(path, |(_, end)| end);
         let near: Vec<&str> = there.iter().map(String::as_str).filter(|other| other.ends_with(end)).take(8).collect();
-        ResolveError::NoFile { place: place.to_owned(), path: path.to_owned(), near: near.join(", ") }
+        SourceResolveError::NoFile { place: place.to_owned(), path: path.to_owned(), near: near.join(", ") }
     };
     let mut paths: Vec<String> = Vec::new();
     let add = |paths: &mut Vec<String>, path: String| {
@@ -268,15 +268,20 @@ fn chosen(
 }
 
 /// Files beside one another on a web server, which has no list of them.
-fn of_web(address: &str, more: &[String], hub: Hub<'_>, progress: &Progress) -> Result<Vec<Candidate>, ResolveError> {
+fn of_web(
+    address: &str,
+    more: &[String],
+    hub: Hub<'_>,
+    progress: &Progress,
+) -> Result<Vec<Candidate>, SourceResolveError> {
     let (path, query) = address.find('?').map_or((address, ""), |at| address.split_at(at));
-    let folder = &path[..path.len() - base(path).len()];
-    let family = family(base(path))?;
+    let folder = &path[..path.len() - file_name(path).len()];
+    let family = family(file_name(path))?;
     let required = family.required.iter().chain(more).map(|name| (name, true));
     let mut files: Vec<Candidate> = Vec::new();
     for (name, is_required) in required.chain(family.optional.iter().map(|name| (name, false))) {
         let address = format!("{folder}{name}{query}");
-        let name = fitting_name(base(name));
+        let name = fitting_name(file_name(name));
         if files.iter().any(|file| file.name == name) {
             continue;
         }
@@ -284,16 +289,16 @@ fn of_web(address: &str, more: &[String], hub: Hub<'_>, progress: &Progress) -> 
             Err(RegistryError::NotFound { .. }) if !is_required => continue,
             head => head?,
         };
-        let origin = Origin::Web { address, version: head.version };
+        let origin = FileOrigin::Web { address, version: head.version };
         files.push(Candidate { path: name.clone(), name, size: head.size, digest: None, origin });
     }
     Ok(files)
 }
 
-fn of_folder(path: &Path, more: &[String]) -> Result<Vec<Candidate>, ResolveError> {
+fn of_folder(path: &Path, more: &[String]) -> Result<Vec<Candidate>, SourceResolveError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
-        move |source| ResolveError::Read { path, source }
+        move |source| SourceResolveError::Read { path, source }
     };
     let metadata = fs::metadata(path).map_err(failed(path))?;
     if !metadata.is_file() {
@@ -312,13 +317,13 @@ fn of_folder(path: &Path, more: &[String]) -> Result<Vec<Candidate>, ResolveErro
 }
 
 /// A file of this machine, by its path below a folder.
-fn local(folder: &Path, name: String) -> Result<Candidate, ResolveError> {
+fn local(folder: &Path, name: String) -> Result<Candidate, SourceResolveError> {
     let path = folder.join(&name);
-    let metadata = fs::metadata(&path).map_err(|source| ResolveError::Read { path: path.clone(), source })?;
+    let metadata = fs::metadata(&path).map_err(|source| SourceResolveError::Read { path: path.clone(), source })?;
     // The name of a store path is what it was added as.
     let plain = without_hash(&name).to_owned();
-    let (name, size) = (fitting_name(base(&plain)), Some(metadata.len()));
-    Ok(Candidate { name, path: plain, size, digest: None, origin: Origin::Local(path) })
+    let (name, size) = (fitting_name(file_name(&plain)), Some(metadata.len()));
+    Ok(Candidate { name, path: plain, size, digest: None, origin: FileOrigin::Local(path) })
 }
 
 /// The name of a store path without its hash; any other name as it is.

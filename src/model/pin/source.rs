@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::class::{Class, Classified};
-use crate::model::read::facts::Format;
+use crate::model::read::facts::ModelFormat;
 use crate::model::read::named::{Named, is_weights, named};
 use crate::model::read::shards::ShardName;
 use crate::registry::web::{host_of, is_allowed, unescaped};
@@ -20,7 +20,7 @@ const MOST_SHARDS: u32 = 4096;
 
 /// Where a model is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
+pub enum PinSource {
     /// In a repository of Hugging Face.
     Hub(HubSource),
     /// At an address.
@@ -74,7 +74,7 @@ impl Classified for ParseSourceError {
     }
 }
 
-impl Source {
+impl PinSource {
     /// Reads what people write; `hub` is the address of Hugging Face, or of what stands in for it.
     ///
     /// # Errors
@@ -192,13 +192,13 @@ fn is_step(part: &str) -> bool {
 }
 
 /// `ORG/REPO[@REVISION][/FILE]`; a revision with a `/` in it is escaped (`refs%2Fpr%2F1`).
-fn hub_source(text: &str) -> Option<Source> {
+fn hub_source(text: &str) -> Option<PinSource> {
     let mut parts = text.splitn(3, '/');
     let (org, repo, file) = (parts.next()?, parts.next()?, parts.next());
     let (repo, revision) = repo.split_once('@').unwrap_or((repo, "main"));
     let revision = unescaped(revision)?;
     let source = HubSource { repo: format!("{org}/{repo}"), revision, file: file.map(str::to_owned) };
-    Some(Source::Hub(source)).filter(Source::is_sound)
+    Some(PinSource::Hub(source)).filter(PinSource::is_sound)
 }
 
 impl fmt::Display for HubSource {
@@ -236,12 +236,12 @@ pub(crate) fn family(path: &str) -> Result<Family, ParseSourceError> {
         Named::Weights(format) => Some(format),
         _ => None,
     };
-    let optional = format.into_iter().flat_map(Format::beside).map(|name| beside(name)).collect();
+    let optional = format.into_iter().flat_map(ModelFormat::beside).map(|name| beside(name)).collect();
     let Some(shard) = shard(path) else { return Ok(Family { required: vec![path.to_owned()], optional }) };
     if shard.count > MOST_SHARDS {
         return Err(ParseSourceError::Shards(path.to_owned()));
     }
-    let index = format.and_then(Format::index_ending).map(|ending| format!("{}{ending}", shard.base));
+    let index = format.and_then(ModelFormat::index_ending).map(|ending| format!("{}{ending}", shard.base));
     Ok(Family { required: shard.all().chain(index).collect(), optional })
 }
 
@@ -275,13 +275,13 @@ mod tests {
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-    fn parse(text: &str) -> Result<Source, ParseSourceError> {
-        Source::parse(text, HUB)
+    fn parse(text: &str) -> Result<PinSource, ParseSourceError> {
+        PinSource::parse(text, HUB)
     }
 
-    fn hub(repo: &str, revision: &str, file: Option<&str>) -> Source {
+    fn hub(repo: &str, revision: &str, file: Option<&str>) -> PinSource {
         let (repo, revision) = (repo.to_owned(), revision.to_owned());
-        Source::Hub(HubSource { repo, revision, file: file.map(str::to_owned) })
+        PinSource::Hub(HubSource { repo, revision, file: file.map(str::to_owned) })
     }
 
     #[test]
@@ -299,12 +299,12 @@ mod tests {
         }
         let pinned = format!("hf:org/repo@{COMMIT}/m.gguf");
         assert!(!parse(&pinned).unwrap().is_floating() && parse("hf:org/repo/m.gguf").unwrap().is_floating());
-        let Source::Hub(source) = parse(&pinned).unwrap() else { panic!() };
+        let PinSource::Hub(source) = parse(&pinned).unwrap() else { panic!() };
         assert_eq!(source.to_string(), pinned);
         let odd = hub("org/repo", "50%2F/a", Some("%.gguf"));
-        let Source::Hub(source) = &odd else { panic!() };
+        let PinSource::Hub(source) = &odd else { panic!() };
         assert_eq!(parse(&source.to_string()).unwrap(), odd, "what is shown can be typed");
-        let mirror = Source::parse("http://127.0.0.1:8000/org/repo/resolve/main/m.gguf", "http://127.0.0.1:8000");
+        let mirror = PinSource::parse("http://127.0.0.1:8000/org/repo/resolve/main/m.gguf", "http://127.0.0.1:8000");
         assert_eq!(mirror.unwrap(), hub("org/repo", "main", Some("m.gguf")));
     }
 
@@ -326,12 +326,12 @@ mod tests {
     #[test]
     fn addresses_and_paths_are_kept_as_they_are() {
         let address = "https://mirror.example/resolve/main/m.gguf?x=y";
-        assert_eq!(parse(&format!("{address}#z")).unwrap(), Source::Web(address.to_owned()));
-        assert_eq!(parse("HTTPS://h.example/M.gguf").unwrap(), Source::Web("https://h.example/M.gguf".to_owned()));
+        assert_eq!(parse(&format!("{address}#z")).unwrap(), PinSource::Web(address.to_owned()));
+        assert_eq!(parse("HTTPS://h.example/M.gguf").unwrap(), PinSource::Web("https://h.example/M.gguf".to_owned()));
         assert!(parse(address).unwrap().is_floating());
         assert!(!parse("https://main.example/v1/m.gguf").unwrap().is_floating());
         assert_eq!(parse(address).unwrap().file_name(), Some("m.gguf"));
-        assert_eq!(parse("models/m.gguf").unwrap(), Source::Local("models/m.gguf".into()));
+        assert_eq!(parse("models/m.gguf").unwrap(), PinSource::Local("models/m.gguf".into()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io::{Read, Seek};
 
 use granit_parser::{Event, Parser};
 
-use super::cursor::{Cursor, HeaderError};
+use super::cursor::{FileCursor, HeaderError};
 use super::facts::line;
 use super::json::{self, Odd, Pick, Scalar};
 use crate::model::licence;
@@ -28,7 +28,7 @@ const PARTS: [&str; 3] = ["", "text_config.", "llm_config."];
 
 /// What a `config.json` says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Config {
+pub(crate) struct ConfigJson {
     pub(crate) architecture: Option<String>,
     pub(crate) context_length: Option<u64>,
     pub(crate) embedding_length: Option<u64>,
@@ -39,7 +39,7 @@ pub(crate) struct Config {
 }
 
 /// Reads a `config.json`.
-pub(crate) fn config<R: Read + Seek>(reader: R) -> Result<Config, HeaderError> {
+pub(crate) fn config<R: Read + Seek>(reader: R) -> Result<ConfigJson, HeaderError> {
     const CONTEXT: [&str; 5] = ["max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"];
     const EMBEDDING: [&str; 4] = ["hidden_size", "n_embd", "d_model", "dim"];
     const PACKING: &str = "quantization_config.quant_method";
@@ -60,7 +60,7 @@ pub(crate) fn config<R: Read + Seek>(reader: R) -> Result<Config, HeaderError> {
             _ => None,
         })
     };
-    Ok(Config {
+    Ok(ConfigJson {
         odd,
         architecture: text("model_type"),
         context_length: number(&CONTEXT),
@@ -74,7 +74,7 @@ fn pick<R: Read + Seek>(
     what: &str,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<(BTreeMap<String, Scalar>, Odd), HeaderError> {
-    let mut cursor = Cursor::new(reader)?;
+    let mut cursor = FileCursor::new(reader)?;
     let size = cursor.size();
     if size > MAX_JSON {
         return Err(HeaderError::too_much(0, format!("{size} bytes, and no more than {MAX_JSON} are read")));
@@ -118,28 +118,28 @@ pub(crate) fn template<R: Read>(reader: R) -> Option<Digest> {
 
 /// What the head of a card says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Card {
+pub(crate) struct ModelCard {
     /// SPDX.
     pub(crate) licence: Option<String>,
     pub(crate) languages: Vec<String>,
 }
 
 /// Reads the YAML between two lines of dashes at the beginning of a `README.md`.
-pub(crate) fn card<R: Read>(reader: R) -> Card {
+pub(crate) fn card<R: Read>(reader: R) -> ModelCard {
     let mut bytes = Vec::new();
     if reader.take(MAX_CARD).read_to_end(&mut bytes).is_err() {
-        return Card::default();
+        return ModelCard::default();
     }
     let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
     let head = text.trim_start_matches('\u{feff}').strip_prefix("---\n").and_then(|rest| rest.split_once("\n---"));
-    let Some(said) = head.and_then(|(head, _)| top_level(head)) else { return Card::default() };
+    let Some(said) = head.and_then(|(head, _)| top_level(head)) else { return ModelCard::default() };
     let all = |key: &str| said.get(key).map(Vec::as_slice).unwrap_or_default();
     let one = |key: &str| all(key).first().map(String::as_str);
     let licences: Vec<String> = all("license").iter().map(|id| id.trim().to_owned()).collect();
     // Of several, all have to be kept to.
     let licences = (!licences.is_empty()).then(|| licences.join(" AND "));
     let licence = licence::spdx(licences.as_deref(), one("license_name"), one("license_link"));
-    Card { licence, languages: super::facts::languages(all("language")) }
+    ModelCard { licence, languages: super::facts::languages(all("language")) }
 }
 
 /// The texts, and lists of texts, that a mapping has.
@@ -187,7 +187,7 @@ mod tests {
             "vision_config": {"hidden_size": 9}, "quantization_config": {"quant_method": "gptq", "bits": 4}}"#);
         assert_eq!((said.context_length, said.embedding_length), (Some(7), Some(5)));
         assert_eq!(said.packing.as_deref(), Some("gptq"));
-        assert_eq!(of("[1]"), Config::default());
+        assert_eq!(of("[1]"), ConfigJson::default());
         assert!(config(Bytes::new(b"{".to_vec())).is_err());
     }
 
@@ -217,7 +217,7 @@ mod tests {
             "---\nmodel-index:\n- name: x\n  license: mit\ndataset:\n  license: {name: isc}\nlicense: zlib\n---\n";
         assert_eq!(licence(nested).as_deref(), Some("Zlib"));
         for nothing in ["", "# Title\nlicense: mit\n", "---\nlicense: mit\n", "---\n}{\n---\n", "---\n\u{0}\n---\n"] {
-            assert_eq!(card(nothing.as_bytes()), Card::default(), "{nothing:?}");
+            assert_eq!(card(nothing.as_bytes()), ModelCard::default(), "{nothing:?}");
         }
     }
 }

@@ -83,13 +83,13 @@ impl HeaderError {
 
 /// A place in a file, and how many bytes come after it. Numbers are little-endian.
 #[derive(Debug)]
-pub(crate) struct Cursor<R> {
+pub(crate) struct FileCursor<R> {
     reader: BufReader<R>,
     position: u64,
     size: u64,
 }
 
-impl<R: Read + Seek> Cursor<R> {
+impl<R: Read + Seek> FileCursor<R> {
     /// At the first byte.
     ///
     /// # Errors
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn numbers_are_little_endian_and_the_end_is_told() {
-        let mut cursor = Cursor::new(io::Cursor::new([1_u8, 2, 0, 3, 0, 0, 0, 9, 9])).unwrap();
+        let mut cursor = FileCursor::new(io::Cursor::new([1_u8, 2, 0, 3, 0, 0, 0, 9, 9])).unwrap();
         assert_eq!(cursor.u8(format_args!("a")).unwrap(), 1);
         assert_eq!(cursor.u16(format_args!("b")).unwrap(), 2);
         assert_eq!(cursor.u32(format_args!("c")).unwrap(), 3);

@@ -10,14 +10,14 @@ use crate::oci::digest::Digest;
 /// The format of a model's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum ModelFormat {
     /// One file of llama.cpp, or its shards.
     Gguf,
     /// Hugging Face's format, or its shards with their index.
     Safetensors,
 }
 
-impl Format {
+impl ModelFormat {
     /// Its name, as ModelPack and Docker write it.
     #[must_use]
     pub(crate) const fn as_str(self) -> &'static str {
@@ -33,7 +33,7 @@ impl Format {
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
     /// The format of its files.
-    pub(crate) format: Format,
+    pub(crate) format: ModelFormat,
     /// What it calls itself: `general.name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

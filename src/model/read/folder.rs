@@ -5,29 +5,29 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::card::{self, Config};
+use super::card::{self, ConfigJson};
 use super::cursor::HeaderError;
-use super::facts::{Facts, Format, Inspected, InspectedFile};
+use super::facts::{Facts, Inspected, InspectedFile, ModelFormat};
 use super::inspect::InspectError;
 use super::json::Odd;
-use super::named::{Named, PIPELINE, base, folder, named};
+use super::named::{Named, PIPELINE, file_name, folder, named};
 use super::shards::ShardName;
-use super::sniff::{Found, HEAD, sniff};
+use super::sniff::{FileKind, HEAD, sniff};
 use super::{gguf, gguf_facts, safetensors};
 use crate::disk::bounded;
 use crate::disk::progress::Progress;
 
 /// Where the files of a model are looked for: in a list of them, or beside each other. Names are paths below the root.
-pub(super) struct Folder<'a> {
+pub(super) struct ModelFolder<'a> {
     pub(super) root: &'a Path,
     pub(super) files: Option<&'a BTreeMap<String, PathBuf>>,
     pub(super) progress: &'a Progress,
 }
 
 /// Shards of safetensors, each with the tensors that the index says it has.
-type Shards = Vec<(String, Option<Vec<safetensors::Name>>)>;
+type Shards = Vec<(String, Option<Vec<safetensors::TensorName>>)>;
 
-impl<'a> Folder<'a> {
+impl<'a> ModelFolder<'a> {
     /// The files that are listed.
     pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
         self.files.into_iter().flatten().map(|(name, _)| name.as_str())
@@ -37,7 +37,7 @@ impl<'a> Folder<'a> {
     pub(super) fn path(&self, name: &str) -> PathBuf {
         let beside = |files: &BTreeMap<String, PathBuf>| {
             let (_, other) = files.iter().find(|(other, _)| folder(other) == folder(name))?;
-            Some(other.parent()?.join(base(name)))
+            Some(other.parent()?.join(file_name(name)))
         };
         let listed = self.files.and_then(|files| files.get(name).cloned().or_else(|| beside(files)));
         listed.unwrap_or_else(|| self.root.join(name))
@@ -66,7 +66,7 @@ impl<'a> Folder<'a> {
     }
 
     /// What a file is, by its first bytes.
-    fn sniff(&self, name: &str) -> Result<Found, InspectError> {
+    fn sniff(&self, name: &str) -> Result<FileKind, InspectError> {
         let (file, _) = self.existing(name)?;
         let mut head = Vec::new();
         let read = file.take(HEAD as u64).read_to_end(&mut head);
@@ -89,19 +89,19 @@ impl<'a> Folder<'a> {
     /// The model that this file is, or is a part of.
     pub(super) fn file(&self, name: &str) -> Result<Inspected, InspectError> {
         match self.sniff(name)? {
-            Found::Gguf => self.gguf_model(name),
-            Found::Safetensors => self.safetensors_model(name),
-            Found::Json if named(name) == Named::Index => self.safetensors_of_index(name),
+            FileKind::Gguf => self.gguf_model(name),
+            FileKind::Safetensors => self.safetensors_model(name),
+            FileKind::Json if named(name) == Named::Index => self.safetensors_of_index(name),
             found => Err(InspectError::NotAModel { path: self.path(name), found }),
         }
     }
 
-    fn gguf(&self, name: &str) -> Result<gguf::Header, InspectError> {
+    fn gguf(&self, name: &str) -> Result<gguf::GgufHeader, InspectError> {
         match self.sniff(name)? {
-            Found::Gguf => {}
+            FileKind::Gguf => {}
             found => return Err(InspectError::NotAModel { path: self.path(name), found }),
         }
-        gguf::Header::read(self.existing(name)?.0).map_err(|source| self.header_error(name, source))
+        gguf::GgufHeader::read(self.existing(name)?.0).map_err(|source| self.header_error(name, source))
     }
 
     /// What a GGUF file is if it is not a model of its own; `None` for a model.
@@ -118,7 +118,7 @@ impl<'a> Folder<'a> {
     }
 
     /// The name of a shard, which has to say what its header says.
-    fn shard_name(&self, name: &str, split: gguf::Split) -> Result<ShardName, InspectError> {
+    fn shard_name(&self, name: &str, split: gguf::GgufSplit) -> Result<ShardName, InspectError> {
         let fits = |shard: &ShardName| {
             split.count == u64::from(shard.count) && split.index.saturating_add(1) == u64::from(shard.number)
         };
@@ -132,7 +132,7 @@ impl<'a> Folder<'a> {
 
     fn gguf_model(&self, name: &str) -> Result<Inspected, InspectError> {
         let header = self.gguf(name)?;
-        let limits = |name: &str, header: &gguf::Header| {
+        let limits = |name: &str, header: &gguf::GgufHeader| {
             header.limits().into_iter().map(|limit| self.warning(name, &limit)).collect::<Vec<_>>()
         };
         let split = match header.split() {
@@ -148,7 +148,7 @@ impl<'a> Folder<'a> {
         for number in 1..=shard.count {
             let sibling = shard.sibling(number);
             if self.open(&sibling)?.is_none() {
-                return Err(InspectError::MissingShard { path: self.path(&sibling), of: base(name).to_owned() });
+                return Err(InspectError::MissingShard { path: self.path(&sibling), of: file_name(name).to_owned() });
             }
             let header = self.gguf(&sibling)?;
             let wrong = |message: String| Err(self.wrong(&sibling, message));
@@ -189,7 +189,7 @@ impl<'a> Folder<'a> {
 
     /// Whether a file of safetensors is an adapter, by the name that PEFT gives it.
     pub(super) fn is_adapter(name: &str) -> bool {
-        base(name).to_ascii_lowercase().starts_with("adapter_model")
+        file_name(name).to_ascii_lowercase().starts_with("adapter_model")
     }
 
     fn safetensors_model(&self, name: &str) -> Result<Inspected, InspectError> {
@@ -221,7 +221,7 @@ impl<'a> Folder<'a> {
         if !there && self.open(whole)?.is_some() {
             let message = format!(
                 "is of shards that are not there, and {} is the whole model: transformers takes that; remove the index",
-                base(whole)
+                file_name(whole)
             );
             return Ok((None, vec![self.warning(index, &message)]));
         }
@@ -241,24 +241,25 @@ impl<'a> Folder<'a> {
     /// Reads the headers of these files, each with the tensors that it should have; `of` names them.
     fn tensors(
         &self,
-        shards: &[(String, Option<Vec<safetensors::Name>>)],
+        shards: &[(String, Option<Vec<safetensors::TensorName>>)],
         of: &str,
         warnings: &mut Vec<String>,
     ) -> Result<(Vec<InspectedFile>, BTreeMap<String, u64>), InspectError> {
         let (mut files, mut elements) = (Vec::new(), BTreeMap::<String, u64>::new());
         for (name, expected) in shards {
             let Some((file, size)) = self.open(name)? else {
-                return Err(InspectError::MissingShard { path: self.path(name), of: base(of).to_owned() });
+                return Err(InspectError::MissingShard { path: self.path(name), of: file_name(of).to_owned() });
             };
             match self.sniff(name)? {
-                Found::Safetensors => {}
+                FileKind::Safetensors => {}
                 found => return Err(InspectError::NotAModel { path: self.path(name), found }),
             }
-            let header = safetensors::Header::read(file).map_err(|source| self.header_error(name, source))?;
+            let header =
+                safetensors::SafetensorsHeader::read(file).map_err(|source| self.header_error(name, source))?;
             if expected.as_ref().is_some_and(|expected| *expected != header.names) {
                 let message = format!(
                     "it has other tensors than {} says, so the index is of another version: transformers and vLLM, which go by it, do not load the model",
-                    base(of)
+                    file_name(of)
                 );
                 warnings.push(self.warning(name, &message));
             }
@@ -273,7 +274,7 @@ impl<'a> Folder<'a> {
 
     fn safetensors(
         &self,
-        shards: &[(String, Option<Vec<safetensors::Name>>)],
+        shards: &[(String, Option<Vec<safetensors::TensorName>>)],
         of: &str,
         mut warnings: Vec<String>,
     ) -> Result<Inspected, InspectError> {
@@ -282,7 +283,7 @@ impl<'a> Folder<'a> {
         let name = format!("{beside}config.json");
         let config = match self.open(&name).ok().flatten() {
             Some((file, _)) => card::config(file).map_err(|source| self.header_error(&name, source))?,
-            None => Config::default(),
+            None => ConfigJson::default(),
         };
         warnings.extend(self.odd(&name, config.odd));
         let mut facts = self.safetensors_facts(beside, &elements);
@@ -353,7 +354,7 @@ impl<'a> Folder<'a> {
         });
         let message = format!(
             "{} does not name it: what loads the model does not read it, and it is stored all the same",
-            base(main)
+            file_name(main)
         );
         unused.map(|name| self.warning(name, &message)).collect()
     }
@@ -367,7 +368,7 @@ impl<'a> Folder<'a> {
         // Of two that are as many, the first by name.
         let most = elements.iter().rev().max_by_key(|(_, count)| **count).map(|(kind, _)| kind.clone());
         Facts {
-            format: Format::Safetensors,
+            format: ModelFormat::Safetensors,
             name: None,
             version: None,
             kind: None,

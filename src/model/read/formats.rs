@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use regex::Regex;
 use serde::Deserialize;
 
-use super::facts::Format;
+use super::facts::ModelFormat;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,16 +39,16 @@ struct FormatRow {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RoleRule {
-    role: Role,
+    role: CompanionRole,
     /// Whole names in small letters; `*` is any text.
-    names: Vec<Pattern>,
+    names: Vec<FileNamePattern>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-struct Pattern(Regex);
+struct FileNamePattern(Regex);
 
-impl TryFrom<String> for Pattern {
+impl TryFrom<String> for FileNamePattern {
     type Error = regex::Error;
 
     fn try_from(pattern: String) -> Result<Self, regex::Error> {
@@ -59,14 +59,14 @@ impl TryFrom<String> for Pattern {
 /// What describes a model, or comes with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) enum Role {
+pub(super) enum CompanionRole {
     ChatTemplate,
     Licence,
     Text,
     Config,
 }
 
-impl Role {
+impl CompanionRole {
     /// That of a file that is not weights, by its name in small letters.
     pub(super) fn of_name(name: &str) -> Option<Self> {
         let fits = |rule: &&RoleRule| rule.names.iter().any(|pattern| pattern.0.is_match(name));
@@ -79,7 +79,7 @@ fn table() -> &'static FormatTable {
     TABLE.get_or_init(|| serde_json::from_str(include_str!("formats.json")).expect("a test reads it"))
 }
 
-impl Format {
+impl ModelFormat {
     /// All of them.
     pub(crate) const ALL: [Self; 2] = [Self::Gguf, Self::Safetensors];
 
@@ -127,11 +127,11 @@ mod tests {
 
     #[test]
     fn every_format_has_a_row_that_fits_its_name() {
-        for format in Format::ALL {
+        for format in ModelFormat::ALL {
             assert_eq!(format.extension(), format.as_str());
             assert!(format.index_ending().is_none_or(|index| index.starts_with(format.ending())));
         }
-        assert_eq!(Role::of_name("a.md"), Some(Role::Text));
+        assert_eq!(CompanionRole::of_name("a.md"), Some(CompanionRole::Text));
         assert!(is_unread("a.bin") && !is_unread("a.gguf"));
     }
 }

@@ -8,17 +8,17 @@
 //! ```
 //!
 //! Lists (a vocabulary of 150 000 words) are gone over, not kept: a header is read in one pass, in memory that no number
-//! of the file decides. Whatever is kept has a limit, and what is above it is refused ([`Header::read`]).
+//! of the file decides. Whatever is kept has a limit, and what is above it is refused ([`GgufHeader::read`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek};
 use std::ops::Range;
 
-use super::cursor::{Cursor, HeaderError};
+use super::cursor::{FileCursor, HeaderError};
 use super::facts::Facts;
 use super::ggml;
 use super::gguf_facts::facts_of;
-use super::gguf_values::{self as values, Kind, Value};
+use super::gguf_values::{self as values, GgufKind, GgufValue};
 
 /// The first bytes of every GGUF file.
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
@@ -28,7 +28,7 @@ pub(crate) const MAX_KEYS: u64 = 1 << 16;
 pub(crate) const MAX_TENSORS: u64 = 1 << 16;
 /// Bytes of a key, by the format.
 pub(crate) const MAX_KEY: u64 = 65_535;
-/// Bytes of a tensor's name. llama.cpp has a smaller limit, see [`Header::limits`]; stable-diffusion.cpp writes longer ones.
+/// Bytes of a tensor's name. llama.cpp has a smaller limit, see [`GgufHeader::limits`]; stable-diffusion.cpp writes longer ones.
 pub(crate) const MAX_TENSOR_NAME: u64 = 65_535;
 /// Bytes of text, names and values, that are kept of one header.
 pub(crate) const MAX_KEPT: u64 = 16 << 20;
@@ -48,7 +48,7 @@ const MIN_TENSOR: u64 = 8 + 4 + 4 + 8;
 
 /// A key and what it says.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct GgufEntry {
     /// Its name: `general.architecture`.
     pub key: String,
     /// The bytes of its name, kind and value in the file.
@@ -56,12 +56,12 @@ pub struct Entry {
     /// Where its value begins, after its kind; `range.end` is where it ends.
     pub value_start: u64,
     /// What it says.
-    pub value: Value,
+    pub value: GgufValue,
 }
 
 /// A tensor, and where its data lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tensor {
+pub struct GgufTensor {
     /// Its name: `blk.0.attn_k.weight`.
     pub name: String,
     /// Its dimensions, the one that lies together in memory first.
@@ -78,7 +78,7 @@ pub struct Tensor {
 
 /// What a split file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Split {
+pub struct GgufSplit {
     /// `split.no`: which shard it is; the first is 0.
     pub(crate) index: u64,
     /// `split.count`: how many there are.
@@ -90,30 +90,30 @@ pub struct Split {
 /// The header of a GGUF file, checked: keys and tensors have names of their own, and every tensor whose length is known
 /// lies inside the file, aligned, and over no other.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Header {
+pub struct GgufHeader {
     /// 2 or 3.
     pub version: u32,
     /// What the offsets of tensors are multiples of.
     pub alignment: u64,
     /// The keys, in the order of the file.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<GgufEntry>,
     /// Where the entries of the tensors begin.
     pub tensors_start: u64,
     /// The tensors, in the order of the file.
-    pub tensors: Vec<Tensor>,
+    pub tensors: Vec<GgufTensor>,
     /// Where the data of the tensors begin.
     pub data_start: u64,
     /// The length of the file.
     pub size: u64,
 }
 
-impl Header {
+impl GgufHeader {
     /// Reads a header, and no data.
     ///
     /// # Errors
     /// If it is another format, is damaged, promises more than the file has, or is above one of the limits of this module.
     pub fn read<R: Read + Seek>(reader: R) -> Result<Self, HeaderError> {
-        let mut cursor = Cursor::new(reader)?;
+        let mut cursor = FileCursor::new(reader)?;
         let from = &mut cursor;
         let version = begin(from)?;
         let tensor_count = from.u64(format_args!("the number of tensors"))?;
@@ -142,7 +142,7 @@ impl Header {
 
     /// What a key says.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    pub fn get(&self, key: &str) -> Option<&GgufValue> {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
@@ -150,7 +150,7 @@ impl Header {
     #[must_use]
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         match self.get(key)? {
-            Value::Text(text) => Some(text),
+            GgufValue::Text(text) => Some(text),
             _ => None,
         }
     }
@@ -159,17 +159,17 @@ impl Header {
     #[must_use]
     pub(crate) fn number(&self, key: &str) -> Option<u64> {
         match self.get(key)? {
-            Value::Unsigned(number) => Some(*number),
-            Value::Signed(number) => u64::try_from(*number).ok(),
+            GgufValue::Unsigned(number) => Some(*number),
+            GgufValue::Signed(number) => u64::try_from(*number).ok(),
             _ => None,
         }
     }
 
     /// What it says of being one of several files; `None` if it is whole.
     #[must_use]
-    pub fn split(&self) -> Option<Split> {
+    pub fn split(&self) -> Option<GgufSplit> {
         let (index, count) = (self.number("split.no")?, self.number("split.count")?);
-        Some(Split { index, count, tensors: self.number("split.tensors.count") })
+        Some(GgufSplit { index, count, tensors: self.number("split.tensors.count") })
     }
 
     /// How many numbers of each type its tensors hold.
@@ -192,7 +192,7 @@ impl Header {
     #[must_use]
     pub(crate) fn limits(&self) -> Vec<String> {
         let mut limits = Vec::new();
-        let mut limit = |found: Option<(&Tensor, String)>| {
+        let mut limit = |found: Option<(&GgufTensor, String)>| {
             if let Some((tensor, what)) = found {
                 let name: String = tensor.name.chars().take(100).collect();
                 limits
@@ -218,7 +218,7 @@ impl Header {
 
     /// That the data of all tensors are in the file, and apart from each other.
     fn check_data(&self, starts: &[u64]) -> Result<(), HeaderError> {
-        let (mut numbers, mut last) = (0_u64, None::<&Tensor>);
+        let (mut numbers, mut last) = (0_u64, None::<&GgufTensor>);
         for (tensor, at) in self.tensors.iter().zip(starts) {
             let sum = numbers.checked_add(tensor.elements);
             numbers =
@@ -235,7 +235,7 @@ impl Header {
             let what = format!("the data of its tensors, of which '{}' is the last", last.name);
             return Err(HeaderError::Truncated { what, size: self.size, missing });
         }
-        let mut order: Vec<(&Tensor, u64)> = self.tensors.iter().zip(starts.iter().copied()).collect();
+        let mut order: Vec<(&GgufTensor, u64)> = self.tensors.iter().zip(starts.iter().copied()).collect();
         order.sort_by_key(|(tensor, _)| tensor.offset);
         let mut end = (0, "");
         for (tensor, at) in order.into_iter().filter(|(tensor, _)| tensor.size != Some(0)) {
@@ -250,13 +250,13 @@ impl Header {
     }
 
     /// Where the data of a tensor end in the file.
-    fn end_of(&self, tensor: &Tensor) -> u128 {
+    fn end_of(&self, tensor: &GgufTensor) -> u128 {
         u128::from(self.data_start) + u128::from(tensor.offset) + u128::from(tensor.size.unwrap_or(0))
     }
 }
 
 /// The magic and the version.
-fn begin<R: Read + Seek>(from: &mut Cursor<R>) -> Result<u32, HeaderError> {
+fn begin<R: Read + Seek>(from: &mut FileCursor<R>) -> Result<u32, HeaderError> {
     let mut magic = [0; 4];
     from.fill(&mut magic, format_args!("its first four bytes"))?;
     if magic != MAGIC {
@@ -294,7 +294,7 @@ fn unique<'a>(names: impl Iterator<Item = (&'a str, u64)>, what: &str) -> Result
     Ok(())
 }
 
-fn entry<R: Read + Seek>(from: &mut Cursor<R>, n: u64, room: &mut values::Room) -> Result<Entry, HeaderError> {
+fn entry<R: Read + Seek>(from: &mut FileCursor<R>, n: u64, room: &mut values::Room) -> Result<GgufEntry, HeaderError> {
     let start = from.position();
     let key = values::name(from, MAX_KEY, room, format_args!("the name of key {n}"))?;
     if key.is_empty() {
@@ -302,21 +302,23 @@ fn entry<R: Read + Seek>(from: &mut Cursor<R>, n: u64, room: &mut values::Room) 
     }
     let at = from.position();
     let number = from.u32(format_args!("the kind of key '{key}'"))?;
-    let kind = Kind::from_number(number);
+    let kind = GgufKind::from_number(number);
     let kind = kind.ok_or_else(|| HeaderError::invalid(at, format!("key '{key}' is of an unknown kind, {number}")))?;
     let value_start = from.position();
     let value = values::value(from, kind, &key, room)?;
-    Ok(Entry { key, range: start..from.position(), value_start, value })
+    Ok(GgufEntry { key, range: start..from.position(), value_start, value })
 }
 
-fn alignment(entries: &[Entry]) -> Result<u64, HeaderError> {
+fn alignment(entries: &[GgufEntry]) -> Result<u64, HeaderError> {
     let Some(entry) = entries.iter().find(|entry| entry.key == "general.alignment") else { return Ok(ALIGNMENT) };
     match entry.value {
-        Value::Unsigned(number) if number > MAX_ALIGNMENT => Err(HeaderError::too_much(
+        GgufValue::Unsigned(number) if number > MAX_ALIGNMENT => Err(HeaderError::too_much(
             entry.value_start,
             format!("general.alignment is {number}, and no more than {MAX_ALIGNMENT} is read"),
         )),
-        Value::Unsigned(number) if number.is_power_of_two() || (number > 0 && number.is_multiple_of(8)) => Ok(number),
+        GgufValue::Unsigned(number) if number.is_power_of_two() || (number > 0 && number.is_multiple_of(8)) => {
+            Ok(number)
+        }
         _ => Err(HeaderError::invalid(
             entry.value_start,
             format!("general.alignment is not a multiple of 8: {}", entry.value),
@@ -325,11 +327,11 @@ fn alignment(entries: &[Entry]) -> Result<u64, HeaderError> {
 }
 
 fn tensor<R: Read + Seek>(
-    from: &mut Cursor<R>,
+    from: &mut FileCursor<R>,
     n: u64,
     alignment: u64,
     room: &mut values::Room,
-) -> Result<Tensor, HeaderError> {
+) -> Result<GgufTensor, HeaderError> {
     let start = from.position();
     let invalid = |message| HeaderError::invalid(start, message);
     let name = values::name(from, MAX_TENSOR_NAME, room, format_args!("the name of tensor {n}"))?;
@@ -365,5 +367,5 @@ fn tensor<R: Read + Seek>(
     if offset.checked_add(size.unwrap_or(0).max(1)).is_none() {
         return Err(invalid(format!("the data of tensor '{name}' are at {offset}, behind the end of any file")));
     }
-    Ok(Tensor { name, dims, kind, offset, elements, size })
+    Ok(GgufTensor { name, dims, kind, offset, elements, size })
 }

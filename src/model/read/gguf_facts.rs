@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::{Facts, Format, languages, line};
+use super::facts::{Facts, ModelFormat, languages, line};
 use super::ggml;
-use super::gguf::Header;
-use super::gguf_values::Value;
+use super::gguf::GgufHeader;
+use super::gguf_values::GgufValue;
 use crate::model::licence;
 
 /// What a model is: `first` is the header of its file, or of its first shard, and `elements` counts the numbers of each
 /// type of tensor in all of its shards.
 #[must_use]
-pub(crate) fn facts_of(first: &Header, elements: &BTreeMap<u32, u64>) -> Facts {
+pub(crate) fn facts_of(first: &GgufHeader, elements: &BTreeMap<u32, u64>) -> Facts {
     let text = |key: &str| first.text(key).and_then(line);
     let architecture = text("general.architecture");
     let of_architecture =
@@ -25,7 +25,7 @@ pub(crate) fn facts_of(first: &Header, elements: &BTreeMap<u32, u64>) -> Facts {
     let is_vocabulary = || elements.is_empty() && first.get("tokenizer.ggml.model").is_some();
     let kind = kind.or_else(|| is_vocabulary().then(|| "vocab".to_owned()));
     Facts {
-        format: Format::Gguf,
+        format: ModelFormat::Gguf,
         name: text("general.name"),
         version: text("general.version"),
         kind,
@@ -41,14 +41,14 @@ pub(crate) fn facts_of(first: &Header, elements: &BTreeMap<u32, u64>) -> Facts {
         vendor: text("general.organization").or_else(|| text("general.author")),
         source: ["general.source.url", "general.repo_url", "general.url"].into_iter().find_map(text),
         languages: languages(texts(first.get("general.languages"))),
-        chat_template: first.get("tokenizer.chat_template").and_then(Value::text_digest),
+        chat_template: first.get("tokenizer.chat_template").and_then(GgufValue::text_digest),
         beside: BTreeMap::new(),
         architecture,
     }
 }
 
 /// What the file says it is; else the type that most of its numbers have, and its number if it has no name.
-fn quantization(first: &Header, elements: &BTreeMap<u32, u64>) -> Option<String> {
+fn quantization(first: &GgufHeader, elements: &BTreeMap<u32, u64>) -> Option<String> {
     /// llama.cpp adds this to what it has guessed.
     const GUESSED: u64 = 1024;
     let told = first.number("general.file_type").and_then(|number| ggml::file_type(number & !GUESSED));
@@ -57,10 +57,10 @@ fn quantization(first: &Header, elements: &BTreeMap<u32, u64>) -> Option<String>
     told.map(str::to_owned).or_else(|| most().map(name))
 }
 
-fn texts(value: Option<&Value>) -> &[String] {
+fn texts(value: Option<&GgufValue>) -> &[String] {
     match value {
-        Some(Value::Texts(texts)) => texts,
-        Some(Value::Text(text)) => std::slice::from_ref(text),
+        Some(GgufValue::Texts(texts)) => texts,
+        Some(GgufValue::Text(text)) => std::slice::from_ref(text),
         _ => &[],
     }
 }

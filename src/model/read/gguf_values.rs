@@ -3,7 +3,7 @@
 use std::fmt::{self, Arguments};
 use std::io::{Read, Seek};
 
-use super::cursor::{Cursor, HeaderError};
+use super::cursor::{FileCursor, HeaderError};
 use super::gguf::MAX_KEPT;
 use crate::oci::digest::{Digest, Hasher};
 
@@ -22,7 +22,7 @@ const MAX_LIST_TEXT: u64 = 256;
 /// What kind of value a key has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
-pub enum Kind {
+pub enum GgufKind {
     U8,
     I8,
     U16,
@@ -38,7 +38,7 @@ pub enum Kind {
     F64,
 }
 
-impl Kind {
+impl GgufKind {
     const ALL: [Self; 13] = [
         Self::U8,
         Self::I8,
@@ -76,7 +76,7 @@ impl Kind {
 
 /// What a key says.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum GgufValue {
     /// A whole number that cannot be negative.
     Unsigned(u64),
     /// A whole number that can be.
@@ -101,13 +101,13 @@ pub enum Value {
     /// Any other list: not kept.
     List {
         /// What is in it.
-        kind: Kind,
+        kind: GgufKind,
         /// How many.
         length: u64,
     },
 }
 
-impl Value {
+impl GgufValue {
     /// The digest of a text; `None` for anything else.
     #[must_use]
     pub(crate) fn text_digest(&self) -> Option<Digest> {
@@ -119,7 +119,7 @@ impl Value {
     }
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for GgufValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsigned(number) => number.fmt(f),
@@ -163,7 +163,7 @@ impl Room {
 
 /// A name: always kept, so there must be room for it.
 pub(crate) fn name<R: Read + Seek>(
-    from: &mut Cursor<R>,
+    from: &mut FileCursor<R>,
     limit: u64,
     room: &mut Room,
     what: Arguments<'_>,
@@ -178,7 +178,7 @@ pub(crate) fn name<R: Read + Seek>(
 }
 
 /// The length of a text, of which all bytes are there.
-fn length<R: Read + Seek>(from: &mut Cursor<R>, limit: u64, what: Arguments<'_>) -> Result<u64, HeaderError> {
+fn length<R: Read + Seek>(from: &mut FileCursor<R>, limit: u64, what: Arguments<'_>) -> Result<u64, HeaderError> {
     let start = from.position();
     let length = from.u64(what)?;
     // More than there is in the file is damage; more than is read is not.
@@ -193,7 +193,7 @@ fn length<R: Read + Seek>(from: &mut Cursor<R>, limit: u64, what: Arguments<'_>)
 }
 
 fn kept<R: Read + Seek>(
-    from: &mut Cursor<R>,
+    from: &mut FileCursor<R>,
     length: u64,
     what: Arguments<'_>,
 ) -> Result<Result<String, std::string::FromUtf8Error>, HeaderError> {
@@ -204,34 +204,38 @@ fn kept<R: Read + Seek>(
 
 /// The value of a key.
 pub(crate) fn value<R: Read + Seek>(
-    from: &mut Cursor<R>,
-    kind: Kind,
+    from: &mut FileCursor<R>,
+    kind: GgufKind,
     key: &str,
     room: &mut Room,
-) -> Result<Value, HeaderError> {
+) -> Result<GgufValue, HeaderError> {
     let what = format_args!("the value of key '{key}'");
     Ok(match kind {
-        Kind::U8 => Value::Unsigned(from.u8(what)?.into()),
-        Kind::I8 => Value::Signed(from.u8(what)?.cast_signed().into()),
-        Kind::U16 => Value::Unsigned(from.u16(what)?.into()),
-        Kind::I16 => Value::Signed(from.u16(what)?.cast_signed().into()),
-        Kind::U32 => Value::Unsigned(from.u32(what)?.into()),
-        Kind::I32 => Value::Signed(from.u32(what)?.cast_signed().into()),
-        Kind::U64 => Value::Unsigned(from.u64(what)?),
-        Kind::I64 => Value::Signed(from.u64(what)?.cast_signed()),
-        Kind::F32 => Value::Float32(f32::from_bits(from.u32(what)?)),
-        Kind::F64 => Value::Float64(f64::from_bits(from.u64(what)?)),
-        Kind::Bool => Value::Bool(from.u8(what)? != 0),
-        Kind::Text => text(from, room, what)?,
-        Kind::List => list(from, 1, room, what)?,
+        GgufKind::U8 => GgufValue::Unsigned(from.u8(what)?.into()),
+        GgufKind::I8 => GgufValue::Signed(from.u8(what)?.cast_signed().into()),
+        GgufKind::U16 => GgufValue::Unsigned(from.u16(what)?.into()),
+        GgufKind::I16 => GgufValue::Signed(from.u16(what)?.cast_signed().into()),
+        GgufKind::U32 => GgufValue::Unsigned(from.u32(what)?.into()),
+        GgufKind::I32 => GgufValue::Signed(from.u32(what)?.cast_signed().into()),
+        GgufKind::U64 => GgufValue::Unsigned(from.u64(what)?),
+        GgufKind::I64 => GgufValue::Signed(from.u64(what)?.cast_signed()),
+        GgufKind::F32 => GgufValue::Float32(f32::from_bits(from.u32(what)?)),
+        GgufKind::F64 => GgufValue::Float64(f64::from_bits(from.u64(what)?)),
+        GgufKind::Bool => GgufValue::Bool(from.u8(what)? != 0),
+        GgufKind::Text => text(from, room, what)?,
+        GgufKind::List => list(from, 1, room, what)?,
     })
 }
 
-fn text<R: Read + Seek>(from: &mut Cursor<R>, room: &mut Room, what: Arguments<'_>) -> Result<Value, HeaderError> {
+fn text<R: Read + Seek>(
+    from: &mut FileCursor<R>,
+    room: &mut Room,
+    what: Arguments<'_>,
+) -> Result<GgufValue, HeaderError> {
     let length = length(from, MAX_TEXT, what)?;
     if length <= MAX_KEPT_TEXT && room.takes(length) {
         return Ok(kept(from, length, what)?
-            .map_or_else(|error| Value::Opaque { length, digest: Digest::of(error.as_bytes()) }, Value::Text));
+            .map_or_else(|error| GgufValue::Opaque { length, digest: Digest::of(error.as_bytes()) }, GgufValue::Text));
     }
     let (mut hasher, mut buffer, mut left) = (Hasher::new(), [0; 8192], length);
     while left > 0 {
@@ -240,35 +244,35 @@ fn text<R: Read + Seek>(from: &mut Cursor<R>, room: &mut Room, what: Arguments<'
         hasher.update(part);
         left -= part.len() as u64;
     }
-    Ok(Value::Opaque { length, digest: hasher.finish().0 })
+    Ok(GgufValue::Opaque { length, digest: hasher.finish().0 })
 }
 
 /// Goes over a list. Numbers are jumped over; texts and lists say their length one by one.
 fn list<R: Read + Seek>(
-    from: &mut Cursor<R>,
+    from: &mut FileCursor<R>,
     depth: u32,
     room: &mut Room,
     what: Arguments<'_>,
-) -> Result<Value, HeaderError> {
+) -> Result<GgufValue, HeaderError> {
     let start = from.position();
     let number = from.u32(what)?;
-    let kind = Kind::from_number(number)
+    let kind = GgufKind::from_number(number)
         .ok_or_else(|| HeaderError::invalid(start, format!("{what} is a list of an unknown kind, {number}")))?;
     let length = from.u64(what)?;
     if let Some(bytes) = kind.bytes() {
         // No list is as long as 64 bits count; what does not fit counts as all of it.
         from.skip(length.saturating_mul(bytes), what)?;
-        return Ok(Value::List { kind, length });
+        return Ok(GgufValue::List { kind, length });
     }
     // A text has a length, and a list a kind and a length.
-    from.need(length.saturating_mul(if kind == Kind::Text { 8 } else { 12 }), what)?;
-    if kind == Kind::List && depth >= MAX_DEPTH {
+    from.need(length.saturating_mul(if kind == GgufKind::Text { 8 } else { 12 }), what)?;
+    if kind == GgufKind::List && depth >= MAX_DEPTH {
         return Err(HeaderError::too_much(start, format!("{what} has lists in lists, more than {MAX_DEPTH} deep")));
     }
-    let mut texts = (kind == Kind::Text && length <= MAX_LIST && depth == 1).then(Vec::new);
+    let mut texts = (kind == GgufKind::Text && length <= MAX_LIST && depth == 1).then(Vec::new);
     for _ in 0..length {
         room.item(start)?;
-        if kind == Kind::List {
+        if kind == GgufKind::List {
             list(from, depth + 1, room, what)?;
             continue;
         }
@@ -282,5 +286,5 @@ fn list<R: Read + Seek>(
             texts = None;
         }
     }
-    Ok(texts.map_or(Value::List { kind, length }, Value::Texts))
+    Ok(texts.map_or(GgufValue::List { kind, length }, GgufValue::Texts))
 }

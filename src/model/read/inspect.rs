@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::cursor::HeaderError;
-use super::facts::{Format, Inspected};
-use super::folder::Folder;
+use super::facts::{Inspected, ModelFormat};
+use super::folder::ModelFolder;
 use super::named::{DEEPEST, Named, PIPELINE, folder, named};
 use super::shards::ShardName;
-use super::sniff::Found;
+use super::sniff::FileKind;
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 
@@ -46,7 +46,7 @@ pub enum InspectError {
         /// The file.
         path: PathBuf,
         /// What it is.
-        found: Found,
+        found: FileKind,
     },
     /// A header that is damaged, or cut off.
     #[error("{path}: {source}", path = path.display())]
@@ -122,7 +122,7 @@ pub fn inspect(path: &Path, progress: &Progress) -> Result<Inspected, InspectErr
     let kind = fs::metadata(path).map_err(|source| InspectError::Read { path: path.to_owned(), source })?;
     if kind.is_dir() {
         let files = files_of(path, progress)?;
-        return choose(&Folder { root: path, files: Some(&files), progress });
+        return choose(&ModelFolder { root: path, files: Some(&files), progress });
     }
     let Some(name) = path.file_name().filter(|_| kind.is_file()) else {
         return Err(InspectError::NotAFile { path: path.to_owned() });
@@ -131,9 +131,9 @@ pub fn inspect(path: &Path, progress: &Progress) -> Result<Inspected, InspectErr
     let Some(text) = name.to_str() else {
         // What has no name that can be written has no shards that are found by it.
         let only = BTreeMap::from([(name.to_string_lossy().into_owned(), path.to_owned())]);
-        return Folder { root, files: Some(&only), progress }.file(&name.to_string_lossy());
+        return ModelFolder { root, files: Some(&only), progress }.file(&name.to_string_lossy());
     };
-    Folder { root, files: None, progress }.file(text)
+    ModelFolder { root, files: None, progress }.file(text)
 }
 
 /// Inspects files as if they lay in one directory under these paths: those of an image, or of several store paths. `root` is what
@@ -146,7 +146,7 @@ pub fn inspect_set(
     files: &BTreeMap<String, PathBuf>,
     progress: &Progress,
 ) -> Result<Inspected, InspectError> {
-    choose(&Folder { root, files: Some(files), progress })
+    choose(&ModelFolder { root, files: Some(files), progress })
 }
 
 /// The files of a directory and of those below it, by their paths; links are followed.
@@ -193,11 +193,11 @@ fn list(
 }
 
 /// The one model of these files.
-fn choose(all: &Folder<'_>) -> Result<Inspected, InspectError> {
+fn choose(all: &ModelFolder<'_>) -> Result<Inspected, InspectError> {
     let names: Vec<&str> = all.names().collect();
     let of = |wanted: &Named<'_>| names.iter().copied().filter(|name| named(name) == *wanted).collect::<Vec<_>>();
     let path = || all.root.to_owned();
-    let (ggufs, safetensors) = (of(&Named::Weights(Format::Gguf)), of(&Named::Weights(Format::Safetensors)));
+    let (ggufs, safetensors) = (of(&Named::Weights(ModelFormat::Gguf)), of(&Named::Weights(ModelFormat::Safetensors)));
     let whole = |whole: &str, name: &str| names.contains(&&*format!("{}{whole}", folder(name)));
     let piece = names.iter().find_map(|name| match named(name) {
         Named::Piece(of) if !whole(of, name) => Some((*name, of)),
@@ -234,7 +234,7 @@ fn choose(all: &Folder<'_>) -> Result<Inspected, InspectError> {
     parts.retain(is_main);
     // An adapter of PEFT beside a GGUF model, or beside the whole model, is not the model.
     if mains.len() + parts.len() > 1 {
-        let (adapters, whole): (Vec<&str>, Vec<&str>) = parts.iter().partition(|name| Folder::is_adapter(name));
+        let (adapters, whole): (Vec<&str>, Vec<&str>) = parts.iter().partition(|name| ModelFolder::is_adapter(name));
         if !whole.is_empty() || mains.len() == 1 {
             beside.extend(adapters.into_iter().map(|name| (name.to_owned(), "adapter".to_owned())));
             parts = whole;

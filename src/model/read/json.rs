@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek};
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::cursor::{Cursor, HeaderError};
+use super::cursor::{FileCursor, HeaderError};
 
 /// Bytes between two quotes.
 const MAX_TEXT: u64 = 1 << 20;
@@ -20,7 +20,7 @@ const MAX_ITEMS: usize = 8;
 /// # Errors
 /// If it is not JSON, holds a text of more than 1 MiB, or is not what `seed` wants.
 pub(crate) fn read<'de, R: Read + Seek, S: DeserializeSeed<'de>>(
-    cursor: &mut Cursor<R>,
+    cursor: &mut FileCursor<R>,
     length: u64,
     what: &str,
     seed: S,
@@ -34,7 +34,7 @@ pub(crate) fn read<'de, R: Read + Seek, S: DeserializeSeed<'de>>(
 /// # Errors
 /// As [`read`].
 pub(crate) fn read_python<'de, R: Read + Seek, S: DeserializeSeed<'de>>(
-    cursor: &mut Cursor<R>,
+    cursor: &mut FileCursor<R>,
     length: u64,
     what: &str,
     seed: S,
@@ -52,7 +52,7 @@ pub(crate) struct Odd {
 }
 
 fn read_as<'de, R: Read + Seek, S: DeserializeSeed<'de>>(
-    cursor: &mut Cursor<R>,
+    cursor: &mut FileCursor<R>,
     (length, what): (u64, &str),
     python: Option<Odd>,
     seed: S,
@@ -95,7 +95,7 @@ fn read_as<'de, R: Read + Seek, S: DeserializeSeed<'de>>(
 
 /// Gives the parser one byte at a time, so that its place is known, and stops it in a text that is too long.
 struct Guard<'a, R> {
-    cursor: &'a mut Cursor<R>,
+    cursor: &'a mut FileCursor<R>,
     left: u64,
     quoted: bool,
     escaped: bool,
@@ -203,32 +203,32 @@ impl<'de, F: Fn(&str) -> bool> DeserializeSeed<'de> for Pick<F> {
 
     fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
         let mut found = BTreeMap::new();
-        from.deserialize_any(Node { wanted: &self.0, path: String::new(), depth: 0, found: &mut found })?;
+        from.deserialize_any(JsonNode { wanted: &self.0, path: String::new(), depth: 0, found: &mut found })?;
         Ok(found)
     }
 }
 
-struct Node<'a, F> {
+struct JsonNode<'a, F> {
     wanted: &'a F,
     path: String,
     depth: usize,
     found: &'a mut BTreeMap<String, Scalar>,
 }
 
-impl<F: Fn(&str) -> bool> Node<'_, F> {
+impl<F: Fn(&str) -> bool> JsonNode<'_, F> {
     fn keep(self, scalar: Scalar) {
         if (self.wanted)(&self.path) {
             self.found.insert(self.path, scalar);
         }
     }
 
-    fn below(&mut self, key: &str) -> Node<'_, F> {
+    fn below(&mut self, key: &str) -> JsonNode<'_, F> {
         let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
-        Node { wanted: self.wanted, path, depth: self.depth + 1, found: self.found }
+        JsonNode { wanted: self.wanted, path, depth: self.depth + 1, found: self.found }
     }
 }
 
-impl<'de, F: Fn(&str) -> bool> DeserializeSeed<'de> for Node<'_, F> {
+impl<'de, F: Fn(&str) -> bool> DeserializeSeed<'de> for JsonNode<'_, F> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
@@ -239,7 +239,7 @@ impl<'de, F: Fn(&str) -> bool> DeserializeSeed<'de> for Node<'_, F> {
     }
 }
 
-impl<'de, F: Fn(&str) -> bool> Visitor<'de> for Node<'_, F> {
+impl<'de, F: Fn(&str) -> bool> Visitor<'de> for JsonNode<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -294,7 +294,7 @@ mod tests {
     use super::*;
 
     fn pick(json: &str) -> Result<BTreeMap<String, Scalar>, HeaderError> {
-        let mut cursor = Cursor::new(io::Cursor::new(json.as_bytes())).unwrap();
+        let mut cursor = FileCursor::new(io::Cursor::new(json.as_bytes())).unwrap();
         read(&mut cursor, json.len() as u64, "config.json", Pick(|path: &str| path.ends_with('x')))
     }
 
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn what_python_writes_is_read_where_it_may_be() {
         let python = |json: &[u8]| {
-            let mut cursor = Cursor::new(io::Cursor::new(json)).unwrap();
+            let mut cursor = FileCursor::new(io::Cursor::new(json)).unwrap();
             read_python(&mut cursor, json.len() as u64, "config.json", Pick(|path: &str| path.ends_with('x')))
         };
         let json = br#"{"ax": [1, -Infinity, NaN], "a": Infinity, "x": 7, "tx": "NaN"}"#;

@@ -16,10 +16,10 @@ use super::facts::{Facts, Inspected};
 use super::inspect::{InspectError, inspect_set};
 use super::named::{Named, is_weights, named};
 use super::shards::ShardName;
-use super::sniff::{Found, HEAD, sniff};
+use super::sniff::{FileKind, HEAD, sniff};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
-use crate::layer::{Content, LayerError, Member, Recipe};
+use crate::layer::{LayerError, LayerMember, MemberContent, Recipe};
 
 /// Bytes from which it is worth a word that a file is stored twice.
 const LARGE: u64 = 1 << 20;
@@ -60,17 +60,17 @@ pub(crate) struct Looked {
 
 /// The files of a model's layers.
 #[derive(Default)]
-struct Files {
+struct LayeredFiles {
     /// By their places in the image.
     host: BTreeMap<PathBuf, PathBuf>,
     /// Those whose names say that they are weights, and what they are.
-    weights: BTreeMap<PathBuf, Found>,
+    weights: BTreeMap<PathBuf, FileKind>,
     /// Large files by what they are on the disk.
     same: BTreeMap<(u64, u64), PathBuf>,
     warnings: Vec<String>,
 }
 
-impl Files {
+impl LayeredFiles {
     fn add(&mut self, place: PathBuf, host: PathBuf, file: &File) {
         if place.to_str().is_some_and(is_weights) {
             self.weights.insert(place.clone(), found(file));
@@ -87,7 +87,7 @@ impl Files {
 
     /// Files that are something else than their names say: an error, where it is known what came in their place.
     fn check_weights(&mut self) -> Result<(), InspectError> {
-        let real = |found: &Found| matches!(found, Found::Gguf | Found::Safetensors);
+        let real = |found: &FileKind| matches!(found, FileKind::Gguf | FileKind::Safetensors);
         let whole = |place: &Path| {
             let name = place.to_str().unwrap_or_default();
             ShardName::parse(name)
@@ -97,8 +97,10 @@ impl Files {
             self.weights.iter().filter(|(_, found)| real(found)).map(|(place, _)| whole(place)).collect();
         for (place, found) in self.weights.iter().filter(|(_, found)| !real(found)) {
             let error = InspectError::NotAModel { path: self.host[place].clone(), found: found.clone() };
-            let is_answer =
-                matches!(found, Found::Empty | Found::Html | Found::Xml | Found::Json | Found::LfsPointer { .. });
+            let is_answer = matches!(
+                found,
+                FileKind::Empty | FileKind::Html | FileKind::Xml | FileKind::Json | FileKind::LfsPointer { .. }
+            );
             // A shard of a model that is one.
             if is_answer || models.contains(&whole(place)) {
                 return Err(error);
@@ -138,10 +140,10 @@ pub(crate) fn look<'a>(
     recipes: impl IntoIterator<Item = &'a Recipe>,
     progress: &Progress,
 ) -> Result<Looked, LookError> {
-    let mut files = Files::default();
+    let mut files = LayeredFiles::default();
     for recipe in recipes {
-        recipe.members(&mut |Member { entry, content, host, .. }| {
-            if let Content::File(file, _) = content {
+        recipe.members(&mut |LayerMember { entry, content, host, .. }| {
+            if let MemberContent::File(file, _) = content {
                 files.add(Path::new("/").join(OsStr::from_bytes(&entry.path)), host, &file);
             }
             Ok(())
@@ -172,7 +174,7 @@ pub(crate) fn look<'a>(
     Ok(looked)
 }
 
-fn found(file: &File) -> Found {
+fn found(file: &File) -> FileKind {
     let mut head = vec![0; HEAD];
     let mut filled = 0;
     // What cannot be read is reported where all of its bytes are needed.

@@ -3,8 +3,8 @@
 //! Names are compared without regard to case, as llama.cpp's tools and Hugging Face's do not care either. What is in a file is
 //! told by its bytes ([`super::sniff`]); a name says what it should be.
 
-use super::facts::Format;
-use super::formats::Role;
+use super::facts::ModelFormat;
+use super::formats::CompanionRole;
 use super::shards::ShardName;
 
 /// How deep below its root a model's files are looked for.
@@ -16,7 +16,7 @@ pub(crate) const PIPELINE: &str = "model_index.json";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Named<'a> {
     /// Tensors, in this format.
-    Weights(Format),
+    Weights(ModelFormat),
     /// Which safetensors shard has which tensor.
     Index,
     /// A piece of a file that was cut for an upload, or that is not whole yet, and the name of the whole.
@@ -36,20 +36,20 @@ pub(crate) enum Named<'a> {
 /// What a file of this name should be; folders in front of it do not matter.
 #[must_use]
 pub(crate) fn named(path: &str) -> Named<'_> {
-    let base = base(path);
+    let base = file_name(path);
     let name = base.to_ascii_lowercase();
-    if let Some(format) = Format::ALL.into_iter().find(|format| name.ends_with(format.ending())) {
+    if let Some(format) = ModelFormat::ALL.into_iter().find(|format| name.ends_with(format.ending())) {
         Named::Weights(format)
-    } else if Format::ALL.into_iter().filter_map(Format::index_ending).any(|ending| name.ends_with(ending)) {
+    } else if ModelFormat::ALL.into_iter().filter_map(ModelFormat::index_ending).any(|ending| name.ends_with(ending)) {
         Named::Index
     } else if let Some(end) = piece(&name) {
         Named::Piece(&base[..end])
     } else {
-        match Role::of_name(&name) {
-            Some(Role::ChatTemplate) => Named::ChatTemplate,
-            Some(Role::Licence) => Named::Licence,
-            Some(Role::Text) => Named::Text,
-            Some(Role::Config) => Named::Config,
+        match CompanionRole::of_name(&name) {
+            Some(CompanionRole::ChatTemplate) => Named::ChatTemplate,
+            Some(CompanionRole::Licence) => Named::Licence,
+            Some(CompanionRole::Text) => Named::Text,
+            Some(CompanionRole::Config) => Named::Config,
             None => Named::Other,
         }
     }
@@ -65,28 +65,28 @@ pub(crate) fn is_weights(path: &str) -> bool {
 #[must_use]
 pub(crate) fn is_only_weights(path: &str) -> bool {
     match named(path) {
-        Named::Weights(Format::Gguf) => ShardName::parse(base(path)).is_none_or(|shard| shard.number != 1),
-        Named::Weights(Format::Safetensors) => true,
+        Named::Weights(ModelFormat::Gguf) => ShardName::parse(file_name(path)).is_none_or(|shard| shard.number != 1),
+        Named::Weights(ModelFormat::Safetensors) => true,
         _ => false,
     }
 }
 
 /// A name without the folders in front of it.
 #[must_use]
-pub(crate) fn base(path: &str) -> &str {
+pub(crate) fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
 /// The folders in front of a name, with the last `/`.
 #[must_use]
 pub(crate) fn folder(path: &str) -> &str {
-    &path[..path.len() - base(path).len()]
+    &path[..path.len() - file_name(path).len()]
 }
 
 /// Where the name of the whole ends, in that of a piece: `m.gguf.part1of2`, `m.gguf-split-a`, `m.safetensors.aria2`.
 fn piece(name: &str) -> Option<usize> {
-    let after = |format: Format| Some(name.find(format.ending())? + format.ending().len());
-    let after = Format::ALL.into_iter().filter_map(after).max()?;
+    let after = |format: ModelFormat| Some(name.find(format.ending())? + format.ending().len());
+    let after = ModelFormat::ALL.into_iter().filter_map(after).max()?;
     let rest = name[after..].strip_prefix(['.', '-', '_'])?;
     let is_number = rest.len() <= 4 && rest.bytes().all(|byte| byte.is_ascii_digit());
     let words = ["part", "split", "incomplete", "download", "crdownload", "aria2", "tmp"];
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn names_say_what_files_should_be() {
-        let (gguf, safetensors) = (Named::Weights(Format::Gguf), Named::Weights(Format::Safetensors));
+        let (gguf, safetensors) = (Named::Weights(ModelFormat::Gguf), Named::Weights(ModelFormat::Safetensors));
         for (name, expected) in [
             ("M.GGUF", gguf),
             ("a/b/model-00001-of-00002.SafeTensors", safetensors),
@@ -123,6 +123,6 @@ mod tests {
         let only = ["m.gguf", "m-00002-of-00002.GGUF", "a/m-00001-of-00002.safetensors"];
         assert!(only.iter().all(|name| is_only_weights(name)));
         assert!(!is_only_weights("a/m-00001-of-00002.gguf") && !is_only_weights("config.json"));
-        assert_eq!((folder("a/b/c"), folder("c"), base("a/b/c")), ("a/b/", "", "c"));
+        assert_eq!((folder("a/b/c"), folder("c"), file_name("a/b/c")), ("a/b/", "", "c"));
     }
 }

@@ -13,7 +13,7 @@ use std::io::{Read, Seek};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::cursor::{Cursor, HeaderError};
+use super::cursor::{FileCursor, HeaderError};
 use super::json;
 use crate::oci::digest::Digest;
 
@@ -29,7 +29,7 @@ const MAX_TYPES: usize = 64;
 /// The header of a safetensors file, checked: the data of its tensors fill the rest of the file, one after the other, and
 /// have the bytes that their types and shapes need.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct SafetensorsHeader {
     /// Where the data begin.
     pub data_start: u64,
     /// The length of the file.
@@ -37,25 +37,25 @@ pub struct Header {
     /// How many numbers of each type its tensors hold.
     pub elements: BTreeMap<String, u64>,
     /// What its tensors are called, as [`name_of`] writes it; sorted.
-    pub(crate) names: Vec<Name>,
+    pub(crate) names: Vec<TensorName>,
 }
 
 /// What stands for the name of a tensor: names have any length.
-pub(crate) type Name = [u8; 16];
+pub(crate) type TensorName = [u8; 16];
 
 /// The beginning of the name's digest.
-pub(crate) fn name_of(name: &str) -> Name {
+pub(crate) fn name_of(name: &str) -> TensorName {
     let digest = Digest::of(name.as_bytes());
     std::array::from_fn(|n| digest.as_bytes()[n])
 }
 
-impl Header {
+impl SafetensorsHeader {
     /// Reads a header, and no data.
     ///
     /// # Errors
     /// If it is another format, is damaged, promises more than the file has, or is above one of the limits of this module.
     pub fn read<R: Read + Seek>(reader: R) -> Result<Self, HeaderError> {
-        let mut cursor = Cursor::new(reader)?;
+        let mut cursor = FileCursor::new(reader)?;
         let length = cursor.u64(format_args!("the length of its header"))?;
         if length > MAX_HEADER {
             let message = format!("a header of {length} bytes, and {MAX_HEADER} are the most");
@@ -112,20 +112,20 @@ pub fn bits(dtype: &str) -> Option<u64> {
 #[derive(Default)]
 struct Tensors {
     spans: Vec<(u64, u64)>,
-    names: Vec<Name>,
+    names: Vec<TensorName>,
     elements: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
-struct Tensor {
+struct SafetensorsTensor {
     dtype: Dtype,
     shape: Shape,
     data_offsets: (u64, u64),
 }
 
 impl Tensors {
-    fn add(&mut self, name: &str, tensor: Tensor) -> Result<(), String> {
-        let Tensor { dtype: Dtype(dtype), shape: Shape(elements), data_offsets: (begin, end) } = tensor;
+    fn add(&mut self, name: &str, tensor: SafetensorsTensor) -> Result<(), String> {
+        let SafetensorsTensor { dtype: Dtype(dtype), shape: Shape(elements), data_offsets: (begin, end) } = tensor;
         let name = || name.chars().take(100).collect::<String>();
         if self.names.len() == MAX_TENSORS {
             return Err(format!("more than {MAX_TENSORS} tensors"));
@@ -170,7 +170,7 @@ impl<'de> Visitor<'de> for &mut Tensors {
             if name == "__metadata__" {
                 entries.next_value::<IgnoredAny>()?;
             } else {
-                let tensor = entries.next_value::<Tensor>()?;
+                let tensor = entries.next_value::<SafetensorsTensor>()?;
                 self.add(&name, tensor).map_err(A::Error::custom)?;
                 self.names.push(name_of(&name));
             }
@@ -221,30 +221,30 @@ impl<'de> Deserialize<'de> for Shape {
 }
 
 /// The files that an index names, and the tensors in each.
-pub(crate) type Index = BTreeMap<String, Vec<Name>>;
+pub(crate) type WeightIndex = BTreeMap<String, Vec<TensorName>>;
 
 /// Tensors that an index may name.
 const MAX_INDEXED: usize = 1 << 19;
 
 /// Reads a `model.safetensors.index.json`.
-pub(crate) fn read_index<R: Read + Seek>(reader: R) -> Result<Index, HeaderError> {
+pub(crate) fn read_index<R: Read + Seek>(reader: R) -> Result<WeightIndex, HeaderError> {
     #[derive(Deserialize)]
     struct File {
-        weight_map: Weights,
+        weight_map: WeightMap,
     }
-    struct Weights(Index);
-    impl<'de> Deserialize<'de> for Weights {
+    struct WeightMap(WeightIndex);
+    impl<'de> Deserialize<'de> for WeightMap {
         fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
             struct Map;
             impl<'de> Visitor<'de> for Map {
-                type Value = Weights;
+                type Value = WeightMap;
 
                 fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                     f.write_str("files by the names of tensors")
                 }
 
-                fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Weights, A::Error> {
-                    let (mut index, mut count) = (Index::new(), 0);
+                fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<WeightMap, A::Error> {
+                    let (mut index, mut count) = (WeightIndex::new(), 0);
                     while let Some((name, file)) = entries.next_entry::<String, String>()? {
                         count += 1;
                         if count > MAX_INDEXED {
@@ -256,24 +256,24 @@ pub(crate) fn read_index<R: Read + Seek>(reader: R) -> Result<Index, HeaderError
                         index.entry(file).or_default().push(name_of(&name));
                     }
                     index.values_mut().for_each(|names| names.sort_unstable());
-                    Ok(Weights(index))
+                    Ok(WeightMap(index))
                 }
             }
             from.deserialize_map(Map)
         }
     }
-    struct Whole;
-    impl<'de> DeserializeSeed<'de> for Whole {
-        type Value = Index;
+    struct WholeIndex;
+    impl<'de> DeserializeSeed<'de> for WholeIndex {
+        type Value = WeightIndex;
 
-        fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<Index, D::Error> {
+        fn deserialize<D: serde::Deserializer<'de>>(self, from: D) -> Result<WeightIndex, D::Error> {
             File::deserialize(from).map(|file| file.weight_map.0)
         }
     }
-    let mut cursor = Cursor::new(reader)?;
+    let mut cursor = FileCursor::new(reader)?;
     let size = cursor.size();
     if size > MAX_HEADER {
         return Err(HeaderError::invalid(0, format!("an index of {size} bytes, and {MAX_HEADER} are the most")));
     }
-    json::read(&mut cursor, size, "weight_map", Whole)
+    json::read(&mut cursor, size, "weight_map", WholeIndex)
 }

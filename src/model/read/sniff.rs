@@ -10,7 +10,7 @@ pub(crate) const HEAD: usize = 1024;
 /// What a file is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Found {
+pub enum FileKind {
     /// GGUF, of any version.
     Gguf,
     /// safetensors.
@@ -50,35 +50,35 @@ pub enum Found {
 
 /// What the file is that begins with these bytes; the first [`HEAD`] are enough.
 #[must_use]
-pub fn sniff(head: &[u8]) -> Found {
+pub fn sniff(head: &[u8]) -> FileKind {
     let begins = |bytes: &[u8]| head.starts_with(bytes);
     if head.is_empty() {
-        return Found::Empty;
+        return FileKind::Empty;
     }
     if begins(&MAGIC) {
-        return Found::Gguf;
+        return FileKind::Gguf;
     }
     if is_safetensors(head) {
-        return Found::Safetensors;
+        return FileKind::Safetensors;
     }
     if begins(b"PK\x03\x04") || begins(b"PK\x05\x06") {
-        return Found::Zip;
+        return FileKind::Zip;
     }
     if begins(&[0x1f, 0x8b]) {
-        return Found::Gzip;
+        return FileKind::Gzip;
     }
     if begins(&[0x28, 0xb5, 0x2f, 0xfd]) {
-        return Found::Zstd;
+        return FileKind::Zstd;
     }
     if head.get(257..262) == Some(b"ustar") {
-        return Found::Tar;
+        return FileKind::Tar;
     }
     // `ggml`, `ggmf`, `ggjt` and `ggla` as numbers of 32 bits.
     if [b"lmgg", b"fmgg", b"tjgg", b"algg"].iter().any(|magic| begins(*magic)) {
-        return Found::OldGgml;
+        return FileKind::OldGgml;
     }
     if let [0x80, 2..=5, ..] = head {
-        return Found::Pickle;
+        return FileKind::Pickle;
     }
     text(head)
 }
@@ -89,40 +89,43 @@ fn is_safetensors(head: &[u8]) -> bool {
     length.is_some_and(|length| (2..=super::safetensors::MAX_HEADER).contains(&length)) && head.get(8) == Some(&b'{')
 }
 
-fn text(head: &[u8]) -> Found {
+fn text(head: &[u8]) -> FileKind {
     let head = &head[..head.len().min(HEAD)];
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
         // A character that is cut in two.
         Err(error) if error.error_len().is_none() => std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or(""),
-        Err(_) => return Found::Unknown,
+        Err(_) => return FileKind::Unknown,
     };
     let text = text.trim_start_matches('\u{feff}').trim();
     if text.is_empty() || text.chars().any(|c| c.is_control() && !c.is_ascii_whitespace()) {
-        return Found::Unknown;
+        return FileKind::Unknown;
     }
     if let Some(pointer) = text.strip_prefix("version https://git-lfs.github.com/spec/v1") {
         let line = |key: &str| pointer.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
         let oid = line("oid sha256:").filter(|oid| oid.len() == 64 && oid.bytes().all(|byte| byte.is_ascii_hexdigit()));
         if let Some(oid) = oid {
-            return Found::LfsPointer { oid: oid.to_owned(), size: line("size ").and_then(|size| size.parse().ok()) };
+            return FileKind::LfsPointer {
+                oid: oid.to_owned(),
+                size: line("size ").and_then(|size| size.parse().ok()),
+            };
         }
     }
     let lower = text.to_ascii_lowercase();
     if ["<!doctype html", "<html", "<head", "<body"].iter().any(|tag| lower.starts_with(tag)) {
-        return Found::Html;
+        return FileKind::Html;
     }
     if lower.starts_with("<?xml") {
-        return if lower.contains("<html") { Found::Html } else { Found::Xml };
+        return if lower.contains("<html") { FileKind::Html } else { FileKind::Xml };
     }
     if text.starts_with(['{', '[']) {
-        return Found::Json;
+        return FileKind::Json;
     }
     let first = text.lines().next().unwrap_or_default().trim();
-    Found::Text(first.chars().take(120).collect())
+    FileKind::Text(first.chars().take(120).collect())
 }
 
-impl Found {
+impl FileKind {
     /// What to do about it, where it is not a model that can be read.
     #[must_use]
     pub const fn advice(&self) -> &'static str {
@@ -144,7 +147,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for FileKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gguf => f.write_str("a GGUF file"),
@@ -181,25 +184,25 @@ mod tests {
         let mut tar = vec![b'a'; 512];
         tar[257..262].copy_from_slice(b"ustar");
         for (head, found) in [
-            (&b""[..], Found::Empty),
-            (b"GGUF\x03\0\0\0", Found::Gguf),
-            (b"\x10\0\0\0\0\0\0\0{}              ", Found::Safetensors),
-            (b"<!DOCTYPE html>\n<html class=\"\">", Found::Html),
-            (b"\xef\xbb\xbf  <HTML>", Found::Html),
-            (b"<?xml version=\"1.0\"?><!DOCTYPE html><html>", Found::Html),
-            (b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", Found::Xml),
-            (b"Entry not found", Found::Text("Entry not found".to_owned())),
-            (b"{\"error\":\"x\"}", Found::Json),
-            (pointer.as_bytes(), Found::LfsPointer { oid: OID.to_owned(), size: Some(98_362_432) }),
-            (b"PK\x03\x04\0\0", Found::Zip),
-            (b"\x80\x02\x8a\x0al", Found::Pickle),
-            (b"tjgg\x03\0\0\0", Found::OldGgml),
-            (b"\x1f\x8b\x08", Found::Gzip),
-            (b"\x28\xb5\x2f\xfd", Found::Zstd),
-            (&tar, Found::Tar),
-            (b"\0\0\0\0", Found::Unknown),
-            (b"\xff\xfe", Found::Unknown),
-            (b"GGU", Found::Text("GGU".to_owned())),
+            (&b""[..], FileKind::Empty),
+            (b"GGUF\x03\0\0\0", FileKind::Gguf),
+            (b"\x10\0\0\0\0\0\0\0{}              ", FileKind::Safetensors),
+            (b"<!DOCTYPE html>\n<html class=\"\">", FileKind::Html),
+            (b"\xef\xbb\xbf  <HTML>", FileKind::Html),
+            (b"<?xml version=\"1.0\"?><!DOCTYPE html><html>", FileKind::Html),
+            (b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>", FileKind::Xml),
+            (b"Entry not found", FileKind::Text("Entry not found".to_owned())),
+            (b"{\"error\":\"x\"}", FileKind::Json),
+            (pointer.as_bytes(), FileKind::LfsPointer { oid: OID.to_owned(), size: Some(98_362_432) }),
+            (b"PK\x03\x04\0\0", FileKind::Zip),
+            (b"\x80\x02\x8a\x0al", FileKind::Pickle),
+            (b"tjgg\x03\0\0\0", FileKind::OldGgml),
+            (b"\x1f\x8b\x08", FileKind::Gzip),
+            (b"\x28\xb5\x2f\xfd", FileKind::Zstd),
+            (&tar, FileKind::Tar),
+            (b"\0\0\0\0", FileKind::Unknown),
+            (b"\xff\xfe", FileKind::Unknown),
+            (b"GGU", FileKind::Text("GGU".to_owned())),
         ] {
             assert_eq!(sniff(head), found, "{head:?}");
         }
@@ -207,16 +210,16 @@ mod tests {
 
     #[test]
     fn a_pointer_is_told_with_its_file() {
-        let found = Found::LfsPointer { oid: OID.to_owned(), size: Some(7) };
+        let found = FileKind::LfsPointer { oid: OID.to_owned(), size: Some(7) };
         assert_eq!(found.to_string(), format!("a Git LFS pointer to the file with SHA-256 {OID} and 7 bytes"));
         assert!(found.advice().contains("git lfs pull"));
         // Without an object it is a text as any other.
-        assert!(matches!(sniff(b"version https://git-lfs.github.com/spec/v1\nsize 1\n"), Found::Text(_)));
+        assert!(matches!(sniff(b"version https://git-lfs.github.com/spec/v1\nsize 1\n"), FileKind::Text(_)));
     }
 
     #[test]
     fn long_text_is_cut_between_characters() {
         let long = "é".repeat(HEAD);
-        assert_eq!(sniff(&long.as_bytes()[..HEAD - 1]), Found::Text("é".repeat(120)));
+        assert_eq!(sniff(&long.as_bytes()[..HEAD - 1]), FileKind::Text("é".repeat(120)));
     }
 }

@@ -23,7 +23,7 @@ use crate::class::{Class, Classified};
 
 /// What a document is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Document {
+pub enum DocumentKind {
     /// The config of an image.
     Config,
     /// The manifest of an image.
@@ -32,7 +32,7 @@ pub enum Document {
     Index,
 }
 
-impl Document {
+impl DocumentKind {
     const fn word(self) -> &'static str {
         match self {
             Self::Config => "config",
@@ -47,7 +47,7 @@ impl Document {
 #[error("its {} {what}", document.word())]
 pub struct Refused {
     /// The document that has it.
-    pub(crate) document: Document,
+    pub(crate) document: DocumentKind,
     what: String,
 }
 
@@ -61,7 +61,7 @@ impl Classified for Refused {
 ///
 /// # Errors
 /// With the first field that does not fit, and its value.
-pub fn check(document: Document, bytes: &[u8]) -> Result<(), Refused> {
+pub fn check(document: DocumentKind, bytes: &[u8]) -> Result<(), Refused> {
     let refused = |what: String| Refused { document, what };
     let text = std::str::from_utf8(bytes).map_err(|_| refused("is not UTF-8".to_owned()))?;
     let root: &RawValue = serde_json::from_str(text).map_err(|error| refused(format!("is not JSON: {error}")))?;
@@ -69,9 +69,9 @@ pub fn check(document: Document, bytes: &[u8]) -> Result<(), Refused> {
         return Err(refused(format!("is {}, and must be an object", shown(root.get()))));
     }
     let (fields, others): (_, &[&str]) = match document {
-        Document::Config => (schema::CONFIG, &[]),
-        Document::Manifest => (schema::MANIFEST, &["manifests", "fsLayers", "history"]),
-        Document::Index => (schema::INDEX, &["config", "layers", "fsLayers", "history"]),
+        DocumentKind::Config => (schema::CONFIG, &[]),
+        DocumentKind::Manifest => (schema::MANIFEST, &["manifests", "fsLayers", "history"]),
+        DocumentKind::Index => (schema::INDEX, &["config", "layers", "fsLayers", "history"]),
     };
     object(root, fields, &mut Vec::new()).map_err(refused)?;
     // What has the fields of two kinds of documents would be read as either.
@@ -89,9 +89,9 @@ pub fn check(document: Document, bytes: &[u8]) -> Result<(), Refused> {
 /// # Errors
 /// See [`check`].
 pub fn check_image(manifest: &[u8], config: &[u8]) -> Result<(), Refused> {
-    check(Document::Manifest, manifest)?;
-    check(Document::Config, config)?;
-    let refused = |what: String| Refused { document: Document::Manifest, what };
+    check(DocumentKind::Manifest, manifest)?;
+    check(DocumentKind::Config, config)?;
+    let refused = |what: String| Refused { document: DocumentKind::Manifest, what };
     let types: Types = serde_json::from_slice(manifest).map_err(|error| refused(format!("is not one: {error}")))?;
     types.check().map_err(refused)
 }
@@ -101,14 +101,14 @@ pub fn check_image(manifest: &[u8], config: &[u8]) -> Result<(), Refused> {
 #[serde(rename_all = "camelCase")]
 struct Types {
     media_type: Option<String>,
-    config: Typed,
+    config: TypedDescriptor,
     #[serde(default)]
-    layers: Option<Vec<Typed>>,
+    layers: Option<Vec<TypedDescriptor>>,
 }
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Typed {
+struct TypedDescriptor {
     #[serde(default)]
     media_type: Option<String>,
 }
@@ -285,7 +285,7 @@ fn members(raw: &RawValue) -> Result<Members<'_>, serde_json::Error> {
 mod tests {
     use super::*;
 
-    fn refused(document: Document, text: &str) -> String {
+    fn refused(document: DocumentKind, text: &str) -> String {
         check(document, text.as_bytes()).err().map(|error| error.to_string()).unwrap_or_default()
     }
 
@@ -308,12 +308,12 @@ mod tests {
             ("[]", "its config is [], and must be an object"),
             ("{} {}", "its config is not JSON: trailing characters at line 1 column 4"),
         ] {
-            assert_eq!(refused(Document::Config, text), said);
+            assert_eq!(refused(DocumentKind::Config, text), said);
         }
         let long = format!(r#"{{"os":["{}"]}}"#, "x".repeat(1000));
-        assert!(refused(Document::Config, &long).len() < 200);
+        assert!(refused(DocumentKind::Config, &long).len() < 200);
         let both = r#"{"config":{},"layers":[],"Manifests":[]}"#;
         let said = "its manifest has 'Manifests', which belongs to another kind of document";
-        assert_eq!(refused(Document::Manifest, both), said);
+        assert_eq!(refused(DocumentKind::Manifest, both), said);
     }
 }

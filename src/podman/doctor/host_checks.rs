@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, StatxFlags, access, ioctl_ficlone, statx};
 
-use super::{Check, Doctor, State};
+use super::{CheckState, Doctor, HostCheck};
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::free_space;
@@ -15,7 +15,7 @@ use crate::podman::storage::places::{Caller, Places};
 use crate::sh;
 
 /// All of them; `temporary` is where Podman puts layers while it loads.
-pub(crate) fn checks(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Vec<Check> {
+pub(crate) fn checks(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Vec<HostCheck> {
     let mut checks = vec![nix(doctor)];
     // The store itself, or the directory it would be made in.
     let there = doctor.store.ancestors().find(|path| path.is_dir());
@@ -33,7 +33,7 @@ pub(crate) fn checks(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Vec<Che
 }
 
 /// Links are made inside of one file system, by root, and through a clone of the mount where that differs.
-fn links(doctor: &Doctor<'_>, there: &Path) -> Check {
+fn links(doctor: &Doctor<'_>, there: &Path) -> HostCheck {
     const NAME: &str = "links";
     let (store, nix) = (there.display(), doctor.nix_store.display());
     let device = |path: &Path| fs::metadata(path).ok().map(|metadata| metadata.dev());
@@ -41,24 +41,29 @@ fn links(doctor: &Doctor<'_>, there: &Path) -> Check {
     if device(doctor.nix_store).is_none() || device(there) != device(doctor.nix_store) {
         let message = format!("{store} is on another file system than {nix}: files are copied, not linked");
         let fix = format!("--storage-dir with a directory on the file system of {nix}");
-        return Check::new(NAME, State::Warning, message, fix);
+        return HostCheck::new(NAME, CheckState::Warning, message, fix);
     }
     if !doctor.is_root() {
         let message =
             format!("only root may make hard links to files of {nix}: files are shared by reflink, or copied");
-        return Check::new(NAME, State::Note, message, "`sudo windlass load …` fills a store that all users share");
+        return HostCheck::new(
+            NAME,
+            CheckState::Note,
+            message,
+            "`sudo windlass load …` fills a store that all users share",
+        );
     }
     if mount(there) == mount(doctor.nix_store) {
-        return Check::ok(NAME, format!("{store} takes hard links to files of {nix}"));
+        return HostCheck::ok(NAME, format!("{store} takes hard links to files of {nix}"));
     }
     if has_sys_admin(doctor.system) {
-        return Check::ok(
+        return HostCheck::ok(
             NAME,
             format!("{store} takes hard links to files of {nix}, a mount of its own, through open_tree"),
         );
     }
     let message = format!("{nix} is a mount of its own, and linking across needs CAP_SYS_ADMIN: files are copied");
-    Check::new(NAME, State::Warning, message, "run windlass with CAP_SYS_ADMIN")
+    HostCheck::new(NAME, CheckState::Warning, message, "run windlass with CAP_SYS_ADMIN")
 }
 
 fn has_sys_admin(system: &Path) -> bool {
@@ -68,59 +73,67 @@ fn has_sys_admin(system: &Path) -> bool {
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set >> SYS_ADMIN & 1 == 1)
 }
 
-fn reflink(there: &Path) -> Option<Check> {
+fn reflink(there: &Path) -> Option<HostCheck> {
     const NAME: &str = "reflink";
     let files = tempfile::tempfile_in(there).and_then(|one| Ok((one, tempfile::tempfile_in(there)?)));
     let store = there.display();
     match files {
         Ok((one, other)) if ioctl_ficlone(&one, &other).is_ok() => {
-            Some(Check::ok(NAME, format!("the file system of {store} shares data between files")))
+            Some(HostCheck::ok(NAME, format!("the file system of {store} shares data between files")))
         }
         Ok(_) => {
             let message = format!("the file system of {store} cannot share data: what cannot be linked is copied");
-            Some(Check::new(NAME, State::Note, message, "XFS and Btrfs can"))
+            Some(HostCheck::new(NAME, CheckState::Note, message, "XFS and Btrfs can"))
         }
         // A store that another program fills.
         Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
             None
         }
-        Err(error) => Some(Check::new(NAME, State::Problem, format!("write to {store}: {error}"), "")),
+        Err(error) => Some(HostCheck::new(NAME, CheckState::Problem, format!("write to {store}: {error}"), "")),
     }
 }
 
-fn free(there: &Path) -> Option<Check> {
+fn free(there: &Path) -> Option<HostCheck> {
     let free = free_space(there).ok()?;
     let message = format!("{} free for {}", gigabytes(free), there.display());
     if free < 1_000_000_000 {
-        return Some(Check::new("free space", State::Warning, message, "free some"));
+        return Some(HostCheck::new("free space", CheckState::Warning, message, "free some"));
     }
-    Some(Check::ok("free space", message))
+    Some(HostCheck::ok("free space", message))
 }
 
 fn gigabytes(bytes: u64) -> String {
     format!("{}.{} GB", bytes / 1_000_000_000, bytes / 100_000_000 % 10)
 }
 
-fn nix(doctor: &Doctor<'_>) -> Check {
+fn nix(doctor: &Doctor<'_>) -> HostCheck {
     const NAME: &str = "nix";
     let store = doctor.nix_store.display();
     if !doctor.nix_store.is_dir() {
-        return Check::new(NAME, State::Warning, format!("there is no {store}: nothing can be linked"), "install Nix");
+        return HostCheck::new(
+            NAME,
+            CheckState::Warning,
+            format!("there is no {store}: nothing can be linked"),
+            "install Nix",
+        );
     }
     let roots = doctor.nix_store.with_file_name("var").join("nix/gcroots/auto");
     if access(&roots, Access::WRITE_OK).is_ok() {
-        return Check::ok(NAME, format!("{store} is there, and {} takes the roots of generations", roots.display()));
+        return HostCheck::ok(
+            NAME,
+            format!("{store} is there, and {} takes the roots of generations", roots.display()),
+        );
     }
     if doctor.on_path("nix-store").is_some() {
-        return Check::ok(NAME, format!("{store} is there, and nix-store makes the roots of generations"));
+        return HostCheck::ok(NAME, format!("{store} is there, and nix-store makes the roots of generations"));
     }
     let message =
         format!("{} is not writable, and nix-store is not on PATH: nothing keeps store paths", roots.display());
-    Check::new(NAME, State::Warning, message, "put nix-store on PATH")
+    HostCheck::new(NAME, CheckState::Warning, message, "put nix-store on PATH")
 }
 
 /// Files in a user's own storage that belong to another user: mostly root's, after a command with sudo. Podman fails there.
-pub(crate) fn owner(places: &Places, caller: &Caller) -> Option<Check> {
+pub(crate) fn owner(places: &Places, caller: &Caller) -> Option<HostCheck> {
     let root = &places.graph_root;
     let inside = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut paths: Vec<PathBuf> = inside.chain([root.clone()]).collect();
@@ -130,12 +143,12 @@ pub(crate) fn owner(places: &Places, caller: &Caller) -> Option<Check> {
     (places.rootless && caller.uid != 0).then(|| {
         let message = format!("{} belongs to user {uid}, not to user {}", path.display(), caller.uid);
         let fix = format!("`sudo chown -R {}: {}`", caller.uid, sh::word(&path.to_string_lossy()));
-        Check::new("owner", State::Problem, message, fix)
+        HostCheck::new("owner", CheckState::Problem, message, fix)
     })
 }
 
 /// A rootless Podman maps the users of an image to ranges of its user's.
-fn subordinate_ids(doctor: &Doctor<'_>) -> Vec<Check> {
+fn subordinate_ids(doctor: &Doctor<'_>) -> Vec<HostCheck> {
     let uid = doctor.caller.uid.to_string();
     let read = |name: &str| bounded::text(&doctor.system.join("etc").join(name), Cap::List).unwrap_or_default();
     let field = |line: &str, n: usize| line.split(':').nth(n).map(str::to_owned);
@@ -149,12 +162,17 @@ fn subordinate_ids(doctor: &Doctor<'_>) -> Vec<Check> {
         let count: u64 = own.filter_map(|line| field(line, 2)?.trim().parse::<u64>().ok()).sum();
         let fix = format!("`sudo usermod {option} 100000-165535 {user}`, with a range that no other user has");
         match count {
-            65536.. => Check::ok(name, format!("user {user} has {count} ids in /etc/{name}")),
+            65536.. => HostCheck::ok(name, format!("user {user} has {count} ids in /etc/{name}")),
             _ if elsewhere => {
-                Check::new(name, State::Note, format!("/etc/nsswitch.conf says where user {user} has ids"), "")
+                HostCheck::new(name, CheckState::Note, format!("/etc/nsswitch.conf says where user {user} has ids"), "")
             }
-            0 => Check::new(name, State::Problem, format!("user {user} has no range in /etc/{name}"), fix),
-            _ => Check::new(name, State::Warning, format!("user {user} has only {count} ids in /etc/{name}"), fix),
+            0 => HostCheck::new(name, CheckState::Problem, format!("user {user} has no range in /etc/{name}"), fix),
+            _ => HostCheck::new(
+                name,
+                CheckState::Warning,
+                format!("user {user} has only {count} ids in /etc/{name}"),
+                fix,
+            ),
         }
     };
     let mappers = ["newuidmap", "newgidmap"].map(|name| mapper(doctor, name));
@@ -162,14 +180,19 @@ fn subordinate_ids(doctor: &Doctor<'_>) -> Vec<Check> {
 }
 
 /// A program that maps ids for other users: it needs root's rights, by its set-user-ID bit or by a capability.
-fn mapper(doctor: &Doctor<'_>, name: &'static str) -> Check {
+fn mapper(doctor: &Doctor<'_>, name: &'static str) -> HostCheck {
     let Some(path) = doctor.on_path(name) else {
-        return Check::new(name, State::Problem, format!("{name} is not on PATH"), "install uidmap or shadow-utils");
+        return HostCheck::new(
+            name,
+            CheckState::Problem,
+            format!("{name} is not on PATH"),
+            "install uidmap or shadow-utils",
+        );
     };
     let is_root = fs::metadata(&path).is_ok_and(|found| found.uid() == 0 && found.mode() & 0o4000 != 0);
     let has_capability = || rustix::fs::getxattr(&path, "security.capability", &mut [0; 64]).is_ok();
     if is_root || has_capability() {
-        return Check::ok(name, path.display().to_string());
+        return HostCheck::ok(name, path.display().to_string());
     }
     let message =
         format!("{} has neither the set-user-ID bit nor a capability, so that Podman cannot use it", path.display());
@@ -178,11 +201,11 @@ fn mapper(doctor: &Doctor<'_>, name: &'static str) -> Check {
     } else {
         format!("install uidmap or shadow-utils, and put the directory of its {name} first on PATH")
     };
-    Check::new(name, State::Problem, message, fix)
+    HostCheck::new(name, CheckState::Problem, message, fix)
 }
 
 /// Regular jobs that delete every image that no container uses.
-fn prunes(doctor: &Doctor<'_>) -> Vec<Check> {
+fn prunes(doctor: &Doctor<'_>) -> Vec<HostCheck> {
     const PLACES: [&str; 7] =
         ["systemd/system", "systemd/user", "cron.d", "cron.hourly", "cron.daily", "cron.weekly", "cron.monthly"];
     let etc = doctor.system.join("etc");
@@ -202,7 +225,7 @@ fn prunes(doctor: &Doctor<'_>) -> Vec<Check> {
             () if has_word(&line, "volume") => format!("take the line out of {}", file.display()),
             () => format!("take {option} out of {}", file.display()),
         };
-        checks.push(Check::new("prune", State::Warning, message, fix));
+        checks.push(HostCheck::new("prune", CheckState::Warning, message, fix));
     }
     checks
 }
@@ -242,7 +265,7 @@ fn pruning_line(system: &Path, file: &Path) -> Option<String> {
 const MOST_LEFTOVERS: usize = 20;
 
 /// What killed loads have left: nothing else removes it.
-fn leftovers(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Option<Check> {
+fn leftovers(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Option<HostCheck> {
     let variable = doctor.caller.variables.get("TMPDIR").filter(|path| !path.is_empty());
     let mut folders = vec![variable.map_or_else(|| doctor.system.join("var/tmp"), PathBuf::from)];
     folders.extend(temporary);
@@ -267,7 +290,7 @@ fn leftovers(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Option<Check> {
     let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
     let message = format!("loads that were killed have left {} in {}", gigabytes(bytes), names.join(" "));
     let remove = sh::line(["rm", "-rf"].into_iter().chain(names.iter().map(String::as_str)));
-    Some(Check::new("leftovers", State::Note, message, format!("`{remove}`")))
+    Some(HostCheck::new("leftovers", CheckState::Note, message, format!("`{remove}`")))
 }
 
 fn bytes_below(folder: &Path) -> u64 {
@@ -318,7 +341,7 @@ mod tests {
     use crate::podman::storage::places::Overrides;
 
     /// What `look` says of a system with these files, whose root is then `$T`.
-    fn on(files: &[(&str, &str)], look: impl Fn(&Doctor<'_>) -> Vec<Check>) -> Vec<String> {
+    fn on(files: &[(&str, &str)], look: impl Fn(&Doctor<'_>) -> Vec<HostCheck>) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         let system = folder.path();
         for (name, text) in files {
@@ -337,7 +360,7 @@ mod tests {
             system,
             progress: &progress,
         };
-        let text = |check: Check| {
+        let text = |check: HostCheck| {
             let fix = check.fix.unwrap_or_default();
             format!("{:?} {}: {} | {fix}", check.state, check.check, check.message)
                 .replace(system.to_str().unwrap(), "$T")
@@ -410,10 +433,10 @@ mod tests {
             (found.state, found.message)
         };
         let (state, message) = look(0o755);
-        assert_eq!(state, State::Problem);
+        assert_eq!(state, CheckState::Problem);
         assert!(message.ends_with("has neither the set-user-ID bit nor a capability, so that Podman cannot use it"));
         // The bit is of use on a program of root's.
-        let expected = if fs::metadata(&path).unwrap().uid() == 0 { State::Ok } else { State::Problem };
+        let expected = if fs::metadata(&path).unwrap().uid() == 0 { CheckState::Ok } else { CheckState::Problem };
         assert_eq!(look(0o4755).0, expected);
     }
 
@@ -461,7 +484,7 @@ mod tests {
             owner(&places, &Caller { uid, ..Caller::default() })
         };
         assert_eq!((look(own, true), look(0, false)), (None, None));
-        let Check { message, fix, .. } = look(own + 1, true).unwrap();
+        let HostCheck { message, fix, .. } = look(own + 1, true).unwrap();
         let (root, user) = (graph_root.display(), own + 1);
         assert_eq!(message, format!("{root} belongs to user {own}, not to user {user}"));
         assert_eq!(fix.unwrap(), format!("`sudo chown -R {user}: {root}`"));

@@ -13,19 +13,19 @@ use std::process::{Command, Output};
 use rustix::fs::{Access, access};
 use serde::Serialize;
 
-use super::linked::image_store::{self, Fault, FaultKind};
+use super::linked::image_store::{self, FaultKind, StoreFault};
 use super::linked::{LinkedStore, sharing};
 use super::storage::ask;
 use super::storage::conf_files::ConfFiles;
-use super::storage::others::Others;
+use super::storage::others::OtherUsers;
 use super::storage::places::{Caller, Overrides, Places, PlacesError};
 use crate::disk::progress::Progress;
 use crate::sh;
 
-/// How a [`Check`] has ended.
+/// How a [`HostCheck`] has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum CheckState {
     /// As it should be.
     Ok,
     /// Good to know.
@@ -38,11 +38,11 @@ pub(crate) enum State {
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub(crate) struct Check {
+pub(crate) struct HostCheck {
     /// What was looked at.
     pub(crate) check: &'static str,
     /// How it is.
-    pub(crate) state: State,
+    pub(crate) state: CheckState,
     /// The object and what was seen.
     pub(crate) message: String,
     /// What to do: a command, or a text and where to write it.
@@ -50,12 +50,17 @@ pub(crate) struct Check {
     pub(crate) fix: Option<String>,
 }
 
-impl Check {
+impl HostCheck {
     pub(super) fn ok(check: &'static str, message: impl Into<String>) -> Self {
-        Self { check, state: State::Ok, message: message.into(), fix: None }
+        Self { check, state: CheckState::Ok, message: message.into(), fix: None }
     }
 
-    pub(super) fn new(check: &'static str, state: State, message: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub(super) fn new(
+        check: &'static str,
+        state: CheckState,
+        message: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
         let fix = Some(fix.into()).filter(|fix: &String| !fix.is_empty());
         Self { check, state, message: message.into(), fix }
     }
@@ -81,14 +86,14 @@ pub(crate) struct Doctor<'a> {
 impl Doctor<'_> {
     /// Everything there is to say, in the order to read it.
     #[must_use]
-    pub(crate) fn examine(&self) -> Vec<Check> {
+    pub(crate) fn examine(&self) -> Vec<HostCheck> {
         let mut checks = self.tools();
         // Before Podman is asked, which makes a lock that is missing if this user may.
         let linked = self.linked_store();
         let temporary = match self.ask() {
             Ok(places) => {
                 let (images, run) = (places.graph_root.display(), places.run_root.display());
-                checks.push(Check::ok("podman info", format!("images are in {images}, run-time files in {run}")));
+                checks.push(HostCheck::ok("podman info", format!("images are in {images}, run-time files in {run}")));
                 checks.push(driver(&places));
                 checks.extend(host_checks::owner(&places, self.caller));
                 let others = places.image_stores.iter().filter(|store| *store != self.store);
@@ -108,9 +113,9 @@ impl Doctor<'_> {
                     PlacesError::NoPodman => {}
                     PlacesError::Failed { said, next } => {
                         let message = format!("podman info fails, and other commands with it: {said}");
-                        checks.push(Check::new("podman info", State::Problem, message, next));
+                        checks.push(HostCheck::new("podman info", CheckState::Problem, message, next));
                     }
-                    error => checks.push(Check::new("podman info", State::Problem, error.to_string(), "")),
+                    error => checks.push(HostCheck::new("podman info", CheckState::Problem, error.to_string(), "")),
                 }
                 None
             }
@@ -147,7 +152,7 @@ impl Doctor<'_> {
         self.caller.uid == 0
     }
 
-    fn tools(&self) -> Vec<Check> {
+    fn tools(&self) -> Vec<HostCheck> {
         let version = |program: &str| {
             let output = self.run(program, &["--version"])?.ok()?;
             output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -156,21 +161,26 @@ impl Doctor<'_> {
             || {
                 let how =
                     if self.on_path("podman").is_some() { "`podman --version` fails" } else { "podman is not on PATH" };
-                Check::new("podman", State::Problem, how, "install Podman 4.3 or newer")
+                HostCheck::new("podman", CheckState::Problem, how, "install Podman 4.3 or newer")
             },
-            |version| Check::ok("podman", version),
+            |version| HostCheck::ok("podman", version),
         );
         let skopeo = version("skopeo").map_or_else(
             || {
                 let message = "skopeo is not on PATH: images that cannot be linked go through `podman pull`";
-                Check::new("skopeo", State::Note, message, "install skopeo: it compares the manifest with its digest")
+                HostCheck::new(
+                    "skopeo",
+                    CheckState::Note,
+                    message,
+                    "install skopeo: it compares the manifest with its digest",
+                )
             },
-            |version| Check::ok("skopeo", version),
+            |version| HostCheck::ok("skopeo", version),
         );
         vec![podman, skopeo]
     }
 
-    fn linked_store(&self) -> Check {
+    fn linked_store(&self) -> HostCheck {
         const NAME: &str = "linked store";
         let store = self.store.display();
         let may_be_roots = !self.is_root() && fs::metadata(self.store).is_ok_and(|found| found.uid() == 0);
@@ -178,15 +188,15 @@ impl Doctor<'_> {
             && !may_be_roots
         {
             let fix = "give a directory of its own with --storage-dir";
-            return Check::new(NAME, State::Problem, error.to_string(), fix);
+            return HostCheck::new(NAME, CheckState::Problem, error.to_string(), fix);
         }
         let faults = image_store::own_faults(self.store);
         let Some(first) = faults.first() else {
-            return Check::ok(NAME, format!("{store} is whole"));
+            return HostCheck::ok(NAME, format!("{store} is whole"));
         };
         let more = if faults.len() > 1 { format!(", and {} more", faults.len() - 1) } else { String::new() };
         let fix = match first.kind {
-            FaultKind::Torn(_) => "`windlass repair` writes the records anew".to_owned(),
+            FaultKind::NotJson(_) => "`windlass repair` writes the records anew".to_owned(),
             FaultKind::Refused(_) => "see who made it, and give another directory with --storage-dir".to_owned(),
             _ if self.is_root() => "`windlass doctor --fix` mends it".to_owned(),
             _ => format!(
@@ -194,61 +204,64 @@ impl Doctor<'_> {
                 self.quoted_store()
             ),
         };
-        Check::new(NAME, State::Problem, format!("{first}{more}"), fix)
+        HostCheck::new(NAME, CheckState::Problem, format!("{first}{more}"), fix)
     }
 
     /// Who else reaches our store.
-    fn sharing(&self, places: &Places) -> Option<Check> {
+    fn sharing(&self, places: &Places) -> Option<HostCheck> {
         const NAME: &str = "sharing";
         let store = self.store.display();
         if !self.is_root() || image_store::claim(self.store).is_err() {
             return None;
         }
         let share = format!("`windlass doctor --share --storage-dir {}`", self.quoted_store());
-        let others = Others { passwd: self.system.join("etc/passwd"), ..Others::default() };
+        let others = OtherUsers { passwd: self.system.join("etc/passwd"), ..OtherUsers::default() };
         let for_all = if places.has_new_rules() { sharing::for_all_users(self.system) } else { Vec::new() };
         let named = others.naming(self.store, for_all).into_iter().next();
         Some(match (sharing::state(self.store).ok()?, named) {
-            (sharing::State::Closed, Some(conf)) => {
+            (sharing::Sharing::Closed, Some(conf)) => {
                 let message =
                     format!("{store} is closed, and {} names it: no Podman command works there", conf.display());
-                Check::new(NAME, State::Problem, message, format!("{share}, or take it out of that file"))
+                HostCheck::new(NAME, CheckState::Problem, message, format!("{share}, or take it out of that file"))
             }
-            (sharing::State::Closed, None) => Check::ok(NAME, format!("{store} is closed to all users but its owner")),
-            (sharing::State::Shared, _) if sharing::boot(self.store, self.system) == sharing::Boot::Nothing => {
+            (sharing::Sharing::Closed, None) => {
+                HostCheck::ok(NAME, format!("{store} is closed to all users but its owner"))
+            }
+            (sharing::Sharing::Shared, _) if sharing::boot(self.store, self.system) == sharing::Boot::Nothing => {
                 let message = format!("{store} is mounted read-only, and nothing mounts it so at the next boot");
-                Check::new(NAME, State::Problem, message, share)
+                HostCheck::new(NAME, CheckState::Problem, message, share)
             }
-            (sharing::State::Shared, _) => {
-                Check::ok(NAME, format!("{store} is shared with all users: mounted read-only over itself, at boot too"))
-            }
-            (sharing::State::Open, _) => {
+            (sharing::Sharing::Shared, _) => HostCheck::ok(
+                NAME,
+                format!("{store} is shared with all users: mounted read-only over itself, at boot too"),
+            ),
+            (sharing::Sharing::Open, _) => {
                 let message = format!("{store} is open to all users, who can write into directories of its images");
                 let close = format!("`windlass doctor --close --storage-dir {}`", self.quoted_store());
-                Check::new(NAME, State::Problem, message, format!("{close}, or, for rootless users, {share}"))
+                HostCheck::new(NAME, CheckState::Problem, message, format!("{close}, or, for rootless users, {share}"))
             }
         })
     }
 
     /// Whether Podman reads our store.
-    fn named(&self, places: &Places) -> Check {
+    fn named(&self, places: &Places) -> HostCheck {
         const NAME: &str = "storage.conf";
         let store = self.store.display();
         let naming = names(&self.naming());
         if places.image_stores.iter().any(|other| other == self.store) {
             let by = if naming.is_empty() { String::new() } else { format!(": {naming}") };
-            return Check::ok(NAME, format!("Podman reads {store}{by}"));
+            return HostCheck::ok(NAME, format!("Podman reads {store}{by}"));
         }
         if self.overrides.root.is_some() {
             let message = "with --root Podman reads no additional image store: images are pulled, not linked";
             let fix = "use Podman without --root, with a storage.conf that says graphroot";
-            return Check::new(NAME, State::Note, message, fix);
+            return HostCheck::new(NAME, CheckState::Note, message, fix);
         }
         if self.caller.variables.contains_key("STORAGE_OPTS") {
             let message =
                 format!("Podman does not read {store}, and STORAGE_OPTS is set, which it may read instead of files");
             let fix = format!("unset STORAGE_OPTS, or add overlay.imagestore={store} to it");
-            return Check::new(NAME, State::Problem, message, fix);
+            return HostCheck::new(NAME, CheckState::Problem, message, fix);
         }
         let message = if naming.is_empty() {
             format!("Podman does not read {store}: no file names it")
@@ -257,11 +270,11 @@ impl Doctor<'_> {
                 "Podman does not read {store}, though {naming} has it: Podman does not take it from there, or a later file replaces the list"
             )
         };
-        Check::new(NAME, State::Problem, message, self.how_to_name(places))
+        HostCheck::new(NAME, CheckState::Problem, message, self.how_to_name(places))
     }
 
     /// What to know of the files that name our store, and of those that say where images are.
-    fn about_names(&self, places: &Places) -> Vec<Check> {
+    fn about_names(&self, places: &Places) -> Vec<HostCheck> {
         const NAME: &str = "storage.conf";
         let mut checks = Vec::new();
         let naming = self.naming();
@@ -273,7 +286,7 @@ impl Doctor<'_> {
             let message = format!("Podman reads {} linked stores of windlass: {}", ours.len(), names(&ours));
             let fix =
                 format!("keep the one that `windlass load` writes to, {}, and take the others out", first.display());
-            checks.push(Check::new(NAME, State::Warning, message, fix));
+            checks.push(HostCheck::new(NAME, CheckState::Warning, message, fix));
         }
         let etc = self.system.join(self::naming::ETC);
         let by_all: Vec<PathBuf> =
@@ -281,9 +294,9 @@ impl Doctor<'_> {
         if self.is_root() && !by_all.is_empty() {
             let by_all = names(&by_all);
             checks.push(if image_store::is_open(self.store) {
-                Check::new(
+                HostCheck::new(
                     NAME,
-                    State::Note,
+                    CheckState::Note,
                     format!("{by_all} gives every user of this host root's linked images"),
                     "",
                 )
@@ -293,7 +306,7 @@ impl Doctor<'_> {
                     self.store.display()
                 );
                 let fix = format!("move it to {}", etc.join("storage.rootful.conf.d").display());
-                Check::new(NAME, State::Problem, message, fix)
+                HostCheck::new(NAME, CheckState::Problem, message, fix)
             });
         }
         if let Some((path, _)) = self.roots_for_all(places) {
@@ -303,7 +316,7 @@ impl Doctor<'_> {
             );
             let fix = "`windlass doctor --fix` takes it out where it is the default; move another one to \
                        /etc/containers/storage.rootful.conf.d/10-places.conf";
-            checks.push(Check::new(NAME, State::Problem, message, fix));
+            checks.push(HostCheck::new(NAME, CheckState::Problem, message, fix));
         }
         let named = self.named_conf();
         let separate = self.files().separate_store(named.as_deref().or(places.conf.as_deref()));
@@ -312,7 +325,7 @@ impl Doctor<'_> {
                 "imagestore is {}, which does not exist: Podman 5 and later make it when they need it",
                 store.display()
             );
-            checks.push(Check::new(NAME, State::Note, message, ""));
+            checks.push(HostCheck::new(NAME, CheckState::Note, message, ""));
         }
         checks
     }
@@ -363,21 +376,21 @@ impl Doctor<'_> {
     }
 
     /// An additional image store that is not the one asked about.
-    fn foreign(&self, store: &Path, places: &Places) -> Check {
+    fn foreign(&self, store: &Path, places: &Places) -> HostCheck {
         const NAME: &str = "image store";
         let faults = image_store::faults(store, &places.driver);
         // A lock that is missing is made by a Podman that can.
-        let made = |fault: &&Fault| {
+        let made = |fault: &&StoreFault| {
             let there =
                 fault.path.ancestors().skip(1).find(|path| path.exists()).filter(|path| path.starts_with(store));
             fault.kind == FaultKind::Missing && there.is_some_and(|path| access(path, Access::WRITE_OK).is_ok())
         };
         let Some(fault) = faults.iter().find(|fault| !made(fault)) else {
-            let note = |fault: &Fault| {
+            let note = |fault: &StoreFault| {
                 let message = format!("{fault}: Podman makes it, but not for users who may not write there");
-                Check::new(NAME, State::Note, message, "run `podman images` as a user who may")
+                HostCheck::new(NAME, CheckState::Note, message, "run `podman images` as a user who may")
             };
-            return faults.first().map_or_else(|| Check::ok(NAME, store.display().to_string()), note);
+            return faults.first().map_or_else(|| HostCheck::ok(NAME, store.display().to_string()), note);
         };
         let text = store.to_string_lossy();
         let from = names(&self.files().with(&text, self.named_conf().as_deref()));
@@ -388,9 +401,9 @@ impl Doctor<'_> {
             FaultKind::Mode(..) | FaultKind::Refused(_) | FaultKind::Unreadable(_) => {
                 format!("`chmod a+r {path}`, or {out}")
             }
-            FaultKind::Torn(_) => format!("restore the file, or {out}"),
+            FaultKind::NotJson(_) => format!("restore the file, or {out}"),
         };
-        Check::new(NAME, State::Problem, format!("{fault}: podman commands fail"), fix)
+        HostCheck::new(NAME, CheckState::Problem, format!("{fault}: podman commands fail"), fix)
     }
 }
 
@@ -398,11 +411,11 @@ fn names(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<String>>().join(" and ")
 }
 
-fn driver(places: &Places) -> Check {
+fn driver(places: &Places) -> HostCheck {
     const NAME: &str = "driver";
     let driver = &places.driver;
     if driver == "overlay" {
-        return Check::ok(NAME, "overlay");
+        return HostCheck::ok(NAME, "overlay");
     }
     let cost = if driver == "vfs" { ": it copies every image whole for each of its layers" } else { "" };
     let message = format!("the storage driver is {driver}, and the linked store needs overlay{cost}");
@@ -411,5 +424,5 @@ fn driver(places: &Places) -> Check {
          aside: Podman keeps to the driver that it was first used with there",
         places.graph_root.display()
     );
-    Check::new(NAME, State::Problem, message, fix)
+    HostCheck::new(NAME, CheckState::Problem, message, fix)
 }

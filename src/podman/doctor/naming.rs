@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use super::Doctor;
 use super::fix::MendError;
 use crate::disk::bounded::{self, Cap};
-use crate::disk::{At, Staging, WriteError};
+use crate::disk::{AtPath, Staging, WriteError};
 use crate::podman::linked::image_store;
 use crate::podman::storage::conf_files::CONF_VARIABLE;
 use crate::podman::storage::places::Places;
 use crate::podman::storage::storage_conf::{self, ConfError, Missing};
-use crate::podman::storage::users::{self, User};
+use crate::podman::storage::users::{self, RootlessUser};
 
 /// Root's own settings.
 pub(crate) const ETC: &str = "etc/containers";
@@ -28,13 +28,13 @@ pub(crate) const ETC: &str = "etc/containers";
 const DROP_IN: &str = "50-windlass.conf";
 
 /// A file with a text that may make Podman read the store.
-struct Way {
+struct NamingFile {
     path: PathBuf,
     text: String,
 }
 
 /// What a file was before.
-struct Before {
+struct FormerFile {
     path: PathBuf,
     old: Option<Vec<u8>>,
     /// Directories that were made for it, the highest first.
@@ -86,7 +86,7 @@ impl Doctor<'_> {
         let users = self.users_with_podman();
         let mut refused = None;
         for way in self.ways(places)? {
-            let before = match Before::write(&way) {
+            let before = match FormerFile::write(&way) {
                 Ok(before) => before,
                 // The checks say what to write there by hand.
                 Err(error) if is_unwritable(&error) => continue,
@@ -138,8 +138,10 @@ impl Doctor<'_> {
         let places = self.ask().map_err(|error| refused(error.to_string()))?;
         let users = self.users_with_podman();
         let old = bounded::read(&from, Cap::Settings).at("read", &from)?;
-        let before =
-            Before::write(&Way { path: to.clone(), text: storage_conf::drop_in(&self.store.to_string_lossy()) })?;
+        let before = FormerFile::write(&NamingFile {
+            path: to.clone(),
+            text: storage_conf::drop_in(&self.store.to_string_lossy()),
+        })?;
         fs::remove_file(&from).at("remove", &from)?;
         let seen = self.ask().map_err(|error| error.to_string()).and_then(|now| self.is_as_before(&places, &now));
         let kept = seen
@@ -159,13 +161,13 @@ impl Doctor<'_> {
     }
 
     /// The ways to name the store, the best first.
-    fn ways(&self, places: &Places) -> Result<Vec<Way>, MendError> {
+    fn ways(&self, places: &Places) -> Result<Vec<NamingFile>, MendError> {
         let mut ways = Vec::new();
         let store = self.store.to_string_lossy();
         if self.named_conf().is_none()
             && let Some(path) = self.drop_in()
         {
-            ways.push(Way { path, text: storage_conf::drop_in(&store) });
+            ways.push(NamingFile { path, text: storage_conf::drop_in(&store) });
         }
         let Some((main, base)) = self.main_conf(places).filter(|(main, _)| !main.is_symlink()) else { return Ok(ways) };
         let read = |path: &Path| match bounded::text(path, Cap::Settings) {
@@ -186,7 +188,7 @@ impl Doctor<'_> {
             let missing: Vec<Missing<'_>> = keys.iter().map(|(key, value)| Missing { key, value }).collect();
             let text = storage_conf::with_store(&text, &main, &store, &missing)?;
             if ways.last().is_none_or(|way| way.text != text) {
-                ways.push(Way { path: main.clone(), text });
+                ways.push(NamingFile { path: main.clone(), text });
             }
         }
         Ok(ways)
@@ -212,11 +214,11 @@ impl Doctor<'_> {
     }
 
     /// The rootless users who have a working Podman now, where root is about to change what they read.
-    pub(crate) fn users_with_podman(&self) -> Vec<User> {
+    pub(crate) fn users_with_podman(&self) -> Vec<RootlessUser> {
         if !self.is_root() || self.named_conf().is_some() {
             return Vec::new();
         }
-        let works = |user: &User| user.ask(self.path(), self.progress).is_ok();
+        let works = |user: &RootlessUser| user.ask(self.path(), self.progress).is_ok();
         users::rootless(self.system).into_iter().filter(works).collect()
     }
 
@@ -232,7 +234,7 @@ impl Doctor<'_> {
             return Ok(None);
         }
         let users = self.users_with_podman();
-        let before = match Before::write(&Way { path: path.clone(), text: new }) {
+        let before = match FormerFile::write(&NamingFile { path: path.clone(), text: new }) {
             Err(error) if is_unwritable(&error) => return Ok(None),
             before => before?,
         };
@@ -264,7 +266,7 @@ impl Doctor<'_> {
 }
 
 /// Whether all of them still have a working Podman.
-fn still_work(users: &[User], doctor: &Doctor<'_>) -> Result<(), String> {
+fn still_work(users: &[RootlessUser], doctor: &Doctor<'_>) -> Result<(), String> {
     for user in users {
         if let Err(error) = user.ask(doctor.path(), doctor.progress) {
             return Err(format!("the Podman of user {} would not work: {error}", user.name));
@@ -278,9 +280,9 @@ fn is_unwritable(error: &WriteError) -> bool {
     matches!(error.source.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied)
 }
 
-impl Before {
+impl FormerFile {
     /// Writes a way's text into its file.
-    fn write(way: &Way) -> Result<Self, WriteError> {
+    fn write(way: &NamingFile) -> Result<Self, WriteError> {
         let path = way.path.clone();
         let old = match bounded::read(&path, Cap::Settings) {
             Ok(bytes) => Some(bytes),

@@ -2,27 +2,29 @@
 
 use std::path::Path;
 
-use super::{Check, State};
+use super::{CheckState, HostCheck};
 use crate::podman::linked::{DRIVER, LinkedStore};
 use crate::podman::load::undo;
 use crate::podman::load::unreadable::{Unreadable, all};
 use crate::podman::storage::places::Places;
-use crate::podman::storage::records::Records;
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::records::StoreRecords;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// What `windlass doctor` says of them.
-pub(crate) fn checks(places: &Places) -> Vec<Check> {
+pub(crate) fn checks(places: &Places) -> Vec<HostCheck> {
     let stores = places.image_stores.iter().filter(|store| places.driver == DRIVER && LinkedStore::is_at(store));
     let stores = std::iter::once(&places.graph_root).chain(stores);
     // Without locks, and what cannot be read is told of elsewhere.
-    let stores = stores.filter_map(|store| Records::glance(store, &places.driver).ok()).collect();
-    let found = all(&Survey { stores }, places);
+    let stores = stores.filter_map(|store| StoreRecords::glance(store, &places.driver).ok()).collect();
+    let found = all(&StoreSnapshot { stores }, places);
     let unconfirmed = || {
         let message = "a load was killed before Podman confirmed it";
         let fix = "`windlass repair` asks Podman, and takes away what it does not know";
-        Check::new("images", State::Problem, message, fix)
+        HostCheck::new("images", CheckState::Problem, message, fix)
     };
-    let check = |image: &Unreadable| Check::new("images", State::Problem, image.to_string(), how(&image.store, places));
+    let check = |image: &Unreadable| {
+        HostCheck::new("images", CheckState::Problem, image.to_string(), how(&image.store, places))
+    };
     let left = undo::is_left(&places.graph_root);
     found.iter().map(check).chain(left.then(unconfirmed)).collect()
 }

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 use crate::disk::WriteError;
 use crate::disk::beneath::Dir;
 use crate::disk::progress::Progress;
-use crate::layer::{Content, Recipe, TRAILER, header, padding};
+use crate::layer::{MemberContent, Recipe, TRAILER, header, padding};
 use crate::oci::digest::{Digest, Hasher};
-use crate::podman::storage::tar_split::{Line, read};
+use crate::podman::storage::tar_split::{TarSplitLine, read};
 
 /// What of a layer is not as its recipe says: the path on disk, and in words. A recipe whose files cannot be read any more
 /// says nothing.
@@ -35,7 +35,7 @@ pub(crate) fn difference(
         told(&mut expected, size);
         expected.update(&TRAILER[..usize::try_from(padding).unwrap_or(0)]);
         position += header.len() as u64 + size + padding;
-        if let (Some(tree), Content::File(source, _), None) = (linked, &member.content, &other)
+        if let (Some(tree), MemberContent::File(source, _), None) = (linked, &member.content, &other)
             && let name = Path::new(OsStr::from_bytes(&member.entry.path))
             && let Ok(placed) = tree.file(name)
             && !is_same(source, &placed).unwrap_or(true)
@@ -52,8 +52,8 @@ pub(crate) fn difference(
     let mut found = Hasher::new();
     read(record, path, &mut |line| {
         match line {
-            Line::Segment(bytes) => found.update(&bytes),
-            Line::Member { size, .. } => self::told(&mut found, size),
+            TarSplitLine::Segment(bytes) => found.update(&bytes),
+            TarSplitLine::Member { size, .. } => self::told(&mut found, size),
         }
         Ok(())
     })?;

@@ -21,12 +21,12 @@ use super::usage::UsageError;
 use crate::class::{Class, Classified};
 use crate::disk::beneath::{Dir, refused};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::engine::Engine;
 use crate::engine::generations::GenerationError;
-use crate::podman::linked::Change;
-use crate::podman::load::decide::Host;
-use crate::podman::storage::others::Others;
+use crate::podman::linked::StoreChange;
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::storage::others::OtherUsers;
 
 /// How many generations stay unless told otherwise.
 pub(crate) const KEEP: usize = 3;
@@ -54,7 +54,7 @@ impl GarbageClass {
 
 /// What to clean up.
 #[derive(Debug, Clone)]
-pub(crate) struct Request {
+pub(crate) struct GcRequest {
     /// Which classes.
     pub(crate) classes: BTreeSet<GarbageClass>,
     /// How many of the last generations stay. The current one always does.
@@ -63,13 +63,13 @@ pub(crate) struct Request {
     /// than that many.
     pub(crate) watermarks: Option<(u8, u8)>,
     /// Where to look for others that use the same images.
-    pub(crate) others: Others,
+    pub(crate) others: OtherUsers,
 }
 
 /// Something that stays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Kept {
+pub(crate) struct KeptItem {
     /// Its class.
     pub(crate) class: GarbageClass,
     /// What it is called: `generation 5`, `image redis (9ffa7622610c)`.
@@ -124,9 +124,9 @@ pub(crate) struct NotOurs {
 
 /// What a clean-up would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
+pub(crate) struct GcPlan {
     /// What stays, and why.
-    pub(crate) keep: Vec<Kept>,
+    pub(crate) keep: Vec<KeptItem>,
     /// What goes.
     pub(crate) remove: Vec<Removal>,
     /// What is not looked at any further.
@@ -137,7 +137,7 @@ pub(crate) struct Plan {
     pub(crate) warnings: Vec<String>,
 }
 
-impl Plan {
+impl GcPlan {
     /// Bytes that it frees on the file system that a path is on.
     #[must_use]
     pub(crate) fn bytes_at(&self, path: &Path) -> u64 {
@@ -205,17 +205,17 @@ impl Classified for GcError {
 }
 
 /// What is loaded, and has no other user.
-pub(super) struct Held<'a> {
+pub(super) struct HeldLocks<'a> {
     _generations: Option<File>,
-    pub(super) change: Option<Change<'a>>,
+    pub(super) change: Option<StoreChange<'a>>,
 }
 
-impl Host {
+impl PodmanHost {
     /// What a clean-up would do. Changes nothing.
     ///
     /// # Errors
     /// See [`GcError`].
-    pub(crate) fn plan_gc(&self, request: &Request, progress: &Progress) -> Result<Plan, GcError> {
+    pub(crate) fn plan_gc(&self, request: &GcRequest, progress: &Progress) -> Result<GcPlan, GcError> {
         let _held = self.hold(progress)?;
         self.plan_held(request, progress)
     }
@@ -226,10 +226,10 @@ impl Host {
     /// See [`GcError`]; of a single removal, see [`Removed::error`].
     pub(crate) fn gc(
         &self,
-        request: &Request,
+        request: &GcRequest,
         done: &mut dyn FnMut(&Removed),
         progress: &Progress,
-    ) -> Result<(Plan, Vec<Removed>), GcError> {
+    ) -> Result<(GcPlan, Vec<Removed>), GcError> {
         let mut settled = self.settle_now(progress).map_err(Box::new)?;
         if request.classes.contains(&GarbageClass::Images) {
             settled.extend(self.remove_unreadable(progress).map_err(Box::new)?);
@@ -251,7 +251,7 @@ impl Host {
             let mut request = request.clone();
             request.classes.remove(&GarbageClass::Containers);
             let warnings = std::mem::take(&mut plan.warnings);
-            plan = Plan { warnings, ..self.plan_held(&request, progress)? };
+            plan = GcPlan { warnings, ..self.plan_held(&request, progress)? };
         }
         let mut linked: Vec<Removal> = Vec::new();
         for removal in &plan.remove {
@@ -277,19 +277,19 @@ impl Host {
     #[must_use]
     pub(crate) fn reclaimable(&self, place: &Path, progress: &Progress) -> u64 {
         let classes = GarbageClass::USUAL.into();
-        let request = Request { classes, keep: KEEP, watermarks: None, others: Others::default() };
+        let request = GcRequest { classes, keep: KEEP, watermarks: None, others: OtherUsers::default() };
         self.plan_held(&request, progress).map_or(0, |plan| plan.bytes_at(place))
     }
 
-    pub(super) fn hold(&self, progress: &Progress) -> Result<Held<'_>, GcError> {
+    pub(super) fn hold(&self, progress: &Progress) -> Result<HeldLocks<'_>, GcError> {
         let generations = self.generations();
         // Where nothing was ever loaded there is nothing to hold, and nothing is made.
         let lock = generations.state().find(&[])?.map(|_| generations.lock(progress)).transpose()?;
         let change = self.linked.as_ref().map(|store| store.change(progress)).transpose()?;
-        Ok(Held { _generations: lock, change })
+        Ok(HeldLocks { _generations: lock, change })
     }
 
-    fn plan_held(&self, request: &Request, progress: &Progress) -> Result<Plan, GcError> {
+    fn plan_held(&self, request: &GcRequest, progress: &Progress) -> Result<GcPlan, GcError> {
         let mut planner = Planner::new(self, request, progress)?;
         let Some((above, down_to)) = request.watermarks else { return Ok(planner.plan(request.keep)) };
         let mut wanted: BTreeMap<u64, u64> = BTreeMap::new();
@@ -307,9 +307,9 @@ impl Host {
             }
         }
         if wanted.is_empty() {
-            return Ok(Plan { full: Some(fullest), ..Plan::default() });
+            return Ok(GcPlan { full: Some(fullest), ..GcPlan::default() });
         }
-        let enough = |plan: &Plan| {
+        let enough = |plan: &GcPlan| {
             let freed = |there: &u64| {
                 let removals = plan.remove.iter().filter(|removal| device(&removal.place) == Some(*there));
                 removals.map(|removal| removal.bytes).sum::<u64>()
@@ -330,15 +330,15 @@ impl Host {
     fn remove_linked(
         &self,
         removals: Vec<Removal>,
-        request: &Request,
-        held: &Held<'_>,
+        request: &GcRequest,
+        held: &HeldLocks<'_>,
         all: &mut Vec<Removed>,
         done: &mut dyn FnMut(&Removed),
         progress: &Progress,
     ) -> Result<(), GcError> {
         let Some(change) = held.change.as_ref().filter(|_| !removals.is_empty()) else { return Ok(()) };
         let classes = [GarbageClass::Images].into();
-        let planner = Planner::new(self, &Request { classes, ..request.clone() }, progress)?;
+        let planner = Planner::new(self, &GcRequest { classes, ..request.clone() }, progress)?;
         let mut going = BTreeSet::new();
         let mut errors = Vec::new();
         for removal in &removals {
@@ -362,7 +362,7 @@ impl Host {
     }
 
     /// Removes what a killed run has left in the linked store or in the graph root.
-    fn remove_leftover(&self, path: &Path, held: &Held<'_>) -> Result<(), WriteError> {
+    fn remove_leftover(&self, path: &Path, held: &HeldLocks<'_>) -> Result<(), WriteError> {
         let linked = held.change.as_ref().zip(self.linked.as_ref());
         if let Some((change, _)) = linked.filter(|(_, store)| path.starts_with(store.path())) {
             return change.remove(path);
@@ -377,7 +377,7 @@ impl Host {
         &self,
         removal: &Removal,
         before: &[Removed],
-        held: &Held<'_>,
+        held: &HeldLocks<'_>,
         progress: &Progress,
     ) -> Result<(), GcError> {
         match &removal.thing {

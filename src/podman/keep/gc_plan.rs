@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::fs::FileType;
 
-use super::gc::{GarbageClass, GcError, Kept, NotOurs, Plan, Removal, Request, Thing};
+use super::gc::{GarbageClass, GcError, GcPlan, GcRequest, KeptItem, NotOurs, Removal, Thing};
 use super::usage::{Except, Usage};
 use crate::disk;
 use crate::disk::beneath::Dir;
@@ -16,33 +16,33 @@ use crate::engine::generations::{Generation, GenerationEntry, Generations};
 use crate::engine::keep::{History, Retention};
 use crate::image::summary::ImageKind;
 use crate::podman::linked::LinkedStore;
-use crate::podman::load::decide::Host;
-use crate::podman::storage::records::{Records, StoredImage};
-use crate::podman::storage::survey::Survey;
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::storage::records::{StoreRecords, StoredImage};
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// Bytes of a layer: what its removal frees, and what Nix may collect afterwards.
-type Sizes = BTreeMap<String, (u64, u64)>;
+type LayerSizes = BTreeMap<String, (u64, u64)>;
 
 /// Everything that decides; read once, planned with as often as needed.
 pub(crate) struct Planner<'a> {
-    host: &'a Host,
+    host: &'a PodmanHost,
     classes: BTreeSet<GarbageClass>,
     history: History,
-    own: Records,
-    linked: Option<(LinkedStore, Records)>,
+    own: StoreRecords,
+    linked: Option<(LinkedStore, StoreRecords)>,
     usage: Usage,
     /// Containers that go.
     containers: Vec<Removal>,
     leftovers: Vec<Removal>,
-    sizes: Sizes,
+    sizes: LayerSizes,
 }
 
 impl<'a> Planner<'a> {
-    pub(crate) fn new(host: &'a Host, request: &Request, progress: &Progress) -> Result<Self, GcError> {
+    pub(crate) fn new(host: &'a PodmanHost, request: &GcRequest, progress: &Progress) -> Result<Self, GcError> {
         let generations = host.generations();
         let history = History::read(&generations)?;
-        let survey = Survey::read(&host.places, progress)?;
-        let own = survey.stores.first().cloned().unwrap_or_default();
+        let snapshot = StoreSnapshot::read(&host.places, progress)?;
+        let own = snapshot.stores.first().cloned().unwrap_or_default();
         let linked = match &host.linked {
             Some(store) => Some((store.clone(), store.records(progress)?)),
             None => None,
@@ -56,7 +56,7 @@ impl<'a> Planner<'a> {
             usage: Usage::default(),
             containers: Vec::new(),
             leftovers: Vec::new(),
-            sizes: Sizes::new(),
+            sizes: LayerSizes::new(),
         };
         if request.classes.contains(&GarbageClass::Containers) {
             planner.containers = planner.stopped(request.keep, progress)?;
@@ -68,8 +68,8 @@ impl<'a> Planner<'a> {
         let ours =
             planner.history.both().flat_map(|generation| &generation.entries).flat_map(GenerationEntry::all_names);
         let except = Except { containers: gone.collect(), names: ours.collect() };
-        planner.usage = host.usage(&survey, &request.others, &except, progress)?;
-        let unreadable = host.unreadable(&survey);
+        planner.usage = host.usage(&snapshot, &request.others, &except, progress)?;
+        let unreadable = host.unreadable(&snapshot);
         planner.usage.warnings.extend(unreadable.iter().map(|image| format!("{image}; --apply takes it away")));
         planner.leftovers = planner.find_leftovers(&generations, progress)?;
         Ok(planner)
@@ -88,15 +88,15 @@ impl<'a> Planner<'a> {
     }
 
     /// What stays and what goes when the last `keep` generations stay.
-    pub(crate) fn plan(&mut self, keep: usize) -> Plan {
-        let mut plan = Plan { warnings: self.usage.warnings.clone(), ..Plan::default() };
+    pub(crate) fn plan(&mut self, keep: usize) -> GcPlan {
+        let mut plan = GcPlan { warnings: self.usage.warnings.clone(), ..GcPlan::default() };
         let kept = self.retain(keep);
         let mut images: Vec<Removal> = Vec::new();
         // Every image that stays, by the newest generation that has it.
         let mut wanted: BTreeMap<String, String> = self.usage.loaded.clone();
         wanted.extend(kept.images.iter().map(|(config, why)| (config.hex(), why.clone())));
         let generations = kept.generations.iter().map(|(number, why)| (format!("generation {number}"), why.clone()));
-        plan.keep.extend(generations.map(|(name, why)| Kept { class: GarbageClass::Generations, name, why }));
+        plan.keep.extend(generations.map(|(name, why)| KeptItem { class: GarbageClass::Generations, name, why }));
         let own = self.own.clone();
         let (ours, others): (Vec<&StoredImage>, Vec<&StoredImage>) =
             own.images.iter().partition(|image| self.entry(image).is_some());
@@ -122,12 +122,12 @@ impl<'a> Planner<'a> {
     }
 
     /// What goes if these images do, whichever generation has them, and a sentence for each that is used.
-    pub(crate) fn unload(&mut self, ids: &BTreeSet<String>) -> (Plan, Vec<String>) {
-        let mut plan = Plan { warnings: self.usage.warnings.clone(), ..Plan::default() };
+    pub(crate) fn unload(&mut self, ids: &BTreeSet<String>) -> (GcPlan, Vec<String>) {
+        let mut plan = GcPlan { warnings: self.usage.warnings.clone(), ..GcPlan::default() };
         let own = self.own.clone();
         let wanted = self.usage.loaded.clone();
         let mut used = Vec::new();
-        let mut users = |records: &Records, ours: &[&StoredImage]| {
+        let mut users = |records: &StoreRecords, ours: &[&StoredImage]| {
             for image in ours {
                 if let Some(who) = self.usage.of_image(records, &image.id, &image.layer) {
                     used.push(format!("{} is used by {who}", self.label(image)));
@@ -188,15 +188,15 @@ impl<'a> Planner<'a> {
     /// Says of each image of ours why it stays; gives those that go.
     fn divide(
         &self,
-        records: &Records,
+        records: &StoreRecords,
         ours: &[&StoredImage],
         wanted: &BTreeMap<String, String>,
-        keep: &mut Vec<Kept>,
+        keep: &mut Vec<KeptItem>,
     ) -> Vec<StoredImage> {
         let mut needed: BTreeSet<String> = BTreeSet::new();
         let mut stays = |image: &StoredImage, why: String| {
             needed.extend(records.chain(&image.layer).map(str::to_owned));
-            keep.push(Kept { class: GarbageClass::Images, name: self.label(image), why });
+            keep.push(KeptItem { class: GarbageClass::Images, name: self.label(image), why });
         };
         let mut rest = Vec::new();
         for image in ours {
@@ -217,7 +217,7 @@ impl<'a> Planner<'a> {
             match self.usage.of_layers(records, alone) {
                 Some(who) if records.store != self.own.store => {
                     needed.extend(records.chain(&image.layer).map(str::to_owned));
-                    keep.push(Kept {
+                    keep.push(KeptItem {
                         class: GarbageClass::Images,
                         name: self.label(image),
                         why: format!("its layers are used by {who}"),
@@ -229,7 +229,7 @@ impl<'a> Planner<'a> {
         going
     }
 
-    fn linked_removals(&mut self, store: &LinkedStore, records: &Records, going: &[StoredImage]) -> Vec<Removal> {
+    fn linked_removals(&mut self, store: &LinkedStore, records: &StoreRecords, going: &[StoredImage]) -> Vec<Removal> {
         let mut needed = needed(records, going);
         let mut removals = Vec::new();
         for image in going {
@@ -258,7 +258,7 @@ impl<'a> Planner<'a> {
         removals
     }
 
-    fn pulled_removals(&self, own: &Records, going: &[StoredImage], keep: &mut Vec<Kept>) -> Vec<Removal> {
+    fn pulled_removals(&self, own: &StoreRecords, going: &[StoredImage], keep: &mut Vec<KeptItem>) -> Vec<Removal> {
         let mut staying = Vec::new();
         let mut removals = Vec::new();
         for image in going {
@@ -275,7 +275,7 @@ impl<'a> Planner<'a> {
                     None => "it has no name left; `podman image prune` removes it".to_owned(),
                 };
                 staying.push(image.id.clone());
-                keep.push(Kept { class: GarbageClass::Images, name: self.label(image), why });
+                keep.push(KeptItem { class: GarbageClass::Images, name: self.label(image), why });
                 continue;
             }
             let mut name = self.label(image);
@@ -402,13 +402,13 @@ fn label(entry: &GenerationEntry) -> String {
 }
 
 /// The layers of all images of a store but those that go.
-fn needed(records: &Records, going: &[StoredImage]) -> BTreeSet<String> {
+fn needed(records: &StoreRecords, going: &[StoredImage]) -> BTreeSet<String> {
     let stays = records.images.iter().filter(|image| !going.iter().any(|other| other.id == image.id));
     stays.flat_map(|image| records.chain(&image.layer).map(str::to_owned)).collect()
 }
 
 /// Bytes on the disk of a layer that Podman unpacked, whose files may be links to each other.
-fn of_pulled(own: &Records, layer: &str) -> u64 {
+fn of_pulled(own: &StoreRecords, layer: &str) -> u64 {
     let tree = own.tree(layer);
     let folder = if tree.ends_with("diff") { tree.parent().unwrap_or(&tree) } else { &tree };
     let (alone, linked) = measure(folder);

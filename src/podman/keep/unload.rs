@@ -5,15 +5,15 @@
 
 use std::collections::BTreeSet;
 
-use super::gc::{GarbageClass, GcError, Plan, Removal, Removed, Request, Thing};
+use super::gc::{GarbageClass, GcError, GcPlan, GcRequest, Removal, Removed, Thing};
 use super::gc_plan::Planner;
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::engine::generations::{Generation, GenerationEntry, GenerationError};
 use crate::engine::keep::replace_current;
-use crate::podman::load::decide::Host;
-use crate::podman::storage::others::Others;
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::storage::others::OtherUsers;
 
 /// Why nothing was unloaded.
 #[derive(Debug, thiserror::Error)]
@@ -77,12 +77,12 @@ pub(crate) struct Unloaded {
     /// What goes from Podman's stores, and why that did not work.
     pub(crate) removed: Vec<Removed>,
     /// What stays there, and why.
-    pub(crate) plan: Plan,
+    pub(crate) plan: GcPlan,
     /// The generation that is current now; `None` if nothing was changed.
     pub(crate) generation: Option<u64>,
 }
 
-impl Host {
+impl PodmanHost {
     /// Lets go of images. With `apply` unset, only says what would go.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Host {
         let held = self.hold(progress)?;
         let ids: BTreeSet<String> = choice.going.iter().map(|entry| entry.config_digest.hex()).collect();
         let classes = BTreeSet::from([GarbageClass::Images]);
-        let request = Request { classes, keep: usize::MAX, watermarks: None, others: Others::default() };
+        let request = GcRequest { classes, keep: usize::MAX, watermarks: None, others: OtherUsers::default() };
         let mut planner = Planner::new(self, &request, progress)?;
         let (plan, used) = planner.unload(&ids);
         if !used.is_empty() {

@@ -17,19 +17,19 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::class::{Class, Classified};
-use crate::disk::At;
+use crate::disk::AtPath;
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::engine::generations::{GenerationError, Generations};
 use crate::podman::linked::{DRIVER, LinkedStore, link_name};
-use crate::podman::load::decide::Host;
+use crate::podman::load::decide::PodmanHost;
 use crate::podman::slots::{self, ModelError, Slots};
 use crate::podman::storage::client::ClientError;
-use crate::podman::storage::others::{Others, layers_in};
+use crate::podman::storage::others::{OtherUsers, layers_in};
 use crate::podman::storage::places::state_of;
-use crate::podman::storage::records::{Records, RecordsError, StoredImage};
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::records::{RecordsError, StoreRecords, StoredImage};
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// What is used, each with by whom, in words that follow *used by*.
 #[derive(Debug, Clone, Default)]
@@ -99,7 +99,7 @@ impl Usage {
 
     /// What the containers of a graph root use, and what of it lies over layers of other stores. `place` follows the name
     /// of a container: ` of …`.
-    fn add(&mut self, records: &Records, place: &str, except: &Except) {
+    fn add(&mut self, records: &StoreRecords, place: &str, except: &Except) {
         let Except { containers: without, names: ours } = except;
         for container in records.containers.iter().filter(|container| !without.contains(&container.id)) {
             let name = container.names.first().unwrap_or(&container.id);
@@ -130,7 +130,7 @@ impl Usage {
     }
 
     /// By whom a layer of a store is used itself.
-    fn of_layer(&self, records: &Records, layer: &str) -> Option<&str> {
+    fn of_layer(&self, records: &StoreRecords, layer: &str) -> Option<&str> {
         if let Some(who) = self.layers.get(layer) {
             return Some(who);
         }
@@ -144,30 +144,34 @@ impl Usage {
 
     /// By whom an image is used: a container's, a mounted one, or one with something over its top layer.
     #[must_use]
-    pub(crate) fn of_image(&self, records: &Records, id: &str, top: &str) -> Option<&str> {
+    pub(crate) fn of_image(&self, records: &StoreRecords, id: &str, top: &str) -> Option<&str> {
         self.images.get(id).map(String::as_str).or_else(|| self.of_layer(records, top))
     }
 
     /// By whom one of these layers, or something over it, is used.
     #[must_use]
-    pub(crate) fn of_layers<'a>(&self, records: &Records, layers: impl IntoIterator<Item = &'a str>) -> Option<&str> {
+    pub(crate) fn of_layers<'a>(
+        &self,
+        records: &StoreRecords,
+        layers: impl IntoIterator<Item = &'a str>,
+    ) -> Option<&str> {
         layers.into_iter().find_map(|layer| self.of_layer(records, layer))
     }
 }
 
-impl Host {
+impl PodmanHost {
     /// Who uses which image.
     ///
     /// # Errors
     /// If the records, Podman or generations cannot be read. Then nothing may be removed.
     pub(crate) fn usage(
         &self,
-        survey: &Survey,
-        others: &Others,
+        snapshot: &StoreSnapshot,
+        others: &OtherUsers,
         except: &Except,
         progress: &Progress,
     ) -> Result<Usage, UsageError> {
-        let images = survey.stores.iter().flat_map(|store| &store.images);
+        let images = snapshot.stores.iter().flat_map(|store| &store.images);
         let named = |image: &StoredImage| {
             let name = image.names.iter().find(|name| !name.contains('@')).or(image.names.first())?;
             Some((image.id.clone(), name.clone()))
@@ -175,10 +179,10 @@ impl Host {
         let names = images.filter_map(named).collect();
         let mut usage = Usage { mounted: others.mounted(), names, ..Usage::default() };
         usage.add_models(&Slots::of(&self.places.graph_root), "")?;
-        if let Some(own) = survey.stores.first() {
+        if let Some(own) = snapshot.stores.first() {
             usage.add(own, "", except);
             if !own.containers.is_empty() {
-                self.add_image_mounts(&mut usage, survey, except, progress)?;
+                self.add_image_mounts(&mut usage, snapshot, except, progress)?;
             }
         }
         if let Some(linked) = &self.linked {
@@ -192,7 +196,7 @@ impl Host {
     fn add_image_mounts(
         &self,
         usage: &mut Usage,
-        survey: &Survey,
+        snapshot: &StoreSnapshot,
         except: &Except,
         progress: &Progress,
     ) -> Result<(), UsageError> {
@@ -202,7 +206,7 @@ impl Host {
             }
             let who = format!("container {}, which mounts it", container.name);
             for name in container.image_mounts() {
-                let known = survey.called(name).map(|(_, image)| image.id.clone());
+                let known = snapshot.called(name).map(|(_, image)| image.id.clone());
                 let id = match known {
                     Some(id) => Some(id),
                     // A short name, or an ID.
@@ -213,7 +217,7 @@ impl Host {
                 }
             }
             // As the last start had it; after a restart of the host no mount says so.
-            let Some(own) = survey.stores.first() else { continue };
+            let Some(own) = snapshot.stores.first() else { continue };
             let path = own.store.join(format!("{}-containers/{}/userdata/config.json", own.driver, container.id));
             let mut layers = BTreeSet::new();
             layers_in(&bounded::text(&path, Cap::Config).unwrap_or_default(), &mut layers);
@@ -225,7 +229,7 @@ impl Host {
     }
 
     /// Everybody else who may use the linked store.
-    fn add_others(&self, usage: &mut Usage, linked: &LinkedStore, others: &Others) -> Result<(), UsageError> {
+    fn add_others(&self, usage: &mut Usage, linked: &LinkedStore, others: &OtherUsers) -> Result<(), UsageError> {
         let own = fs::canonicalize(&self.places.graph_root).unwrap_or_else(|_| self.places.graph_root.clone());
         let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
         for (note, folder) in linked.users().map_err(RecordsError::from)? {
@@ -241,7 +245,7 @@ impl Host {
         let roots: BTreeSet<PathBuf> =
             others.graph_roots(&mut usage.warnings).into_iter().chain(noted).filter(|root| *root != own).collect();
         for root in roots {
-            match Records::glance(&root, DRIVER) {
+            match StoreRecords::glance(&root, DRIVER) {
                 Ok(records) => usage.add(&records, &format!(" of {}", root.display()), &Except::default()),
                 Err(error) => usage.warnings.push(format!("containers of another graph root cannot be seen: {error}")),
             }
@@ -307,7 +311,7 @@ mod tests {
         );
         fs::write(path("passwd"), passwd).unwrap();
         let mut warnings = Vec::new();
-        let roots = Others { passwd: path("passwd"), proc: path("proc") }.graph_roots(&mut warnings);
+        let roots = OtherUsers { passwd: path("passwd"), proc: path("proc") }.graph_roots(&mut warnings);
         assert!(warnings.iter().any(|warning| warning.ends_with("storage.conf: it is not a file")), "{warnings:?}");
         assert!(roots.contains(&usual) && roots.contains(&chosen), "{roots:?}");
     }

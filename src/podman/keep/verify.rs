@@ -23,15 +23,15 @@ use crate::disk::WriteError;
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::Cap;
 use crate::disk::progress::Progress;
-use crate::engine::target::{DecideError, Target};
+use crate::engine::target::{DecideError, LoadTarget};
 use crate::image::summary::PlatformRecord;
 use crate::image::{LayerRecord, chain_ids};
-use crate::layer::{Kind, Recipe};
+use crate::layer::{Recipe, TarEntryKind};
 use crate::oci::digest::Digest;
 use crate::podman::linked::check_tree::{Bad, check_in};
 use crate::podman::linked::{DRIVER, LinkedStore};
-use crate::podman::storage::records::Records;
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::records::StoreRecords;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// Why nothing can be said.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Classified for VerifyError {
 /// What mends a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum ProblemState {
     /// Podman has no such image: it is loaded.
     Missing,
     /// The image is there and its name leads elsewhere: it is named.
@@ -77,9 +77,9 @@ pub(crate) struct LayerName {
 
 /// One thing that is not as it was loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
-pub(crate) struct Problem {
+pub(crate) struct ImageProblem {
     /// What mends it.
-    pub(crate) state: State,
+    pub(crate) state: ProblemState,
     /// The images that have it, by name and tag.
     pub(crate) images: Vec<String>,
     /// The layer.
@@ -98,7 +98,7 @@ pub(crate) struct Problem {
     pub(crate) what: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ImageProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.images.join(", "))?;
         if let Some(LayerName { title, digest }) = &self.layer {
@@ -118,13 +118,13 @@ impl fmt::Display for Problem {
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Verified {
+pub(crate) struct VerifiedImages {
     /// How many images were looked at.
     pub(crate) images: usize,
     /// How many layers, each once.
     pub(crate) layers: usize,
     /// What is wrong.
-    pub(crate) problems: Vec<Problem>,
+    pub(crate) problems: Vec<ImageProblem>,
 }
 
 /// Compares images with what a Podman has of them. With `full` every byte of their layers is read.
@@ -132,17 +132,17 @@ pub(crate) struct Verified {
 /// # Errors
 /// See [`VerifyError`]; what is wrong with an image is not an error.
 pub(crate) fn verify(
-    survey: &Survey,
-    targets: &[Target],
+    snapshot: &StoreSnapshot,
+    targets: &[LoadTarget],
     full: bool,
     progress: &Progress,
-) -> Result<Verified, VerifyError> {
-    let mut verified = Verified { images: targets.len(), ..Verified::default() };
-    let mut layers: BTreeMap<(&Path, String), Layer<'_>> = BTreeMap::new();
+) -> Result<VerifiedImages, VerifyError> {
+    let mut verified = VerifiedImages { images: targets.len(), ..VerifiedImages::default() };
+    let mut layers: BTreeMap<(&Path, String), StoreLayer<'_>> = BTreeMap::new();
     for target in targets {
         let (summary, platform) = (target.image.summary(), target.platform()?);
         let name = &summary.reference.to_string();
-        let problem = |state, path: Option<PathBuf>, what: String| Problem {
+        let problem = |state, path: Option<PathBuf>, what: String| ImageProblem {
             state,
             images: vec![name.clone()],
             layer: None,
@@ -151,21 +151,21 @@ pub(crate) fn verify(
             source: None,
             what,
         };
-        let Some((store, _)) = survey.image(summary, platform) else {
+        let Some((store, _)) = snapshot.image(summary, platform) else {
             let what = "Podman has no record of it".to_owned();
-            verified.problems.push(problem(State::Missing, None, what));
+            verified.problems.push(problem(ProblemState::Missing, None, what));
             continue;
         };
         let chain: Vec<String> = chain_ids(&platform.layers).iter().map(|id| id.hex()).collect();
-        let bad = image_records(survey, platform, &chain);
-        verified.problems.extend(bad.into_iter().map(|(path, what)| problem(State::Damaged, Some(path), what)));
-        if let Some(what) = survey.led_elsewhere(summary, platform) {
-            verified.problems.push(problem(State::Renamed, None, what));
+        let bad = image_records(snapshot, platform, &chain);
+        verified.problems.extend(bad.into_iter().map(|(path, what)| problem(ProblemState::Damaged, Some(path), what)));
+        if let Some(what) = snapshot.led_elsewhere(summary, platform) {
+            verified.problems.push(problem(ProblemState::Renamed, None, what));
         }
         for (n, record) in platform.layers.iter().enumerate() {
-            let home = survey.layer(store, &chain[n]).map_or(store, |(home, _)| home);
+            let home = snapshot.layer(store, &chain[n]).map_or(store, |(home, _)| home);
             let recipe = target.image.image().recipes.get(&record.digest).map(|made| &made.recipe);
-            let layer = layers.entry((&home.store, chain[n].clone())).or_insert_with(|| Layer {
+            let layer = layers.entry((&home.store, chain[n].clone())).or_insert_with(|| StoreLayer {
                 home,
                 id: chain[n].clone(),
                 below: chain[..n].iter().rev().cloned().collect(),
@@ -180,23 +180,23 @@ pub(crate) fn verify(
         }
     }
     verified.layers = layers.len();
-    let mut layers: Vec<Layer<'_>> = layers.into_values().collect();
+    let mut layers: Vec<StoreLayer<'_>> = layers.into_values().collect();
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.record.diff_size()));
     progress.expect(if full { layers.iter().map(|layer| layer.record.diff_size()).sum() } else { 0 });
-    let found: Vec<Vec<Problem>> =
-        layers.par_iter().with_max_len(1).map(|layer| layer.verify(survey, full, progress)).collect();
+    let found: Vec<Vec<ImageProblem>> =
+        layers.par_iter().with_max_len(1).map(|layer| layer.verify(snapshot, full, progress)).collect();
     progress.check().map_err(VerifyError::Stopped)?;
     verified.problems.extend(found.into_iter().flatten());
     Ok(verified)
 }
 
 /// What is wrong with an image's records and the small files beside them.
-fn image_records(survey: &Survey, platform: &PlatformRecord, chain: &[String]) -> Vec<(PathBuf, String)> {
+fn image_records(snapshot: &StoreSnapshot, platform: &PlatformRecord, chain: &[String]) -> Vec<(PathBuf, String)> {
     let (mut bad, mut has_config, mut json) = (Vec::new(), false, PathBuf::new());
     let (id, config) = (platform.config_digest.hex(), platform.config_digest.to_string());
     let needed = |name: &str| name == config || name.starts_with("manifest");
     // An image that was tagged has a second record in the graph root, and its files only beside the first one.
-    for store in &survey.stores {
+    for store in &snapshot.stores {
         let Some(stored) = store.images.iter().find(|image| image.id == id) else { continue };
         json = store.store.join(format!("{0}-images/images.json", store.driver));
         // An image without layers has none as the uppermost.
@@ -226,13 +226,13 @@ fn image_records(survey: &Survey, platform: &PlatformRecord, chain: &[String]) -
 }
 
 /// A file of a store, which no link leads out of.
-fn read(store: &Records, path: &Path, cap: Cap) -> io::Result<Vec<u8>> {
+fn read(store: &StoreRecords, path: &Path, cap: Cap) -> io::Result<Vec<u8>> {
     let below = path.strip_prefix(&store.store).unwrap_or(path);
     Dir::open(&store.store).and_then(|dir| dir.read(below, cap)).map_err(|error| error.source)
 }
 
 /// The text of one.
-fn text(store: &Records, path: &Path) -> io::Result<String> {
+fn text(store: &StoreRecords, path: &Path) -> io::Result<String> {
     let bytes = read(store, path, Cap::Settings)?;
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
 }
@@ -242,8 +242,8 @@ fn unreadable(error: &io::Error) -> String {
 }
 
 /// A layer in one store.
-struct Layer<'a> {
-    home: &'a Records,
+struct StoreLayer<'a> {
+    home: &'a StoreRecords,
     id: String,
     /// The chain IDs below it, the nearest first.
     below: Vec<String>,
@@ -252,11 +252,11 @@ struct Layer<'a> {
     images: Vec<String>,
 }
 
-impl Layer<'_> {
-    fn problem(&self, path: PathBuf, what: String) -> Problem {
+impl StoreLayer<'_> {
+    fn problem(&self, path: PathBuf, what: String) -> ImageProblem {
         let layer = LayerName { title: self.record.title.clone(), digest: self.record.digest };
-        Problem {
-            state: State::Damaged,
+        ImageProblem {
+            state: ProblemState::Damaged,
             images: self.images.clone(),
             layer: Some(layer),
             file: None,
@@ -266,9 +266,9 @@ impl Layer<'_> {
         }
     }
 
-    fn verify(&self, survey: &Survey, full: bool, progress: &Progress) -> Vec<Problem> {
-        let mut problems: Vec<Problem> =
-            self.records(survey).into_iter().map(|(path, what)| self.problem(path, what)).collect();
+    fn verify(&self, snapshot: &StoreSnapshot, full: bool, progress: &Progress) -> Vec<ImageProblem> {
+        let mut problems: Vec<ImageProblem> =
+            self.records(snapshot).into_iter().map(|(path, what)| self.problem(path, what)).collect();
         // Without these two there is nothing to read.
         if problems.is_empty() {
             let found = if full { self.bytes(progress) } else { self.recipe(progress) };
@@ -279,8 +279,8 @@ impl Layer<'_> {
     }
 
     /// What is wrong with the layer's record, and with what must lie beside its tree.
-    fn records(&self, survey: &Survey) -> Vec<(PathBuf, String)> {
-        let Records { store, driver, layers, .. } = self.home;
+    fn records(&self, snapshot: &StoreSnapshot) -> Vec<(PathBuf, String)> {
+        let StoreRecords { store, driver, layers, .. } = self.home;
         let json = store.join(format!("{driver}-layers/layers.json"));
         let Some(stored) = layers.get(&self.id) else {
             return vec![(json, format!("has no layer {}", self.id))];
@@ -296,7 +296,7 @@ impl Layer<'_> {
         if !tree.is_dir() {
             bad.push((tree, "is not there".to_owned()));
         } else if driver == DRIVER {
-            bad.extend(self.mounts(survey, &tree));
+            bad.extend(self.mounts(snapshot, &tree));
         }
         if !split.is_file() {
             bad.push((split, "is not there".to_owned()));
@@ -305,8 +305,8 @@ impl Layer<'_> {
     }
 
     /// The short names by which overlay mounts know a layer and those below it.
-    fn mounts(&self, survey: &Survey, tree: &Path) -> Option<(PathBuf, String)> {
-        let folder = |store: &Records| store.store.join(DRIVER);
+    fn mounts(&self, snapshot: &StoreSnapshot, tree: &Path) -> Option<(PathBuf, String)> {
+        let folder = |store: &StoreRecords| store.store.join(DRIVER);
         let leads = |link: PathBuf, to: &Path| {
             fs::canonicalize(link).is_ok_and(|at| fs::canonicalize(to).is_ok_and(|to| at == to))
         };
@@ -328,7 +328,7 @@ impl Layer<'_> {
         };
         let names: Vec<&str> = names.split(':').collect();
         let fits = |(name, below): (&&str, &String)| {
-            survey.stores.iter().any(|store| leads(folder(store).join(name), &store.tree(below)))
+            snapshot.stores.iter().any(|store| leads(folder(store).join(name), &store.tree(below)))
         };
         let right = names.len() == self.below.len() && names.iter().zip(&self.below).all(fits);
         if !right {
@@ -344,7 +344,7 @@ impl Layer<'_> {
     }
 
     /// Compares the layer with the recipe that its image has for it.
-    fn recipe(&self, progress: &Progress) -> Result<Vec<Problem>, WriteError> {
+    fn recipe(&self, progress: &Progress) -> Result<Vec<ImageProblem>, WriteError> {
         let Some(recipe) = self.recipe.filter(|recipe| recipe.blob().is_none()) else { return Ok(Vec::new()) };
         let (store, split) = (Dir::open(&self.home.store)?, self.home.tar_split(&self.id));
         let record = store.file(self.below(&split))?;
@@ -361,7 +361,7 @@ impl Layer<'_> {
     }
 
     /// Reads every byte.
-    fn bytes(&self, progress: &Progress) -> Result<Vec<Problem>, WriteError> {
+    fn bytes(&self, progress: &Progress) -> Result<Vec<ImageProblem>, WriteError> {
         let (tree, split) = (self.home.tree(&self.id), self.home.tar_split(&self.id));
         let store = Dir::open(&self.home.store)?;
         let (record, open) = (store.file(self.below(&split))?, store.dir(self.below(&tree))?);
@@ -381,7 +381,7 @@ impl Layer<'_> {
             let inode = |path: &Path| fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok();
             let same = |source: &&PathBuf| inode(source).is_some_and(|source| inode(&disk) == Some(source));
             let source = sources.get(&path).filter(same).cloned();
-            Problem { file: Some(Path::new("/").join(path)), source, ..self.problem(disk.clone(), why) }
+            ImageProblem { file: Some(Path::new("/").join(path)), source, ..self.problem(disk.clone(), why) }
         };
         Ok(bad.into_iter().map(problem).collect())
     }
@@ -394,7 +394,7 @@ impl Layer<'_> {
         // What can no longer be read has no source either.
         drop(recipe.members(&mut |member| {
             let path = Path::new(std::ffi::OsStr::from_bytes(&member.entry.path));
-            if matches!(member.entry.kind, Kind::File(_)) && wanted.contains(path) {
+            if matches!(member.entry.kind, TarEntryKind::File(_)) && wanted.contains(path) {
                 sources.insert(path.to_owned(), member.host);
             }
             Ok(())

@@ -14,16 +14,16 @@ use rustix::fs::{OFlags, getxattr, makedev, readlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::rooted_path::{Root, in_proc};
+use super::rooted_path::{TreeRoot, in_proc};
 use super::unpack::{OPAQUE, WHITEOUT, is_ignored};
 use crate::disk::beneath::Dir;
 use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError, bounded};
+use crate::disk::{AtPath, WriteError, bounded};
 use crate::layer::padding;
-use crate::layer::tar_reader::{self, Kind, Member, clean};
+use crate::layer::tar_reader::{self, TarMember, TarMemberKind, clean};
 use crate::oci::digest::{Digest, Hasher};
-use crate::podman::storage::tar_split::{Line, read, sum_of_file};
+use crate::podman::storage::tar_split::{TarSplitLine, read, sum_of_file};
 
 /// The longest header that is looked at: an archive may have gigabytes between two members.
 const LONGEST: usize = 4 * 1024 * 1024;
@@ -39,7 +39,7 @@ pub struct Bad {
 
 /// What a tree turned out to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckedTree {
     /// The digest of the archive that record and tree give.
     pub digest: Digest,
     /// Its size in bytes.
@@ -55,7 +55,7 @@ pub struct Checked {
 ///
 /// # Errors
 /// If the record itself cannot be read, or the job was told to stop.
-pub fn check(record: &Path, tree: &Path, overlay: bool, progress: &Progress) -> Result<Checked, WriteError> {
+pub fn check(record: &Path, tree: &Path, overlay: bool, progress: &Progress) -> Result<CheckedTree, WriteError> {
     let file = bounded::open(record).at("open", record)?;
     check_in((file, record), Dir::open(tree)?, overlay, progress)
 }
@@ -66,9 +66,9 @@ pub(crate) fn check_in(
     dir: Dir,
     overlay: bool,
     progress: &Progress,
-) -> Result<Checked, WriteError> {
+) -> Result<CheckedTree, WriteError> {
     let tree = &dir.path().to_owned();
-    let root = Root::of(dir).at("open", tree)?;
+    let root = TreeRoot::of(dir).at("open", tree)?;
     let mut checker = Checker { root, overlay, hasher: Hasher::new(), progress };
     let (mut bad, mut members, mut gone, mut differing) = (Vec::new(), BTreeSet::new(), Vec::new(), BTreeMap::new());
     // The bytes since the last member: its padding, then the header of the next one.
@@ -76,14 +76,14 @@ pub(crate) fn check_in(
     read(file, record, &mut |line| {
         progress.check().at("read", tree)?;
         let (name, size, sum) = match line {
-            Line::Segment(bytes) => {
+            TarSplitLine::Segment(bytes) => {
                 checker.hasher.update(&bytes);
                 if header.len() < LONGEST {
                     header.extend_from_slice(&bytes);
                 }
                 return Ok(());
             }
-            Line::Member { name, size, sum } => (name, size, sum),
+            TarSplitLine::Member { name, size, sum } => (name, size, sum),
         };
         let path = clean(&name);
         let told = tar_reader::next(&mut header.get(padded..).unwrap_or_default()).ok().flatten();
@@ -117,11 +117,11 @@ pub(crate) fn check_in(
     bad.extend(differing.into_values());
     bad.sort_by(|one, other| one.path.cmp(&other.path));
     let (digest, size) = checker.hasher.finish();
-    Ok(Checked { digest, size, bad, members })
+    Ok(CheckedTree { digest, size, bad, members })
 }
 
 struct Checker<'a> {
-    root: Root,
+    root: TreeRoot,
     overlay: bool,
     hasher: Hasher,
     progress: &'a Progress,
@@ -132,7 +132,7 @@ impl Checker<'_> {
     fn member(
         &mut self,
         path: &Path,
-        told: Option<&Member>,
+        told: Option<&TarMember>,
         (size, sum): (u64, Option<u64>),
         members: &mut BTreeSet<PathBuf>,
         differing: &mut BTreeMap<u64, Bad>,
@@ -170,7 +170,7 @@ impl Checker<'_> {
     }
 
     /// The CRC-64 of a file's bytes, which are hashed along unless the record has them already.
-    fn sum(&mut self, file: &File, size: u64, told: Option<&Member>) -> io::Result<u64> {
+    fn sum(&mut self, file: &File, size: u64, told: Option<&TarMember>) -> io::Result<u64> {
         let failed = |error| match error {
             PipeError::Read(error) | PipeError::Write(error) => error,
         };
@@ -191,17 +191,17 @@ impl Checker<'_> {
     }
 
     /// What of a member is not as its header says.
-    fn difference(&self, told: &Member, place: &File, found: &Metadata) -> Option<String> {
+    fn difference(&self, told: &TarMember, place: &File, found: &Metadata) -> Option<String> {
         let kind = found.file_type();
         let device = |major, minor| found.rdev() == makedev(major, minor);
         let (word, is_it) = match &told.kind {
-            Kind::Directory => ("directory", kind.is_dir()),
-            Kind::Symlink(_) => ("symbolic link", kind.is_symlink()),
-            Kind::File => ("file", kind.is_file()),
-            Kind::Fifo => ("named pipe", kind.is_fifo()),
-            Kind::Character(major, minor) => ("such device", kind.is_char_device() && device(*major, *minor)),
-            Kind::Block(major, minor) => ("such device", kind.is_block_device() && device(*major, *minor)),
-            Kind::Link(target) => {
+            TarMemberKind::Directory => ("directory", kind.is_dir()),
+            TarMemberKind::Symlink(_) => ("symbolic link", kind.is_symlink()),
+            TarMemberKind::File => ("file", kind.is_file()),
+            TarMemberKind::Fifo => ("named pipe", kind.is_fifo()),
+            TarMemberKind::Character(major, minor) => ("such device", kind.is_char_device() && device(*major, *minor)),
+            TarMemberKind::Block(major, minor) => ("such device", kind.is_block_device() && device(*major, *minor)),
+            TarMemberKind::Link(target) => {
                 let target = clean(target);
                 let other = self.root.open_at(&target, OFlags::PATH).and_then(|(file, _)| file.metadata());
                 let same = other.is_ok_and(|other| (other.dev(), other.ino()) == (found.dev(), found.ino()));
@@ -211,7 +211,7 @@ impl Checker<'_> {
         if !is_it {
             return Some(format!("is no {word} any more"));
         }
-        if let Kind::Symlink(expected) = &told.kind {
+        if let TarMemberKind::Symlink(expected) = &told.kind {
             let target = readlinkat(place, "", Vec::new()).ok()?;
             if target.as_bytes() != expected {
                 let expected = String::from_utf8_lossy(expected);
@@ -244,7 +244,7 @@ impl Checker<'_> {
 }
 
 /// What of a member's mode, owner and attributes is not as its header says.
-fn attributes(told: &Member, place: &File, found: &Metadata) -> Option<String> {
+fn attributes(told: &TarMember, place: &File, found: &Metadata) -> Option<String> {
     if !found.is_symlink() && found.mode() & 0o7777 != told.mode {
         return Some(format!("has the mode {:04o} instead of {:04o}", found.mode() & 0o7777, told.mode));
     }
@@ -252,7 +252,7 @@ fn attributes(told: &Member, place: &File, found: &Metadata) -> Option<String> {
     if !geteuid().is_root() {
         return None;
     }
-    let Member { uid, gid, .. } = told;
+    let TarMember { uid, gid, .. } = told;
     if (u64::from(found.uid()), u64::from(found.gid())) != (*uid, *gid) {
         return Some(format!("belongs to {}:{} instead of {uid}:{gid}", found.uid(), found.gid()));
     }
@@ -269,7 +269,7 @@ fn attributes(told: &Member, place: &File, found: &Metadata) -> Option<String> {
 mod tests {
     use super::*;
 
-    use crate::layer::{Entry as Told, Kind, TRAILER, header};
+    use crate::layer::{TRAILER, TarEntry as Told, TarEntryKind, header};
     use crate::podman::storage::tar_split::Writer;
 
     /// A layer with a directory, a file and a link; `mode` of the file.
@@ -286,13 +286,13 @@ mod tests {
             header(&Told { path, kind, mode, uid, gid, uname: String::new(), gname: String::new() }, 0)
         };
         let mut writer = Writer::new(File::create(record).unwrap(), record);
-        writer.segment(&told("d", Kind::Directory, 0o555)).unwrap();
+        writer.segment(&told("d", TarEntryKind::Directory, 0o555)).unwrap();
         writer.member(b"d/", None).unwrap();
-        writer.segment(&told("d/é", Kind::File(9), mode)).unwrap();
+        writer.segment(&told("d/é", TarEntryKind::File(9), mode)).unwrap();
         // The check value that the CRC catalogue has for CRC-64/GO-ISO.
         writer.member("d/é".as_bytes(), Some((9, 0xb909_56c7_75a4_1001))).unwrap();
         writer.segment(&TRAILER[..503]).unwrap();
-        writer.segment(&told("d/link", Kind::Symlink("é".into()), 0o777)).unwrap();
+        writer.segment(&told("d/link", TarEntryKind::Symlink("é".into()), 0o777)).unwrap();
         writer.member(b"d/link", None).unwrap();
         writer.segment(&TRAILER).unwrap();
         writer.finish().unwrap();

@@ -7,15 +7,15 @@ use rustix::fs::{AtFlags, FileType, linkat};
 
 use crate::disk::beneath::Dir;
 use crate::disk::progress::Progress;
-use crate::disk::walk::Cursor;
-use crate::disk::{At, WriteError};
+use crate::disk::walk::TreeCursor;
+use crate::disk::{AtPath, WriteError};
 
 /// Makes at `name` in `to`, where nothing is, the tree `from`; how many links that took.
 ///
 /// # Errors
 /// With the path at fault: above all a file that has all the names that its file system allows.
-pub(crate) fn twin(from: Dir, to: &Dir, name: &str, progress: &Progress) -> Result<u64, WriteError> {
-    let (mut from, mut to) = (Cursor::at(from), Cursor::at(to.make(name, 0o700)?));
+pub(crate) fn copy_tree(from: Dir, to: &Dir, name: &str, progress: &Progress) -> Result<u64, WriteError> {
+    let (mut from, mut to) = (TreeCursor::at(from), TreeCursor::at(to.make(name, 0o700)?));
     let mut links = 0;
     // The directories that are still to be made, level by level.
     let mut levels = vec![level(&from, &to, &mut links, progress)?];
@@ -41,7 +41,12 @@ pub(crate) fn twin(from: Dir, to: &Dir, name: &str, progress: &Progress) -> Resu
 }
 
 /// Links everything in one directory but directories, which come back.
-fn level(from: &Cursor, to: &Cursor, links: &mut u64, progress: &Progress) -> Result<Vec<OsString>, WriteError> {
+fn level(
+    from: &TreeCursor,
+    to: &TreeCursor,
+    links: &mut u64,
+    progress: &Progress,
+) -> Result<Vec<OsString>, WriteError> {
     let mut directories = Vec::new();
     for (name, kind) in from.dir().names()? {
         progress.check().at("write", to.dir().path())?;

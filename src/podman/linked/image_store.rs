@@ -14,7 +14,7 @@ use rustix::process::geteuid;
 use super::sharing;
 use crate::disk::beneath::{Dir, TEMPORARY, is_private_to, refused};
 use crate::disk::bounded::{self, Cap};
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 
 /// In a directory that windlass made as its store.
 pub(crate) const MARKER: &str = "windlass.json";
@@ -33,7 +33,7 @@ const RECORDS: [[&str; 2]; 2] = [
 
 /// Something wrong with an additional image store.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct StoreFault {
     /// The file or directory.
     pub(crate) path: PathBuf,
     /// What is wrong with it.
@@ -53,10 +53,10 @@ pub(crate) enum FaultKind {
     /// This user cannot read it.
     Unreadable(String),
     /// It is not whole JSON.
-    Torn(String),
+    NotJson(String),
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for StoreFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let path = self.path.display();
         match &self.kind {
@@ -64,16 +64,16 @@ impl std::fmt::Display for Fault {
             FaultKind::Mode(is, should) => write!(f, "{path} has the mode {is:04o} instead of {should:04o}"),
             FaultKind::Refused(why) => write!(f, "{path}: {why}"),
             FaultKind::Unreadable(error) => write!(f, "{path} cannot be read: {error}"),
-            FaultKind::Torn(error) => write!(f, "{path} is not whole JSON: {error}"),
+            FaultKind::NotJson(error) => write!(f, "{path} is not whole JSON: {error}"),
         }
     }
 }
 
 /// What is wrong with an additional image store for the driver `driver`: only what makes Podman fail.
 #[must_use]
-pub(crate) fn faults(store: &Path, driver: &str) -> Vec<Fault> {
+pub(crate) fn faults(store: &Path, driver: &str) -> Vec<StoreFault> {
     if !store.is_dir() {
-        return vec![Fault { path: store.to_owned(), kind: FaultKind::Missing }];
+        return vec![StoreFault { path: store.to_owned(), kind: FaultKind::Missing }];
     }
     let mut faults = Vec::new();
     for [records, lock] in RECORDS {
@@ -82,7 +82,7 @@ pub(crate) fn faults(store: &Path, driver: &str) -> Vec<Fault> {
         faults.extend(record_fault(&of_driver(records)).filter(|fault| fault.kind != FaultKind::Missing));
         let lock = of_driver(lock);
         if !lock.exists() {
-            faults.push(Fault { path: lock, kind: FaultKind::Missing });
+            faults.push(StoreFault { path: lock, kind: FaultKind::Missing });
         }
     }
     faults
@@ -90,15 +90,15 @@ pub(crate) fn faults(store: &Path, driver: &str) -> Vec<Fault> {
 
 /// What is wrong with a store of windlass's own, of which nothing may be missing and which its owner alone may change.
 #[must_use]
-pub(crate) fn own_faults(store: &Path) -> Vec<Fault> {
+pub(crate) fn own_faults(store: &Path) -> Vec<StoreFault> {
     let mut faults = faults(store, "overlay");
     if faults.iter().any(|fault| fault.path == store) {
         return faults;
     }
     let owner = store_owner(store);
-    let add = |faults: &mut Vec<Fault>, path: PathBuf, kind| {
+    let add = |faults: &mut Vec<StoreFault>, path: PathBuf, kind| {
         if !faults.iter().any(|fault| fault.path == path) {
-            faults.push(Fault { path, kind });
+            faults.push(StoreFault { path, kind });
         }
     };
     let root = match Dir::open(store) {
@@ -147,16 +147,16 @@ fn own(found: &rustix::fs::Stat, is_directory: bool, owner: u32) -> Result<(), S
     is_private_to(found, owner)
 }
 
-fn record_fault(path: &Path) -> Option<Fault> {
+fn record_fault(path: &Path) -> Option<StoreFault> {
     let kind = match bounded::read(path, Cap::Document) {
         Err(error) if error.kind() == ErrorKind::NotFound => FaultKind::Missing,
         Err(error) => FaultKind::Unreadable(error.to_string()),
         Ok(bytes) => match serde_json::from_slice::<Vec<serde::de::IgnoredAny>>(&bytes) {
             Ok(_) => return None,
-            Err(error) => FaultKind::Torn(error.to_string()),
+            Err(error) => FaultKind::NotJson(error.to_string()),
         },
     };
-    Some(Fault { path: path.to_owned(), kind })
+    Some(StoreFault { path: path.to_owned(), kind })
 }
 
 /// Whether every user of the host can read a store: it is open to them, and so is every directory above it.
@@ -275,7 +275,7 @@ mod tests {
     fn a_new_store_has_no_fault_and_what_is_taken_away_is_found_and_mended() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("a/b");
-        let missing = Fault { path: store.clone(), kind: FaultKind::Missing };
+        let missing = StoreFault { path: store.clone(), kind: FaultKind::Missing };
         assert_eq!((own_faults(&store), claim(&store).is_ok()), (vec![missing], true));
         assert_eq!(create(&store).unwrap().len(), 12);
         assert_eq!((own_faults(&store), claim(&store).is_ok()), (vec![], true));
@@ -286,7 +286,7 @@ mod tests {
         {
             let path = store.join(name);
             fs::remove_file(&path).or_else(|_| fs::remove_dir(&path)).unwrap();
-            let missing = vec![Fault { path, kind: FaultKind::Missing }];
+            let missing = vec![StoreFault { path, kind: FaultKind::Missing }];
             assert_eq!(own_faults(&store), missing);
             assert_eq!(faults(&store, "overlay"), if others { missing.clone() } else { vec![] });
             assert_eq!(create(&store).unwrap(), [missing[0].path.clone()]);
@@ -294,10 +294,12 @@ mod tests {
         }
         let records = store.join("overlay-images/images.json");
         fs::set_permissions(&records, Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(own_faults(&store), vec![Fault { path: records.clone(), kind: FaultKind::Mode(0o600, 0o644) }]);
+        assert_eq!(own_faults(&store), vec![StoreFault { path: records.clone(), kind: FaultKind::Mode(0o600, 0o644) }]);
         assert_eq!(create(&store).unwrap(), std::slice::from_ref(&records));
         fs::write(&records, "[{\"id\":").unwrap();
-        assert!(matches!(&own_faults(&store)[..], [Fault { path, kind: FaultKind::Torn(_) }] if *path == records));
+        assert!(
+            matches!(&own_faults(&store)[..], [StoreFault { path, kind: FaultKind::NotJson(_) }] if *path == records)
+        );
         assert_eq!(create(&store).unwrap(), Vec::<PathBuf>::new(), "records are not thrown away");
     }
 
@@ -341,7 +343,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &new).unwrap();
         let said = create(&store).unwrap_err().to_string();
         assert!(said.contains("store/new: it is a link"), "{said}");
-        assert!(matches!(&own_faults(&store)[..], [Fault { path, kind: FaultKind::Refused(_) }] if *path == new));
+        assert!(matches!(&own_faults(&store)[..], [StoreFault { path, kind: FaultKind::Refused(_) }] if *path == new));
         if geteuid().is_root() {
             std::os::unix::fs::chown(&store, Some(65534), None).unwrap();
             let said = claim(&store).unwrap_err().to_string();

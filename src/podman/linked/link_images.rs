@@ -9,25 +9,25 @@ use oci_spec::image::MediaType;
 use rayon::prelude::*;
 
 use super::check_tree::check_in;
-use super::copy_by_links::twin;
+use super::copy_by_links::copy_tree;
 use super::link_tree::{TreeError, Views, place};
 use super::unpack::{UnpackError, Unpacked, unpack};
-use super::{Change, DRIVER, LinkedStore, NewLayer, TAR_SPLIT, TREE};
+use super::{DRIVER, LinkedStore, NewLayer, StoreChange, TAR_SPLIT, TREE};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::pipe::CHUNK;
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
-use crate::engine::target::{Cause, Copies};
+use crate::disk::{AtPath, WriteError};
+use crate::engine::target::{CopiedBytes, CopyCause};
 use crate::image::layout::{ImageDir, LayoutError, changed};
 use crate::image::recipes::Description;
 use crate::image::summary::PlatformRecord;
 use crate::image::{LayerRecord, chain_ids};
 use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
-use crate::podman::storage::records::{Records, RecordsError, StoredImage, StoredLayer, packing};
-use crate::podman::storage::survey::names;
+use crate::podman::storage::records::{RecordsError, StoreRecords, StoredImage, StoredLayer, packing};
+use crate::podman::storage::snapshot::names;
 use crate::spec::DEFAULT_CREATED;
 
 /// Why an image cannot be linked.
@@ -94,7 +94,7 @@ pub struct Linked {
     /// Bytes of these.
     pub(crate) linked: u64,
     /// Bytes that were copied, by why.
-    pub(crate) copies: Copies,
+    pub(crate) copies: CopiedBytes,
 }
 
 /// Links images. One that fails does not keep the others from being there. Of those in `vouched`, by the paths of their
@@ -113,13 +113,13 @@ pub fn link(
     let records = store.records(progress)?;
     let there = |chain: &str| !force && records.layers.contains_key(chain) && records.tree(chain).is_dir();
     // A layer that several images share is made once, the largest first.
-    let mut work: BTreeMap<String, Work<'_>> = BTreeMap::new();
+    let mut work: BTreeMap<String, LinkWork<'_>> = BTreeMap::new();
     for (image, platform) in images {
         let chain = chain(platform);
         for (n, record) in platform.layers.iter().enumerate() {
             let below = chain[..n].iter().rev().cloned().collect();
             let vouched = vouched.contains(image.path());
-            let work = work.entry(chain[n].clone()).or_insert_with(|| Work { image, record, below, vouched });
+            let work = work.entry(chain[n].clone()).or_insert_with(|| LinkWork { image, record, below, vouched });
             if vouched && !work.vouched {
                 (work.image, work.vouched) = (image, true);
             }
@@ -127,7 +127,7 @@ pub fn link(
     }
     work.retain(|chain, _| !there(chain));
     let views = Views::new(store.path());
-    let mut order: Vec<(&String, &Work<'_>)> = work.iter().collect();
+    let mut order: Vec<(&String, &LinkWork<'_>)> = work.iter().collect();
     order.sort_by_key(|(_, work)| std::cmp::Reverse(work.record.diff_size()));
     // What is unpacked is unpacked once, whatever lies below it.
     let mut trees: BTreeMap<Digest, Tree> = if force {
@@ -138,14 +138,15 @@ pub fn link(
     let mut seen: BTreeSet<Digest> = trees.keys().copied().collect();
     let (first, later): (Vec<_>, Vec<_>) =
         order.into_iter().partition(|(_, work)| work.blob().is_none() || seen.insert(work.record.diff_id()));
-    let each =
-        |work: Vec<(&String, &Work<'_>)>, trees: &BTreeMap<Digest, Tree>| -> Vec<(String, Result<Made, LinkError>)> {
-            let make = |(chain, work): (&String, &Work<'_>)| {
-                let tree = work.blob().and_then(|_| trees.get(&work.record.diff_id()));
-                (chain.clone(), make(chain, work, tree, &change, &views, progress))
-            };
-            work.into_par_iter().with_max_len(1).map(make).collect()
+    let each = |work: Vec<(&String, &LinkWork<'_>)>,
+                trees: &BTreeMap<Digest, Tree>|
+     -> Vec<(String, Result<Made, LinkError>)> {
+        let make = |(chain, work): (&String, &LinkWork<'_>)| {
+            let tree = work.blob().and_then(|_| trees.get(&work.record.diff_id()));
+            (chain.clone(), make(chain, work, tree, &change, &views, progress))
         };
+        work.into_par_iter().with_max_len(1).map(make).collect()
+    };
     let mut made = each(first, &trees);
     trees.extend(made.iter().filter_map(|(_, made)| made.as_ref().ok()).filter_map(|made| Tree::made(&made.layer)));
     made.extend(each(later, &trees));
@@ -204,7 +205,7 @@ fn chain(platform: &PlatformRecord) -> Vec<String> {
 }
 
 /// A layer to be made.
-struct Work<'a> {
+struct LinkWork<'a> {
     image: &'a ImageDir,
     record: &'a LayerRecord,
     /// The chain IDs below it, the nearest first.
@@ -213,7 +214,7 @@ struct Work<'a> {
     vouched: bool,
 }
 
-impl Work<'_> {
+impl LinkWork<'_> {
     /// The file that is the layer, for one that was not made here.
     fn blob(&self) -> Option<&Path> {
         self.image.image().recipes.get(&self.record.digest)?.recipe.blob()
@@ -255,8 +256,8 @@ impl Tree {
     }
 
     /// Makes the same in another workplace; how many links that took.
-    fn twin(&self, to: &Dir, progress: &Progress) -> Result<u64, WriteError> {
-        let links = twin(self.place.dir(TREE)?, to, TREE, progress)?;
+    fn copy_to(&self, to: &Dir, progress: &Progress) -> Result<u64, WriteError> {
+        let links = copy_tree(self.place.dir(TREE)?, to, TREE, progress)?;
         let (mut from, path) = (self.records.0.file(&self.records.1)?, to.at(TAR_SPLIT));
         std::io::copy(&mut from, &mut to.create(TAR_SPLIT)?).at("write", &path)?;
         Ok(links)
@@ -265,9 +266,9 @@ impl Tree {
 
 fn make(
     chain: &str,
-    work: &Work<'_>,
+    work: &LinkWork<'_>,
     same: Option<&Tree>,
-    change: &Change<'_>,
+    change: &StoreChange<'_>,
     views: &Views,
     progress: &Progress,
 ) -> Result<Made, LinkError> {
@@ -293,7 +294,7 @@ fn make(
     let linked = if let Some(blob) = recipe.blob() {
         let compression = Compression::of_media_type(record.media_type().as_ref()).unwrap_or(Compression::None);
         stored.compression = packing(compression);
-        let twin = same.and_then(|same| Some((same, same.twin(&workplace, progress).ok()?)));
+        let twin = same.and_then(|same| Some((same, same.copy_to(&workplace, progress).ok()?)));
         if let Some((same, links)) = twin {
             (stored.uidset, stored.gidset) = (same.uidset.clone(), same.gidset.clone());
             Linked { layers: 1, links, linked: record.diff_size(), ..Linked::default() }
@@ -301,7 +302,7 @@ fn make(
             [TREE, TAR_SPLIT].into_iter().try_for_each(|name| workplace.remove(name))?;
             let unpacked = unpacked(work, blob, compression, &workplace, progress)?;
             (stored.uidset, stored.gidset) = (or_root(&unpacked.uids), or_root(&unpacked.gids));
-            Linked { layers: 1, copies: [(Cause::Unpacked, record.diff_size())].into(), ..Linked::default() }
+            Linked { layers: 1, copies: [(CopyCause::Unpacked, record.diff_size())].into(), ..Linked::default() }
         }
     } else {
         let placed = match place(recipe, checksums.as_ref(), &workplace, views, progress) {
@@ -333,7 +334,7 @@ fn digest_of(workplace: &Dir, progress: &Progress) -> Result<Digest, WriteError>
 
 /// Unpacks a layer that is there as an archive.
 fn unpacked(
-    work: &Work<'_>,
+    work: &LinkWork<'_>,
     blob: &Path,
     compression: Compression,
     workplace: &Dir,
@@ -369,7 +370,7 @@ type BigData = BTreeMap<String, Vec<u8>>;
 
 /// The names of an image that is there already, but for those that are claimed now, and the files kept with it that are
 /// what they were.
-fn kept(records: &Records, id: &str, claimed: &BTreeSet<String>) -> (Vec<String>, BigData) {
+fn kept(records: &StoreRecords, id: &str, claimed: &BTreeSet<String>) -> (Vec<String>, BigData) {
     let Some(image) = records.images.iter().find(|image| image.id == id) else { return Default::default() };
     let read = |(name, digest): (&String, &String)| {
         let bytes = bounded::read(&records.big_data(id, name), Cap::Config).ok()?;

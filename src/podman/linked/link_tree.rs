@@ -35,12 +35,13 @@ use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
 use crate::disk::pipe::{PipeError, Readers};
 use crate::disk::progress::Progress;
-use crate::disk::walk::Cursor;
-use crate::disk::{At, WriteError};
-use crate::engine::target::{Cause, Copies};
+use crate::disk::walk::TreeCursor;
+use crate::disk::{AtPath, WriteError};
+use crate::engine::target::{CopiedBytes, CopyCause};
 use crate::layer::output::{Output, Verify, can_share, is_untouched};
 use crate::layer::{
-    ALIGN_FROM, Checksums, Content, Entry, Kind, LayerError, MTIME, Member, Recipe, TRAILER, header, on_disk, padding,
+    ALIGN_FROM, Checksums, LayerError, LayerMember, MTIME, MemberContent, Recipe, TRAILER, TarEntry, TarEntryKind,
+    header, on_disk, padding,
 };
 use crate::podman::storage::tar_split;
 
@@ -99,7 +100,7 @@ pub(crate) struct Placed {
     /// Bytes of these.
     pub(crate) linked: u64,
     /// Bytes of the files that are copies and share no data, in whole blocks, by why.
-    pub(crate) copies: Copies,
+    pub(crate) copies: CopiedBytes,
     /// The owners of its members.
     pub(crate) uids: BTreeSet<u64>,
     /// Their groups.
@@ -110,12 +111,12 @@ pub(crate) struct Placed {
 
 /// A directory of the host, with everything below it on the same file system and nothing that is mounted over it.
 #[derive(Debug)]
-struct View {
+struct LinkView {
     tree: OwnedFd,
     at: PathBuf,
 }
 
-impl View {
+impl LinkView {
     /// The path below the view of what is at `path`. `None` outside of the view.
     fn below<'p>(&self, path: &'p Path) -> Option<&'p Path> {
         path.strip_prefix(&self.at).ok()
@@ -126,7 +127,7 @@ impl View {
 #[derive(Debug)]
 pub(crate) struct Views {
     storage: PathBuf,
-    views: Mutex<BTreeMap<PathBuf, Option<Arc<View>>>>,
+    views: Mutex<BTreeMap<PathBuf, Option<Arc<LinkView>>>>,
 }
 
 impl Views {
@@ -137,13 +138,13 @@ impl Views {
     }
 
     /// A view in which both the storage directory and `source` are, if the kernel gives one (5.2, `CAP_SYS_ADMIN`).
-    fn of(&self, source: &Path) -> Option<Arc<View>> {
+    fn of(&self, source: &Path) -> Option<Arc<LinkView>> {
         let shared = source.components().zip(self.storage.components()).take_while(|(one, two)| one == two);
         let at: PathBuf = shared.map(|(component, _)| component).collect();
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let view = View { tree: open_tree(CWD, &at, flags).ok()?, at: at.clone() };
+            let view = LinkView { tree: open_tree(CWD, &at, flags).ok()?, at: at.clone() };
             let dir = Dir::new(view.tree.try_clone().ok()?, &at);
             let seen = dir.dir(view.below(&self.storage)?).ok()?.stat().ok()?;
             let there = Dir::open(&self.storage).ok()?.stat().ok()?;
@@ -181,7 +182,7 @@ pub(crate) fn place(
     let mut sums = checksums.map(|sums| sums.as_slice().iter());
     let mut placer = Placer {
         view: view.as_deref(),
-        here: Cursor::at(tree),
+        here: TreeCursor::at(tree),
         open: Vec::new(),
         me: (geteuid().as_raw(), getegid().as_raw()),
         placed: Placed { vouched: true, ..Placed::default() },
@@ -193,7 +194,7 @@ pub(crate) fn place(
             progress.check().at("write", &path)?;
             let header = header(&member.entry, placer.placed.size);
             split.segment(&header)?;
-            let (size, is_directory) = (member.entry.size(), member.entry.kind == Kind::Directory);
+            let (size, is_directory) = (member.entry.size(), member.entry.kind == TarEntryKind::Directory);
             let name = [&member.entry.path[..], if is_directory { b"/" } else { b"" }].concat();
             let sum = match &mut sums {
                 _ if size == 0 => None,
@@ -228,11 +229,11 @@ pub(crate) fn place(
 }
 
 /// The CRC-64 of a member, for a layer that was built without.
-fn sum(member: &Member, size: u64, progress: &Progress) -> Result<u64, TreeError> {
+fn sum(member: &LayerMember, size: u64, progress: &Progress) -> Result<u64, TreeError> {
     match &member.content {
-        Content::None => Ok(0),
-        Content::Text(text) => Ok(tar_split::sum_of(text)),
-        Content::File(file, _) => {
+        MemberContent::None => Ok(0),
+        MemberContent::Text(text) => Ok(tar_split::sum_of(text)),
+        MemberContent::File(file, _) => {
             let reading = |source| LayerError::Read { path: member.host.clone(), source };
             let again = file.try_clone().map_err(reading)?;
             let sum = tar_split::sum_of_file(&again, size, progress).map_err(|error| match error {
@@ -245,11 +246,11 @@ fn sum(member: &Member, size: u64, progress: &Progress) -> Result<u64, TreeError
 }
 
 struct Placer<'a> {
-    view: Option<&'a View>,
+    view: Option<&'a LinkView>,
     /// The directory that is being filled.
-    here: Cursor,
+    here: TreeCursor,
     /// It and those above it, outermost first.
-    open: Vec<Entry>,
+    open: Vec<TarEntry>,
     /// The user who runs this, and so owns what is new.
     me: (u32, u32),
     placed: Placed,
@@ -257,8 +258,8 @@ struct Placer<'a> {
 }
 
 impl Placer<'_> {
-    fn member(&mut self, member: Member) -> Result<(), TreeError> {
-        let Member { entry, content, host, .. } = member;
+    fn member(&mut self, member: LayerMember) -> Result<(), TreeError> {
+        let LayerMember { entry, content, host, .. } = member;
         self.close_until(Some(&entry.path))?;
         self.placed.uids.insert(entry.uid);
         self.placed.gids.insert(entry.gid);
@@ -267,13 +268,13 @@ impl Placer<'_> {
         let owner = owner(&entry, self.me)?;
         check_mode(&entry)?;
         let file = match (&entry.kind, content) {
-            (Kind::Directory, _) => {
+            (TarEntryKind::Directory, _) => {
                 drop(self.here.dir().make(name, 0o700)?);
                 self.here.down(name)?;
                 self.open.push(entry);
                 return Ok(());
             }
-            (Kind::Symlink(target), _) => {
+            (TarEntryKind::Symlink(target), _) => {
                 let target = OsStr::from_bytes(target);
                 rustix::fs::symlinkat(target, self.here.dir(), name).at("create", &path)?;
                 self.progress.count_written(target.len() as u64);
@@ -283,13 +284,13 @@ impl Placer<'_> {
                 return Ok(utimensat(self.here.dir(), name, &stamp(), AtFlags::SYMLINK_NOFOLLOW)
                     .at("set the time of", &path)?);
             }
-            (Kind::File(_), Content::Text(text)) => {
+            (TarEntryKind::File(_), MemberContent::Text(text)) => {
                 let file = self.here.dir().create(name)?;
                 file.write_all_at(&text, 0).at("write", &path)?;
                 self.progress.count_written(text.len() as u64);
                 file
             }
-            (Kind::File(size), Content::File(file, in_store)) => {
+            (TarEntryKind::File(size), MemberContent::File(file, in_store)) => {
                 let found = file.metadata().map_err(|source| LayerError::Read { path: host.clone(), source })?;
                 self.placed.vouched &= in_store && is_untouched(&found);
                 let cause = match cause(&found, in_store, owner, entry.mode) {
@@ -308,7 +309,7 @@ impl Placer<'_> {
                 }
                 file
             }
-            (Kind::File(_), Content::None) => return Err(TreeError::Changed),
+            (TarEntryKind::File(_), MemberContent::None) => return Err(TreeError::Changed),
         };
         if owner != self.me {
             let ids = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
@@ -319,7 +320,7 @@ impl Placer<'_> {
     }
 
     /// A hard link of this name, or why there can be none.
-    fn link(&self, host: &Path, found: &Metadata, name: &OsStr) -> Result<Option<Cause>, TreeError> {
+    fn link(&self, host: &Path, found: &Metadata, name: &OsStr) -> Result<Option<CopyCause>, TreeError> {
         let here = self.here.dir();
         let seen = self.view.and_then(|view| Some((&view.tree, view.below(host)?)));
         let linked = |linked: rustix::io::Result<()>| match linked {
@@ -329,18 +330,18 @@ impl Placer<'_> {
                     return Ok(None);
                 }
                 // Something else was mounted over that place.
-                unlinkat(here, name, AtFlags::empty()).at("remove", &here.at(name)).map(|()| Some(Cause::Refused))
+                unlinkat(here, name, AtFlags::empty()).at("remove", &here.at(name)).map(|()| Some(CopyCause::Refused))
             }
-            Err(Errno::XDEV) => Ok(Some(Cause::OtherFileSystem)),
-            Err(Errno::MLINK) => Ok(Some(Cause::TooManyLinks)),
-            Err(Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP) => Ok(Some(Cause::Refused)),
+            Err(Errno::XDEV) => Ok(Some(CopyCause::OtherFileSystem)),
+            Err(Errno::MLINK) => Ok(Some(CopyCause::TooManyLinks)),
+            Err(Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP) => Ok(Some(CopyCause::Refused)),
             Err(error) => Err(error).at("link", &here.at(name)),
         };
         if let Some((tree, below)) = seen {
             match linked(linkat(tree, below, here, name, AtFlags::empty()))? {
                 None => return Ok(None),
                 // By its other name it cannot be linked either, and for a reason that tells less.
-                Some(Cause::TooManyLinks) => return Ok(Some(Cause::TooManyLinks)),
+                Some(CopyCause::TooManyLinks) => return Ok(Some(CopyCause::TooManyLinks)),
                 Some(_) => {}
             }
         }
@@ -367,7 +368,7 @@ impl Placer<'_> {
 
     /// Ends the directories that `path` is not in.
     fn close_until(&mut self, path: Option<&[u8]>) -> Result<(), TreeError> {
-        let is_below = |directory: &Entry, path: &[u8]| {
+        let is_below = |directory: &TarEntry, path: &[u8]| {
             path.strip_prefix(&directory.path[..]).is_some_and(|rest| rest.starts_with(b"/"))
         };
         while let Some(entry) = self.open.pop_if(|last| !path.is_some_and(|path| is_below(last, path))) {
@@ -384,15 +385,15 @@ impl Placer<'_> {
 }
 
 /// Why a file cannot be a link, as far as it says that itself.
-fn cause(found: &Metadata, in_store: bool, owner: (u32, u32), mode: u32) -> Option<Cause> {
+fn cause(found: &Metadata, in_store: bool, owner: (u32, u32), mode: u32) -> Option<CopyCause> {
     if !in_store {
-        Some(Cause::NotInStore)
+        Some(CopyCause::NotInStore)
     } else if !is_untouched(found) {
-        Some(Cause::Changed)
+        Some(CopyCause::Changed)
     } else if (found.uid(), found.gid()) != owner {
-        Some(Cause::OtherOwner)
+        Some(CopyCause::OtherOwner)
     } else if found.mode() & 0o7777 != mode {
-        Some(Cause::OtherMode)
+        Some(CopyCause::OtherMode)
     } else {
         None
     }
@@ -400,7 +401,7 @@ fn cause(found: &Metadata, in_store: bool, owner: (u32, u32), mode: u32) -> Opti
 
 /// The owner on the host of a user's files. For anybody but root, root in the image is themselves, as in a rootless
 /// container.
-fn owner(entry: &Entry, me: (u32, u32)) -> Result<(u32, u32), TreeError> {
+fn owner(entry: &TarEntry, me: (u32, u32)) -> Result<(u32, u32), TreeError> {
     if me.0 == 0 {
         if let (Ok(uid), Ok(gid)) = (u32::try_from(entry.uid), u32::try_from(entry.gid)) {
             return Ok((uid, gid));
@@ -411,9 +412,9 @@ fn owner(entry: &Entry, me: (u32, u32)) -> Result<(u32, u32), TreeError> {
     Err(TreeError::Owner { path: shown(entry), uid: entry.uid, gid: entry.gid })
 }
 
-fn check_mode(entry: &Entry) -> Result<(), TreeError> {
+fn check_mode(entry: &TarEntry) -> Result<(), TreeError> {
     match entry.kind {
-        Kind::File(_) if entry.mode & 0o6000 != 0 => Err(TreeError::SetId { path: shown(entry) }),
+        TarEntryKind::File(_) if entry.mode & 0o6000 != 0 => Err(TreeError::SetId { path: shown(entry) }),
         _ => Ok(()),
     }
 }
@@ -423,21 +424,21 @@ fn check_mode(entry: &Entry) -> Result<(), TreeError> {
 ///
 /// # Errors
 /// If the layer cannot be linked there at all, or its files cannot be looked at.
-pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<Copies, TreeError> {
+pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<CopiedBytes, TreeError> {
     let me = (geteuid().as_raw(), getegid().as_raw());
     let place = storage.ancestors().find_map(|path| std::fs::metadata(path).ok()).map(|found| found.dev());
     let shares = OnceCell::new();
-    let (mut copies, mut failed) = (Copies::new(), None);
-    let done = recipe.members(&mut |Member { entry, content, host, .. }| {
+    let (mut copies, mut failed) = (CopiedBytes::new(), None);
+    let done = recipe.members(&mut |LayerMember { entry, content, host, .. }| {
         let step = || -> Result<(), TreeError> {
             let owner = owner(&entry, me)?;
             check_mode(&entry)?;
-            let Content::File(file, in_store) = content else { return Ok(()) };
+            let MemberContent::File(file, in_store) = content else { return Ok(()) };
             let found = file.metadata().map_err(|source| LayerError::Read { path: host.clone(), source })?;
             let is_near = Some(found.dev()) == place;
             let by_place = || match () {
-                () if !is_near => Some(Cause::OtherFileSystem),
-                () if found.nlink() >= most_links(&file) => Some(Cause::TooManyLinks),
+                () if !is_near => Some(CopyCause::OtherFileSystem),
+                () if found.nlink() >= most_links(&file) => Some(CopyCause::TooManyLinks),
                 () => None,
             };
             let is_shared = || is_near && entry.size() >= ALIGN_FROM && *shares.get_or_init(|| can_share(storage));
@@ -467,7 +468,7 @@ fn most_links(file: &File) -> u64 {
 }
 
 /// A member's path as it is in the image.
-fn shown(entry: &Entry) -> String {
+fn shown(entry: &TarEntry) -> String {
     format!("/{}", String::from_utf8_lossy(&entry.path))
 }
 

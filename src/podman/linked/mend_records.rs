@@ -1,9 +1,9 @@
 //! `windlass repair` of a linked store whose records are torn or gone.
 
-use super::{Change, LinkedStore};
+use super::{LinkedStore, StoreChange};
 use crate::disk::bounded::Cap;
 use crate::disk::progress::Progress;
-use crate::podman::storage::lock::{For, Lock};
+use crate::podman::storage::lock::{For, StorageLock};
 use crate::podman::storage::records::{RecordsError, StoredImage, StoredLayer, read_list};
 
 impl LinkedStore {
@@ -24,8 +24,8 @@ impl LinkedStore {
         }
         Self::create(self.path())?;
         let change = self.change(progress)?;
-        change.clear_torn::<StoredImage>("images", progress, &mut mended)?;
-        change.clear_torn::<StoredLayer>("layers", progress, &mut mended)?;
+        change.remove_unreadable::<StoredImage>("images", progress, &mut mended)?;
+        change.remove_unreadable::<StoredLayer>("layers", progress, &mut mended)?;
         let records = self.records(progress)?;
         let is_whole = |image: &StoredImage| {
             let mut layer = records.layers.get(&image.layer);
@@ -45,9 +45,9 @@ impl LinkedStore {
     }
 }
 
-impl Change<'_> {
+impl StoreChange<'_> {
     /// Replaces records that are no JSON by none, and keeps a copy.
-    fn clear_torn<T: serde::de::DeserializeOwned>(
+    fn remove_unreadable<T: serde::de::DeserializeOwned>(
         &self,
         kind: &'static str,
         progress: &Progress,
@@ -55,7 +55,7 @@ impl Change<'_> {
     ) -> Result<(), RecordsError> {
         let folder = self.store.folder(kind);
         let place = self.root.dir(format!("overlay-{kind}"))?;
-        let lock = Lock::take_in(&place, &format!("{kind}.lock"), For::Writing, progress)?;
+        let lock = StorageLock::take_in(&place, &format!("{kind}.lock"), For::Writing, progress)?;
         let Err(RecordsError::Damaged { path, message }) = read_list::<T>(&folder.json()) else {
             return Ok(());
         };

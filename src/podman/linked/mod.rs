@@ -42,14 +42,14 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use self::image_store::{LOCK, MARKER, NEW};
-use self::replace_in_place::renew;
-use super::storage::lock::{For, Lock};
-use super::storage::others::Others;
-use super::storage::records::{Folder, Records, RecordsError, StoredImage, StoredLayer, big_data_file};
+use self::replace_in_place::replace_in_place;
+use super::storage::lock::{For, StorageLock};
+use super::storage::others::OtherUsers;
+use super::storage::records::{RecordsError, RecordsFolder, StoreRecords, StoredImage, StoredLayer, big_data_file};
 use crate::disk::beneath::{Dir, TEMPORARY};
 use crate::disk::bounded::Cap;
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError, own_lock};
+use crate::disk::{AtPath, WriteError, own_lock};
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
 
@@ -93,7 +93,7 @@ impl LinkedStore {
     ///
     /// # Errors
     /// If it cannot be closed.
-    pub(crate) fn settle(&self, others: &Others, new_rules: bool) -> Result<Option<String>, WriteError> {
+    pub(crate) fn settle(&self, others: &OtherUsers, new_rules: bool) -> Result<Option<String>, WriteError> {
         sharing::settle(&self.path, others, Path::new("/"), new_rules)
     }
 
@@ -103,16 +103,16 @@ impl LinkedStore {
         &self.path
     }
 
-    pub(super) fn folder(&self, kind: &'static str) -> Folder {
-        Folder::new(&self.path, DRIVER, kind)
+    pub(super) fn folder(&self, kind: &'static str) -> RecordsFolder {
+        RecordsFolder::new(&self.path, DRIVER, kind)
     }
 
     /// What is in it.
     ///
     /// # Errors
     /// See [`RecordsError`].
-    pub fn records(&self, progress: &Progress) -> Result<Records, RecordsError> {
-        Records::read(&self.path, DRIVER, progress)
+    pub fn records(&self, progress: &Progress) -> Result<StoreRecords, RecordsError> {
+        StoreRecords::read(&self.path, DRIVER, progress)
     }
 
     /// The store's directory, to read in.
@@ -154,7 +154,7 @@ impl LinkedStore {
     ///
     /// # Errors
     /// If it cannot be written to, or is not the caller's alone.
-    pub fn change(&self, progress: &Progress) -> Result<Change<'_>, WriteError> {
+    pub fn change(&self, progress: &Progress) -> Result<StoreChange<'_>, WriteError> {
         let root = sharing::writable(&self.path)?;
         let path = self.path.join(LOCK);
         let file = root.file_to_write(LOCK)?;
@@ -169,11 +169,11 @@ impl LinkedStore {
             root.dir(name)?.is_private_to(rustix::process::geteuid().as_raw())?;
         }
         root.dir(NEW)?.set_mode(0o700)?;
-        Ok(Change { store: self, root, _lock: file })
+        Ok(StoreChange { store: self, root, _lock: file })
     }
 
     /// What a killed run has left: everything that no record names. That of a run that is still at work is listed too, so
-    /// only [`Change::sweep`] may remove it. What is mounted is not listed: a container may go on after its records are lost.
+    /// only [`StoreChange::sweep`] may remove it. What is mounted is not listed: a container may go on after its records are lost.
     ///
     /// # Errors
     /// If the records cannot be read.
@@ -205,7 +205,7 @@ impl LinkedStore {
         }
         let in_overlay = |path: &PathBuf| path.strip_prefix(self.path.join(DRIVER)).is_ok();
         if leftovers.iter().any(in_overlay) {
-            let mounted = Others::default().mounted();
+            let mounted = OtherUsers::default().mounted();
             let is_mounted = |name: &str| mounted.contains(name) || mounted.contains(&link_name(name));
             let is_used = |path: &PathBuf| path.file_name().is_some_and(|name| is_mounted(&name.to_string_lossy()));
             leftovers.retain(|path| !in_overlay(path) || !is_used(path));
@@ -215,7 +215,7 @@ impl LinkedStore {
     }
 }
 
-/// A layer that was made in [`Change::workplace`] and is ready to be put in place.
+/// A layer that was made in [`StoreChange::workplace`] and is ready to be put in place.
 #[derive(Debug)]
 pub(crate) struct NewLayer {
     /// What the record will say.
@@ -235,14 +235,14 @@ pub(crate) const TAR_SPLIT: &str = "tar-split.gz";
 
 /// The linked store while it is changed; one windlass at a time.
 #[derive(Debug)]
-pub struct Change<'a> {
+pub struct StoreChange<'a> {
     pub(super) store: &'a LinkedStore,
     /// Its directory, to write in.
     pub(super) root: Dir,
     _lock: File,
 }
 
-impl Change<'_> {
+impl StoreChange<'_> {
     /// Removes what killed runs have left; how many things that were.
     ///
     /// # Errors
@@ -301,7 +301,7 @@ impl Change<'_> {
             place.set_mode(if layer.closed { 0o700 } else { 0o755 })?;
             match overlay.dir_if_there(id)? {
                 Some(target) if target.dir_if_there(TREE)?.is_some() => {
-                    renew(place.again()?, target)?;
+                    replace_in_place(place.again()?, target)?;
                     new.remove(id)?;
                 }
                 _ => new.put(id, &overlay, id)?,
@@ -401,7 +401,7 @@ impl Change<'_> {
     {
         let folder = self.store.folder(kind);
         let place = self.root.dir(format!("{DRIVER}-{kind}"))?;
-        let lock = Lock::take_in(&place, &format!("{kind}.lock"), For::Writing, progress)?;
+        let lock = StorageLock::take_in(&place, &format!("{kind}.lock"), For::Writing, progress)?;
         let mut list = super::storage::records::read_list(&folder.json())?;
         let before = canonical::to_bytes(&list);
         change(&mut list);

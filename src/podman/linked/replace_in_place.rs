@@ -11,15 +11,15 @@ use rustix::fs::{FileType, Stat};
 
 use crate::disk::WriteError;
 use crate::disk::beneath::Dir;
-use crate::disk::walk::Cursor;
+use crate::disk::walk::TreeCursor;
 
 /// Makes the directory `to` what the directory `from` is, which is used up. Where both have the same file (a link to the
 /// store) nothing happens. A kill in the middle leaves a tree that is no worse than before.
 ///
 /// # Errors
 /// With the path at fault.
-pub(crate) fn renew(from: Dir, to: Dir) -> Result<(), WriteError> {
-    let (mut from, mut to) = (Cursor::at(from), Cursor::at(to));
+pub(crate) fn replace_in_place(from: Dir, to: Dir) -> Result<(), WriteError> {
+    let (mut from, mut to) = (TreeCursor::at(from), TreeCursor::at(to));
     let mut levels = vec![Level::of(from.dir(), to.dir())?];
     while let Some(level) = levels.last_mut() {
         if let Some(name) = level.directories.pop() {
@@ -165,7 +165,7 @@ mod tests {
         let inode = |path: &str| fs::symlink_metadata(old.join(path)).unwrap().ino();
         let paths = ["d", "d/e", "d/stored", "d/link"];
         let before = paths.map(inode);
-        renew(at(&new), at(&old)).unwrap();
+        replace_in_place(at(&new), at(&old)).unwrap();
         assert_eq!(paths.map(inode), before);
         assert_eq!(
             at(&old.join("d")).names().unwrap().into_keys().collect::<Vec<_>>(),

@@ -16,12 +16,12 @@ const TRIES: usize = 100;
 
 /// The root of a tree.
 #[derive(Debug)]
-pub(crate) struct Root {
+pub(crate) struct TreeRoot {
     root: File,
     path: PathBuf,
 }
 
-impl Root {
+impl TreeRoot {
     pub(crate) fn of(tree: Dir) -> io::Result<Self> {
         let root = tree.into_file();
         // As the kernel sees it, beside all mounts.

@@ -22,9 +22,9 @@ use rustix::process::geteuid;
 use super::image_store;
 use crate::disk::beneath::{Dir, refused};
 use crate::disk::bounded::{self, Cap};
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::podman::storage::conf_files::in_folder;
-use crate::podman::storage::others::Others;
+use crate::podman::storage::others::OtherUsers;
 
 /// The mode of a store that is shared, and of one that is not.
 const SHARED: u32 = 0o755;
@@ -32,7 +32,7 @@ const CLOSED: u32 = 0o700;
 
 /// Who reaches what is in a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum Sharing {
     /// Its owner alone.
     Closed,
     /// Everybody, to read: it is mounted read-only.
@@ -45,14 +45,14 @@ pub(crate) enum State {
 ///
 /// # Errors
 /// If there is no lock.
-pub(crate) fn state(path: &Path) -> Result<State, WriteError> {
+pub(crate) fn state(path: &Path) -> Result<Sharing, WriteError> {
     let root = Dir::open(path)?;
     Ok(if root.stat()?.st_mode & 0o077 == 0 {
-        State::Closed
+        Sharing::Closed
     } else if is_read_only(&root)? {
-        State::Shared
+        Sharing::Shared
     } else {
-        State::Open
+        Sharing::Open
     })
 }
 
@@ -89,16 +89,16 @@ fn is_read_only(dir: &Dir) -> Result<bool, WriteError> {
 /// If it cannot be closed.
 pub(crate) fn settle(
     path: &Path,
-    others: &Others,
+    others: &OtherUsers,
     system: &Path,
     new_rules: bool,
 ) -> Result<Option<String>, WriteError> {
-    if state(path)? != State::Open {
+    if state(path)? != Sharing::Open {
         return Ok(None);
     }
     let store = path.display();
     let how = format!("`windlass doctor --share --storage-dir {store}` shares it with rootless users, read-only");
-    if boot(path, system) == Boot::Unit && mount_over(path).is_ok() && state(path)? == State::Shared {
+    if boot(path, system) == Boot::Unit && mount_over(path).is_ok() && state(path)? == Sharing::Shared {
         return Ok(Some(format!("{store} is shared, and was not mounted read-only: it is now")));
     }
     let open = "was open to every user of this host, who could write into directories of its images";
@@ -166,7 +166,7 @@ pub(crate) fn share(path: &Path, system: &Path) -> Result<Vec<String>, WriteErro
             return Err(refused(path, &format!("users other than root can rename it, in {}", above.display())));
         }
     }
-    if state(path)? == State::Open {
+    if state(path)? == Sharing::Open {
         // Until it is mounted.
         writable(path)?.set_mode(CLOSED)?;
     }
@@ -181,7 +181,7 @@ pub(crate) fn share(path: &Path, system: &Path) -> Result<Vec<String>, WriteErro
         mount_over(path)?;
         done.push(format!("mounted {} read-only over itself", path.display()));
     }
-    if state(path)? != State::Shared {
+    if state(path)? != Sharing::Shared {
         writable(path)?.set_mode(SHARED)?;
         done.push(format!("opened {} for all users to read", path.display()));
     }
@@ -196,7 +196,7 @@ pub(crate) fn close(path: &Path, system: &Path) -> Result<Vec<String>, WriteErro
     let mut done = Vec::new();
     image_store::claim(path)?;
     let path = &fs::canonicalize(path).at("open", path)?;
-    if state(path)? != State::Closed {
+    if state(path)? != Sharing::Closed {
         writable(path)?.set_mode(CLOSED)?;
         done.push(format!("closed {} to all but its owner", path.display()));
     }
@@ -323,7 +323,7 @@ pub(crate) fn for_all_users(system: &Path) -> Vec<PathBuf> {
     files
 }
 
-impl Others {
+impl OtherUsers {
     /// The settings files of rootless users, and of `more`, that name a store.
     pub(crate) fn naming(&self, store: &Path, more: Vec<PathBuf>) -> Vec<PathBuf> {
         let mut files = more;
@@ -366,7 +366,7 @@ mod tests {
         let host = tempfile::tempdir().unwrap();
         let store = host.path().join("store");
         image_store::create(&store).unwrap();
-        let others = Others { passwd: host.path().join("passwd"), ..Others::default() };
+        let others = OtherUsers { passwd: host.path().join("passwd"), ..OtherUsers::default() };
         let mode = || fs::metadata(&store).unwrap().mode() & 0o777;
         let open = || fs::set_permissions(&store, fs::Permissions::from_mode(SHARED)).unwrap();
         let text = format!("[storage.options]\nadditionalimagestores = [\"{}\", {{append = true}}]\n", store.display());

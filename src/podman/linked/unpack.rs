@@ -23,13 +23,13 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 
-use super::unpack_members::Place;
+use super::unpack_members::UnpackedTree;
 use super::{TAR_SPLIT, TREE};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
 use crate::disk::pipe::CHUNK;
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::layer::padding;
 use crate::layer::tar_reader::{self, BadArchive};
 use crate::oci::digest::{Digest, Hasher};
@@ -138,8 +138,8 @@ pub fn unpack(
     let tree = workplace.make(TREE, 0o700)?;
     let path = tree.path().to_owned();
     let record = Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
-    let mut stream = Stream { from: archive, record, hasher: Hasher::new(), size: 0, limit, progress };
-    let mut place = Place::new(tree)?;
+    let mut stream = ArchiveStream { from: archive, record, hasher: Hasher::new(), size: 0, limit, progress };
+    let mut place = UnpackedTree::new(tree)?;
     let (mut uids, mut gids) = (BTreeSet::new(), BTreeSet::new());
     while let Some(member) = tar_reader::next(&mut Headers(&mut stream)).map_err(|error| stream.failed(error))? {
         progress.check().at("write", &path)?;
@@ -161,7 +161,7 @@ pub fn unpack(
 type Chunks<'c> = dyn FnMut(&[u8], &mut Writer) -> Result<(), UnpackError> + 'c;
 
 /// The archive, hashed while it is read.
-pub(crate) struct Stream<'a> {
+pub(crate) struct ArchiveStream<'a> {
     from: &'a mut dyn Read,
     pub(crate) record: Writer,
     hasher: Hasher,
@@ -170,7 +170,7 @@ pub(crate) struct Stream<'a> {
     pub(crate) progress: &'a Progress,
 }
 
-impl Stream<'_> {
+impl ArchiveStream<'_> {
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = loop {
             match self.from.read(buffer) {
@@ -230,7 +230,7 @@ impl Stream<'_> {
 }
 
 /// The stream for the reader of headers: all of it becomes a part of the record.
-struct Headers<'s, 'a>(&'s mut Stream<'a>);
+struct Headers<'s, 'a>(&'s mut ArchiveStream<'a>);
 
 impl Read for Headers<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

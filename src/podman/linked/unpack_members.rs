@@ -18,13 +18,13 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::rooted_path::{Root, in_proc};
-use super::unpack::{OPAQUE, Stream, UnpackError, WHITEOUT, is_ignored};
+use super::rooted_path::{TreeRoot, in_proc};
+use super::unpack::{ArchiveStream, OPAQUE, UnpackError, WHITEOUT, is_ignored};
 use crate::disk::beneath::Dir;
 use crate::disk::pipe::PipeError;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::layer::MTIME;
-use crate::layer::tar_reader::{Kind, Member, Sparse, clean};
+use crate::layer::tar_reader::{Sparse, TarMember, TarMemberKind, clean};
 use crate::podman::storage::tar_split::sum_of_file;
 
 /// Bytes of all holes of a layer: they cost an attacker nothing, and a copy of the layer reads them all.
@@ -51,10 +51,10 @@ struct Directory {
 }
 
 /// A tree that is being made.
-pub(crate) struct Place {
+pub(crate) struct UnpackedTree {
     /// What messages call it.
     tree: PathBuf,
-    root: Root,
+    root: TreeRoot,
     is_root: bool,
     directories: BTreeMap<PathBuf, Directory>,
     whiteouts: BTreeSet<PathBuf>,
@@ -67,10 +67,10 @@ pub(crate) struct Place {
     pub(crate) files: u64,
 }
 
-impl Place {
+impl UnpackedTree {
     pub(crate) fn new(dir: Dir) -> Result<Self, WriteError> {
         let tree = dir.path().to_owned();
-        let root = Root::of(dir).at("open", &tree)?;
+        let root = TreeRoot::of(dir).at("open", &tree)?;
         // As containers-storage makes it; no member describes it, usually.
         let top = Directory { mode: 0o555, mtime: (MTIME.cast_signed(), 0), is_told: false };
         Ok(Self {
@@ -87,7 +87,7 @@ impl Place {
     }
 
     /// Puts a member into it, with its content.
-    pub(crate) fn member(&mut self, member: &Member, stream: &mut Stream<'_>) -> Result<(), UnpackError> {
+    pub(crate) fn member(&mut self, member: &TarMember, stream: &mut ArchiveStream<'_>) -> Result<(), UnpackError> {
         let path = member.path();
         let Some(name) = path.file_name() else { return self.top(member, stream) };
         let parent = match self.parent(path.parent().unwrap_or(Path::new(""))) {
@@ -114,7 +114,7 @@ impl Place {
                 if self.whiteouts.remove(&parent.real.join(OsString::from_vec([WHITEOUT, name.as_bytes()].concat()))) {
                     unlinkat(&parent.directory, name, AtFlags::empty()).map_err(told)?;
                 } else if !is_directory
-                    || member.kind != Kind::Directory
+                    || member.kind != TarMemberKind::Directory
                     || self.directories.get(&real).is_none_or(|directory| directory.is_told)
                 {
                     return Err(UnpackError::Twice { path: shown(&real) });
@@ -128,11 +128,11 @@ impl Place {
     /// Makes what a member is, and writes the record of it.
     fn make(
         &mut self,
-        member: &Member,
+        member: &TarMember,
         parent: &Parent,
         name: &OsStr,
         real: &Path,
-        stream: &mut Stream<'_>,
+        stream: &mut ArchiveStream<'_>,
     ) -> Result<(), UnpackError> {
         let told = |error: Errno| bad(member, error.into());
         let directory = &parent.directory;
@@ -144,28 +144,28 @@ impl Place {
             mknodat(directory, name, kind, Mode::from_raw_mode(0o600), makedev(major, minor)).map_err(told)
         };
         match &member.kind {
-            Kind::Directory => {
+            TarMemberKind::Directory => {
                 if !self.directories.contains_key(real) {
                     mkdirat(directory, name, Mode::RWXU).map_err(told)?;
                 }
-                let Member { mode, mtime, .. } = *member;
+                let TarMember { mode, mtime, .. } = *member;
                 self.keep(real).map_err(|error| bad(member, error))?;
                 self.directories.insert(real.to_owned(), Directory { mode, mtime, is_told: true });
             }
-            Kind::File => {
+            TarMemberKind::File => {
                 let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = openat(directory, name, flags, Mode::RUSR | Mode::WUSR).map_err(told)?;
                 self.files += 1;
                 return self.fill(File::from(file), member, real, stream);
             }
-            Kind::Symlink(target) => symlinkat(OsStr::from_bytes(target), directory, name).map_err(told)?,
-            Kind::Link(target) => self.link(target, directory, name).map_err(|error| {
+            TarMemberKind::Symlink(target) => symlinkat(OsStr::from_bytes(target), directory, name).map_err(told)?,
+            TarMemberKind::Link(target) => self.link(target, directory, name).map_err(|error| {
                 let why = format!("it is a link to {}: {error}", String::from_utf8_lossy(target));
                 UnpackError::Member { path: shown(real), why }
             })?,
-            Kind::Fifo => device(FileType::Fifo, 0, 0)?,
-            Kind::Character(major, minor) => device(FileType::CharacterDevice, *major, *minor)?,
-            Kind::Block(major, minor) => device(FileType::BlockDevice, *major, *minor)?,
+            TarMemberKind::Fifo => device(FileType::Fifo, 0, 0)?,
+            TarMemberKind::Character(major, minor) => device(FileType::CharacterDevice, *major, *minor)?,
+            TarMemberKind::Block(major, minor) => device(FileType::BlockDevice, *major, *minor)?,
         }
         Ok(stream.record.member(real.as_os_str().as_bytes(), None)?)
     }
@@ -181,9 +181,9 @@ impl Place {
     fn fill(
         &mut self,
         mut file: File,
-        member: &Member,
+        member: &TarMember,
         real: &Path,
-        stream: &mut Stream<'_>,
+        stream: &mut ArchiveStream<'_>,
     ) -> Result<(), UnpackError> {
         let disk = self.tree.join(real);
         let name = real.as_os_str().as_bytes();
@@ -220,7 +220,7 @@ impl Place {
     }
 
     /// Owner, attributes, mode and time. Those of directories wait until everything is in them.
-    fn describe(&self, member: &Member, parent: &Parent, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
+    fn describe(&self, member: &TarMember, parent: &Parent, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
         let (directory, disk) = (&parent.directory, self.tree.join(real));
         self.give(member, directory, name, real)?;
         let at = in_proc(directory).join(name);
@@ -240,9 +240,9 @@ impl Place {
             }
         }
         let is_link = match member.kind {
-            Kind::Directory => return Ok(()),
-            Kind::Symlink(_) => true,
-            Kind::Link(_) => {
+            TarMemberKind::Directory => return Ok(()),
+            TarMemberKind::Symlink(_) => true,
+            TarMemberKind::Link(_) => {
                 let found = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW).at("read", &disk)?;
                 FileType::from_raw_mode(found.st_mode) == FileType::Symlink
             }
@@ -253,14 +253,14 @@ impl Place {
                 .at("set the mode of", &disk)?;
         }
         // A second name for a link leaves the link as it is.
-        if matches!(member.kind, Kind::Link(_)) && is_link {
+        if matches!(member.kind, TarMemberKind::Link(_)) && is_link {
             return Ok(());
         }
         let times = times(member.mtime, is_link);
         Ok(utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", &disk)?)
     }
 
-    fn give(&self, member: &Member, directory: &File, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
+    fn give(&self, member: &TarMember, directory: &File, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
         let ids = u32::try_from(member.uid).ok().zip(u32::try_from(member.gid).ok()).filter(|ids| {
             // -1 stands for no change.
             (self.is_root || *ids == (0, 0)) && ids.0 != u32::MAX && ids.1 != u32::MAX
@@ -279,7 +279,7 @@ impl Place {
     }
 
     /// Marks something as removed from the layers below.
-    fn whiteout(&mut self, member: &Member, parent: &Parent, name: &OsStr) -> Result<(), UnpackError> {
+    fn whiteout(&mut self, member: &TarMember, parent: &Parent, name: &OsStr) -> Result<(), UnpackError> {
         let told = |error: Errno| bad(member, error.into());
         let (directory, real) = (&parent.directory, parent.real.join(name));
         self.keep(&real).map_err(|error| bad(member, error))?;
@@ -303,11 +303,11 @@ impl Place {
     }
 
     /// A member that is the root directory itself.
-    fn top(&mut self, member: &Member, stream: &mut Stream<'_>) -> Result<(), UnpackError> {
-        if member.kind != Kind::Directory {
+    fn top(&mut self, member: &TarMember, stream: &mut ArchiveStream<'_>) -> Result<(), UnpackError> {
+        if member.kind != TarMemberKind::Directory {
             return Err(bad(member, io::ErrorKind::IsADirectory.into()));
         }
-        let Member { mode, mtime, .. } = *member;
+        let TarMember { mode, mtime, .. } = *member;
         let top = self.directories.entry(PathBuf::new()).or_insert(Directory { mode, mtime, is_told: false });
         if std::mem::replace(&mut top.is_told, true) {
             return Err(UnpackError::Twice { path: "/".to_owned() });
@@ -404,7 +404,7 @@ fn is_whiteout(name: &OsStr) -> bool {
     name.as_bytes().starts_with(WHITEOUT)
 }
 
-fn bad(member: &Member, error: io::Error) -> UnpackError {
+fn bad(member: &TarMember, error: io::Error) -> UnpackError {
     UnpackError::Member { path: String::from_utf8_lossy(&member.name).into_owned(), why: error.to_string() }
 }
 

@@ -24,13 +24,13 @@ use crate::disk::beneath::Dir;
 use crate::disk::bounded::Cap;
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
-use crate::disk::{At, Staging, WriteError};
+use crate::disk::{AtPath, Staging, WriteError};
 use crate::image::oci_layout;
 use crate::layer::output::Verify;
-use crate::model::forms::artifact::{Artifact, Document};
+use crate::model::forms::artifact::{Artifact, ArtifactDocument};
 use crate::oci::canonical::to_go;
-use crate::podman::storage::client::{Client, ClientError};
-use crate::podman::storage::lock::{For, Lock};
+use crate::podman::storage::client::{ClientError, PodmanClient};
+use crate::podman::storage::lock::{For, StorageLock};
 use crate::publish::model_dir::{FormError, ModelDir};
 
 /// The first Podman with an artifact store.
@@ -94,7 +94,7 @@ impl Classified for ArtifactsError {
 ///
 /// # Errors
 /// If Podman is too old, or not installed.
-pub(crate) fn check(engine: &Client, progress: &Progress) -> Result<(), ArtifactsError> {
+pub(crate) fn check(engine: &PodmanClient, progress: &Progress) -> Result<(), ArtifactsError> {
     let version = engine.version(progress)?;
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let (major, minor): (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -125,7 +125,7 @@ pub fn add(
     if store.look(LOCK)?.is_none() {
         drop(store.file_or_new(LOCK)?);
     }
-    let _lock = Lock::take_in(&store, LOCK, For::Writing, progress)?;
+    let _lock = StorageLock::take_in(&store, LOCK, For::Writing, progress)?;
     // Once more: a `podman artifact rm` may have removed blobs that nothing named yet.
     put(&blobs, model, artifact, verify, progress)?;
     let mut index = read_index(&store)?;
@@ -139,7 +139,7 @@ pub fn add(
         }
         None => {}
     }
-    let Document { media_type, bytes, .. } = &artifact.manifest;
+    let ArtifactDocument { media_type, bytes, .. } = &artifact.manifest;
     entries.push(json!({
         "mediaType": media_type, "digest": digest, "size": bytes.len(), "annotations": { NAME: name },
     }));
@@ -159,7 +159,7 @@ fn put(
         let found = blobs.look(name)?.filter(|found| FileType::from_raw_mode(found.st_mode) == FileType::RegularFile);
         Ok(found.is_some_and(|found| u64::try_from(found.st_size) == Ok(size)))
     };
-    for Document { digest, bytes, .. } in [&artifact.config, &artifact.manifest] {
+    for ArtifactDocument { digest, bytes, .. } in [&artifact.config, &artifact.manifest] {
         if !is_there(&digest.hex(), bytes.len() as u64)? {
             write_whole(blobs, &digest.hex(), bytes, progress)?;
         }

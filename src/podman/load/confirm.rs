@@ -6,26 +6,26 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::Host;
-use super::{DamagedRecord, LoadError, Noted, Outcome};
+use super::decide::PodmanHost;
+use super::{DamagedRecord, LoadError, LoadNotes, PodmanImageOutcome};
 use crate::disk::progress::Progress;
 use crate::engine::load::Loading;
-use crate::engine::target::{How, Presence, Target};
+use crate::engine::target::{LoadMethod, LoadTarget, Presence};
 use crate::podman::storage::client::ClientError;
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
-impl Host {
+impl PodmanHost {
     /// Names and confirms the images that are loaded in these ways.
     pub(crate) fn finish(
         &self,
         loading: &mut Loading<'_, Self>,
-        ways: &dyn Fn(How) -> bool,
-        Noted { pending, damaged }: &Noted,
+        ways: &dyn Fn(LoadMethod) -> bool,
+        LoadNotes { pending, damaged }: &LoadNotes,
     ) -> Result<(), LoadError> {
         let (targets, outcomes, progress) = (loading.targets, &mut loading.outcomes, loading.progress);
         let chosen: Vec<usize> =
             (0..outcomes.len()).filter(|n| outcomes[*n].error.is_none() && ways(outcomes[*n].step.how)).collect();
-        let is_loaded = |n: &&usize| outcomes[**n].step.how != How::Present;
+        let is_loaded = |n: &&usize| outcomes[**n].step.how != LoadMethod::Present;
         if !chosen.iter().any(|n| is_loaded(&n)) {
             return Ok(());
         }
@@ -63,8 +63,8 @@ impl Host {
 
     fn finish_all(
         &self,
-        targets: &[Target],
-        outcomes: &mut [Outcome],
+        targets: &[LoadTarget],
+        outcomes: &mut [PodmanImageOutcome],
         chosen: &[usize],
         damaged: &[DamagedRecord],
         progress: &Progress,
@@ -84,17 +84,17 @@ impl Host {
     /// Asks Podman itself, and the records.
     fn confirm(
         &self,
-        targets: &[Target],
-        outcomes: &mut [Outcome],
+        targets: &[LoadTarget],
+        outcomes: &mut [PodmanImageOutcome],
         chosen: &[usize],
         progress: &Progress,
     ) -> Result<(), LoadError> {
-        let is_asked = |n: &&usize| outcomes[**n].step.how != How::Present && outcomes[**n].error.is_none();
+        let is_asked = |n: &&usize| outcomes[**n].step.how != LoadMethod::Present && outcomes[**n].error.is_none();
         let asked: Vec<usize> = chosen.iter().filter(is_asked).copied().collect();
         let all_names: Vec<Vec<String>> = asked.iter().map(|n| outcomes[*n].step.entry.names()).collect();
         let flat: Vec<&str> = all_names.iter().flatten().map(String::as_str).collect();
         let mut answers = self.engine.exists(&flat, progress)?.into_iter();
-        let survey = Survey::read(&self.places, progress)?;
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
         for (n, names) in asked.into_iter().zip(all_names) {
             let (target, outcome) = (&targets[n], &mut outcomes[n]);
             let (summary, platform) = (target.image.summary(), target.platform()?);
@@ -106,7 +106,7 @@ impl Host {
                     None => found = Some(format!("knows no {name}")),
                 }
             }
-            found = found.or_else(|| match survey.presence(summary, platform) {
+            found = found.or_else(|| match snapshot.presence(summary, platform) {
                 Presence::Present { .. } => None,
                 Presence::Damaged { why, .. } => Some(format!("has only a part of it: {why}")),
                 Presence::Missing => Some("has no record of it".to_owned()),
@@ -117,7 +117,7 @@ impl Host {
     }
 }
 
-fn id(outcome: &Outcome) -> String {
+fn id(outcome: &PodmanImageOutcome) -> String {
     outcome.step.entry.config_digest.hex()
 }
 
@@ -126,6 +126,6 @@ pub(crate) const fn is_failure(error: &ClientError) -> bool {
     matches!(error, ClientError::Failed { .. } | ClientError::Answer { .. })
 }
 
-fn is_engine_failure(outcome: &Outcome) -> bool {
+fn is_engine_failure(outcome: &PodmanImageOutcome) -> bool {
     matches!(&outcome.error, Some(LoadError::Engine(error)) if is_failure(error))
 }

@@ -6,31 +6,33 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::LoadError;
-use super::sizes::{Sizes, Ways};
+use super::sizes::{MeasuredSizes, Ways};
 use crate::disk::progress::Progress;
-use crate::engine::target::{DecideError, How, LoadOptions, Look, Presence, Target, Via, Way};
+use crate::engine::target::{
+    DecideError, LoadMethod, LoadOptions, LoadTarget, LoadVia, LoadWay, Presence, TargetState,
+};
 use crate::nix::store::NixPlaces;
 use crate::podman::linked::{DRIVER, LinkedStore, image_store};
-use crate::podman::storage::client::Client;
+use crate::podman::storage::client::PodmanClient;
 use crate::podman::storage::places::Places;
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// A Podman to load into.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct PodmanHost {
     /// Where it keeps its things.
     pub(crate) places: Places,
     /// How it is called.
-    pub(crate) engine: Client,
+    pub(crate) engine: PodmanClient,
     /// The linked store, where the host is set up for it.
     pub(crate) linked: Option<LinkedStore>,
     /// Where Nix keeps its things.
     pub(crate) nix: NixPlaces,
     /// What was measured of layers.
-    pub(crate) sizes: Sizes,
+    pub(crate) sizes: MeasuredSizes,
 }
 
-impl Host {
+impl PodmanHost {
     /// The linked store of a Podman: the first of its additional image stores that is ours and can be written to, or the
     /// one at `given`, if Podman reads that.
     #[must_use]
@@ -48,17 +50,17 @@ impl Host {
     /// What is there of these, and how the rest would be loaded. Reads records, and nothing else.
     pub(super) fn look_at(
         &self,
-        targets: &[Target],
+        targets: &[LoadTarget],
         options: LoadOptions,
         progress: &Progress,
-    ) -> Result<Vec<Look>, LoadError> {
-        let survey = Survey::read(&self.places, progress)?;
+    ) -> Result<Vec<TargetState>, LoadError> {
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
         let linked = match options.via {
-            Via::Podman => None,
-            Via::Auto => self.linked.as_ref(),
-            Via::Store => Some(self.linked.as_ref().ok_or_else(|| self.not_ready())?),
+            LoadVia::Podman => None,
+            LoadVia::Auto => self.linked.as_ref(),
+            LoadVia::Store => Some(self.linked.as_ref().ok_or_else(|| self.not_ready())?),
         };
-        let presence = |target: &Target| Ok(survey.presence(target.image.summary(), target.platform()?));
+        let presence = |target: &LoadTarget| Ok(snapshot.presence(target.image.summary(), target.platform()?));
         let there: Vec<Presence> = targets.iter().map(presence).collect::<Result<_, DecideError>>()?;
         let is_wanted = |presence: &Presence| options.force || !matches!(presence, Presence::Present { .. });
         let mut going = BTreeSet::new();
@@ -67,27 +69,27 @@ impl Host {
                 going.insert(target.platform()?.config_digest.hex());
             }
         }
-        let mut ways = Ways::new(self, &survey, linked.map(LinkedStore::path), options, going);
-        let look = |(target, presence): (&Target, Presence)| {
+        let mut ways = Ways::new(self, &snapshot, linked.map(LinkedStore::path), options, going);
+        let look = |(target, presence): (&LoadTarget, Presence)| {
             let (image, platform) = (&target.image, target.platform()?);
             let way = match ways.as_mut().filter(|_| is_wanted(&presence)) {
                 Some(ways) => match ways.link(image, platform) {
                     Some(Ok(way)) => way,
                     // What cannot be linked at all, Podman can still unpack.
-                    Some(Err(why)) if options.via == Via::Auto => ways.pull(image, platform, Some(why)),
-                    Some(Err(_)) => Way::new(
-                        How::Link,
+                    Some(Err(why)) if options.via == LoadVia::Auto => ways.pull(image, platform, Some(why)),
+                    Some(Err(_)) => LoadWay::new(
+                        LoadMethod::Link,
                         linked.map_or(self.places.graph_root.as_path(), LinkedStore::path).to_owned(),
                         0,
                     ),
                     None => ways.pull(image, platform, None),
                 },
                 None => match linked {
-                    Some(store) => Way::new(How::Link, store.path().to_owned(), 0),
-                    None => Way::new(How::Pull, self.places.graph_root.clone(), 0),
+                    Some(store) => LoadWay::new(LoadMethod::Link, store.path().to_owned(), 0),
+                    None => LoadWay::new(LoadMethod::Pull, self.places.graph_root.clone(), 0),
                 },
             };
-            Ok(Look { presence, way })
+            Ok(TargetState { presence, way })
         };
         targets.iter().zip(there).map(look).collect()
     }

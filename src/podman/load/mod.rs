@@ -1,6 +1,6 @@
-//! Loading into Podman: what its records say, which way images go, and that Podman has them ([`Engine`] for [`Host`]).
+//! Loading into Podman: what its records say, which way images go, and that Podman has them ([`Engine`] for [`PodmanHost`]).
 //!
-//! - What is there is read from the records ([`survey`](super::storage::survey)).
+//! - What is there is read from the records ([`snapshot`](super::storage::snapshot)).
 //! - What is missing is linked ([`link`](super::linked::link_images)) or handed to Podman ([`mod@pull`]).
 //! - Names are put right, and Podman itself is asked for every image that was loaded (`confirm`).
 //! - What it does not confirm is taken away again (`undo`).
@@ -19,22 +19,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use self::confirm::is_failure;
-use self::decide::Host;
+use self::decide::PodmanHost;
 pub(crate) use self::error::LoadError;
 use self::pull::{PullError, pull};
 use self::sizes::{Ways, goes};
 use self::undo::Pending;
 use super::linked::link_images::link;
-use super::storage::others::Others;
+use super::storage::others::OtherUsers;
 use super::storage::places::state_of;
-use super::storage::records::{Records, StoredImage};
-use super::storage::survey::Survey;
+use super::storage::records::{StoreRecords, StoredImage};
+use super::storage::snapshot::StoreSnapshot;
 use crate::disk::WriteError;
 use crate::disk::progress::Progress;
 use crate::engine::generations::GenerationEntry;
 use crate::engine::load::{self, Loading};
 use crate::engine::rollback;
-use crate::engine::target::{How, LoadOptions, Look, Presence, Step, Target, Via};
+use crate::engine::target::{LoadMethod, LoadOptions, LoadStep, LoadTarget, LoadVia, Presence, TargetState};
 use crate::engine::{Engine, Former};
 use crate::image::vouching::vouched;
 use crate::nix::store::NixPlaces;
@@ -42,14 +42,14 @@ use crate::oci::digest::Digest;
 use crate::oci::reference::Reference;
 
 /// What became of one image.
-pub(crate) type Outcome = load::Outcome<LoadError>;
+pub(crate) type PodmanImageOutcome = load::ImageOutcome<LoadError>;
 
 /// What a load did.
-pub(crate) type Loaded = load::Loaded<LoadError>;
+pub(crate) type PodmanLoadResult = load::LoadResult<LoadError>;
 
 /// What was there before a load.
 #[derive(Debug)]
-pub(crate) struct Noted {
+pub(crate) struct LoadNotes {
     pending: Pending,
     /// Outcome by outcome.
     damaged: Vec<DamagedRecord>,
@@ -65,9 +65,9 @@ struct DamagedRecord {
     given: Vec<String>,
 }
 
-impl Engine for Host {
+impl Engine for PodmanHost {
     type Error = LoadError;
-    type Note = Noted;
+    type Note = LoadNotes;
 
     fn state(&self) -> PathBuf {
         state_of(&self.places.graph_root)
@@ -77,20 +77,25 @@ impl Engine for Host {
         &self.nix
     }
 
-    fn look(&self, targets: &[Target], options: LoadOptions, progress: &Progress) -> Result<Vec<Look>, LoadError> {
+    fn look(
+        &self,
+        targets: &[LoadTarget],
+        options: LoadOptions,
+        progress: &Progress,
+    ) -> Result<Vec<TargetState>, LoadError> {
         self.look_at(targets, options, progress)
     }
 
     fn holds(&self, images: &[Former<'_>], progress: &Progress) -> Result<Vec<bool>, LoadError> {
-        let survey = Survey::read(&self.places, progress)?;
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
         let holds = |(entry, image): &Former<'_>| match image {
-            Some((image, platform)) => matches!(survey.presence(image.summary(), platform), Presence::Present { .. }),
-            None => survey.holding(entry).is_some(),
+            Some((image, platform)) => matches!(snapshot.presence(image.summary(), platform), Presence::Present { .. }),
+            None => snapshot.holding(entry).is_some(),
         };
         Ok(images.iter().map(holds).collect())
     }
 
-    fn check_space(&self, steps: &[Step]) -> Result<(), LoadError> {
+    fn check_space(&self, steps: &[LoadStep]) -> Result<(), LoadError> {
         self.refuse_what_does_not_fit(steps)
     }
 
@@ -106,29 +111,29 @@ impl Engine for Host {
         self.settle_pending(progress)
     }
 
-    fn note(&self, loading: &mut Loading<'_, Self>) -> Result<Noted, LoadError> {
+    fn note(&self, loading: &mut Loading<'_, Self>) -> Result<LoadNotes, LoadError> {
         if let Some(store) = &self.linked {
             // Before anything of it is there, so that no other user's clean-up takes it away.
             store.note_user(&self.state())?;
         }
         let mut damaged = self.damaged_records(&mut loading.outcomes, loading.progress)?;
-        self.remove_damaged(&mut loading.outcomes, &mut damaged, How::Pull, loading.progress);
+        self.remove_damaged(&mut loading.outcomes, &mut damaged, LoadMethod::Pull, loading.progress);
         let pending = self.note_pending(loading.targets, &loading.outcomes, loading.progress)?;
-        Ok(Noted { pending, damaged })
+        Ok(LoadNotes { pending, damaged })
     }
 
-    fn put(&self, loading: &mut Loading<'_, Self>, noted: &mut Noted) -> Result<u64, LoadError> {
+    fn put(&self, loading: &mut Loading<'_, Self>, noted: &mut LoadNotes) -> Result<u64, LoadError> {
         self.link(loading)?;
         // Not before: until then it is the only one that Podman has.
-        self.remove_damaged(&mut loading.outcomes, &mut noted.damaged, How::Link, loading.progress);
+        self.remove_damaged(&mut loading.outcomes, &mut noted.damaged, LoadMethod::Link, loading.progress);
         // What is linked first: Podman may not be able to take another image while it cannot read one of these.
-        self.finish(loading, &|how| how != How::Pull, noted)?;
+        self.finish(loading, &|how| how != LoadMethod::Pull, noted)?;
         let pulled = self.pull(loading, noted)?;
-        self.finish(loading, &|how| how == How::Pull, noted)?;
+        self.finish(loading, &|how| how == LoadMethod::Pull, noted)?;
         Ok(pulled)
     }
 
-    fn take_away(&self, noted: &Noted, configs: &BTreeSet<Digest>, progress: &Progress) -> Result<(), LoadError> {
+    fn take_away(&self, noted: &LoadNotes, configs: &BTreeSet<Digest>, progress: &Progress) -> Result<(), LoadError> {
         if configs.is_empty() {
             return Ok(());
         }
@@ -136,7 +141,7 @@ impl Engine for Host {
         self.prune(progress)
     }
 
-    fn forget(&self, _: Noted) -> Result<(), LoadError> {
+    fn forget(&self, _: LoadNotes) -> Result<(), LoadError> {
         Ok(self.forget_pending()?)
     }
 
@@ -150,33 +155,34 @@ impl Engine for Host {
     }
 
     fn name(&self, entries: &[&GenerationEntry], progress: &Progress) -> Result<(), LoadError> {
-        let survey = Survey::read(&self.places, progress)?;
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
         for entry in entries {
-            let leads = survey.called(&entry.reference).is_some_and(|(_, image)| image.id == entry.config_digest.hex());
-            if let Some(store) = survey.holding(entry).filter(|_| !leads) {
-                self.name_in(&survey, entry, &store.store, progress)?;
+            let leads =
+                snapshot.called(&entry.reference).is_some_and(|(_, image)| image.id == entry.config_digest.hex());
+            if let Some(store) = snapshot.holding(entry).filter(|_| !leads) {
+                self.name_in(&snapshot, entry, &store.store, progress)?;
             }
         }
         Ok(())
     }
 }
 
-impl Host {
+impl PodmanHost {
     /// Loads what is missing: [`load::load`], and before it what only Podman needs.
     ///
     /// # Errors
-    /// If nothing could be done at all; of a single image, see [`Outcome::error`](load::Outcome::error).
+    /// If nothing could be done at all; of a single image, see [`ImageOutcome::error`](load::ImageOutcome::error).
     pub(crate) fn load(
         &self,
-        targets: &[Target],
+        targets: &[LoadTarget],
         options: LoadOptions,
-        done: &mut dyn FnMut(&Outcome),
+        done: &mut dyn FnMut(&PodmanImageOutcome),
         progress: &Progress,
-    ) -> Result<Loaded, LoadError> {
+    ) -> Result<PodmanLoadResult, LoadError> {
         // Podman may have ended by itself what a killed load had begun: then nothing else comes this way.
         pull::sweep(&self.places);
         let closed = match &self.linked {
-            Some(store) => store.settle(&Others::default(), self.places.has_new_rules())?,
+            Some(store) => store.settle(&OtherUsers::default(), self.places.has_new_rules())?,
             None => None,
         };
         let mut loaded = load::load(self, targets, options, done, progress)?;
@@ -189,26 +195,31 @@ impl Host {
     ///
     /// # Errors
     /// As there.
-    pub(crate) fn activate(&self, number: u64, progress: &Progress) -> Result<Loaded, LoadError> {
+    pub(crate) fn activate(&self, number: u64, progress: &Progress) -> Result<PodmanLoadResult, LoadError> {
         let mut loaded = rollback::activate(self, number, &mut |_| {}, progress)?;
         loaded.warnings.extend(self.move_versions(progress)?);
         Ok(loaded)
     }
 
     /// Outcome by outcome, what the graph root has of an image that is loaded although there is one.
-    fn damaged_records(&self, outcomes: &mut [Outcome], progress: &Progress) -> Result<Vec<DamagedRecord>, LoadError> {
+    fn damaged_records(
+        &self,
+        outcomes: &mut [PodmanImageOutcome],
+        progress: &Progress,
+    ) -> Result<Vec<DamagedRecord>, LoadError> {
         let mut damaged: Vec<_> = outcomes.iter().map(|_| DamagedRecord::default()).collect();
-        let is_damaged = |step: &Step| goes(&step.reason);
+        let is_damaged = |step: &LoadStep| goes(&step.reason);
         if !outcomes.iter().any(|outcome| is_damaged(&outcome.step)) {
             return Ok(damaged);
         }
-        let survey = Survey::read(&self.places, progress)?;
-        let Some(own) = survey.stores.first() else { return Ok(damaged) };
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let Some(own) = snapshot.stores.first() else { return Ok(damaged) };
         for (outcome, damaged) in outcomes.iter_mut().zip(&mut damaged).filter(|(outcome, _)| is_damaged(&outcome.step))
         {
             let (id, ours) = (outcome.step.entry.config_digest.hex(), outcome.step.entry.names());
             // A record that `podman tag` wrote over layers of the linked store is complete while those layers are.
-            let stays = |image: &StoredImage| outcome.step.how == How::Link && !own.layers.contains_key(&image.layer);
+            let stays =
+                |image: &StoredImage| outcome.step.how == LoadMethod::Link && !own.layers.contains_key(&image.layer);
             let Some(image) = own.images.iter().find(|image| image.id == id).filter(|image| !stays(image)) else {
                 continue;
             };
@@ -227,7 +238,13 @@ impl Host {
     }
 
     /// Takes the damaged records of images that are loaded in this way out of the graph root.
-    fn remove_damaged(&self, outcomes: &mut [Outcome], damaged: &mut [DamagedRecord], how: How, progress: &Progress) {
+    fn remove_damaged(
+        &self,
+        outcomes: &mut [PodmanImageOutcome],
+        damaged: &mut [DamagedRecord],
+        how: LoadMethod,
+        progress: &Progress,
+    ) {
         for (outcome, damaged) in outcomes.iter_mut().zip(damaged).filter(|(outcome, _)| outcome.step.how == how) {
             if outcome.error.is_none() {
                 let mut names = std::mem::take(&mut damaged.names).into_iter();
@@ -243,7 +260,7 @@ impl Host {
         let mut images = Vec::new();
         let mut linked = Vec::new();
         for (target, outcome) in loading.targets.iter().zip(&mut loading.outcomes) {
-            if outcome.step.how == How::Link && outcome.error.is_none() {
+            if outcome.step.how == LoadMethod::Link && outcome.error.is_none() {
                 images.push((&target.image, target.platform()?));
                 linked.push(outcome);
             }
@@ -266,7 +283,7 @@ impl Host {
         Ok(())
     }
 
-    fn pull(&self, loading: &mut Loading<'_, Self>, noted: &mut Noted) -> Result<u64, LoadError> {
+    fn pull(&self, loading: &mut Loading<'_, Self>, noted: &mut LoadNotes) -> Result<u64, LoadError> {
         let (via, progress) = (loading.options.via, loading.progress);
         for outcome in &mut loading.outcomes {
             if let Some(why) = outcome.step.unlinkable.as_ref().filter(|_| outcome.error.is_none()) {
@@ -274,34 +291,34 @@ impl Host {
                 loading.warnings.push(format!("{reference} is pulled, because it cannot be linked: {why}"));
             }
             // What cannot be linked at all (a layer without a recipe, files of other owners) Podman can still unpack.
-            if via == Via::Auto
+            if via == LoadVia::Auto
                 && let Some(error) = outcome.error.take_if(|error| error.is_unlinkable())
             {
                 loading
                     .warnings
                     .push(format!("{} is pulled, because it cannot be linked: {error}", outcome.step.entry.reference));
-                outcome.step.how = How::Pull;
+                outcome.step.how = LoadMethod::Pull;
                 outcome.step.store.clone_from(&self.places.graph_root);
                 noted.pending.forget_pulled(&outcome.step.entry.config_digest.hex());
             }
         }
         // Of those that could not be linked.
-        self.remove_damaged(&mut loading.outcomes, &mut noted.damaged, How::Pull, progress);
+        self.remove_damaged(&mut loading.outcomes, &mut noted.damaged, LoadMethod::Pull, progress);
         let mut bytes = 0;
         for (target, outcome) in loading.targets.iter().zip(&mut loading.outcomes) {
-            if outcome.step.how != How::Pull || outcome.error.is_some() {
+            if outcome.step.how != LoadMethod::Pull || outcome.error.is_some() {
                 continue;
             }
-            let (survey, platform) = (Survey::read(&self.places, progress)?, target.platform()?);
-            let present = survey.own_diff_ids();
-            if let Some(mut ways) = Ways::new(self, &survey, None, loading.options, BTreeSet::new()) {
+            let (snapshot, platform) = (StoreSnapshot::read(&self.places, progress)?, target.platform()?);
+            let present = snapshot.own_diff_ids();
+            if let Some(mut ways) = Ways::new(self, &snapshot, None, loading.options, BTreeSet::new()) {
                 outcome.step.to_write = ways.pull(&target.image, platform, None).to_write;
             }
             match pull(&self.engine, &self.places, &target.image, platform, &present, progress) {
                 Ok(pulled) => bytes += pulled.bytes,
                 Err(error) => {
                     let id = outcome.step.entry.config_digest.hex();
-                    let own = Records::read(&self.places.graph_root, &self.places.driver, progress)?;
+                    let own = StoreRecords::read(&self.places.graph_root, &self.places.driver, progress)?;
                     let is_there = own.images.iter().any(|image| image.id == id);
                     outcome.error = Some(match error {
                         PullError::Engine(error) if is_there && is_failure(&error) => LoadError::NotThere {
@@ -325,18 +342,18 @@ impl Host {
     /// Makes names lead to the images that were asked for.
     pub(super) fn put_names_right(
         &self,
-        targets: &[Target],
-        outcomes: &mut [Outcome],
+        targets: &[LoadTarget],
+        outcomes: &mut [PodmanImageOutcome],
         progress: &Progress,
     ) -> Result<(), LoadError> {
-        let survey = Survey::read(&self.places, progress)?;
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
         for (target, outcome) in targets.iter().zip(outcomes) {
             let (summary, platform) = (target.image.summary(), target.platform()?);
-            let Presence::Present { store, named: false } = survey.presence(summary, platform) else { continue };
+            let Presence::Present { store, named: false } = snapshot.presence(summary, platform) else { continue };
             if outcome.error.is_some() {
                 continue;
             }
-            outcome.error = self.name_in(&survey, &outcome.step.entry, &store, progress).err();
+            outcome.error = self.name_in(&snapshot, &outcome.step.entry, &store, progress).err();
         }
         Ok(())
     }
@@ -344,18 +361,18 @@ impl Host {
     /// Makes the names of an image that is in this store lead to it.
     fn name_in(
         &self,
-        survey: &Survey,
+        snapshot: &StoreSnapshot,
         entry: &GenerationEntry,
         store: &Path,
         progress: &Progress,
     ) -> Result<(), LoadError> {
-        self.lead(survey, (&entry.config_digest.hex(), &entry.reference), &entry.names(), store, progress)
+        self.lead(snapshot, (&entry.config_digest.hex(), &entry.reference), &entry.names(), store, progress)
     }
 
     /// Makes these names, of which one is a tag, lead to an image that is in this store.
     fn lead(
         &self,
-        survey: &Survey,
+        snapshot: &StoreSnapshot,
         (id, reference): (&str, &Reference),
         names: &[String],
         store: &Path,
@@ -366,7 +383,7 @@ impl Host {
         };
         linked.change(progress)?.name(id, names, progress)?;
         // Podman looks into the graph root first.
-        let (other, own) = match survey.called(reference) {
+        let (other, own) = match snapshot.called(reference) {
             Some((records, image)) => (&image.id, records.store == self.places.graph_root),
             None => return Ok(()),
         };

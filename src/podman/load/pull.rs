@@ -36,13 +36,13 @@ use crate::disk::bounded::{self, Cap};
 use crate::disk::files::{free_space, write_file};
 use crate::disk::progress::Progress;
 use crate::disk::size::size;
-use crate::disk::{At, Staging, WriteError};
+use crate::disk::{AtPath, Staging, WriteError};
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, PlatformRecord};
 use crate::image::{LayerKind, LayerRecord};
 use crate::layer::output::{Output, Verify, can_share};
 use crate::oci::digest::Digest;
-use crate::podman::storage::client::{Client, ClientError};
+use crate::podman::storage::client::{ClientError, PodmanClient};
 use crate::podman::storage::places::Places;
 use crate::podman::storage::process::run;
 
@@ -160,7 +160,7 @@ pub struct Pulled {
 /// # Errors
 /// See [`PullError`]. Nothing is left behind then but finished layers that a next try takes over.
 pub fn pull(
-    engine: &Client,
+    engine: &PodmanClient,
     places: &Places,
     image: &ImageDir,
     platform: &PlatformRecord,
@@ -176,7 +176,7 @@ pub fn pull(
     // Podman makes it like this on its first run.
     let root = &places.graph_root;
     DirBuilder::new().recursive(true).mode(0o700).create(root).at("create", root)?;
-    let work = Work::new(places, image)?;
+    let work = PullWork::new(places, image)?;
     let bytes = missing.iter().map(|layer| layer.diff_size()).sum();
     let blobs = missing.iter().map(|layer| blob(image, layer)).collect::<Result<Vec<_>, LayoutError>>()?;
     let needed = temporary(image, &missing, root)? + bytes;
@@ -222,7 +222,7 @@ fn permanent_name(image: &ImageDir) -> String {
 
 /// Whether the user's own Podman has the image: skopeo only said that it copied it.
 fn check(
-    engine: &Client,
+    engine: &PodmanClient,
     pulled: &Pulled,
     reference: &str,
     expected: Digest,
@@ -273,13 +273,13 @@ fn on_device(layer: &LayerRecord, root: &Path) -> bool {
 }
 
 /// What is on disk while an image is handed over.
-struct Work {
+struct PullWork {
     staging: Staging,
     /// The OCI layout's name in there. Podman 4.3 makes it the image's name, so it is one that no other image has.
     layout: String,
 }
 
-impl Work {
+impl PullWork {
     fn new(places: &Places, image: &ImageDir) -> Result<Self, WriteError> {
         let staging = Staging::directory(&place_of_work(places))?;
         let layout = format!("windlass-{}", &image.summary().digest.hex()[..32]);
@@ -321,7 +321,7 @@ impl Work {
     /// Has a program take it; which one.
     fn hand_over(
         &self,
-        engine: &Client,
+        engine: &PodmanClient,
         places: &Places,
         image: &ImageDir,
         platform: &PlatformRecord,
@@ -376,7 +376,7 @@ impl Work {
     /// Tags the image that a program says it has taken.
     fn tag(
         &self,
-        engine: &Client,
+        engine: &PodmanClient,
         program: &'static str,
         id: &str,
         image: &ImageDir,

@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::LoadError;
-use super::decide::Host;
+use super::decide::PodmanHost;
 use super::pull;
 use crate::disk::WriteError;
 use crate::disk::files::free_space;
-use crate::engine::target::{Cause, Copies, DecideError, How, LoadOptions, Reason, Step, Target, Way};
+use crate::engine::target::{
+    CopiedBytes, CopyCause, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, LoadWay,
+};
 use crate::image::layout::ImageDir;
 use crate::image::summary::PlatformRecord;
 use crate::image::{LayerRecord, chain_ids};
@@ -29,8 +31,8 @@ use crate::podman::linked::DEFAULT;
 use crate::podman::linked::link_images::LinkError;
 use crate::podman::linked::link_tree::{TreeError, foresee};
 use crate::podman::storage::disk_use::Users;
-use crate::podman::storage::records::Records;
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::records::StoreRecords;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// What a layer takes beside its files: directories, links and records of Podman's own.
 const LAYER: u64 = 5 * 4096;
@@ -69,12 +71,12 @@ pub(crate) const fn with_records(extent: &Extent) -> u64 {
 
 /// What was measured already: a load asks several times.
 #[derive(Debug, Default)]
-pub(crate) struct Sizes {
+pub(crate) struct MeasuredSizes {
     on_disk: Mutex<BTreeMap<Digest, u64>>,
-    foreseen: Mutex<BTreeMap<(PathBuf, Digest), Result<Copies, String>>>,
+    foreseen: Mutex<BTreeMap<(PathBuf, Digest), Result<CopiedBytes, String>>>,
 }
 
-impl Sizes {
+impl MeasuredSizes {
     /// What the files of a layer take where they are unpacked.
     pub(crate) fn on_disk(&self, image: &ImageDir, layer: &LayerRecord) -> u64 {
         let measure = || {
@@ -87,13 +89,13 @@ impl Sizes {
     }
 
     /// What linking a layer into a store would copy, or why it cannot be linked at all.
-    fn foreseen(&self, image: &ImageDir, layer: &LayerRecord, store: &Path) -> Result<Copies, String> {
+    fn foreseen(&self, image: &ImageDir, layer: &LayerRecord, store: &Path) -> Result<CopiedBytes, String> {
         let look = || {
             let Some(made) = image.image().recipes.get(&layer.digest) else {
                 return Err(LinkError::NoRecipe { title: layer.title.clone() }.to_string());
             };
             if made.recipe.blob().is_some() {
-                return Ok(Copies::from([(Cause::Unpacked, layer.diff_size())]));
+                return Ok(CopiedBytes::from([(CopyCause::Unpacked, layer.diff_size())]));
             }
             match foresee(&made.recipe, store) {
                 Ok(copies) => Ok(copies),
@@ -102,7 +104,7 @@ impl Sizes {
                     Err(LinkError::Tree { title, digest, source: Box::new(source) }.to_string())
                 }
                 // What is wrong with its files, the load says.
-                Err(_) => Ok(Copies::new()),
+                Err(_) => Ok(CopiedBytes::new()),
             }
         };
         let mut known = self.foreseen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -125,10 +127,10 @@ pub(crate) struct Space {
 
 /// Decides for one image after another how it would be put there: a layer that an earlier one brings is written once.
 pub(super) struct Ways<'a> {
-    host: &'a Host,
+    host: &'a PodmanHost,
     options: LoadOptions,
-    own: &'a Records,
-    linked: Option<&'a Records>,
+    own: &'a StoreRecords,
+    linked: Option<&'a StoreRecords>,
     users: Users,
     /// Images that go before they are loaded again.
     going: BTreeSet<String>,
@@ -146,14 +148,14 @@ pub(super) struct Ways<'a> {
 impl<'a> Ways<'a> {
     /// `going` are the IDs of the images that are loaded although there is a record of them.
     pub(super) fn new(
-        host: &'a Host,
-        survey: &'a Survey,
+        host: &'a PodmanHost,
+        snapshot: &'a StoreSnapshot,
         linked: Option<&Path>,
         options: LoadOptions,
         going: BTreeSet<String>,
     ) -> Option<Self> {
-        let own = survey.stores.first()?;
-        let linked = linked.and_then(|path| survey.stores.iter().find(|records| records.store == path));
+        let own = snapshot.stores.first()?;
+        let linked = linked.and_then(|path| snapshot.stores.iter().find(|records| records.store == path));
         let there = linked.filter(|_| !options.force).into_iter().flat_map(|records| records.layers.values());
         let whole_trees = host.copies_whole_trees();
         Some(Self {
@@ -161,22 +163,22 @@ impl<'a> Ways<'a> {
             options,
             own,
             linked,
-            users: Users::of(survey),
+            users: Users::of(snapshot),
             going,
             linked_now: BTreeSet::new(),
             pulled_now: BTreeSet::new(),
             unpacked: there.filter_map(|layer| layer.diff_digest).collect(),
-            present: survey.own_diff_ids(),
+            present: snapshot.own_diff_ids(),
             whole_trees,
         })
     }
 
     /// How an image would be linked, or why it cannot be.
-    pub(super) fn link(&mut self, image: &ImageDir, platform: &PlatformRecord) -> Option<Result<Way, String>> {
+    pub(super) fn link(&mut self, image: &ImageDir, platform: &PlatformRecord) -> Option<Result<LoadWay, String>> {
         let records = self.linked?;
         let is_there =
             |chain: &str| !self.options.force && records.layers.contains_key(chain) && records.tree(chain).is_dir();
-        let mut copies = Copies::new();
+        let mut copies = CopiedBytes::new();
         for (layer, chain) in platform.layers.iter().zip(chain_ids(&platform.layers)) {
             let chain = chain.hex();
             if is_there(&chain) || self.linked_now.contains(&chain) {
@@ -188,18 +190,18 @@ impl<'a> Ways<'a> {
             };
             self.linked_now.insert(chain);
             // What is unpacked is linked where the same archive has been unpacked over other layers.
-            if of_layer.contains_key(&Cause::Unpacked) && !self.unpacked.insert(layer.diff_id()) {
+            if of_layer.contains_key(&CopyCause::Unpacked) && !self.unpacked.insert(layer.diff_id()) {
                 continue;
             }
             of_layer.into_iter().for_each(|(cause, bytes)| *copies.entry(cause).or_default() += bytes);
         }
         let to_write = copies.values().sum();
-        Some(Ok(Way { copies, ..Way::new(How::Link, records.store.clone(), to_write) }))
+        Some(Ok(LoadWay { copies, ..LoadWay::new(LoadMethod::Link, records.store.clone(), to_write) }))
     }
 
     /// How Podman would take an image.
-    pub(super) fn pull(&mut self, image: &ImageDir, platform: &PlatformRecord, unlinkable: Option<String>) -> Way {
-        let mut way = Way { unlinkable, ..Way::new(How::Pull, self.host.places.graph_root.clone(), 0) };
+    pub(super) fn pull(&mut self, image: &ImageDir, platform: &PlatformRecord, unlinkable: Option<String>) -> LoadWay {
+        let mut way = LoadWay { unlinkable, ..LoadWay::new(LoadMethod::Pull, self.host.places.graph_root.clone(), 0) };
         let (mut below, mut missing, mut again) = (0, Vec::new(), 0);
         for (layer, chain) in platform.layers.iter().zip(chain_ids(&platform.layers)) {
             let (chain, bytes) = (chain.hex(), self.host.sizes.on_disk(image, layer));
@@ -229,7 +231,7 @@ impl<'a> Ways<'a> {
     }
 }
 
-impl Host {
+impl PodmanHost {
     /// Whether the driver of this Podman copies all lower layers into each layer, byte by byte.
     #[must_use]
     pub(crate) fn copies_whole_trees(&self) -> bool {
@@ -241,11 +243,11 @@ impl Host {
     ///
     /// # Errors
     /// If the free space cannot be read.
-    pub(crate) fn space(&self, steps: &[Step]) -> Result<Vec<Space>, WriteError> {
+    pub(crate) fn space(&self, steps: &[LoadStep]) -> Result<Vec<Space>, WriteError> {
         use std::os::unix::fs::MetadataExt;
         let mut spaces: Vec<(u64, Space)> = Vec::new();
         // What is linked is linked first.
-        for how in [How::Link, How::Pull] {
+        for how in [LoadMethod::Link, LoadMethod::Pull] {
             for step in steps.iter().filter(|step| step.how == how) {
                 let there = step.store.ancestors().find_map(|path| Some((path, std::fs::metadata(path).ok()?.dev())));
                 let Some((existing, device)) = there else { continue };
@@ -262,7 +264,7 @@ impl Host {
         Ok(spaces.into_iter().map(|(_, space)| space).collect())
     }
 
-    pub(super) fn refuse_what_does_not_fit(&self, steps: &[Step]) -> Result<(), LoadError> {
+    pub(super) fn refuse_what_does_not_fit(&self, steps: &[LoadStep]) -> Result<(), LoadError> {
         match self.space(steps)?.into_iter().find(|space| space.needed > space.free) {
             Some(Space { place, needed, stays, free }) => {
                 Err(DecideError::NoSpace { place, needed, stays, free }.into())
@@ -274,13 +276,13 @@ impl Host {
     /// Bytes that a linked store on the file system of the Nix store would save of what is to be pulled; 0 where there is one,
     /// or there can be none.
     #[must_use]
-    pub(crate) fn saving(&self, targets: &[Target], steps: &[Step]) -> u64 {
+    pub(crate) fn saving(&self, targets: &[LoadTarget], steps: &[LoadStep]) -> u64 {
         if self.linked.is_some() || self.places.driver != crate::podman::linked::DRIVER {
             return 0;
         }
         let mut seen = BTreeSet::new();
-        let pulled = targets.iter().zip(steps).filter(|(_, step)| step.how == How::Pull);
-        let mut copied = |(target, step): (&Target, &Step)| -> u64 {
+        let pulled = targets.iter().zip(steps).filter(|(_, step)| step.how == LoadMethod::Pull);
+        let mut copied = |(target, step): (&LoadTarget, &LoadStep)| -> u64 {
             let Ok(platform) = target.platform() else { return step.to_write };
             let mut copied = 0;
             for layer in platform.layers.iter().filter(|layer| seen.insert(layer.digest)) {
@@ -298,6 +300,6 @@ impl Host {
 }
 
 /// Whether the record of an image goes before it is loaded.
-pub(super) const fn goes(reason: &Reason) -> bool {
-    matches!(reason, Reason::Damaged(_) | Reason::Forced)
+pub(super) const fn goes(reason: &LoadReason) -> bool {
+    matches!(reason, LoadReason::Damaged(_) | LoadReason::Forced)
 }

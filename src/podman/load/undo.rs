@@ -17,14 +17,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::confirm::is_failure;
-use super::decide::Host;
-use super::{LoadError, Outcome};
+use super::decide::PodmanHost;
+use super::{LoadError, PodmanImageOutcome};
 use crate::disk::beneath::Dir;
 use crate::disk::progress::Progress;
 use crate::disk::{Staging, WriteError, files};
 use crate::engine::Engine;
 use crate::engine::generations::Generations;
-use crate::engine::target::{How, Target};
+use crate::engine::target::{LoadMethod, LoadTarget};
 use crate::image::json::parse_versioned;
 use crate::image::layout::VERSION;
 use crate::oci::canonical;
@@ -32,7 +32,7 @@ use crate::podman::linked::LinkedStore;
 use crate::podman::storage::client::ClientError;
 use crate::podman::storage::places::state_of;
 use crate::podman::storage::records::StoredImage;
-use crate::podman::storage::survey::{Survey, names};
+use crate::podman::storage::snapshot::{StoreSnapshot, names};
 
 /// Images that Podman has not confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -87,7 +87,7 @@ pub(crate) fn is_left(graph_root: &Path) -> bool {
     folder.is_some_and(|folder| folder.file("lock").is_ok_and(|lock| lock.try_lock().is_ok()))
 }
 
-impl Host {
+impl PodmanHost {
     /// Whether there are images that Podman has not confirmed, of a run that was killed or is still at work.
     #[must_use]
     pub(crate) fn has_unconfirmed(&self) -> bool {
@@ -97,21 +97,23 @@ impl Host {
     /// Notes what is about to be loaded. The generations are locked.
     pub(crate) fn note_pending(
         &self,
-        targets: &[Target],
-        outcomes: &[Outcome],
+        targets: &[LoadTarget],
+        outcomes: &[PodmanImageOutcome],
         progress: &Progress,
     ) -> Result<Pending, LoadError> {
         let mut pending = Pending { version: VERSION, store: None, images: Vec::new() };
-        let is_loaded = |pair: &&(&Target, &Outcome)| pair.1.step.how != How::Present && pair.1.error.is_none();
+        let is_loaded = |pair: &&(&LoadTarget, &PodmanImageOutcome)| {
+            pair.1.step.how != LoadMethod::Present && pair.1.error.is_none()
+        };
         let pairs: Vec<_> = targets.iter().zip(outcomes).collect();
         if !pairs.iter().any(|pair| is_loaded(&pair)) {
             return Ok(pending);
         }
-        let survey = Survey::read(&self.places, progress)?;
-        let own = survey.stores.iter().find(|records| records.store == self.places.graph_root);
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let own = snapshot.stores.iter().find(|records| records.store == self.places.graph_root);
         let linked = self.linked.as_ref().and_then(|store| {
             pending.store = Some(store.path().to_owned());
-            survey.stores.iter().find(|records| records.store == store.path())
+            snapshot.stores.iter().find(|records| records.store == store.path())
         });
         for (target, _) in pairs.iter().filter(is_loaded) {
             let platform = target.platform()?;
@@ -175,8 +177,9 @@ impl Host {
         let ids: BTreeSet<String> = pending.images.iter().map(|image| image.id.clone()).collect();
         let refused = self.ask(&pending, &ids, progress)?;
         // A kill may have come while a record was held back.
-        let survey = Survey::read(&self.places, progress)?;
-        let is_there = |id: &String| survey.stores.iter().any(|store| store.images.iter().any(|image| image.id == *id));
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let is_there =
+            |id: &String| snapshot.stores.iter().any(|store| store.images.iter().any(|image| image.id == *id));
         let gone = ids.into_iter().filter(|id| refused.contains_key(id) || !is_there(id)).collect();
         self.take_away_pending(&pending, &gone, progress)?;
         self.prune(progress)?;
@@ -199,9 +202,9 @@ impl Host {
         progress: &Progress,
     ) -> Result<BTreeMap<String, String>, LoadError> {
         let mut refused = BTreeMap::new();
-        let survey = Survey::read(&self.places, progress)?;
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
         let is_there = |image: &&Unconfirmed| {
-            ids.contains(&image.id) && survey.stores.iter().any(|s| s.images.iter().any(|other| other.id == image.id))
+            ids.contains(&image.id) && snapshot.stores.iter().any(|s| s.images.iter().any(|other| other.id == image.id))
         };
         let images: Vec<&Unconfirmed> = pending.images.iter().filter(is_there).collect();
         match self.answers(&images, progress) {
@@ -299,8 +302,8 @@ impl Host {
                 }
             })?;
         }
-        let survey = Survey::read(&self.places, progress)?;
-        let Some(own) = survey.stores.iter().find(|records| records.store == self.places.graph_root) else {
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let Some(own) = snapshot.stores.iter().find(|records| records.store == self.places.graph_root) else {
             return Ok(());
         };
         for image in &images {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::LoadError;
-use super::decide::Host;
+use super::decide::PodmanHost;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
@@ -20,8 +20,8 @@ use crate::oci::reference::is_name;
 use crate::oci::strict;
 use crate::podman::linked::LinkedStore;
 use crate::podman::storage::places::{Places, state_of};
-use crate::podman::storage::records::{Records, StoredImage};
-use crate::podman::storage::survey::Survey;
+use crate::podman::storage::records::{StoreRecords, StoredImage};
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// An image that Podman cannot read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
@@ -49,7 +49,7 @@ impl std::fmt::Display for Unreadable {
 }
 
 /// Those among the images of a store that `ours` chooses.
-fn among(records: &Records, ours: impl Fn(&StoredImage) -> bool) -> Vec<Unreadable> {
+fn among(records: &StoreRecords, ours: impl Fn(&StoredImage) -> bool) -> Vec<Unreadable> {
     let unreadable = |image: &StoredImage| {
         let name = image.names.iter().find(|name| !name.contains('@')).or(image.names.first());
         Some(Unreadable {
@@ -62,7 +62,7 @@ fn among(records: &Records, ours: impl Fn(&StoredImage) -> bool) -> Vec<Unreadab
     records.images.iter().filter(|image| ours(image)).filter_map(unreadable).collect()
 }
 
-fn why(records: &Records, image: &StoredImage) -> Option<String> {
+fn why(records: &StoreRecords, image: &StoredImage) -> Option<String> {
     if let Some(name) = image.names.iter().find(|name| !is_name(name)) {
         return Some(format!("'{}' is not the name of an image", name.escape_debug()));
     }
@@ -76,24 +76,24 @@ fn why(records: &Records, image: &StoredImage) -> Option<String> {
 }
 
 /// Those in windlass' own stores, and of the graph root those that windlass has loaded.
-pub(crate) fn all(survey: &Survey, places: &Places) -> Vec<Unreadable> {
+pub(crate) fn all(snapshot: &StoreSnapshot, places: &Places) -> Vec<Unreadable> {
     let generations = Generations::at(state_of(&places.graph_root));
     let loaded = generations.all().unwrap_or_default().into_iter().chain(generations.attempts().unwrap_or_default());
     let loaded: BTreeSet<String> =
         loaded.flat_map(|generation| generation.entries).map(|entry| entry.config_digest.hex()).collect();
-    let of_store = |records: &Records| {
+    let of_store = |records: &StoreRecords| {
         let is_own = records.store == places.graph_root;
         let is_ours = !is_own && LinkedStore::is_at(&records.store);
         among(records, |image| is_ours || is_own && loaded.contains(&image.id))
     };
-    survey.stores.iter().flat_map(of_store).collect()
+    snapshot.stores.iter().flat_map(of_store).collect()
 }
 
-impl Host {
+impl PodmanHost {
     /// Images of windlass that Podman cannot read.
     #[must_use]
-    pub(crate) fn unreadable(&self, survey: &Survey) -> Vec<Unreadable> {
-        all(survey, &self.places)
+    pub(crate) fn unreadable(&self, snapshot: &StoreSnapshot) -> Vec<Unreadable> {
+        all(snapshot, &self.places)
     }
 
     /// Takes away the images of windlass that Podman cannot read, if it fails because of them; a sentence for each. The
@@ -102,7 +102,7 @@ impl Host {
     /// # Errors
     /// If a store cannot be read or changed.
     pub(crate) fn remove_unreadable(&self, progress: &Progress) -> Result<Vec<String>, LoadError> {
-        if self.unreadable(&Survey::read(&self.places, progress)?).is_empty() {
+        if self.unreadable(&StoreSnapshot::read(&self.places, progress)?).is_empty() {
             return Ok(Vec::new());
         }
         // A reader that takes more than others is not at fault, and neither is what it has read for long.
@@ -111,8 +111,8 @@ impl Host {
         }
         let generations = self.generations();
         let _lock = generations.lock(progress)?;
-        let survey = Survey::read(&self.places, progress)?;
-        let found = self.unreadable(&survey);
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let found = self.unreadable(&snapshot);
         let of = |store: &Path| -> Vec<&Unreadable> { found.iter().filter(|image| image.store == store).collect() };
         let mut gone: Vec<&Unreadable> = Vec::new();
         if let Some(store) = &self.linked {
@@ -120,7 +120,7 @@ impl Host {
             store.change(progress)?.remove_images(&ids, progress)?;
             gone.extend(of(store.path()));
         }
-        let own = survey.stores.iter().find(|records| records.store == self.places.graph_root);
+        let own = snapshot.stores.iter().find(|records| records.store == self.places.graph_root);
         for image in of(&self.places.graph_root) {
             let stored = own.and_then(|own| own.images.iter().find(|stored| stored.id == image.id));
             let names = stored.into_iter().flat_map(|stored| &stored.names);

@@ -33,15 +33,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use self::model_files::Files;
-use self::unit::{Service, ServiceError};
+use self::model_files::FilesOfModel;
+use self::unit::{ServiceError, SlotService};
 use super::storage::records::RecordsError;
 use crate::class::{Class, Classified};
 use crate::disk::beneath::refused;
 use crate::disk::files::write_file;
 use crate::disk::own_folder::{MOST_NAMES, OwnFolder};
 use crate::disk::progress::Progress;
-use crate::disk::{At, Staging, WriteError, own_lock};
+use crate::disk::{AtPath, Staging, WriteError, own_lock};
 use crate::engine::generations::{GenerationEntry, GenerationError, store_path};
 use crate::image::json::parse_versioned;
 use crate::image::layout::{LayoutError, VERSION};
@@ -85,7 +85,7 @@ pub enum ModelError {
     )]
     NotUsed {
         /// The service.
-        service: Service,
+        service: SlotService,
         /// The slot.
         slot: String,
         /// Where the slot is.
@@ -97,7 +97,7 @@ pub enum ModelError {
     #[error("{service} is not healthy with model {model}: {why}; it runs with {former} again")]
     WentBack {
         /// The service.
-        service: Service,
+        service: SlotService,
         /// The model that it did not like.
         model: String,
         /// What was wrong.
@@ -112,7 +112,7 @@ pub enum ModelError {
     )]
     NoWayBack {
         /// The service.
-        service: Service,
+        service: SlotService,
         /// The model.
         model: String,
         /// What was wrong.
@@ -125,7 +125,7 @@ pub enum ModelError {
     )]
     Broken {
         /// The service.
-        service: Service,
+        service: SlotService,
         /// The model that was to be used.
         model: String,
         /// What was wrong.
@@ -183,7 +183,7 @@ pub(crate) fn alias(slot: &str) -> String {
 /// A model that a slot has, or had.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Held {
+pub(crate) struct HeldModel {
     /// [`VERSION`].
     pub(crate) version: u32,
     /// Which model.
@@ -191,7 +191,7 @@ pub(crate) struct Held {
     pub(crate) entry: GenerationEntry,
     /// Where its files are.
     #[serde(flatten)]
-    pub(crate) files: Files,
+    pub(crate) files: FilesOfModel,
 }
 
 /// A switch that has begun.
@@ -227,7 +227,7 @@ pub fn active(slots: &Slots) -> Result<Vec<Active>, ModelError> {
         let before = slots.former(&slot)?.filter(|before| now.as_ref().is_none_or(|now| now != before));
         let of = |former| {
             let slot = slot.clone();
-            move |held: Held| Active { slot, entry: held.entry, former }
+            move |held: HeldModel| Active { slot, entry: held.entry, former }
         };
         active.extend(now.map(of(false)));
         active.extend(before.map(of(true)));
@@ -313,7 +313,7 @@ impl Slots {
     ///
     /// # Errors
     /// If its record cannot be read.
-    pub(crate) fn active(&self, slot: &str) -> Result<Option<Held>, ModelError> {
+    pub(crate) fn active(&self, slot: &str) -> Result<Option<HeldModel>, ModelError> {
         let Some(folder) = self.state.find(&[MODELS])? else { return Ok(None) };
         let Some(target) = folder.target(slot) else { return Ok(None) };
         match target.strip_prefix(HELD).ok().and_then(Path::to_str).filter(|name| !name.contains('/')) {
@@ -333,7 +333,7 @@ impl Slots {
     ///
     /// # Errors
     /// If a record cannot be read.
-    pub(crate) fn former(&self, slot: &str) -> Result<Option<Held>, ModelError> {
+    pub(crate) fn former(&self, slot: &str) -> Result<Option<HeldModel>, ModelError> {
         let Some(state) = self.state.find(&[MODELS, STATE])? else { return Ok(None) };
         let name = format!("{slot}.json");
         let Some(json) = self.state.read(&state, &name)? else { return Ok(None) };
@@ -347,7 +347,7 @@ impl Slots {
     }
 
     /// Says that a switch begins.
-    pub(super) fn begin(&self, slot: &str, former: Option<&Held>, progress: &Progress) -> Result<(), WriteError> {
+    pub(super) fn begin(&self, slot: &str, former: Option<&HeldModel>, progress: &Progress) -> Result<(), WriteError> {
         let former = former.map(|held| held.entry.manifest_digest);
         let staging = Staging::file_in(&self.state.make(&[MODELS, STATE])?, &format!("{slot}.json"))?;
         write_file(staging.path(), &canonical::to_pretty(&Switching { version: VERSION, former }), progress)?;
@@ -360,16 +360,21 @@ impl Slots {
     }
 
     /// Whether a model is held as it is now.
-    pub(super) fn holds(&self, held: &Held) -> bool {
+    pub(super) fn holds(&self, held: &HeldModel) -> bool {
         let found = self.held(&held.entry.manifest_digest.hex());
         found.is_ok_and(|found| found.is_some_and(|found| found.files == held.files))
     }
 
     /// Makes what slots can lead to, with roots for all that it needs of the Nix store; what could not be made a root is
     /// given back as warnings. The image directory names what its layer is made of, so that Nix keeps that too.
-    pub(super) fn hold(&self, held: &Held, nix: &NixPlaces, progress: &Progress) -> Result<Vec<String>, WriteError> {
+    pub(super) fn hold(
+        &self,
+        held: &HeldModel,
+        nix: &NixPlaces,
+        progress: &Progress,
+    ) -> Result<Vec<String>, WriteError> {
         let folder = self.folder_of(held.entry.manifest_digest);
-        let Files { file, tree } = &held.files;
+        let FilesOfModel { file, tree } = &held.files;
         let needed = file.iter().chain(tree).chain([&held.entry.directory]);
         let roots: BTreeSet<_> = needed.filter_map(|path| store_path(&nix.store, path)).collect();
         if !self.holds(held) {
@@ -392,7 +397,7 @@ impl Slots {
     }
 
     /// Makes a held model the active one of a slot.
-    pub(super) fn point(&self, slot: &str, held: &Held) -> Result<(), WriteError> {
+    pub(super) fn point(&self, slot: &str, held: &HeldModel) -> Result<(), WriteError> {
         let (all, state) = (self.state.make(&[MODELS])?, self.state.make(&[MODELS, STATE])?);
         let new = format!("{slot}.new");
         state.remove(&new)?;
@@ -422,7 +427,7 @@ impl Slots {
     }
 
     /// A model that is held; `None` if it was removed meanwhile.
-    fn held(&self, name: &str) -> Result<Option<Held>, ModelError> {
+    fn held(&self, name: &str) -> Result<Option<HeldModel>, ModelError> {
         let Some(folder) = self.state.find(&[MODELS, HELD, name])? else { return Ok(None) };
         let Some(json) = self.state.read(&folder, JSON)? else { return Ok(None) };
         Ok(Some(parse_versioned(&folder.at(JSON), &json)?))

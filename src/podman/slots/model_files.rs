@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::image::layout::ImageDir;
 use crate::image::summary::PlatformRecord;
 use crate::layer::Input;
-use crate::model::read::facts::Format;
+use crate::model::read::facts::ModelFormat;
 use crate::model::read::named::{Named, named};
 
 /// Where a model's files are on this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Files {
+pub(crate) struct FilesOfModel {
     /// Its one file, or the one `.gguf` among several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) file: Option<PathBuf>,
@@ -23,7 +23,7 @@ pub(crate) struct Files {
     pub(crate) tree: Option<PathBuf>,
 }
 
-impl Files {
+impl FilesOfModel {
     /// Looks where a model's files are: in the Nix store, or in a linked store, where its layers' trees are at `linked`.
     #[must_use]
     pub(crate) fn find(image: &ImageDir, platform: &PlatformRecord, linked: &[PathBuf], store: &Path) -> Self {
@@ -57,7 +57,7 @@ impl Files {
             several => {
                 let mut weights = several
                     .iter()
-                    .filter(|(_, target)| named(&target.to_string_lossy()) == Named::Weights(Format::Gguf));
+                    .filter(|(_, target)| named(&target.to_string_lossy()) == Named::Weights(ModelFormat::Gguf));
                 weights.next().filter(|_| weights.next().is_none())
             }
         };
@@ -118,7 +118,7 @@ mod tests {
         let linked: Vec<PathBuf> = linked.iter().map(|name| folder.join(name)).collect();
         let copies: Vec<_> = copies.iter().map(|(source, target)| (folder.join(source), Path::new(target))).collect();
         let copies: Vec<_> = copies.iter().map(|(source, target)| (source.as_path(), *target)).collect();
-        let Files { file, tree } = Files::of(&copies, &linked, &folder.join("store"));
+        let FilesOfModel { file, tree } = FilesOfModel::of(&copies, &linked, &folder.join("store"));
         let text = |path: Option<PathBuf>| {
             path.map_or_else(|| "-".to_owned(), |path| path.strip_prefix(folder).unwrap().display().to_string())
         };

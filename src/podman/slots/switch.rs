@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::model_files::Files;
-use super::unit::{Service, ServiceError};
-use super::{Held, ModelError, Slots, alias};
+use super::model_files::FilesOfModel;
+use super::unit::{ServiceError, SlotService};
+use super::{HeldModel, ModelError, Slots, alias};
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::engine::generations::{Generation, GenerationEntry};
@@ -20,13 +20,13 @@ use crate::image::summary::ImageKind;
 use crate::image::{LayerKind, chain_ids};
 use crate::model::forms::record::ModelRecord;
 use crate::podman::linked::LinkedStore;
-use crate::podman::load::decide::Host;
-use crate::podman::storage::survey::Survey;
+use crate::podman::load::decide::PodmanHost;
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// Where a model of a generation is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", tag = "place")]
-pub(crate) enum Place {
+pub(crate) enum ModelPlace {
     /// In a linked store.
     Linked {
         /// The store.
@@ -47,20 +47,20 @@ pub(crate) enum Place {
 /// A model of the current generation.
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Model {
+pub(crate) struct GenerationModel {
     /// Which one.
     #[serde(flatten)]
     pub(crate) entry: GenerationEntry,
     /// Where its image is.
     #[serde(flatten)]
-    pub(crate) place: Place,
+    pub(crate) place: ModelPlace,
     /// Where its files are.
     #[serde(flatten)]
-    pub(crate) files: Files,
+    pub(crate) files: FilesOfModel,
     /// The slots that it is active in.
     pub(crate) slots: Vec<String>,
     /// The images of the generation that have it in them.
-    pub(crate) used_by: Vec<User>,
+    pub(crate) used_by: Vec<ModelUser>,
     /// What is known of its files; not of a model that an older windlass built.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<ModelRecord>,
@@ -69,7 +69,7 @@ pub(crate) struct Model {
 /// An image that has a model in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct User {
+pub(crate) struct ModelUser {
     /// The image's name in its stack.
     pub(crate) image: String,
     /// Containers of it, running or not.
@@ -85,7 +85,7 @@ pub(crate) struct Slot {
     /// Where it is: containers bind `file` or `tree` below.
     pub(crate) path: PathBuf,
     /// The active model.
-    pub(crate) active: Option<Held>,
+    pub(crate) active: Option<HeldModel>,
     /// The name by which its image is mounted, if it can be.
     pub(crate) image: Option<String>,
     /// Whether the current generation has the model.
@@ -101,7 +101,7 @@ pub(crate) struct Models {
     /// The current generation.
     pub(crate) generation: Option<u64>,
     /// Its models.
-    pub(crate) models: Vec<Model>,
+    pub(crate) models: Vec<GenerationModel>,
     /// The slots that were used so far.
     pub(crate) slots: Vec<Slot>,
 }
@@ -114,7 +114,7 @@ pub(crate) struct Wish<'a> {
     /// The slot.
     pub(crate) slot: &'a str,
     /// What is restarted, if anything.
-    pub(crate) service: Option<&'a Service>,
+    pub(crate) service: Option<&'a SlotService>,
     /// How long it may take to become healthy.
     pub(crate) timeout: Duration,
     /// Whether nothing is to be done.
@@ -125,13 +125,13 @@ pub(crate) struct Wish<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Stage<'a> {
     /// The service is restarted with this model.
-    Restarting(&'a Service, &'a str),
+    Restarting(&'a SlotService, &'a str),
     /// The model that is to be active gives vectors of another length.
     Embedding(EmbeddingChange),
     /// It is being watched.
-    Watching(&'a Service),
+    Watching(&'a SlotService),
     /// It is not healthy with this model.
-    GoingBack(&'a Service, &'a str, &'a ServiceError),
+    GoingBack(&'a SlotService, &'a str, &'a ServiceError),
 }
 
 /// Vectors of another length: what was stored with the former model cannot be compared with them.
@@ -152,7 +152,7 @@ pub(crate) struct Used {
     /// Where it is.
     pub(crate) path: PathBuf,
     /// The model that is active now.
-    pub(crate) active: Held,
+    pub(crate) active: HeldModel,
     /// The name by which its image is mounted, if it can be.
     pub(crate) image: Option<String>,
     /// The model that was active before.
@@ -174,12 +174,12 @@ pub(crate) struct Used {
 }
 
 /// A model, found.
-struct Found {
-    held: Held,
-    place: Place,
+struct FoundModel {
+    held: HeldModel,
+    place: ModelPlace,
 }
 
-impl Host {
+impl PodmanHost {
     fn slots(&self) -> Slots {
         Slots::of(&self.places.graph_root)
     }
@@ -190,15 +190,16 @@ impl Host {
     /// If a record cannot be read.
     pub(crate) fn models(&self, progress: &Progress) -> Result<Models, ModelError> {
         let current = self.generations().current()?;
-        let survey = Survey::read(&self.places, progress)?;
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
         let slots = self.slots();
         let entries = || current.iter().flat_map(models_of);
         let mut all = Vec::new();
         for slot in slots.names()? {
             let active = slots.active(&slot)?;
             let name = alias(&slot);
-            let is =
-                |held: &Held| survey.called(&name).is_some_and(|(_, image)| image.id == held.entry.config_digest.hex());
+            let is = |held: &HeldModel| {
+                snapshot.called(&name).is_some_and(|(_, image)| image.id == held.entry.config_digest.hex())
+            };
             all.push(Slot {
                 path: slots.path(&slot),
                 image: active.as_ref().is_some_and(is).then_some(name),
@@ -209,21 +210,21 @@ impl Host {
             });
         }
         let model = |entry: &GenerationEntry| {
-            let Found { held: Held { entry, files, .. }, place } = self.find(entry, &survey);
+            let FoundModel { held: HeldModel { entry, files, .. }, place } = self.find(entry, &snapshot);
             let is_in = |slot: &&Slot| slot.active.as_ref().is_some_and(|held| is_same(&held.entry, &entry));
             let slots = all.iter().filter(is_in).map(|slot| slot.slot.clone()).collect();
-            let used_by = current.iter().flat_map(|current| users(current, &entry.name, &survey)).collect();
+            let used_by = current.iter().flat_map(|current| users(current, &entry.name, &snapshot)).collect();
             let model = ImageDir::open(&entry.directory).ok().and_then(|image| image.summary().model.clone());
-            Model { entry, place, files, slots, used_by, model }
+            GenerationModel { entry, place, files, slots, used_by, model }
         };
         let models = entries().map(model).collect();
         Ok(Models { generation: current.as_ref().map(|current| current.number), models, slots: all })
     }
 
     /// Where a model is.
-    fn find(&self, entry: &GenerationEntry, survey: &Survey) -> Found {
-        let held = |files| Held { version: VERSION, entry: entry.clone(), files };
-        let missing = |why| Found { held: held(Files::default()), place: Place::Missing { why } };
+    fn find(&self, entry: &GenerationEntry, snapshot: &StoreSnapshot) -> FoundModel {
+        let held = |files| HeldModel { version: VERSION, entry: entry.clone(), files };
+        let missing = |why| FoundModel { held: held(FilesOfModel::default()), place: ModelPlace::Missing { why } };
         let image = match ImageDir::open(&entry.directory) {
             Ok(image) => image,
             Err(error) => return missing(error.to_string()),
@@ -233,23 +234,23 @@ impl Host {
             return missing(format!("{} holds another image", entry.directory.display()));
         };
         let trees = |store: &PathBuf| {
-            let records = survey.stores.iter().find(|records| records.store == *store);
+            let records = snapshot.stores.iter().find(|records| records.store == *store);
             let layers = chain_ids(&platform.layers).into_iter().zip(&platform.layers);
             // A link for RamaLama is not one of its files.
             let ids: Vec<_> = layers.filter(|(_, layer)| layer.kind == LayerKind::Model).map(|(id, _)| id).collect();
             records.map_or_else(Vec::new, |records| ids.iter().map(|id| records.tree(&id.hex())).collect())
         };
-        let (place, linked) = match survey.presence(image.summary(), platform) {
+        let (place, linked) = match snapshot.presence(image.summary(), platform) {
             Presence::Present { store, .. } if LinkedStore::is_at(&store) => {
                 let trees = trees(&store);
-                (Place::Linked { store }, trees)
+                (ModelPlace::Linked { store }, trees)
             }
-            Presence::Present { store, .. } => (Place::Pulled { store }, Vec::new()),
-            Presence::Damaged { why, .. } => (Place::Missing { why }, Vec::new()),
-            Presence::Missing => (Place::Missing { why: "Podman has no image of it".to_owned() }, Vec::new()),
+            Presence::Present { store, .. } => (ModelPlace::Pulled { store }, Vec::new()),
+            Presence::Damaged { why, .. } => (ModelPlace::Missing { why }, Vec::new()),
+            Presence::Missing => (ModelPlace::Missing { why: "Podman has no image of it".to_owned() }, Vec::new()),
         };
-        let files = Files::find(&image, platform, &linked, &self.nix.store);
-        Found { held: held(files), place }
+        let files = FilesOfModel::find(&image, platform, &linked, &self.nix.store);
+        FoundModel { held: held(files), place }
     }
 
     /// Makes a model of the current generation the active one of a slot, and restarts what uses it.
@@ -269,9 +270,9 @@ impl Host {
         let _slot = slots.lock(slot, progress)?;
         let generations = self.generations().lock(progress)?;
         let entry = self.entry(wish.model)?;
-        let survey = Survey::read(&self.places, progress)?;
-        let Found { held, place } = self.find(&entry, &survey);
-        if let (Place::Missing { why }, Files { file: None, tree: None }) = (&place, &held.files) {
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let FoundModel { held, place } = self.find(&entry, &snapshot);
+        if let (ModelPlace::Missing { why }, FilesOfModel { file: None, tree: None }) = (&place, &held.files) {
             return Err(ModelError::Missing { model: entry.name.into(), why: why.clone() });
         }
         let active = slots.active(slot)?;
@@ -283,7 +284,7 @@ impl Host {
         let mut used = Used {
             slot: slot.to_owned(),
             path: slots.path(slot),
-            image: self.image_of(&held, &survey).map(|_| alias(slot)),
+            image: self.image_of(&held, &snapshot).map(|_| alias(slot)),
             former: former.as_ref().map(|held| held.entry.name.to_string()),
             active: held.clone(),
             embedding: former.as_ref().and_then(|former| embedding_change(&former.entry, &entry)),
@@ -294,7 +295,7 @@ impl Host {
             warnings: Vec::new(),
         };
         let is_there = active.is_some_and(|active| is_same(&active.entry, &entry)) && slots.holds(&held);
-        if is_there && self.is_named(slot, &held, &survey) && !slots.is_switching(slot) {
+        if is_there && self.is_named(slot, &held, &snapshot) && !slots.is_switching(slot) {
             return Ok(used);
         }
         let service = wish.service.map(|service| service.managed(&self.engine, progress)).transpose()?;
@@ -349,13 +350,13 @@ impl Host {
     fn restart(
         &self,
         wish: &Wish<'_>,
-        service: &Service,
-        held: &Held,
-        former: Option<Held>,
+        service: &SlotService,
+        held: &HeldModel,
+        former: Option<HeldModel>,
         told: &mut dyn FnMut(Stage<'_>),
         progress: &Progress,
     ) -> Result<(), ModelError> {
-        let run = |held: &Held, told: &mut dyn FnMut(Stage<'_>)| {
+        let run = |held: &HeldModel, told: &mut dyn FnMut(Stage<'_>)| {
             told(Stage::Restarting(service, &held.entry.name));
             let before = service.restart(&self.engine, progress)?;
             told(Stage::Watching(service));
@@ -385,7 +386,7 @@ impl Host {
     }
 
     /// Whether a restart of the service would change anything. A unit that has no container now may have one then.
-    fn check_use(&self, service: &Service, slot: &str, progress: &Progress) -> Result<(), ModelError> {
+    fn check_use(&self, service: &SlotService, slot: &str, progress: &Progress) -> Result<(), ModelError> {
         let (slots, alias) = (self.slots(), alias(slot));
         match service.mounts(&self.engine, progress)? {
             Some(mounts) if !mounts.has_below(slots.folder(), slot) && !mounts.images.contains(&alias) => {
@@ -397,14 +398,14 @@ impl Host {
     }
 
     /// Makes a held model the active one: the link, and the name of its image.
-    fn point(&self, slot: &str, held: &Held, progress: &Progress) -> Result<(), ModelError> {
+    fn point(&self, slot: &str, held: &HeldModel, progress: &Progress) -> Result<(), ModelError> {
         self.slots().point(slot, held)?;
-        let survey = Survey::read(&self.places, progress)?;
-        if self.is_named(slot, held, &survey) {
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        if self.is_named(slot, held, &snapshot) {
             return Ok(());
         }
         let name = alias(slot);
-        let done = match (self.image_of(held, &survey), survey.called(&name)) {
+        let done = match (self.image_of(held, &snapshot), snapshot.called(&name)) {
             (Some(id), _) => self.engine.tag(&id, &name, progress),
             // The image of another model must not be mounted for this one.
             (None, Some((_, other))) => self.engine.untag(&other.id, &name, progress),
@@ -414,14 +415,14 @@ impl Host {
     }
 
     /// Whether the name of a slot's image leads to this model, or to none if Podman cannot mount its image.
-    fn is_named(&self, slot: &str, held: &Held, survey: &Survey) -> bool {
-        let named = survey.called(&alias(slot)).map(|(_, image)| image.id.clone());
-        named == self.image_of(held, survey)
+    fn is_named(&self, slot: &str, held: &HeldModel, snapshot: &StoreSnapshot) -> bool {
+        let named = snapshot.called(&alias(slot)).map(|(_, image)| image.id.clone());
+        named == self.image_of(held, snapshot)
     }
 
     /// The ID of a model's image, if Podman can mount that: one that lies in the graph root with its layers.
-    fn image_of(&self, held: &Held, survey: &Survey) -> Option<String> {
-        let own = survey.stores.first()?;
+    fn image_of(&self, held: &HeldModel, snapshot: &StoreSnapshot) -> Option<String> {
+        let own = snapshot.stores.first()?;
         let id = held.entry.config_digest.hex();
         let image = own.images.iter().find(|image| image.id == id)?;
         own.layers.contains_key(&image.layer).then_some(id)
@@ -433,16 +434,16 @@ fn models_of(generation: &Generation) -> impl Iterator<Item = &GenerationEntry> 
 }
 
 /// The images of a generation that have a model of this name in them.
-fn users(generation: &Generation, model: &str, survey: &Survey) -> Vec<User> {
+fn users(generation: &Generation, model: &str, snapshot: &StoreSnapshot) -> Vec<ModelUser> {
     let images = generation.entries.iter().filter(|entry| entry.kind != ImageKind::Model);
     let images = images.filter(|entry| entry.models.iter().any(|name| name == model));
     let containers = |image: &GenerationEntry| {
         // The first store is the graph root, which alone has containers.
-        let all = survey.stores.first().into_iter().flat_map(|own| &own.containers);
+        let all = snapshot.stores.first().into_iter().flat_map(|own| &own.containers);
         let of_image = all.filter(|container| container.image == image.config_digest.hex());
         of_image.map(|container| container.names.first().unwrap_or(&container.id).clone()).collect()
     };
-    images.map(|image| User { image: image.name.to_string(), containers: containers(image) }).collect()
+    images.map(|image| ModelUser { image: image.name.to_string(), containers: containers(image) }).collect()
 }
 
 fn embedding_change(former: &GenerationEntry, new: &GenerationEntry) -> Option<EmbeddingChange> {

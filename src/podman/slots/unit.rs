@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
-use crate::podman::storage::client::{Client, ClientError};
+use crate::podman::storage::client::{ClientError, PodmanClient};
 use crate::podman::storage::process::run;
 
 /// How long a container without a health check must have run to count as healthy.
@@ -30,7 +30,7 @@ const ENDS: u32 = 2;
 
 /// What is restarted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Service {
+pub enum SlotService {
     /// A container, by name or ID.
     Container(String),
     /// A unit of systemd, with the containers that have the label `PODMAN_SYSTEMD_UNIT` with its name.
@@ -82,34 +82,34 @@ impl ServiceError {
 /// What `podman inspect` says of a container, as far as it matters here.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Container {
+struct InspectedContainer {
     id: String,
     name: String,
-    state: State,
+    state: InspectedState,
     #[serde(default)]
-    mounts: Vec<Mount>,
-    config: Config,
+    mounts: Vec<InspectedMount>,
+    config: InspectedConfig,
     host_config: HostConfig,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct State {
+struct InspectedState {
     running: bool,
     pid: u32,
     exit_code: i32,
-    health: Option<Health>,
+    health: Option<InspectedHealth>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Health {
+struct InspectedHealth {
     status: String,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Mount {
+struct InspectedMount {
     #[serde(rename = "Type")]
     kind: String,
     source: String,
@@ -117,10 +117,10 @@ struct Mount {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Config {
+struct InspectedConfig {
     /// `null` if there are none.
     labels: Option<BTreeMap<String, String>>,
-    healthcheck: Option<Check>,
+    healthcheck: Option<InspectedHealthcheck>,
     #[serde(default)]
     healthcheck_on_failure_action: String,
     startup_health_check: Option<serde::de::IgnoredAny>,
@@ -128,7 +128,7 @@ struct Config {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Check {
+struct InspectedHealthcheck {
     #[serde(default)]
     test: Vec<String>,
 }
@@ -146,7 +146,7 @@ struct RestartPolicy {
 }
 
 /// What one look at a service found.
-enum Look {
+enum ServiceLook {
     Healthy,
     /// Not healthy yet, and why.
     Not(String),
@@ -157,15 +157,15 @@ enum Look {
 /// The processes of a service before it was restarted, each with the ID of its container: they say nothing about how the
 /// service is then. Empty where it has been restarted when this is had.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Before(Vec<(String, u32)>);
+pub(crate) struct FormerProcesses(Vec<(String, u32)>);
 
-impl Service {
+impl SlotService {
     /// The service itself; of a container that systemd runs, its unit. systemd would take the end of the container for the
     /// end of the service, and remove the container that Podman is about to start.
     ///
     /// # Errors
     /// If Podman does not know the container.
-    pub(crate) fn managed(&self, engine: &Client, progress: &Progress) -> Result<Self, ServiceError> {
+    pub(crate) fn managed(&self, engine: &PodmanClient, progress: &Progress) -> Result<Self, ServiceError> {
         if matches!(self, Self::Unit { .. }) {
             return Ok(self.clone());
         }
@@ -188,13 +188,13 @@ impl Service {
     ///
     /// # Errors
     /// If Podman does not know the container.
-    pub(crate) fn mounts(&self, engine: &Client, progress: &Progress) -> Result<Option<Mounts>, ServiceError> {
+    pub(crate) fn mounts(&self, engine: &PodmanClient, progress: &Progress) -> Result<Option<Mounts>, ServiceError> {
         let containers = self.containers(engine, progress)?;
         if containers.is_empty() {
             return Ok(None);
         }
         let mut mounts = Mounts { binds: Vec::new(), images: Vec::new() };
-        for Mount { kind, source } in containers.into_iter().flat_map(|container| container.mounts) {
+        for InspectedMount { kind, source } in containers.into_iter().flat_map(|container| container.mounts) {
             match kind.as_str() {
                 "bind" => mounts.binds.push(source.into()),
                 "image" => mounts.images.push(source),
@@ -211,11 +211,11 @@ impl Service {
     ///
     /// # Errors
     /// If it does not start.
-    pub(crate) fn restart(&self, engine: &Client, progress: &Progress) -> Result<Before, ServiceError> {
+    pub(crate) fn restart(&self, engine: &PodmanClient, progress: &Progress) -> Result<FormerProcesses, ServiceError> {
         match self {
             Self::Container(name) => {
                 engine.restart(name, progress)?;
-                Ok(Before::default())
+                Ok(FormerProcesses::default())
             }
             Self::Unit { name, .. } => {
                 let before = processes(&self.containers(engine, progress)?);
@@ -224,7 +224,7 @@ impl Service {
                 let outcome = self.systemctl(&["restart", "--no-block", "--", name], progress)?;
                 let next = "see what its journal says";
                 drop(outcome.ok("systemctl", &format!("restart {name}"), next)?);
-                Ok(Before(before))
+                Ok(FormerProcesses(before))
             }
         }
     }
@@ -236,8 +236,8 @@ impl Service {
     /// If it is not healthy when the time is up, or cannot become so any more.
     pub(crate) fn wait(
         &self,
-        engine: &Client,
-        before: &Before,
+        engine: &PodmanClient,
+        before: &FormerProcesses,
         timeout: Duration,
         progress: &Progress,
     ) -> Result<(), ServiceError> {
@@ -257,16 +257,16 @@ impl Service {
                 start = Instant::now();
             }
             let look = match is_old {
-                true => Look::Not(format!("{self} still runs the container that it ran before")),
+                true => ServiceLook::Not(format!("{self} still runs the container that it ran before")),
                 false => self.look(engine, &containers, since.elapsed() >= STABLE.min(timeout), progress)?,
             };
             match look {
-                Look::Healthy => return Ok(()),
-                Look::Never(why) => return Err(ServiceError::Unhealthy(why)),
-                Look::Not(why) if start.elapsed() >= timeout => {
+                ServiceLook::Healthy => return Ok(()),
+                ServiceLook::Never(why) => return Err(ServiceError::Unhealthy(why)),
+                ServiceLook::Not(why) if start.elapsed() >= timeout => {
                     return Err(ServiceError::Unhealthy(format!("{why}, after {} s", timeout.as_secs())));
                 }
-                Look::Not(_) => {}
+                ServiceLook::Not(_) => {}
             }
             let until = Instant::now() + PAUSE.min(timeout.saturating_sub(start.elapsed()));
             while Instant::now() < until {
@@ -278,17 +278,17 @@ impl Service {
 
     fn look(
         &self,
-        engine: &Client,
-        containers: &[Container],
+        engine: &PodmanClient,
+        containers: &[InspectedContainer],
         stable: bool,
         progress: &Progress,
-    ) -> Result<Look, ServiceError> {
+    ) -> Result<ServiceLook, ServiceError> {
         if containers.is_empty() {
-            let Self::Unit { name, .. } = self else { return Ok(Look::Never(format!("{self} is gone"))) };
+            let Self::Unit { name, .. } = self else { return Ok(ServiceLook::Never(format!("{self} is gone"))) };
             if self.has_failed(progress)? {
-                return Ok(Look::Never(format!("{self} has failed; see its journal")));
+                return Ok(ServiceLook::Never(format!("{self} has failed; see its journal")));
             }
-            return Ok(Look::Not(format!("no container has the label {LABEL}={name}")));
+            return Ok(ServiceLook::Not(format!("no container has the label {LABEL}={name}")));
         }
         if let Some(container) = containers.iter().find(|container| !container.state.running) {
             let ended = format!("container {} ended with exit code {}", container.name, container.state.exit_code);
@@ -296,7 +296,7 @@ impl Service {
                 Self::Container(_) => matches!(container.host_config.restart_policy.name.as_str(), "" | "no"),
                 Self::Unit { .. } => self.has_failed(progress)?,
             };
-            return Ok(if over { Look::Never(ended) } else { Look::Not(ended) });
+            return Ok(if over { ServiceLook::Never(ended) } else { ServiceLook::Not(ended) });
         }
         for container in containers {
             let healthy = if !container.has_check() {
@@ -309,17 +309,17 @@ impl Service {
             };
             if !healthy {
                 let name = &container.name;
-                return Ok(Look::Not(match (container.has_check(), container.bad_answers_count()) {
+                return Ok(ServiceLook::Not(match (container.has_check(), container.bad_answers_count()) {
                     (false, _) => format!("container {name} does not stay up"),
                     (true, false) => format!("the health check of container {name} fails"),
                     (true, true) => format!("Podman's timers have not found container {name} healthy"),
                 }));
             }
         }
-        Ok(Look::Healthy)
+        Ok(ServiceLook::Healthy)
     }
 
-    fn containers(&self, engine: &Client, progress: &Progress) -> Result<Vec<Container>, ServiceError> {
+    fn containers(&self, engine: &PodmanClient, progress: &Progress) -> Result<Vec<InspectedContainer>, ServiceError> {
         let ids = match self {
             Self::Container(name) => vec![name.clone()],
             Self::Unit { name, .. } => {
@@ -340,7 +340,7 @@ impl Service {
             }
             let json =
                 outcome.ok("podman", &format!("inspect container {id}"), "name one that `podman ps --all` lists")?;
-            let read: Result<Vec<Container>, _> = serde_json::from_str(&json);
+            let read: Result<Vec<InspectedContainer>, _> = serde_json::from_str(&json);
             let wrong = |error: serde_json::Error| ServiceError::Answer { container: id, message: error.to_string() };
             containers.extend(read.map_err(wrong)?);
         }
@@ -368,7 +368,7 @@ impl Service {
         &self,
         arguments: &[&str],
         progress: &Progress,
-    ) -> Result<crate::podman::storage::process::Outcome, ClientError> {
+    ) -> Result<crate::podman::storage::process::ProgramOutcome, ClientError> {
         let mut command = Command::new("systemctl");
         if matches!(self, Self::Unit { user: true, .. }) {
             command.arg("--user");
@@ -377,11 +377,11 @@ impl Service {
     }
 }
 
-fn processes(containers: &[Container]) -> Vec<(String, u32)> {
+fn processes(containers: &[InspectedContainer]) -> Vec<(String, u32)> {
     containers.iter().map(|container| (container.id.clone(), container.state.pid)).collect()
 }
 
-impl Container {
+impl InspectedContainer {
     fn has_check(&self) -> bool {
         let test = self.config.healthcheck.as_ref().and_then(|check| check.test.first());
         test.is_some_and(|kind| !matches!(kind.as_str(), "" | "NONE"))
@@ -418,7 +418,7 @@ impl Mounts {
     }
 }
 
-impl fmt::Display for Service {
+impl fmt::Display for SlotService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Container(name) => write!(f, "container {name}"),

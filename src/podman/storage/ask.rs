@@ -22,7 +22,7 @@ use crate::disk::progress::Progress;
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
-struct Info {
+struct PodmanInfo {
     host: HostInfo,
     store: StoreInfo,
 }
@@ -113,7 +113,7 @@ pub(crate) fn ask_as(
         let next = next(&said, &files, named.as_deref());
         return Err(PlacesError::Failed { said, next });
     }
-    let info: Info = serde_json::from_str(&outcome.stdout).map_err(|error| PlacesError::Answer {
+    let info: PodmanInfo = serde_json::from_str(&outcome.stdout).map_err(|error| PlacesError::Answer {
         program: program.to_owned(),
         said: outcome.stdout.trim().chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect(),
         why: error.to_string(),

@@ -13,7 +13,7 @@ use std::process::Command;
 use serde::Deserialize;
 
 use super::places::{Overrides, Places};
-use super::process::{Outcome, run};
+use super::process::{ProgramOutcome, run};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
@@ -85,7 +85,7 @@ impl Classified for ClientError {
 /// was never started will mount.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-pub(crate) struct Container {
+pub(crate) struct PodmanContainer {
     /// Its ID.
     pub(crate) id: String,
     /// Its name.
@@ -94,23 +94,23 @@ pub(crate) struct Container {
     #[serde(default)]
     pub(crate) image: String,
     #[serde(default)]
-    state: State,
+    state: ContainerState,
     #[serde(default)]
-    mounts: Vec<Mount>,
+    mounts: Vec<ContainerMount>,
     #[serde(default)]
-    config: Config,
+    config: ContainerConfig,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct State {
+struct ContainerState {
     #[serde(default)]
     status: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Mount {
+struct ContainerMount {
     #[serde(default)]
     r#type: String,
     #[serde(default)]
@@ -119,12 +119,12 @@ struct Mount {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Config {
+struct ContainerConfig {
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
 }
 
-impl Container {
+impl PodmanContainer {
     /// Whether it has no process, and is not about to have one.
     #[must_use]
     pub(crate) fn is_stopped(&self) -> bool {
@@ -145,12 +145,12 @@ impl Container {
 
 /// This host's Podman, and skopeo where there is one, with the places that they use.
 #[derive(Debug, Clone)]
-pub struct Client {
+pub struct PodmanClient {
     options: Vec<OsString>,
     variables: Vec<(OsString, Option<OsString>)>,
 }
 
-impl Client {
+impl PodmanClient {
     /// Podman as it is for its user, but for the places that were given by hand.
     #[must_use]
     pub fn new(given: &Overrides, places: &Places) -> Self {
@@ -287,7 +287,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub(crate) fn containers(&self, progress: &Progress) -> Result<Vec<Container>, ClientError> {
+    pub(crate) fn containers(&self, progress: &Progress) -> Result<Vec<PodmanContainer>, ClientError> {
         let action = "list its containers";
         let mut tries = 0;
         loop {
@@ -326,7 +326,7 @@ impl Client {
     }
 
     /// `podman ARGUMENTS`, however it ends.
-    pub(crate) fn ask(&self, arguments: &[&str], progress: &Progress) -> Result<Outcome, ClientError> {
+    pub(crate) fn ask(&self, arguments: &[&str], progress: &Progress) -> Result<ProgramOutcome, ClientError> {
         run("podman", self.command("podman").args(arguments), progress)
     }
 

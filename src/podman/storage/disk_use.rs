@@ -6,8 +6,8 @@ use std::path::Path;
 use rustix::fs::FileType;
 use serde::Serialize;
 
-use super::records::{Records, StoredImage};
-use super::survey::Survey;
+use super::records::{StoreRecords, StoredImage};
+use super::snapshot::StoreSnapshot;
 use crate::disk::WriteError;
 use crate::disk::beneath::Dir;
 use crate::disk::walk::walk;
@@ -33,12 +33,12 @@ pub(crate) struct Users(BTreeMap<String, BTreeSet<String>>);
 impl Users {
     /// Of everything that a Podman has.
     #[must_use]
-    pub(crate) fn of(survey: &Survey) -> Self {
+    pub(crate) fn of(snapshot: &StoreSnapshot) -> Self {
         let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (store, image) in
-            survey.stores.iter().flat_map(|store| store.images.iter().map(move |image| (store, image)))
+            snapshot.stores.iter().flat_map(|store| store.images.iter().map(move |image| (store, image)))
         {
-            for layer in layers(survey, store, image) {
+            for layer in layers(snapshot, store, image) {
                 users.entry(layer).or_default().insert(image.id.clone());
             }
         }
@@ -68,10 +68,10 @@ impl Users {
 }
 
 /// The layers of an image, from the uppermost down.
-fn layers(survey: &Survey, store: &Records, image: &StoredImage) -> BTreeSet<String> {
+fn layers(snapshot: &StoreSnapshot, store: &StoreRecords, image: &StoredImage) -> BTreeSet<String> {
     let mut layers = BTreeSet::new();
     let mut next = Some(image.layer.as_str());
-    while let Some((_, layer)) = next.and_then(|id| survey.layer(store, id)) {
+    while let Some((_, layer)) = next.and_then(|id| snapshot.layer(store, id)) {
         if !layers.insert(layer.id.clone()) {
             break;
         }
@@ -83,7 +83,7 @@ fn layers(survey: &Survey, store: &Records, image: &StoredImage) -> BTreeSet<Str
 /// What of a linked layer lies on disk a second time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Copies {
+pub(crate) struct LayerCopies {
     /// Bytes of files that are the store's own.
     pub(crate) linked: u64,
     /// Bytes of files that are only here. Where the file system shares data between files, some of them may take no space.
@@ -94,8 +94,8 @@ pub(crate) struct Copies {
 ///
 /// # Errors
 /// If a directory cannot be read.
-pub(crate) fn copies(tree: &Path) -> Result<Copies, WriteError> {
-    let mut copies = Copies::default();
+pub(crate) fn copies(tree: &Path) -> Result<LayerCopies, WriteError> {
+    let mut copies = LayerCopies::default();
     walk(Dir::open(tree)?, &mut |_, _, found| {
         if FileType::from_raw_mode(found.st_mode) == FileType::RegularFile {
             let size = u64::try_from(found.st_size).unwrap_or(0);

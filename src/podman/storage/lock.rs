@@ -1,7 +1,7 @@
 //! The locks of containers-storage: POSIX record locks on `*.lock` files, shared by every Podman of the host.
 //!
 //! A lock belongs to the process: closing *any* descriptor of a lock file gives up all its locks on it. So a lock file is
-//! open once at a time here, by the [`Lock`] that holds it (fcntl(2), "Advisory record locking").
+//! open once at a time here, by the [`StorageLock`] that holds it (fcntl(2), "Advisory record locking").
 //!
 //! A process that changes what a lock guards writes 64 fresh bytes into the lock file; a `podman system service` that has
 //! the records in memory compares them and reads the records again (containers/storage `pkg/lockfile`, 1.43 to 1.57).
@@ -18,7 +18,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::disk::beneath::Dir;
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 
 /// What a lock is taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +31,11 @@ pub(crate) enum For {
 
 /// A held lock; dropped, it is free.
 #[derive(Debug)]
-pub(crate) struct Lock {
+pub(crate) struct StorageLock {
     file: File,
 }
 
-impl Lock {
+impl StorageLock {
     /// Takes the lock, waiting for its holder, but not for ever ([`Progress::patience`]). `None` if there is no lock
     /// file: then there is no store either.
     ///

@@ -34,7 +34,7 @@ const NAMES: [&str; 6] = ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTI
 
 #[derive(Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Kept {
+struct MemoryFile {
     version: u32,
     fingerprint: String,
     places: Places,
@@ -102,7 +102,7 @@ impl Memory {
             return None;
         }
         let bytes = bounded::rest(&mut file, Cap::Settings).ok()?;
-        let kept: Kept = serde_json::from_slice(&bytes).ok()?;
+        let kept: MemoryFile = serde_json::from_slice(&bytes).ok()?;
         (kept.version == VERSION && kept.fingerprint == self.fingerprint(&kept.places)).then_some(kept.places)
     }
 
@@ -124,7 +124,7 @@ impl Memory {
         drop(DirBuilder::new().mode(0o700).create(folder));
         private(folder)?;
         make_room(folder);
-        let kept = Kept { version: VERSION, fingerprint: self.fingerprint(places), places: places.clone() };
+        let kept = MemoryFile { version: VERSION, fingerprint: self.fingerprint(places), places: places.clone() };
         let mut new = tempfile::NamedTempFile::new_in(folder).ok()?;
         new.write_all(&serde_json::to_vec(&kept).ok()?).ok()?;
         new.persist(&self.file).ok().map(drop)
@@ -225,13 +225,13 @@ mod tests {
 
     use super::*;
 
-    struct Host {
+    struct TestHost {
         folder: tempfile::TempDir,
         caller: Caller,
         overrides: Overrides,
     }
 
-    impl Host {
+    impl TestHost {
         fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let path = |name: &str| folder.path().join(name);
@@ -272,10 +272,10 @@ mod tests {
 
     #[test]
     fn an_answer_is_good_until_anything_changes_that_it_depends_on() {
-        let mut host = Host::new();
+        let mut host = TestHost::new();
         let places = host.places();
-        type Change = Box<dyn Fn(&mut Host)>;
-        let mut changes: Vec<(&str, Change)> = Vec::new();
+        type HostChange = Box<dyn Fn(&mut TestHost)>;
+        let mut changes: Vec<(&str, HostChange)> = Vec::new();
         let writes = [
             "real-podman",
             "bin/podman",
@@ -297,7 +297,7 @@ mod tests {
         for name in writes {
             changes.push((
                 name,
-                Box::new(move |host: &mut Host| {
+                Box::new(move |host: &mut TestHost| {
                     let path = host.path(name);
                     fs::create_dir_all(path.parent().unwrap()).unwrap();
                     let old = fs::read_to_string(&path).unwrap_or_default();
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_memory_that_others_could_have_written_or_that_is_torn_is_not_believed() {
-        let host = Host::new();
+        let host = TestHost::new();
         let (memory, places) = (host.memory(), host.places());
         memory.keep(&places);
         let good = fs::read(&memory.file).unwrap();

@@ -5,7 +5,7 @@
 //! | where does Podman keep its things? | [`places`], which `ask`s Podman once and keeps the answer in `memory` |
 //! | which settings files say so? | `conf_files`, [`storage_conf`] |
 //! | what do Podman's records say? | [`records`], read under Podman's own [`lock`]s |
-//! | is this image there? | [`survey`] |
+//! | is this image there? | [`snapshot`] |
 //! | how is a layer's archive put together again? | [`tar_split`] |
 //! | what does it take of the disk? | [`disk_use`] |
 //! | who else uses it? | [`others`] (mounts, processes), `users` (their Podman) |
@@ -21,7 +21,7 @@ pub(crate) mod others;
 pub(crate) mod places;
 pub(crate) mod process;
 pub(crate) mod records;
+pub(crate) mod snapshot;
 pub(crate) mod storage_conf;
-pub(crate) mod survey;
 pub(crate) mod tar_split;
 pub(crate) mod users;

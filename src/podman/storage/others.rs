@@ -10,20 +10,20 @@ use crate::disk::bounded::{self, Cap};
 
 /// Where to look for others that use the same images.
 #[derive(Debug, Clone)]
-pub(crate) struct Others {
+pub(crate) struct OtherUsers {
     /// The host's users: `/etc/passwd`.
     pub(crate) passwd: PathBuf,
     /// The host's processes: `/proc`.
     pub(crate) proc: PathBuf,
 }
 
-impl Default for Others {
+impl Default for OtherUsers {
     fn default() -> Self {
         Self { passwd: "/etc/passwd".into(), proc: "/proc".into() }
     }
 }
 
-impl Others {
+impl OtherUsers {
     /// The graph roots of the host's users, as far as they are there. A sentence for each file that might name more of them
     /// and cannot be read goes to `warnings`.
     pub(crate) fn graph_roots(&self, warnings: &mut Vec<String>) -> BTreeSet<PathBuf> {

@@ -22,13 +22,13 @@ const GRACE: Duration = Duration::from_millis(700);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What a program printed, and how it ended.
-pub(crate) struct Outcome {
+pub(crate) struct ProgramOutcome {
     status: ExitStatus,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
-impl Outcome {
+impl ProgramOutcome {
     /// Its exit code; `None` if a signal ended it.
     pub(crate) fn code(&self) -> Option<i32> {
         self.status.code()
@@ -68,7 +68,11 @@ fn said(stderr: &str) -> Option<String> {
 }
 
 /// Runs a program to its end, or until the job is stopped.
-pub(crate) fn run(program: &'static str, command: &mut Command, progress: &Progress) -> Result<Outcome, ClientError> {
+pub(crate) fn run(
+    program: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+) -> Result<ProgramOutcome, ClientError> {
     run_within(program, command, progress, None)
 }
 
@@ -78,7 +82,7 @@ pub(crate) fn run_within(
     command: &mut Command,
     progress: &Progress,
     limit: Option<Duration>,
-) -> Result<Outcome, ClientError> {
+) -> Result<ProgramOutcome, ClientError> {
     progress.check().map_err(ClientError::Stopped)?;
     let start = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ClientError::Missing { program },
@@ -95,7 +99,7 @@ pub(crate) fn run_within(
         io::ErrorKind::TimedOut => ClientError::Slow { program, seconds: limit.unwrap_or_default().as_secs() },
         _ => ClientError::Start { program, source },
     })?;
-    Ok(Outcome { status, stdout: text(&mut stdout).map_err(io)?, stderr: text(&mut stderr).map_err(io)? })
+    Ok(ProgramOutcome { status, stdout: text(&mut stdout).map_err(io)?, stderr: text(&mut stderr).map_err(io)? })
 }
 
 fn text(file: &mut File) -> io::Result<String> {

@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::lock::{For, Lock};
+use super::lock::{For, StorageLock};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
 
@@ -194,7 +194,7 @@ fn known_digest<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Dige
 
 /// What one store has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Records {
+pub struct StoreRecords {
     /// The store.
     pub(crate) store: PathBuf,
     /// Its driver.
@@ -207,20 +207,21 @@ pub struct Records {
     pub(crate) containers: Vec<StoredContainer>,
 }
 
-impl Records {
+impl StoreRecords {
     /// Reads what a store has. A store that no Podman has used yet has nothing.
     ///
     /// # Errors
     /// See [`RecordsError`].
     pub fn read(store: &Path, driver: &str, progress: &Progress) -> Result<Self, RecordsError> {
-        let (images, layers) = (Folder::new(store, driver, "images"), Folder::new(store, driver, "layers"));
+        let (images, layers) =
+            (RecordsFolder::new(store, driver, "images"), RecordsFolder::new(store, driver, "layers"));
         let stored: Vec<StoredLayer> = layers.read(progress)?;
         Ok(Self {
             store: store.to_owned(),
             driver: driver.to_owned(),
             images: images.read(progress)?,
             layers: stored.into_iter().map(|layer| (layer.id.clone(), layer)).collect(),
-            containers: Folder::new(store, driver, "containers").read(progress)?,
+            containers: RecordsFolder::new(store, driver, "containers").read(progress)?,
         })
     }
 
@@ -286,12 +287,12 @@ pub fn big_data_file(name: &str) -> String {
 
 /// One of a store's folders with records.
 #[derive(Debug)]
-pub(crate) struct Folder {
+pub(crate) struct RecordsFolder {
     path: PathBuf,
     kind: &'static str,
 }
 
-impl Folder {
+impl RecordsFolder {
     pub(crate) fn new(store: &Path, driver: &str, kind: &'static str) -> Self {
         Self { path: store.join(format!("{driver}-{kind}")), kind }
     }
@@ -305,7 +306,7 @@ impl Folder {
     }
 
     fn read<T: DeserializeOwned>(&self, progress: &Progress) -> Result<Vec<T>, RecordsError> {
-        let Some(_lock) = Lock::take(&self.lock(), For::Reading, progress)? else { return Ok(Vec::new()) };
+        let Some(_lock) = StorageLock::take(&self.lock(), For::Reading, progress)? else { return Ok(Vec::new()) };
         let mut all = read_list(&self.json())?;
         all.extend(read_list(&self.volatile())?);
         Ok(all)
@@ -363,15 +364,15 @@ mod tests {
                 r#"[{"id":"b","digest":"sha512:0","names":null,"big-data-sizes":{"signature":0},"history":[]}]"#,
             ),
         ] {
-            let folder = Folder::new(folder.path(), "overlay", kind);
+            let folder = RecordsFolder::new(folder.path(), "overlay", kind);
             fs::create_dir(&folder.path).unwrap();
             fs::write(folder.json(), json).unwrap();
             fs::write(folder.lock(), "").unwrap();
         }
-        let records = Records::read(folder.path(), "overlay", &Progress::new()).unwrap();
+        let records = StoreRecords::read(folder.path(), "overlay", &Progress::new()).unwrap();
         let layer = &records.layers["a"];
         assert_eq!((layer.diff_size, layer.compressed_size, layer.diff_digest), (0, 0, None));
         assert_eq!((records.images[0].digest, records.images[0].names.len()), (None, 0));
-        assert_eq!(Records::glance(folder.path(), "overlay").unwrap(), records);
+        assert_eq!(StoreRecords::glance(folder.path(), "overlay").unwrap(), records);
     }
 }

@@ -25,7 +25,7 @@ use serde::Deserialize;
 
 use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
-use crate::disk::{At, WriteError};
+use crate::disk::{AtPath, WriteError};
 
 const FILE: u8 = 1;
 const SEGMENT: u8 = 2;
@@ -120,7 +120,7 @@ impl Writer {
 
 /// One line of a record.
 #[derive(Debug)]
-pub(crate) enum Line {
+pub(crate) enum TarSplitLine {
     /// Bytes of the archive that are no file's content.
     Segment(Vec<u8>),
     /// A member.
@@ -135,7 +135,7 @@ pub(crate) enum Line {
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct TarSplitEntry {
     r#type: u8,
     #[serde(default)]
     name: String,
@@ -150,21 +150,21 @@ struct Entry {
 pub(crate) fn read(
     file: File,
     path: &Path,
-    each: &mut dyn FnMut(Line) -> Result<(), WriteError>,
+    each: &mut dyn FnMut(TarSplitLine) -> Result<(), WriteError>,
 ) -> Result<(), WriteError> {
     let mut lines = BufReader::new(GzDecoder::new(BufReader::new(file)));
     let mut line = String::new();
     let bytes = |text: &Option<String>| BASE64.decode(text.as_deref().unwrap_or_default()).map_err(io::Error::other);
     while lines.read_line(&mut line).at("read", path)? > 0 {
-        let entry: Entry = serde_json::from_str(&line).map_err(io::Error::from).at("read", path)?;
+        let entry: TarSplitEntry = serde_json::from_str(&line).map_err(io::Error::from).at("read", path)?;
         let payload = bytes(&entry.payload).at("read", path)?;
         let line_of = match entry.r#type {
-            SEGMENT => Some(Line::Segment(payload)),
+            SEGMENT => Some(TarSplitLine::Segment(payload)),
             FILE => {
                 let raw = entry.name_raw.is_some();
                 let name = if raw { bytes(&entry.name_raw).at("read", path)? } else { entry.name.into_bytes() };
                 let sum = <[u8; 8]>::try_from(payload).ok().map(u64::from_be_bytes);
-                Some(Line::Member { name, size: entry.size, sum })
+                Some(TarSplitLine::Member { name, size: entry.size, sum })
             }
             _ => None,
         };

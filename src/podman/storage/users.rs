@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A user who has numbers for a rootless Podman.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct User {
+pub(crate) struct RootlessUser {
     pub(crate) name: String,
     uid: u32,
     gid: u32,
@@ -27,7 +27,7 @@ pub(crate) struct User {
 }
 
 /// Some users with subordinate IDs; first those who have used Podman.
-pub(crate) fn rootless(system: &Path) -> Vec<User> {
+pub(crate) fn rootless(system: &Path) -> Vec<RootlessUser> {
     let read = |name: &str| bounded::read(&system.join("etc").join(name), Cap::List).unwrap_or_default();
     let (passwd, subuid) = (read("passwd"), read("subuid"));
     let (passwd, subuid) = (String::from_utf8_lossy(&passwd), String::from_utf8_lossy(&subuid));
@@ -35,17 +35,18 @@ pub(crate) fn rootless(system: &Path) -> Vec<User> {
     let user = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, _, uid, gid, _, home, ..] = fields[..] else { return None };
-        let user = User { name: name.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.into() };
+        let user =
+            RootlessUser { name: name.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()?, home: home.into() };
         let has_ids = owners.contains(&name) || owners.contains(&uid);
         (has_ids && user.uid != 0 && user.home.is_absolute() && user.home.is_dir()).then_some(user)
     };
-    let mut users: Vec<User> = passwd.lines().filter_map(user).collect();
+    let mut users: Vec<RootlessUser> = passwd.lines().filter_map(user).collect();
     users.sort_by_key(|user| (!user.home.join(".local/share/containers").is_dir(), user.uid));
     users.truncate(MOST);
     users
 }
 
-impl User {
+impl RootlessUser {
     /// What this user's Podman answers, asked as that user, who is not logged in. Only root can ask so.
     pub(crate) fn ask(&self, path: &str, progress: &Progress) -> Result<Places, PlacesError> {
         let home = self.home.display().to_string();

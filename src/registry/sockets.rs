@@ -51,14 +51,14 @@ thread_local! {
 /// the limit counts from the last bytes that went out, as long as these are not next to nothing.
 pub(super) fn within<T>(limit: Duration, progress: &Progress, call: impl FnOnce() -> T) -> T {
     /// Gives back what there was, also if the call panics.
-    struct Before(Option<Call>);
-    impl Drop for Before {
+    struct FormerCall(Option<Call>);
+    impl Drop for FormerCall {
         fn drop(&mut self) {
             CALL.set(self.0.take());
         }
     }
     let now = Call { limit, until: Instant::now() + limit, sent: 0, stop: progress.stop_flag() };
-    let _before = Before(CALL.replace(Some(now)));
+    let _before = FormerCall(CALL.replace(Some(now)));
     call()
 }
 
@@ -124,9 +124,9 @@ fn polled(socket: impl AsFd, flags: PollFlags, slice: Duration) -> io::Result<bo
 
 /// Makes connections, and finds the addresses of hosts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Line;
+pub(super) struct Connections;
 
-impl Resolver for Line {
+impl Resolver for Connections {
     fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let place = uri.scheme().zip(uri.authority());
         let host = place.and_then(|(scheme, authority)| DefaultResolver::host_and_port(scheme, authority));
@@ -146,7 +146,7 @@ impl Resolver for Line {
     }
 }
 
-impl<In: Transport> Connector<In> for Line {
+impl<In: Transport> Connector<In> for Connections {
     type Out = Either<In, Socket>;
 
     fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<In>) -> Result<Option<Self::Out>, Error> {

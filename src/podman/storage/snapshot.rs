@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::places::Places;
-use super::records::{Records, RecordsError, StoredImage, StoredLayer};
+use super::records::{RecordsError, StoreRecords, StoredImage, StoredLayer};
 use crate::disk::progress::Progress;
 use crate::engine::generations::{self, GenerationEntry};
 use crate::engine::target::Presence;
@@ -13,19 +13,19 @@ use crate::oci::digest::Digest;
 
 /// The stores of one Podman, as they were at one moment.
 #[derive(Debug, Clone)]
-pub(crate) struct Survey {
+pub(crate) struct StoreSnapshot {
     /// The graph root first, then the additional stores in Podman's order.
-    pub(crate) stores: Vec<Records>,
+    pub(crate) stores: Vec<StoreRecords>,
 }
 
-impl Survey {
+impl StoreSnapshot {
     /// Reads the records of every store.
     ///
     /// # Errors
     /// See [`RecordsError`].
     pub(crate) fn read(places: &Places, progress: &Progress) -> Result<Self, RecordsError> {
         let paths = std::iter::once(&places.graph_root).chain(&places.image_stores);
-        let stores = paths.map(|path| Records::read(path, &places.driver, progress)).collect::<Result<_, _>>()?;
+        let stores = paths.map(|path| StoreRecords::read(path, &places.driver, progress)).collect::<Result<_, _>>()?;
         Ok(Self { stores })
     }
 
@@ -41,7 +41,7 @@ impl Survey {
 
     /// The record of an image, in the store that Podman takes it from: the first one that has it.
     #[must_use]
-    pub(crate) fn image(&self, summary: &Summary, platform: &PlatformRecord) -> Option<(&Records, &StoredImage)> {
+    pub(crate) fn image(&self, summary: &Summary, platform: &PlatformRecord) -> Option<(&StoreRecords, &StoredImage)> {
         let id = platform.config_digest.hex();
         let is_it = |image: &&StoredImage| image.id == id && image.has(platform.digest) && image.has(summary.digest);
         self.stores.iter().find_map(|store| Some((store, store.images.iter().find(is_it)?)))
@@ -50,20 +50,24 @@ impl Survey {
     /// The record of a layer of an image that is in `store`. An image that was tagged has a record in the graph root, over
     /// layers of the store it is in.
     #[must_use]
-    pub(crate) fn layer<'a>(&'a self, store: &'a Records, id: &str) -> Option<(&'a Records, &'a StoredLayer)> {
+    pub(crate) fn layer<'a>(
+        &'a self,
+        store: &'a StoreRecords,
+        id: &str,
+    ) -> Option<(&'a StoreRecords, &'a StoredLayer)> {
         std::iter::once(store).chain(&self.stores).find_map(|home| Some((home, home.layers.get(id)?)))
     }
 
     /// The store that the layers of an image that is there lie in.
     #[must_use]
-    pub(crate) fn home(&self, summary: &Summary, platform: &PlatformRecord) -> Option<&Records> {
+    pub(crate) fn home(&self, summary: &Summary, platform: &PlatformRecord) -> Option<&StoreRecords> {
         let (store, _) = self.image(summary, platform)?;
         let Some(top) = chain_ids(&platform.layers).last().map(|top| top.hex()) else { return Some(store) };
         Some(self.layer(store, &top).map_or(store, |(home, _)| home))
     }
 
     /// The first thing that an image's record promises and that is not there.
-    fn missing_part(&self, store: &Records, platform: &PlatformRecord) -> Option<String> {
+    fn missing_part(&self, store: &StoreRecords, platform: &PlatformRecord) -> Option<String> {
         for (layer, chain) in platform.layers.iter().zip(chain_ids(&platform.layers)) {
             let id = chain.hex();
             let Some((home, stored)) = self.layer(store, &id) else {
@@ -99,13 +103,13 @@ impl Survey {
 
     /// The image that Podman takes for a name: that of the first store that knows it.
     #[must_use]
-    pub(crate) fn called(&self, name: &str) -> Option<(&Records, &StoredImage)> {
+    pub(crate) fn called(&self, name: &str) -> Option<(&StoreRecords, &StoredImage)> {
         self.stores.iter().find_map(|store| Some((store, store.images.iter().find(|image| image.is_called(name))?)))
     }
 
     /// The store that has all of an image that was loaded once, wherever its image directory is now.
     #[must_use]
-    pub(crate) fn holding(&self, entry: &GenerationEntry) -> Option<&Records> {
+    pub(crate) fn holding(&self, entry: &GenerationEntry) -> Option<&StoreRecords> {
         let id = entry.config_digest.hex();
         let fits = |image: &&StoredImage| image.id == id && image.has(entry.manifest_digest) && image.has(entry.digest);
         let (store, image) = self.stores.iter().find_map(|store| Some((store, store.images.iter().find(fits)?)))?;
