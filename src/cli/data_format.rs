@@ -31,7 +31,7 @@ pub(super) fn breaks(old: &[ViewedImage], new: &[ViewedImage]) -> Vec<String> {
 fn majors(image: &ViewedImage, format: &DataFormat) -> BTreeSet<String> {
     let versions = super::diff::versions_in(image);
     let of_packages = format.packages.iter().filter_map(|package| versions.get(*package)).flatten().cloned();
-    let of_variable = image.environment.iter().filter_map(|line| line.strip_prefix(format.variable)?.strip_prefix('='));
+    let of_variable = image.environment().filter_map(|line| line.strip_prefix(format.variable)?.strip_prefix('='));
     let major = |version: String| version.split(['.', '-']).next().unwrap_or_default().to_owned();
     of_packages.chain(of_variable.map(str::to_owned)).map(major).filter(|major| !major.is_empty()).collect()
 }

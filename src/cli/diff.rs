@@ -7,22 +7,35 @@ use serde::Serialize;
 
 use super::data_format::breaks;
 use super::failure::Result;
+use super::host::HostArgs;
+use super::load::{lean, targets};
 use super::printer::{Printer, count, size};
+use super::settings::{self, Setting};
 use super::view::{self, SeenLayer, ViewedImage, short};
+use crate::build::stack::read_services;
+use crate::engine::target::{LoadOptions, plan};
 use crate::image::{LayerKind, LayerRecord, chain_ids};
-use crate::nix::store_path::name_and_version;
+use crate::nix::store_path::{StorePath, name_and_version};
 use crate::oci::digest::Digest;
+use crate::spec::service::ServiceConfig;
 
-/// Show what changed from one image or stack to another, and what a host that has OLD would write for NEW.
+/// Show what changed from one image or stack to another, what a host that has OLD would write for NEW, and which services of
+/// the stack would restart.
 ///
 /// A layer is written if its blob is new, or if a layer below it changed: Podman names a layer by everything below it,
-/// and stores the same blob again above another parent.
+/// and stores the same blob again above another parent. A layer that is *regrouped* has store paths that OLD has too, in
+/// other layers, because another image came, went or changed: a linked store links them again, and only a Podman that unpacks
+/// layers writes them. What this host would write for NEW stands at the end.
+///
+/// Of variables, labels and commands the names are told, never the values.
 #[derive(Debug, clap::Args)]
 pub(super) struct DiffArgs {
     /// What the host has: an image directory, a lean stack, or a stack of archives.
     old: PathBuf,
     /// What it would get.
     new: PathBuf,
+    #[command(flatten)]
+    host: HostArgs,
 }
 
 /// What a host would do for one image.
@@ -31,13 +44,20 @@ pub(super) struct DiffArgs {
 struct ImageChange {
     name: String,
     platform: String,
-    /// `identical`, `changed` or `new`.
+    /// `identical`, `regrouped` (the same content with other layer boundaries), `changed` or `new`.
     state: &'static str,
+    /// What of its config is not what it was.
+    settings: Vec<Setting>,
     /// Packages that came, went, or have another version: name, before, after.
     packages: Vec<(String, Vec<String>, Vec<String>)>,
     new_blobs: Vec<LayerChange>,
     rewritten: Vec<LayerChange>,
+    /// Layers whose store paths all are in OLD, in other layers.
+    regrouped: Vec<LayerChange>,
+    /// Bytes of what is new or above it.
     bytes_to_write: u64,
+    /// Bytes that a Podman which unpacks layers writes besides, as layers have other boundaries.
+    bytes_regrouped: u64,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -48,56 +68,139 @@ struct LayerChange {
     title: String,
 }
 
+/// A service of the stack that does not go on as it is.
+#[derive(Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct ServiceChange {
+    name: String,
+    /// `restart`, `start` or `stop`.
+    action: &'static str,
+    why: Vec<String>,
+}
+
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DiffReport {
     changes: Vec<ImageChange>,
     removed: Vec<String>,
+    services: Vec<ServiceChange>,
     bytes_to_write: u64,
+    bytes_regrouped: u64,
+    /// Bytes that a load of NEW would write on this host; not known without Podman, and of archives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_to_write_here: Option<u64>,
     /// Data that the new version of a program does not read.
     warnings: Vec<String>,
 }
 
 pub(super) fn run(args: &DiffArgs, printer: &Printer) -> Result<()> {
-    let report = compare(&view::look(&args.old)?, &view::look(&args.new)?);
+    let (old, new) = (view::look(&args.old)?, view::look(&args.new)?);
+    let mut report = compare(&old, &new);
+    report.services = services(&read_services(&lean(&args.old))?, &read_services(&lean(&args.new))?, &report.changes);
+    report.bytes_to_write_here = here(args);
     if printer.json() {
         return printer.value(&report);
     }
-    let mut identical = 0;
-    for change in &report.changes {
-        if change.state == "identical" {
-            identical += 1;
-            continue;
-        }
-        let layers = change.new_blobs.len() + change.rewritten.len();
-        let to_write = format!("{}, {} to write", count(layers, "layer"), size(change.bytes_to_write));
-        printer.line(format!("{}{}: {to_write}", change.name, versions(change)))?;
-        for layer in &change.new_blobs {
-            printer.line(format!("  new        {:>9}  {}  {}", size(layer.size), layer.digest.short(), layer.title))?;
-        }
-        for layer in &change.rewritten {
-            let why = "written again: a layer below it changed";
-            printer.line(format!(
-                "  rewritten  {:>9}  {}  {}, {why}",
-                size(layer.size),
-                layer.digest.short(),
-                layer.title
-            ))?;
-        }
-        for (name, before, after) in &change.packages {
-            let version =
-                |versions: &[String]| if versions.is_empty() { "none".to_owned() } else { versions.join(", ") };
-            printer.line(format!("  package    {name} {} → {}", version(before), version(after)))?;
-        }
-    }
+    let number = |state: &str| report.changes.iter().filter(|change| change.state == state).count();
+    report.changes.iter().try_for_each(|change| tell(change, printer))?;
     report.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     report.removed.iter().try_for_each(|name| printer.line(format!("{name}: removed")))?;
+    for ServiceChange { name, action, why } in &report.services {
+        let why = if why.is_empty() { String::new() } else { format!(": {}", why.join(", ")) };
+        printer.line(format!("service {name} would {action}{why}"))?;
+    }
+    let (identical, regrouped) = (number("identical"), number("regrouped"));
+    let same = match regrouped {
+        0 => String::new(),
+        _ => format!("{regrouped} with other layer boundaries, "),
+    };
+    let again = again(report.bytes_regrouped);
     printer.line(format!(
-        "{} changed, {identical} identical, {} removed; {} to write",
-        report.changes.len() - identical,
+        "{} changed, {same}{identical} identical, {} removed; {} to write{again}",
+        report.changes.len() - identical - regrouped,
         report.removed.len(),
         size(report.bytes_to_write)
-    ))
+    ))?;
+    let Some(bytes) = report.bytes_to_write_here else { return Ok(()) };
+    printer.line(format!("this host: {} to write for {}", size(bytes), args.new.display()))
+}
+
+/// What is said of bytes that only a Podman which unpacks layers writes.
+fn again(regrouped: u64) -> String {
+    if regrouped == 0 { String::new() } else { format!("; where Podman unpacks layers, {} again", size(regrouped)) }
+}
+
+fn tell(change: &ImageChange, printer: &Printer) -> Result<()> {
+    let ImageChange { name, state, new_blobs, rewritten, regrouped, bytes_to_write, bytes_regrouped, .. } = change;
+    match *state {
+        "identical" => return Ok(()),
+        "regrouped" => {
+            let layers = count(rewritten.len() + regrouped.len(), "layer");
+            let again = again(bytes_to_write + bytes_regrouped);
+            printer.line(format!("{name}: same content, other layer boundaries; {layers}{again}"))?;
+        }
+        _ => {
+            let layers = count(new_blobs.len() + rewritten.len() + regrouped.len(), "layer");
+            let (bytes, again) = (size(*bytes_to_write), again(*bytes_regrouped));
+            printer.line(format!("{name}{}: {layers}, {bytes} to write{again}", versions(change)))?;
+        }
+    }
+    let line = |word: &str, LayerChange { size: bytes, digest, title }: &LayerChange, why: &str| {
+        printer.line(format!("  {word:9}  {:>9}  {}  {title}{why}", size(*bytes), digest.short()))
+    };
+    new_blobs.iter().try_for_each(|layer| line("new", layer, ""))?;
+    rewritten.iter().try_for_each(|layer| line("rewritten", layer, ", written again: a layer below it changed"))?;
+    regrouped.iter().try_for_each(|layer| line("regrouped", layer, ", there already in other layers"))?;
+    for (name, before, after) in &change.packages {
+        let version = |versions: &[String]| if versions.is_empty() { "none".to_owned() } else { versions.join(", ") };
+        printer.line(format!("  package    {name} {} → {}", version(before), version(after)))?;
+    }
+    change.settings.iter().try_for_each(|setting| printer.line(format!("  setting    {setting}")))
+}
+
+/// What a load of NEW would write on this host, where that is known.
+fn here(args: &DiffArgs) -> Option<u64> {
+    let (progress, path) = (super::session::progress(), lean(&args.new));
+    if view::is_of_archives(&path).ok()? {
+        return None;
+    }
+    let host = args.host.host(&progress).ok()?;
+    let steps = plan(&host, &targets(&[path], &[]).ok()?, LoadOptions::default(), &progress).ok()?;
+    Some(steps.iter().map(|step| step.to_write).sum())
+}
+
+/// The services that would not go on as they are. Their units name images by digest, so that another digest restarts them.
+fn services(
+    old: &BTreeMap<String, ServiceConfig>,
+    new: &BTreeMap<String, ServiceConfig>,
+    changes: &[ImageChange],
+) -> Vec<ServiceChange> {
+    let object = |service: &ServiceConfig| {
+        let value = serde_json::to_value(service).expect("string keys and texts are JSON");
+        value.as_object().cloned().unwrap_or_default()
+    };
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let of_service = |name: &String| {
+        let (action, why) = match (old.get(name), new.get(name)) {
+            (Some(before), Some(after)) => {
+                let settings = settings::changes(&object(before), &object(after));
+                let image = changes.iter().find(|change| change.name == after.image && change.state != "identical");
+                let image = image.map(|change| match change.state {
+                    "regrouped" => format!("image {} has another digest, of the same content", change.name),
+                    state => format!("image {} is {state}", change.name),
+                });
+                let why: Vec<String> = image.into_iter().chain(settings.iter().map(ToString::to_string)).collect();
+                if why.is_empty() {
+                    return None;
+                }
+                ("restart", why)
+            }
+            (None, Some(_)) => ("start", Vec::new()),
+            (_, None) => ("stop", Vec::new()),
+        };
+        Some(ServiceChange { name: name.clone(), action, why })
+    };
+    names.into_iter().filter_map(of_service).collect()
 }
 
 /// ` 1.16.2 → 1.16.3` where the package that gave the image its name has another version.
@@ -112,41 +215,95 @@ fn versions(change: &ImageChange) -> String {
 }
 
 fn compare(old: &[ViewedImage], new: &[ViewedImage]) -> DiffReport {
-    let layers = || old.iter().flat_map(|image| image.layers.iter().filter_map(|layer| layer.digest));
-    let blobs: BTreeSet<Digest> = layers().collect();
+    let layers = || old.iter().flat_map(|image| image.layers.iter());
+    let blobs: BTreeSet<Digest> = layers().filter_map(|layer| layer.digest).collect();
+    let paths: BTreeSet<&str> = layers().flat_map(closure).collect();
     let mut chains: BTreeSet<Digest> = old.iter().flat_map(chain).collect();
     let mut changes = Vec::new();
     for image in new {
         let before = old.iter().find(|before| before.name == image.name && before.platform == image.platform);
-        let (mut new_blobs, mut rewritten) = (Vec::new(), Vec::new());
+        let (mut new_blobs, mut rewritten, mut regrouped) = (Vec::new(), Vec::new(), Vec::new());
         for (layer, chain) in image.layers.iter().zip(chain(image)) {
             let Some(digest) = layer.digest else { continue };
             // A chain that an earlier image of this list brings is written once.
             if chains.insert(chain) {
                 let change = LayerChange { digest, size: layer.diff_size(), title: layer.title.clone() };
-                if blobs.contains(&digest) { rewritten.push(change) } else { new_blobs.push(change) }
+                let mut owners = closure(layer).peekable();
+                let to = if blobs.contains(&digest) {
+                    &mut rewritten
+                } else if owners.peek().is_some() && owners.all(|path| paths.contains(path)) {
+                    &mut regrouped
+                } else {
+                    &mut new_blobs
+                };
+                to.push(change);
             }
         }
+        let settings = before.map(|before| settings::changes(&before.config, &image.config)).unwrap_or_default();
         let state = match before {
             None => "new",
             Some(before) if before.digest == image.digest => "identical",
+            Some(before) if settings.is_empty() && is_same_content(before, image) => "regrouped",
             Some(_) => "changed",
         };
-        let bytes_to_write = new_blobs.iter().chain(&rewritten).map(|layer| layer.size).sum();
+        let sum = |layers: &[LayerChange]| layers.iter().map(|layer| layer.size).sum::<u64>();
+        let (mut bytes_to_write, mut bytes_regrouped) = (sum(&new_blobs) + sum(&rewritten), sum(&regrouped));
+        if state == "regrouped" {
+            // What lies above the other boundaries is written again for the same reason.
+            bytes_regrouped += std::mem::take(&mut bytes_to_write);
+        }
         let packages = before.map(|before| packages(before, image)).unwrap_or_default();
         let (name, platform) = (image.name.to_string(), image.platform.to_string());
-        changes.push(ImageChange { name, platform, state, packages, new_blobs, rewritten, bytes_to_write });
+        changes.push(ImageChange {
+            name,
+            platform,
+            state,
+            settings,
+            packages,
+            new_blobs,
+            rewritten,
+            regrouped,
+            bytes_to_write,
+            bytes_regrouped,
+        });
     }
     let gone = old
         .iter()
         .filter(|before| !new.iter().any(|image| image.name == before.name && image.platform == before.platform));
-    let bytes_to_write = changes.iter().map(|change| change.bytes_to_write).sum();
     DiffReport {
-        changes,
         removed: gone.map(|image| image.name.to_string()).collect(),
-        bytes_to_write,
+        services: Vec::new(),
+        bytes_to_write: changes.iter().map(|change| change.bytes_to_write).sum(),
+        bytes_regrouped: changes.iter().map(|change| change.bytes_regrouped).sum(),
+        bytes_to_write_here: None,
         warnings: breaks(old, new),
+        changes,
     }
+}
+
+/// The store paths of a layer that has them where they are, whose names say what is in them.
+fn closure(layer: &SeenLayer) -> impl Iterator<Item = &str> {
+    let is_store_path = |owner: &&str| {
+        let name = owner.rsplit('/').next().unwrap_or(owner);
+        StorePath::from_base_name(name).is_ok()
+    };
+    layer
+        .owners
+        .iter()
+        .map(String::as_str)
+        .filter(move |owner| layer.kind == LayerKind::Closure && is_store_path(owner))
+}
+
+/// Whether two images have the same store paths, and the same layers of everything else.
+fn is_same_content(before: &ViewedImage, after: &ViewedImage) -> bool {
+    let paths = |image: &ViewedImage| -> BTreeSet<String> {
+        image.layers.iter().flat_map(closure).map(str::to_owned).collect()
+    };
+    let others = |image: &ViewedImage| -> Vec<Option<Digest>> {
+        let others = image.layers.iter().filter(|layer| closure(layer).next().is_none());
+        others.map(|layer| layer.digest).collect()
+    };
+    paths(before) == paths(after) && others(before) == others(after)
 }
 
 fn chain(image: &ViewedImage) -> Vec<Digest> {
@@ -212,7 +369,7 @@ mod tests {
             models: Vec::new(),
             layers: layers.iter().map(layer).collect(),
             model: None,
-            environment: Vec::new(),
+            config: serde_json::Map::new(),
         }
     }
 
@@ -229,8 +386,8 @@ mod tests {
         assert_eq!(told("postgresql-17.5", "postgresql-17.6"), [""; 0]);
         // An image of upstream's says it in a variable.
         let mut both = [of("upstream"), of("upstream")];
-        both[0][0].environment = vec!["PG_MAJOR=17".to_owned()];
-        both[1][0].environment = vec!["PG_MAJOR=18".to_owned()];
+        both[0][0].config.insert("Env".to_owned(), serde_json::json!(["PG_MAJOR=17"]));
+        both[1][0].config.insert("Env".to_owned(), serde_json::json!(["PG_MAJOR=18"]));
         assert_eq!(compare(&both[0], &both[1]).warnings.len(), 1);
     }
 

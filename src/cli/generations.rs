@@ -75,7 +75,7 @@ pub(super) fn run(args: &GenerationsArgs, printer: &Printer) -> Result<()> {
 }
 
 /// Seconds after the epoch, for people: `2026-01-31 08:20:17 UTC`.
-fn time(seconds: i64) -> Result<String> {
+pub(super) fn time(seconds: i64) -> Result<String> {
     let time =
         jiff::Timestamp::from_second(seconds).map_err(|error| failed(format!("the time of a generation: {error}")))?;
     Ok(time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())

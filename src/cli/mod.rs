@@ -35,12 +35,14 @@ mod rollback;
 mod run;
 mod schemas;
 mod session;
+mod settings;
 mod status;
 mod table;
 mod unload;
 mod upstream;
 mod verify;
 mod view;
+mod why;
 
 use std::cell::OnceCell;
 use std::ffi::OsString;

@@ -11,6 +11,7 @@ use super::loaded::loaded;
 use super::metrics::Metrics;
 use super::output::{Destination, is_stream};
 use super::printer::{Printer, count, parse_size, size};
+use super::why::{ImageReasons, LoadReasons};
 use crate::disk::files::free_space;
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
@@ -27,6 +28,7 @@ use crate::podman::storage::snapshot::StoreSnapshot;
 const EXAMPLE: &str = "Examples:
   windlass status                          what is loaded, and whether it still is
   windlass status result --sizes           a stack, and what each image has for itself
+  windlass status --why                    why each image is there or is not, and the reasons of the lock
   windlass status --check-free 20GB        fails with code 5 if less is free
   windlass status --metrics /var/lib/node_exporter/windlass.prom
 
@@ -46,6 +48,12 @@ pub(super) struct StatusArgs {
     /// Also what each image has for itself and what it shares, and what of linked layers is a copy.
     #[arg(long)]
     sizes: bool,
+    /// Also why each image is there or is not: who loaded it and when, and the reason and check of its version in the lock.
+    #[arg(long, conflicts_with = "metrics")]
+    why: bool,
+    /// The lock with the reasons. [default: images.lock.json, if it is there]
+    #[arg(long, value_name = "FILE", requires = "why")]
+    lock: Option<PathBuf>,
     /// Fail with code 5 if Podman or the linked store has less free space: `20GB`, `4GiB`, or bytes.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     check_free: Option<u64>,
@@ -75,6 +83,9 @@ struct StatusRow {
     share: Option<Share>,
     #[serde(skip_serializing_if = "Option::is_none")]
     on_disk: Option<LayerCopies>,
+    /// Why it stands so; with --why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasons: Option<ImageReasons>,
 }
 
 /// Free space at one place.
@@ -115,7 +126,8 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
     let host = args.host.host(&progress)?;
     let snapshot = StoreSnapshot::read(&host.places, &progress)?;
     let generation = host.generations().current()?.map(|generation| generation.number);
-    let images = rows(args, &host, &snapshot)?;
+    let reasons = args.why.then(|| LoadReasons::read(&host, args.lock.as_deref())).transpose()?;
+    let images = rows(args, &host, &snapshot, reasons.as_ref())?;
     let (linked_store, linked_store_state) = linked_store(&host, &snapshot, &progress);
     let places = &host.places;
     let mut free = vec![Free { place: "podman", path: places.graph_root.clone(), bytes: free_at(&places.graph_root)? }];
@@ -153,7 +165,7 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
     if printer.json() {
         printer.value(&report)?;
     } else if !prints_metrics {
-        tell(&report, printer)?;
+        tell(&report, reasons.as_ref(), printer)?;
     }
     judge(args, &report)
 }
@@ -183,7 +195,12 @@ fn judge(args: &StatusArgs, report: &StatusReport) -> Result<()> {
     Err(failed(format!("{bad} of {} not there as they should be; {next}", report.images.len())))
 }
 
-fn rows(args: &StatusArgs, host: &PodmanHost, snapshot: &StoreSnapshot) -> Result<Vec<StatusRow>> {
+fn rows(
+    args: &StatusArgs,
+    host: &PodmanHost,
+    snapshot: &StoreSnapshot,
+    reasons: Option<&LoadReasons>,
+) -> Result<Vec<StatusRow>> {
     let users = (args.sizes || args.metrics.is_some()).then(|| Users::of(snapshot));
     let row = |entry: GenerationEntry, target: &LoadTarget| -> Result<StatusRow> {
         let platform = target.platform()?;
@@ -194,6 +211,7 @@ fn rows(args: &StatusArgs, host: &PodmanHost, snapshot: &StoreSnapshot) -> Resul
         if args.sizes && row.way == Some("linked") {
             row.on_disk = on_disk(snapshot, target, platform);
         }
+        row.reasons = reasons.map(|reasons| reasons.of(&row.entry, row.state, Some(target), snapshot));
         Ok(row)
     };
     if !args.paths.is_empty() {
@@ -208,7 +226,8 @@ fn rows(args: &StatusArgs, host: &PodmanHost, snapshot: &StoreSnapshot) -> Resul
         Ok(target) => row(entry, &target),
         Err(error) => {
             let why = Some(format!("what it was loaded from is gone: {error}"));
-            Ok(StatusRow { entry, state: "damaged", why, way: None, store: None, share: None, on_disk: None })
+            let reasons = reasons.map(|reasons| reasons.of(&entry, "damaged", None, snapshot));
+            Ok(StatusRow { entry, state: "damaged", why, way: None, store: None, share: None, on_disk: None, reasons })
         }
     };
     images.into_iter().map(of).collect()
@@ -235,7 +254,7 @@ fn row(
         Presence::Missing => ("missing", None),
     };
     let way = home.as_deref().map(|store| if is_linked(store) { "linked" } else { "pulled" });
-    StatusRow { entry, state, why, way, store: home, share: None, on_disk: None }
+    StatusRow { entry, state, why, way, store: home, share: None, on_disk: None, reasons: None }
 }
 
 /// How much of a linked image is links.
@@ -290,7 +309,7 @@ pub(super) fn free_at(path: &Path) -> Result<u64> {
     Ok(free_space(existing)?)
 }
 
-fn tell(report: &StatusReport, printer: &Printer) -> Result<()> {
+fn tell(report: &StatusReport, reasons: Option<&LoadReasons>, printer: &Printer) -> Result<()> {
     let header = |name: &str, value: String| printer.line(format!("{name:<13} {value}"));
     let user = if report.rootless { "rootless" } else { "rootful" };
     header("graph root", format!("{} ({}, {user})", report.graph_root.display(), report.driver))?;
@@ -326,6 +345,10 @@ fn tell(report: &StatusReport, printer: &Printer) -> Result<()> {
     if rows.len() > 1 {
         printer.line("")?;
         printer.table(&rows)?;
+    }
+    for row in &report.images {
+        let lines = reasons.zip(row.reasons.as_ref()).map(|(reasons, why)| reasons.lines(&label(&row.entry), why));
+        lines.into_iter().flatten().try_for_each(|line| printer.line(line))?;
     }
     report.unreadable.iter().try_for_each(|image| printer.line(image))?;
     if report.unconfirmed {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::failure::Result;
 use crate::build::stack::{StackDir, StackJson, StackLayer};
@@ -34,9 +35,16 @@ pub(super) struct ViewedImage {
     /// What is known of a model's files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) model: Option<ModelRecord>,
-    /// The variables that its config sets; not known for a stack of archives.
+    /// How a container of it runs: `config` of its config; not known for a stack of archives.
     #[serde(skip)]
-    pub(super) environment: Vec<String>,
+    pub(super) config: Map<String, Value>,
+}
+
+impl ViewedImage {
+    /// The variables that its config sets, `NAME=value` each.
+    pub(super) fn environment(&self) -> impl Iterator<Item = &str> {
+        self.config.get("Env").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+    }
 }
 
 /// One layer.
@@ -79,7 +87,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<ViewedImage>> {
         models: image.models,
         layers: image.layers.iter().map(SeenLayer::from).collect(),
         model: None,
-        environment: Vec::new(),
+        config: Map::new(),
     });
     let models = json.models.into_iter().map(|model| ViewedImage {
         models: vec![model.name.clone()],
@@ -91,7 +99,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<ViewedImage>> {
         size: model.size,
         layers: model.layers.iter().map(SeenLayer::from).collect(),
         model: model.model,
-        environment: Vec::new(),
+        config: Map::new(),
     });
     Ok(images.chain(models).collect())
 }
@@ -106,20 +114,16 @@ pub(super) fn is_of_archives(path: &Path) -> Result<bool> {
         || json.models.iter().any(|model| model.directory.is_none()))
 }
 
-fn environment(image: &ImageDir, config: Digest) -> Vec<String> {
+/// How a container of an image runs, as its config says.
+fn config(image: &ImageDir, config: Digest) -> Map<String, Value> {
     #[derive(Deserialize)]
     struct ViewedWhole {
         #[serde(default)]
-        config: ViewedConfig,
-    }
-    #[derive(Default, Deserialize)]
-    struct ViewedConfig {
-        #[serde(rename = "Env", default)]
-        env: Vec<String>,
+        config: Map<String, Value>,
     }
     let blob = image.image().small_blobs().find(|blob| blob.digest == config);
     let whole = blob.and_then(|blob| serde_json::from_slice::<ViewedWhole>(&blob.bytes).ok());
-    whole.map(|whole| whole.config.env).unwrap_or_default()
+    whole.map(|whole| whole.config).unwrap_or_default()
 }
 
 pub(super) fn of_directory(image: &ImageDir) -> Vec<ViewedImage> {
@@ -142,7 +146,7 @@ pub(super) fn of_directory(image: &ImageDir) -> Vec<ViewedImage> {
         models: platform.models.clone(),
         layers: platform.layers.iter().map(layer).collect(),
         model: model.clone(),
-        environment: environment(image, platform.config_digest),
+        config: config(image, platform.config_digest),
     };
     platforms.iter().map(seen).collect()
 }

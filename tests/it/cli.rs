@@ -66,7 +66,10 @@ fn shown(env: &Env, arguments: &[&str]) -> String {
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     // Whether this machine has a Podman, and what is in it, is not for here.
     let text = String::from_utf8(output.stdout).unwrap();
-    let text: String = text.split_inclusive('\n').filter(|line| !line.contains("this host: ")).collect();
+    let text: String = text
+        .split_inclusive('\n')
+        .filter(|line| !line.contains("this host: ") && !line.contains("\"bytesToWriteHere\""))
+        .collect();
     format!("$ windlass {}\n{text}", arguments.join(" "))
 }
 

@@ -23,6 +23,7 @@ mod compose_keys;
 mod corpus;
 mod daemon;
 mod determinism;
+mod diff;
 mod docs;
 mod docs_functions;
 mod doctor;

@@ -5,6 +5,8 @@ use std::fs;
 use serde_json::Value;
 
 use crate::env::linked_podman;
+use crate::foreign::Foreign;
+use crate::registry_server::RealRegistry;
 
 #[test]
 fn status_tells_each_image_and_writes_nothing() {
@@ -87,4 +89,72 @@ fn status_tells_each_image_and_writes_nothing() {
     }
     let (code, damaged) = status(&[]);
     assert!(code == 1 && damaged.contains("has no files") && damaged.contains(": 0 present, 2 damaged"), "{damaged}");
+}
+
+#[test]
+fn each_image_says_why_it_is_there_or_is_not() {
+    let podman = linked_podman();
+    let env = &podman.env;
+    let foreign = Foreign::new(env);
+    let registry = RealRegistry::start(env);
+    foreign.push(env, &registry.host, "a/others");
+    let reference = format!("{}/a/others:1.0", registry.host);
+    let platform = format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" });
+    let add = ["upstream", "add", "others", &reference, "--insecure", "--platform", &platform];
+    podman.ok("windlass", &[&add[..], &["--reason", "1.1 drops the old protocol"]].concat());
+    foreign.build(env, "others");
+    podman.stack();
+
+    let why = |paths: &[&str]| podman.run("windlass", &[&["status", "--why"][..], paths].concat()).1;
+    let never = why(&["stack", "others"]);
+    assert!(never.contains("\nimage app: no generation has it: $T/stack was never loaded here"), "{never}");
+    let rationale =
+        format!("  others of images.lock.json, {reference}: 1.1 drops the old protocol; not verified: no policy; ");
+    assert!(never.contains(&rationale), "{never}");
+
+    podman.ok("windlass", &["load", "stack", "others"]);
+    let loaded = why(&[]);
+    assert!(loaded.contains("\nmodel tiny: loaded from "), "{loaded}");
+    assert!(loaded.contains(" UTC with generation 1; the current generation 1 has it\n"), "{loaded}");
+    assert!(loaded.contains(&rationale), "{loaded}");
+    assert_eq!(loaded.matches("images.lock.json").count(), 1, "of the image that it is, and of no other: {loaded}");
+    let json: Value = serde_json::from_str(&podman.ok("windlass", &["status", "--why", "--json"])).unwrap();
+    let others = json["images"].as_array().unwrap().iter().find(|row| row["name"] == "others").unwrap();
+    assert_eq!(others["reasons"]["upstream"][0]["reason"], "1.1 drops the old protocol");
+    assert_eq!(others["reasons"]["generations"], serde_json::json!([1]));
+
+    // Somebody else's image takes the name, and is named.
+    let name =
+        json["images"].as_array().unwrap().iter().find(|row| row["name"] == "app").unwrap()["ref"].as_str().unwrap();
+    let tar = env.write("mine.tar", "");
+    crate::env::run_ok(std::process::Command::new("tar").arg("-cf").arg(&tar).arg("--files-from=/dev/null"));
+    podman.ok("podman", &["import", tar.to_str().unwrap(), "example.com/mine:1"]);
+    podman.ok("podman", &["tag", "example.com/mine:1", name]);
+    let changed = why(&[]);
+    assert!(
+        changed.contains(", and its name was given to ") && changed.contains(", which windlass did not load\n"),
+        "{changed}"
+    );
+    // One of ours that takes it is called by its own name.
+    podman.ok("podman", &["untag", "example.com/mine:1", name]);
+    let tiny =
+        json["images"].as_array().unwrap().iter().find(|row| row["name"] == "tiny").unwrap()["ref"].as_str().unwrap();
+    podman.ok("podman", &["tag", tiny, name]);
+    assert!(why(&[]).contains(&format!(", and its name was given to {tiny} of generation 1\n")));
+}
+
+#[test]
+fn what_a_prune_took_is_told_with_what_brings_it_back() {
+    let podman = linked_podman();
+    podman.stack();
+    podman.ok("windlass", &["load", "stack", "--via", "podman"]);
+    podman.ok("podman", &["rmi", "--all", "--force"]);
+    let (code, gone) = podman.run("windlass", &["status", "--why"]);
+    assert_eq!(code, 1);
+    assert!(
+        gone.contains("the current generation 1 has it, and Podman has it no more: `podman rmi`, a prune"),
+        "{gone}"
+    );
+    podman.ok("windlass", &["repair"]);
+    assert_eq!(podman.run("windlass", &["status", "--why"]).0, 0);
 }

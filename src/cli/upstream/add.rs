@@ -181,7 +181,7 @@ fn sentence(name: &str, image: &LockedImage, fetch: u64) -> String {
 }
 
 /// Whether a signature was verified, in words.
-pub(super) fn verified(image: &LockedImage) -> String {
+pub(in crate::cli) fn verified(image: &LockedImage) -> String {
     match (&image.verified, &image.policy) {
         (Some(verified), _) => {
             format!("verified: signed by the key sha256:{} ({})", verified.key.short(), verified.scope)

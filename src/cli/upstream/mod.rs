@@ -1,6 +1,6 @@
 //! `windlass upstream`
 
-mod add;
+pub(super) mod add;
 pub(super) mod check;
 mod fetch;
 mod import;
@@ -118,6 +118,11 @@ impl StateArgs {
         let state = path.as_deref().map(UpstreamState::read).transpose()?.unwrap_or_default();
         Ok((path, state))
     }
+}
+
+/// What is known of the images of a lock at this moment, where it is kept unless told otherwise.
+pub(super) fn known(lock: &Path) -> Result<UpstreamState> {
+    Ok(StateArgs { state: None }.read(lock)?.1)
 }
 
 /// A folder of the user: what the variable says, or else below the home.
