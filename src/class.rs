@@ -52,6 +52,13 @@ impl Class {
 pub trait Classified: Error {
     /// The class: its own, or that of its cause.
     fn class(&self) -> Class;
+
+    /// What to type next, where one command helps: it has a line of its own after the message, and a key of its own in JSON.
+    ///
+    /// An error that passes on the class of a cause with a hint passes on the hint too (`tests/it/architecture.rs`).
+    fn hint(&self) -> Option<String> {
+        None
+    }
 }
 
 impl<E: Classified + ?Sized> Classified for Box<E>
@@ -61,6 +68,10 @@ where
     fn class(&self) -> Class {
         (**self).class()
     }
+
+    fn hint(&self) -> Option<String> {
+        (**self).hint()
+    }
 }
 
 impl<E: Classified + ?Sized> Classified for Arc<E>
@@ -69,6 +80,10 @@ where
 {
     fn class(&self) -> Class {
         (**self).class()
+    }
+
+    fn hint(&self) -> Option<String> {
+        (**self).hint()
     }
 }
 

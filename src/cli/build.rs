@@ -129,7 +129,8 @@ pub(super) fn write(
     let folder = directory.join("blobs/sha256");
     if full {
         if !matches!(spec, Spec::Image(_) | Spec::Model(_)) {
-            return Err(usage("--full is for an image or a model; for a stack or an index use `windlass export`"));
+            return Err(usage("--full is for an image or a model")
+                .hint("`windlass export` writes a stack or an index with all its layers"));
         }
         std::fs::create_dir_all(&folder).at("create", &folder)?;
     }

@@ -311,11 +311,8 @@ fn parse_without(image: &ImageDir, words: &[String]) -> Result<Without> {
         let digest: Digest =
             word.parse().map_err(|_| usage(format!("--without {word}: expected 'models' or a layer's digest")))?;
         if !image.summary().layers().iter().any(|layer| layer.digest == digest) {
-            let message = format!(
-                "--without {word}: {} has no such layer; `windlass inspect` lists them",
-                image.path().display()
-            );
-            return Err(usage(message));
+            let message = format!("--without {word}: {} has no such layer", image.path().display());
+            return Err(usage(message).hint("`windlass inspect` lists them"));
         }
         without.layers.insert(digest);
     }

@@ -22,6 +22,8 @@ pub(super) struct Failure {
     class: Class,
     /// The message. Most have one line.
     lines: Vec<String>,
+    /// What to type next.
+    hint: Option<String>,
 }
 
 impl Failure {
@@ -31,7 +33,12 @@ impl Failure {
 
     /// One that is said in several lines.
     pub(super) const fn of_lines(class: Class, lines: Vec<String>) -> Self {
-        Self { class, lines }
+        Self { class, lines, hint: None }
+    }
+
+    /// The same, with what to type next.
+    pub(super) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
     }
 
     /// What kind of failure it is.
@@ -57,13 +64,13 @@ impl Display for Failure {
 
 impl<E: Classified> From<E> for Failure {
     fn from(error: E) -> Self {
-        let class = error.class();
+        let (class, hint) = (error.class(), error.hint());
         let mut cause: &dyn Error = &error;
         while let Some(next) = cause.source().filter(|_| class == Class::Stopped) {
             cause = next;
         }
         // Every error quotes its cause.
-        Self::new(class, cause.to_string())
+        Self { hint, ..Self::new(class, cause.to_string()) }
     }
 }
 
@@ -103,6 +110,16 @@ pub(super) fn several(message: String, classes: impl IntoIterator<Item = Class>)
     Failure::new(classes.into_iter().fold(Class::Failed, Class::max), message)
 }
 
+/// There is no generation yet.
+pub(super) fn nothing_loaded() -> Failure {
+    usage("nothing was loaded yet").hint("`windlass load` loads a stack")
+}
+
+/// An error and its hint in one line, for where it is one of several.
+pub(super) fn sentence(error: &impl Classified) -> String {
+    error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"))
+}
+
 /// Some images are not loaded.
 pub(super) fn unloaded(errors: &[&LoadError]) -> Failure {
     let message = format!("{} could not be loaded", count(errors.len(), "image"));
@@ -136,8 +153,11 @@ pub(super) struct ErrorReport {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct ErrorBody {
-    /// What is wrong, and what to do.
+    /// What is wrong.
     message: String,
+    /// What to type next, where one command helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
     /// `failed`, `stopped`, `usage`, `unverified`, `no-space`, `offline`, `environment` or `updates`.
     class: &'static str,
     /// The exit code.
@@ -172,9 +192,11 @@ pub(super) fn report(failure: &Failure, printer: &Printer) -> ExitCode {
         let (first, others) = failure.lines.split_first().map_or(("", &[][..]), |(first, others)| (first, others));
         note(format!("windlass: {first}"));
         others.iter().for_each(note);
+        failure.hint.iter().for_each(|hint| note(format!("hint: {hint}")));
         if printer.json() && !printer.has_printed() {
             let (message, class, code) = (failure.to_string(), word(failure.class), failure.class.code());
-            let value = ErrorReport { error: ErrorBody { message, class, code } };
+            let hint = failure.hint.clone();
+            let value = ErrorReport { error: ErrorBody { message, hint, class, code } };
             // What cannot be written is told by the exit code all the same.
             drop(printer.value(&value).and_then(|()| printer.flush()));
         }

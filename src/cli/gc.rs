@@ -9,6 +9,7 @@ use super::failure::{Result, failed, usage};
 use super::host::HostArgs;
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use crate::class::Classified;
 use crate::disk::progress::Progress;
 use crate::engine::target::DecideError;
 use crate::podman::keep::gc::{self, GarbageClass, GcPlan, GcRequest, KeptItem, NotOurs, Removal, Removed};
@@ -236,12 +237,12 @@ fn report(plan: &GcPlan, rows: Vec<GcRow<'_>>, args: &GcArgs, printer: &Printer)
     ))
 }
 
-/// What to add to the sentence of a load that does not fit: what a clean-up would free there.
-pub(super) fn advice(error: &LoadError, host: &PodmanHost, progress: &Progress) -> String {
+/// What to type next after an image was not loaded; where it does not fit, with what a clean-up would free there.
+pub(super) fn advice(error: &LoadError, host: &PodmanHost, progress: &Progress) -> Option<String> {
     let place: &Path = match error {
         LoadError::Decide(DecideError::NoSpace { place, .. }) => place,
         LoadError::Pull(PullError::NoSpace { graph_root, .. } | PullError::Full { graph_root, .. }) => graph_root,
-        _ => return String::new(),
+        _ => return error.hint(),
     };
-    format!("; windlass gc --apply would free {}", size(host.reclaimable(place, progress)))
+    Some(format!("`windlass gc --apply` would free {}", size(host.reclaimable(place, progress))))
 }

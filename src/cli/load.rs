@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::complete;
 use super::data_format::breaks;
-use super::failure::{Failure, Result, failed, no_space, unloaded, usage};
+use super::failure::{Failure, Result, failed, unloaded, usage};
 use super::foretell::{causes, foretell};
 use super::gc::advice;
 use super::host::HostArgs;
@@ -94,6 +94,9 @@ struct LoadRow<'a> {
     linked: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// What to type next, where one command helps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<String>,
 }
 
 /// The whole load, for JSON.
@@ -179,8 +182,8 @@ pub(super) fn perform(
         let print = || match &outcome.error {
             None => printer.line(told(outcome)).and_then(|()| printer.flush()),
             Some(error) => {
-                let advice = advice(error, host, progress);
-                printer.note(format!("{}: {error}{advice}", label(&outcome.step.entry)));
+                printer.note(format!("{}: {error}", label(&outcome.step.entry)));
+                advice(error, host, progress).iter().for_each(|hint| printer.note(format!("hint: {hint}")));
                 Ok(())
             }
         };
@@ -241,7 +244,8 @@ fn report(
                 links: is_linked.then_some(*links),
                 linked: is_linked.then_some(*linked),
                 copied: copies,
-                error: error.as_ref().map(|error| format!("{error}{}", advice(error, host, progress))),
+                error: error.as_ref().map(LoadError::to_string),
+                hint: error.as_ref().and_then(|error| advice(error, host, progress)),
                 ..row(step)
             }
         };
@@ -285,12 +289,9 @@ fn report(
 
 /// Adds to a refusal for want of space what a clean-up would free.
 fn does_not_fit(error: LoadError, host: &PodmanHost, progress: &Progress) -> Failure {
-    match error {
-        LoadError::Decide(DecideError::NoSpace { .. }) => {
-            no_space(format!("{error}{}", advice(&error, host, progress)))
-        }
-        error => Failure::from(error),
-    }
+    let hint = advice(&error, host, progress);
+    let failure = Failure::from(error);
+    hint.into_iter().fold(failure, Failure::hint)
 }
 
 pub(super) fn label(entry: &GenerationEntry) -> String {
@@ -402,6 +403,7 @@ fn row(step: &LoadStep) -> LoadRow<'_> {
         links: None,
         linked: None,
         error: None,
+        hint: None,
     }
 }
 

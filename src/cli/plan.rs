@@ -156,7 +156,7 @@ pub(super) struct PlanReport {
 
 pub(super) fn run(args: &PlanArgs, printer: &Printer) -> Result<()> {
     if args.compression != Packing::None && !args.path.is_dir() {
-        return Err(usage("--compression counts what was built; build it first"));
+        return Err(usage("--compression counts what was built").hint("build it first: `windlass build`"));
     }
     let mut report = if args.path.is_dir() { of_directory(args)? } else { of_spec(args)? };
     if report.images.iter().any(|image| !image.models.is_empty()) {
@@ -378,7 +378,7 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
             (stack.images, sources, stack.licences)
         }
         Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Oci(_) | Spec::Index(_) | Spec::Ollama(_) => {
-            return Err(usage("a plan is for an image or a stack; build this and `windlass inspect` it"));
+            return Err(usage("a plan is for an image or a stack").hint("build this, and `windlass inspect` shows it"));
         }
     };
     let plans = build::dry_plan(&specs, &graph)?;

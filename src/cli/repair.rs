@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::complete;
-use super::failure::{Result, unloaded, unverified};
+use super::failure::{Result, sentence, unloaded, unverified};
 use super::host::HostArgs;
 use super::load::label;
 use super::loaded::{loaded, split};
@@ -144,7 +144,7 @@ fn mend(
             match error {
                 None => report.mended.push(step.entry.reference.into()),
                 Some(error) => {
-                    report.left.push(format!("{}: {error}", label(&step.entry)));
+                    report.left.push(format!("{}: {}", label(&step.entry), sentence(&error)));
                     failed.push(error);
                 }
             }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::complete;
-use super::failure::{Result, unloaded, usage};
+use super::failure::{Result, nothing_loaded, sentence, unloaded, usage};
 use super::generations::counterpart;
 use super::host::HostArgs;
 use super::load::label;
@@ -113,7 +113,7 @@ pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> 
         let failed = loaded.outcomes.iter().filter_map(|outcome| Some((outcome, outcome.error.as_ref()?)));
         let errors: Vec<&LoadError> = failed
             .map(|(outcome, error)| {
-                printer.note(format!("{}: {error}", label(&outcome.step.entry)));
+                printer.note(format!("{}: {}", label(&outcome.step.entry), sentence(error)));
                 error
             })
             .collect();
@@ -147,10 +147,9 @@ fn wanted(number: Option<u64>, current: Option<&Generation>, generations: &Gener
     let before = current.and_then(|current| there.iter().rev().find(|number| **number < current.number));
     match (before, current) {
         (Some(before), _) => Ok(*before),
-        (None, Some(current)) => {
-            Err(usage(format!("there is no generation before {}; `windlass generations` lists them", current.number)))
-        }
-        (None, None) => Err(usage("nothing was loaded yet; load a stack with `windlass load`")),
+        (None, Some(current)) => Err(usage(format!("there is no generation before {}", current.number))
+            .hint("`windlass generations` lists them")),
+        (None, None) => Err(nothing_loaded()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 
-use super::failure::{Result, environment, usage};
+use super::failure::{Result, environment, nothing_loaded, usage};
 use super::host::HostArgs;
 use super::load::run_words;
 use crate::disk::progress::Progress;
@@ -35,7 +35,7 @@ pub(super) struct RunArgs {
 pub(super) fn run(args: &RunArgs, progress: &Progress) -> Result<()> {
     let host = args.host.host(progress)?;
     let Some(current) = host.generations().current()? else {
-        return Err(usage("nothing was loaded yet; load a stack with `windlass load`"));
+        return Err(nothing_loaded());
     };
     let images = || current.entries.iter().filter(|entry| entry.kind != ImageKind::Model);
     let Some(entry) = images().find(|entry| *entry.name == *args.name) else {

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::failure::{Result, usage};
+use super::failure::{Result, nothing_loaded, usage};
 use super::host::HostArgs;
 use super::load::{label, origin};
 use super::printer::{Printer, count, size};
@@ -58,7 +58,7 @@ pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Re
     let progress = session.progress();
     let host = args.host.asked(progress)?;
     let Some(current) = host.generations().current()? else {
-        return Err(usage("nothing was loaded yet; load a stack with `windlass load`"));
+        return Err(nothing_loaded());
     };
     // A path stands for the stack that it was loaded as.
     let known = |name: &str| current.entries.iter().any(|entry| *entry.name == *name || entry.origins.contains(name));

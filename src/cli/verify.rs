@@ -192,5 +192,5 @@ fn tell(report: &VerifyReport, printer: &Printer) -> Result<()> {
     if report.details.is_empty() {
         return Err(unverified(format!("{} failed verification", count(report.problems.len(), "layer"))));
     }
-    Err(unverified(format!("{}; `windlass repair` mends what can be", count(report.problems.len(), "problem"))))
+    Err(unverified(count(report.problems.len(), "problem")).hint("`windlass repair` mends what can be mended"))
 }

@@ -47,7 +47,7 @@ pub enum DecideError {
     Unreadable(#[from] LayoutError),
     /// It would not fit; nothing was written.
     #[error(
-        "loading needs {} in {}{}, and {} are free; nothing was changed; free some: `windlass gc`",
+        "loading needs {} in {}{}, and {} are free; nothing was changed",
         size(*needed),
         place.display(),
         meanwhile(*needed, *stays),
@@ -86,6 +86,13 @@ impl Classified for DecideError {
             Self::NotReady(_) => Class::Environment,
             Self::NoSpace { .. } => Class::NoSpace,
             Self::Platform { .. } | Self::NotWhole { .. } => Class::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSpace { .. } => Some("`windlass gc` says what it would free".to_owned()),
+            _ => None,
         }
     }
 }

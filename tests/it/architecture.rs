@@ -171,7 +171,7 @@ fn every_error_says_the_class_of_each_of_its_variants() {
             let name = code[at + declared.len()..].split(' ').next().unwrap();
             let class = code.split_once(&format!("impl Classified for {name} {{"));
             let (_, class) = class.unwrap_or_else(|| panic!("{}: {name} says no class", file.display()));
-            let class = class.split("\n}\n").next().unwrap();
+            let class = class.split("\n}\n").next().unwrap().split("fn hint").next().unwrap();
             // What the compiler checks ends where a wildcard begins.
             assert!(
                 !class.contains("_ =>"),
@@ -182,6 +182,39 @@ fn every_error_says_the_class_of_each_of_its_variants() {
         }
     }
     assert!(errors > 60, "only {errors} were found");
+}
+
+#[test]
+fn an_error_passes_on_the_hint_of_its_cause() {
+    let texts: Vec<String> = all_below("src", ".rs").iter().map(|file| code(file)).collect();
+    // What an error says as `Classified`, by its name.
+    let mut said: BTreeMap<&str, &str> = BTreeMap::new();
+    for text in &texts {
+        for (at, start) in text.match_indices("impl Classified for ") {
+            let rest = &text[at + start.len()..];
+            let name = rest.split(' ').next().unwrap();
+            said.insert(name, rest.split("\n}\n").next().unwrap());
+        }
+    }
+    let hints = |name: &str| said.get(name).is_some_and(|said| said.contains("fn hint"));
+    let mut passed = 0;
+    for text in &texts {
+        for name in after(text, "enum ").filter(|name| said.contains_key(name)) {
+            let (_, variants) = text.split_once(&format!("enum {name} {{")).unwrap();
+            for line in variants.split("\n}\n").next().unwrap().lines() {
+                // A variant that is nothing but its cause.
+                let Some((variant, cause)) = line.trim().split_once('(') else { continue };
+                let cause = cause.trim_end_matches([')', ',', '>']).rsplit([' ', '<', ':']).next().unwrap();
+                let is_passed = said[name].contains(&format!("Self::{variant}(error) => error.class()"));
+                if is_passed && hints(cause) {
+                    let hint = format!("Self::{variant}(error) => error.hint()");
+                    assert!(said[name].contains(&hint), "{name}::{variant} keeps the hint of {cause} to itself");
+                    passed += 1;
+                }
+            }
+        }
+    }
+    assert!(passed > 1, "only {passed} were found");
 }
 
 /// Every file below a folder of this crate that ends so.

@@ -43,7 +43,7 @@ fn back_and_forth_gives_exactly_what_a_generation_had() {
         assert_ne!(id(&first), id(&second), "the tag was moved back");
 
         let none = lab.fails(&["rollback"]);
-        let sentence = "windlass: there is no generation before 1; `windlass generations` lists them\n";
+        let sentence = "windlass: there is no generation before 1\nhint: `windlass generations` lists them\n";
         assert_eq!(none, (2, sentence.to_owned()));
         assert!(lab.fails(&["rollback", "9"]).1.contains("there is no generation 9; there are: 1, 2, 3"));
         lab.ok(&["rollback", "3"]);

@@ -428,8 +428,8 @@ fn what_is_loaded_again_by_force_does_not_disturb_who_runs_it() {
         if options.len() == 1 {
             assert!(forced.last().contains("1 loaded, 0 present"), "{forced:?}");
         } else {
-            let sentence = "image app: localhost/app:1 cannot be loaded anew while container c uses it; remove that one \
-                            first: `podman rm --force c`\n";
+            let sentence = "image app: localhost/app:1 cannot be loaded anew while container c uses it\n\
+                            hint: `podman rm --force c` removes the container\n";
             assert!(forced.code == 1 && forced.stderr.starts_with(sentence), "{forced:?}");
         }
         let names =

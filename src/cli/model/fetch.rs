@@ -110,7 +110,7 @@ pub(super) fn run(args: &ModelFetchArgs, printer: &Printer, session: &Session) -
         ))?;
     }
     if lacking > 0 && !args.dry_run {
-        return Err(offline(format!("{} would have to be fetched; run this without --offline", size(lacking))));
+        return Err(offline(format!("{} would have to be fetched", size(lacking))).hint("run this without --offline"));
     }
     Ok(())
 }

@@ -126,7 +126,9 @@ pub(super) fn run(args: &UpstreamFetchArgs, printer: &Printer, session: &Session
     if args.offline && !report.incomplete.is_empty() {
         let bytes: u64 = report.blobs.values().filter(|row| row.outcome == "missing").map(|row| row.size).sum();
         let blobs = count(missing.len(), "blob");
-        return Err(offline(format!("{blobs} would have to be fetched, {}; run this without --offline", size(bytes))));
+        return Err(
+            offline(format!("{blobs} would have to be fetched, {}", size(bytes))).hint("run this without --offline")
+        );
     }
     if !failures.is_empty() {
         return Err(several(format!("{} could not be fetched", count(failures.len(), "blob")), classes(&failures)));

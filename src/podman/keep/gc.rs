@@ -202,6 +202,13 @@ impl Classified for GcError {
             Self::InUse(_) | Self::StillNeeded => Class::Failed,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unconfirmed(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// What is loaded, and has no other user.

@@ -38,6 +38,13 @@ impl Classified for UnloadError {
             Self::Generations(error) => error.class(),
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Gc(error) => error.hint(),
+            _ => None,
+        }
+    }
 }
 
 /// What of the current generation goes.

@@ -52,6 +52,13 @@ impl Classified for VerifyError {
             Self::Stopped(error) => error.class(),
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Decide(error) => error.hint(),
+            Self::Stopped(_) => None,
+        }
+    }
 }
 
 /// What mends a problem.

@@ -37,10 +37,7 @@ pub(crate) enum LoadError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// Podman does not let go of what a container uses, and would prefer it to what is loaded.
-    #[error(
-        "{reference} cannot be loaded anew while container {container} uses it; remove that one first: \
-         `podman rm --force {container}`"
-    )]
+    #[error("{reference} cannot be loaded anew while container {container} uses it")]
     InUse {
         /// The image.
         reference: String,
@@ -48,9 +45,7 @@ pub(crate) enum LoadError {
         container: String,
     },
     /// Podman does not have what was loaded.
-    #[error(
-        "{reference} was loaded and taken away again, because Podman {found}; see whether the podman on PATH is the real one, and `windlass doctor`"
-    )]
+    #[error("{reference} was loaded and taken away again, because Podman {found}")]
     NotThere {
         /// The image.
         reference: String,
@@ -71,6 +66,18 @@ impl Classified for LoadError {
             Self::Write(error) => error.class(),
             Self::NotThere { .. } => Class::Unverified,
             Self::InUse { .. } => Class::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Decide(error) => error.hint(),
+            Self::Pull(error) => error.hint(),
+            Self::InUse { container, .. } => Some(format!("`podman rm --force {container}` removes the container")),
+            Self::NotThere { .. } => {
+                Some("see whether the podman on PATH is the real one, and what `windlass doctor` says".to_owned())
+            }
+            _ => None,
         }
     }
 }

@@ -61,7 +61,7 @@ pub enum PullError {
     Write(#[from] WriteError),
     /// It would not fit; nothing was written.
     #[error(
-        "{image} needs {} in {} while it is loaded ({} of them stay), and {} are free; nothing was changed; free some: `windlass gc`, or `podman image prune`",
+        "{image} needs {} in {} while it is loaded ({} of them stay), and {} are free; nothing was changed",
         size(*needed),
         graph_root.display(),
         size(*layers),
@@ -80,7 +80,7 @@ pub enum PullError {
         free: u64,
     },
     /// It did not fit; what was written is gone again.
-    #[error("{image} does not fit in {graph_root}: {said}; free some space: `windlass gc`, or `podman image prune`", graph_root = graph_root.display())]
+    #[error("{image} does not fit in {graph_root}: {said}", graph_root = graph_root.display())]
     Full {
         /// The image.
         image: String,
@@ -110,9 +110,7 @@ pub enum PullError {
         name: String,
     },
     /// The program ended well, and Podman has another image under that name.
-    #[error(
-        "{program} said that {name} is loaded, but Podman has {found} there instead of {expected}; if nothing else loads images, remove it (`podman rmi {name}`) and load it again"
-    )]
+    #[error("{program} said that {name} is loaded, but Podman has {found} there instead of {expected}")]
     OtherImage {
         /// The program.
         program: &'static str,
@@ -134,6 +132,18 @@ impl Classified for PullError {
             Self::NotThere { .. } | Self::OtherImage { .. } => Class::Unverified,
             Self::NoSpace { .. } | Self::Full { .. } => Class::NoSpace,
             Self::LayerGone { .. } => Class::Failed,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoSpace { .. } | Self::Full { .. } => {
+                Some("`windlass gc` and `podman image prune` free space".to_owned())
+            }
+            Self::OtherImage { name, .. } => {
+                Some(format!("if nothing else loads images, `podman rmi {name}`, and load it again"))
+            }
+            _ => None,
         }
     }
 }
