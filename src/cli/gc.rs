@@ -133,22 +133,24 @@ pub(super) fn run(args: &GcArgs, printer: &Printer, session: &Session) -> Result
             return printer.line("nothing was removed");
         }
     }
+    let drawing = session.draw("cleaning up");
     let mut done = |removed: &Removed| {
         if !printer.json() {
-            let said = match &removed.error {
-                None => printer.line(line("removed", &removed.removal)),
+            let said = drawing.beside(|| match &removed.error {
+                None => printer.line(line("removed", &removed.removal)).and_then(|()| printer.flush()),
                 Some(error) => {
                     printer.note(format!("{}: {error}", removed.removal.name));
                     Ok(())
                 }
-            };
-            drop(said.and_then(|()| printer.flush()));
+            });
+            drop(said);
         }
     };
     if !printer.json() && request.classes.iter().eq([&GarbageClass::Temp]) {
         printer.line("Cleaning up temporary build artifacts only…")?;
     }
     let (plan, removed) = host.gc(&request, &mut done, progress)?;
+    drop(drawing);
     let row = |removed| {
         let Removed { removal, error }: &Removed = removed;
         GcRow { removal, removed: error.is_none(), error: error.as_ref().map(ToString::to_string) }

@@ -28,6 +28,7 @@ mod nix_builder;
 mod output;
 mod plan;
 mod printer;
+mod progress_line;
 mod push;
 mod registry;
 mod repair;

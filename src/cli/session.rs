@@ -10,7 +10,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::printer::{is_quiet, note, size};
+use super::printer::{is_quiet, note};
+use super::progress_line::{ProgressLine, Shown};
 use crate::disk::progress::Progress;
 
 /// The signals that stop a job.
@@ -124,12 +125,13 @@ impl Drop for Drawing {
 
 fn draw(verb: &'static str, bar: &ProgressBar, progress: &Progress, done: &AtomicBool) {
     let style =
-        ProgressStyle::with_template("{prefix} [{bar:32}] {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-    bar.set_style(style.progress_chars("=> "));
+        |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let bytes = style("{prefix} [{bar:32}] {msg}").progress_chars("=> ");
+    let busy = style("{prefix} {spinner} {msg}");
     bar.set_prefix(verb);
     let terminal = stderr().is_terminal() && !is_quiet();
     let start = Instant::now();
-    let mut told = None;
+    let (mut told, mut line) = (None, ProgressLine::default());
     while !done.load(Ordering::Relaxed) {
         std::thread::park_timeout(Duration::from_millis(100));
         let elapsed = start.elapsed();
@@ -148,11 +150,19 @@ fn draw(verb: &'static str, bar: &ProgressBar, progress: &Progress, done: &Atomi
         if bar.is_hidden() {
             bar.set_draw_target(ProgressDrawTarget::stderr());
         }
-        let (now, all) = (progress.done(), progress.expected());
-        let rate = u128::from(now) * 1000 / elapsed.as_millis().max(1);
-        bar.set_length(all.max(now));
-        bar.set_position(now);
-        bar.set_message(format!("{} of {}, {}/s", size(now), size(all), size(u64::try_from(rate).unwrap_or(u64::MAX))));
+        match line.at(elapsed, progress.done(), progress.expected(), progress.current_step()) {
+            Shown::Bytes { done, all, text } => {
+                bar.set_style(bytes.clone());
+                bar.set_length(all);
+                bar.set_position(done);
+                bar.set_message(text);
+            }
+            Shown::Busy(text) => {
+                bar.set_style(busy.clone());
+                bar.set_message(text);
+                bar.tick();
+            }
+        }
     }
     bar.finish_and_clear();
 }

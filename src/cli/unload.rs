@@ -81,7 +81,9 @@ pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Re
     if !args.dry_run {
         host.settle_now(progress)?;
     }
+    let drawing = session.draw("unloading");
     let unloaded = host.unload(&choice, !args.dry_run, progress)?;
+    drop(drawing);
     let removed: Vec<&Removal> = unloaded.removed.iter().map(|removed| &removed.removal).collect();
     let bytes = removed.iter().map(|removal| removal.bytes).sum();
     let collectable = removed.iter().map(|removal| removal.collectable).sum();

@@ -21,6 +21,9 @@ pub struct Progress {
     network: AtomicU64,
     kept: AtomicU64,
     waiting: Mutex<Option<PathBuf>>,
+    /// What is at work without counting bytes, the longest first.
+    steps: Mutex<Vec<(u64, String)>>,
+    last_step: AtomicU64,
     patience: AtomicU64,
     stop: Arc<AtomicBool>,
     /// Whether a part of the job has seen that it is to stop.
@@ -67,6 +70,19 @@ impl Progress {
     /// Counts bytes that need not be received: they are there from a run before.
     pub(crate) fn count_kept(&self, bytes: u64) {
         self.kept.fetch_add(bytes, Relaxed);
+    }
+
+    /// Says that something is at work that counts no bytes (another program, the disk) for as long as the guard lives: with
+    /// what a sentence begins, `Podman takes localhost/app:1`.
+    pub(crate) fn step(&self, what: impl Into<String>) -> Step<'_> {
+        let number = self.last_step.fetch_add(1, Relaxed);
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).push((number, what.into()));
+        Step { progress: self, number }
+    }
+
+    /// Of what is at work without counting bytes, that which began first: a program is a part of what it was started for.
+    pub(crate) fn current_step(&self) -> Option<String> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner).first().map(|(_, what)| what.clone())
     }
 
     /// Says that another process holds this lock, and that the job waits for it.
@@ -222,6 +238,21 @@ impl Progress {
         } else {
             Ok(())
         }
+    }
+}
+
+/// A part of a job that counts no bytes; see [`Progress::step`].
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Step<'a> {
+    progress: &'a Progress,
+    number: u64,
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        let mut steps = self.progress.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.retain(|(number, _)| *number != self.number);
     }
 }
 

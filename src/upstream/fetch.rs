@@ -12,6 +12,7 @@ use super::nix::{BlobStore, store_name};
 use super::place::{BlobPlace, ParsePlaceError, PlaceError, WantedBlob, take_first};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
+use crate::disk::size::size;
 use crate::disk::{AtPath, WriteError};
 use crate::nix::store::NixError;
 use crate::oci::digest::Digest;
@@ -260,7 +261,9 @@ impl Fetcher<'_> {
         let file = self.cache.join(store_name(digest));
         let network = take_first(&job.places, self.registries, job.insecure, job.wanted, &file, self.progress);
         let network = network.map_err(FetchCause::Places)?;
+        let step = self.progress.step(format!("Nix adds {} ({})", digest.short(), size(job.wanted.size)));
         self.store.add(digest, &file).map_err(FetchCause::Nix)?;
+        drop(step);
         // From now on the store has it; a link that fails is told, and the next run tries again.
         drop(fs::remove_file(&file));
         self.store.keep(digest, self.roots).map_err(FetchCause::Nix)?;

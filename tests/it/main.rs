@@ -102,6 +102,7 @@ mod sizes;
 mod small_engine;
 mod status;
 mod strict;
+mod terminal;
 mod undo;
 mod unload;
 mod unpack;

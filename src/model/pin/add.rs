@@ -253,6 +253,7 @@ impl Adder<'_> {
         let failed = |source| AddError::Read { path: path.to_owned(), source };
         // Nix takes what a link is for a link.
         let real = path.canonicalize().map_err(failed)?;
+        let _step = self.progress.step(format!("Nix adds {}", path.display()));
         if real.file_name().is_some_and(|name| name == fixed.name()) {
             self.store.add(fixed, &real)?;
             return Ok(());

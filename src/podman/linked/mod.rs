@@ -312,6 +312,7 @@ impl StoreChange<'_> {
                 links.link_to(&target, &link)?;
             }
         }
+        let _step = progress.step(format!("the disk of {} writes what it holds back", self.store.path.display()));
         rustix::fs::syncfs(&self.root).at("sync", &self.store.path)?;
         self.edit("layers", progress, |stored: &mut Vec<StoredLayer>| {
             for layer in layers {

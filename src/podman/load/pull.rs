@@ -211,6 +211,7 @@ pub fn pull(
     // What is removed need not be written first.
     drop(work);
     // Podman syncs its records, but no layer: after a power loss a layer could have holes that no check finds.
+    let _step = progress.step(format!("the disk of {} writes what it holds back", root.display()));
     syncfs(Dir::open(root)?).at("sync", root)?;
     check(engine, &pulled, &image.summary().reference, platform.config_digest, progress)?;
     Ok(pulled)
@@ -341,6 +342,8 @@ impl PullWork {
         let summary = image.summary();
         let name = permanent_name(image);
         let action = format!("load {name}");
+        let size = size(platform.layers.iter().map(|layer| layer.diff_size()).sum());
+        let _step = progress.step(format!("Podman unpacks {} ({size})", summary.reference));
         // By their names skopeo and Podman find manifests of OCI's types alone; it is the only one there.
         let named = matches!(image.image().top.media_type, MediaType::ImageManifest | MediaType::ImageIndex);
         let reference = if named { format!(":{}", summary.reference) } else { String::new() };

@@ -84,6 +84,7 @@ pub(crate) fn run_within(
     limit: Option<Duration>,
 ) -> Result<ProgramOutcome, ClientError> {
     progress.check().map_err(ClientError::Stopped)?;
+    let _step = progress.step(format!("{program} is at work"));
     let start = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => ClientError::Missing { program },
         _ => ClientError::Start { program, source },
