@@ -13,6 +13,22 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::class::{Class, Classified};
 
+/// Where a name was looked for, for [`no_such`].
+pub(crate) const LOADED: &str = " among what is loaded";
+
+/// What is said of a name that leads to nothing, wherever names are given: `there is no image 'app' among what is loaded; there
+/// are: redis`. `place` says where it was looked for, with a blank before it.
+pub(crate) fn no_such(
+    what: &str,
+    name: impl fmt::Display,
+    place: &str,
+    there: impl IntoIterator<Item: fmt::Display>,
+) -> String {
+    let there: Vec<String> = there.into_iter().map(|name| name.to_string()).collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    format!("there is no {what} '{name}'{place}; there are: {there}")
+}
+
 /// Why a text is not the name or place that it should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {

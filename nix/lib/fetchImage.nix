@@ -48,7 +48,7 @@ let
     if content.version or null != 1 then
       wrong "the lock is of version ${toString (content.version or "?")}, and this windlass knows version 1; update windlass"
     else
-      content.images.${name} or (wrong "the lock has no image '${name}'; it has: ${list (attrNames content.images)}");
+      content.images.${name} or (wrong "there is no image '${name}' in the lock; there are: ${list (attrNames content.images)}");
   locked =
     if image.locked or null == null then
       wrong "${name} is not resolved yet; run `windlass upstream update --image ${name}`"

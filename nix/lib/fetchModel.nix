@@ -158,10 +158,10 @@ let
         if content.version or null != 1 then
           wrong "the lock is of version ${toString (content.version or "?")}, and this windlass knows version 1; update windlass"
         else if name == null then
-          wrong "a lock needs the name of a model; it has: ${list (attrNames content.models)}"
+          wrong "a lock needs the name of a model; there are: ${list (attrNames content.models)}"
         else
           content.models.${name}
-            or (wrong "the lock has no model '${name}'; it has: ${list (attrNames content.models)}");
+            or (wrong "there is no model '${name}' in the lock; there are: ${list (attrNames content.models)}");
       isLocal = filter (entry: entry.url or null == null) model.files != [ ];
       # Of the model's page, or of the card beside its files, where their headers do not say it.
       licence = if model.facts.licence or null == null then model.licence or null else null;

@@ -303,7 +303,7 @@ in
       ++ lib.mapAttrsToList (slot: model: {
         assertion = builtins.any (stack: stack.models ? ${model}) (attrValues cfg.stacks);
         message = ''
-          virtualisation.windlass.models.${slot}: no stack has a model '${model}'; there are:
+          virtualisation.windlass.models.${slot}: there is no model '${model}' in any stack; there are:
           ${toString (concatMap (stack: builtins.attrNames stack.models) (attrValues cfg.stacks))}
         '';
       }) cfg.models

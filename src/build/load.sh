@@ -111,7 +111,7 @@ only="$*"
 for name in "$@"; do
     case " $all " in
     *" $name "*) ;;
-    *) fail 2 "'$name' is not a name of this stack; it has: $all" ;;
+    *) fail 2 "there is no image '$name' in this stack; there are: $all" ;;
     esac
 done
 @LOADS@

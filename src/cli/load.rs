@@ -24,6 +24,7 @@ use crate::engine::target::{
 };
 use crate::image::layout::ImageDir;
 use crate::image::summary::ImageKind;
+use crate::names::no_such;
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::{LoadError, PodmanImageOutcome, PodmanLoadResult};
 
@@ -465,7 +466,7 @@ pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<LoadTarg
     if !only.is_empty() {
         let names: Vec<String> = targets.iter().map(|target| target.name.to_string()).collect();
         if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
-            return Err(usage(format!("--image {unknown}: there is no such image; there are: {}", names.join(", "))));
+            return Err(usage(no_such("image", unknown, " in what is to be loaded", &names)));
         }
         targets.retain(|target| only.iter().any(|name| target.name == *name));
     }

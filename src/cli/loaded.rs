@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::engine::generations::GenerationEntry;
 use crate::engine::target::LoadTarget;
 use crate::image::layout::{ImageDir, LayoutError};
+use crate::names::{LOADED, no_such};
 use crate::podman::load::decide::PodmanHost;
 
 /// An image of the current generation, with its directory, or why that is gone.
@@ -15,8 +16,7 @@ pub(super) fn loaded(host: &PodmanHost, names: &[String]) -> Result<Option<Vec<L
     let Some(generation) = host.generations().current()? else { return Ok(None) };
     let known = |name: &&String| generation.entries.iter().any(|entry| entry.name == **name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
-        let there: Vec<&str> = generation.entries.iter().map(|entry| &*entry.name).collect();
-        return Err(usage(format!("{unknown} is not loaded; there are: {}", there.join(", "))));
+        return Err(usage(no_such("image", unknown, LOADED, generation.entries.iter().map(|entry| &entry.name))));
     }
     let wanted =
         generation.entries.into_iter().filter(|entry| names.is_empty() || names.iter().any(|name| entry.name == *name));

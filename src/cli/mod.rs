@@ -17,6 +17,7 @@ mod foretell;
 mod gc;
 mod generations;
 mod host;
+mod input;
 mod inspect;
 mod lint;
 mod load;
@@ -49,7 +50,7 @@ use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::env::CompleteEnv;
 
 use self::printer::{Colour, Printer};
@@ -124,8 +125,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // A shell that asks wrongly gets no names.
         Err(_) => return ExitCode::FAILURE,
     }
-    let cli = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => cli,
+    let given = Cli::command().try_get_matches_from(&arguments);
+    let (given, cli) = match given.and_then(|given| Cli::from_arg_matches(&given).map(|cli| (given, cli))) {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Help and version are no failures: clap knows where each goes.
             let failed = error.use_stderr();
@@ -139,6 +141,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let printer = Printer::new(cli.json, cli.quiet, cli.color);
+    if let Err(missing) = input::check(&given) {
+        return failure::report(&missing, &printer);
+    }
     // Verbs that write stop at a signal and tidy up; the others may just be killed.
     let session = OnceCell::new();
     let start = || session.get_or_init(Session::start);

@@ -8,6 +8,7 @@ use super::load::run_words;
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::image::summary::ImageKind;
+use crate::names::{LOADED, no_such};
 
 const EXAMPLE: &str = "Examples:
   windlass run redis --publish 6379:6379
@@ -39,8 +40,7 @@ pub(super) fn run(args: &RunArgs, progress: &Progress) -> Result<()> {
     };
     let images = || current.entries.iter().filter(|entry| entry.kind != ImageKind::Model);
     let Some(entry) = images().find(|entry| *entry.name == *args.name) else {
-        let there: Vec<&str> = images().map(|entry| &*entry.name).collect();
-        return Err(usage(format!("{} is not an image that is loaded; there are: {}", args.name, there.join(", "))));
+        return Err(usage(no_such("image", &args.name, LOADED, images().map(|entry| &entry.name))));
     };
     let mut parts = args.words.splitn(2, |word| word == "--");
     let (options, words) = match args.words.first() {

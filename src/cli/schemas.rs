@@ -17,6 +17,7 @@ use super::{
 };
 use super::{model, upstream};
 use crate::model::forms::ollama::OllamaSpec;
+use crate::names::no_such;
 use crate::spec::{ImageSpec, IndexSpec, LayerSpec, ModelSpec, OciSpec, StackSpec, UpstreamSpec};
 
 /// The number of the format that all of them are of.
@@ -142,7 +143,7 @@ pub(super) fn run(args: &SchemaArgs, printer: &Printer) -> Result<()> {
     }
     let wanted = args.name.join(" ");
     let Some((name, schema)) = all.iter().find(|(name, _)| *name == wanted) else {
-        return Err(usage(format!("there is no schema '{wanted}'; there are: {}", names.join(", "))));
+        return Err(usage(no_such("schema", wanted, "", names)));
     };
     let mut schema = schema().to_value();
     schema["$id"] = format!("urn:windlass:schema:{}:{VERSION}", name.replace(" --", "-").replace(' ', "-")).into();

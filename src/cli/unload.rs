@@ -10,6 +10,7 @@ use super::session::Session;
 use crate::engine::Engine;
 use crate::engine::generations::GenerationEntry;
 use crate::image::summary::ImageKind;
+use crate::names::{LOADED, no_such};
 use crate::podman::keep::gc::{KeptItem, Removal};
 use crate::podman::keep::unload::choose;
 
@@ -76,7 +77,7 @@ pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Re
         there.dedup();
         // As it was typed.
         let typed = names.iter().position(|name| *name == unknown).map_or(unknown.as_str(), |n| args.names[n].as_str());
-        usage(format!("{typed} is not loaded; there are: {}", there.join(", ")))
+        usage(no_such("image or stack", typed, LOADED, there))
     })?;
     if !args.dry_run {
         host.settle_now(progress)?;

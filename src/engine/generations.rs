@@ -37,7 +37,7 @@ use crate::image::LayerRecord;
 use crate::image::json::parse_versioned;
 use crate::image::layout::{ImageDir, LayoutError, VERSION};
 use crate::image::summary::{ImageKind, PlatformRecord};
-use crate::names::Name;
+use crate::names::{Name, no_such};
 use crate::nix::store::NixPlaces;
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
@@ -55,7 +55,7 @@ pub enum GenerationError {
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// A number that is not there.
-    #[error("there is no generation {number}; there are: {}", list(.there))]
+    #[error("{}", no_such("generation", .number, "", .there))]
     Unknown {
         /// What was asked for.
         number: u64,
@@ -72,13 +72,6 @@ impl Classified for GenerationError {
             Self::Unknown { .. } => Class::Usage,
         }
     }
-}
-
-fn list(numbers: &[u64]) -> String {
-    if numbers.is_empty() {
-        return "none".to_owned();
-    }
-    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// One image or model of a generation.

@@ -14,6 +14,7 @@ use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::disk::size::size;
 use crate::disk::{AtPath, WriteError};
+use crate::names::no_such;
 use crate::nix::store::NixError;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
@@ -23,12 +24,12 @@ use crate::oci::platform::Platform;
 #[non_exhaustive]
 pub(crate) enum FetchError {
     /// An image that is not in the lock.
-    #[error("the lock has no image '{name}'; it has: {there}")]
+    #[error("{}", no_such("image", .name, " in the lock", .there))]
     NoImage {
         /// What was asked for.
         name: String,
         /// What there is.
-        there: String,
+        there: Vec<String>,
     },
     /// An image that is not looked up yet.
     #[error("image '{0}' was not looked up yet; do that with: windlass upstream update --image {0}")]
@@ -104,7 +105,7 @@ impl Selection<'_> {
         for name in self.images {
             match lock.images.get(name) {
                 None => {
-                    let there = lock.images.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    let there = lock.images.keys().cloned().collect();
                     return Err(FetchError::NoImage { name: name.clone(), there });
                 }
                 Some(image) if image.locked.is_none() => return Err(FetchError::Pending(name.clone())),

@@ -125,8 +125,10 @@ pub(crate) struct Mirrored {
     pub(crate) written: usize,
     /// Blobs that were there.
     pub(crate) present: usize,
-    /// Bytes that came from upstream.
+    /// Bytes of blobs that came from upstream.
     pub(crate) fetched: u64,
+    /// Bytes of blobs that went to the registry that is the mirror.
+    pub(crate) sent: u64,
     /// Whether the index is in the registry; it takes none whose platforms are not all there.
     pub(crate) whole: bool,
 }
@@ -278,7 +280,10 @@ impl Mirror<'_> {
             if in_store.is_none() {
                 drop(fs::remove_file(&cached));
             }
-            copying.count(|done| done.written += 1);
+            copying.count(|done| {
+                done.written += 1;
+                done.sent += size;
+            });
             Ok(())
         })?;
         let push = |which: &str, raw: &RawText| {

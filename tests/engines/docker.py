@@ -72,7 +72,7 @@ def load_script(row, stack, variant):
     row.run("docker", "tag", model, stack.tag)
     check(load("app") == "0 loaded, 1 present", "an image without its tag was loaded again")
     check_image(row, stack, variant)
-    check(load("ap", code=2) == f"load.sh: 'ap' is not a name of this stack; it has: {stack.model} app", "another name was taken")
+    check(load("ap", code=2) == f"load.sh: there is no image 'ap' in this stack; there are: {stack.model} app", "another name was taken")
     gone = load(code=7, env={"DOCKER_HOST": f"unix://{WORK}/nothing"})
     check(gone == "load.sh: docker does not answer; start its daemon, or set DOCKER_HOST to one that runs", "a daemon that is not there is not told")
     check("knows podman and docker" in load(code=2, env={"ENGINE": "ctr"}), "another engine was taken")

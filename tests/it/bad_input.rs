@@ -119,7 +119,7 @@ fn specs_that_are_wrong_name_the_key() {
     let (code, sentence) = env.refused(&mut env.windlass(["build", "spec.json", "--output", "out"]));
     assert_eq!((code, sentence.as_str()), (2, "spec.json: not JSON: EOF while parsing an object at line 1 column 1"));
     let missing = env.refused(&mut env.windlass(["build", "none.json", "--output", "out"]));
-    assert_eq!(missing, says(1, "read none.json: No such file or directory (os error 2)"));
+    assert_eq!(missing, says(2, "none.json: there is no such file or directory"));
 }
 
 #[test]

@@ -256,9 +256,10 @@ fn completions_and_man_pages() {
 fn json_is_an_object_for_errors_too() {
     let env = Env::new();
     for (arguments, code, class) in [
-        (&["inspect", "nothing", "--json"][..], 1, "failed"),
+        (&["inspect", "nothing", "--json"][..], 2, "usage"),
+        (&["inspect", ".", "--json"], 1, "failed"),
         (&["load", "--nothing", "--json"], 2, "usage"),
-        (&["--json", "lint", "nothing.json"], 1, "failed"),
+        (&["--json", "lint", "nothing.json"], 2, "usage"),
         (&["lint", "--json"], 2, "usage"),
     ] {
         let output = env.windlass(arguments).output().unwrap();

@@ -236,7 +236,7 @@ fn what_is_no_compose_file_is_refused_with_its_line() {
     let refused = env.refused(&mut env.windlass(["compose", "import", "f.yml", "--env-file", "v.env"]));
     assert_eq!(refused, (2, "v.env:2: has a quote without its end".to_owned()));
     let refused = env.refused(&mut env.windlass(["compose", "import", "none.yml"]));
-    assert_eq!(refused, (1, "read none.yml: No such file or directory (os error 2)".to_owned()));
+    assert_eq!(refused, (2, "none.yml: there is no such file or directory".to_owned()));
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn back_and_forth_gives_exactly_what_a_generation_had() {
         let none = lab.fails(&["rollback"]);
         let sentence = "windlass: there is no generation before 1\nhint: `windlass generations` lists them\n";
         assert_eq!(none, (2, sentence.to_owned()));
-        assert!(lab.fails(&["rollback", "9"]).1.contains("there is no generation 9; there are: 1, 2, 3"));
+        assert!(lab.fails(&["rollback", "9"]).1.contains("there is no generation '9'; there are: 1, 2, 3"));
         lab.ok(&["rollback", "3"]);
         // What a load brings again is the same generation.
         lab.ok(&["load", &other]);

@@ -16,7 +16,8 @@ fn options_choose_and_json_tells_everything() {
     assert_eq!((unready.code, unready.stderr.as_str()), (7, sentence));
     let podman = Podman::linked();
     let unknown = podman.load(stack(), &["--image", "redi"]);
-    let there = "windlass: --image redi: there is no such image; there are: smollm2, llama-cpp, postgres, redis\n";
+    let there =
+        "windlass: there is no image 'redi' in what is to be loaded; there are: smollm2, llama-cpp, postgres, redis\n";
     assert_eq!((unknown.code, unknown.stderr.as_str()), (2, there));
 
     let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");

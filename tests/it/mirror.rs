@@ -72,6 +72,14 @@ fn a_registry_gets_what_it_lacks() {
     let to = format!("docker://{}/m", other.host);
     let out = mirror(&podman, &["--to", &to, "--insecure", "--set-source"]);
     assert!(out.starts_with(&format!("app: {to}/app\n1 image: {blobs} blobs written, 0 present; ")), "{out}");
+    // What was received and not in the Nix store went out again as it came.
+    let network = out.trim_end().rsplit_once("; network ").unwrap().1;
+    let (sum, parts) = network.split_once(" (").unwrap();
+    let (received, sent) = parts.strip_suffix(" sent)").unwrap().split_once(" received, ").unwrap();
+    let numbers = [sum, received, sent].map(|size| size.strip_suffix(" MB").unwrap().parse::<f64>().unwrap());
+    let locked = lock(&podman)["blobs"].as_object().unwrap().clone();
+    let all = locked.values().map(|blob| blob["size"].as_f64().unwrap()).sum::<f64>() / 1e6;
+    assert!((numbers[2] - all).abs() < 0.1 && (numbers[0] - numbers[1] - numbers[2]).abs() < 0.11, "{out} {all}");
     let out = mirror(&podman, &["--to", &to, "--insecure"]);
     assert!(out.ends_with(&format!("1 image: 0 blobs written, {blobs} present; network 0 B\n")), "{out}");
     let at = format!("{to}/app:1");

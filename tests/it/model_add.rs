@@ -234,10 +234,17 @@ fn all_shards_come_whichever_is_named() {
     assert_eq!(local["files"][1].get("url"), None);
     fs::remove_file(user.env.path("local/two-00002-of-00002.gguf")).unwrap();
     let (code, _, err) = user.add(&hub, &["local/two-00001-of-00002.gguf", "--name", "broken"]);
-    assert!(code == 2 && err.contains("local has no file two-00002-of-00002.gguf"), "{code} {err}");
+    assert!(
+        code == 2 && err.contains("there is no file 'two-00002-of-00002.gguf' in local; there are: "),
+        "{code} {err}"
+    );
     hub.state().files.remove(names[1]);
     let (code, _, err) = user.add(&hub, &["hf:org/repo/q/two-00001-of-00002.gguf", "--name", "gone"]);
-    assert!(code == 2 && err.contains("org/repo at 111111111111 has no file q/two-00002-of-00002.gguf"), "{err}");
+    assert!(
+        code == 2
+            && err.contains("there is no file 'q/two-00002-of-00002.gguf' in org/repo at 111111111111; there are: "),
+        "{err}"
+    );
 }
 
 #[test]
@@ -331,7 +338,7 @@ fn a_lock_is_enough_and_too_little_space_is_known_before() {
     assert_eq!(fs::read(other.fixed("m.gguf", &model)).unwrap(), model);
     assert_eq!((fetch(&["--offline"]).0, fs::read(lock).unwrap()), (0, user.lock()));
     let (code, _, err) = fetch(&["n"]);
-    assert!(code == 2 && err.contains("there is no model 'n'; it has m"), "{code} {err}");
+    assert!(code == 2 && err.contains("there is no model 'n'; there are: m"), "{code} {err}");
 }
 
 #[test]

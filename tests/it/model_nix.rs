@@ -165,8 +165,8 @@ fn what_is_wrong_is_said_at_evaluation() {
     let file = json!({ "name": "m.gguf", "path": "m.gguf", "size": 1, "sha256": "abc" });
     let model = json!({ "m": { "source": { "ref": "./m.gguf", "floating": false }, "files": [file] } });
     for (arguments, said) in [
-        (format!("lock = {}; name = \"n\";", lock(model.clone())), "the lock has no model 'n'; it has: m"),
-        (format!("lock = {};", lock(model.clone())), "a lock needs the name of a model; it has: m"),
+        (format!("lock = {}; name = \"n\";", lock(model.clone())), "there is no model 'n' in the lock; there are: m"),
+        (format!("lock = {};", lock(model.clone())), "a lock needs the name of a model; there are: m"),
         (format!("lock = {}; name = \"m\";", lock(model)), "sha256 is not 64 lower-case hex digits"),
         ("lock = { version = 2; models = { }; };".to_owned(), "the lock is of version 2"),
         (r#"url = "https://h/m.gguf";"#.to_owned(), "needs its sha256; `windlass model add https://h/m.gguf`"),

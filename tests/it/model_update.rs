@@ -70,7 +70,7 @@ fn a_branch_that_moved_is_told_and_taken() {
     let report: Value = serde_json::from_slice(&nowhere.stdout).unwrap();
     assert_eq!((nowhere.status.code(), &report["models"][0]["status"]), (Some(1), &json!("unknown")), "{report}");
     let (code, _, err) = run(&user, &hub, &["check", "n"]);
-    assert!(code == 2 && err.contains("there is no model 'n'; it has m"), "{err}");
+    assert!(code == 2 && err.contains("there is no model 'n'; there are: m"), "{err}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn what_cannot_work_is_an_assertion() {
             ),
             (
                 r#"{ virtualisation.windlass.models.chat = "qwen3"; }"#,
-                "virtualisation.windlass.models.chat: no stack has a model 'qwen3'; there are: words",
+                "virtualisation.windlass.models.chat: there is no model 'qwen3' in any stack; there are: words",
             ),
             (
                 r#"{ systemd.services.other.serviceConfig.RuntimeDirectory = "other redis"; }"#,

@@ -134,7 +134,7 @@ fn load_sh_names_what_is_missing_and_believes_only_what_it_sees() {
     let unknown = load(&podman, &["redi"]);
     assert_eq!(
         (unknown.status.code(), text(&unknown.stderr).as_str()),
-        (Some(2), "load.sh: 'redi' is not a name of this stack; it has: smollm2 llama-cpp postgres redis\n")
+        (Some(2), "load.sh: there is no image 'redi' in this stack; there are: smollm2 llama-cpp postgres redis\n")
     );
     assert_eq!(text(&load(&podman, &["redis"]).stdout).lines().last(), Some("1 loaded, 0 present"));
 

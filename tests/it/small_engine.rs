@@ -360,7 +360,7 @@ fn a_generation_is_gone_back_to_as_far_as_it_is_whole() {
     let unknown = activate(&engine, 7, &mut |_| {}, &progress).unwrap_err();
     assert_eq!(
         (unknown.class(), unknown.to_string().as_str()),
-        (Class::Usage, "there is no generation 7; there are: 1, 2")
+        (Class::Usage, "there is no generation '7'; there are: 1, 2")
     );
 }
 

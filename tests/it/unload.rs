@@ -63,7 +63,10 @@ fn after_a_load_it_is_said_what_to_type_and_run_is_a_word_for_it() {
     let ends = lab.windlass(&["run", "redis", "--rm", "--network=none", "--", "/bin/busybox", "sh", "-c", "exit 43"]);
     assert_eq!({ ends }.status().unwrap().code(), Some(43));
     let unknown = lab.fails(&["run", "qdrant"]);
-    assert_eq!(unknown, (2, "windlass: qdrant is not an image that is loaded; there are: redis\n".to_owned()));
+    assert_eq!(
+        unknown,
+        (2, "windlass: there is no image 'qdrant' among what is loaded; there are: redis\n".to_owned())
+    );
 }
 
 #[test]
@@ -112,7 +115,10 @@ fn what_is_unloaded_goes_and_a_rollback_brings_it_back() {
         assert!(!lab.graph_root().join("windlass/generations/1").exists());
         assert!(lab.has(&other) && !lab.has(&first));
         let (code, said) = lab.fails(&["unload", "app"]);
-        assert_eq!((code, said.as_str()), (2, "windlass: app is not loaded; there are: $T/other-1, other\n"));
+        assert_eq!(
+            (code, said.as_str()),
+            (2, "windlass: there is no image or stack 'app' among what is loaded; there are: $T/other-1, other\n")
+        );
     }
 }
 

@@ -117,7 +117,7 @@ fn the_lock_holds_what_the_registry_sent_and_says_what_changed() {
     assert!(listed.contains("2 images: 1 pinned, 1 locked by a floating tag, 0 pending, 0 due"), "{listed}");
 
     let (code, _, said) = run(&env, &["remove", "app:main", "other"]);
-    assert!(code == 2 && said.contains("no image 'other'; it has app, app:main"), "{code} {said}");
+    assert!(code == 2 && said.contains("no image 'other'; there are: app, app:main"), "{code} {said}");
     assert_eq!(fs::read(env.path(LOCK)).unwrap(), text);
     let (_, said, _) = run(&env, &["remove", "app"]);
     assert_eq!(said, format!("app removed; 1 image left in {LOCK}\n"));
@@ -195,7 +195,7 @@ fn what_does_not_resolve_leaves_nothing() {
     for (arguments, words) in [
         (&["app", "example.com/a:1", "--insecure"][..], "plain HTTP is for a registry on this machine only"),
         (&["a/b", "redis"], "'a/b' is not a name"),
-        (&["app", "redis", "--cosign-key", "Cargo.toml"], "read Cargo.toml"),
+        (&["app", "redis", "--cosign-key", "Cargo.toml"], "Cargo.toml: there is no such file or directory"),
     ] {
         let (code, sentence) = env.refused(&mut env.windlass([&["upstream", "add"], arguments].concat()));
         assert!(code > 0 && sentence.contains(words), "{sentence}");

@@ -115,7 +115,7 @@ fn a_lock_is_checked_when_it_is_evaluated() {
     type Change<'c> = &'c dyn Fn(&mut Value);
     let cases: [(Change<'_>, &str, &str); 6] = [
         (&|lock| lock["version"] = json!(2), "", "the lock is of version 2, and this windlass knows version 1"),
-        (&|lock| drop(image(lock)), "name = \"other\";", "the lock has no image 'other'; it has: others"),
+        (&|lock| drop(image(lock)), "name = \"other\";", "there is no image 'other' in the lock; there are: others"),
         (
             &|lock| lock["images"]["others"]["locked"] = Value::Null,
             "",

@@ -59,7 +59,10 @@ pub(super) struct UpstreamMirrorRow {
     mirror: String,
     written: usize,
     present: usize,
+    /// Bytes of blobs that came from upstream.
     fetched: u64,
+    /// Bytes of blobs that went to the registry that is the mirror.
+    sent: u64,
     /// Whether all platforms that the upstream index names are there.
     whole: bool,
     why: Option<String>,
@@ -73,7 +76,7 @@ pub(super) fn run(args: &UpstreamMirrorArgs, printer: &Printer, session: &Sessio
     if args.dry_run {
         let row = |name: &str| {
             let mirror = target.place(name).map(|place| place.to_string()).unwrap_or_default();
-            UpstreamMirrorRow { mirror, written: 0, present: 0, fetched: 0, whole: false, why: None }
+            UpstreamMirrorRow { mirror, written: 0, present: 0, fetched: 0, sent: 0, whole: false, why: None }
         };
         let rows: BTreeMap<String, UpstreamMirrorRow> =
             images.iter().map(|(name, _)| ((*name).to_owned(), row(name))).collect();
@@ -105,14 +108,16 @@ pub(super) fn run(args: &UpstreamMirrorArgs, printer: &Printer, session: &Sessio
                 sum.written += done.written;
                 sum.present += done.present;
                 sum.fetched += done.fetched;
-                let Mirrored { written, present, fetched, whole } = *done;
-                UpstreamMirrorRow { mirror: place, written, present, fetched, whole, why: None }
+                sum.sent += done.sent;
+                let Mirrored { written, present, fetched, sent, whole } = *done;
+                UpstreamMirrorRow { mirror: place, written, present, fetched, sent, whole, why: None }
             }
             Err(error) => UpstreamMirrorRow {
                 mirror: place,
                 written: 0,
                 present: 0,
                 fetched: 0,
+                sent: 0,
                 whole: false,
                 why: Some(error.to_string()),
             },
@@ -167,9 +172,14 @@ fn tell(rows: &BTreeMap<String, UpstreamMirrorRow>, sum: Mirrored, printer: &Pri
         let part = if row.whole { "" } else { "; its index names platforms that are not locked, and stays upstream" };
         printer.line(format!("{name}: {}{part}", row.mirror))?;
     }
-    let Mirrored { written, present, fetched, .. } = sum;
+    let Mirrored { written, present, fetched, sent, .. } = sum;
     let images = count(rows.len(), "image");
-    printer.line(format!("{images}: {} written, {present} present; network {}", count(written, "blob"), size(fetched)))
+    let parts = match sent {
+        0 => String::new(),
+        sent => format!(" ({} received, {} sent)", size(fetched), size(sent)),
+    };
+    let network = size(fetched + sent);
+    printer.line(format!("{images}: {} written, {present} present; network {network}{parts}", count(written, "blob")))
 }
 
 fn target(to: &str) -> Result<MirrorTarget> {

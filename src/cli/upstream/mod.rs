@@ -18,6 +18,7 @@ use super::printer::Printer;
 use super::registry::RegistryArgs;
 use super::schemas::{Described, printed};
 use super::session::Session;
+use crate::names::no_such;
 use crate::oci::digest::Digest;
 use crate::upstream::check::select;
 use crate::upstream::lock::UpstreamLock;
@@ -147,9 +148,7 @@ fn chosen(lock: &UpstreamLock, asked: &[String], path: &Path) -> Result<Vec<Stri
 }
 
 fn unknown(lock: &UpstreamLock, name: &str, path: &Path) -> Failure {
-    let names: Vec<&str> = lock.images.keys().map(String::as_str).collect();
-    let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-    usage(format!("{}: there is no image '{name}'; it has {names}", path.display()))
+    usage(format!("{}: {}", path.display(), no_such("image", name, "", lock.images.keys())))
 }
 
 /// The one clock of these verbs.

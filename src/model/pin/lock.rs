@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::class::{Class, Classified};
 use crate::disk::lock_file::{self, LockFile, LockFileError, unique};
 use crate::model::read::facts::Facts;
-use crate::names::is_unprintable;
+use crate::names::{is_unprintable, no_such};
 use crate::nix::store::{FixedFile, fitting_name};
 use crate::oci::digest::Digest;
 use crate::oci::reference::is_repository;
@@ -138,14 +138,14 @@ pub enum ModelLockError {
         problem: String,
     },
     /// A model that is not in the lock.
-    #[error("{path}: there is no model '{name}'; it has {there}", path = path.display())]
+    #[error("{path}: {}", no_such("model", .name, "", .there), path = path.display())]
     Unknown {
         /// The file.
         path: PathBuf,
         /// What was asked for.
         name: String,
         /// What there is.
-        there: String,
+        there: Vec<String>,
     },
 }
 
@@ -233,8 +233,7 @@ impl ModelLock {
     /// If it has none.
     pub(crate) fn model(&self, name: &str, path: &Path) -> Result<&LockedModel, ModelLockError> {
         self.models.get(name).ok_or_else(|| {
-            let names: Vec<&str> = self.models.keys().map(String::as_str).collect();
-            let there = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            let there = self.models.keys().cloned().collect();
             ModelLockError::Unknown { path: path.to_owned(), name: name.to_owned(), there }
         })
     }
@@ -272,7 +271,7 @@ mod tests {
         assert!(text.contains("\"sha256\": \"ba7816bf8f01cfea"), "{text}");
         assert_eq!(lock.model("m", Path::new("l")).unwrap().size(), 3);
         let error = lock.model("n", Path::new("l")).unwrap_err().to_string();
-        assert_eq!(error, "l: there is no model 'n'; it has m");
+        assert_eq!(error, "l: there is no model 'n'; there are: m");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::model::read::facts::{Facts, Inspected};
 use crate::model::read::formats::is_unread;
 use crate::model::read::inspect::{InspectError, files_of, inspect};
 use crate::model::read::named::{Named, file_name, named};
+use crate::names::no_such;
 use crate::nix::store::fitting_name;
 use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
@@ -34,14 +35,14 @@ pub(crate) enum SourceResolveError {
     #[error("{0} names a repository; name a file of it, as {0}/FILE or with --file")]
     NoFileNamed(String),
     /// A file that is not there.
-    #[error("{place} has no file {path}{}", if near.is_empty() { String::new() } else { format!("; it has: {near}") })]
+    #[error("{}", no_such("file", .path, &format!(" in {place}"), .near))]
     NoFile {
         /// The repository with its commit, or the folder.
         place: String,
         /// What was asked for.
         path: String,
         /// Some of what there is.
-        near: String,
+        near: Vec<String>,
     },
     /// A directory without a model, or with several.
     #[error("{0}")]
@@ -238,8 +239,8 @@ fn chosen(
     let missing = |path: &str| {
         // Files of the same kind are what was meant.
         let end = path.rsplit_once('.').map_or(path, |(_, end)| end);
-        let near: Vec<&str> = there.iter().map(String::as_str).filter(|other| other.ends_with(end)).take(8).collect();
-        SourceResolveError::NoFile { place: place.to_owned(), path: path.to_owned(), near: near.join(", ") }
+        let near = there.iter().filter(|other| other.ends_with(end)).take(8).cloned().collect();
+        SourceResolveError::NoFile { place: place.to_owned(), path: path.to_owned(), near }
     };
     let mut paths: Vec<String> = Vec::new();
     let add = |paths: &mut Vec<String>, path: String| {
@@ -359,9 +360,14 @@ mod tests {
         let error = chosen(Some("x.gguf"), &[]).unwrap_err().to_string();
         assert_eq!(
             error,
-            "org/repo has no file x.gguf; it has: m-00001-of-00002.gguf, m-00002-of-00002.gguf, q/a.gguf"
+            "there is no file 'x.gguf' in org/repo; there are: m-00001-of-00002.gguf, m-00002-of-00002.gguf, q/a.gguf"
         );
-        assert!(chosen(None, &["*.bin"]).unwrap_err().to_string().ends_with("has no file *.bin"));
+        assert!(
+            chosen(None, &["*.bin"])
+                .unwrap_err()
+                .to_string()
+                .ends_with("there is no file '*.bin' in org/repo; there are: none")
+        );
     }
 
     #[test]

@@ -45,6 +45,7 @@ use crate::disk::{AtPath, Staging, WriteError, own_lock};
 use crate::engine::generations::{GenerationEntry, GenerationError, store_path};
 use crate::image::json::parse_versioned;
 use crate::image::layout::{LayoutError, VERSION};
+use crate::names::{LOADED, no_such};
 use crate::nix::store::{self, NixPlaces};
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
@@ -62,7 +63,7 @@ pub enum ModelError {
     #[error("'{0}' is not a name for a slot: expected lower-case letters and digits, like 'chat' or 'embed-2'")]
     SlotName(String),
     /// The current generation has no such model.
-    #[error("there is no model '{model}' among what is loaded; there are: {}", list(.there))]
+    #[error("{}", no_such("model", .model, LOADED, .there))]
     Unknown {
         /// What was asked for.
         model: String,
@@ -168,10 +169,6 @@ impl Classified for ModelError {
             | Self::Broken { .. } => Class::Failed,
         }
     }
-}
-
-fn list(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
 /// The name by which the active model's image is mounted, while it is one that Podman wrote.
