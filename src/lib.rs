@@ -33,8 +33,8 @@
 //! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` |
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
-//! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `nix` `oci` `publish` `sh` `spec` |
-//! | `upstream` | images of registries, pinned | `class` `disk` `layer` `model` `nix` `oci` `registry` |
+//! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
+//! | `upstream` | images of registries, pinned | `class` `disk` `layer` `model` `names` `nix` `oci` `registry` |
 //! | `cli` | the command line | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
