@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::env::{Env, FIXED, base_name, closure, run_ok};
+use crate::env::{Env, FIXED, base_name, closure, run_ok, verbs};
 use crate::model_files::gguf;
 
 #[test]
@@ -170,53 +170,18 @@ fn completions_and_man_pages() {
     let mut pages: Vec<String> =
         fs::read_dir(env.path("man")).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
     pages.sort();
-    let verbs = [
-        "-build",
-        "-compose-export",
-        "-compose-import",
-        "-compose",
-        "-diff",
-        "-doctor",
-        "-export",
-        "-gc",
-        "-generations",
-        "-inspect",
-        "-lint",
-        "-load",
-        "-model-add",
-        "-model-artifact",
-        "-model-check",
-        "-model-fetch",
-        "-model-inspect",
-        "-model-list",
-        "-model-manifest",
-        "-model-remove",
-        "-model-split",
-        "-model-update",
-        "-model-use",
-        "-model",
-        "-plan",
-        "-push",
-        "-repair",
-        "-rollback",
-        "-run",
-        "-schema",
-        "-status",
-        "-unload",
-        "-upstream-add",
-        "-upstream-check",
-        "-upstream-export",
-        "-upstream-fetch",
-        "-upstream-import",
-        "-upstream-list",
-        "-upstream-mirror",
-        "-upstream-remove",
-        "-upstream-update",
-        "-upstream",
-        "-verify",
-        "",
-    ];
-    assert_eq!(pages, verbs.map(|verb| format!("windlass{verb}.1")));
+    let name = |words: &[&str]| format!("{}.1", [&["windlass"], words].concat().join("-"));
+    let mut named: Vec<String> = verbs()
+        .iter()
+        .flat_map(|verb| {
+            // The verb, what it belongs to, and windlass itself.
+            let words: Vec<&str> = verb.split(' ').collect();
+            (0..=words.len()).map(|count| name(&words[..count])).collect::<Vec<_>>()
+        })
+        .collect();
+    named.sort();
+    named.dedup();
+    assert_eq!(pages, named);
     let page = fs::read_to_string(env.path("man/windlass-export.1")).unwrap();
     assert!(page.starts_with(".ie") && page.contains("\\-\\-without"), "{page}");
     // Examples are as they are typed, and each page says what its verb reads, and where to read on.

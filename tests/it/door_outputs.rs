@@ -1,5 +1,6 @@
 //! What `--output` may name: standard output, devices, pipes, files, links and directories, as root and in a folder of others.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::env::{Env, run_ok};
+use crate::env::{Env, run_ok, verbs};
 
 /// A folder with a compose file, a lean stack `lean` and an image `app`.
 fn folder() -> Env {
@@ -18,13 +19,35 @@ fn folder() -> Env {
     let image = json!({ "name": "app", "tag": "1", "platform": "linux/amd64" });
     env.write("stack.json", json!({ "kind": "stack", "name": "s", "images": [image] }).to_string());
     env.write("closure.json", "{}");
+    env.ok(["upstream", "import", "compose.yml", "--state", "state.json"]);
     env.ok(["build", "stack.json", "--closure", "closure.json", "--output", "lean"]);
     env
 }
 
-/// The verbs that write one file, without their --output.
-const VERBS: [&[&str]; 3] =
-    [&["compose", "import", "compose.yml"], &["compose", "export", "lean"], &["export", "lean/images/app"]];
+/// The verbs that write one file, without their --output; the last is the largest.
+const VERBS: [&[&str]; 4] = [
+    &["compose", "import", "compose.yml"],
+    &["compose", "export", "lean"],
+    &["upstream", "export", "--state", "state.json"],
+    &["export", "lean/images/app"],
+];
+
+/// The verbs whose output is a directory.
+const DIRECTORIES: [&str; 2] = ["build", "model split"];
+
+#[test]
+fn every_verb_with_an_output_is_tried_here() {
+    let env = Env::new();
+    let has_output = |verb: &String| {
+        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        env.ok(words).contains(" --output <")
+    };
+    let found: BTreeSet<String> = verbs().into_iter().filter(has_output).collect();
+    let is_verb = |words: &&[&str], verb: &String| words.join(" ").starts_with(&format!("{verb} "));
+    let untried: Vec<&String> = found.iter().filter(|verb| !VERBS.iter().any(|words| is_verb(words, verb))).collect();
+    assert_eq!(untried, DIRECTORIES);
+    assert_eq!(found.len(), VERBS.len() + DIRECTORIES.len(), "{found:?}");
+}
 
 fn with<'a>(verb: &[&'a str], output: &'a str) -> Vec<&'a str> {
     [verb, &["--output", output]].concat()
@@ -69,7 +92,7 @@ fn standard_output_has_names() {
     // What is in a file that the shell has opened stays.
     let place = env.write("log", "before");
     let append = File::options().append(true).open(&place).unwrap();
-    let run = env.windlass(with(VERBS[2], "-")).stdout(append).output().unwrap();
+    let run = env.windlass(with(VERBS[3], "-")).stdout(append).output().unwrap();
     assert_eq!((run.status.code(), fs::read_to_string(&place).unwrap().as_str()), (Some(2), "before"), "{run:?}");
 }
 

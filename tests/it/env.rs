@@ -1,10 +1,33 @@
 //! What the tests share: a folder of their own, and windlass run in it with nothing of the caller's environment.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
+
+/// The verbs that do something, as the program's help has them: `gc`, `upstream check`.
+pub(crate) fn verbs() -> BTreeSet<String> {
+    fn below(env: &Env, group: &[&str], found: &mut BTreeSet<String>) {
+        let help = env.ok([group, &["--help"]].concat());
+        let Some((_, commands)) = help.split_once("\nCommands:\n") else {
+            found.insert(group.join(" "));
+            return;
+        };
+        let commands = commands.split("\n\n").next().unwrap();
+        for line in commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")) {
+            let verb = line.split_whitespace().next().unwrap();
+            if verb != "help" {
+                below(env, &[group, &[verb]].concat(), found);
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    below(&Env::new(), &[], &mut found);
+    assert!(found.len() > 30, "only {found:?}");
+    found
+}
 
 /// A temporary folder, removed at the end.
 pub(crate) struct Env {

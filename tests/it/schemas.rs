@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 use windlass::internals::oci::digest::Digest;
 
-use crate::env::Env;
+use crate::env::{Env, verbs};
 use crate::lab::Lab;
 use crate::nix::root;
 
@@ -52,26 +52,9 @@ fn names() -> Vec<String> {
     Env::new().ok(["schema"]).lines().map(str::to_owned).collect()
 }
 
-/// The verbs that do something, as the help has them.
-fn verbs(env: &Env, of: &[&str], found: &mut BTreeSet<String>) {
-    let help = env.ok([of, &["--help"]].concat());
-    let commands = help.split("\nCommands:\n").nth(1).map(|rest| rest.split("\n\n").next().unwrap_or_default());
-    let Some(commands) = commands else {
-        found.insert(of.join(" "));
-        return;
-    };
-    for line in commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")) {
-        let verb = line.split_whitespace().next().unwrap();
-        if verb != "help" {
-            verbs(env, &[of, &[verb]].concat(), found);
-        }
-    }
-}
-
 #[test]
 fn every_verb_has_a_schema_and_every_change_of_one_is_seen() {
-    let mut found = BTreeSet::new();
-    verbs(&Env::new(), &[], &mut found);
+    let mut found = verbs();
     // One prints schemas, and one becomes Podman.
     found.remove("schema");
     found.remove("run");
