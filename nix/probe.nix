@@ -12,9 +12,9 @@
 }:
 stdenv.mkDerivation {
   pname = "windlass-probe";
-  # Not windlass' own: a release that leaves this file alone would change every image, and restart every container.
+  # Not windlass' own: a release that leaves its source alone would change every image, and restart every container.
   version = "1";
-  src = ../src/bin/windlass-probe.rs;
+  src = ../src/bin/windlass-probe;
   dontUnpack = true;
 
   strictDeps = true;
@@ -30,7 +30,7 @@ stdenv.mkDerivation {
   buildPhase = ''
     runHook preBuild
     rustc @${./probe.args} --target ${stdenv.hostPlatform.rust.rustcTarget} \
-      -C linker=${stdenv.cc.targetPrefix}cc -o windlass-probe "$src"
+      -C linker=${stdenv.cc.targetPrefix}cc -o windlass-probe "$src/main.rs"
     runHook postBuild
   '';
   installPhase = ''

@@ -56,8 +56,11 @@ pub mod disk {
 }
 pub mod engine {
     pub use crate::engine::{Engine, Former};
+    pub mod generation {
+        pub use crate::engine::generation::GenerationEntry;
+    }
     pub mod generations {
-        pub use crate::engine::generations::{GenerationEntry, GenerationError, Generations};
+        pub use crate::engine::generations::{GenerationError, Generations};
     }
     pub mod keep {
         pub use crate::engine::keep::History;

@@ -73,7 +73,7 @@ build() {
     export "CARGO_TARGET_$(echo "$target" | tr a-z- A-Z_)_LINKER=$linker"
     cargo --config "source.crates-io.replace-with=\"vendored\"" --config "source.vendored.directory=\"/src/target/cross/vendor\"" \
       build --quiet --offline --locked --bin windlass --target "$target"
-    rustc @nix/probe.args --target "$target" -C linker="$linker" --out-dir "target/cross/probe-$1" src/bin/windlass-probe.rs' \
+    rustc @nix/probe.args --target "$target" -C linker="$linker" -o "target/cross/probe-$1/windlass-probe" src/bin/windlass-probe/main.rs' \
     build "$1" "$target"
 }
 

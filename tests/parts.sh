@@ -259,11 +259,12 @@ add_program() {
 
 # target/probe/windlass-probe: static, as nix/probe.nix builds it; built again when its source or its options changed.
 build_probe() {
-  if [[ $PROBE -nt $ROOT/src/bin/windlass-probe.rs && $PROBE -nt $ROOT/nix/probe.args ]]; then return 0; fi
+  local sources=("$ROOT"/src/bin/windlass-probe/*.rs "$ROOT/nix/probe.args")
+  if [[ -e $PROBE && -z $(find "${sources[@]}" -newer "$PROBE") ]]; then return 0; fi
   local dir=$PROBE.$$
   say "building windlass-probe"
   mkdir -p "$dir"
-  (cd "$ROOT" && rustc @nix/probe.args --out-dir "$dir" src/bin/windlass-probe.rs)
+  (cd "$ROOT" && rustc @nix/probe.args -o "$dir/windlass-probe" src/bin/windlass-probe/main.rs)
   mv "$dir/windlass-probe" "$PROBE"
   rm -r "$dir"
 }

@@ -20,7 +20,6 @@ use crate::spec::{DEFAULT_CREATED, ModelSpec};
 /// A model before its bytes are read.
 #[derive(Debug, Clone)]
 pub(crate) struct Outlook {
-    /// Its name.
     pub(crate) name: String,
     /// Bytes of its layers with weights.
     pub(crate) weights: u64,

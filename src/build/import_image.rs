@@ -45,7 +45,6 @@ const DEPTH: usize = 4;
 pub(crate) struct ImportImageError {
     /// The archive or the directory.
     path: PathBuf,
-    /// What is wrong.
     message: String,
 }
 

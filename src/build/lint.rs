@@ -41,7 +41,6 @@ pub(crate) const PACKED: &str = "weights get about 6 % smaller when they are pac
 /// An image, as far as it is looked at here.
 #[derive(Debug, Clone)]
 pub(crate) struct LintedImage {
-    /// Its name.
     pub(crate) name: String,
     /// Its models with the bytes of their weights, lowest first.
     pub(crate) models: Vec<(String, u64)>,
@@ -54,7 +53,6 @@ pub(crate) struct LintedImage {
 /// A model, as far as it is looked at here.
 #[derive(Debug, Clone)]
 pub(crate) struct LintedModel {
-    /// Its name.
     pub(crate) name: String,
     /// How its layers are made.
     pub(crate) recipes: Vec<Recipe>,

@@ -69,17 +69,11 @@ pub(crate) enum BuildError {
     Layer {
         /// What is in it.
         title: String,
-        /// Why.
         source: LayerError,
     },
     /// A directory that was built before is not what it is used for.
     #[error("{path}: {message}", path = path.display())]
-    Unfit {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
+    Unfit { path: PathBuf, message: String },
     /// Two models of one stack with one name.
     #[error("two models of the stack are called '{0}', but have different bytes; give one of them another name")]
     ModelName(String),
@@ -92,7 +86,6 @@ pub(crate) enum BuildError {
     /// A file of a model is not what its name says, or is damaged.
     #[error("model '{name}': {source}")]
     Model {
-        /// The model.
         name: String,
         /// What is wrong with which file.
         source: InspectError,

@@ -34,7 +34,6 @@ const SCRIPTS: usize = 4;
 /// An image of one platform, as far as it matters to what it starts.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageRun {
-    /// Its name.
     pub(crate) name: String,
     /// What it runs on.
     pub(crate) platform: Platform,

@@ -111,7 +111,6 @@ pub(crate) struct StackLayer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StackModel {
-    /// Its name.
     pub(crate) name: Name,
     /// Full name and tag of its image.
     #[serde(rename = "ref")]

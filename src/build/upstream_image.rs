@@ -39,19 +39,13 @@ pub(crate) enum UpstreamImageError {
     /// A file cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
     },
     /// Manifest, config and layers do not fit together.
     #[error("{name}: {message}")]
-    Unfit {
-        /// The image.
-        name: String,
-        /// What is wrong.
-        message: String,
-    },
+    Unfit { name: String, message: String },
     /// What is put over a base.
     #[error(transparent)]
     Above(#[from] LayerError),
@@ -61,7 +55,6 @@ pub(crate) enum UpstreamImageError {
     /// A file has other bytes than its digest says.
     #[error("{path} is damaged: it should have the digest {expected}, and has {found}; fetch it again (`windlass upstream fetch`)", path = path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// What the manifest or config says.
         expected: Digest,
@@ -70,14 +63,7 @@ pub(crate) enum UpstreamImageError {
     },
     /// A layer that cannot be unpacked, or unpacks to something that its config does not say.
     #[error("layer {digest} of {name}: {message}", digest = digest.short())]
-    Layer {
-        /// The image.
-        name: String,
-        /// The layer.
-        digest: Digest,
-        /// What is wrong.
-        message: String,
-    },
+    Layer { name: String, digest: Digest, message: String },
 }
 
 impl Classified for UpstreamImageError {

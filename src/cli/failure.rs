@@ -153,7 +153,6 @@ pub(super) struct ErrorReport {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct ErrorBody {
-    /// What is wrong.
     message: String,
     /// What to type next, where one command helps.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use super::failure::{Result, failed};
 use super::host::HostArgs;
 use super::printer::{Printer, count};
 use crate::engine::Engine;
-use crate::engine::generations::{Generation, GenerationEntry};
+use crate::engine::generation::{Generation, GenerationEntry};
 use crate::engine::rollback::{RollbackPart, parts};
 use crate::image::summary::ImageKind;
 

@@ -18,7 +18,7 @@ use super::view::{ViewedImage, of_directory, short};
 use crate::build::stack::StackDir;
 use crate::disk::progress::Progress;
 use crate::engine::Engine as _;
-use crate::engine::generations::GenerationEntry;
+use crate::engine::generation::GenerationEntry;
 use crate::engine::target::{
     self, CopiedBytes, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, plan,
 };

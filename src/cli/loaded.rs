@@ -2,7 +2,7 @@
 
 use super::failure::{Result, usage};
 use crate::engine::Engine;
-use crate::engine::generations::GenerationEntry;
+use crate::engine::generation::GenerationEntry;
 use crate::engine::target::LoadTarget;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::names::{LOADED, no_such};

@@ -15,7 +15,7 @@ use super::why::{ImageReasons, LoadReasons};
 use crate::disk::files::free_space;
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
-use crate::engine::generations::GenerationEntry;
+use crate::engine::generation::GenerationEntry;
 use crate::engine::target::{LoadTarget, Presence};
 use crate::image::chain_ids;
 use crate::image::summary::{ImageKind, PlatformRecord};
@@ -71,7 +71,6 @@ struct StatusRow {
     #[serde(flatten)]
     entry: GenerationEntry,
     state: &'static str,
-    /// What is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
     /// `linked` or `pulled`.

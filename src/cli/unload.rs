@@ -8,7 +8,7 @@ use super::load::{label, origin};
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use crate::engine::Engine;
-use crate::engine::generations::GenerationEntry;
+use crate::engine::generation::GenerationEntry;
 use crate::image::summary::ImageKind;
 use crate::names::{LOADED, no_such};
 use crate::podman::keep::gc::{KeptItem, Removal};

@@ -12,7 +12,7 @@ use super::loaded::{loaded, split};
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use crate::build::stack::StackDir;
-use crate::engine::generations::GenerationEntry;
+use crate::engine::generation::GenerationEntry;
 use crate::engine::target::LoadTarget;
 use crate::image::LayerRecord;
 use crate::image::layout::{ImageDir, LayoutError};

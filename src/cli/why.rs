@@ -10,7 +10,7 @@ use super::failure::Result;
 use super::generations::time;
 use super::upstream;
 use crate::engine::Engine;
-use crate::engine::generations::{Generation, GenerationEntry};
+use crate::engine::generation::{Generation, GenerationEntry};
 use crate::engine::target::LoadTarget;
 use crate::oci::digest::Digest;
 use crate::podman::load::decide::PodmanHost;

@@ -25,9 +25,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::walk::TreeCursor;
+use crate::disk::{AtPath, WriteError};
 
 /// Files that are not finished begin with this.
 pub(crate) const TEMPORARY: &str = ".windlass-";
@@ -37,40 +37,6 @@ const LONGEST: usize = 64 * 1024;
 
 /// How often a path is looked up that something else disturbs (openat2(2), `EAGAIN`).
 const TRIES: usize = 100;
-
-/// A failure at a path that is written to.
-#[derive(Debug, thiserror::Error)]
-#[error("{action} {path}: {source}", path = path.display())]
-pub struct WriteError {
-    /// What was tried.
-    pub(crate) action: &'static str,
-    /// Where.
-    pub(crate) path: PathBuf,
-    /// What the system said.
-    pub(crate) source: io::Error,
-}
-
-impl Classified for WriteError {
-    fn class(&self) -> Class {
-        match self.source.class() {
-            // A pipe of windlass' own, not that of who reads its output.
-            Class::ReaderGone => Class::Failed,
-            class => class,
-        }
-    }
-}
-
-/// Adds the path to an I/O result.
-pub(crate) trait AtPath<T> {
-    /// `action` fits before the path: "write", "create".
-    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError>;
-}
-
-impl<T, E: Into<io::Error>> AtPath<T> for Result<T, E> {
-    fn at(self, action: &'static str, path: &Path) -> Result<T, WriteError> {
-        self.map_err(|source| WriteError { action, path: path.to_owned(), source: source.into() })
-    }
-}
 
 /// An open directory, with the path that messages have for it.
 #[derive(Debug)]

@@ -29,7 +29,6 @@ pub enum LockFileError {
     /// There is no such file.
     #[error("{path}: there is no lock; begin one with: {begin}", path = path.display())]
     Missing {
-        /// The file.
         path: PathBuf,
         /// The command that writes one.
         begin: &'static str,
@@ -37,7 +36,6 @@ pub enum LockFileError {
     /// It cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -45,7 +43,6 @@ pub enum LockFileError {
     /// Not JSON, or a key with something else than a lock has there.
     #[error("{path}:{line}:{column}: {key}{message}", path = path.display())]
     Format {
-        /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -53,13 +50,11 @@ pub enum LockFileError {
         column: usize,
         /// The key, with `: ` after it, or nothing.
         key: String,
-        /// What is wrong.
         message: String,
     },
     /// A format that this windlass does not know.
     #[error("{path}: is of version {version}, and this windlass knows version {known}; update windlass", path = path.display())]
     Version {
-        /// The file.
         path: PathBuf,
         /// What it says.
         version: u64,

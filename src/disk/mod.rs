@@ -14,6 +14,7 @@
 
 pub(crate) mod beneath;
 pub(crate) mod bounded;
+mod error;
 pub(crate) mod files;
 pub(crate) mod lock_file;
 pub(crate) mod own_folder;
@@ -25,7 +26,7 @@ mod staging;
 pub(crate) mod view;
 pub(crate) mod walk;
 
-pub(crate) use self::beneath::AtPath;
-pub use self::beneath::WriteError;
+pub(crate) use self::error::AtPath;
+pub use self::error::WriteError;
 pub(crate) use self::staging::leftovers_in;
 pub(crate) use self::staging::{Staging, leftovers};

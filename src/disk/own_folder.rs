@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
+use crate::disk::AtPath;
 use crate::disk::WriteError;
-use crate::disk::beneath::{AtPath, Dir, is_private_to, refused};
+use crate::disk::beneath::{Dir, is_private_to, refused};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::parent_of;
 

@@ -9,7 +9,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, unlinkat};
 use rustix::io::Errno;
 
-use super::beneath::{AtPath, DIRECTORY, Dir, WriteError, gone, in_proc, lookup, refused};
+use super::beneath::{DIRECTORY, Dir, gone, in_proc, lookup, refused};
+use super::{AtPath, WriteError};
 
 /// A place in a tree, which it moves through one directory at a time.
 #[derive(Debug)]

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::generations::{Generation, GenerationEntry, GenerationError, Generations};
+use super::generation::{Generation, GenerationEntry};
+use super::generations::{GenerationError, Generations};
 use crate::disk::progress::Progress;
 use crate::nix::store::{self, NixPlaces};
 use crate::oci::digest::Digest;

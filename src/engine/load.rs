@@ -8,7 +8,8 @@
 use std::collections::BTreeSet;
 
 use super::Engine;
-use super::generations::{Generation, Generations};
+use super::generation::Generation;
+use super::generations::Generations;
 use super::target::{CopiedBytes, LoadMethod, LoadOptions, LoadStep, LoadTarget, plan};
 use crate::disk::progress::Progress;
 use crate::nix::store;

@@ -9,6 +9,7 @@
 //! [`load`], [`rollback`] and [`keep`] are the same for all engines; [`crate::podman`] is one of them. The folder that
 //! [`Engine::state`] gives holds what windlass notes of an engine: see [`generations`].
 
+pub(crate) mod generation;
 pub(crate) mod generations;
 pub(crate) mod keep;
 pub(crate) mod load;
@@ -18,7 +19,8 @@ pub(crate) mod target;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use self::generations::{GenerationEntry, GenerationError, Generations};
+use self::generation::GenerationEntry;
+use self::generations::{GenerationError, Generations};
 use self::load::Loading;
 use self::target::{DecideError, LoadOptions, LoadStep, LoadTarget, TargetState};
 use crate::class::Classified;

@@ -5,7 +5,8 @@
 
 use std::fs;
 
-use super::generations::{Generation, GenerationEntry, GenerationError};
+use super::generation::{Generation, GenerationEntry};
+use super::generations::GenerationError;
 use super::load::{ImageOutcome, LoadResult, Loading};
 use super::target::{DecideError, LoadOptions, LoadTarget, plan};
 use super::{Engine, Former};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Engine;
-use super::generations::{Generation, GenerationEntry};
+use super::generation::{Generation, GenerationEntry};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::disk::size::size;

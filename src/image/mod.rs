@@ -171,7 +171,6 @@ pub struct SmallBlob {
     pub(crate) media_type: MediaType,
     /// Digest of the bytes.
     pub digest: Digest,
-    /// The bytes.
     pub bytes: Vec<u8>,
 }
 

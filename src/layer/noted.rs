@@ -26,7 +26,6 @@ pub(crate) struct LayerFile {
     /// Where it is in the image, absolute.
     #[serde(deserialize_with = "place")]
     pub(crate) path: PathBuf,
-    /// Bytes.
     pub(crate) size: u64,
     /// The digest of its bytes.
     pub(crate) sha256: Digest,

@@ -43,7 +43,6 @@ pub enum NarError {
     /// It cannot be in a store path.
     #[error("{} is {kind}: a store path holds only files, directories and symlinks", path.display())]
     Kind {
-        /// The file.
         path: PathBuf,
         /// What it is.
         kind: &'static str,
@@ -51,7 +50,6 @@ pub enum NarError {
     /// It was written to meanwhile.
     #[error("{} changed while it was read: expected {expected} bytes", path.display())]
     Changed {
-        /// The file.
         path: PathBuf,
         /// Its size at the beginning.
         expected: u64,

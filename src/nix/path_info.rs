@@ -39,7 +39,6 @@ pub enum PathInfoError {
     Missing {
         /// The path, or the number of the entry.
         at: String,
-        /// The key.
         key: &'static str,
     },
     /// A value of the wrong type.

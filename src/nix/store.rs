@@ -44,7 +44,6 @@ pub(crate) enum NixError {
     /// Less space than what is to come.
     #[error("{folder} has {free} bytes free, and {needed} are to be written there; free some", folder = folder.display())]
     NoSpace {
-        /// Where.
         folder: PathBuf,
         /// What would be written.
         needed: u64,
@@ -123,7 +122,6 @@ impl FixedFile {
         Ok(Self { name: name.to_owned(), digest })
     }
 
-    /// Its name.
     #[must_use]
     pub(crate) fn name(&self) -> &str {
         &self.name

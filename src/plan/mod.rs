@@ -32,7 +32,6 @@ pub(crate) enum PlanError {
     /// The closure graph cannot answer.
     #[error("image '{image}': {source}")]
     Closure {
-        /// The image.
         image: String,
         /// What is wrong with the graph.
         source: ClosureError,
@@ -42,7 +41,6 @@ pub(crate) enum PlanError {
         "image '{image}' would have {count} layers ({models} of models, {others} others); no image may have more than {LAYER_LIMIT}: lower maxLayers or leave models out"
     )]
     TooManyLayers {
-        /// The image.
         image: String,
         /// All of them.
         count: usize,
@@ -54,7 +52,6 @@ pub(crate) enum PlanError {
     /// Two models put a file at one place.
     #[error("image '{image}': models '{first}' and '{second}' both put something at {target}; give one of them another mountPath", target = target.display())]
     ModelsCollide {
-        /// The image.
         image: String,
         /// One model.
         first: String,
@@ -66,7 +63,6 @@ pub(crate) enum PlanError {
     /// A store path that the image must not have.
     #[error("image '{image}': {path} is forbidden by '{expression}'; it comes by way of {}", .chain.join(" -> "))]
     Forbidden {
-        /// The image.
         image: String,
         /// The store path.
         path: StorePath,

@@ -18,7 +18,6 @@ use crate::spec::{Layering, ModelSpec};
 /// A model, ready to be put under images.
 #[derive(Debug, Clone)]
 pub(crate) struct PlannedModel {
-    /// Its name.
     pub(crate) name: Name,
     /// Bytes of the layers with its weights.
     pub(crate) weights: u64,

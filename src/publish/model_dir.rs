@@ -48,13 +48,11 @@ pub enum FormError {
     NoModel {
         /// The image directory.
         path: PathBuf,
-        /// What is wrong.
         message: String,
     },
     /// A file whose bytes are not what they were when the model was built.
     #[error("{path} changed since the model was built: it has the digest {found} instead of {expected}; build the model again", path = path.display())]
     Changed {
-        /// The file.
         path: PathBuf,
         /// The digest that it had.
         expected: Digest,
@@ -76,7 +74,6 @@ pub enum FormError {
     /// A file of the model cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,

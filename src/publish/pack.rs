@@ -30,7 +30,6 @@ const GATHER: usize = 512 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum PackError {
-    /// The image.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// A manifest of the image.

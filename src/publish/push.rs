@@ -33,7 +33,6 @@ pub(crate) enum PushError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The image.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// A model.
@@ -47,7 +46,6 @@ pub(crate) enum PushError {
         "{at} is {found} in the registry instead of {expected}; another client pushed there, or the registry changes what it gets"
     )]
     Other {
-        /// The name.
         at: String,
         /// What was sent.
         expected: Digest,

@@ -37,7 +37,6 @@ pub struct RegistryClient {
 /// What a registry says of a manifest without sending it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// Its digest.
     pub digest: Option<Digest>,
     /// Its media type.
     pub media_type: Option<String>,
@@ -54,7 +53,6 @@ pub struct RawManifest {
     pub digest: Digest,
     /// Its media type.
     pub media_type: String,
-    /// The bytes.
     pub bytes: Vec<u8>,
 }
 

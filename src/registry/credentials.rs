@@ -52,7 +52,6 @@ pub(crate) struct Credentials {
 pub(crate) enum Login {
     /// A name and a password.
     Password {
-        /// The name.
         user: String,
         /// The password.
         password: Secret,
@@ -65,18 +64,11 @@ pub(crate) enum Login {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialsError {
-    /// The file.
     #[error("{path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// What is in it.
     #[error("{path}: no file of logins: {reason}", path = path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// What is wrong, and nothing of what is there.
         reason: String,
@@ -88,9 +80,7 @@ pub enum CredentialsError {
         path: PathBuf,
         /// The registry.
         host: String,
-        /// The program.
         program: String,
-        /// Why.
         source: io::Error,
     },
     /// A helper that failed.
@@ -100,7 +90,6 @@ pub enum CredentialsError {
         path: PathBuf,
         /// The registry.
         host: String,
-        /// The program.
         program: String,
         /// What it said.
         reason: String,

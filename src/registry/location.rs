@@ -57,7 +57,6 @@ pub enum LocationError {
         /// Its tag.
         tag: String,
     },
-    /// The digest.
     #[error("'{text}': {source}")]
     Digest {
         /// What was given.

@@ -22,7 +22,6 @@ pub(crate) struct WebFile<'a> {
     pub(crate) address: &'a str,
     /// Its digest; `None` if it is to be learnt.
     pub(crate) digest: Option<Digest>,
-    /// Its size.
     pub(crate) size: Option<u64>,
     /// Its `ETag`, as [`Web::head`] gave it. Without one, and without a digest, nothing is resumed.
     pub(crate) version: Option<&'a str>,
@@ -31,7 +30,6 @@ pub(crate) struct WebFile<'a> {
 /// What a server says of a file without sending it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct WebHead {
-    /// Its size.
     pub(crate) size: Option<u64>,
     /// Its `ETag`, where that one speaks of bytes.
     pub(crate) version: Option<String>,
@@ -40,7 +38,6 @@ pub(crate) struct WebHead {
 /// A small document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WebPage {
-    /// The bytes.
     pub(crate) bytes: Vec<u8>,
     /// Where more of it is: `Link: <…>; rel="next"`, on the same host.
     pub(crate) next: Option<String>,

@@ -53,7 +53,6 @@ pub enum SpecError {
     Key {
         /// The path of the key, `images[0].config.Env`.
         key: String,
-        /// What is wrong.
         message: String,
     },
     /// A name or a tag.
@@ -316,7 +315,6 @@ pub struct OciSpec {
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct IndexSpec {
-    /// Name.
     pub name: String,
     /// Tag; when absent, the first twelve hex digits of the index's digest.
     #[serde(default)]

@@ -21,7 +21,6 @@ pub(crate) enum OwnersError {
     /// It cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -29,7 +28,6 @@ pub(crate) enum OwnersError {
     /// A record that cannot be read.
     #[error("{path}: '{record}' is not 'MODE UID GID TYPE PATH'; build the tree again with `buildRoot`", path = path.display())]
     Record {
-        /// The file.
         path: PathBuf,
         /// What is there.
         record: String,

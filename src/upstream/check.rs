@@ -62,7 +62,6 @@ impl Status {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ImageFinding {
-    /// Its name.
     pub(crate) name: String,
     /// How it stands.
     pub(crate) status: Status,
@@ -96,9 +95,7 @@ impl ImageFinding {
 /// What would change for a platform.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub(crate) struct PlatformChange {
-    /// The platform.
     pub(crate) platform: Platform,
-    /// How.
     pub(crate) kind: ChangeKind,
     /// Bytes of blobs that no image of the lock has; `None` where the manifest was not fetched.
     pub(crate) fetch: Option<u64>,

@@ -63,20 +63,10 @@ pub enum DocumentError {
     Artifact(String),
     /// A layer that has to be fetched from elsewhere.
     #[error("has a foreign layer ({digest}, {media_type}), which no registry serves")]
-    Foreign {
-        /// The layer.
-        digest: Digest,
-        /// Its type.
-        media_type: String,
-    },
+    Foreign { digest: Digest, media_type: String },
     /// A layer that is not an archive of files.
     #[error("has a layer ({digest}) that is {media_type}, which is not an archive that Podman unpacks")]
-    Layer {
-        /// The layer.
-        digest: Digest,
-        /// Its type.
-        media_type: String,
-    },
+    Layer { digest: Digest, media_type: String },
     /// Sizes that no image has.
     #[error("has layers of more bytes than can be counted")]
     Size,
@@ -114,9 +104,7 @@ pub enum UpstreamDocument {
 pub struct IndexEntry {
     /// The manifest's digest.
     pub(crate) digest: Digest,
-    /// Its size.
     pub(crate) size: u64,
-    /// Its type.
     pub(crate) media_type: String,
     /// What it is for; `None` where the index does not say.
     pub platform: Option<Platform>,
@@ -125,7 +113,6 @@ pub struct IndexEntry {
 /// The image of one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlatformManifest {
-    /// Its config.
     pub(crate) config: BlobDescriptor,
     /// Its layers, bottom first.
     pub layers: Vec<BlobDescriptor>,
@@ -134,11 +121,8 @@ pub struct PlatformManifest {
 /// A blob that a manifest names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BlobDescriptor {
-    /// Its type.
     pub media_type: String,
-    /// Its digest.
     pub digest: Digest,
-    /// Its size.
     pub size: u64,
 }
 

@@ -39,21 +39,10 @@ pub(crate) enum FetchError {
     NoPlatform(Platform),
     /// A manifest of the lock.
     #[error("image '{name}': {source}")]
-    Document {
-        /// The image.
-        name: String,
-        /// What is wrong.
-        source: DocumentError,
-    },
+    Document { name: String, source: DocumentError },
     /// A mirror of the lock, or a repository.
     #[error("image '{name}': {source}")]
-    Place {
-        /// The image.
-        name: String,
-        /// What is wrong.
-        source: ParsePlaceError,
-    },
-    /// The store.
+    Place { name: String, source: ParsePlaceError },
     #[error(transparent)]
     Nix(#[from] NixError),
     /// The cache.

@@ -12,27 +12,19 @@ use crate::disk::lock_file::{self, LockFile, LockFileError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// The file.
     #[error(transparent)]
     File(#[from] LockFileError),
     /// Something in it that does not follow from its own bytes.
     #[error("{path}: image '{image}': {problem}", path = path.display())]
     Image {
-        /// The file.
         path: PathBuf,
-        /// The image.
         image: String,
         /// What is wrong with it.
         problem: Box<LockProblem>,
     },
     /// Something that was to be written and is not a lock.
     #[error("{path}: {source}", path = path.display())]
-    Document {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: DocumentError,
-    },
+    Document { path: PathBuf, source: DocumentError },
 }
 
 impl Classified for LockError {

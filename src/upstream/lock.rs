@@ -215,7 +215,6 @@ pub struct RawText {
 pub struct LockedPlatform {
     /// Its manifest.
     pub manifest: RawText,
-    /// Its config.
     pub(crate) config: ConfigBlob,
     /// When its publisher says that it was made.
     pub(crate) created: Option<String>,
@@ -231,7 +230,6 @@ pub struct LockedPlatform {
 pub(crate) struct ConfigBlob {
     /// Its digest, which Podman calls the image's ID.
     pub(crate) digest: Digest,
-    /// Its size.
     pub(crate) size: u64,
 }
 
@@ -239,7 +237,6 @@ pub(crate) struct ConfigBlob {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LockedBlob {
-    /// Its size.
     pub(crate) size: u64,
     /// What it is.
     pub(crate) media_type: String,

@@ -66,12 +66,7 @@ pub(crate) enum MirrorError {
     Write(#[from] WriteError),
     /// What is in it.
     #[error("{path}: {reason}; `windlass upstream mirror` did not write that", path = path.display())]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Foreign { path: PathBuf, reason: String },
     /// The Nix store.
     #[error(transparent)]
     Nix(#[from] NixError),

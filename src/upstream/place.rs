@@ -65,16 +65,10 @@ pub(crate) enum PlaceError {
     NotThere(Digest),
     /// A file that cannot be read.
     #[error("read {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// A file of another size than the manifest says.
     #[error("{path} has {found} bytes, and the manifest of its image says {expected}", path = path.display())]
     Size {
-        /// The file.
         path: PathBuf,
         /// The size in the manifest.
         expected: u64,
@@ -84,7 +78,6 @@ pub(crate) enum PlaceError {
     /// A file with other bytes.
     #[error("{path} is damaged: its bytes have the digest {found}", path = path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// The digest of what is there.
         found: Digest,
@@ -159,9 +152,7 @@ impl fmt::Display for BlobPlace {
 /// One blob of a place.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WantedBlob {
-    /// Its digest.
     pub(crate) digest: Digest,
-    /// Its size.
     pub(crate) size: u64,
 }
 

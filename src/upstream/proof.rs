@@ -17,7 +17,6 @@ pub enum LockProblem {
     /// Its name in the lock.
     #[error("is not a name: expected 1 to 128 letters, digits, '.', '_', ':' or '-', and a letter or digit first")]
     Name,
-    /// The reference.
     #[error("original.ref: {0}")]
     Reference(LocationError),
     /// A reference that is not written in full.
@@ -28,7 +27,6 @@ pub enum LockProblem {
     Floating {
         /// What the lock says.
         said: bool,
-        /// The reference.
         reference: String,
     },
     /// No platform.
@@ -74,7 +72,6 @@ pub enum LockProblem {
     /// A platform whose manifest the index does not have.
     #[error("{platform}: the index has no manifest {digest}")]
     NotInIndex {
-        /// The platform.
         platform: Platform,
         /// Its manifest.
         digest: Digest,
@@ -82,19 +79,13 @@ pub enum LockProblem {
     /// A blob that is not in the table.
     #[error("{platform}: blobs: {digest} is missing")]
     NoBlob {
-        /// The platform.
         platform: Platform,
         /// The blob.
         digest: Digest,
     },
     /// A layer without the digest of its content.
     #[error("{platform}: blobs: {digest} is a layer and has no diffId")]
-    NoDiffId {
-        /// The platform.
-        platform: Platform,
-        /// The layer.
-        digest: Digest,
-    },
+    NoDiffId { platform: Platform, digest: Digest },
     /// A signature that is asked for and was never checked, or another one than is asked for.
     #[error("verified: says that a signature was verified, but the image has no policy that asks for one")]
     NoPolicy,

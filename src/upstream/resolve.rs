@@ -26,7 +26,6 @@ use crate::registry::location::{Location, LocationError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum ReferenceResolveError {
-    /// The reference.
     #[error(transparent)]
     Location(#[from] LocationError),
     /// What the registry said, or did not say.
@@ -53,7 +52,6 @@ pub(crate) enum ReferenceResolveError {
     /// There is no image for a platform.
     #[error("{reference} has no image for {platform}; it has {available}")]
     NoPlatform {
-        /// The reference.
         reference: String,
         /// What was asked for.
         platform: Platform,
@@ -67,7 +65,6 @@ pub(crate) enum ReferenceResolveError {
         what: String,
         /// The config.
         digest: Digest,
-        /// What is wrong.
         problem: String,
     },
     /// Two images that say different things of one blob.

@@ -33,7 +33,6 @@ const KIND: &str = "cosign container image signature";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignatureError {
-    /// The key.
     #[error("the policy's key is not a public key of ECDSA P-256 in PEM, as `cosign public-key` prints it")]
     Key,
     /// It is not signed.

@@ -28,12 +28,7 @@ const VERSION: u32 = 1;
 pub(crate) enum StateError {
     /// It cannot be read, or is something else.
     #[error("{path}: {reason}; it can be removed: only the times of past checks are in it", path = path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
+    Damaged { path: PathBuf, reason: String },
     /// It cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),

@@ -30,19 +30,13 @@ pub enum VersionsError {
     Name(String),
     /// A reference.
     #[error("image '{name}': {source}")]
-    Reference {
-        /// The image.
-        name: String,
-        /// What is wrong.
-        source: LocationError,
-    },
+    Reference { name: String, source: LocationError },
     /// The registry of the mirrors.
     #[error("registry: {0}")]
     Registry(LocationError),
     /// An image that the lock has, from elsewhere.
     #[error("image '{name}': the lock has it as {known}, and not as {found}; remove it there, or rename it here")]
     Other {
-        /// The image.
         name: String,
         /// What the lock has.
         known: String,
@@ -76,7 +70,6 @@ pub struct Versions {
 /// One image of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub(crate) struct Version {
-    /// The reference.
     pub(crate) upstream: String,
     /// What upstream had at the last look.
     pub(crate) upstream_digest: Option<Digest>,

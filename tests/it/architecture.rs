@@ -272,6 +272,36 @@ fn every_type_has_a_name_of_its_own() {
 }
 
 #[test]
+fn no_file_is_longer_than_500_lines() {
+    let mut seen = 0;
+    for folder in ["src", "tests", "fuzz/src", "fuzz/fuzz_targets"] {
+        for file in all_below(folder, ".rs") {
+            let lines = fs::read_to_string(&file).unwrap().lines().count();
+            assert!(lines <= 500, "{} has {lines} lines: find the two things that it is about", file.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 400, "only {seen} files were found");
+}
+
+#[test]
+fn docs_say_more_than_the_name_of_what_they_stand_at() {
+    let said = ["The file", "What is wrong", "Its name", "The name", "The path", "Its path", "Its size", "The image"];
+    for file in all_below("src", ".rs") {
+        let (text, mut is_shown) = (fs::read_to_string(&file).unwrap(), false);
+        for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
+            if !line.starts_with([' ', '/', '#', '}']) {
+                // The compiler asks for documentation of what others see.
+                is_shown = line.starts_with("pub ");
+            }
+            let doc = line.trim().strip_prefix("/// ").and_then(|doc| doc.strip_suffix('.'));
+            let is_empty = doc.is_some_and(|doc| said.contains(&doc)) && !is_shown;
+            assert!(!is_empty, "{}:{}: {line}", file.display(), at + 1);
+        }
+    }
+}
+
+#[test]
 fn only_their_table_says_how_the_files_of_models_are_called() {
     let is_ending = |text: &str| {
         // An ending, or a name that is made of one: no example, no sentence for people, no media type of another tool.

@@ -46,7 +46,6 @@ pub enum ExportError {
     Config {
         /// The image directory.
         path: PathBuf,
-        /// What is wrong.
         message: String,
     },
 }

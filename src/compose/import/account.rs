@@ -25,11 +25,9 @@ pub(crate) enum PathStep {
 /// A value, and where it is.
 #[derive(Debug, Clone)]
 pub(crate) struct PlacedValue<'a> {
-    /// Where.
     pub(crate) path: Path,
     /// Where its key was written.
     pub(crate) mark: Mark,
-    /// The value.
     pub(crate) node: &'a YamlNode,
 }
 

@@ -23,47 +23,27 @@ pub enum ComposeImportError {
     /// A file cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
     },
     /// Not YAML, or with more in it than a compose file has.
     #[error("{file}:{mark}: {message}")]
-    Yaml {
-        /// The file.
-        file: String,
-        /// Where.
-        mark: Mark,
-        /// What is wrong.
-        message: String,
-    },
+    Yaml { file: String, mark: Mark, message: String },
     /// A key with something else than what compose takes there.
     #[error("{file}:{mark}: {path}: {message}")]
-    Shape {
-        /// The file.
-        file: String,
-        /// Where.
-        mark: Mark,
-        /// The key.
-        path: String,
-        /// What is wrong.
-        message: String,
-    },
+    Shape { file: String, mark: Mark, path: String, message: String },
     /// A line of a file of variables.
     #[error("{file}:{line}: {message}")]
     Variables {
-        /// The file.
         file: String,
         /// The line.
         line: usize,
-        /// What is wrong.
         message: String,
     },
     /// Variables that the file demands, and that nothing gives.
     #[error("{file}: no value for {names}; give them with --env-file")]
     Required {
-        /// The file.
         file: String,
         /// Each with its line and what the file says of it.
         names: String,

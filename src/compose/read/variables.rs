@@ -20,7 +20,6 @@ pub type ComposeVariables = BTreeMap<String, Text>;
 /// A value with its variables put in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Text {
-    /// The value.
     pub value: String,
     /// Variables without a value and without a default, for which nothing was put in.
     pub(crate) unset: BTreeSet<String>,

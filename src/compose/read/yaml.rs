@@ -31,9 +31,7 @@ pub struct Mark {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct YamlError {
-    /// Where.
     pub(crate) mark: Mark,
-    /// What is wrong.
     pub(crate) message: String,
 }
 
@@ -65,11 +63,9 @@ pub enum YamlValue {
 /// A key with its value, or an item of a list with its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct YamlEntry {
-    /// The key.
     pub key: String,
     /// Where the key is; for an item, where the item is.
     pub(crate) mark: Mark,
-    /// The value.
     pub value: YamlNode,
 }
 

@@ -23,7 +23,6 @@ const MODIFIED: &str = "1970-01-01T00:00:01Z";
 /// A model by its files, wherever these are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DescribedModel {
-    /// Its name.
     pub(crate) name: String,
     /// What is known of it.
     pub(crate) facts: Facts,
@@ -36,7 +35,6 @@ pub struct DescribedModel {
 pub(crate) struct ModelFile {
     /// Its path below the directory that all of them are in.
     pub(crate) path: String,
-    /// Bytes.
     pub(crate) size: u64,
     /// Digest of its bytes.
     pub(crate) sha256: Digest,
@@ -149,7 +147,6 @@ pub struct ArtifactDocument {
     pub(crate) media_type: &'static str,
     /// Digest of the bytes.
     pub digest: Digest,
-    /// The bytes.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -165,7 +162,6 @@ impl ArtifactDocument {
 pub struct Artifact {
     /// Its manifest.
     pub manifest: ArtifactDocument,
-    /// Its config.
     pub(crate) config: ArtifactDocument,
     /// Its layers: digests and sizes of the model's files, each once.
     pub(crate) layers: BTreeMap<Digest, u64>,

@@ -11,29 +11,20 @@
 //! tensors depends on the tensors, their alignment and the number of shards, on no other key and on nothing that is written
 //! beside them: with another chat template it is the same file. Memory: the header of the source, whatever its tensors weigh.
 
-use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use super::gguf_shard::{ShardPlace, Sized, info_size, metadata, weights};
 use crate::class::{Class, Classified};
 use crate::disk::pipe::PipeError;
 use crate::disk::progress::Progress;
 use crate::disk::{WriteError, bounded};
-use crate::layer::Sink;
 use crate::layer::output::{Output, Verify};
 use crate::model::read::cursor::HeaderError;
 use crate::model::read::facts::ModelFormat;
-use crate::model::read::gguf::{GgufHeader, GgufTensor, MAGIC};
+use crate::model::read::gguf::{GgufHeader, GgufTensor};
 use crate::model::read::inspect::{InspectError, inspect};
 use crate::model::read::shards::ShardName;
-
-/// The alignment that readers take where `general.alignment` is not there.
-const ALIGNMENT: u64 = 32;
-/// Numbers of the kinds of values in the format.
-const U16: u32 = 2;
-const U32: u32 = 4;
-const I32: u32 = 5;
 
 /// Why a file was not split.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +33,6 @@ pub enum SplitError {
     /// It cannot be opened or read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -52,12 +42,7 @@ pub enum SplitError {
     Model(#[from] InspectError),
     /// It is a model, but no GGUF file.
     #[error("{path}: {source}", path = path.display())]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        source: HeaderError,
-    },
+    Header { path: PathBuf, source: HeaderError },
     /// It is a part of a split already.
     #[error(
         "{path} is shard {number} of {count} already: put them together again (`llama-gguf-split --merge FIRST OUT`) and split \
@@ -65,7 +50,6 @@ pub enum SplitError {
         path = path.display()
     )]
     AlreadySplit {
-        /// The file.
         path: PathBuf,
         /// Which shard, from 1 on.
         number: u64,
@@ -78,7 +62,6 @@ pub enum SplitError {
     /// A tensor whose size is not known.
     #[error("{path}: tensor '{tensor}' is of the unknown type {kind}, and where its data end is not known; a newer windlass may know it", path = path.display())]
     UnknownType {
-        /// The file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
@@ -87,12 +70,7 @@ pub enum SplitError {
     },
     /// More shards than can be counted.
     #[error("{path} would be split into {count} shards, and there can be {max}; give a larger maximum size", path = path.display(), max = u16::MAX)]
-    TooMany {
-        /// The file.
-        path: PathBuf,
-        /// How many.
-        count: usize,
-    },
+    TooMany { path: PathBuf, count: usize },
     /// A place that is written to.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -115,9 +93,7 @@ impl Classified for SplitError {
 /// A shard that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
-    /// Its name.
     pub name: String,
-    /// Bytes.
     pub size: u64,
     /// How many tensors it holds.
     pub tensors: usize,
@@ -193,9 +169,6 @@ pub fn split(
     Ok(shards)
 }
 
-/// A tensor and the bytes of its data, in the order in which these lie.
-type Sized<'a> = (&'a GgufTensor, u64);
-
 /// The sizes of all tensors. One of an unknown type ends where the next begins.
 fn sized<'a>(file: &Path, header: &'a GgufHeader) -> Result<Vec<Sized<'a>>, SplitError> {
     let mut tensors: Vec<&GgufTensor> = header.tensors.iter().collect();
@@ -235,107 +208,13 @@ fn cut<'a>(tensors: &[Sized<'a>], alignment: u64, max_size: u64) -> Vec<Vec<Size
     parts
 }
 
-/// What a shard says of itself.
-#[derive(Debug, Clone, Copy, Default)]
-struct ShardPlace {
-    index: u16,
-    count: u16,
-    tensors: u32,
-}
-
-impl ShardPlace {
-    /// How many keys it writes.
-    const KEYS: u64 = 3;
-
-    fn write_keys(&self, bytes: &mut Vec<u8>) {
-        key(bytes, "split.no", U16, &self.index.to_le_bytes());
-        key(bytes, "split.count", U16, &self.count.to_le_bytes());
-        key(bytes, "split.tensors.count", I32, &self.tensors.to_le_bytes());
-    }
-
-    /// The beginning of a shard of tensors, up to their entries.
-    fn head(&self, alignment: u64, tensors: u64) -> Vec<u8> {
-        let mut bytes = beginning(tensors, Self::KEYS + u64::from(alignment != ALIGNMENT));
-        if alignment != ALIGNMENT {
-            key(&mut bytes, "general.alignment", U32, &u32::try_from(alignment).unwrap_or(u32::MAX).to_le_bytes());
-        }
-        self.write_keys(&mut bytes);
-        bytes
-    }
-}
-
-/// The beginning of a file. Version 3 has the layout of version 2.
-fn beginning(tensors: u64, keys: u64) -> Vec<u8> {
-    [&MAGIC[..], &3_u32.to_le_bytes(), &tensors.to_le_bytes(), &keys.to_le_bytes()].concat()
-}
-
-fn text(bytes: &mut Vec<u8>, text: &str) {
-    bytes.extend((text.len() as u64).to_le_bytes());
-    bytes.extend(text.as_bytes());
-}
-
-fn key(bytes: &mut Vec<u8>, name: &str, kind: u32, value: &[u8]) {
-    text(bytes, name);
-    bytes.extend(kind.to_le_bytes());
-    bytes.extend(value);
-}
-
-/// Bytes of a tensor's entry: its name, rank, dimensions, type and offset.
-fn info_size(tensor: &GgufTensor) -> u64 {
-    (8 + tensor.name.len() + 4 + 8 * tensor.dims.len() + 4 + 8) as u64
-}
-
-/// The first shard: every key as it is, and no tensor.
-fn metadata(header: &GgufHeader, source: &File, place: &ShardPlace, output: &mut Output<'_>) -> Result<(), PipeError> {
-    let kept = || header.entries.iter().filter(|entry| !entry.key.starts_with("split."));
-    output.bytes(&beginning(0, kept().count() as u64 + ShardPlace::KEYS)).map_err(PipeError::Write)?;
-    for entry in kept() {
-        let Range { start, end } = entry.range;
-        output.range(source, start, end - start)?;
-    }
-    let mut own = Vec::new();
-    place.write_keys(&mut own);
-    output.bytes(&own).map_err(PipeError::Write)?;
-    pad(header.alignment, output)
-}
-
-/// A shard of tensors.
-fn weights(
-    header: &GgufHeader,
-    source: &File,
-    tensors: &[Sized<'_>],
-    place: &ShardPlace,
-    output: &mut Output<'_>,
-) -> Result<(), PipeError> {
-    let mut bytes = place.head(header.alignment, tensors.len() as u64);
-    let mut offset = 0_u64;
-    for (tensor, size) in tensors {
-        text(&mut bytes, &tensor.name);
-        bytes.extend(u32::try_from(tensor.dims.len()).unwrap_or(u32::MAX).to_le_bytes());
-        bytes.extend(tensor.dims.iter().flat_map(|dimension| dimension.to_le_bytes()));
-        bytes.extend(tensor.kind.to_le_bytes());
-        bytes.extend(offset.to_le_bytes());
-        offset += size.next_multiple_of(header.alignment);
-    }
-    output.bytes(&bytes).map_err(PipeError::Write)?;
-    pad(header.alignment, output)?;
-    for (tensor, size) in tensors {
-        output.range(source, header.data_start + tensor.offset, *size)?;
-        pad(header.alignment, output)?;
-    }
-    Ok(())
-}
-
-fn pad(alignment: u64, output: &mut Output<'_>) -> Result<(), PipeError> {
-    let missing = output.offset().next_multiple_of(alignment) - output.offset();
-    output.bytes(&vec![0; usize::try_from(missing).unwrap_or(0)]).map_err(PipeError::Write)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
     use std::fs;
+    use std::ops::Range;
 
+    use super::super::gguf_shard::{U16, U32, beginning, key, text};
     use super::*;
 
     /// A tensor of the type I8, or of another that is a number a byte too.

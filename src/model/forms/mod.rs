@@ -7,10 +7,11 @@
 //! | CNCF ModelPack | [`modelpack`] |
 //! | Docker Model Runner | [`docker_model`] |
 //! | Ollama | [`ollama`], [`modelfile`] |
-//! | llama.cpp, as shards | [`gguf_split`] |
+//! | llama.cpp, as shards | [`gguf_split`], `gguf_shard` |
 
 pub(crate) mod artifact;
 pub(crate) mod docker_model;
+mod gguf_shard;
 pub(crate) mod gguf_split;
 pub(crate) mod labels;
 pub(crate) mod modelfile;

@@ -43,7 +43,6 @@ pub enum OllamaError {
         "'{name}' is not a name for Ollama: {part} '{text}' must have 1 to {longest} letters, digits, '_', '-' or '.', and begin with a letter, a digit or '_'; a namespace has no '.'"
     )]
     Name {
-        /// The name.
         name: String,
         /// Which part of it.
         part: &'static str,
@@ -63,7 +62,6 @@ pub enum OllamaError {
         "model {model} is split into several files ({file}, …), and Ollama keeps the weights of a model as one blob: give it the whole file (llama.cpp's `llama-gguf-split --merge` makes it of the shards), or serve the shards with llama.cpp"
     )]
     Split {
-        /// The model.
         model: String,
         /// One of its files.
         file: String,
@@ -71,7 +69,6 @@ pub enum OllamaError {
     /// Another format.
     #[error("model {model} is {format}, and Ollama serves GGUF; convert it with llama.cpp's convert_hf_to_gguf.py", format = .format.as_str())]
     Format {
-        /// The model.
         model: String,
         /// What it is.
         format: ModelFormat,
@@ -81,7 +78,6 @@ pub enum OllamaError {
         "model {model} is not a model of its own but of the kind '{kind}'; Ollama needs the model that it belongs to"
     )]
     Kind {
-        /// The model.
         model: String,
         /// What it is.
         kind: String,
@@ -91,7 +87,6 @@ pub enum OllamaError {
         "model {model} has several models in it ({files}), and Ollama keeps one under a name: make a model of each"
     )]
     Several {
-        /// The model.
         model: String,
         /// Their files.
         files: String,
@@ -176,7 +171,6 @@ impl fmt::Display for OllamaName {
 /// A model in Ollama's directory: its manifest and its small blobs are texts, its large ones are files of the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OllamaModel {
-    /// Its name.
     pub(crate) name: OllamaName,
     /// Its manifest.
     pub(crate) manifest: String,

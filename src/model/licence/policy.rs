@@ -47,7 +47,6 @@ pub(crate) enum PolicyError {
          that rule away"
     )]
     Denied {
-        /// The model.
         model: String,
         /// Its licence.
         licence: String,
@@ -60,7 +59,6 @@ pub(crate) enum PolicyError {
          there", list(.allow)
     )]
     NotAllowed {
-        /// The model.
         model: String,
         /// Its licence.
         licence: String,
@@ -72,10 +70,7 @@ pub(crate) enum PolicyError {
         "nothing says which licence model '{model}' has, and licences.unknown is \"deny\"; {}, or leave the model out",
         SAY_IT
     )]
-    Unknown {
-        /// The model.
-        model: String,
-    },
+    Unknown { model: String },
 }
 
 impl Classified for PolicyError {

@@ -43,18 +43,12 @@ pub(crate) enum AddError {
     },
     /// A local file.
     #[error("{path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// A file of the lock that only one machine had.
     #[error(
         "{path} was added from a file, and has no address; add it again where that file is, with: windlass model add {reference}"
     )]
     NoAddress {
-        /// The file.
         path: String,
         /// What was added.
         reference: String,
@@ -67,7 +61,6 @@ pub(crate) enum AddError {
         /// What kind of failure it is.
         class: Class,
     },
-    /// The store.
     #[error(transparent)]
     Nix(#[from] NixError),
     /// The cache.
@@ -114,7 +107,6 @@ pub(crate) struct Adder<'a> {
 /// What came, and by which way.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Brought {
-    /// The files.
     pub(crate) files: Vec<LockedFile>,
     /// Those of them that the store did not have.
     pub(crate) fetched: BTreeSet<FixedFile>,

@@ -59,7 +59,6 @@ pub(crate) enum HubError {
     Answer {
         /// What was asked.
         address: String,
-        /// What is wrong.
         reason: String,
     },
 }
@@ -99,7 +98,6 @@ pub(crate) struct Revision {
 /// A file of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HubFile {
-    /// Bytes.
     pub(crate) size: u64,
     /// Its digest, for large files.
     pub(crate) digest: Option<Digest>,

@@ -76,7 +76,6 @@ pub struct LockedFile {
     pub(crate) name: String,
     /// Its place in the model's directory.
     pub path: String,
-    /// Bytes.
     #[serde(deserialize_with = "crate::names::size")]
     pub(crate) size: u64,
     /// SHA-256 in hex: what Hugging Face calls the LFS oid.
@@ -124,15 +123,12 @@ impl Default for ModelLock {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelLockError {
-    /// The file.
     #[error(transparent)]
     File(#[from] LockFileError),
     /// Something in it that cannot be.
     #[error("{path}: model '{model}': {problem}", path = path.display())]
     Model {
-        /// The file.
         path: PathBuf,
-        /// The model.
         model: String,
         /// What is wrong with it.
         problem: String,
@@ -140,7 +136,6 @@ pub enum ModelLockError {
     /// A model that is not in the lock.
     #[error("{path}: {}", no_such("model", .name, "", .there), path = path.display())]
     Unknown {
-        /// The file.
         path: PathBuf,
         /// What was asked for.
         name: String,

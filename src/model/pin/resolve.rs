@@ -49,12 +49,7 @@ pub(crate) enum SourceResolveError {
     Inspect(#[from] InspectError),
     /// A local file, or its folder, that cannot be read.
     #[error("{path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
 }
 
 impl Classified for SourceResolveError {

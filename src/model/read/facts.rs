@@ -84,7 +84,6 @@ pub struct Facts {
 pub struct InspectedFile {
     /// Its path below the directory that was inspected; its name, if it was a file.
     pub path: PathBuf,
-    /// Bytes.
     pub(crate) size: u64,
 }
 

@@ -29,7 +29,6 @@ pub enum InspectError {
     /// A file cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -43,7 +42,6 @@ pub enum InspectError {
     /// A file that is something else.
     #[error("{path} is not a model: it is {found}; {advice}", path = path.display(), advice = found.advice())]
     NotAModel {
-        /// The file.
         path: PathBuf,
         /// What it is.
         found: FileKind,
@@ -51,7 +49,6 @@ pub enum InspectError {
     /// A header that is damaged, or cut off.
     #[error("{path}: {source}", path = path.display())]
     Header {
-        /// The file.
         path: PathBuf,
         /// Where, and what is wrong.
         source: HeaderError,
@@ -67,7 +64,6 @@ pub enum InspectError {
     /// A shard of something else.
     #[error("{path} does not fit: {message}; get all shards from one place", path = path.display())]
     WrongShard {
-        /// The file.
         path: PathBuf,
         /// What does not fit.
         message: String,
@@ -82,14 +78,10 @@ pub enum InspectError {
     },
     /// A directory without any.
     #[error("there is no model in {path}: no .gguf and no .safetensors file", path = path.display())]
-    NoModel {
-        /// The directory.
-        path: PathBuf,
-    },
+    NoModel { path: PathBuf },
     /// A directory with several.
     #[error("there are several models in {path}: {names}; name the file of one", path = path.display(), names = names.join(", "))]
     SeveralModels {
-        /// The directory.
         path: PathBuf,
         /// A file of each.
         names: Vec<String>,

@@ -25,7 +25,6 @@ pub(crate) enum MendError {
     /// Podman does not work with the file, or another user's does not; all is as it was.
     #[error("{conf}: with the store in it, {said}; it was put back as it was", conf = conf.display())]
     Refused {
-        /// The file.
         conf: PathBuf,
         /// What Podman said.
         said: String,

@@ -2,6 +2,7 @@
 
 mod fix;
 mod host_checks;
+mod leftovers;
 mod naming;
 mod unreadable;
 

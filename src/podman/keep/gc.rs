@@ -74,7 +74,6 @@ pub(crate) struct KeptItem {
     pub(crate) class: GarbageClass,
     /// What it is called: `generation 5`, `image redis (9ffa7622610c)`.
     pub(crate) name: String,
-    /// Why.
     pub(crate) why: String,
 }
 
@@ -116,7 +115,6 @@ pub(crate) enum Thing {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct NotOurs {
-    /// How many.
     pub(crate) images: usize,
     /// Bytes of their layers.
     pub(crate) bytes: u64,

@@ -78,7 +78,6 @@ pub(crate) enum ProblemState {
 pub(crate) struct LayerName {
     /// What is in it.
     pub(crate) title: String,
-    /// Its digest.
     pub(crate) digest: Digest,
 }
 
@@ -89,7 +88,6 @@ pub(crate) struct ImageProblem {
     pub(crate) state: ProblemState,
     /// The images that have it, by name and tag.
     pub(crate) images: Vec<String>,
-    /// The layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) layer: Option<LayerName>,
     /// The path in the image.
@@ -130,7 +128,6 @@ pub(crate) struct VerifiedImages {
     pub(crate) images: usize,
     /// How many layers, each once.
     pub(crate) layers: usize,
-    /// What is wrong.
     pub(crate) problems: Vec<ImageProblem>,
 }
 

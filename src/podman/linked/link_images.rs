@@ -47,7 +47,6 @@ pub enum LinkError {
         title: String,
         /// The beginning of its digest.
         digest: String,
-        /// Why.
         source: Box<TreeError>,
     },
     /// An archive cannot be unpacked.
@@ -57,7 +56,6 @@ pub enum LinkError {
         title: String,
         /// The beginning of its digest.
         digest: String,
-        /// Why.
         source: Box<UnpackError>,
     },
     /// The files are not those that the layer was built from.

@@ -54,23 +54,16 @@ pub enum ArtifactsError {
         "{name} is another artifact already, {found}: `podman artifact rm {name}` removes it, --name gives this one another name"
     )]
     Taken {
-        /// The name.
         name: String,
         /// The digest of what has it.
         found: String,
     },
     /// An index that is not one.
     #[error("{path} is not the index of an OCI layout: {message}", path = path.display())]
-    Index {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
+    Index { path: PathBuf, message: String },
     /// Podman.
     #[error(transparent)]
     Engine(#[from] ClientError),
-    /// The model.
     #[error(transparent)]
     Form(#[from] FormError),
     /// A place that is written to.

@@ -39,7 +39,6 @@ pub(crate) enum LoadError {
     /// Podman does not let go of what a container uses, and would prefer it to what is loaded.
     #[error("{reference} cannot be loaded anew while container {container} uses it")]
     InUse {
-        /// The image.
         reference: String,
         /// A container of it.
         container: String,
@@ -47,7 +46,6 @@ pub(crate) enum LoadError {
     /// Podman does not have what was loaded.
     #[error("{reference} was loaded and taken away again, because Podman {found}")]
     NotThere {
-        /// The image.
         reference: String,
         /// What Podman has instead.
         found: String,

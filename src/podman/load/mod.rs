@@ -31,7 +31,7 @@ use super::storage::records::{StoreRecords, StoredImage};
 use super::storage::snapshot::StoreSnapshot;
 use crate::disk::WriteError;
 use crate::disk::progress::Progress;
-use crate::engine::generations::GenerationEntry;
+use crate::engine::generation::GenerationEntry;
 use crate::engine::load::{self, Loading};
 use crate::engine::rollback;
 use crate::engine::target::{LoadMethod, LoadOptions, LoadStep, LoadTarget, LoadVia, Presence, TargetState};

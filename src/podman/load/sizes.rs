@@ -115,7 +115,6 @@ impl MeasuredSizes {
 /// What a load needs at one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Space {
-    /// The store.
     pub(crate) place: PathBuf,
     /// Bytes that are needed at the fullest moment.
     pub(crate) needed: u64,

@@ -7,7 +7,7 @@ use super::LoadError;
 use super::decide::PodmanHost;
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
-use crate::engine::generations::{Generation, GenerationEntry};
+use crate::engine::generation::{Generation, GenerationEntry};
 use crate::oci::reference::Reference;
 use crate::podman::storage::records::{StoreRecords, StoredImage};
 use crate::podman::storage::snapshot::StoreSnapshot;

@@ -42,7 +42,8 @@ use crate::disk::files::write_file;
 use crate::disk::own_folder::{MOST_NAMES, OwnFolder};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, Staging, WriteError, own_lock};
-use crate::engine::generations::{GenerationEntry, GenerationError, store_path};
+use crate::engine::generation::GenerationEntry;
+use crate::engine::generations::{GenerationError, store_path};
 use crate::image::json::parse_versioned;
 use crate::image::layout::{LayoutError, VERSION};
 use crate::names::{LOADED, no_such};
@@ -73,7 +74,6 @@ pub enum ModelError {
     /// The model is recorded, and its files are gone.
     #[error("model {model} is not there any more: {why}; load its stack again")]
     Missing {
-        /// The model.
         model: String,
         /// What is missing.
         why: String,
@@ -114,7 +114,6 @@ pub enum ModelError {
     NoWayBack {
         /// The service.
         service: SlotService,
-        /// The model.
         model: String,
         /// What was wrong.
         why: Box<ServiceError>,

@@ -13,7 +13,7 @@ use super::unit::{ServiceError, SlotService};
 use super::{HeldModel, ModelError, Slots, alias};
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
-use crate::engine::generations::{Generation, GenerationEntry};
+use crate::engine::generation::{Generation, GenerationEntry};
 use crate::engine::target::Presence;
 use crate::image::layout::{ImageDir, VERSION};
 use crate::image::summary::ImageKind;
@@ -28,10 +28,7 @@ use crate::podman::storage::snapshot::StoreSnapshot;
 #[serde(rename_all = "camelCase", tag = "place")]
 pub(crate) enum ModelPlace {
     /// In a linked store.
-    Linked {
-        /// The store.
-        store: PathBuf,
-    },
+    Linked { store: PathBuf },
     /// Where Podman unpacked it.
     Pulled {
         /// The graph root, or an additional store that another program fills.
@@ -48,7 +45,6 @@ pub(crate) enum ModelPlace {
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GenerationModel {
-    /// Which one.
     #[serde(flatten)]
     pub(crate) entry: GenerationEntry,
     /// Where its image is.
@@ -80,7 +76,6 @@ pub(crate) struct ModelUser {
 #[derive(Debug, Clone, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Slot {
-    /// Its name.
     pub(crate) slot: String,
     /// Where it is: containers bind `file` or `tree` below.
     pub(crate) path: PathBuf,

@@ -51,12 +51,7 @@ pub enum ServiceError {
     Engine(#[from] ClientError),
     /// Podman described a container in an unknown way.
     #[error("podman describes container {container} in a way that is not known: {message}; is it Podman 4.3 or later?")]
-    Answer {
-        /// The container.
-        container: String,
-        /// What is wrong.
-        message: String,
-    },
+    Answer { container: String, message: String },
     /// It did not become healthy.
     #[error("{0}")]
     Unhealthy(String),

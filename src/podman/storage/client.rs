@@ -88,7 +88,6 @@ impl Classified for ClientError {
 pub(crate) struct PodmanContainer {
     /// Its ID.
     pub(crate) id: String,
-    /// Its name.
     pub(crate) name: String,
     /// The ID of its image.
     #[serde(default)]

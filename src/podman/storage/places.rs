@@ -77,7 +77,6 @@ pub(crate) enum PlacesError {
     /// The system could not run it.
     #[error("run {program}: {source}", program = program.display())]
     Start {
-        /// The program.
         program: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -88,7 +87,6 @@ pub(crate) enum PlacesError {
          an image, then run `podman info` by hand", program = program.display()
     )]
     Slow {
-        /// The program.
         program: PathBuf,
         /// How long it was given.
         seconds: u64,
@@ -107,7 +105,6 @@ pub(crate) enum PlacesError {
         program = program.display()
     )]
     Answer {
-        /// The program.
         program: PathBuf,
         /// How what it printed begins.
         said: String,
@@ -116,10 +113,7 @@ pub(crate) enum PlacesError {
     },
     /// It has no storage on this host.
     #[error("{program} is a client of a Podman elsewhere; put the Podman of this host first on PATH", program = program.display())]
-    Remote {
-        /// The program.
-        program: PathBuf,
-    },
+    Remote { program: PathBuf },
     /// The job was stopped.
     #[error(transparent)]
     Stopped(io::Error),

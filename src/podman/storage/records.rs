@@ -35,12 +35,7 @@ pub enum RecordsError {
     File(#[from] WriteError),
     /// Torn or foreign JSON, with which every Podman command fails.
     #[error("{path} is damaged: {message}; `windlass doctor` says what to do", path = path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
+    Damaged { path: PathBuf, message: String },
 }
 
 impl Classified for RecordsError {
@@ -195,7 +190,6 @@ fn known_digest<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Dige
 /// What one store has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreRecords {
-    /// The store.
     pub(crate) store: PathBuf,
     /// Its driver.
     pub(crate) driver: String,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::places::Places;
 use super::records::{RecordsError, StoreRecords, StoredImage, StoredLayer};
 use crate::disk::progress::Progress;
-use crate::engine::generations::{self, GenerationEntry};
+use crate::engine::generation::{self, GenerationEntry};
 use crate::engine::target::Presence;
 use crate::image::chain_ids;
 use crate::image::summary::{PlatformRecord, Summary};
@@ -137,5 +137,5 @@ impl StoreSnapshot {
 /// The names by which one platform of an image must be found.
 #[must_use]
 pub(crate) fn names(summary: &Summary, platform: &PlatformRecord) -> Vec<String> {
-    generations::names(&summary.reference, &summary.name, [platform.digest, summary.digest])
+    generation::names(&summary.reference, &summary.name, [platform.digest, summary.digest])
 }

@@ -15,7 +15,6 @@ pub enum ConfError {
     /// It cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
-        /// The file.
         path: PathBuf,
         /// What the system said.
         source: io::Error,
@@ -23,7 +22,6 @@ pub enum ConfError {
     /// It is not TOML. Podman's commands fail or, worse, take their defaults.
     #[error("{path}, line {line}: {message}; mend the line, then `podman info` says whether Podman can read the file", path = path.display())]
     Syntax {
-        /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
@@ -33,7 +31,6 @@ pub enum ConfError {
     /// A key has a value of the wrong kind.
     #[error("{path}: {key} must be {expected}; correct it", path = path.display())]
     Kind {
-        /// The file.
         path: PathBuf,
         /// The key with its tables.
         key: String,
@@ -43,7 +40,6 @@ pub enum ConfError {
     /// Two keys of a table differ only in case. Podman's parser takes both for the same, in no certain order.
     #[error("{path}: '{one}' and '{other}' are the same key for Podman, which takes either; remove one of them", path = path.display())]
     Twice {
-        /// The file.
         path: PathBuf,
         /// The one.
         one: String,

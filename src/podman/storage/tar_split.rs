@@ -125,7 +125,6 @@ pub(crate) enum TarSplitLine {
     Segment(Vec<u8>),
     /// A member.
     Member {
-        /// Its name.
         name: Vec<u8>,
         /// Bytes of its content in the archive.
         size: u64,

@@ -5,16 +5,21 @@
 //! It looks no name up: what resolves names in a C library wants other libraries at run time, which an image does not
 //! have. A health check asks its own container, so an address or `localhost` is enough.
 
+mod address;
+mod exec;
+mod http;
+
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{self, Write};
 use std::ops::RangeInclusive;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
+use std::process::{Command, ExitCode};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use self::address::{Address, parse_url};
+use self::exec::exec;
+use self::http::http;
 
 const HELP: &str = r#"Ask a service whether it works
 
@@ -48,9 +53,6 @@ const HEAD: usize = 64 << 10;
 /// A line longer than this is cut when it is passed on.
 const LINE: usize = 200;
 
-/// How often is looked whether a program has ended, and how long its last words are waited for.
-const TICK: Duration = Duration::from_millis(10);
-const LAST_WORDS: Duration = Duration::from_millis(200);
 /// The pause before a service that was not healthy is asked again.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -202,75 +204,6 @@ enum Event {
     Done(Result<(), String>),
 }
 
-/// Where something listens: `unix:PATH`, or the sockets that a text stands for.
-#[derive(Clone)]
-struct Address {
-    text: String,
-    sockets: Vec<SocketAddr>,
-}
-
-/// A connection of either kind.
-trait ProbeStream: Read + Write {}
-impl<T: Read + Write> ProbeStream for T {}
-
-impl Address {
-    fn parse(text: &str, default_port: Option<u16>) -> Result<Self, String> {
-        if text.starts_with("unix:") {
-            return Ok(Self { text: text.to_owned(), sockets: Vec::new() });
-        }
-        let wrong = |why: &str| format!("'{text}': {why}");
-        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, rest)) if rest.is_empty() || rest.starts_with(':') => (host, rest.strip_prefix(':')),
-            Some(_) => return Err(wrong("expected [ADDRESS]:PORT")),
-            None if text.matches(':').count() > 1 => return Err(wrong("an IPv6 address is written in brackets")),
-            None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-        };
-        let port = match (port, default_port) {
-            (Some(port), _) => port.parse().map_err(|_| wrong("the port is not a number up to 65535"))?,
-            (None, Some(port)) => port,
-            (None, None) => return Err(wrong("expected HOST:PORT or unix:PATH")),
-        };
-        let hosts: Vec<IpAddr> = match host {
-            "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-            host => vec![host.parse().map_err(|_| wrong("write an IP address or localhost; no name is looked up"))?],
-        };
-        let sockets = hosts.into_iter().map(|host| SocketAddr::new(host, port)).collect();
-        Ok(Self { text: text.to_owned(), sockets })
-    }
-
-    fn connect(&self) -> Result<Box<dyn ProbeStream>, String> {
-        if let Some(path) = self.text.strip_prefix("unix:") {
-            return UnixStream::connect(path).map(|stream| Box::new(stream) as _).map_err(plain);
-        }
-        let mut first = None;
-        for socket in &self.sockets {
-            match TcpStream::connect(socket) {
-                Ok(stream) => return Ok(Box::new(stream)),
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        Err(first.map_or_else(String::new, plain))
-    }
-}
-
-/// Where to connect to, and what to ask for. No message has more of it than the host: the rest may hold a secret.
-fn parse_url(url: &str) -> Result<(Address, String), String> {
-    let rest = url.strip_prefix("http://").ok_or("the URL does not begin with http://")?;
-    if rest.contains(|c: char| c.is_ascii_control() || c == ' ') {
-        return Err("the URL has a space or a control character".to_owned());
-    }
-    let (host, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-    if host.contains('@') {
-        return Err("the URL has a user name, which is not supported".to_owned());
-    }
-    let path = path.split('#').next().unwrap_or_default();
-    let slash = if path.starts_with('/') { "" } else { "/" };
-    if host.starts_with("unix:") {
-        return Err("the URL has no host".to_owned());
-    }
-    Ok((Address::parse(host, Some(80))?, format!("{slash}{path}")))
-}
-
 fn duration(option: &str, text: &str) -> Result<Duration, String> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -312,112 +245,6 @@ fn unescape(text: &str) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-fn http(
-    at: &Address,
-    path: &str,
-    status: &RangeInclusive<u16>,
-    contains: Option<&str>,
-    tell: &Sender<Event>,
-) -> Result<(), String> {
-    let mut stream = at.connect()?;
-    drop(tell.send(Event::Missing("no answer")));
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nAccept: */*\r\nConnection: close\r\n\r\n", at.text);
-    stream.write_all(request.as_bytes()).map_err(plain)?;
-    let mut input = BufReader::new(stream);
-    let mut left = HEAD;
-    let (found, length) = loop {
-        let (found, length) = head(&mut input, &mut left)?;
-        // 100 to 199 announce the answer; after 101 no answer comes.
-        if found == 101 || found >= 200 {
-            break (found, length);
-        }
-    };
-    if !status.contains(&found) {
-        return Err(format!("status {found}"));
-    }
-    drop(tell.send(Event::Missing("no end of the answer")));
-    let body = if matches!(found, 101 | 204 | 304) { Vec::new() } else { body(&mut input, length)? };
-    match contains {
-        Some(text) if !holds(&body, text.as_bytes()) => Err(format!("status {found}, but the answer lacks '{text}'")),
-        _ => Ok(()),
-    }
-}
-
-/// How the end of a body is known.
-enum Length {
-    Bytes(usize),
-    Chunked,
-    UntilClosed,
-}
-
-/// The lines before a body: the status, and how long the body is.
-fn head(input: &mut impl BufRead, left: &mut usize) -> Result<(u16, Length), String> {
-    let first = line(input, left)?;
-    let mut words = first.split(' ');
-    let speaks = words.next().is_some_and(|version| version.starts_with("HTTP/1."));
-    let status =
-        words.next().and_then(|word| word.parse().ok()).filter(|status| speaks && (100..=599).contains(status));
-    let status = status.ok_or_else(|| format!("this is not HTTP: '{}'", first_line(first.as_bytes())))?;
-    let mut length = Length::UntilClosed;
-    loop {
-        let line = line(input, left)?;
-        if line.is_empty() {
-            return Ok((status, length));
-        }
-        let (name, value) = line.split_once(':').unwrap_or_default();
-        let value = value.trim();
-        if name.eq_ignore_ascii_case("transfer-encoding") {
-            length = Length::Chunked;
-        } else if name.eq_ignore_ascii_case("content-length") && !matches!(length, Length::Chunked) {
-            length = Length::Bytes(value.parse().map_err(|_| "its Content-Length is not a number")?);
-        }
-    }
-}
-
-/// One line without its end; `left` is what the lines together may still have.
-fn line(input: &mut impl BufRead, left: &mut usize) -> Result<String, String> {
-    let mut line = Vec::new();
-    input.take(*left as u64).read_until(b'\n', &mut line).map_err(plain)?;
-    *left -= line.len();
-    match line.strip_suffix(b"\n") {
-        Some(line) => Ok(String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned()),
-        None if *left == 0 => Err(format!("its header is longer than {} KiB", HEAD >> 10)),
-        None if line.is_empty() => Err("it closed the connection without an answer".to_owned()),
-        None => Err(format!("it closed the connection after '{}'", first_line(&line))),
-    }
-}
-
-/// The body, or its first MiB.
-fn body(input: &mut impl BufRead, length: Length) -> Result<Vec<u8>, String> {
-    let mut body = Vec::new();
-    let early = || "it closed the connection within the answer".to_owned();
-    let mut read = |input: &mut dyn BufRead, size: usize| {
-        let wanted = size.min(BODY - body.len());
-        let got = input.take(wanted as u64).read_to_end(&mut body).map_err(plain)?;
-        Ok::<_, String>((got == wanted, body.len() == BODY))
-    };
-    match length {
-        Length::UntilClosed => drop(read(input, BODY)?),
-        Length::Bytes(size) => drop(read(input, size)?.0.then_some(()).ok_or_else(early)?),
-        Length::Chunked => loop {
-            let size = line(input, &mut { HEAD })?;
-            let size = size.split(';').next().unwrap_or_default().trim();
-            let size = usize::from_str_radix(size, 16).map_err(|_| "the length of a chunk is not a number")?;
-            let (whole, full) = read(input, size)?;
-            if !whole {
-                return Err(early());
-            }
-            if size == 0 || full {
-                break;
-            }
-            if !line(input, &mut { HEAD })?.is_empty() {
-                return Err("a chunk of its answer is longer than it says".to_owned());
-            }
-        },
-    }
-    Ok(body)
-}
-
 fn tcp(at: &Address, send: &[u8], expect: Option<&[u8]>, tell: &Sender<Event>) -> Result<(), String> {
     let mut stream = at.connect()?;
     drop(tell.send(Event::Missing("no expected answer")));
@@ -437,70 +264,6 @@ fn tcp(at: &Address, send: &[u8], expect: Option<&[u8]>, tell: &Sender<Event>) -
         }
     }
     Ok(())
-}
-
-/// Runs a program; the first line of its output.
-fn exec(mut command: Command, contains: Option<&str>, timeout: Duration) -> Result<String, String> {
-    let deadline = Instant::now() + timeout;
-    let name = command.get_program().display().to_string();
-    let failed = |message: &str, output: &[u8]| match first_line(output) {
-        line if line.is_empty() => Err(format!("{name}: {message}")),
-        line => Err(format!("{name}: {message}: {line}")),
-    };
-    let (mut reader, writer) = io::pipe().map_err(plain)?;
-    command.stdin(Stdio::null()).stdout(writer.try_clone().map_err(plain)?).stderr(writer);
-    let (sender, chunks) = sync_channel(0);
-    let thread = thread::Builder::new().spawn(move || {
-        let mut chunk = [0; 4096];
-        while let Ok(got @ 1..) = reader.read(&mut chunk) {
-            if sender.send(chunk[..got].to_vec()).is_err() {
-                return;
-            }
-        }
-    });
-    thread.map_err(plain)?;
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => return failed(&plain(error), b""),
-    };
-    // It holds the pipe open.
-    drop(command);
-    let mut output: Vec<u8> = Vec::new();
-    let mut keep = |chunk: Vec<u8>| output.extend(chunk.into_iter().take(BODY - output.len()));
-    let status = loop {
-        match chunks.recv_timeout(TICK) {
-            Ok(chunk) => keep(chunk),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => thread::sleep(TICK),
-        }
-        if let Some(status) = child.try_wait().map_err(plain)? {
-            break Some(status);
-        }
-        if Instant::now() >= deadline {
-            break None;
-        }
-    };
-    let Some(status) = status else {
-        drop(child.kill());
-        // A process that is not waited for stays in the process table.
-        (0..50).take_while(|_| matches!(child.try_wait(), Ok(None))).for_each(|_| thread::sleep(TICK));
-        return failed(&format!("still running after {timeout:?}, killed"), &output);
-    };
-    // What it started may hold the pipe open, or write without end.
-    let last_words = deadline.min(Instant::now() + LAST_WORDS);
-    while Instant::now() < last_words
-        && let Ok(chunk) = chunks.recv_timeout(last_words.saturating_duration_since(Instant::now()))
-    {
-        keep(chunk);
-    }
-    match (status.code(), contains) {
-        (Some(0), Some(text)) if !holds(&output, text.as_bytes()) => {
-            failed(&format!("its output lacks '{text}'"), &output)
-        }
-        (Some(0), _) => Ok(first_line(&output)),
-        (Some(code), _) => failed(&format!("exit code {code}"), &output),
-        (None, _) => failed(&format!("ended by signal {}", status.signal().unwrap_or(0)), &output),
-    }
 }
 
 fn holds(bytes: &[u8], text: &[u8]) -> bool {
