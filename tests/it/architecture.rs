@@ -5,17 +5,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The wings that have wings of their own, each with a table in its `mod.rs`.
-const NESTED: [&str; 3] = ["compose", "model", "podman"];
+pub(crate) const NESTED: [&str; 3] = ["compose", "model", "podman"];
 
 /// What shows the tests the wings: a list, and not a wing.
 const FACE: &str = "internals";
 
-fn sources() -> &'static Path {
+pub(crate) fn sources() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))
 }
 
 /// `wing -> what it may use`: the first and the last cell of each row of the table in a file.
-fn table(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn table(file: &Path) -> BTreeMap<String, BTreeSet<String>> {
     let text = fs::read_to_string(file).unwrap();
     let row = |line: &str| {
         let cells: Vec<&str> = line.strip_prefix("//! | `")?.trim_end().trim_end_matches('|').split('|').collect();
@@ -57,7 +57,7 @@ fn after<'t>(text: &'t str, prefix: &'t str) -> impl Iterator<Item = &'t str> {
 }
 
 /// The wings in `folder` that each wing there names, by paths that begin with `root`, or that lead up to `folder`.
-fn arrows(folder: &Path, root: &str, wings: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<String>> {
+pub(crate) fn arrows(folder: &Path, root: &str, wings: &BTreeSet<String>) -> BTreeMap<String, BTreeSet<String>> {
     let used = |wing: &String| {
         let mut used = BTreeSet::new();
         for path in files(folder, wing) {
@@ -76,7 +76,7 @@ fn arrows(folder: &Path, root: &str, wings: &BTreeSet<String>) -> BTreeMap<Strin
 }
 
 /// A wing that leads back to itself.
-fn circle(table: &BTreeMap<String, BTreeSet<String>>) -> Option<&String> {
+pub(crate) fn circle(table: &BTreeMap<String, BTreeSet<String>>) -> Option<&String> {
     let mut left: BTreeSet<&String> = table.keys().collect();
     // Those that use nothing that is left are taken away, until all are, or those of a circle remain.
     while let Some(&next) = left.iter().find(|wing| table[**wing].iter().all(|used| !left.contains(used))) {

@@ -9,6 +9,7 @@ mod accel;
 mod ai_stack;
 mod ai_stack_checks;
 mod architecture;
+mod architecture_page;
 mod attacks;
 mod attacks_roots;
 mod authority;
