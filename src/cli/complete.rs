@@ -1,6 +1,7 @@
 //! Completions that know names: images and models of the locks here, and what is loaded. They only read files: no program is
 //! asked, and what cannot be read gives no names.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use clap_complete::CompletionCandidate;
@@ -8,6 +9,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use super::host::{caller, nix_places};
 use crate::engine::Engine as _;
+use crate::engine::generation::GenerationEntry;
 use crate::image::summary::ImageKind;
 use crate::model::pin::lock as models;
 use crate::podman::load::decide::PodmanHost;
@@ -48,15 +50,31 @@ fn host() -> Option<PodmanHost> {
     Some(PodmanHost { places, engine, linked, nix: nix_places(), sizes: MeasuredSizes::default() })
 }
 
+fn entries() -> Vec<GenerationEntry> {
+    host().and_then(|host| host.generations().current().ok()?).map_or_else(Vec::new, |current| current.entries)
+}
+
 fn loaded(fits: fn(ImageKind) -> bool) -> Vec<CompletionCandidate> {
-    let current = host().and_then(|host| host.generations().current().ok()?);
-    let entries = current.into_iter().flat_map(|current| current.entries);
-    candidates(entries.filter(|entry| fits(entry.kind)).map(|entry| entry.name.to_string()))
+    candidates(entries().into_iter().filter(|entry| fits(entry.kind)).map(|entry| entry.name.to_string()))
 }
 
 /// What the current generation has.
 pub(super) fn loaded_names() -> ArgValueCandidates {
     ArgValueCandidates::new(|| loaded(|_| true))
+}
+
+/// The images that it has which are no models.
+pub(super) fn loaded_apps() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| loaded(|kind| kind != ImageKind::Model))
+}
+
+/// What it has, and the stacks that brought it.
+pub(super) fn loaded_names_and_stacks() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let entries = entries();
+        let stacks: BTreeSet<String> = entries.iter().flat_map(|entry| entry.origins.iter().cloned()).collect();
+        candidates(entries.into_iter().map(|entry| entry.name.to_string()).chain(stacks))
+    })
 }
 
 /// The models that it has.

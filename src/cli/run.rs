@@ -2,6 +2,7 @@
 
 use std::os::unix::process::CommandExt;
 
+use super::complete;
 use super::failure::{Result, environment, nothing_loaded, usage};
 use super::host::HostArgs;
 use super::load::run_words;
@@ -26,7 +27,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     host: HostArgs,
     /// The name of an image of what is loaded.
-    #[arg(value_name = "IMAGE")]
+    #[arg(add = complete::loaded_apps(), value_name = "IMAGE")]
     name: String,
     /// Options of `podman run`, and after `--` the command in the container with its arguments.
     #[arg(value_name = "OPTIONS] [-- COMMAND", trailing_var_arg = true, allow_hyphen_values = true)]

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::complete;
 use super::failure::{Result, nothing_loaded, usage};
 use super::host::HostArgs;
 use super::load::{label, origin};
@@ -29,7 +30,7 @@ Exit codes: 0 done, 1 a container uses one of them, 2 it is not loaded.";
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct UnloadArgs {
     /// Names of images and models, and names or paths of stacks.
-    #[arg(required = true, value_name = "NAME|STACK")]
+    #[arg(add = complete::loaded_names_and_stacks(), required = true, value_name = "NAME|STACK")]
     names: Vec<String>,
     /// Only say what would be done.
     #[arg(long)]

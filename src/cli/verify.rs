@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use super::complete;
 use super::failure::{Result, unverified};
 use super::host::HostArgs;
 use super::load::lean;
@@ -44,7 +45,7 @@ pub(super) struct VerifyArgs {
     #[arg(long)]
     full: bool,
     /// Only this image or model of what is loaded. Repeatable.
-    #[arg(long = "image", value_name = "NAME", conflicts_with = "path")]
+    #[arg(add = complete::loaded_names(), long = "image", value_name = "NAME", conflicts_with = "path")]
     images: Vec<String>,
     #[command(flatten)]
     host: HostArgs,

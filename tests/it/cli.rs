@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::env::{Env, FIXED, base_name, closure, run_ok, verbs};
+use crate::env::{Env, FIXED, base_name, closure, completions, run_ok, verbs};
 use crate::model_files::gguf;
 
 #[test]
@@ -134,22 +134,8 @@ fn completions_and_man_pages() {
         assert!(script.starts_with(beginning), "{shell}: {script}");
     }
     // Bash takes it, and asks the program that is on PATH for what comes next.
-    let bin = env.path("bin");
-    fs::create_dir(&bin).unwrap();
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_windlass"), bin.join("windlass")).unwrap();
-    env.write("completions", env.ok(["completions", "bash"]));
-    let complete = |line: &str| -> Vec<String> {
-        let words: Vec<&str> = line.split(' ').collect();
-        let script = format!(
-            "source ./completions; COMP_WORDS=({line}); COMP_CWORD={}; _clap_complete_windlass windlass {:?} x; printf '%s\n' \"${{COMPREPLY[@]}}\"",
-            words.len() - 1,
-            words.last().unwrap()
-        );
-        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-        let mut bash = Command::new("bash");
-        bash.args(["-c", &script]).current_dir(env.path("")).env("PATH", path).env("HOME", env.path(""));
-        run_ok(&mut bash).lines().map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()
-    };
+    let variables = [("HOME".to_owned(), env.path("").display().to_string())];
+    let complete = |line: &str| completions(&env, &variables, line);
     assert_eq!(complete("windlass exp"), ["export"]);
     for (verb, option) in
         [("export", "--without"), ("load", "--via"), ("status", "--check-free"), ("gc", "--aggressive")]

@@ -303,3 +303,23 @@ pub(crate) fn wait_for_podman(conf: &Path) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// What bash offers where this line ends, with these variables.
+pub(crate) fn completions(env: &Env, variables: &[(String, String)], line: &str) -> Vec<String> {
+    let bin = env.path(".completing");
+    if !bin.exists() {
+        std::fs::create_dir(&bin).unwrap();
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_windlass"), bin.join("windlass")).unwrap();
+        env.write(".completing/script", env.ok(["completions", "bash"]));
+    }
+    let words: Vec<&str> = line.split(' ').collect();
+    let script = format!(
+        "source .completing/script; COMP_WORDS=({line}); COMP_CWORD={}; _clap_complete_windlass windlass {:?} x; printf '%s\n' \"${{COMPREPLY[@]}}\"",
+        words.len() - 1,
+        words.last().unwrap()
+    );
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script]).current_dir(env.path("")).env_clear().envs(variables.iter().cloned()).env("PATH", path);
+    run_ok(&mut bash).lines().map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()
+}

@@ -11,7 +11,7 @@ use crate::nix::root;
 
 pub(crate) struct Lab {
     pub(crate) env: Env,
-    variables: Vec<(String, String)>,
+    pub(crate) variables: Vec<(String, String)>,
     /// Podman's folder.
     folder: PathBuf,
 }

@@ -26,6 +26,11 @@ fn bytes_of(text: &str) -> Vec<u8> {
 
 /// A model that is not a model: one tensor of 32 numbers in Q8_0, and what a header says.
 pub(crate) fn tiny_gguf(name: &str) -> Vec<u8> {
+    embedding_gguf(name, 32)
+}
+
+/// The same, whose embeddings have so many numbers by its header.
+pub(crate) fn embedding_gguf(name: &str, length: u32) -> Vec<u8> {
     let text = |key: &str, value: &str| [bytes_of(key), 8_u32.to_le_bytes().into(), bytes_of(value)].concat();
     let number =
         |key: &str, value: u32| [bytes_of(key), 4_u32.to_le_bytes().into(), value.to_le_bytes().into()].concat();
@@ -35,7 +40,7 @@ pub(crate) fn tiny_gguf(name: &str) -> Vec<u8> {
         text("general.license", "apache-2.0"),
         number("general.file_type", 7),
         number("llama.context_length", 8192),
-        number("llama.embedding_length", 32),
+        number("llama.embedding_length", length),
     ];
     let mut file: Vec<u8> = b"GGUF".into();
     file.extend([&3_u32.to_le_bytes()[..], &1_u64.to_le_bytes(), &(keys.len() as u64).to_le_bytes()].concat());

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::engine::Podman;
 use crate::env::{Env, base_name, run_ok};
 use crate::model_files::gguf;
+use crate::model_forms::embedding_gguf;
 use crate::nix::{build, eval, try_eval};
 
 fn json_of(path: impl AsRef<Path>) -> Value {
@@ -216,6 +217,28 @@ fn a_linked_model_of_several_layers_is_bound_checked_and_removed() {
 fn files_of(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
     entries.flat_map(|path| files(&path)).map(|(name, _)| name).collect()
+}
+
+#[test]
+fn embeddings_of_another_length_are_told_before_the_model_is_used() {
+    let models = Models { podman: Podman::with_nix() };
+    let podman = &models.podman;
+    let spec = |name: &str, length: u32| {
+        let file = podman.add(name, "m.gguf", embedding_gguf(name, length), 0o444).join("m.gguf");
+        json!({ "name": name, "source": file, "storeDir": podman.home("store"), "mountPath": format!("/models/{name}") })
+    };
+    let stack = models.stack("stack", &[spec("small", 768), spec("large", 1024), spec("other", 1024)]);
+    podman.load(&stack, &[]).last();
+    let change = |arguments: &[&str]| podman.said(&[&["model", "use", "--slot", "embed"], arguments].concat());
+    assert_eq!((change(&["small"]).code, change(&["small"]).stderr.as_str()), (0, ""));
+    let warning = "windlass: warning: embeddings of large have 1024 numbers, and those of the model before had 768: vectors that \
+                   were stored with that cannot be searched with this; make them anew\n";
+    for options in [&["large", "--dry-run"][..], &["large"]] {
+        let said = change(options);
+        assert_eq!((said.code, said.stderr.as_str()), (0, warning.trim_start_matches("windlass: ")), "{options:?}");
+    }
+    // Of the same length there is nothing to say.
+    assert_eq!((change(&["other"]).code, change(&["other"]).stderr.as_str()), (0, ""));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::env::base_name;
+use crate::env::{base_name, completions};
 use crate::lab::Lab;
 
 /// An image of `redis-VERSION` from the store, built in the place of a stack, and loaded.
@@ -56,6 +56,17 @@ fn after_a_load_it_is_said_what_to_type_and_run_is_a_word_for_it() {
         serde_json::from_slice(&std::fs::read(lab.env.path(&image).join("image.json")).unwrap()).unwrap();
     let name = format!("localhost/redis@{}", summary["digest"].as_str().unwrap());
     assert_eq!(String::from_utf8(said.stderr).unwrap(), format!("next: podman run --pull=never {name}\n"));
+    // Shells know what is loaded.
+    let offered = |line: &str| completions(&lab.env, &lab.variables, line);
+    for (line, names) in [
+        ("windlass run re", &["redis"][..]),
+        ("windlass run redis --rm red", &[]),
+        ("windlass unload re", &["redis"]),
+        ("windlass verify --image re", &["redis"]),
+        ("windlass rollback 1", &["1"]),
+    ] {
+        assert_eq!(offered(line), names, "{line}");
+    }
     let options = ["run", "redis", "--rm", "--network=none", "--name=typed", "--", "/bin/busybox", "echo", "it runs"];
     assert_eq!(lab.ok(&options), "it runs\n");
     // A command without options, and a container that stays as a record.
