@@ -286,7 +286,7 @@ let
       path = "${cfg.dataDir}/${name}/${file}";
     in
     ''
-      if [ -e ${lib.escapeShellArg path} ] && [ "$(cat ${lib.escapeShellArg path})" != ${version} ]; then
+      if [ -r ${lib.escapeShellArg path} ] && [ "$(cat ${lib.escapeShellArg path})" != ${version} ]; then
         echo "warning: services.ai-stack.${name}:" ${lib.escapeShellArg "${cfg.dataDir}/${name}"} "is of version $(cat ${lib.escapeShellArg path})," \
           "and ${version} does not read it; before it restarts, ${upgrade}" >&2
       fi
@@ -455,5 +455,11 @@ in
   }
   // lib.optionalAttrs (options ? system.preSwitchChecks) {
     system.preSwitchChecks = lib.mkIf (withFormat != [ ]) { ai-stack-data = lib.concatMapStrings dataCheck withFormat; };
+  }
+  # Among the checks of home-manager, before it writes or restarts anything.
+  // lib.optionalAttrs (options ? home.activation) {
+    home.activation = lib.mkIf (withFormat != [ ]) {
+      ai-stack-data = lib.hm.dag.entryBefore [ "writeBoundary" ] (lib.concatMapStrings dataCheck withFormat);
+    };
   });
 }

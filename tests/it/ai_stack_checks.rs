@@ -354,19 +354,28 @@ fn data_of_another_postgres_are_told_before_anything_restarts() {
     let folder = env.path("data'dir");
     let change = stack(&format!("dataDir = {:?};", folder.display().to_string()));
     let [machine] = evaluated(STACK, [&change]);
-    let script = machine["preSwitch"]["ai-stack-data"].as_str().unwrap();
-    let run = || {
-        let output = std::process::Command::new("bash").args(["-euc", script]).output().unwrap();
-        assert!(output.status.success(), "{script}");
-        String::from_utf8(output.stderr).unwrap()
-    };
-    assert_eq!(run(), "");
-    env.write("data'dir/postgres/PG_VERSION", "17\n");
-    assert_eq!(run(), "");
-    env.write("data'dir/postgres/PG_VERSION", "16\n");
-    let said = run();
-    let place = folder.join("postgres").display().to_string();
-    let expected =
-        format!("warning: services.ai-stack.postgres: {place} is of version 16, and 17 does not read it; before it");
-    assert!(said.starts_with(&expected), "{said}");
+    let [home] = evaluated(STACK_HOME, [&change]);
+    // In a home among the checks, which come before anything is written.
+    let steps = home["activation"].as_array().unwrap();
+    let step = |name: &str| steps.iter().position(|step| step["name"] == name).unwrap();
+    assert!(step("ai-stack-data") < step("writeBoundary"));
+    let scripts = [&machine["preSwitch"]["ai-stack-data"], &steps[step("ai-stack-data")]["text"]];
+    for script in scripts.map(|script| script.as_str().unwrap()) {
+        let run = || {
+            let output = std::process::Command::new("bash").args(["-euc", script]).output().unwrap();
+            assert!(output.status.success(), "{script}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        drop(std::fs::remove_dir_all(&folder));
+        assert_eq!(run(), "");
+        env.write("data'dir/postgres/PG_VERSION", "17\n");
+        assert_eq!(run(), "");
+        env.write("data'dir/postgres/PG_VERSION", "16\n");
+        let said = run();
+        let place = folder.join("postgres").display().to_string();
+        let expected = format!(
+            "warning: services.ai-stack.postgres: {place} is of version 16, and 17 does not read it; before it"
+        );
+        assert!(said.starts_with(&expected), "{said}");
+    }
 }

@@ -1,15 +1,11 @@
 //! `windlass model check`
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 
 use super::super::failure::Result;
-use super::chosen;
 use super::hub::HubSession;
-use crate::cli::complete;
+use super::{LockedModelArgs, chosen};
 use crate::cli::printer::Printer;
-use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
 use crate::cli::upstream::check::{end, sentence, state};
 use crate::model::pin::lock::{self, ModelLock};
@@ -32,14 +28,8 @@ Exit codes: 0 all is current; 8 there is something newer; without that, 7 a logi
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct ModelCheckArgs {
-    /// Only these models.
-    #[arg(add = complete::locked_models(), value_name = "NAME")]
-    names: Vec<String>,
-    /// The lock file.
-    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
-    lock: PathBuf,
     #[command(flatten)]
-    registry: RegistryArgs,
+    locked: LockedModelArgs,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -59,9 +49,9 @@ struct ModelCheckRow<'a> {
 }
 
 pub(super) fn run(args: &ModelCheckArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let lock = lock::read(&args.lock)?;
-    let names = chosen(&lock, &args.names, &args.lock)?;
-    let place = HubSession::new(&args.registry, &args.lock)?;
+    let lock = lock::read(&args.locked.lock)?;
+    let names = chosen(&lock, &args.locked.names, &args.locked.lock)?;
+    let place = HubSession::new(&args.locked.registry, &args.locked.lock)?;
     let drawing = session.draw("check");
     let findings = check_models(place.adder(session.progress()).hub, &lock, &names, session.progress())?;
     drop(drawing);

@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::super::failure::{Result, offline};
+use super::LockedModelArgs;
 use super::hub::HubSession;
-use crate::cli::complete;
 use crate::cli::printer::{Printer, count, size};
-use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
 use crate::model::pin::lock;
 
@@ -25,20 +24,14 @@ const EXAMPLE: &str = "Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct ModelFetchArgs {
-    /// Only these models.
-    #[arg(add = complete::locked_models(), value_name = "NAME")]
-    names: Vec<String>,
-    /// The lock file.
-    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
-    lock: PathBuf,
+    #[command(flatten)]
+    locked: LockedModelArgs,
     /// Ask no server; fail if anything would have to be fetched.
     #[arg(long)]
     offline: bool,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
-    #[command(flatten)]
-    registry: RegistryArgs,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -58,12 +51,13 @@ struct ModelFetchRow {
 
 pub(super) fn run(args: &ModelFetchArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
-    let lock = lock::read(&args.lock)?;
+    let lock = lock::read(&args.locked.lock)?;
     let names: Vec<&String> =
-        if args.names.is_empty() { lock.models.keys().collect() } else { args.names.iter().collect() };
-    let place = HubSession::new(&args.registry, &args.lock)?;
+        if args.locked.names.is_empty() { lock.models.keys().collect() } else { args.locked.names.iter().collect() };
+    let place = HubSession::new(&args.locked.registry, &args.locked.lock)?;
     let adder = place.adder(progress);
-    let models = names.iter().map(|name| Ok((*name, lock.model(name, &args.lock)?))).collect::<Result<Vec<_>>>()?;
+    let models =
+        names.iter().map(|name| Ok((*name, lock.model(name, &args.locked.lock)?))).collect::<Result<Vec<_>>>()?;
     let all = lock.models.values().flat_map(|model| &model.files);
     place.store.let_go(&place.roots, all.map(lock::LockedFile::fixed))?;
 

@@ -13,10 +13,12 @@ mod split;
 mod update;
 mod use_model;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::complete;
 use super::failure::Result;
 use super::printer::Printer;
+use super::registry::RegistryArgs;
 use super::schemas::{Described, printed};
 use super::session::Session;
 use crate::model::forms::artifact::{Artifact, DescribedModel};
@@ -46,6 +48,19 @@ enum ModelVerb {
     Artifact(artifact::ModelArtifactArgs),
     Split(split::ModelSplitArgs),
     Use(use_model::ModelUseArgs),
+}
+
+/// Which models of which lock, and how their sources are asked.
+#[derive(Debug, clap::Args)]
+struct LockedModelArgs {
+    /// Only these models.
+    #[arg(add = complete::locked_models(), value_name = "NAME")]
+    names: Vec<String>,
+    /// The lock file.
+    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
+    lock: PathBuf,
+    #[command(flatten)]
+    registry: RegistryArgs,
 }
 
 /// The models of a lock that are meant: all, if none is named.

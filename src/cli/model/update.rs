@@ -1,18 +1,17 @@
 //! `windlass model update`
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::super::failure::{Failure, Result, several};
 use super::add::{keep, pin};
-use super::chosen;
 use super::hub::HubSession;
+use super::{LockedModelArgs, chosen};
 use crate::class::Class;
 use crate::cli::complete;
 use crate::cli::printer::{Printer, count, size};
-use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
 use crate::model::pin::lock::{self, LockedModel, ModelLockChange};
 use crate::model::pin::resolve::resolve;
@@ -34,20 +33,14 @@ const EXAMPLE: &str = "Examples:
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct ModelUpdateArgs {
-    /// Only these models.
-    #[arg(add = complete::locked_models(), value_name = "NAME")]
-    names: Vec<String>,
+    #[command(flatten)]
+    locked: LockedModelArgs,
     /// Take other bytes of an address that is not floating. Repeatable.
     #[arg(add = complete::locked_models(), long, value_name = "NAME")]
     accept_moved: Vec<String>,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
-    /// The lock file.
-    #[arg(long, value_name = "FILE", default_value = "models.lock.json")]
-    lock: PathBuf,
-    #[command(flatten)]
-    registry: RegistryArgs,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -69,11 +62,11 @@ struct ModelUpdateRow<'a> {
 }
 
 pub(super) fn run(args: &ModelUpdateArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let (path, progress) = (&args.lock, session.progress());
+    let (path, progress) = (&args.locked.lock, session.progress());
     let before = lock::read(path)?;
-    let names = chosen(&before, &args.names, path)?;
+    let names = chosen(&before, &args.locked.names, path)?;
     let accepted = chosen(&before, &args.accept_moved, path).map(|_| &args.accept_moved)?;
-    let place = HubSession::new(&args.registry, path)?;
+    let place = HubSession::new(&args.locked.registry, path)?;
     let adder = place.adder(progress);
     let drawing = session.draw("update");
     let findings = check_models(adder.hub, &before, &names, progress)?;
