@@ -393,3 +393,34 @@ fn a_file_that_is_not_there_is_written_as_podman_has_it() {
     let own = "[storage]\ndriver = \"overlay\"\n";
     assert!(rootless.ends_with(&format!("0 problems\n{own}\n{STORE}")), "{rootless}");
 }
+
+#[test]
+fn root_leaves_nothing_in_a_users_home_and_what_it_left_there_is_named() {
+    let env = Env::new();
+    let program = env.program();
+    let home = env.path("home");
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(12345), Some(12345)).unwrap();
+    env.write("images.lock.json", r#"{ "version": 1, "images": {} }"#);
+    // As sudo leaves HOME where it is told to.
+    for verb in [&["upstream", "fetch"][..], &["model", "fetch"], &["model", "add", "hf:o/r/m.gguf"]] {
+        env.write("models.lock.json", r#"{ "version": 1, "models": {} }"#);
+        let said = env.windlass(verb).env("HOME", &home).output().unwrap();
+        let sentence = env.scrub(&String::from_utf8(said.stderr).unwrap());
+        assert!(
+            said.status.code() == Some(7) && sentence.contains("HOME is $T/home, which belongs to user 12345"),
+            "{sentence}"
+        );
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 0, "{verb:?}");
+    }
+    // And of a root that was let in before.
+    fs::create_dir_all(home.join(".cache/windlass/blobs")).unwrap();
+    let mut doctor = Command::new("setpriv");
+    doctor.args(["--reuid=12345", "--regid=12345", "--clear-groups"]).arg(&program).arg("doctor");
+    doctor.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", &home).current_dir("/");
+    let said = env.scrub(&String::from_utf8(doctor.output().unwrap().stdout).unwrap());
+    let row =
+        said.lines().position(|line| line.contains("$T/home/.cache/windlass belongs to user 0, not to user 12345"));
+    let rows: Vec<&str> = said.lines().skip(row.unwrap_or_else(|| panic!("{said}"))).take(2).collect();
+    assert!(rows.concat().contains("sudo chown -R 12345: $T/home/.cache/windlass"), "{rows:?}");
+}

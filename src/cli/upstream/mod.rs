@@ -9,6 +9,7 @@ mod mirror;
 mod remove;
 mod update;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -129,8 +130,26 @@ pub(super) fn known(lock: &Path) -> Result<UpstreamState> {
 /// A folder of the user: what the variable says, or else below the home.
 pub(super) fn home(variable: &'static str, default: &str) -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let home = set(variable).or_else(|| Some(set("HOME")?.join(default)));
-    home.ok_or_else(|| environment(format!("neither {variable} nor HOME is set; set one of them")))
+    let home = set("HOME").filter(|_| set(variable).is_none());
+    if let Some(home) = home.as_deref().filter(|_| rustix::process::geteuid().is_root()) {
+        not_of_another(home)?;
+    }
+    let folder = set(variable).or_else(|| Some(home?.join(default)));
+    folder.ok_or_else(|| environment(format!("neither {variable} nor HOME is set; set one of them")))
+}
+
+/// Root leaves no files in the home of a user, who could not remove them: sudo may keep HOME.
+fn not_of_another(home: &Path) -> Result<()> {
+    match std::fs::metadata(home).map(|metadata| metadata.uid()) {
+        Ok(uid) if uid != 0 => {
+            let home = home.display();
+            Err(environment(format!(
+                "HOME is {home}, which belongs to user {uid}, and root's files there would be in that user's way; run windlass as \
+                 that user, or as root with `sudo -H`"
+            )))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What the files about a lock are called that are kept elsewhere.

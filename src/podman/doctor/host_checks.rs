@@ -10,8 +10,6 @@ use super::leftovers::leftovers;
 use super::{CheckState, Doctor, HostCheck};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::free_space;
-use crate::podman::storage::places::{Caller, Places};
-use crate::sh;
 
 /// All of them; `temporary` is where Podman puts layers while it loads.
 pub(crate) fn checks(doctor: &Doctor<'_>, temporary: Option<PathBuf>) -> Vec<HostCheck> {
@@ -131,21 +129,6 @@ fn nix(doctor: &Doctor<'_>) -> HostCheck {
     HostCheck::new(NAME, CheckState::Warning, message, "put nix-store on PATH")
 }
 
-/// Files in a user's own storage that belong to another user: mostly root's, after a command with sudo. Podman fails there.
-pub(crate) fn owner(places: &Places, caller: &Caller) -> Option<HostCheck> {
-    let root = &places.graph_root;
-    let inside = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut paths: Vec<PathBuf> = inside.chain([root.clone()]).collect();
-    paths.sort();
-    let owner = |path: &PathBuf| fs::symlink_metadata(path).ok().map(|metadata| metadata.uid());
-    let (path, uid) = paths.iter().find_map(|path| Some((path, owner(path).filter(|uid| *uid != caller.uid)?)))?;
-    (places.rootless && caller.uid != 0).then(|| {
-        let message = format!("{} belongs to user {uid}, not to user {}", path.display(), caller.uid);
-        let fix = format!("`sudo chown -R {}: {}`", caller.uid, sh::word(&path.to_string_lossy()));
-        HostCheck::new("owner", CheckState::Problem, message, fix)
-    })
-}
-
 /// A rootless Podman maps the users of an image to ranges of its user's.
 fn subordinate_ids(doctor: &Doctor<'_>) -> Vec<HostCheck> {
     let uid = doctor.caller.uid.to_string();
@@ -262,6 +245,7 @@ fn pruning_line(system: &Path, file: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use crate::podman::storage::places::Caller;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
@@ -387,35 +371,6 @@ mod tests {
         );
         let elsewhere = on(&[passwd, ("etc/nsswitch.conf", "subid: sss\n")], subordinate_ids);
         assert_eq!(elsewhere[0], "Note subuid: /etc/nsswitch.conf says where user w has ids | ");
-    }
-
-    #[test]
-    fn what_others_own_in_a_users_storage_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let graph_root = folder.path().join("storage");
-        fs::create_dir_all(graph_root.join("overlay")).unwrap();
-        let own = fs::metadata(&graph_root).unwrap().uid();
-        let look = |uid, rootless| {
-            let (run_root, conf) = ("/r".into(), None);
-            let (graph_root, driver) = (graph_root.clone(), "overlay".to_owned());
-            let places = Places {
-                graph_root,
-                run_root,
-                driver,
-                image_stores: Vec::new(),
-                separate_store: None,
-                driver_options: std::collections::BTreeMap::new(),
-                temporary: None,
-                conf,
-                rootless,
-            };
-            owner(&places, &Caller { uid, ..Caller::default() })
-        };
-        assert_eq!((look(own, true), look(0, false)), (None, None));
-        let HostCheck { message, fix, .. } = look(own + 1, true).unwrap();
-        let (root, user) = (graph_root.display(), own + 1);
-        assert_eq!(message, format!("{root} belongs to user {own}, not to user {user}"));
-        assert_eq!(fix.unwrap(), format!("`sudo chown -R {user}: {root}`"));
     }
 
     #[test]

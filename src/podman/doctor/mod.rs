@@ -4,6 +4,7 @@ mod fix;
 mod host_checks;
 mod leftovers;
 mod naming;
+mod owner;
 mod unreadable;
 
 use std::fs;
@@ -96,7 +97,7 @@ impl Doctor<'_> {
                 let (images, run) = (places.graph_root.display(), places.run_root.display());
                 checks.push(HostCheck::ok("podman info", format!("images are in {images}, run-time files in {run}")));
                 checks.push(driver(&places));
-                checks.extend(host_checks::owner(&places, self.caller));
+                checks.extend(owner::owner(Some(&places), self.caller));
                 let others = places.image_stores.iter().filter(|store| *store != self.store);
                 let others = others.filter(|store| places.separate_store.as_ref() != Some(store));
                 checks.extend(others.map(|store| self.foreign(store, &places)));
@@ -109,6 +110,8 @@ impl Doctor<'_> {
             }
             Err(error) => {
                 checks.push(linked);
+                // It may be why Podman fails.
+                checks.extend(owner::owner(None, self.caller));
                 match error {
                     // Said of the program already.
                     PlacesError::NoPodman => {}
