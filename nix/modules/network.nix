@@ -22,7 +22,11 @@ let
     ++ optional network.ipv6 "--ipv6"
     ++ lib.mapAttrsToList (key: value: "--opt=${key}=${value}") network.options
     ++ network.extraOptions
-    ++ [ name ];
+    # What `windlass gc` knows it by.
+    ++ [
+      "--label=windlass.network=${name}"
+      name
+    ];
 in
 {
   # A regular expression for its name.

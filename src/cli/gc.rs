@@ -26,8 +26,9 @@ const EXAMPLE: &str = "Examples:
 
 /// Remove what is no longer needed of what windlass itself brought. Without --apply nothing is changed.
 ///
-/// Generations but for the last ones, images that no kept generation has, and leftovers of killed runs. Never volumes, images
-/// or names that others brought, and nothing that is used: by a container, running or stopped, as an image that one mounts,
+/// Generations but for the last ones, images that no kept generation has, leftovers of killed runs, and layers that a load left
+/// in Podman without an image. Networks of the modules go if they are asked for. Never volumes, images or names that others
+/// brought, and nothing that is used: by a container, running or stopped, as an image that one mounts,
 /// by other users of the linked store, or by generations of another graph root.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
@@ -66,8 +67,10 @@ enum OnlyClass {
     Images,
     /// Stopped containers of superseded images.
     Containers,
-    /// Leftovers of killed runs.
+    /// Leftovers of killed runs, and layers that a load left in Podman without an image.
     Temp,
+    /// Networks of the modules that no unit makes any more and no container is in.
+    Networks,
 }
 
 impl From<OnlyClass> for GarbageClass {
@@ -77,6 +80,7 @@ impl From<OnlyClass> for GarbageClass {
             OnlyClass::Images => Self::Images,
             OnlyClass::Containers => Self::Containers,
             OnlyClass::Temp => Self::Temp,
+            OnlyClass::Networks => Self::Networks,
         }
     }
 }
@@ -229,8 +233,12 @@ fn report(plan: &GcPlan, rows: Vec<GcRow<'_>>, args: &GcArgs, printer: &Printer)
         true => ("removed", "freed", ""),
         false => ("would remove", "would free", "; nothing was changed, --apply does it"),
     };
+    let networks = match number(GarbageClass::Networks) {
+        0 => String::new(),
+        networks => format!(", {}", count(networks, "network")),
+    };
     printer.line(format!(
-        "{verb} {}, {}, {}, {}; {freed} {}{nix}{end}",
+        "{verb} {}, {}, {}, {}{networks}; {freed} {}{nix}{end}",
         count(number(GarbageClass::Images), "image"),
         count(number(GarbageClass::Generations), "generation"),
         count(number(GarbageClass::Containers), "container"),
@@ -246,5 +254,8 @@ pub(super) fn advice(error: &LoadError, host: &PodmanHost, progress: &Progress) 
         LoadError::Pull(PullError::NoSpace { graph_root, .. } | PullError::Full { graph_root, .. }) => graph_root,
         _ => return error.hint(),
     };
-    Some(format!("`windlass gc --apply` would free {}", size(host.reclaimable(place, progress))))
+    match host.reclaimable(place, progress) {
+        0 => error.hint(),
+        bytes => Some(format!("`windlass gc --apply` would free {}", size(bytes))),
+    }
 }

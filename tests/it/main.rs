@@ -42,6 +42,7 @@ mod foreign;
 mod gc;
 mod generations;
 mod golden;
+mod half_layers;
 mod hub;
 mod lab;
 mod limits;

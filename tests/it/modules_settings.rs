@@ -95,7 +95,7 @@ fn a_network_is_made_with_its_options_and_goes_with_its_unit() {
     for unit in [&machine["units"][unit], &home["files"][format!(".config/systemd/user/{unit}")]] {
         let unit = unit.as_str().unwrap();
         let [create, exists] = values(unit, "ExecStart")[..] else { panic!("{unit}") };
-        let arguments = "--driver=bridge --internal --subnet=10.89.7.0/24 --ipv6 --opt=mtu=1400 shop";
+        let arguments = "--driver=bridge --internal --subnet=10.89.7.0/24 --ipv6 --opt=mtu=1400 --label=windlass.network=shop shop";
         assert!(create.ends_with(&format!("/bin/podman network create {arguments}")), "{unit}");
         assert!(create.starts_with('-') && exists.ends_with("/bin/podman network exists shop"), "{unit}");
         // Not one that a container of others is in: that fails, and is not a failure of the unit.
@@ -103,7 +103,7 @@ fn a_network_is_made_with_its_options_and_goes_with_its_unit() {
         assert!(remove.starts_with('-') && remove.ends_with("/bin/podman network rm shop"), "{unit}");
     }
     let create = values(plain["units"][unit].as_str().unwrap(), "ExecStart")[0];
-    assert!(create.ends_with("/bin/podman network create shop"), "{create}");
+    assert!(create.ends_with("/bin/podman network create --label=windlass.network=shop shop"), "{create}");
     // Only an unused network can be removed, so its containers change with it.
     for container in ["podman-app.service", "podman-redis.service"] {
         assert_ne!(machine["units"][container], other["units"][container], "{container}");

@@ -17,6 +17,7 @@ use rustix::fs::statvfs;
 use serde::Serialize;
 
 use super::gc_plan::Planner;
+use super::half_layers::at_work;
 use super::usage::UsageError;
 use crate::class::{Class, Classified};
 use crate::disk::beneath::{Dir, refused};
@@ -41,15 +42,17 @@ pub(crate) enum GarbageClass {
     Images,
     /// Generations but for the last ones.
     Generations,
-    /// Leftovers of killed runs.
+    /// Leftovers of killed runs, and layers that a load left in Podman without an image.
     Temp,
+    /// Networks that the modules made, and that no unit makes any more and no container is in.
+    Networks,
 }
 
 impl GarbageClass {
-    /// What is cleaned up unless told otherwise.
+    /// What is cleaned up unless told otherwise: what can be said without a Podman that is started for it.
     pub(crate) const USUAL: [Self; 3] = [Self::Images, Self::Generations, Self::Temp];
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Containers, Self::Images, Self::Generations, Self::Temp];
+    pub(crate) const ALL: [Self; 5] = [Self::Containers, Self::Images, Self::Generations, Self::Temp, Self::Networks];
 }
 
 /// What to clean up.
@@ -109,6 +112,14 @@ pub(crate) enum Thing {
     Generation { number: u64, images: BTreeSet<String> },
     /// A file or a folder.
     Leftover(PathBuf),
+    /// Layers that no image has, from the bottom up.
+    Layers(Vec<String>),
+    /// Layers that Podman has not finished.
+    Incomplete(Vec<String>),
+    /// A folder or file of a layer that no record names.
+    Unrecorded(PathBuf),
+    /// A network.
+    Network(String),
 }
 
 /// Images that windlass did not bring.
@@ -400,6 +411,18 @@ impl PodmanHost {
                 self.generations().remove(*number)?;
             }
             Thing::Leftover(path) => self.remove_leftover(path, held)?,
+            Thing::Layers(_) | Thing::Incomplete(_) | Thing::Unrecorded(_) => {
+                if let Some(who) = at_work(&OtherUsers::default(), &self.places) {
+                    return Err(GcError::InUse(who));
+                }
+                match &removal.thing {
+                    Thing::Layers(chain) => self.let_go(chain, progress)?,
+                    Thing::Incomplete(ids) => self.drop_incomplete(ids, progress)?,
+                    Thing::Unrecorded(path) => self.remove_unrecorded(path, progress)?,
+                    _ => {}
+                }
+            }
+            Thing::Network(name) => self.engine.remove_network(name, progress)?,
         }
         Ok(())
     }

@@ -6,6 +6,8 @@ use std::path::Path;
 use rustix::fs::FileType;
 
 use super::gc::{GarbageClass, GcError, GcPlan, GcRequest, KeptItem, NotOurs, Removal, Thing};
+use super::half_layers::{self, HalfLayers};
+use super::networks;
 use super::usage::{Except, Usage};
 use crate::disk;
 use crate::disk::beneath::Dir;
@@ -18,6 +20,7 @@ use crate::engine::keep::{History, Retention};
 use crate::image::summary::ImageKind;
 use crate::podman::linked::LinkedStore;
 use crate::podman::load::decide::PodmanHost;
+use crate::podman::storage::others::OtherUsers;
 use crate::podman::storage::records::{StoreRecords, StoredImage};
 use crate::podman::storage::snapshot::StoreSnapshot;
 
@@ -35,6 +38,8 @@ pub(crate) struct Planner<'a> {
     /// Containers that go.
     containers: Vec<Removal>,
     leftovers: Vec<Removal>,
+    /// Networks that go, and those that stay.
+    networks: (Vec<Removal>, Vec<KeptItem>),
     sizes: LayerSizes,
 }
 
@@ -57,6 +62,7 @@ impl<'a> Planner<'a> {
             usage: Usage::default(),
             containers: Vec::new(),
             leftovers: Vec::new(),
+            networks: (Vec::new(), Vec::new()),
             sizes: LayerSizes::new(),
         };
         if request.classes.contains(&GarbageClass::Containers) {
@@ -73,6 +79,14 @@ impl<'a> Planner<'a> {
         let unreadable = host.unreadable(&snapshot);
         planner.usage.warnings.extend(unreadable.iter().map(|image| format!("{image}; --apply takes it away")));
         planner.leftovers = planner.find_leftovers(&generations, progress)?;
+        planner.find_half_layers(&request.others);
+        if request.classes.contains(&GarbageClass::Networks) {
+            let (removals, keep) = &mut planner.networks;
+            match networks::find(host, &request.others, keep, progress) {
+                Ok(found) => *removals = found,
+                Err(error) => planner.usage.warnings.push(format!("networks cannot be looked at: {error}")),
+            }
+        }
         Ok(planner)
     }
 
@@ -119,6 +133,8 @@ impl<'a> Planner<'a> {
             plan.remove.extend(going.map(|generation| self.generation_removal(generation)));
         }
         plan.remove.extend(self.leftovers.iter().cloned());
+        plan.remove.extend(self.networks.0.iter().cloned());
+        plan.keep.extend(self.networks.1.iter().cloned());
         plan
     }
 
@@ -386,6 +402,51 @@ impl<'a> Planner<'a> {
             thing: Thing::Leftover(path),
         };
         Ok(all.into_iter().map(removal).collect())
+    }
+
+    /// Layers that a load has left in Podman without an image, and parts of such.
+    fn find_half_layers(&mut self, others: &OtherUsers) {
+        // Where images lie apart from containers, neither place has all the records.
+        if !self.classes.contains(&GarbageClass::Temp) || self.host.places.separate_store.is_some() {
+            return;
+        }
+        let found = match half_layers::find(&self.own, &self.usage) {
+            Ok(found) if found == HalfLayers::default() => return,
+            Ok(found) => found,
+            Err(error) => {
+                self.usage.warnings.push(format!("layers without an image cannot be looked for: {error}"));
+                return;
+            }
+        };
+        if let Some(who) = half_layers::at_work(others, &self.host.places) {
+            let why = "layers that have no image are looked at when it is done";
+            self.usage.warnings.push(format!("{who} may be loading an image; {why}"));
+            return;
+        }
+        let mut add = |name: String, bytes: u64, thing: Thing| {
+            let (class, place) = (GarbageClass::Temp, self.own.store.clone());
+            self.leftovers.push(Removal { class, name, place, bytes, collectable: 0, thing });
+        };
+        let short = |id: &String| id.chars().take(12).collect::<String>();
+        let mut counted: BTreeSet<String> = BTreeSet::new();
+        for (chain, going) in found.chains {
+            let layers = chain.iter().rev().take(going).filter(|id| counted.insert((*id).clone()));
+            let bytes = layers.map(|layer| of_pulled(&self.own, layer)).sum();
+            let top = chain.last().map(short).unwrap_or_default();
+            let what = if going == 1 { "layer".to_owned() } else { format!("{going} layers, the uppermost") };
+            add(format!("{what} {top}, which a load left in Podman without an image"), bytes, Thing::Layers(chain));
+        }
+        if !found.incomplete.is_empty() {
+            let bytes = found.incomplete.iter().map(|layer| of_pulled(&self.own, layer)).sum();
+            let names = found.incomplete.iter().map(short).collect::<Vec<_>>().join(", ");
+            let name = format!("unfinished layer {names}, which a killed load left in Podman");
+            add(name, bytes, Thing::Incomplete(found.incomplete));
+        }
+        for path in found.unrecorded {
+            let (alone, linked) = measure(&path);
+            let name = format!("{}, which no record of Podman names", path.display());
+            add(name, alone + linked, Thing::Unrecorded(path));
+        }
     }
 
     fn label(&self, image: &StoredImage) -> String {

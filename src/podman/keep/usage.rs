@@ -22,13 +22,14 @@ use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::engine::generations::{GenerationError, Generations};
+use crate::oci::digest::Digest;
 use crate::podman::linked::{DRIVER, LinkedStore, link_name};
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::slots::{self, ModelError, Slots};
 use crate::podman::storage::client::ClientError;
 use crate::podman::storage::others::{OtherUsers, layers_in};
 use crate::podman::storage::places::state_of;
-use crate::podman::storage::records::{RecordsError, StoreRecords, StoredImage};
+use crate::podman::storage::records::{RecordsError, StoreRecords, StoredContainer, StoredImage};
 use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// What is used, each with by whom, in words that follow *used by*.
@@ -45,8 +46,8 @@ pub(crate) struct Usage {
     /// What could not be looked at.
     pub(crate) warnings: Vec<String>,
     mounted: BTreeSet<String>,
-    /// What images are called, by their IDs.
-    names: BTreeMap<String, String>,
+    /// What images are called, and their digests, by their IDs.
+    known: BTreeMap<String, (Vec<String>, Option<Digest>)>,
 }
 
 /// What of the own graph root counts as gone.
@@ -62,9 +63,9 @@ pub(crate) struct Except {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum UsageError {
-    /// Records of a store.
+    /// StoreRecords of a store.
     #[error(transparent)]
-    Records(#[from] RecordsError),
+    StoreRecords(#[from] RecordsError),
     /// Podman.
     #[error(transparent)]
     Engine(#[from] ClientError),
@@ -79,7 +80,7 @@ pub(crate) enum UsageError {
 impl Classified for UsageError {
     fn class(&self) -> Class {
         match self {
-            Self::Records(error) => error.class(),
+            Self::StoreRecords(error) => error.class(),
             Self::Engine(error) => error.class(),
             Self::Generations(error) => error.class(),
             Self::Models(error) => error.class(),
@@ -103,10 +104,11 @@ impl Usage {
         let Except { containers: without, names: ours } = except;
         for container in records.containers.iter().filter(|container| !without.contains(&container.id)) {
             let name = container.names.first().unwrap_or(&container.id);
-            let who = format!("container {name}{place}");
+            let moved = self.moved(container);
+            let who = format!("container {name}{place}{}", moved.as_deref().unwrap_or_default());
             // Other images may lie on these layers, or on just the same ones.
-            let runs = self.names.get(&container.image).map(|image| format!(", which runs {image}"));
-            let runs = format!("{who}{}", runs.unwrap_or_default());
+            let runs = moved.unwrap_or_else(|| format!(", which runs {}", self.called(&container.image)));
+            let runs = format!("container {name}{place}{runs}");
             for layer in records.chain(&container.layer) {
                 self.layers.entry(layer.to_owned()).or_insert_with(|| runs.clone());
             }
@@ -127,6 +129,27 @@ impl Usage {
                 self.layers.entry(parent.clone()).or_insert_with(|| format!("a layer of {root}"));
             }
         }
+    }
+
+    /// What an image is called, by its ID: a name, or what it is where it has none.
+    fn called(&self, id: &str) -> String {
+        let (names, digest) = self.known.get(id).map_or((&[][..], None), |(names, digest)| (&names[..], *digest));
+        if let Some(name) = names.iter().find(|name| !name.contains('@')).or(names.first()) {
+            return name.clone();
+        }
+        digest.map_or_else(|| format!("image {id:.12}"), |digest| format!("image {id:.12} ({digest})"))
+    }
+
+    /// What a container really runs, where the name that it was made with leads to another image by now.
+    fn moved(&self, container: &StoredContainer) -> Option<String> {
+        let asked = container.image_name()?;
+        let (names, _) = self.known.get(&container.image)?;
+        if names.contains(&asked) || container.image.starts_with(&asked) {
+            return None;
+        }
+        let is_another = self.known.values().any(|(names, _)| names.contains(&asked));
+        let now = if is_another { "is another image now" } else { "is no image's name any more" };
+        Some(format!(", which runs {}; {asked}, its name when it was made, {now}", self.called(&container.image)))
     }
 
     /// By whom a layer of a store is used itself.
@@ -172,12 +195,13 @@ impl PodmanHost {
         progress: &Progress,
     ) -> Result<Usage, UsageError> {
         let images = snapshot.stores.iter().flat_map(|store| &store.images);
-        let named = |image: &StoredImage| {
-            let name = image.names.iter().find(|name| !name.contains('@')).or(image.names.first())?;
-            Some((image.id.clone(), name.clone()))
-        };
-        let names = images.filter_map(named).collect();
-        let mut usage = Usage { mounted: others.mounted(), names, ..Usage::default() };
+        let mut usage = Usage { mounted: others.mounted(), ..Usage::default() };
+        // One that was tagged has a record in two stores, and its names in both.
+        for image in images {
+            let (names, digest) = usage.known.entry(image.id.clone()).or_default();
+            names.extend(image.names.iter().cloned());
+            *digest = digest.or(image.digest);
+        }
         usage.add_models(&Slots::of(&self.places.graph_root), "")?;
         if let Some(own) = snapshot.stores.first() {
             usage.add(own, "", except);

@@ -18,7 +18,7 @@
 //! Space: both keep a copy of every new layer in the temporary directory until the last one is in its place.
 //!
 //! Layers that were finished before a failure stay in the graph root, without an image, and a next try takes them over.
-//! No command of Podman 4.3 shows or removes such layers; it does so when an image of just these layers is removed.
+//! No command of Podman 4.3 shows or removes such layers; `windlass gc` does (`keep/half_layers.rs`).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -222,7 +222,7 @@ pub(crate) fn sweep(places: &Places) {
     Staging::sweep(&place_of_work(places));
 }
 
-fn place_of_work(places: &Places) -> PathBuf {
+pub(crate) fn place_of_work(places: &Places) -> PathBuf {
     places.graph_root.join("pull")
 }
 
@@ -405,7 +405,7 @@ impl PullWork {
 }
 
 /// A `storage.conf` for the same storage without additional image stores.
-fn alone(places: &Places) -> DocumentMut {
+pub(crate) fn alone(places: &Places) -> DocumentMut {
     let mut conf = DocumentMut::new();
     let text = |path: &Path| value(path.to_string_lossy().into_owned());
     let mut storage = Table::new();

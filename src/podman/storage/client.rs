@@ -98,6 +98,8 @@ pub(crate) struct PodmanContainer {
     mounts: Vec<ContainerMount>,
     #[serde(default)]
     config: ContainerConfig,
+    #[serde(default)]
+    network_settings: ContainerNetworks,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -123,7 +125,25 @@ struct ContainerConfig {
     labels: Option<BTreeMap<String, String>>,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ContainerNetworks {
+    #[serde(default)]
+    networks: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+/// A network, as far as its name.
+#[derive(Debug, Deserialize)]
+struct PodmanNetwork {
+    name: String,
+}
+
 impl PodmanContainer {
+    /// The networks that it is in, or will be once it is started.
+    pub(crate) fn networks(&self) -> impl Iterator<Item = &str> {
+        self.network_settings.networks.iter().flat_map(BTreeMap::keys).map(String::as_str)
+    }
+
     /// Whether it has no process, and is not about to have one.
     #[must_use]
     pub(crate) fn is_stopped(&self) -> bool {
@@ -314,6 +334,39 @@ impl PodmanClient {
     /// See [`ClientError`].
     pub(crate) fn remove_container(&self, id: &str, progress: &Progress) -> Result<(), ClientError> {
         self.podman(["rm", "--", id], &format!("remove container {id}"), progress).map(drop)
+    }
+
+    /// The names of the networks with a label.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(crate) fn networks(&self, label: &str, progress: &Progress) -> Result<Vec<String>, ClientError> {
+        let action = "list its networks";
+        let filter = format!("label={label}");
+        let answer = self.podman(["network", "ls", "--format", "json", "--filter", &filter], action, progress)?;
+        let networks: Vec<PodmanNetwork> = serde_json::from_str(&answer)
+            .map_err(|_| ClientError::Answer { action: action.to_owned(), answer: answer.trim().to_owned() })?;
+        Ok(networks.into_iter().map(|network| network.name).collect())
+    }
+
+    /// Removes a network; Podman refuses that while a container is in it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(crate) fn remove_network(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        self.podman(["network", "rm", "--", name], &format!("remove network {name}"), progress).map(drop)
+    }
+
+    /// Has Podman take the image of an OCI layout, a folder of this name in `folder`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(crate) fn take_layout(&self, folder: &Path, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        let mut command = self.command("podman");
+        // Its name is relative: a colon in the folder's own would end the path.
+        command.current_dir(folder).args(["pull", "--quiet", &format!("oci:{name}")]);
+        let action = format!("take an image from {}", folder.display());
+        run("podman", &mut command, progress)?.ok("podman", &action, "see whether `podman info` works").map(drop)
     }
 
     /// Restarts a container.

@@ -156,6 +156,22 @@ pub(crate) struct StoredContainer {
     /// Its own layer.
     #[serde(default)]
     pub(crate) layer: String,
+    /// JSON text that Podman keeps there.
+    #[serde(default)]
+    metadata: String,
+}
+
+impl StoredContainer {
+    /// What its image was called when it was made.
+    pub(crate) fn image_name(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        struct Metadata {
+            image_name: String,
+        }
+        let metadata: Metadata = serde_json::from_str(&self.metadata).ok()?;
+        Some(metadata.image_name).filter(|name| !name.is_empty())
+    }
 }
 
 /// containers-storage's number for a compression (`pkg/archive`, *Compression*).
