@@ -255,7 +255,8 @@ pub(super) fn advice(error: &LoadError, host: &PodmanHost, progress: &Progress) 
         _ => return error.hint(),
     };
     match host.reclaimable(place, progress) {
-        0 => error.hint(),
+        // Nothing to type would free any.
+        0 => None,
         bytes => Some(format!("`windlass gc --apply` would free {}", size(bytes))),
     }
 }

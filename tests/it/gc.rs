@@ -324,12 +324,13 @@ fn watermarks_remove_the_oldest_until_it_is_enough() {
     lab.build("big", 1, 20_000_000);
     let (code, sentence) = lab.fails(&["load", "big-1"]);
     assert_eq!(code, 5, "{sentence}");
-    assert!(sentence.contains("; `windlass gc --apply` would free "), "{sentence}");
+    assert!(sentence.contains("\nhint: `windlass gc --apply` would free "), "{sentence}");
     lab.build("huge", 1, 60_000_000);
     let (code, sentence) = lab.fails(&["load", "huge-1"]);
     assert_eq!(code, 5, "{sentence}");
     assert!(
-        sentence.contains("\nwindlass: loading needs 18") && sentence.contains("; `windlass gc --apply` would free "),
+        sentence.contains("\nwindlass: loading needs 18")
+            && sentence.contains("\nhint: `windlass gc --apply` would free "),
         "{sentence}"
     );
     drop(lab);

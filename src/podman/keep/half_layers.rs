@@ -224,7 +224,7 @@ impl PodmanHost {
         Err(GcError::StillNeeded)
     }
 
-    /// Removes a folder or file of a layer that no record names, while nobody can record one.
+    /// Removes a folder or file of a layer that no record names, while no Podman can record one.
     pub(super) fn remove_unrecorded(&self, path: &Path, progress: &Progress) -> Result<(), GcError> {
         let Places { graph_root, driver, .. } = &self.places;
         let _lock =
