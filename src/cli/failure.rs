@@ -41,6 +41,11 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// The same, with this to type next, or nothing.
+    pub(super) fn hinting(self, hint: Option<String>) -> Self {
+        Self { hint, ..self }
+    }
+
     /// What kind of failure it is.
     pub(super) const fn class(&self) -> Class {
         self.class

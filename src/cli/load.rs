@@ -291,8 +291,7 @@ fn report(
 /// Adds to a refusal for want of space what a clean-up would free.
 fn does_not_fit(error: LoadError, host: &PodmanHost, progress: &Progress) -> Failure {
     let hint = advice(&error, host, progress);
-    let failure = Failure::from(error);
-    hint.into_iter().fold(failure, Failure::hint)
+    Failure::from(error).hinting(hint)
 }
 
 pub(super) fn label(entry: &GenerationEntry) -> String {

@@ -95,7 +95,8 @@ fn a_network_is_made_with_its_options_and_goes_with_its_unit() {
     for unit in [&machine["units"][unit], &home["files"][format!(".config/systemd/user/{unit}")]] {
         let unit = unit.as_str().unwrap();
         let [create, exists] = values(unit, "ExecStart")[..] else { panic!("{unit}") };
-        let arguments = "--driver=bridge --internal --subnet=10.89.7.0/24 --ipv6 --opt=mtu=1400 --label=windlass.network=shop shop";
+        let arguments =
+            "--driver=bridge --internal --subnet=10.89.7.0/24 --ipv6 --opt=mtu=1400 --label=windlass.network=shop shop";
         assert!(create.ends_with(&format!("/bin/podman network create {arguments}")), "{unit}");
         assert!(create.starts_with('-') && exists.ends_with("/bin/podman network exists shop"), "{unit}");
         // Not one that a container of others is in: that fails, and is not a failure of the unit.
