@@ -3,6 +3,7 @@
 //! Layers that several images share are hashed once, layers that were built before not at all. Layers are hashed in
 //! parallel, the largest first, so that the weights do not start last.
 
+pub(crate) mod check_archives;
 mod facts;
 pub(crate) mod import_image;
 pub(crate) mod index;

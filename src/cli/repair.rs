@@ -33,7 +33,8 @@ const EXAMPLE: &str = "Examples:
 ///
 /// Looks as `windlass verify` does, and loads again the images that are missing or damaged: their layers are made from the
 /// store paths, or handed to Podman, and what the others have stays. Before a damaged layer is replaced, what it is made
-/// from is read: if that is damaged too, nothing is touched, and the store path to restore is named.
+/// from is read: if that is damaged too, its images are not touched, and the store path to restore is named; the others are
+/// mended.
 ///
 /// Records of the linked store that are torn or gone are mended first: with them no Podman command works. Images that Podman
 /// cannot read are taken away, because it lists none while one of them is there.
@@ -120,15 +121,21 @@ fn mend(
     session: &Session,
 ) -> Result<()> {
     let sources = damaged_sources(targets, problems, session)?;
-    if !sources.is_empty() {
-        let commands: BTreeSet<String> = sources.iter().flat_map(|error| restore(host, problems, error)).collect();
-        report.left.extend(sources.iter().map(ToString::to_string));
-        report.left.extend(commands);
-        return Err(unverified("what damaged layers are made from is damaged too; nothing was touched"));
-    }
+    let commands: BTreeSet<String> = sources.iter().flat_map(|(_, error)| restore(host, problems, error)).collect();
+    report.left.extend(sources.iter().map(|(_, error)| error.to_string()));
+    report.left.extend(commands);
+    // What cannot be made again is not touched; that keeps no other image from being mended.
+    let is_stuck = |target: &LoadTarget| {
+        let own = problems.iter().filter(|problem| concerns(problem, target));
+        let layers: BTreeSet<Digest> = own.filter_map(|problem| Some(problem.layer.as_ref()?.digest)).collect();
+        sources.iter().any(|(digest, _)| layers.contains(digest))
+    };
     let snapshot = StoreSnapshot::read(&host.places, session.progress())?;
-    let ways: Vec<Option<(bool, LoadVia)>> =
-        targets.iter().map(|target| way(target, problems, host, &snapshot)).collect::<Result<_>>()?;
+    let way = |target: &LoadTarget| match is_stuck(target) {
+        true => Ok(None),
+        false => way(target, problems, host, &snapshot),
+    };
+    let ways: Vec<Option<(bool, LoadVia)>> = targets.iter().map(way).collect::<Result<_>>()?;
     let (mut failed, mut again) = (Vec::new(), Vec::new());
     for (force, via) in [(true, LoadVia::Auto), (true, LoadVia::Podman), (false, LoadVia::Auto)] {
         let chosen = targets.iter().zip(&ways).filter(|(_, way)| **way == Some((force, via)));
@@ -150,6 +157,10 @@ fn mend(
             }
         }
         again.extend(targets);
+    }
+    if !sources.is_empty() {
+        let others = if again.is_empty() { "nothing was touched" } else { "of the others nothing was left out" };
+        return Err(unverified(format!("what damaged layers are made from is damaged too; {others}")));
     }
     if !failed.is_empty() {
         return Err(unloaded(&failed.iter().collect::<Vec<_>>()));
@@ -183,7 +194,11 @@ fn way(
 }
 
 /// What of the damaged layers cannot be made again as it was.
-fn damaged_sources(targets: &[LoadTarget], problems: &[ImageProblem], session: &Session) -> Result<Vec<LayoutError>> {
+fn damaged_sources(
+    targets: &[LoadTarget],
+    problems: &[ImageProblem],
+    session: &Session,
+) -> Result<Vec<(Digest, LayoutError)>> {
     let digests: BTreeSet<Digest> =
         problems.iter().filter_map(|problem| problem.layer.as_ref()).map(|layer| layer.digest).collect();
     let find = |digest: &Digest| {
@@ -200,7 +215,8 @@ fn damaged_sources(targets: &[LoadTarget], problems: &[ImageProblem], session: &
         layers.par_iter().with_max_len(1).map(|(image, layer)| image.verify_layer(layer, true, progress)).collect();
     drop(drawing);
     progress.check()?;
-    Ok(results.into_iter().filter_map(Result::err).collect())
+    let failed = layers.iter().zip(results).filter_map(|((_, layer), result)| Some((layer.digest, result.err()?)));
+    Ok(failed.collect())
 }
 
 /// The commands that restore what a layer is made from.

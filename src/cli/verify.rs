@@ -1,5 +1,6 @@
 //! `windlass verify`
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -12,12 +13,14 @@ use super::load::lean;
 use super::loaded::{loaded, split};
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use super::view;
+use crate::build::check_archives::{self, ArchiveProblem, CheckedArchives};
 use crate::build::stack::StackDir;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::target::LoadTarget;
 use crate::image::LayerRecord;
 use crate::image::layout::{ImageDir, LayoutError};
-use crate::podman::keep::verify::{ImageProblem, ProblemState, VerifiedImages, verify};
+use crate::podman::keep::verify::{ImageProblem, LayerName, ProblemState, VerifiedImages, verify};
 use crate::podman::linked::DRIVER;
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::unreadable::Unreadable;
@@ -35,7 +38,8 @@ const EXAMPLE: &str = "Examples:
 /// mode and owner of every file. `windlass repair` mends what is found.
 ///
 /// With a path: index, manifests and configs are always compared with their digests. A layer is checked by names and
-/// sizes or, with --full, by every byte of its blob or of the store paths it is made from.
+/// sizes or, with --full, by every byte of its blob or of the store paths it is made from. The archives of a stack are always
+/// read: each must have the sum of `SHA256SUMS`, and the manifest and layers of `stack.json`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct VerifyArgs {
@@ -58,13 +62,17 @@ pub(super) struct VerifyReport {
     layers: usize,
     read: u64,
     problems: Vec<String>,
-    /// The same in parts, for what is loaded.
+    /// The same in parts, for what is loaded and for archives.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<ImageProblem>,
+    /// What mends it.
+    #[serde(skip)]
+    advice: String,
 }
 
 pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<()> {
     let report = match &args.path {
+        Some(path) if has_archives(path) => archives(path, args.full, session)?,
         Some(path) => built(path, args.full, session)?,
         None => {
             let host = args.host.host(session.progress())?;
@@ -73,7 +81,14 @@ pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Re
             let Some(loaded) = loaded.or_else(|| (!host.unreadable(&snapshot).is_empty()).then(Vec::new)) else {
                 printer.note(format!("nothing was loaded into {} yet", host.places.graph_root.display()));
                 return tell(
-                    &VerifyReport { images: 0, layers: 0, read: 0, problems: vec![], details: vec![] },
+                    &VerifyReport {
+                        images: 0,
+                        layers: 0,
+                        read: 0,
+                        problems: vec![],
+                        details: vec![],
+                        advice: String::new(),
+                    },
                     printer,
                 );
             };
@@ -89,7 +104,15 @@ pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Re
             verified.problems.extend(gone.iter().map(|(entry, error)| lost(entry, error)));
             let problems = verified.problems.iter().map(ToString::to_string).collect();
             let (images, layers) = (verified.images, verified.layers);
-            VerifyReport { images, layers, read: session.progress().read(), problems, details: verified.problems }
+            let advice = mending(&verified.problems, args.full, &host.nix.store);
+            VerifyReport {
+                images,
+                layers,
+                read: session.progress().read(),
+                problems,
+                details: verified.problems,
+                advice,
+            }
         }
     };
     tell(&report, printer)
@@ -171,7 +194,54 @@ fn built(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
         read: progress.read(),
         problems,
         details: Vec::new(),
+        advice: String::new(),
     })
+}
+
+/// What mends what is loaded: as thorough as the look that found it, and the store first where it went bad itself.
+fn mending(problems: &[ImageProblem], full: bool, store: &Path) -> String {
+    let repair = if full { "`windlass repair --full`" } else { "`windlass repair`" };
+    let in_store = |path: &PathBuf| Some(store.join(path.strip_prefix(store).ok()?.components().next()?));
+    let paths: BTreeSet<PathBuf> = problems.iter().filter_map(|problem| in_store(problem.source.as_ref()?)).collect();
+    if paths.is_empty() {
+        return format!("{repair} mends what can be mended");
+    }
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    format!("`nix-store --repair-path {}` restores the store, then {repair} mends the rest", paths.join(" "))
+}
+
+/// Whether a path is a stack with archives, or was one.
+fn has_archives(path: &Path) -> bool {
+    path.join("SHA256SUMS").is_file() || view::is_of_archives(path).unwrap_or(false)
+}
+
+/// Reads the archives of a stack, and what they were made from where that is beside them.
+fn archives(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
+    let drawing = session.draw("verifying");
+    let CheckedArchives { images, layers, problems } = check_archives::check(path, session.progress())?;
+    drop(drawing);
+    let problem = |problem: ArchiveProblem| {
+        let ArchiveProblem { images, layer, file, what } = problem;
+        let layer = layer.map(|(title, digest)| LayerName { title, digest });
+        let path = Some(path.join(file));
+        let images = if images.is_empty() { vec!["the stack".to_owned()] } else { images };
+        ImageProblem { state: ProblemState::Damaged, images, layer, file: None, path, source: None, what }
+    };
+    let details: Vec<ImageProblem> = problems.into_iter().map(problem).collect();
+    let mut report = VerifyReport {
+        images,
+        layers,
+        read: session.progress().read(),
+        problems: details.iter().map(ToString::to_string).collect(),
+        details,
+        advice: "copy or build the archives again; `sha256sum --check SHA256SUMS` compares them too".to_owned(),
+    };
+    if lean(path) != path {
+        let lean = built(path, full, session)?;
+        report.problems.extend(lean.problems);
+        report.read = lean.read;
+    }
+    Ok(report)
 }
 
 fn tell(report: &VerifyReport, printer: &Printer) -> Result<()> {
@@ -193,5 +263,5 @@ fn tell(report: &VerifyReport, printer: &Printer) -> Result<()> {
     if report.details.is_empty() {
         return Err(unverified(format!("{} failed verification", count(report.problems.len(), "layer"))));
     }
-    Err(unverified(count(report.problems.len(), "problem")).hint("`windlass repair` mends what can be mended"))
+    Err(unverified(count(report.problems.len(), "problem")).hint(&report.advice))
 }

@@ -10,6 +10,7 @@ mod ai_stack;
 mod ai_stack_checks;
 mod architecture;
 mod architecture_page;
+mod archives;
 mod attacks;
 mod attacks_roots;
 mod authority;
