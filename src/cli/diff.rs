@@ -89,14 +89,18 @@ pub(super) struct DiffReport {
     /// Bytes that a load of NEW would write on this host; not known without Podman, and of archives.
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes_to_write_here: Option<u64>,
-    /// Data that the new version of a program does not read.
+    /// Data that the new version of a program does not read, and what could not be compared.
     warnings: Vec<String>,
 }
 
 pub(super) fn run(args: &DiffArgs, printer: &Printer) -> Result<()> {
-    let (old, new) = (view::look(&args.old)?, view::look(&args.new)?);
+    let (old_path, new_path) = (lean(&args.old), lean(&args.new));
+    let (old, new) = (view::look(&old_path)?, view::look(&new_path)?);
     let mut report = compare(&old, &new);
-    report.services = services(&read_services(&lean(&args.old))?, &read_services(&lean(&args.new))?, &report.changes);
+    report.services = services(&read_services(&old_path)?, &read_services(&new_path)?, &report.changes);
+    if old.iter().chain(&new).any(|image| image.config.is_none()) {
+        report.warnings.push("the settings of images in archives are not compared: give the lean stacks".to_owned());
+    }
     report.bytes_to_write_here = here(args);
     if printer.json() {
         return printer.value(&report);
@@ -239,7 +243,8 @@ fn compare(old: &[ViewedImage], new: &[ViewedImage]) -> DiffReport {
                 to.push(change);
             }
         }
-        let settings = before.map(|before| settings::changes(&before.config, &image.config)).unwrap_or_default();
+        let configs = before.and_then(|before| before.config.as_ref().zip(image.config.as_ref()));
+        let settings = configs.map(|(old, new)| settings::changes(old, new)).unwrap_or_default();
         let state = match before {
             None => "new",
             Some(before) if before.digest == image.digest => "identical",
@@ -369,7 +374,7 @@ mod tests {
             models: Vec::new(),
             layers: layers.iter().map(layer).collect(),
             model: None,
-            config: serde_json::Map::new(),
+            config: Some(serde_json::Map::new()),
         }
     }
 
@@ -386,8 +391,8 @@ mod tests {
         assert_eq!(told("postgresql-17.5", "postgresql-17.6"), [""; 0]);
         // An image of upstream's says it in a variable.
         let mut both = [of("upstream"), of("upstream")];
-        both[0][0].config.insert("Env".to_owned(), serde_json::json!(["PG_MAJOR=17"]));
-        both[1][0].config.insert("Env".to_owned(), serde_json::json!(["PG_MAJOR=18"]));
+        both[0][0].config.as_mut().unwrap().insert("Env".to_owned(), serde_json::json!(["PG_MAJOR=17"]));
+        both[1][0].config.as_mut().unwrap().insert("Env".to_owned(), serde_json::json!(["PG_MAJOR=18"]));
         assert_eq!(compare(&both[0], &both[1]).warnings.len(), 1);
     }
 

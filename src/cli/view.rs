@@ -37,13 +37,18 @@ pub(super) struct ViewedImage {
     pub(super) model: Option<ModelRecord>,
     /// How a container of it runs: `config` of its config; not known for a stack of archives.
     #[serde(skip)]
-    pub(super) config: Map<String, Value>,
+    pub(super) config: Option<Map<String, Value>>,
 }
 
 impl ViewedImage {
     /// The variables that its config sets, `NAME=value` each.
     pub(super) fn environment(&self) -> impl Iterator<Item = &str> {
-        self.config.get("Env").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+        self.config
+            .as_ref()
+            .and_then(|config| config.get("Env")?.as_array())
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
     }
 }
 
@@ -87,7 +92,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<ViewedImage>> {
         models: image.models,
         layers: image.layers.iter().map(SeenLayer::from).collect(),
         model: None,
-        config: Map::new(),
+        config: None,
     });
     let models = json.models.into_iter().map(|model| ViewedImage {
         models: vec![model.name.clone()],
@@ -99,7 +104,7 @@ pub(super) fn look(path: &Path) -> Result<Vec<ViewedImage>> {
         size: model.size,
         layers: model.layers.iter().map(SeenLayer::from).collect(),
         model: model.model,
-        config: Map::new(),
+        config: None,
     });
     Ok(images.chain(models).collect())
 }
@@ -115,7 +120,7 @@ pub(super) fn is_of_archives(path: &Path) -> Result<bool> {
 }
 
 /// How a container of an image runs, as its config says.
-fn config(image: &ImageDir, config: Digest) -> Map<String, Value> {
+fn config(image: &ImageDir, config: Digest) -> Option<Map<String, Value>> {
     #[derive(Deserialize)]
     struct ViewedWhole {
         #[serde(default)]
@@ -123,7 +128,7 @@ fn config(image: &ImageDir, config: Digest) -> Map<String, Value> {
     }
     let blob = image.image().small_blobs().find(|blob| blob.digest == config);
     let whole = blob.and_then(|blob| serde_json::from_slice::<ViewedWhole>(&blob.bytes).ok());
-    whole.map(|whole| whole.config).unwrap_or_default()
+    whole.map(|whole| whole.config)
 }
 
 pub(super) fn of_directory(image: &ImageDir) -> Vec<ViewedImage> {

@@ -102,8 +102,15 @@ fn settings_and_services_are_told_by_name_and_values_are_not() {
     let report = lab.json(&["diff", "before", "after"]);
     assert!(!report.to_string().contains("sesame"), "{report}");
     assert_eq!(change(&report, "cache")["state"], "identical");
-    // The same the other way round, from archives too: these know no settings, and say so of none.
     assert!(lab.ok(&["diff", "after", "before"]).contains("service new would stop\n"));
+    // Archives do not say how their images run: that is said, and nothing is guessed.
+    lab.ok(&["export", "before", "--output", "archives"]);
+    let told = lab.windlass(&["diff", "archives", "after"]).output().unwrap();
+    let (told, warned) = (String::from_utf8(told.stdout).unwrap(), String::from_utf8(told.stderr).unwrap());
+    assert!(!told.contains("setting") && told.contains("service front would restart"), "{told}");
+    assert!(warned.contains("warning: the settings of images in archives are not compared"), "{warned}");
+    std::os::unix::fs::symlink(lab.env.path("before"), lab.env.path("archives/lean")).unwrap();
+    assert!(lab.ok(&["diff", "archives", "after"]).contains("  setting    command changed\n"));
 }
 
 /// An image that leaves a stack takes the reason for a layer's boundary with it. That is no new content.
