@@ -62,10 +62,10 @@ fn layers(lab: &Lab, driver: &str) -> Vec<Value> {
 struct Loader(Child);
 
 impl Loader {
-    fn start(lab: &Lab) -> Self {
-        let script = "exec -a skopeo tail -f /dev/null copy 2>/dev/null";
-        let child = lab.command("bash").args(["-c", script]).spawn().unwrap();
-        let named = || fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().starts_with(b"skopeo");
+    fn start(lab: &Lab, program: &str, word: &str) -> Self {
+        let script = format!("exec -a {program} tail -f /dev/null {word} 2>/dev/null");
+        let child = lab.command("bash").args(["-c", &script]).spawn().unwrap();
+        let named = || fs::read(format!("/proc/{}/cmdline", child.id())).unwrap().starts_with(program.as_bytes());
         let end = Instant::now() + Duration::from_secs(10);
         while !named() {
             assert!(Instant::now() < end, "it has no such name");
@@ -95,12 +95,15 @@ fn layers_that_a_full_disk_left_are_named_and_removed() {
         assert_eq!(layers(&lab, driver).len(), before.1 + chain, "no prune finds it");
 
         // Not while something may be at work on it.
-        let loader = Loader::start(&lab);
-        let (told, report) = (lab.windlass(&["gc"]).output().unwrap(), lab.json(&["gc", "--apply"]));
-        let warning = format!("process {} (`skopeo copy`) may be loading an image", loader.0.id());
-        assert!(String::from_utf8_lossy(&told.stderr).contains(&warning), "{told:?}");
-        assert_eq!((report["remove"].as_array().unwrap().len(), layers(&lab, driver).len()), (0, before.1 + chain));
-        drop(loader);
+        let loaders =
+            [("skopeo", "copy", "skopeo copy"), ("/x/.podman-wrapped", "pull", "podman pull"), ("crio", "", "crio")];
+        for (program, word, said) in loaders {
+            let loader = Loader::start(&lab, program, word);
+            let (told, report) = (lab.windlass(&["gc"]).output().unwrap(), lab.json(&["gc", "--apply"]));
+            let warning = format!("process {} (`{said}`) may be loading an image", loader.0.id());
+            assert!(String::from_utf8_lossy(&told.stderr).contains(&warning), "{told:?}");
+            assert_eq!((report["remove"].as_array().unwrap().len(), layers(&lab, driver).len()), (0, before.1 + chain));
+        }
 
         let told = lab.ok(&["gc"]);
         assert!(told.contains(", which a load left in Podman without an image: frees 6.0 MB\n"), "{told}");

@@ -142,10 +142,11 @@ fn unrecorded(own: &StoreRecords) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Programs that put images into a store, and what they are asked for then; nothing means whatever they are asked for.
-const LOADERS: [(&str, &[&str]); 3] = [
+const LOADERS: [(&str, &[&str]); 4] = [
     ("podman", &["pull", "load", "build", "import", "commit", "run", "create", "play", "kube", "service", "bud"]),
     ("skopeo", &["copy", "sync"]),
     ("buildah", &[]),
+    ("crio", &[]),
 ];
 
 /// The program that may load images into a graph root at this moment.
@@ -161,6 +162,8 @@ pub(super) fn at_work(others: &OtherUsers, places: &Places) -> Option<String> {
         let arguments: Vec<&str> =
             bytes.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok()).collect();
         let program = arguments.first().and_then(|first| first.rsplit('/').next()).unwrap_or_default();
+        // As Nix wraps programs.
+        let program = program.strip_prefix('.').and_then(|name| name.strip_suffix("-wrapped")).unwrap_or(program);
         let Some((_, words)) = LOADERS.iter().find(|(name, _)| *name == program) else { continue };
         let word = arguments.iter().skip(1).find(|word| words.contains(*word));
         if (words.is_empty() || word.is_some()) && may_use(&folder, &arguments, places).unwrap_or(is_usual) {
