@@ -13,11 +13,11 @@
 #   }
 { pkgs }:
 {
-  # Of the derivation.
+  # The name of the derivation.
   name ? "root",
   # Packages whose trees are linked into it before the commands run; of two that have the same file the first one counts.
   contents ? [ ],
-  # Of `contents`, the places that are linked, with all below them.
+  # The places of `contents` that are linked, with all below them.
   pathsToLink ? [ "/" ],
   # Trees whose content is copied into it before the commands run.
   copyToRoot ? [ ],

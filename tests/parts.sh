@@ -32,7 +32,7 @@ CHECKERS=(
 )
 # What checks a document against a JSON Schema.
 VALIDATOR=(fastjsonschema==2.21.2)
-# Of the packages, whatever Debian the tools are from: it is the first one with pgvector.
+# The Debian of the packages, whatever the tools are from: it is the first one with pgvector.
 SUITE=trixie
 SERVER_WHEEL=xllamacpp==2026.10.11549
 

@@ -9,7 +9,7 @@ pub fn check(data: &[u8]) -> bool {
     let Some(header) = read(data, |from| SafetensorsHeader::read(from)) else { return false };
     assert!(header.data_start <= header.size && header.size == data.len() as u64);
     let known = header.elements.iter().filter_map(|(kind, count)| Some(u128::from(*count) * u128::from(bits(kind)?)));
-    // Of types that are not known there may be more: they have the rest.
+    // There may be more tensors of types that are not known: they have the rest.
     let needed = known.sum::<u128>() / 8;
     assert!(needed <= u128::from(header.size - header.data_start), "{needed} bytes of numbers in {header:?}");
     true

@@ -102,7 +102,7 @@ let
   layers = map blob manifest.layers;
   isIndex = locked.root.digest != of.manifest.digest;
 in
-# Of the index, which nothing else here reads.
+# The index is checked here, as nothing else reads it.
 assert checked "index" locked.root != "";
 internal.build {
   name = imageName;

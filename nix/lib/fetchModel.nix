@@ -163,7 +163,7 @@ let
           content.models.${name}
             or (wrong "there is no model '${name}' in the lock; there are: ${list (attrNames content.models)}");
       isLocal = filter (entry: entry.url or null == null) model.files != [ ];
-      # Of the model's page, or of the card beside its files, where their headers do not say it.
+      # From the model's page, or from the card beside its files, where their headers do not say it.
       licence = if model.facts.licence or null == null then model.licence or null else null;
     in
     result (model.facts or null) licence model.files (

@@ -4,7 +4,7 @@
 { lib }:
 let
   inherit (lib) mkOption optional types;
-  # Of a command line of systemd: what a label or an option has is one word, whatever is in it.
+  # For a command line of systemd: what a label or an option has is one word, whatever is in it.
   word =
     text:
     let

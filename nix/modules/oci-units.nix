@@ -133,7 +133,7 @@ let
     builtins.filter isOverruled (builtins.attrNames (forced name));
 in
 {
-  # Of what oci-containers says of units with our images, the network is taken out, once; what others say of them stays.
+  # The network is taken out of what oci-containers says of units with our images, once; what others say of them stays.
   options.systemd.services = mkOption {
     type = types.attrsOf (
       types.submodule (

@@ -388,7 +388,7 @@ fn make(
             let Planned { kind, part, title, why, recipe, .. } = planned.clone();
             let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
             let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
-            // Of what was built before, its own build has told.
+            // What was built before was told by its own build.
             let secrets = if planned.built.is_some() { Vec::new() } else { noted.secrets };
             let layer = BuiltLayer {
                 record,
@@ -458,7 +458,7 @@ fn assemble(
         layers: records,
         models,
     };
-    // Of what a spec can say nothing gets here; what an image inherits was checked where it was read.
+    // Nothing that a spec can say gets here; what an image inherits was checked where it was read.
     let unfit = |error: Refused| UpstreamImageError::Unfit { name: reference.to_string(), message: error.to_string() };
     strict::check_image(&manifest.bytes, &config.bytes).map_err(unfit)?;
     let summary = Summary {

@@ -44,7 +44,7 @@ pub(crate) struct ImageRun {
 }
 
 impl ImageRun {
-    /// Of an image that was built here; nothing of one that was built elsewhere, which is as it came, and of models.
+    /// What an image starts that was built here; nothing for one that was built elsewhere, which is as it came, and of models.
     #[must_use]
     pub(crate) fn of(image: &ImageInMemory) -> Vec<Self> {
         if image.summary.kind != ImageKind::Image {

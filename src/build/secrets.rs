@@ -20,14 +20,14 @@ pub(super) fn pass(verdict: Verdict) -> Result<(), BuildError> {
     if verdict.is_good() { Ok(()) } else { Err(BuildError::Secrets(verdict)) }
 }
 
-/// Of an image whose layers were made: those of models have a report of their own.
+/// The report of an image whose layers were made: those of models have a report of their own.
 pub(super) fn of_image(plan: &ImagePlan, made: &BTreeMap<Recipe, BuiltLayer>) -> Verdict {
     let own = plan.layers.iter().filter(|planned| planned.kind != LayerKind::Model);
     let found = own.flat_map(|planned| made[&planned.recipe].secrets.iter().map(|finding| (&*planned.title, finding)));
     image(&plan.spec, found)
 }
 
-/// Of layers that are built by themselves.
+/// The report of layers that are built by themselves.
 pub(super) fn of_layers(spec: &LayerSpec, planned: &[Planned], made: &BTreeMap<Recipe, BuiltLayer>) -> Verdict {
     let found = planned
         .iter()
@@ -35,14 +35,14 @@ pub(super) fn of_layers(spec: &LayerSpec, planned: &[Planned], made: &BTreeMap<R
     Verdict::of(&format!("layer '{}'", spec.name), &spec.allow_secrets, &found.collect::<Vec<_>>())
 }
 
-/// Of a model.
+/// The report of a model.
 pub(super) fn of_model(spec: &ModelSpec, layers: &[BuiltLayer]) -> Verdict {
     let found =
         layers.iter().flat_map(|layer| layer.secrets.iter().map(|finding| (Some(&*layer.record.title), finding)));
     model(spec, &found.collect::<Vec<_>>())
 }
 
-/// Of all models that were built now.
+/// The report of all models that were built now.
 pub(super) fn of_models(models: &BTreeMap<Name, BuiltModel>) -> Verdict {
     let mut verdict = Verdict::default();
     models.values().for_each(|model| verdict.extend(model.verdict.clone()));

@@ -27,7 +27,7 @@ use crate::spec::service::ServiceConfig;
 /// other layers, because another image came, went or changed: a linked store links them again, and only a Podman that unpacks
 /// layers writes them. What this host would write for NEW stands at the end.
 ///
-/// Of variables, labels and commands the names are told, never the values.
+/// Variables, labels and commands are told by name, never with their values.
 #[derive(Debug, clap::Args)]
 pub(super) struct DiffArgs {
     /// What the host has: an image directory, a lean stack, or a stack of archives.

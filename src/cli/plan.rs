@@ -44,7 +44,7 @@ use crate::spec::Spec;
 /// pays twice for weights is warned of: a model in another layer than its own, models in an order that images do not share,
 /// the same file in two models, a storage driver of this host that shares nothing, and licences that the stack does not allow.
 ///
-/// Of what was built it also says what `windlass load` would do with it here: whether each image is new, present or changed,
+/// For what was built it also says what `windlass load` would do with it here: whether each image is new, present or changed,
 /// what this host would write, and the disk that this needs and that there is. Sizes are those of the layers as they came or as
 /// a push without compression sends them; --compression packs them, to say how large a push of that kind would be.
 /// What looks like a secret is listed with its reason, as the build would refuse it: see `allowSecrets` of the spec.
@@ -61,7 +61,7 @@ pub(super) struct PlanArgs {
     /// Write the layers of the images' closures to this file, a plan lock: with it they move only when it is written again.
     #[arg(long, value_name = "plan.lock.json")]
     write: Option<PathBuf>,
-    /// Of what was built, pack the layers to count what a push with this compression would send; reads every byte.
+    /// Pack the layers of what was built, to count what a push with this compression would send; reads every byte.
     #[arg(long, value_enum, default_value_t = Packing::None)]
     compression: Packing,
     #[command(flatten)]

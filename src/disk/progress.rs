@@ -80,7 +80,7 @@ impl Progress {
         Step { progress: self, number }
     }
 
-    /// Of what is at work without counting bytes, that which began first: a program is a part of what it was started for.
+    /// What is at work without counting bytes, the first that began: a program is a part of what it was started for.
     pub(crate) fn current_step(&self) -> Option<String> {
         self.steps.lock().unwrap_or_else(PoisonError::into_inner).first().map(|(_, what)| what.clone())
     }

@@ -60,7 +60,7 @@ pub struct Loading<'a, E: Engine> {
 }
 
 impl<'a, E: Engine> Loading<'a, E> {
-    /// Of these steps, one for each target.
+    /// A load with these steps, one for each target.
     pub(crate) fn new(
         targets: &'a [LoadTarget],
         steps: Vec<LoadStep>,

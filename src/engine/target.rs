@@ -220,7 +220,7 @@ pub struct LoadWay {
     pub to_write: u64,
     /// What is copied of a linked image, and why.
     pub copies: CopiedBytes,
-    /// Of what is written, bytes of lower layers that the engine's driver copies into each layer above them.
+    /// How many of the written bytes are of lower layers, which the engine's driver copies into each layer above them.
     pub repeated: u64,
     /// Bytes that are needed at the fullest moment, with those that stay.
     pub peak: u64,
@@ -251,7 +251,7 @@ pub struct LoadStep {
     pub to_write: u64,
     /// What is copied of a linked image, and why.
     pub copies: CopiedBytes,
-    /// Of what is written, bytes of lower layers that the engine's driver copies into each layer above them.
+    /// How many of the written bytes are of lower layers, which the engine's driver copies into each layer above them.
     pub repeated: u64,
     /// Bytes that are needed at the fullest moment, with those that stay.
     pub peak: u64,

@@ -70,7 +70,7 @@ pub(crate) struct ImageRootFs<'a> {
 }
 
 impl<'a> ImageRootFs<'a> {
-    /// Of these layers, bottom first; `archives` says whether those count that were not made here.
+    /// The file system of these layers, bottom first; `archives` says whether those count that were not made here.
     ///
     /// # Errors
     /// If a layer cannot be read.

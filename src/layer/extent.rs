@@ -12,9 +12,9 @@ const ENTRY: u64 = 8;
 /// Bytes of a layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// Of its archive.
+    /// Bytes of its archive.
     pub(crate) archive: u64,
-    /// That its files, links and directories take where they are unpacked, in whole blocks of 4 KiB.
+    /// Bytes that its files, links and directories take where they are unpacked, in whole blocks of 4 KiB.
     pub(crate) on_disk: u64,
     /// How many these are.
     pub(crate) members: u64,

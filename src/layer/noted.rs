@@ -64,7 +64,7 @@ pub(super) fn look(entry: &TarEntry, (host, hidden): (&Path, bool)) -> Option<Se
 }
 
 impl FileNote {
-    /// Of the file that this header is for, and its host path, which others may not be able to read.
+    /// A note of the file that this header is for, with its host path, which others may not be able to read.
     pub(super) fn new(entry: &TarEntry, host: (&Path, bool), known: Option<&Known>) -> Self {
         let file = known.filter(|_| matches!(entry.kind, TarEntryKind::File(_))).map(|known| {
             let path = Path::new("/").join(OsStr::from_bytes(&entry.path));

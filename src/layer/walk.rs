@@ -4,7 +4,7 @@
 //! of several inputs are merged; anything else may come from several inputs only if they agree. The tree is never held
 //! in memory: a directory is read when the walk reaches it.
 //!
-//! Of the file system only these reach a layer: names, types, link targets, bytes, and whether the owner may execute a
+//! Only these reach a layer from the file system: names, types, link targets, bytes, and whether the owner may execute a
 //! file. Owners, other modes, times, hard links and extended attributes do not.
 
 use std::ffi::OsStr;

@@ -36,7 +36,7 @@ pub struct PlanLock {
 }
 
 impl PlanLock {
-    /// Of images with the store paths of their closures' layers.
+    /// A lock of these images, with the store paths of their closures' layers.
     pub fn new<'a>(images: impl IntoIterator<Item = (String, &'a Vec<Vec<StorePath>>)>) -> Self {
         let images = images.into_iter().map(|(name, layers)| {
             // A package with several store paths is where most others need it, at the lowest of its places.

@@ -220,7 +220,7 @@ pub enum RegistryError {
     /// A signal.
     #[error("{source}")]
     Stopped {
-        /// Of kind [`io::ErrorKind::Interrupted`].
+        /// An error of kind [`io::ErrorKind::Interrupted`].
         source: io::Error,
     },
 }

@@ -96,7 +96,7 @@ fn new(tree: &Path, regex: String) -> Perm {
 
 /// What was set, with regular expressions of the places that have it; what most have comes first, for everything.
 fn grouped<K: Ord + Copy>(groups: BTreeMap<K, Vec<&[u8]>>) -> impl Iterator<Item = (K, String)> {
-    // Of two that as many have, the lower one.
+    // If two are equally common, the lower one.
     let most = groups.iter().rev().max_by_key(|(_, paths)| paths.len()).map(|(value, _)| *value);
     let first = most.into_iter().map(|value| (value, ".*".to_owned()));
     let others = groups.into_iter().filter(move |(value, _)| Some(*value) != most);

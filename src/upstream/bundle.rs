@@ -1,7 +1,7 @@
 //! Sigstore bundles, in which cosign leaves signatures from its version 3 on: a DSSE envelope around an in-toto statement.
 //!
 //! Formats: `specs/BUNDLE_SPEC.md` of cosign, `envelope.md` and `protocol.md` of DSSE, the statement of in-toto (v0.1 and v1).
-//! Of the verification material nothing is read, as of everything that cosign leaves: the key decides.
+//! The verification material is not read, nor anything else that cosign leaves: the key decides.
 
 use std::collections::BTreeMap;
 

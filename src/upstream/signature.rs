@@ -124,7 +124,7 @@ pub(crate) fn verify(
     };
     for platform in locked.platforms.values() {
         match search(platform.manifest.digest) {
-            // Of the root, which is what people know.
+            // The error names the root, which is what people know.
             Err(SignatureError::Missing { .. }) => return Err(missing),
             result => result?,
         }

@@ -79,7 +79,7 @@ def main(engine, variant):
         for name in digests(row):
             ctr(row, "images", "remove", "--sync", name)
         row.run("windlass", "export", two.path, "--output", f"{WORK}/folder")
-        # Of the model there is nothing to unpack here: it is not an image of this platform.
+        # There is nothing of the model to unpack here: it is not an image of this platform.
         ctr(row, "images", "import", "--no-unpack", "--all-platforms", f"{WORK}/folder/models/{two.model}.tar")
         ctr(row, "images", "import", f"{WORK}/folder/images/app.tar")
         check_image(row, two)

@@ -127,7 +127,7 @@ def kept(row, before, after, user):
     for what in ("graphRoot", "runRoot", "driver") if before["info"] else ():
         check(before["info"][what] == after["info"][what], f"{who}: {what} was {before['info'][what]}, is {after['info'][what]}")
     if before["info"]:
-        # Of several stores Podman 4.3 says the last one.
+        # Podman 4.3 prints the last of several stores.
         lost = set() if row.engine == "debian12" else set(before["info"]["stores"]) - set(after["info"]["stores"])
         check(not lost, f"{who}: Podman no longer names the image stores {sorted(lost)}")
     lost = {name for name, digest in (before["images"] or {}).items() if after["images"].get(name) != digest}

@@ -124,7 +124,7 @@ fn only_what_changed_is_restarted() {
             r#"{ pkgs, ... }: { services.ai-stack.models.large.src = lib.mkForce (pkgs.writeText "large.gguf" "other"); }"#,
             vec!["podman-llama-cpp.service", loader],
         ),
-        // In the stack, and served by nobody.
+        // In the stack, and served by no service.
         (
             r#"{ pkgs, ... }: { services.ai-stack.models.larger.src = lib.mkForce (pkgs.writeText "larger.gguf" "other"); }"#,
             vec![loader],

@@ -18,7 +18,7 @@ fn flip(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-/// Writes `SHA256SUMS` anew, as somebody would who did not look.
+/// Writes `SHA256SUMS` anew, as a user would who did not look.
 fn sum(folder: &Path) {
     let script = "find . -type f ! -name SHA256SUMS -printf '%P\\n' | sort | xargs sha256sum >SHA256SUMS";
     run_ok(Command::new("sh").args(["-c", script]).current_dir(folder));

@@ -242,7 +242,7 @@ fn edit_recipe(image: &Path, from: &str, to: &str) {
 fn a_digest_never_stands_for_something_else() {
     let podman = Podman::with_nix();
     let stick = on_a_stick(&podman, "the right one");
-    // As good as Nix's own, but for what is in it.
+    // The same as Nix's own, except for what is in it.
     let evil = podman.add("evil", "etc/motd", "the wrong one", 0o444);
     let good = podman.home("store").join(crate::env::base_name("tree"));
     let tampered = podman.env.path("tampered");
@@ -256,7 +256,7 @@ fn a_digest_never_stands_for_something_else() {
     // The true one is not there, and comes.
     assert!(podman.load(&stick, &["--via", "store"]).last().contains("1 loaded, 0 present"));
     assert_eq!(podman.sh("localhost/app:1", "cat /etc/motd"), "the right one");
-    // A file of root's alone does not become everybody's under a digest that somebody else wrote.
+    // A file that only root can read does not become readable for all under a digest that another user wrote.
     let secret = podman.add("secret", "etc/motd", "root's alone!", 0o400);
     let stolen = podman.env.path("stolen");
     run_ok(Command::new("cp").arg("-r").arg(&stick).arg(&stolen));
@@ -301,7 +301,7 @@ fn what_nix_vouches_for_is_linked_without_being_read_and_nothing_else_is() {
     let full = podman.said(&["verify", "--full"]);
     assert!(full.code == 4 && full.stdout.contains("etc/motd"), "{full:?}");
 
-    // Of an image directory that was changed after Nix took it, nothing is believed.
+    // Nothing is believed of an image directory that was changed after Nix took it.
     fs::write(image.join("more"), "x").unwrap();
     let said = podman.load(&image, &["--via", "store", "--force"]);
     assert_eq!(said.code, 4, "{said:?}");
@@ -352,7 +352,7 @@ fn locks_that_others_hold_are_named_and_not_waited_for_without_end() {
                 .unwrap();
         assert!(String::from_utf8_lossy(&output.stderr).contains("PermissionError"), "{} {output:?}", path.display());
     };
-    // Our own: even in a store and a graph root that are open nobody else can open the file.
+    // Our own file: no other user can open it, even in a store and a graph root that are open.
     let root = podman.places().graph_root;
     set_mode(&podman.env.path(""), 0o755);
     [podman.env.path("podman"), root.clone()].iter().for_each(|path| set_mode(path, 0o755));

@@ -173,7 +173,7 @@ fn closures_that_are_wrong() {
     fs::remove_file(&lib).unwrap();
     let gone = format!("layer lib: read $T/store/{lib_base}: No such file or directory (os error 2)");
     assert_eq!(with(&|_| ()), says(1, &gone));
-    // Nobody to ask: no closure and no Nix.
+    // Neither a closure nor Nix.
     let (code, sentence) = env.refused(env.windlass(["build", "spec.json", "--output", "out"]).env("PATH", ""));
     let nix = format!(
         "the references of $T/store/{app_base} are needed, and `nix` cannot be asked (No such file or directory (os error 2)); install Nix, or give them with --closure FILE"
@@ -225,7 +225,7 @@ fn paths_that_no_layer_can_hold() {
     assert_eq!(env.refused(&mut nobody), says(1, "layer m: read $T/shared/secret: Permission denied (os error 13)"));
 }
 
-/// Takes files as any sink does; meanwhile somebody appends to them.
+/// Takes files as any sink does, while they grow.
 struct Growing;
 
 impl Sink for Growing {

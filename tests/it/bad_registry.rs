@@ -30,7 +30,7 @@ pub(crate) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
-    /// Of the body, only so many bytes are sent; then the connection ends.
+    /// Only so many bytes of the body are sent; then the connection ends.
     cut: Option<usize>,
     /// Between the pieces of the body; each is `piece` bytes.
     pause: Duration,

@@ -276,7 +276,7 @@ fn tables_fit_the_terminal() {
     }
 }
 
-/// A template that nobody can run here must at least not ask for what windlass does not have.
+/// A template that cannot be run here must at least not ask for what windlass does not have.
 #[test]
 fn commands_in_ci_templates_exist() {
     let env = Env::new();

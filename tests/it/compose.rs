@@ -104,7 +104,7 @@ fn the_modules_take_what_an_import_writes() {
         let words = ["compose", "import", file, "--directory", "/srv", "--env-file", "variables.env", "--json"];
         serde_json::from_str::<Value>(&env.ok(words)).unwrap()["nix"].as_str().unwrap().to_owned()
     };
-    // Images of others are not there: whoever imports builds them, or pins them.
+    // Images that the stack does not have: the user builds them, or pins them.
     let app =
         r#"virtualisation.windlass.images.mine = config.virtualisation.windlass.lib.buildImage { name = "mine"; };"#;
     let images = |names: &[&str]| {
@@ -438,7 +438,7 @@ fn secrets_in_every_place_stay_out() {
     let imported = import(&env, &[]);
     assert!(!imported.to_string().contains("hidden"), "{imported}");
     let all = eval(imported["nix"].as_str().unwrap());
-    // Of commands only the secret is left out.
+    // Only the secret is left out of commands.
     let expected = serde_json::json!({
         "image": "x:1", "restart": "no", "environment": { "DB_PASSWORD_FILE": "/run/secrets/x", "MAX_TOKENS": "5" },
         "entrypoint": ["sh", "-c", "x --token=\"${TOKEN:?}\""], "command": ["run"],

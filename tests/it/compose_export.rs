@@ -191,7 +191,7 @@ fn secrets_of_one_name_and_several_platforms_are_told_apart() {
     for line in ["source: a-key", "target: key", "file: \"./secrets/b-key\"", "# /a in the stack's own description"] {
         assert!(compose.contains(line), "{line}: {compose}");
     }
-    // Of several platforms the index is what everybody can load.
+    // With several platforms, the index is what all hosts can load.
     for (platform, name) in [("linux/amd64", "x"), ("linux/arm64", "y")] {
         env.write(
             "image.json",

@@ -108,7 +108,7 @@ fn service() -> impl Strategy<Value = Value> {
             ((*name).to_owned(), choices[choice].clone())
         };
         let map: Map<String, Value> = keys.into_iter().map(pick).collect();
-        // A service that names both is none.
+        // A service cannot name both.
         let mut map = map;
         if map.contains_key("network_mode") {
             map.remove("networks");

@@ -255,7 +255,7 @@ fn ext4_and_xfs_give_the_same_bytes_and_xfs_shares_them() {
         let [a, b] = ["a.tar", "b.tar"].map(|name| Digest::of(&fs::read(mount.0.join(name)).unwrap()));
         assert_eq!(a, b);
 
-        // Nor does sharing hide a change: whoever writes to a file also changes its time.
+        // Nor does sharing hide a change: writing to a file also changes its time.
         fs::write(&large, vec![7; usize::try_from(MODEL).unwrap()]).unwrap();
         let export = &mut env.windlass_at(&mount.0, &[], &["export", "lean", "--output", "c.tar"]);
         let (code, sentence) = env.refused(export);

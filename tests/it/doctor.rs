@@ -78,7 +78,7 @@ fn make_store_makes_the_store_and_touches_nothing_else() {
     assert_eq!(host.doctor(&["--make-store"]), (0, "made the linked store $T/linked\n".to_owned()));
     assert_eq!(host.doctor(&["--make-store"]), (0, String::new()), "nothing to do, nothing to say");
     assert_eq!(fs::read_to_string(host.conf()).unwrap(), text);
-    // Whoever names it now finds that Podman works.
+    // With that, Podman works for a user who names it.
     fs::write(host.conf(), text + &format!("[storage.options]\nadditionalimagestores = [{:?}]\n", host.store()))
         .unwrap();
     assert!(host.podman(&["images"]).status.success());

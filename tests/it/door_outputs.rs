@@ -158,7 +158,7 @@ fn a_file_is_replaced_in_one_step_and_a_directory_of_others_is_not() {
         env.ok(with(verb, "to-file"));
         assert!(fs::symlink_metadata(env.path("to-file")).unwrap().is_symlink(), "{verb:?}");
         assert_ne!(fs::read(&place).unwrap(), b"unrelated", "{verb:?}");
-        // Whoever had it open has what it was.
+        // A process that had it open still reads the old bytes.
         let mut before = String::new();
         { reader }.read_to_string(&mut before).unwrap();
         assert_eq!(before, "unrelated", "{verb:?}");

@@ -70,7 +70,7 @@ impl Foreign {
         });
         let config = serde_json::to_vec(&config).unwrap();
         let descriptor = |media_type: &str, bytes: &[u8]| json!({ "mediaType": media_type, "size": bytes.len(), "digest": Digest::of(bytes).to_string() });
-        // With the spaces and the order of whoever wrote it: these bytes are the digest.
+        // With the spaces and the order of the program that wrote it: the digest is of these bytes.
         let manifest = format!(
             "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{media_type}\",\n   \"config\": {},\n   \"layers\": {}\n}}",
             descriptor(

@@ -106,7 +106,7 @@ fn what_containers_use_stays_running_or_not_and_mounted_too() {
     ]);
     lab.start("exited", exited, &[]);
     lab.podman(&["stop", "--time", "0", "exited"]);
-    // Somebody's own name for one of ours, and somebody's own image.
+    // A user's own name for one of ours, and a user's own image.
     lab.podman(&["tag", named, "example.com/mine:1"]);
     let tar = lab.env.write("mine.tar", "");
     run_ok(Command::new("tar").args(["-cf"]).arg(&tar).arg("--files-from=/dev/null"));
@@ -170,7 +170,7 @@ fn the_linked_store_is_used_by_others_too() {
     let noted = lab.env.path("noted");
     fs::create_dir(lab.env.path("loaded")).unwrap();
     other(&noted, "noted.conf", env!("CARGO_BIN_EXE_windlass"), &["load", "app-6"]);
-    // And one that is mounted by nobody knows whom.
+    // And one that an unknown container mounts.
     let id = lab.podman(&["image", "inspect", "--format", "{{.Id}}", mounted]);
     let images: Value =
         serde_json::from_slice(&fs::read(lab.storage().join("overlay-images/images.json")).unwrap()).unwrap();
@@ -280,7 +280,7 @@ fn classes_are_chosen_and_leftovers_are_swept() {
     assert!(why(&report, "generation 1").ends_with("is in Podman, and images were not asked for"));
     assert_eq!(gone(&lab.json(&["gc", "--only", "generations"])), ["generation 1", "generation 2"]);
     lab.ok(&["gc", "--only", "generations", "--apply"]);
-    assert_eq!(gone(&lab.json(&["gc", "--only", "images", "--apply"])).len(), 2, "nobody's");
+    assert_eq!(gone(&lab.json(&["gc", "--only", "images", "--apply"])).len(), 2, "those without an owner");
     assert_eq!(lab.podman(&["images", "--quiet"]).lines().count(), 3);
     // Going back leaves the current one behind the last ones.
     lab.ok(&["rollback", "3"]);

@@ -357,7 +357,7 @@ fn the_sum_of_every_file_is_kept() {
     };
     assert_eq!(rebuild(), kept, "with and without blobs");
     windlass(&["verify", "lean", "--full"]);
-    // A layer that was built before brings its sums, and nobody reads its files for them.
+    // A layer that was built before brings its sums, and its files are not read for them.
     let model = host.join("model");
     fs::rename(build(&env, &host, &with_kind("model", model_spec())), &model).unwrap();
     fs::remove_file(host.join("weights")).unwrap();

@@ -71,7 +71,7 @@ fn no_input_of_any_verb_is_read_without_a_limit() {
             in_place(&env.path(file), large);
             let said = Said::of(&limited(&env.windlass(arguments.split(' '))).output().unwrap());
             if file == "bad.gguf" {
-                // Of a model only the head is read, and anything else is not a model.
+                // Only the head of a model is read, and anything else is not a model.
                 assert!(said.code > 0 && said.code < 10, "{said:?}");
             } else {
                 refused(&said, file, large);

@@ -145,7 +145,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     assert_eq!(store.records(&Progress::new()).unwrap().layers.len(), 0);
     assert_eq!(generations(&other).numbers().unwrap(), Vec::<u64>::new());
 
-    // What looks as if it could be linked, and cannot: nobody vouches for it.
+    // What looks as if it could be linked, and cannot: nothing vouches for it.
     let own = small.0.join("store");
     let path = own.join(crate::env::base_name("writable"));
     crate::golden::put(path.join("file"), pattern(12 * MIB), 0o644);

@@ -139,7 +139,7 @@ pub(crate) fn assert_page(name: &str, page: &str) {
     ] }, { insta::assert_snapshot!(name, page) });
 }
 
-/// Of each machine, the assertions that failed or the warnings.
+/// The assertions that failed, or the warnings, of each machine.
 pub(crate) fn messages(machine: &Value, kind: &str) -> Vec<String> {
     let list = machine[kind].as_array().unwrap();
     list.iter().map(|message| message.as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")).collect()

@@ -239,7 +239,7 @@ fn an_image_that_another_program_wrote_is_built_upon() {
         assert_eq!(runs(&image), "above\n1\nran\n", "{file}");
         podman.env.ok(["verify", "--full", image.to_str().unwrap()]);
     }
-    // Of several that are in one archive, the one that is named.
+    // The archive has several; the one that is named is taken.
     assert_eq!(
         runs(&image("two.tar", r#"fromImageName = "localhost/other"; fromImageTag = "2";"#).unwrap()),
         "above\n2\nran\n"
@@ -353,7 +353,7 @@ fn the_programs_that_nix2container_names_do_what_they_say() {
         run_ok(podman.command("skopeo").args(["inspect", "--tls-verify=false", "--format={{.Digest}}", &to]));
     let summary: Value = serde_json::from_slice(&std::fs::read(image("").join("image.json")).unwrap()).unwrap();
     assert_eq!(manifest.trim(), summary["digest"].as_str().unwrap());
-    // A docker that says what it was given: here is none.
+    // A docker that prints its arguments, as there is no docker here.
     let docker = podman.env.write(
         "bin/docker",
         "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ \"$1\" != --input ] || tar -xOf \"$2\" manifest.json; shift; done\n",

@@ -204,7 +204,7 @@ fn a_service_gets_another_model_in_one_restart_and_its_image_stays() {
     assert_eq!(again, "model two is active in slot chat already; nothing was done\n");
     assert_eq!((host.served("checked").len(), host.podman.env.tree()), (2, tree));
 
-    // Somebody removed what the slot leads to: using the model again mends it.
+    // What the slot leads to was removed: using the model again mends it.
     fs::remove_dir_all(host.slots().join(".held")).unwrap();
     host.ok(&["model", "use", "two", "--slot", "chat"]);
     assert_eq!(fs::read_to_string(slot.join("file")).unwrap(), "two");
@@ -401,7 +401,7 @@ fn a_unit_is_restarted_by_systemctl_and_its_containers_are_watched() {
         |user: &str| format!("{user}reset-failed -- llama.service\n{user}restart --no-block -- llama.service\n");
     assert_eq!(asked, [restart("--user "), restart(""), restart("")].concat());
 
-    // Of the container, systemd's unit is restarted: Podman would race with it. That it ends again and again is seen.
+    // The container's systemd unit is restarted: Podman would race with it. That it ends again and again is seen.
     fs::write(host.path("asked"), "").unwrap();
     let switched = run(&["one", "--restart", "unit"]);
     assert_eq!(

@@ -34,7 +34,7 @@ fn every_way_to_pay_twice_is_told() {
     let small = podman.store_file("small.gguf", &gguf("t", &[1_500_000]));
     let model = |name: &str, place: &str, file| json!({ "spec": { "name": name, "storeDir": store, "files": { place: file } } });
     let (one, two) = (model("big", "big.gguf", &big), model("small", "small.gguf", &small));
-    // Weights by their name, and by their size and what they begin with; a video is none.
+    // Weights by their name, and by their size and what they begin with; a video is not weights.
     let large = |name: &str, start: &[u8]| {
         let path = podman.env.write(name, start);
         File::options().write(true).open(&path).unwrap().set_len(256 << 20).unwrap();
@@ -173,7 +173,7 @@ fn a_stack_has_models_of_allowed_licences_only() {
     let (code, said) =
         podman.run("windlass", &["build", &path("bad.json"), "--closure", &path("none"), "--output", &path("bad")]);
     assert!(code == 2 && said.contains("licences.deny: 'a*b' is no SPDX identifier"), "{code} {said}");
-    // A warning, unless somebody has said what it is.
+    // A warning, unless the spec says what it is.
     let allow = json!({ "allow": ["Apache-2.0"] });
     let warned = warnings(&build(&podman, "warned", &spec(allow.clone(), &["apache", "nobody"])));
     assert_eq!(
@@ -185,7 +185,7 @@ fn a_stack_has_models_of_allowed_licences_only() {
     let mut said = spec(allow, &["apache", "nobody"]);
     said["models"][1]["spec"]["annotations"] = json!({ "org.opencontainers.image.licenses": "Apache-2.0 OR MIT" });
     assert_eq!(warnings(&build(&podman, "said", &said)), Vec::<String>::new());
-    // Nothing is asked for where nobody asks.
+    // Nothing is demanded where the spec demands nothing.
     assert_eq!(warnings(&build(&podman, "free", &spec(json!({}), &["nobody"]))), Vec::<String>::new());
 }
 

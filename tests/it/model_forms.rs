@@ -115,7 +115,7 @@ fn validate(schema: &Value, root: &Value, value: &Value, at: &str) {
             }
             "format" => panic!("a time, and no time is in an artifact: {value}"),
             "description" | "$schema" | "$id" | "$defs" => true,
-            other => panic!("{at}: the schema has a word that nobody holds it to: {other}"),
+            other => panic!("{at}: the schema has a word that this test does not check: {other}"),
         };
         assert!(fits, "{at}: {value} is not what {word} {wanted} asks for");
     }

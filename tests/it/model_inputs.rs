@@ -225,7 +225,7 @@ fn a_model_in_folders_is_found_and_each_file_is_a_layer() {
         "{built:?}"
     );
 
-    // A pipeline of diffusers: its parts together, the variants that nobody asked for left aside.
+    // A pipeline of diffusers: its parts together, the variants that were not asked for left aside.
     env.write("pipeline/model_index.json", r#"{"_class_name": "StableDiffusionPipeline"}"#);
     for part in ["unet", "vae"] {
         env.write(format!("pipeline/{part}/diffusion_pytorch_model.safetensors"), tensor(part));

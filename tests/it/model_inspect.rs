@@ -86,7 +86,7 @@ fn everything_that_a_header_has_is_read() {
 fn what_is_not_said_is_not_made_up() {
     let facts = |file: Gguf| serde_json::to_value(read(&file.bytes()).unwrap().facts()).unwrap();
     assert_eq!(facts(Gguf::new(3)), json!({ "format": "gguf", "parameters": 0 }));
-    // Of a file type that is not known, most of the tensors speak, and of types that have no name, their number.
+    // Where the file type is not known, the type of most tensors is told; a type without a name is told by its number.
     let file = || Gguf::new(3).key("general.file_type", Said::U32(9999)).tensor("a", &[4], 0, 16);
     assert_eq!(facts(file().tensor("b", &[32], 8, 34))["quantization"], "Q8_0");
     assert_eq!(facts(file().tensor("b", &[7, 7], 99, 1))["quantization"], "type-99");
@@ -135,7 +135,7 @@ fn damage_is_named_with_its_place() {
         (Gguf::new(3).tensor_at("t", &[1; 65], 0, 0).bytes(), 24, "tensor 't' has 65 dimensions"),
         (Gguf::new(3).tensor_at("t", &[1 << 32, 1 << 32], 0, 0).bytes(), 24, "tensor 't' holds more numbers than"),
         (Gguf::new(3).tensor_at("t", &[1 << 62], 0, 0).bytes(), 24, "tensor 't' has more bytes than 64 bits count"),
-        // Of a type that nobody knows the size of.
+        // Its type has no known size.
         (
             Gguf::new(3).tensor_at("t", &[1 << 63], 250, 0).tensor_at("u", &[1 << 63], 250, 0).bytes(),
             57,

@@ -180,7 +180,7 @@ fn what_is_wrong_is_said_at_evaluation() {
         let error = eval(&user, &format!("(w.fetchModel {{ {arguments} }}).drvPath")).unwrap_err();
         assert!(error.contains(said), "{arguments}: {error}");
     }
-    // A file of somebody's machine is not fetched.
+    // A file of the user's machine is not fetched.
     let file = json!({ "name": "m.gguf", "path": "m.gguf", "size": 1, "sha256": "0".repeat(64) });
     let model = json!({ "m": { "source": { "ref": "./m.gguf", "floating": false }, "files": [file] } });
     let error = build(&user, &format!("w.fetchModel {{ lock = {}; name = \"m\"; }}", lock(model))).unwrap_err();

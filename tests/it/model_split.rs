@@ -237,7 +237,7 @@ fn embeddings_of_another_length_are_told_before_the_model_is_used() {
         let said = change(options);
         assert_eq!((said.code, said.stderr.as_str()), (0, warning.trim_start_matches("windlass: ")), "{options:?}");
     }
-    // Of the same length there is nothing to say.
+    // If the length is the same, there is nothing to say.
     assert_eq!((change(&["other"]).code, change(&["other"]).stderr.as_str()), (0, ""));
 }
 

@@ -19,7 +19,7 @@ fn the_documentation_of_the_options_is_current() {
     for option in ["virtualisation.windlass.containers.<name>.health.command", "services.ai-stack.models.<name>.src"] {
         assert!(made.contains(&format!("\n### `{option}`\n")), "{option}");
     }
-    // An option that says nothing helps nobody.
+    // An option without a description helps no user.
     let entries: Vec<&str> = made.split("\n### ").skip(1).collect();
     assert!(entries.len() > 130, "{}", entries.len());
     for entry in entries {

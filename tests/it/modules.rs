@@ -390,7 +390,7 @@ fn what_a_user_says_of_a_unit_is_kept() {
     let unit = oci["units"]["podman-redis.service"].as_str().unwrap();
     assert!(one(unit, "After").contains("windlass-load.service"), "{unit}");
     assert_eq!(values(unit, "RuntimeDirectory").len(), 3, "{unit}");
-    // Of a unit that Quadlet generates it is a drop-in, which changes nothing of where programs are found.
+    // For a unit that Quadlet generates it is a drop-in, which changes nothing of where programs are found.
     for (machine, kind) in [(&quadlet, "units"), (&rootless, "userUnits")] {
         assert_eq!(machine["dropIns"], serde_json::json!(["app.service", "redis.service"]));
         let unit = machine[kind]["redis.service"].as_str().unwrap();

@@ -138,7 +138,7 @@ fn load_sh_names_what_is_missing_and_believes_only_what_it_sees() {
     );
     assert_eq!(text(&load(&podman, &["redis"]).stdout).lines().last(), Some("1 loaded, 0 present"));
 
-    // A copy without the model's archive, as somebody forgets it on a stick.
+    // A copy without the model's archive, as after an incomplete copy to a USB stick.
     let copy = podman.env.path("copy");
     run_ok(Command::new("cp").args(["--recursive", "--dereference"]).arg(stack()).arg(&copy));
     run_ok(Command::new("chmod").args(["--recursive", "u+w"]).arg(&copy));

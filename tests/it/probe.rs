@@ -57,7 +57,7 @@ fn answered(answer: &[u8], options: &[&str]) -> (i32, String) {
     let answer = answer.to_owned();
     let address = server(move |stream| {
         request(stream);
-        // Whoever has read enough hangs up.
+        // The client hangs up when it has read enough.
         drop(stream.write_all(&answer));
     });
     let (code, line) = verdict(&[&["http", &format!("http://{address}/health?token=s3cret")], options].concat());
@@ -180,7 +180,7 @@ fn the_time_is_for_all_of_it() {
     }
     let expected = says(1, &format!("{silent}: no expected answer within 500ms"));
     assert_eq!(in_time(&["tcp", &silent, "--send", "PING", "--expect", "PONG"]), expected);
-    // Nobody accepts, and no more connections can wait.
+    // Nothing accepts, and no more connections can wait.
     let full = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = full.local_addr().unwrap();
     let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(300)).ok();

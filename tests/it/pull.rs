@@ -312,7 +312,7 @@ fn what_does_not_fit_is_refused_before_and_cleaned_up_after() {
     assert!(needed > free && *layers == platform.size && *needed == 3 * layers, "{refused}");
     fs::remove_file(&filler).unwrap();
 
-    // What the sum cannot know: somebody else writes meanwhile.
+    // What the sum cannot know: another program writes meanwhile.
     let script = format!("head -c 100000000 /dev/zero >{}; PATH=${{PATH#*:}} exec skopeo \"$@\"", filler.display());
     let full = load(&engine.clone().with_variable("PATH", shadow(&podman, "skopeo", &script))).unwrap_err();
     assert!(matches!(full, PullError::Full { .. }), "{full}");

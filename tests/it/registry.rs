@@ -227,7 +227,7 @@ fn plain_http_is_for_this_machine_alone() {
     let progress = Progress::new();
     let error = client().head(&at("registry.example:5000", "app"), "1", &progress).unwrap_err();
     assert!(matches!(error, RegistryError::Insecure { .. }), "{error}");
-    // And where it was not asked for, nobody falls back to it.
+    // And where it was not asked for, it is not fallen back to.
     let safe = RegistryClient::new(RegistryOptions { insecure: false, ..impatient() }).unwrap();
     let error = safe.head(&at(&registry.host, "app"), "1", &progress).unwrap_err();
     assert!(matches!(error, RegistryError::PlainHttp { here: true, .. }), "{error:?}");

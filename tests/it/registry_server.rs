@@ -89,7 +89,7 @@ impl RealRegistry {
         false
     }
 
-    /// Ends it: from now on nobody listens there.
+    /// Ends it: from now on nothing listens there.
     pub(crate) fn stop(&mut self) {
         drop(self.child.kill());
         drop(self.child.wait());

@@ -22,7 +22,7 @@ fn find(folder: &Path, name: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Changes one byte of a file that nobody may write to, and nothing else of it.
+/// Changes one byte of a read-only file, and nothing else of it.
 fn flip(path: &Path) {
     let metadata = fs::metadata(path).unwrap();
     fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();

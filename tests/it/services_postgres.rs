@@ -109,7 +109,7 @@ fn postgres_makes_a_cluster_in_an_empty_volume_and_comes_back_after_a_kill() {
     );
     assert_eq!(postgres.podman.run(&["inspect", "--format={{.State.ExitCode}}", "postgres"]), "0\n");
 
-    // Given as a variable it is known to whoever inspects the container, but not to the server.
+    // As a variable, `podman inspect` shows it, but the server does not have it.
     let variable = format!("--env=POSTGRES_PASSWORD={PASSWORD}");
     postgres.start("variable", "other", &[&variable, "--env=POSTGRES_USER=app", "--env=POSTGRES_DB=shop"]);
     postgres.healthy("variable");

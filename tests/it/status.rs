@@ -67,7 +67,7 @@ fn status_tells_each_image_and_writes_nothing() {
     let written = fs::read_to_string(podman.env.path("windlass.prom")).unwrap();
     assert!(written.starts_with("# HELP windlass_image_present"), "{written}");
 
-    // Somebody gives the name to another image; `repair` gives it back.
+    // Another image gets the name; `repair` gives it back.
     let names: Vec<&str> = [app, model].iter().map(|image| image["ref"].as_str().unwrap()).collect();
     podman.ok("podman", &["tag", names[1], names[0]]);
     let (code, changed) = status(&[]);
@@ -123,7 +123,7 @@ fn each_image_says_why_it_is_there_or_is_not() {
     assert_eq!(others["reasons"]["upstream"][0]["reason"], "1.1 drops the old protocol");
     assert_eq!(others["reasons"]["generations"], serde_json::json!([1]));
 
-    // Somebody else's image takes the name, and is named.
+    // An image that is not ours takes the name, and is named.
     let name =
         json["images"].as_array().unwrap().iter().find(|row| row["name"] == "app").unwrap()["ref"].as_str().unwrap();
     let tar = env.write("mine.tar", "");

@@ -104,7 +104,7 @@ fn the_lock_holds_what_the_registry_sent_and_says_what_changed() {
     assert!(code == 8 && said.ends_with("2 images: 1 current, 1 changed\n"), "{said}");
     let (_, said, _) = run(&env, &["update"]);
     assert!(said.ends_with("Updates digests for:\n- app:main\n"), "{said}");
-    // The old layer of arm64 is needed by nobody any more.
+    // No image needs the old layer of arm64 any more.
     assert_eq!(lock(&env)["blobs"].as_object().unwrap().len(), 5);
     let (inode, text) = (fs::metadata(env.path(LOCK)).unwrap().ino(), fs::read(env.path(LOCK)).unwrap());
     for force in [&[][..], &["--force"]] {
@@ -417,7 +417,7 @@ fn lists_and_compose_files_come_in_as_pending() {
     assert_eq!(read(env.path("out.json").to_str().unwrap()), read(list));
     let listed = env.ok(["upstream", "list", "--state", "state.json"]);
     assert!(listed.contains("5 images: 0 pinned, 0 locked by a floating tag, 5 pending"), "{listed}");
-    // Nobody is asked about what was never locked.
+    // No registry is asked about what was never locked.
     let (code, said) = check(&env, &[]);
     assert!(code == 8 && said.contains("Run `windlass upstream update --all` to apply"), "{said}");
 

@@ -151,7 +151,7 @@ fn a_quota_is_spent_on_what_was_looked_up_longest_ago() {
     assert!(said.ends_with("3 images: 2 current, 1 unknown\n"), "{said}");
     let (_, _, log) = asked(&["--quota", "1"]);
     assert_eq!(log, ["HEAD /v2/a/c/manifests/1.0"]);
-    // Of the pulls that are left, none is spent on looking.
+    // No pull that is left is spent on looking.
     faulty.mode.store(1, Ordering::SeqCst);
     let (code, said, log) = asked(&["--quota", "100"]);
     // What an earlier look found is told as that.

@@ -125,7 +125,7 @@ fn what_a_quota_leaves_out_is_told_as_it_was() {
     pushed(&env, 1, &[first.clone(), second.clone()]);
     add(&env, "first", &first, &[]);
     add(&env, "second", &second, &[]);
-    // Of one that was never looked up, nothing is known.
+    // Nothing is known of one that was never looked up.
     let (code, said) = check(&env, &["--quota", "1"]);
     assert!(code == 1 && said.ends_with("2 images: 1 current, 1 unknown\n"), "{said}");
     pushed(&env, 2, &[second]);

@@ -39,7 +39,7 @@ impl Trickle {
         Self { host, asked, done }
     }
 
-    /// Waits until somebody has asked, and is waiting now.
+    /// Waits until a client has asked, and is waiting now.
     pub(crate) fn is_asked(&self) {
         while self.asked.load(Ordering::SeqCst) == 0 {
             std::thread::sleep(Duration::from_millis(10));

@@ -73,7 +73,7 @@ let
     else
       evaluate.nixos ([ (modules + "/windlass.nix") (modules + "/ai-stack.nix") ] ++ nixos.${variant});
   inherit (machine) config;
-  # Of this project, which the stand-ins' own evaluation writes to the store.
+  # The part of this project which the stand-ins' own evaluation writes to the store.
   write = evaluate.pkgs.writeText;
   each = function: set: lib.concatStrings (lib.mapAttrsToList function set);
 

@@ -50,7 +50,7 @@ in
           of = lib.filterAttrs (_: unit: unit.overrideStrategy == "asDropin");
         in
         builtins.attrNames (of config.systemd.units // of config.systemd.user.units);
-      # Of each service, what its lines start; `ExecStartPre` of oci-containers is beside the others.
+      # What the lines of each service start; `ExecStartPre` of oci-containers is beside the others.
       scripts = lib.mapAttrs (
         name: scripts:
         scripts // lib.optionalAttrs (config.result.preStart ? ${name}) { pre-start = config.result.preStart.${name}; }

@@ -351,7 +351,7 @@ impl Expander<'_> {
                 YamlValue::Scalar { quoted: false, ref text } if text.is_empty() => Vec::new(),
                 value => vec![YamlNode { mark: merge.value.mark, value }],
             };
-            // Of several, the first one that has a key gives it; a key beside `<<` comes before them all.
+            // The first of several that has a key gives it; a key beside `<<` comes before them all.
             for source in sources {
                 let YamlValue::Map(from) = source.value else {
                     return Err(YamlError { mark: merge.mark, message: "'<<' takes mappings".to_owned() });

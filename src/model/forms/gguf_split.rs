@@ -53,7 +53,7 @@ pub enum SplitError {
         path: PathBuf,
         /// Which shard, from 1 on.
         number: u64,
-        /// Of how many.
+        /// How many shards there are.
         count: u64,
     },
     /// There is nothing to divide.

@@ -124,7 +124,7 @@ mod tests {
         let (config, manifest) = (String::from_utf8(artifact.config.bytes), String::from_utf8(artifact.manifest.bytes));
         assert_eq!(config.unwrap(), CONFIG_BYTES);
         assert_eq!(manifest.unwrap(), MANIFEST_BYTES);
-        // Of the bytes above: when they change, so does every artifact that is out there.
+        // The digest of the bytes above: when they change, so does every artifact that was published.
         assert_eq!(
             artifact.config.digest.to_string(),
             "sha256:4b63aedd17152fe5f20514410f3b986ee3a3414603e1cbd8e17342109c427d4e"

@@ -97,7 +97,7 @@ fn identifier(text: &str) -> Option<String> {
     let Some(id) = table.or_else(listed).and_then(license_id) else {
         return exception().filter(|_| !or_later).map(str::to_owned);
     };
-    // Of GNU's licences there is no `+`, and without "or later" a later version is not allowed.
+    // GNU's licences have no `+`, and without "or later" a later version is not allowed.
     let gnu = id.is_gnu() && (or_later || id.is_deprecated());
     let gnu = gnu.then(|| gnu_license_id(id.name.trim_end_matches("-only"), or_later)).flatten();
     Some(gnu.map_or_else(|| format!("{}{}", id.name, if or_later { "+" } else { "" }), |gnu| gnu.name.to_owned()))

@@ -297,7 +297,7 @@ impl Adder<'_> {
         }
     }
 
-    /// Of what is downloaded, one file at a time is in the cache until the store has it.
+    /// The cache has one downloaded file at a time, until the store has it.
     fn check_space(&self, files: &[&Candidate]) -> Result<(), AddError> {
         let all: u64 = files.iter().filter_map(|file| file.size).sum();
         let coming = files.iter().filter(|file| matches!(file.origin, FileOrigin::Web { .. }));

@@ -136,7 +136,7 @@ pub(crate) fn card<R: Read>(reader: R) -> ModelCard {
     let all = |key: &str| said.get(key).map(Vec::as_slice).unwrap_or_default();
     let one = |key: &str| all(key).first().map(String::as_str);
     let licences: Vec<String> = all("license").iter().map(|id| id.trim().to_owned()).collect();
-    // Of several, all have to be kept to.
+    // If there are several, all have to be kept to.
     let licences = (!licences.is_empty()).then(|| licences.join(" AND "));
     let licence = licence::spdx(licences.as_deref(), one("license_name"), one("license_link"));
     ModelCard { licence, languages: super::facts::languages(all("language")) }

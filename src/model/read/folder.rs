@@ -365,7 +365,7 @@ impl<'a> ModelFolder<'a> {
         let card = beside("README.md").map(card::card).unwrap_or_default();
         let template = beside("chat_template.jinja").and_then(card::template);
         let template = template.or_else(|| beside("tokenizer_config.json").and_then(card::template_in));
-        // Of two that are as many, the first by name.
+        // If two are equally many, the first by name.
         let most = elements.iter().rev().max_by_key(|(_, count)| **count).map(|(kind, _)| kind.clone());
         Facts {
             format: ModelFormat::Safetensors,

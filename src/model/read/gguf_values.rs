@@ -81,9 +81,9 @@ pub enum GgufValue {
     Unsigned(u64),
     /// A whole number that can be.
     Signed(i64),
-    /// Of 32 bits.
+    /// 32 bits.
     Float32(f32),
-    /// Of 64 bits.
+    /// 64 bits.
     Float64(f64),
     /// Yes or no.
     Bool(bool),

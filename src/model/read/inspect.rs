@@ -246,7 +246,7 @@ fn choose(all: &ModelFolder<'_>) -> Result<Inspected, InspectError> {
     }
 }
 
-/// Of each model the first file by name: shards are one model.
+/// The first file of each model by name: shards are one model.
 fn firsts<'a>(names: &[&'a str]) -> Vec<&'a str> {
     let mut seen = BTreeSet::new();
     let whole = |name: &str| {

@@ -163,7 +163,7 @@ pub(crate) fn look<'a>(
             (looked.facts, looked.file) = (Some(facts), only.map(|[file]| root.join(file.path)));
             looked.warnings.extend(warnings);
         }
-        // Of a format that is not read.
+        // Its format is not read.
         Err(InspectError::NoModel { .. }) if is_model => {}
         Err(InspectError::SeveralModels { names, .. }) => looked.several = names,
         Err(error @ InspectError::Header { source: HeaderError::Unsupported { .. }, .. }) => {

@@ -302,7 +302,7 @@ impl PodmanHost {
                 noted.pending.forget_pulled(&outcome.step.entry.config_digest.hex());
             }
         }
-        // Of those that could not be linked.
+        // The damaged records of those that could not be linked.
         self.remove_damaged(&mut loading.outcomes, &mut noted.damaged, LoadMethod::Pull, progress);
         let mut bytes = 0;
         for (target, outcome) in loading.targets.iter().zip(&mut loading.outcomes) {

@@ -348,7 +348,7 @@ impl PullWork {
         let named = matches!(image.image().top.media_type, MediaType::ImageManifest | MediaType::ImageIndex);
         let reference = if named { format!(":{}", summary.reference) } else { String::new() };
         let source = format!("oci:{}{reference}", self.layout);
-        // Of an index the one that was asked for; a manifest alone needs no choice.
+        // In an index, the one that was asked for; a single manifest needs no choice.
         let choice: Vec<(&str, &str)> = if summary.kind == ImageKind::Index {
             let platform = &platform.platform;
             let variant = platform.variant.iter().map(|variant| ("variant", variant.as_str()));

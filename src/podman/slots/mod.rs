@@ -252,14 +252,14 @@ const STATE: &str = ".state";
 const JSON: &str = "model.json";
 
 impl Slots {
-    /// Of the caller's own graph root; nothing is made.
+    /// The slots of the caller's own graph root; nothing is made.
     #[must_use]
     pub fn of(graph_root: &Path) -> Self {
         let folder = state_of(graph_root);
         Self { state: OwnFolder::own(&folder), folder: folder.join(MODELS) }
     }
 
-    /// Of a graph root that may be another user's: they are only read.
+    /// The slots of a graph root that may be another user's: they are only read.
     #[must_use]
     pub(crate) fn of_another(graph_root: &Path) -> Self {
         let folder = state_of(graph_root);

@@ -49,7 +49,7 @@ impl FilesOfModel {
         let tree = match linked {
             [_] => in_tree(&place).or_else(|| plain_directory(copies, &place, store)),
             [] => plain_directory(copies, &place, store),
-            // Of several layers no tree has all files: then the directory that they come from must do, wherever it is.
+            // With several layers, no tree has all files: then the directory that they come from must do, wherever it is.
             _ => plain_directory(copies, &place, store).or_else(foreign),
         };
         let file = match copies {
@@ -171,7 +171,7 @@ mod tests {
             ["linked/models/one.gguf", "linked/models"]
         );
         assert_eq!(found(&["linked"], &[]), ["-", "-"]);
-        // Of several layers no tree is whole; each file is in one of them.
+        // With several layers, no tree is whole; each file is in one of them.
         let trees = ["linked/none", "linked"];
         assert_eq!(found(&trees, &several), ["store/dir/a.gguf", "store/dir"]);
         assert_eq!(found(&trees, &foreign), ["linked/models/x.gguf", "host"]);

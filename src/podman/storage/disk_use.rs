@@ -31,7 +31,7 @@ pub(crate) struct Share {
 pub(crate) struct Users(BTreeMap<String, BTreeSet<String>>);
 
 impl Users {
-    /// Of everything that a Podman has.
+    /// The users of everything that a Podman has.
     #[must_use]
     pub(crate) fn of(snapshot: &StoreSnapshot) -> Self {
         let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
