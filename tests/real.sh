@@ -32,7 +32,7 @@ home_manager=$(tree HOME_MANAGER modules/modules.nix)
 core=$(tree CORE_PKGS pins.nix)
 
 say "──── the modules' tests on $lib"
-NIXPKGS_LIB=$lib cargo nextest run --locked --profile full -E 'test(/^modules?(_checks|_more|_options)?::/) + test(/^ai_stack(_checks)?::/)'
+NIXPKGS_LIB=$lib cargo nextest run --locked --profile full -E 'test(/^modules?(_checks|_containers|_networks|_settings|_options)?::/) + test(/^ai_stack(_checks)?::/)'
 
 say "──── a home of $home_manager"
 nixpkgs=$PWD/target/real

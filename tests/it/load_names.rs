@@ -83,7 +83,7 @@ fn what_a_container_of_podmans_own_store_uses_is_refused_whole() {
     podman.run(&["create", "--pull=never", "--name", "c", "localhost/app:1"]);
     let before = names(&podman, "localhost/app:1");
     let forced = podman.load(&image, &["--via", "podman", "--force"]);
-    let sentence = "image app: localhost/app:1 cannot be loaded anew while container c uses it; ";
+    let sentence = "image app: localhost/app:1 cannot be loaded anew while container c uses it\nhint: `podman rm --force c` removes the container\n";
     assert_eq!((forced.code, forced.stderr.starts_with(sentence)), (1, true), "{forced:?}");
     assert_eq!(names(&podman, "localhost/app:1"), before);
 }

@@ -418,7 +418,7 @@ fn what_is_no_model_is_named_for_what_it_is() {
     );
     fs::create_dir(env.path("empty")).unwrap();
     assert_eq!(refused(&env, "empty"), (2, "there is no model in empty: no .gguf and no .safetensors file".to_owned()));
-    assert_eq!(refused(&env, "gone.gguf").0, 1);
+    assert_eq!(refused(&env, "gone.gguf"), (2, "gone.gguf: there is no such file or directory".to_owned()));
     run_ok(std::process::Command::new("mkfifo").arg(env.path("pipe")));
     assert_eq!(refused(&env, "pipe"), (1, "pipe is neither a file nor a directory".to_owned()));
 }

@@ -154,7 +154,7 @@ fn what_vfs_costs_is_said_before_it_is_paid() {
     for options in [&["--dry-run"][..], &[]] {
         let refused = podman.load(&path, options);
         assert_eq!(refused.code, 5, "{refused:?}");
-        assert!(refused.stderr.contains(sentence) && refused.stderr.contains("; nothing was changed; "), "{refused:?}");
+        assert!(refused.stderr.contains(sentence) && refused.stderr.contains("; nothing was changed\n"), "{refused:?}");
     }
 }
 
