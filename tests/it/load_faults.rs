@@ -330,7 +330,7 @@ fn a_file_with_all_its_links_is_copied() {
 }
 
 /// Another process that holds one of Podman's locks.
-fn hold(lock: &Path) -> std::process::Child {
+pub(crate) fn hold(lock: &Path) -> std::process::Child {
     let script = "import fcntl,sys,time\nf=open(sys.argv[1],'r+')\nfcntl.lockf(f,fcntl.LOCK_EX)\nprint('held',flush=True)\ntime.sleep(2)";
     let mut child = Command::new("python3").args(["-c", script]).arg(lock).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();

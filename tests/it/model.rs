@@ -12,6 +12,7 @@ use windlass::internals::podman::slots::{Slots, active};
 
 use crate::engine::Podman;
 use crate::env::{base_name, run_ok};
+use crate::signals::ends;
 
 /// Prints what it serves and stays; `check FILE` fails for a model that begins with "bad".
 const SERVER: &str = r#"
@@ -452,10 +453,10 @@ fn a_kill_in_the_middle_leaves_a_whole_model_and_a_way_on() {
     let bind = format!("-v {}:/models/model.gguf:ro", file.display());
     host.serve("checked", &bind, true, "model.gguf");
     let bad = ["model", "use", "bad", "--restart", "checked"];
-    let mut child = host.command(&bad).spawn().unwrap();
+    let child = host.command(&bad).spawn().unwrap();
     host.wait_for("the new model is served", || host.podman.run(&["logs", "checked"]).contains("bad"));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    // It waits until the service is healthy, which a signal ends at once.
+    ends(child, 15);
     assert_eq!(fs::read_to_string(&file).unwrap(), "bad");
     assert_eq!(
         host.needed(),
@@ -482,7 +483,7 @@ fn a_kill_in_the_middle_leaves_a_whole_model_and_a_way_on() {
         active(&Slots::of(&host.path("podman/root"))).unwrap();
     }
     // A restart that was under way goes on without windlass.
-    sleep(Duration::from_secs(2));
+    host.podman.wait_for_podman();
     host.ok(&["model", "use", "two", "--restart", "checked"]);
     assert_eq!(host.served("checked").last().unwrap(), "two");
     host.ok(&["model", "use", "one", "--restart", "checked"]);

@@ -1,12 +1,15 @@
 //! The first signal ends any wait: the run is over within a second, as that signal ends a program, and the next run repairs
 //! what is left.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::bad_registry::{Answer, BadRegistry};
+use crate::engine::Podman;
 use crate::env::{Env, run_ok};
+use crate::load_faults::hold;
 use crate::waits::Trickle;
 
 /// Sends a signal, and looks whether the run ends by it at once. It has a second; a machine that is busy gets more.
@@ -136,4 +139,46 @@ fn a_wait_for_a_pipe_or_another_program() {
     until("Nix", || bin.join("nix-store.asked").exists() || bin.join("nix.asked").exists());
     ends(child, 15);
     assert!(!env.path("models.lock.json").exists());
+}
+
+#[test]
+fn a_wait_for_the_address_of_a_server() {
+    let env = Env::new();
+    env.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:30 attempts:5\n");
+    // A server of names that takes the question, and does not answer.
+    let deaf = "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"127.0.0.1\", 53)); \
+                open(\"ready\", \"w\"); s.recv(512); open(\"asked\", \"w\"); time.sleep(60)";
+    let script = format!(
+        "mount --bind resolv.conf /etc/resolv.conf; ip link set lo up; python3 -c '{deaf}' & \
+         while [ ! -e ready ]; do sleep 0.05; done; exec \"$@\""
+    );
+    let own = env.windlass(["upstream", "add", "app", "registry.example/app:1"]);
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "sh", "-c", &script, "sh"]).arg(own.get_program()).args(own.get_args());
+    command.current_dir(env.path("")).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    let child = starts(command.env("WINDLASS_NETWORK_WAIT", "600"));
+    until("an address", || env.path("asked").exists());
+    ends(child, 15);
+    assert!(!env.path("images.lock.json").exists());
+}
+
+#[test]
+fn a_wait_for_a_lock() {
+    let podman = Podman::with_nix();
+    podman.run(&["images"]);
+    let linked = podman.home("storage").join("overlay-layers/layers.lock");
+    let own = podman.places().graph_root.join("overlay-images/images.lock");
+    for (n, lock) in [linked, own].into_iter().enumerate() {
+        let image = podman.app(&format!("app{n}"), &n.to_string());
+        let mut holder = hold(&lock);
+        let mut child = podman.windlass(&["load", image.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut told).unwrap();
+        assert!(told.contains("waiting for another process, which holds "), "{told}");
+        ends(child, 15);
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        // The next run has all to do, and nothing is in its way.
+        assert!(podman.load(&image, &[]).last().contains("1 loaded, 0 present"));
+    }
 }
