@@ -32,6 +32,16 @@ def check_image(row, stack, digest=None):
     check(" complete " in line and line.split()[-1] == "true", f"not whole or not unpacked: {line}")
 
 
+def exported():
+    """The manifest's digest in the exported archive, once that is whole."""
+    try:
+        with tarfile.open(f"{WORK}/exported.tar") as archive:
+            archive.getmembers()
+            return json.load(archive.extractfile("index.json"))["manifests"][0]["digest"]
+    except tarfile.ReadError:
+        return None
+
+
 def runs(row, stack):
     """A container of it prints its text, and its model is in it."""
     options = ("run", "--rm", "--read-only", "--cgroup", "/ctr/test", "--cpu-shares", "0")
@@ -86,8 +96,9 @@ def main(engine, variant):
         runs(row, two)
     with row.step("export"):
         ctr(row, "images", "export", f"{WORK}/exported.tar", two.tag)
-        with tarfile.open(f"{WORK}/exported.tar") as archive:
-            digest = json.load(archive.extractfile("index.json"))["manifests"][0]["digest"]
+        # `ctr` may end before the last bytes that containerd sends are in its file.
+        wait_for(lambda: exported() is not None, "the end of the archive")
+        digest = exported()
         check(digest == two.digest, f"exported the manifest {digest}, not {two.digest}")
     row.finish()
 
