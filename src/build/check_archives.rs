@@ -14,14 +14,12 @@ use crate::build::stack::{StackJson, StackLayer};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::image::LayerKind;
+use crate::image::bundle::SUMS;
 use crate::image::json::read_versioned;
 use crate::layer::padding;
 use crate::layer::tar_reader::{self, TarMemberKind};
 use crate::names::RelativePath;
 use crate::oci::digest::{Digest, Hasher};
-
-/// The sums of the files of a stack.
-const SUMS: &str = "SHA256SUMS";
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,7 +106,7 @@ pub(crate) fn check(stack: &Path, progress: &Progress) -> io::Result<CheckedArch
 }
 
 /// The lines of `SHA256SUMS`. One that is not a digest and a path in the stack is of no file.
-fn sums(text: &str) -> BTreeMap<PathBuf, Digest> {
+pub(super) fn sums(text: &str) -> BTreeMap<PathBuf, Digest> {
     let line = |line: &str| {
         let (digest, path) = line.split_once("  ")?;
         RelativePath::new(path).ok()?;
@@ -208,7 +206,7 @@ fn top_of(index: &[u8]) -> Option<Digest> {
     index["manifests"][0]["digest"].as_str()?.parse().ok()
 }
 
-fn unreadable(error: &io::Error) -> String {
+pub(super) fn unreadable(error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::NotFound { "is not there".to_owned() } else { format!("cannot be read: {error}") }
 }
 

@@ -37,7 +37,16 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
     let short = top.digest.short();
     let reference = Reference::new(&full_name(&spec.name)?, spec.tag.as_deref().unwrap_or(&short))?;
     let (kind, name) = (ImageKind::Index, reference.repository());
-    let summary =
-        Summary { version: VERSION, kind, name, reference, digest: top.digest, origin: None, model: None, platforms };
+    let summary = Summary {
+        version: VERSION,
+        kind,
+        name,
+        reference,
+        digest: top.digest,
+        origin: None,
+        model: None,
+        without: Vec::new(),
+        platforms,
+    };
     Ok(ImageInMemory { summary, top, blobs, recipes })
 }

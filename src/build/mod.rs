@@ -3,7 +3,10 @@
 //! Layers that several images share are hashed once, layers that were built before not at all. Layers are hashed in
 //! parallel, the largest first, so that the weights do not start last.
 
+pub(crate) mod bundle;
+mod bundle_files;
 pub(crate) mod check_archives;
+pub(crate) mod check_bundle;
 mod facts;
 pub(crate) mod import_image;
 pub(crate) mod index;
@@ -469,6 +472,7 @@ fn assemble(
         digest,
         origin: None,
         model: None,
+        without: Vec::new(),
         platforms: vec![platform],
     };
     let describe =

@@ -144,7 +144,7 @@ impl From<&LayerRecord> for StackLayer {
 
 /// Where an entry's files are.
 #[derive(Clone, Copy)]
-enum Form {
+pub(super) enum Form {
     Lean,
     Archives,
 }
@@ -161,7 +161,7 @@ impl Form {
     }
 }
 
-fn describe(images: &[&Summary], models: &[(&Name, &Summary)], form: Form) -> StackJson {
+pub(super) fn describe(images: &[&Summary], models: &[(&Name, &Summary)], form: Form) -> StackJson {
     let image = |summary: &Summary| {
         let name = summary.name.file_name();
         let (archive, directory) = form.paths("images", &name);
@@ -226,10 +226,10 @@ pub(crate) fn write_lean(stack: &Stack, directory: &Path, progress: &Progress) -
 }
 
 /// The file beside `stack.json`.
-const SERVICES: &str = "services.json";
+pub(super) const SERVICES: &str = "services.json";
 
 /// What it holds; a stack without services has none.
-fn services_file(services: &BTreeMap<String, ServiceConfig>) -> Option<Vec<u8>> {
+pub(super) fn services_file(services: &BTreeMap<String, ServiceConfig>) -> Option<Vec<u8>> {
     let json = || canonical::to_pretty(&ServicesJson { version: VERSION, services: services.clone() });
     (!services.is_empty()).then(json)
 }
@@ -263,6 +263,15 @@ impl StackDir {
     /// # Errors
     /// See [`LayoutError`].
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
+        let (stack, unreadable) = Self::open_readable(path)?;
+        unreadable.into_iter().next().map_or(Ok(stack), |first| Err(first.error))
+    }
+
+    /// The same, without the images and models that cannot be read.
+    ///
+    /// # Errors
+    /// If it is not known which there are.
+    pub(crate) fn open_readable(path: &Path) -> Result<(Self, Vec<UnreadableImage>), LayoutError> {
         let json: StackJson = read_versioned(&path.join("stack.json"))?;
         let lean = |directory: Option<&RelativePath>| match directory {
             Some(directory) => ImageDir::open(&path.join(directory)),
@@ -271,22 +280,44 @@ impl StackDir {
                 message: "is a stack of archives; use the lean stack that it was made from".to_owned(),
             }),
         };
-        let mut images: Vec<ImageDir> = Vec::new();
+        let (mut images, mut models, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());
+        let mut not = |name: &Name, reference: &Reference, error| {
+            unreadable.push(UnreadableImage { name: name.clone(), reference: reference.clone(), error });
+        };
+        let mut last = None;
         for image in &json.images {
             // An index has an entry for each platform and is one directory.
-            if images.last().is_none_or(|last| last.summary().reference != image.reference) {
-                images.push(lean(image.directory.as_ref())?);
+            if last.replace(&image.reference) == Some(&image.reference) {
+                continue;
+            }
+            match lean(image.directory.as_ref()) {
+                Ok(found) => images.push(found),
+                Err(error) => not(&image.name, &image.reference, error),
             }
         }
-        let model = |model: &StackModel| Ok((model.name.clone(), lean(model.directory.as_ref())?));
-        let models = json.models.iter().map(model).collect::<Result<_, LayoutError>>()?;
-        Ok(Self { images, models, services: read_services(path)? })
+        for model in &json.models {
+            match lean(model.directory.as_ref()) {
+                Ok(found) => models.push((model.name.clone(), found)),
+                Err(error) => not(&model.name, &model.reference, error),
+            }
+        }
+        Ok((Self { images, models, services: read_services(path)? }, unreadable))
     }
 
     /// Images and models, for what treats them alike.
     pub(crate) fn all(&self) -> impl Iterator<Item = &ImageDir> {
         self.images.iter().chain(self.models.iter().map(|(_, model)| model))
     }
+}
+
+/// An image or a model of a stack that cannot be read.
+#[derive(Debug)]
+pub(crate) struct UnreadableImage {
+    /// What it is called in its stack.
+    pub(crate) name: Name,
+    pub(crate) reference: Reference,
+    /// Why not.
+    pub(crate) error: LayoutError,
 }
 
 /// A model's archive that exists already, with its digest.

@@ -156,6 +156,7 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
         digest: top.digest,
         origin,
         model: None,
+        without: Vec::new(),
         platforms: vec![record],
     };
     let recipes = layers

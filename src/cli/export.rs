@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::bundle::{self, BundleArgs};
 use super::failure::{Result, no_space, usage};
 use super::host::nix_places;
 use super::output::Destination;
@@ -13,7 +14,7 @@ use super::printer::{Printer, size};
 use super::push::{Packing, warn_of_weights};
 use super::session::Session;
 use crate::build::stack::{ModelArchive, StackDir, write_archives};
-use crate::disk::files::free_space;
+use crate::disk::files::{free_space, parent_of};
 use crate::disk::{AtPath, Staging, bounded};
 use crate::image::archive::{self, ArchiveOptions, Without};
 use crate::image::layout::ImageDir;
@@ -32,7 +33,8 @@ const EXAMPLE: &str = "Examples:
   windlass export result --output app.tar --compression zstd                 for a slow line
   windlass export model --format modelpack --output smollm2                  skopeo copy oci:smollm2 docker://…
   windlass export model --format docker-model --output smollm2.dmr.tar       POST it to Docker Model Runner's models/load
-  windlass export model --format ollama --output models                      OLLAMA_MODELS=$PWD/models ollama serve";
+  windlass export model --format ollama --output models                      OLLAMA_MODELS=$PWD/models ollama serve
+  windlass export result --bundle /media/stick/ai --max-file 4294967295       windlass load /media/stick/ai";
 
 /// Write an image or a stack in a form that other tools read.
 ///
@@ -42,26 +44,34 @@ const EXAMPLE: &str = "Examples:
 ///
 /// A model becomes what other tools take for one: an artifact, as an OCI directory or, where --output ends with .tar, as one
 /// file; or Ollama's directory. Weights in the Nix store are linked there where they cannot be shared.
+///
+/// With --bundle, stacks, images and models become one directory for hosts without Nix and without a network: an OCI image
+/// layout that skopeo and others take images from by name, with all that `windlass load DIR` needs. Blobs that are there are
+/// not written again, and those that nothing names any more are removed; a run that was stopped is finished by the next. There
+/// are no deltas against another bundle, and no archive of a whole bundle.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct ExportArgs {
-    /// An image directory or a lean stack.
-    from: PathBuf,
+    /// An image directory or a lean stack; several for a bundle.
+    #[arg(required = true, value_name = "STACK|IMAGE")]
+    pub(super) from: Vec<PathBuf>,
     /// Where to write; replaced in one step if it is there. One file goes to standard output with `-`.
     #[arg(short, long)]
-    output: PathBuf,
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) bundle: BundleArgs,
     /// What to write.
-    #[arg(long, value_enum, default_value_t = ExportFormat::Archive)]
+    #[arg(long, value_enum, default_value_t = ExportFormat::Archive, conflicts_with = "bundle")]
     format: ExportFormat,
     /// Leave layers out that the other side has: `models`, or a layer's digest. Repeatable.
     #[arg(long, value_name = "LAYER|models")]
-    without: Vec<String>,
+    pub(super) without: Vec<String>,
     /// How to pack layers. Those that came packed go as they are; the manifest is another one, the image's ID stays.
-    #[arg(long, value_enum, default_value_t = Packing::None)]
+    #[arg(long, value_enum, default_value_t = Packing::None, conflicts_with = "bundle")]
     compression: Packing,
     /// How far to compare layers with their digests while they are written.
     #[arg(long, value_enum, default_value_t = ExportCheck::Auto)]
-    verify: ExportCheck,
+    pub(super) verify: ExportCheck,
 }
 
 /// What `windlass export` writes.
@@ -81,7 +91,7 @@ pub(super) enum ExportFormat {
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum ExportCheck {
+pub(super) enum ExportCheck {
     /// Unless data is shared (XFS, Btrfs) for which the Nix store vouches.
     Auto,
     /// Even if that means reading what could have been shared.
@@ -101,20 +111,29 @@ pub(super) struct ExportReport {
 }
 
 pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Result<()> {
+    if let Some(directory) = &args.bundle.bundle {
+        return bundle::run(args, directory, printer, session);
+    }
+    let Some(output) = &args.output else {
+        return Err(usage("say where to write: --output PATH, or --bundle DIR for a bundle"));
+    };
+    let [from] = &args.from[..] else {
+        return Err(usage("several stacks and images go into a bundle: give --bundle DIR instead of --output"));
+    };
     let progress = session.progress();
-    let is_stack = args.from.join("stack.json").is_file();
+    let is_stack = from.join("stack.json").is_file();
     let mut without = Without::default();
     let images: Vec<(ImageDir, Without)> = if is_stack {
         if !args.without.is_empty() {
             let message = "--without is for one image; a stack's images are always without their models";
             return Err(usage(message));
         }
-        let stack = StackDir::open(&args.from)?;
+        let stack = StackDir::open(from)?;
         let models = stack.models.into_iter().map(|(_, model)| (model, Without::default()));
         let weightless = Without { models: true, ..Without::default() };
         models.chain(stack.images.into_iter().map(|image| (image, weightless.clone()))).collect()
     } else {
-        let image = ImageDir::open(&args.from)?;
+        let image = ImageDir::open(from)?;
         without = parse_without(&image, &args.without)?;
         progress.expect(archive::payload(&image, &without));
         vec![(image, without.clone())]
@@ -122,7 +141,7 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
     let is_file = match args.format {
         ExportFormat::Archive => !is_stack,
         ExportFormat::Oci | ExportFormat::Ollama => false,
-        ExportFormat::Modelpack | ExportFormat::DockerModel => is_archive(&args.output),
+        ExportFormat::Modelpack | ExportFormat::DockerModel => is_archive(output),
     };
     if args.format.is_of_models() && !args.without.is_empty() {
         return Err(usage("--without is for images; a model is written whole"));
@@ -138,11 +157,11 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
         .flat_map(|(image, without)| image.summary().layers().into_iter().filter(|layer| !without.leaves_out(layer)));
     warn_of_weights(written, args.compression, printer);
     let directory = !is_file;
-    check_target(&args.output, directory)?;
-    let target =
-        if directory { Destination::File(Staging::directory(&args.output)?) } else { Destination::new(&args.output)? };
+    check_target(output, directory)?;
+    let target = if directory { Destination::File(Staging::directory(output)?) } else { Destination::new(output)? };
     if !target.is_through() {
-        check_space(&images, &args.output)?;
+        let payload = images.iter().map(|(image, without)| archive::payload(image, without)).sum();
+        check_space(&images, payload, (output, &parent_of(output)))?;
     } else if args.compression != Packing::None {
         let message = "--compression packs into a folder beside --output; give --output a file";
         return Err(usage(message));
@@ -152,22 +171,14 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
     }
     let path = target.path()?;
     let drawing = session.draw("exporting");
-    let verify = match args.verify {
-        // What no Nix vouches for is read, even where the file system shares it.
-        ExportCheck::Auto if vouched(&nix_places(), images.iter().map(|(image, _)| image)).len() < images.len() => {
-            Verify::Always
-        }
-        ExportCheck::Auto => Verify::Auto,
-        ExportCheck::Always => Verify::Always,
-        ExportCheck::Never => Verify::Never,
-    };
+    let verify = args.verify.of(images.iter().map(|(image, _)| image));
     let options = ArchiveOptions { without: &without, verify, progress };
     match args.format.is_of_models() && !is_stack {
-        true => write_model(&args.from, args.format, is_file, path, options)?,
+        true => write_model(from, args.format, is_file, path, options)?,
         false if args.compression == Packing::None => {
-            write(&args.from, args.format, path, &BTreeMap::new(), options)?;
+            write(from, args.format, path, &BTreeMap::new(), options)?;
         }
-        false => write_packed(args, path, options)?,
+        false => write_packed(args, (from, output), path, options)?,
     }
     let streams = matches!(target, Destination::Stream);
     target.publish()?;
@@ -181,7 +192,7 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
     left_out.sort();
     left_out.dedup();
     let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
-    let report = ExportReport { output: args.output.clone(), read, written, cloned, without: left_out };
+    let report = ExportReport { output: output.clone(), read, written, cloned, without: left_out };
     if printer.json() {
         return printer.value(&report);
     }
@@ -193,13 +204,27 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
         report.without.iter().try_for_each(|digest| printer.line(format!("left out {digest}")))?;
     }
     let [read, written, cloned] = [read, written, cloned].map(size);
-    printer.line(format!("{}: read {read}, wrote {written}, shared {cloned} with the store", args.output.display()))
+    printer.line(format!("{}: read {read}, wrote {written}, shared {cloned} with the store", output.display()))
+}
+
+impl ExportCheck {
+    /// What that means for these images: what no Nix vouches for is read, even where the file system shares it.
+    pub(super) fn of<'a>(self, images: impl Iterator<Item = &'a ImageDir> + Clone) -> Verify {
+        match self {
+            Self::Auto if vouched(&nix_places(), images.clone()).len() < images.count() => Verify::Always,
+            Self::Auto => Verify::Auto,
+            Self::Always => Verify::Always,
+            Self::Never => Verify::Never,
+        }
+    }
 }
 
 /// Refuses before anything is written what cannot fit.
-fn check_space(images: &[(ImageDir, Without)], output: &Path) -> Result<()> {
-    let payload = images.iter().map(|(image, without)| archive::payload(image, without)).sum();
-    let parent = output.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+pub(super) fn check_space(
+    images: &[(ImageDir, Without)],
+    payload: u64,
+    (output, parent): (&Path, &Path),
+) -> Result<()> {
     let free = free_space(parent)?;
     // Where data is shared less is needed, and how much cannot be known before.
     if free >= payload || shares(images, parent) {
@@ -290,14 +315,19 @@ pub(super) fn write(
 }
 
 /// Writes an image with packed layers to `output`, which is an empty file or directory.
-fn write_packed(args: &ExportArgs, output: &Path, options: ArchiveOptions<'_>) -> Result<()> {
-    let (image, with) = (ImageDir::open(&args.from)?, args.compression.compression());
+fn write_packed(
+    args: &ExportArgs,
+    (from, target): (&Path, &Path),
+    output: &Path,
+    options: ArchiveOptions<'_>,
+) -> Result<()> {
+    let (image, with) = (ImageDir::open(from)?, args.compression.compression());
     if args.format == ExportFormat::Oci {
         return Ok(pack::write_directory(&image, with, output, options)?);
     }
-    let mut name = args.output.file_name().unwrap_or_default().to_owned();
+    let mut name = target.file_name().unwrap_or_default().to_owned();
     name.push(".layers");
-    let layers = Staging::directory(&args.output.with_file_name(name))?;
+    let layers = Staging::directory(&target.with_file_name(name))?;
     Ok(pack::write_archive(&image, with, output, layers.path(), options)?)
 }
 

@@ -1,21 +1,21 @@
 //! `windlass load`
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::complete;
 use super::data_format::breaks;
-use super::failure::{Failure, Result, failed, unloaded, usage};
+use super::failure::{Failure, Result, unloaded, unverified};
 use super::foretell::{causes, foretell};
 use super::gc::advice;
 use super::host::HostArgs;
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::status::free_at;
-use super::view::{ViewedImage, of_directory, short};
-use crate::build::stack::StackDir;
+use super::targets::readable;
+use super::view::{ViewedImage, of_directory};
+use crate::build::stack::UnreadableImage;
 use crate::disk::progress::Progress;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
@@ -24,14 +24,14 @@ use crate::engine::target::{
 };
 use crate::image::layout::ImageDir;
 use crate::image::summary::ImageKind;
-use crate::names::no_such;
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::{LoadError, PodmanImageOutcome, PodmanLoadResult};
 
 const EXAMPLE: &str = "Examples:
   windlass load result                     everything that is missing, linked where the host is set up for it
   windlass load result --dry-run           what that would do, and how much it would write
-  windlass load result --image redis       one image of the stack";
+  windlass load result --image redis       one image of the stack
+  windlass load /media/stick/ai            a bundle";
 
 /// Load images into Podman: nothing for what is there, links for what the store has, else through Podman.
 ///
@@ -40,11 +40,16 @@ const EXAMPLE: &str = "Examples:
 /// storage.conf names one (`windlass doctor --fix` sets it up): no bytes move, and no prune takes it away. Otherwise it is
 /// handed to Podman (*pulled*), missing layers only. No network is used. Each load that changes something is a generation
 /// to go back to, and keeps its store paths from Nix's garbage collector.
+///
+/// A bundle (`windlass export --bundle`) is loaded the same way, without Nix: its layers are unpacked into the linked store
+/// if there is one, each byte read once and compared while it is written, or handed to Podman. What is cut is read from its
+/// parts; only for Podman it is put together first. What of it is damaged or missing is named with its images, the others
+/// load, and the exit code is 4.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct LoadArgs {
-    /// Stacks and image directories.
-    #[arg(required = true, value_name = "STACK|IMAGE")]
+    /// Stacks, bundles and image directories.
+    #[arg(required = true, value_name = "STACK|BUNDLE|IMAGE")]
     paths: Vec<PathBuf>,
     /// Which way.
     #[arg(long, value_enum, default_value_t = ViaOption::Auto)]
@@ -118,21 +123,34 @@ pub(super) struct LoadReport<'a> {
 }
 
 pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let targets = targets(&args.paths, &args.images)?;
+    let (targets, lost) = readable(&args.paths, &args.images)?;
+    lost.iter().for_each(|image| printer.note(format!("{}: {}", image.reference, image.error)));
+    if targets.is_empty() && !lost.is_empty() {
+        return Err(damaged(&lost));
+    }
     let via = match args.via {
         ViaOption::Auto => target::LoadVia::Auto,
         ViaOption::Store => target::LoadVia::Store,
         ViaOption::Podman => target::LoadVia::Podman,
     };
-    let options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() };
+    let options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() || !lost.is_empty() };
     let host = host(args, &targets, options, session)?;
     for warning in data_breaks(&host, &targets) {
         printer.note(format!("warning: {warning}"));
     }
     if args.dry_run {
-        return dry_run(&host, &targets, options, printer, session);
+        dry_run(&host, &targets, options, printer, session)?;
+    } else {
+        perform(&host, &targets, options, printer, session)?;
     }
-    perform(&host, &targets, options, printer, session)
+    if lost.is_empty() { Ok(()) } else { Err(damaged(&lost)) }
+}
+
+/// What is wrong with a bundle, when the rest of it is loaded.
+fn damaged(lost: &[UnreadableImage]) -> Failure {
+    let names: Vec<&str> = lost.iter().map(|image| &*image.reference).collect();
+    unverified(format!("{} of the bundle cannot be read: {}", count(lost.len(), "image"), names.join(", ")))
+        .hint("copy or export the bundle again; `windlass verify BUNDLE --full` names every file at fault")
 }
 
 /// Data of what is loaded that the new versions of these images do not read. What is loaded and cannot be read is not compared.
@@ -426,62 +444,4 @@ pub(super) fn reason(reason: &LoadReason) -> String {
         LoadReason::Forced => "asked for".to_owned(),
         LoadReason::NameMoved => "name moved".to_owned(),
     }
-}
-
-/// The images and models at these paths, each once, models first: an image that needs one finds it there.
-pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<LoadTarget>> {
-    let mut targets: Vec<LoadTarget> = Vec::new();
-    for path in paths {
-        let path = &lean(path);
-        let origins = BTreeSet::from([origin(path)?]);
-        if path.join("stack.json").is_file() {
-            let stack = StackDir::open(path)?;
-            let model = |(name, image)| LoadTarget { image, name, origins: origins.clone() };
-            targets.extend(stack.models.into_iter().map(model));
-            targets.extend(stack.images.into_iter().map(|image| LoadTarget {
-                name: image.summary().name.file_name(),
-                image,
-                origins: origins.clone(),
-            }));
-        } else {
-            let image = ImageDir::open(path)?;
-            let name = image.summary().name.file_name();
-            targets.push(LoadTarget { image, name, origins });
-        }
-    }
-    // Stacks may have images and models in common.
-    let mut once: Vec<LoadTarget> = Vec::new();
-    for target in targets {
-        let is_it = |other: &&mut LoadTarget| {
-            let (one, two) = (other.image.summary(), target.image.summary());
-            one.reference == two.reference && one.digest == two.digest
-        };
-        match once.iter_mut().find(is_it) {
-            Some(other) => other.origins.extend(target.origins),
-            None => once.push(target),
-        }
-    }
-    let mut targets = once;
-    if !only.is_empty() {
-        let names: Vec<String> = targets.iter().map(|target| target.name.to_string()).collect();
-        if let Some(unknown) = only.iter().find(|name| !names.contains(name)) {
-            return Err(usage(no_such("image", unknown, " in what is to be loaded", &names)));
-        }
-        targets.retain(|target| only.iter().any(|name| target.name == *name));
-    }
-    Ok(targets)
-}
-
-/// A stack of archives leads to the lean stack that it was made from.
-pub(super) fn lean(path: &Path) -> PathBuf {
-    let lean = path.join("lean");
-    if path.join("stack.json").is_file() && lean.join("stack.json").is_file() { lean } else { path.to_owned() }
-}
-
-/// What a path is called over time: a store path without its hash, else the whole path.
-pub(super) fn origin(path: &Path) -> Result<String> {
-    let path = std::fs::canonicalize(path).map_err(|error| failed(format!("read {}: {error}", path.display())))?;
-    let text = path.display().to_string();
-    let name = short(&text);
-    Ok(if text.ends_with(&format!("/{name}")) { text.clone() } else { name.to_owned() })
 }

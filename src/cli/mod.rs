@@ -4,6 +4,7 @@
 //! one sentence with counts.
 
 mod build;
+mod bundle;
 mod closure;
 mod complete;
 mod compose;
@@ -40,6 +41,7 @@ mod session;
 mod settings;
 mod status;
 mod table;
+mod targets;
 mod unload;
 mod upstream;
 mod verify;

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::failure::{Result, usage};
 use super::printer::{JSON_VERSION, Printer};
 use super::{
-    build, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, plan, push, repair, rollback,
-    status, unload, verify,
+    build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, plan, push, repair,
+    rollback, status, unload, verify,
 };
 use super::{model, upstream};
 use crate::model::forms::ollama::OllamaSpec;
@@ -80,6 +80,7 @@ fn all() -> Vec<Described> {
         ("diff", printed::<diff::DiffReport>),
         ("inspect", printed::<inspect::InspectReport>),
         ("export", printed::<export::ExportReport>),
+        ("export --bundle", printed::<bundle::BundleReport>),
         ("push", printed::<push::PushReport>),
         ("lint", printed::<lint::LintReport>),
         ("load", printed::<load::LoadReport<'static>>),

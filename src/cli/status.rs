@@ -6,11 +6,12 @@ use serde::Serialize;
 
 use super::failure::{Result, failed, no_space, usage};
 use super::host::HostArgs;
-use super::load::{label, targets};
+use super::load::label;
 use super::loaded::loaded;
 use super::metrics::Metrics;
 use super::output::{Destination, is_stream};
 use super::printer::{Printer, count, parse_size, size};
+use super::targets::targets;
 use super::why::{ImageReasons, LoadReasons};
 use crate::disk::files::free_space;
 use crate::disk::progress::Progress;

@@ -5,9 +5,10 @@ use serde::Serialize;
 use super::complete;
 use super::failure::{Result, nothing_loaded, usage};
 use super::host::HostArgs;
-use super::load::{label, origin};
+use super::load::label;
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use super::targets::{lean, origin};
 use crate::engine::Engine;
 use crate::engine::generation::GenerationEntry;
 use crate::image::summary::ImageKind;
@@ -66,7 +67,7 @@ pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Re
     let known = |name: &str| current.entries.iter().any(|entry| *entry.name == *name || entry.origins.contains(name));
     let as_loaded = |name: &String| match known(name) {
         true => Ok(name.clone()),
-        false if std::path::Path::new(name).exists() => origin(&super::load::lean(name.as_ref())),
+        false if std::path::Path::new(name).exists() => origin(&lean(name.as_ref())),
         false => Ok(name.clone()),
     };
     let names = args.names.iter().map(as_loaded).collect::<Result<Vec<_>>>()?;

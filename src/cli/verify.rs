@@ -9,16 +9,18 @@ use serde::Serialize;
 use super::complete;
 use super::failure::{Result, unverified};
 use super::host::HostArgs;
-use super::load::lean;
 use super::loaded::{loaded, split};
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use super::targets::lean;
 use super::view;
 use crate::build::check_archives::{self, ArchiveProblem, CheckedArchives};
+use crate::build::check_bundle;
 use crate::build::stack::StackDir;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::target::LoadTarget;
 use crate::image::LayerRecord;
+use crate::image::bundle::is_bundle;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::podman::keep::verify::{ImageProblem, LayerName, ProblemState, VerifiedImages, verify};
 use crate::podman::linked::DRIVER;
@@ -29,9 +31,10 @@ use crate::podman::storage::snapshot::StoreSnapshot;
 const EXAMPLE: &str = "Examples:
   windlass verify                 records and small files of everything that is loaded
   windlass verify --full          every byte of it; names image, layer and file of what went bad
-  windlass verify result --full   a build, before it is loaded";
+  windlass verify result --full   a build, before it is loaded
+  windlass verify /media/stick/ai --full   a bundle, on the stick";
 
-/// Check what is loaded, or an image directory or a stack.
+/// Check what is loaded, or an image directory, a stack or a bundle.
 ///
 /// Without a path: everything that windlass has loaded into Podman, linked or pulled. Podman's records, manifests, configs
 /// and what mounts need are always compared with what was built; with --full so is every byte of every layer, and the type,
@@ -39,11 +42,12 @@ const EXAMPLE: &str = "Examples:
 ///
 /// With a path: index, manifests and configs are always compared with their digests. A layer is checked by names and
 /// sizes or, with --full, by every byte of its blob or of the store paths it is made from. The archives of a stack are always
-/// read: each must have the sum of `SHA256SUMS`, and the manifest and layers of `stack.json`.
+/// read: each must have the sum of `SHA256SUMS`, and the manifest and layers of `stack.json`. What is wrong with a bundle
+/// is told by image and file, and its small files must have the sums of `SHA256SUMS`.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct VerifyArgs {
-    /// An image directory or a stack; what is loaded when absent.
+    /// An image directory, a stack or a bundle; what is loaded when absent.
     path: Option<PathBuf>,
     /// Read every byte.
     #[arg(long)]
@@ -72,7 +76,7 @@ pub(super) struct VerifyReport {
 
 pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<()> {
     let report = match &args.path {
-        Some(path) if has_archives(path) => archives(path, args.full, session)?,
+        Some(path) if is_bundle(path) || has_archives(path) => archives(path, args.full, session)?,
         Some(path) => built(path, args.full, session)?,
         None => {
             let host = args.host.host(session.progress())?;
@@ -215,26 +219,35 @@ fn has_archives(path: &Path) -> bool {
     path.join("SHA256SUMS").is_file() || view::is_of_archives(path).unwrap_or(false)
 }
 
-/// Reads the archives of a stack, and what they were made from where that is beside them.
+/// Checks a bundle, or reads the archives of a stack, and what they were made from where that is beside them.
 fn archives(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
     let drawing = session.draw("verifying");
-    let CheckedArchives { images, layers, problems } = check_archives::check(path, session.progress())?;
+    let is_bundle = is_bundle(path);
+    let CheckedArchives { images, layers, problems } = match is_bundle {
+        true => check_bundle::check(path, full, session.progress())?,
+        false => check_archives::check(path, session.progress())?,
+    };
     drop(drawing);
     let problem = |problem: ArchiveProblem| {
         let ArchiveProblem { images, layer, file, what } = problem;
         let layer = layer.map(|(title, digest)| LayerName { title, digest });
         let path = Some(path.join(file));
-        let images = if images.is_empty() { vec!["the stack".to_owned()] } else { images };
+        let images = if images.is_empty() {
+            vec![if is_bundle { "the bundle" } else { "the stack" }.to_owned()]
+        } else {
+            images
+        };
         ImageProblem { state: ProblemState::Damaged, images, layer, file: None, path, source: None, what }
     };
     let details: Vec<ImageProblem> = problems.into_iter().map(problem).collect();
+    let what = if is_bundle { "bundle" } else { "archives" };
     let mut report = VerifyReport {
         images,
         layers,
         read: session.progress().read(),
         problems: details.iter().map(ToString::to_string).collect(),
         details,
-        advice: "copy or build the archives again; `sha256sum --check SHA256SUMS` compares them too".to_owned(),
+        advice: format!("copy or build the {what} again; `sha256sum --check SHA256SUMS` compares them too"),
     };
     if lean(path) != path {
         let lean = built(path, full, session)?;

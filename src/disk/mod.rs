@@ -9,6 +9,7 @@
 //! | how does one run at a time change a file that people commit? | [`lock_file`] |
 //! | how does one windlass at a time change what is loaded? | `own_lock` |
 //! | where does windlass keep what it notes of a graph root? | `own_folder` |
+//! | how is a file read that was cut? | [`parts`] |
 //! | how is a file read once for several consumers? | [`pipe`] |
 //! | how does a long job say where it is, and how is it stopped? | [`progress`] |
 
@@ -19,6 +20,7 @@ pub(crate) mod files;
 pub(crate) mod lock_file;
 pub(crate) mod own_folder;
 pub(crate) mod own_lock;
+pub(crate) mod parts;
 pub(crate) mod pipe;
 pub(crate) mod progress;
 pub(crate) mod size;

@@ -18,14 +18,16 @@ use std::{fs, io};
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
+use super::bundle::{BLOBS, bundle_of};
 use super::json::{format_error, parse_json, read_json, read_versioned};
+pub use super::layout_error::LayoutError;
 pub(crate) use super::recipes::Description;
 use super::recipes::checksums_path;
 pub(crate) use super::recipes::{read_recipes, write_recipes};
 pub(crate) use super::summary::{PlatformRecord, Summary};
-use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::write_file;
+use crate::disk::parts::files_of;
 use crate::disk::pipe::{PipeError, Readers};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
@@ -39,114 +41,6 @@ use crate::oci::strict::{self, Refused};
 
 /// The version of `image.json`, `layers.json` and `stack.json`.
 pub(crate) const VERSION: u32 = 1;
-
-/// Why an image directory cannot be read, written or trusted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LayoutError {
-    /// There is no image directory.
-    #[error("{path} is not an image directory: {missing} is missing; expected what `windlass build` writes", path = path.display())]
-    NotAnImage {
-        /// The directory.
-        path: PathBuf,
-        /// What should be in it.
-        missing: &'static str,
-    },
-    /// A file cannot be read.
-    #[error("read {path}: {source}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A file is not what its name says.
-    #[error("{path}: {message}", path = path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        message: String,
-    },
-    /// A blob's bytes are not those of its name.
-    #[error("{path} is damaged: its bytes have the digest {found}; build or copy the image again", path = path.display())]
-    Damaged {
-        /// The blob.
-        path: PathBuf,
-        /// The digest of what is there.
-        found: Digest,
-    },
-    /// A layer blob of the wrong length.
-    #[error("{path} is damaged: it has {found} bytes instead of {expected}; build or copy the image again", path = path.display())]
-    Truncated {
-        /// The blob.
-        path: PathBuf,
-        /// The size in the manifest.
-        expected: u64,
-        /// The size on disk.
-        found: u64,
-    },
-    /// A layer that is neither there nor described.
-    #[error("{path} has neither a blob nor a recipe for layer {digest} ({title}): it was exported without; use the image directory it came from", path = path.display())]
-    NoLayer {
-        /// The image directory.
-        path: PathBuf,
-        /// The layer.
-        digest: Digest,
-        /// What is in it.
-        title: String,
-    },
-    /// The bytes of a layer cannot be made.
-    #[error("layer {title} ({digest}): {source}", digest = digest.short())]
-    Layer {
-        /// The layer.
-        digest: Digest,
-        /// What is in it.
-        title: String,
-        /// Why.
-        source: Box<LayerError>,
-    },
-    /// The bytes of a layer are not what they were when it was built.
-    #[error("layer {title} ({digest}) can no longer be made: {culprits} changed since it was built; restore it (`nix-store --repair-path` for a store path), or build again", digest = digest.short(), culprits = culprits.join(", "))]
-    Changed {
-        /// The layer.
-        digest: Digest,
-        /// What is in it.
-        title: String,
-        /// The paths at fault, or all of the layer where their hashes are not known.
-        culprits: Vec<String>,
-    },
-    /// A config, manifest or index that some reader cannot read.
-    #[error(
-        "{reference}: {what}; while Podman has such an image it lists none at all: give it another value, and build it again ({path})",
-        path = path.display()
-    )]
-    Unreadable {
-        /// The image directory.
-        path: PathBuf,
-        /// The image.
-        reference: String,
-        /// The field and its value.
-        what: String,
-    },
-    /// A place that is written to.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-}
-
-impl Classified for LayoutError {
-    fn class(&self) -> Class {
-        match self {
-            Self::Read { source, .. } => source.class(),
-            Self::Layer { source, .. } => source.class(),
-            Self::Write(error) => error.class(),
-            Self::Damaged { .. } | Self::Truncated { .. } | Self::Changed { .. } | Self::Unreadable { .. } => {
-                Class::Unverified
-            }
-            Self::NotAnImage { .. } | Self::Format { .. } | Self::NoLayer { .. } => Class::Failed,
-        }
-    }
-}
 
 /// An image in memory: everything but the bytes of its layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -216,6 +110,9 @@ impl ImageInMemory {
 #[derive(Debug, Clone)]
 pub struct ImageDir {
     path: PathBuf,
+    /// The OCI layout with its blobs: its own, or that of the bundle that it is in.
+    layout: PathBuf,
+    in_bundle: bool,
     image: ImageInMemory,
 }
 
@@ -225,9 +122,11 @@ impl ImageDir {
     /// # Errors
     /// See [`LayoutError`].
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
-        for missing in ["image.json", "index.json", "oci-layout"] {
-            if !path.join(missing).is_file() {
-                return Err(LayoutError::NotAnImage { path: path.to_owned(), missing });
+        let bundle = bundle_of(path);
+        let (in_bundle, layout) = (bundle.is_some(), bundle.unwrap_or_else(|| path.to_owned()));
+        for (folder, missing) in [(path, "image.json"), (&layout, "index.json"), (&layout, "oci-layout")] {
+            if !folder.join(missing).is_file() {
+                return Err(LayoutError::NotAnImage { path: folder.to_owned(), missing });
             }
         }
         let summary: Summary = read_versioned(&path.join("image.json"))?;
@@ -235,18 +134,20 @@ impl ImageDir {
             let message = format!("name is {}, and ref is {}", summary.name, summary.reference);
             return Err(LayoutError::Format { path: path.join("image.json"), message });
         }
-        let index_path = path.join("index.json");
+        let index_path = layout.join("index.json");
         let index: ImageIndex = read_json(&index_path)?;
         let entry = match index.manifests().as_slice() {
-            [entry] if digest_in(entry) == Some(summary.digest) => entry,
-            _ => {
-                let message = format!("expected one entry with the digest that image.json has, {}", summary.digest);
-                return Err(LayoutError::Format { path: index_path, message });
-            }
+            [entry] if digest_in(entry) == Some(summary.digest) => Some(entry),
+            entries if in_bundle => entries.iter().find(|entry| digest_in(entry) == Some(summary.digest)),
+            _ => None,
         };
-        let top = read_blob(path, summary.digest, entry.media_type())?;
+        let Some(entry) = entry else {
+            let message = format!("expected one entry with the digest that image.json has, {}", summary.digest);
+            return Err(LayoutError::Format { path: index_path, message });
+        };
+        let top = read_blob(&layout, summary.digest, entry.media_type())?;
         check_size(&summary, &index_path, entry, &top)?;
-        let top_path = blob_path(path, summary.digest);
+        let top_path = blob_path(&layout, summary.digest);
         let children = match top.media_type {
             MediaType::ImageIndex => parse_json::<ImageIndex>(&top_path, &top.bytes)?.manifests().clone(),
             _ => Vec::new(),
@@ -262,13 +163,13 @@ impl ImageDir {
                         format!("does not name {}, which image.json has for {}", platform.digest, platform.platform);
                     LayoutError::Format { path: top_path.clone(), message }
                 })?;
-                let blob = read_blob(path, platform.digest, &MediaType::ImageManifest)?;
+                let blob = read_blob(&layout, platform.digest, &MediaType::ImageManifest)?;
                 check_size(&summary, &top_path, child, &blob)?;
                 blobs.push(blob.clone());
                 blob
             };
             let manifest: ImageManifest = serde_json::from_slice(&manifest.bytes)
-                .map_err(|e| format_error(&blob_path(path, platform.digest), &e))?;
+                .map_err(|e| format_error(&blob_path(&layout, platform.digest), &e))?;
             let layers: Vec<_> = manifest.layers().iter().map(|layer| (digest_in(layer), layer.size())).collect();
             let told: Vec<_> = platform.layers.iter().map(|layer| (Some(layer.digest), layer.size)).collect();
             if layers != told || digest_in(manifest.config()) != Some(platform.config_digest) {
@@ -276,15 +177,26 @@ impl ImageDir {
                     format!("says something else of {} than its manifest {}", platform.platform, platform.digest);
                 return Err(LayoutError::Format { path: path.join("image.json"), message });
             }
-            let config = read_blob(path, platform.config_digest, &MediaType::ImageConfig)?;
-            check_size(&summary, &blob_path(path, platform.digest), manifest.config(), &config)?;
+            let config = read_blob(&layout, platform.config_digest, &MediaType::ImageConfig)?;
+            check_size(&summary, &blob_path(&layout, platform.digest), manifest.config(), &config)?;
             blobs.push(config);
         }
         blobs.sort_by_key(|blob| blob.digest);
         blobs.dedup_by_key(|blob| blob.digest);
-        let recipes = read_recipes(path, summary.layers().into_iter())?;
+        let mut recipes = read_recipes(path, summary.layers().into_iter())?;
+        if in_bundle {
+            let whole =
+                fs::canonicalize(&layout).map_err(|source| LayoutError::Read { path: layout.clone(), source })?;
+            if whole.to_str().is_none() {
+                return Err(format_error(&layout, &"is no UTF-8, and names of layers are; rename the directory"));
+            }
+            for layer in summary.layers().into_iter().filter(|layer| !summary.without.contains(&layer.digest)) {
+                let recipe = Recipe::of_blob(blob_path(&whole, layer.digest));
+                recipes.insert(layer.digest, Description { recipe, checksums: None });
+            }
+        }
         let image = ImageInMemory { summary, top, blobs, recipes };
-        Ok(Self { path: path.to_owned(), image })
+        Ok(Self { path: path.to_owned(), layout, in_bundle, image })
     }
 
     /// Checks that every program which reads images can read this one; [`strict`] says why that matters. An image that was
@@ -343,18 +255,22 @@ impl ImageDir {
         })
     }
 
-    /// The blob of a layer, if it is on disk; its size is checked.
+    /// The blob of a layer, if it is on disk, whole or [cut](crate::disk::parts); its size is checked.
     ///
     /// # Errors
-    /// If it has another size than it should.
+    /// If it has another size than it should, or a bundle should have it.
     pub fn layer_blob(&self, record: &LayerRecord) -> Result<Option<PathBuf>, LayoutError> {
-        let path = blob_path(&self.path, record.digest);
-        match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(LayoutError::Read { path, source }),
-            Ok(metadata) if metadata.len() == record.size => Ok(Some(path)),
-            Ok(metadata) => Err(LayoutError::Truncated { path, expected: record.size, found: metadata.len() }),
-        }
+        let path = blob_path(&self.layout, record.digest);
+        let found: u64 = match files_of(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let is_lost = self.in_bundle && !self.summary().without.contains(&record.digest);
+                return if is_lost { Err(LayoutError::Missing { path }) } else { Ok(None) };
+            }
+            Err(source) => return Err(LayoutError::Read { path, source }),
+            Ok(files) => files.iter().map(|(_, size)| size).sum(),
+        };
+        let expected = record.size;
+        if found == expected { Ok(Some(path)) } else { Err(LayoutError::Truncated { path, expected, found }) }
     }
 
     /// Gives the bytes of a layer to an output, and compares their digest as far as the output reads them.
@@ -364,23 +280,39 @@ impl ImageDir {
     pub(crate) fn write_layer(&self, record: &LayerRecord, output: &mut Output<'_>) -> Result<(), LayoutError> {
         let before = output.offset();
         output.begin_blob();
+        let to = output.path().to_owned();
+        self.stream_layer(record, output, &to)?;
+        let size = output.offset() - before;
+        let found = output.end_blob().map_or(record.digest, |(found, _)| found);
+        self.compare_layer(record, found, size)
+    }
+
+    /// Gives the bytes of a layer to what is called `to`, and compares nothing.
+    ///
+    /// # Errors
+    /// If they cannot be had or written.
+    pub(crate) fn stream_layer(&self, record: &LayerRecord, sink: &mut dyn Sink, to: &Path) -> Result<(), LayoutError> {
         if let Some(path) = self.layer_blob(record)? {
-            copy_blob(&path, record, output)?;
-            return match output.end_blob() {
-                Some((found, _)) if found != record.digest => Err(LayoutError::Damaged { path, found }),
-                _ => Ok(()),
-            };
+            return copy_blob(&path, sink, to);
         }
         let Description { recipe, .. } = self.description(record)?;
-        recipe.stream(output).map_err(|source| match source {
-            LayerError::Sink(source) => output.failed(source).into(),
+        recipe.stream(sink).map_err(|source| match source {
+            LayerError::Sink(source) => WriteError { action: "write", path: to.to_owned(), source }.into(),
             source => layer_error(record, source),
-        })?;
-        let size = output.offset() - before;
-        match output.end_blob() {
-            Some((found, _)) if found != record.digest => Err(changed(record, recipe)),
-            _ if size != record.size => Err(changed(record, recipe)),
-            _ => Ok(()),
+        })
+    }
+
+    /// Compares what a layer's bytes turned out to be with what it should be.
+    ///
+    /// # Errors
+    /// With the blob, or what the layer is made from.
+    pub(crate) fn compare_layer(&self, record: &LayerRecord, found: Digest, size: u64) -> Result<(), LayoutError> {
+        if (found, size) == (record.digest, record.size) {
+            return Ok(());
+        }
+        match self.layer_blob(record)? {
+            Some(path) => Err(LayoutError::Damaged { path, found }),
+            None => Err(changed(record, &self.description(record)?.recipe)),
         }
     }
 
@@ -398,7 +330,7 @@ impl ImageDir {
             if full {
                 let mut sink = Output::create(Path::new("/dev/null"), Verify::Always, false, progress)?;
                 sink.begin_blob();
-                copy_blob(&path, record, &mut sink)?;
+                copy_blob(&path, &mut sink, Path::new("/dev/null"))?;
                 if let Some((found, _)) = sink.end_blob().filter(|(found, _)| *found != record.digest) {
                     return Err(LayoutError::Damaged { path, found });
                 }
@@ -423,13 +355,16 @@ impl ImageDir {
     }
 }
 
-fn copy_blob(path: &Path, record: &LayerRecord, output: &mut Output<'_>) -> Result<(), LayoutError> {
+fn copy_blob(path: &Path, sink: &mut dyn Sink, to: &Path) -> Result<(), LayoutError> {
     let reading = |source| LayoutError::Read { path: path.to_owned(), source };
-    let file = bounded::open(path).map_err(reading)?;
-    output.file(&file, record.size, false, Readers::default()).map_err(|error| match error {
-        PipeError::Read(source) => reading(source),
-        PipeError::Write(source) => output.failed(source).into(),
-    })
+    for (part, size) in files_of(path).map_err(reading)? {
+        let file = bounded::open(&part).map_err(reading)?;
+        sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
+            PipeError::Read(source) => reading(source),
+            PipeError::Write(source) => WriteError { action: "write", path: to.to_owned(), source }.into(),
+        })?;
+    }
+    Ok(())
 }
 
 fn layer_error(record: &LayerRecord, source: LayerError) -> LayoutError {
@@ -454,7 +389,7 @@ pub(crate) fn changed(record: &LayerRecord, recipe: &Recipe) -> LayoutError {
 }
 
 fn blob_path(directory: &Path, digest: Digest) -> PathBuf {
-    directory.join("blobs/sha256").join(digest.hex())
+    directory.join(BLOBS).join(digest.hex())
 }
 
 fn read_blob(directory: &Path, digest: Digest, media_type: &MediaType) -> Result<SmallBlob, LayoutError> {

@@ -4,8 +4,10 @@
 //! [`canonical`]. Reproducibility: the bytes depend on the spec and on the layers' digests and sizes.
 
 pub(crate) mod archive;
+pub(crate) mod bundle;
 pub(crate) mod json;
 pub(crate) mod layout;
+mod layout_error;
 pub(crate) mod recipes;
 pub(crate) mod rootfs;
 pub(crate) mod summary;
@@ -380,10 +382,20 @@ pub(crate) fn index(
 /// `io.containerd.image.name`.
 #[must_use]
 pub(crate) fn index_json(top: &SmallBlob, reference: &str) -> Vec<u8> {
-    let mut entry = top.descriptor();
+    index_of(&[(top, reference)])
+}
+
+/// The same of several images.
+#[must_use]
+pub(crate) fn index_of(images: &[(&SmallBlob, &str)]) -> Vec<u8> {
     let keys = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
-    entry.set_annotations(Some(keys.map(|key| (key.to_owned(), reference.to_owned())).into_iter().collect()));
-    let index = ImageIndexBuilder::default().schema_version(2_u32).media_type(MediaType::ImageIndex).manifests([entry]);
+    let entry = |(top, reference): &(&SmallBlob, &str)| {
+        let mut entry = top.descriptor();
+        entry.set_annotations(Some(keys.map(|key| (key.to_owned(), (*reference).to_owned())).into_iter().collect()));
+        entry
+    };
+    let entries: Vec<_> = images.iter().map(entry).collect();
+    let index = ImageIndexBuilder::default().schema_version(2_u32).media_type(MediaType::ImageIndex).manifests(entries);
     canonical::to_bytes(&index.build().expect("every required field is set"))
 }
 

@@ -15,6 +15,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::disk::bounded;
+use crate::disk::parts::open_whole;
 use crate::layer::{Input, MemberContent, Recipe, TarEntryKind, WHITEOUT, padding, tar_reader};
 use crate::oci::compression::Compression;
 
@@ -287,7 +288,7 @@ type VisitMember<'v> = dyn FnMut(&tar_reader::TarMember, &mut dyn Read) -> io::R
 
 /// Calls `visit` for each member of an archive, with what follows its header.
 fn each(path: &Path, compression: Compression, visit: &mut VisitMember<'_>) -> io::Result<()> {
-    let mut archive = compression.decoder(bounded::open(path)?)?;
+    let mut archive = compression.decoder(open_whole(path)?)?;
     while let Some(member) = tar_reader::next(&mut archive).map_err(|error| io::Error::other(error.to_string()))? {
         let mut content = archive.by_ref().take(member.size + padding(member.size));
         visit(&member, &mut content.by_ref().take(member.size))?;

@@ -99,6 +99,9 @@ pub struct Summary {
     /// What is known of a model's files; of a model only, and not where an older windlass built it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<ModelRecord>,
+    /// Layers that a bundle was made without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) without: Vec<Digest>,
     /// The platforms, in the order in which they were given.
     pub platforms: Vec<PlatformRecord>,
 }

@@ -36,6 +36,7 @@ pub use self::tar::{TRAILER, TarEntry, TarEntryKind, header};
 use self::walk::{Item, WalkedContent};
 use crate::class::{Class, Classified};
 use crate::disk::bounded;
+use crate::disk::parts::files_of;
 use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
 use crate::oci::digest::{Digest, Hasher};
@@ -306,19 +307,21 @@ impl Recipe {
 /// Gives a layer that is there as a file; its checksums are those of the files in it, which are not looked at.
 fn give_blob(path: &Path, sink: &mut dyn Sink) -> Result<(), LayerError> {
     let reading = |source| LayerError::reading(path, source);
-    let file = bounded::open(path).map_err(reading)?;
-    let size = file.metadata().map_err(reading)?.len();
-    sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
-        PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => LayerError::Changed(path.to_owned()),
-        PipeError::Read(error) => reading(error),
-        PipeError::Write(error) => LayerError::Sink(error),
-    })
+    for (part, size) in files_of(path).map_err(reading)? {
+        let file = bounded::open(&part).map_err(reading)?;
+        sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
+            PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => LayerError::Changed(part),
+            PipeError::Read(error) => reading(error),
+            PipeError::Write(error) => LayerError::Sink(error),
+        })?;
+    }
+    Ok(())
 }
 
 /// Bytes of a layer that is there as a file.
 fn blob_size(path: &Path) -> Result<u64, LayerError> {
     let reading = |source| LayerError::reading(path, source);
-    Ok(bounded::open(path).map_err(reading)?.metadata().map_err(reading)?.len())
+    Ok(files_of(path).map_err(reading)?.iter().map(|(_, size)| size).sum())
 }
 
 /// The perms rules, ready to use.

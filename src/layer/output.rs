@@ -92,6 +92,11 @@ impl<'p> Output<'p> {
         WriteError { action: "write", path: self.path.clone(), source }
     }
 
+    /// What messages call it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it shares data with a file that it was given.
     pub(crate) const fn is_shared(&self) -> bool {
         self.shared

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 
 use crate::class::{Class, Classified};
+use crate::disk::parts::files_of;
 use crate::disk::pipe::{PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError, bounded};
@@ -82,11 +83,12 @@ impl<'a> LayerBytes<'a> {
     pub(crate) fn write(&self, to: &mut (dyn Write + Send)) -> io::Result<()> {
         let mut sink = WriteSink { to, progress: self.progress };
         if let Some(path) = &self.file {
-            let file = bounded::open(path)?;
-            let size = file.metadata()?.len();
-            return sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
-                PipeError::Read(error) | PipeError::Write(error) => error,
-            });
+            for (part, size) in files_of(path)? {
+                sink.file(&bounded::open(&part)?, size, false, Readers::default()).map_err(|error| match error {
+                    PipeError::Read(error) | PipeError::Write(error) => error,
+                })?;
+            }
+            return Ok(());
         }
         match self.recipe.map(|recipe| recipe.stream(&mut sink)) {
             Some(Err(LayerError::Sink(error))) => Err(error),

@@ -16,6 +16,7 @@ mod attacks_roots;
 mod authority;
 mod bad_input;
 mod bad_registry;
+mod bundle;
 mod ci_templates;
 mod cli;
 mod compose;

@@ -16,6 +16,7 @@ use super::{DRIVER, LinkedStore, NewLayer, StoreChange, TAR_SPLIT, TREE};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
+use crate::disk::parts::open_whole;
 use crate::disk::pipe::CHUNK;
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
@@ -340,7 +341,8 @@ fn unpacked(
 ) -> Result<Unpacked, LinkError> {
     let record = work.record;
     let reading = |source| LayoutError::Read { path: blob.to_owned(), source };
-    let packed = BufReader::with_capacity(CHUNK, bounded::open(blob).map_err(reading)?);
+    work.image.layer_blob(record)?;
+    let packed = BufReader::with_capacity(CHUNK, open_whole(blob).map_err(reading)?);
     let mut archive = compression.decoder(packed).map_err(reading)?;
     match unpack(&mut *archive, workplace, record.diff_size(), progress) {
         Ok(unpacked) if unpacked.diff_id == record.diff_id() => Ok(unpacked),

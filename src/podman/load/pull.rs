@@ -261,9 +261,12 @@ fn written() -> Option<u64> {
 
 /// The file that is a layer already.
 fn blob(image: &ImageDir, layer: &LayerRecord) -> Result<Option<PathBuf>, LayoutError> {
-    let own = image.layer_blob(layer)?;
+    if let Some(own) = image.layer_blob(layer)? {
+        // One that is cut is put together first.
+        return Ok(Some(own).filter(|own| own.is_file()));
+    }
     let made = image.image().recipes.get(&layer.digest).and_then(|made| made.recipe.blob());
-    Ok(own.or_else(|| made.map(Path::to_owned)))
+    Ok(made.map(Path::to_owned))
 }
 
 /// Bytes that lie beside these layers of an image while they are pulled: blobs that are made, and the program's copies of all.

@@ -1,0 +1,383 @@
+//! Bundles, as they are written. What is in one, [`crate::image::bundle`] says.
+//!
+//! Blobs are called by their digests: what is there under its name and in its size stays, everything else is written beside
+//! its name, synced and renamed. What names a blob comes after it, `SHA256SUMS` last, and what nothing names any more goes
+//! after that. So a kill at any moment leaves the old bundle, or a beginning that the next run goes on with.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::bundle_files::{BundleBlob, is_name_of_blob, write_blob};
+use super::check_archives::sums;
+use super::stack::{Form, SERVICES, StackDir, describe, services_file};
+use crate::class::{Class, Classified};
+use crate::disk::beneath::Dir;
+use crate::disk::bounded::{self, Cap};
+use crate::disk::files::write_file;
+use crate::disk::parts::MOST_PARTS;
+use crate::disk::progress::Progress;
+use crate::disk::{AtPath, WriteError, own_lock};
+use crate::image::archive::Without;
+use crate::image::bundle::{BLOBS, SUMS};
+use crate::image::layout::{ImageDir, LayoutError};
+use crate::image::summary::{ImageKind, Summary};
+use crate::image::{index_of, oci_layout};
+use crate::layer::output::Verify;
+use crate::names::Name;
+use crate::oci::canonical;
+use crate::oci::digest::Digest;
+use crate::spec::service::ServiceConfig;
+
+/// The file for the person who finds a bundle; it is there first, and says that the directory is one.
+const README: &str = "README.txt";
+/// How it begins.
+const FIRST_LINE: &str = "This directory is a bundle of container images, written by `windlass export --bundle`.\n";
+/// What else a directory has that may be something else than a bundle.
+const NAMES: [&str; 7] = ["index.json", "stack.json", "oci-layout", SUMS, "blobs", "images", "models"];
+
+/// Why a bundle cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum BundleError {
+    /// An image.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A file of the bundle.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// Something else is there.
+    #[error("{path} is there, and no bundle that windlass wrote is around it; give another directory", path = path.display())]
+    Foreign { path: PathBuf },
+    /// Only one of them could have the name.
+    #[error("{one} and {two} are not the same image and would both be {name} in the bundle; make a bundle of each", one = one.display(), two = two.display())]
+    SameName { name: String, one: PathBuf, two: PathBuf },
+    /// Files so small that there would be too many.
+    #[error("--max-file {most} would cut blob {digest} of {size} bytes into more than {MOST_PARTS} parts; give a larger size", digest = digest.short())]
+    TooManyParts { most: u64, digest: Digest, size: u64 },
+}
+
+impl Classified for BundleError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Layout(error) => error.class(),
+            Self::Write(error) => error.class(),
+            Self::Foreign { .. } | Self::SameName { .. } | Self::TooManyParts { .. } => Class::Usage,
+        }
+    }
+}
+
+/// What a bundle is made of.
+#[derive(Debug, Default)]
+pub(crate) struct ImageBundle {
+    images: Vec<ImageDir>,
+    models: Vec<(Name, ImageDir)>,
+    services: BTreeMap<String, ServiceConfig>,
+    /// What is left out of the images.
+    without: Without,
+    /// The largest file.
+    most: Option<u64>,
+}
+
+/// What writing a bundle would do.
+#[derive(Debug)]
+pub(crate) struct BundlePlan<'a> {
+    blobs: Vec<BundleBlob<'a>>,
+    /// The sums of parts that are there.
+    sums: BTreeMap<PathBuf, Digest>,
+}
+
+impl BundlePlan<'_> {
+    /// How many blobs of layers there are.
+    pub(crate) fn blobs(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// Bytes of all of them.
+    pub(crate) fn size(&self) -> u64 {
+        self.blobs.iter().map(|blob| blob.layer.size).sum()
+    }
+
+    /// Bytes of those that are not there.
+    pub(crate) fn missing(&self) -> u64 {
+        self.blobs.iter().filter(|blob| !blob.is_there).map(|blob| blob.layer.size).sum()
+    }
+
+    /// How many are cut.
+    pub(crate) fn cut(&self) -> usize {
+        self.blobs.iter().filter(|blob| blob.parts.is_some()).count()
+    }
+}
+
+impl ImageBundle {
+    /// One without images, and with no file larger than `most`.
+    #[must_use]
+    pub(crate) fn new(most: Option<u64>) -> Self {
+        Self { most, ..Self::default() }
+    }
+
+    /// Adds a lean stack.
+    ///
+    /// # Errors
+    /// If something of the same name is there already and is not the same.
+    pub(crate) fn add_stack(&mut self, stack: StackDir) -> Result<(), BundleError> {
+        stack.models.into_iter().try_for_each(|(name, model)| self.add(Some(name), model))?;
+        stack.images.into_iter().try_for_each(|image| self.add(None, image))?;
+        self.services.extend(stack.services);
+        Ok(())
+    }
+
+    /// Adds an image or a model.
+    ///
+    /// # Errors
+    /// As for [`add_stack`](Self::add_stack).
+    pub(crate) fn add_image(&mut self, image: ImageDir) -> Result<(), BundleError> {
+        let is_model = image.summary().kind == ImageKind::Model;
+        self.add(is_model.then(|| image.summary().name.file_name()), image)
+    }
+
+    fn add(&mut self, model: Option<Name>, image: ImageDir) -> Result<(), BundleError> {
+        let name = model.clone().unwrap_or_else(|| image.summary().name.file_name());
+        let models = self.models.iter().map(|(name, image)| (true, name.clone(), image));
+        let images = self.images.iter().map(|image| (false, image.summary().name.file_name(), image));
+        let mut all = models.chain(images);
+        let has = |(is_model, other, there): &(bool, Name, &ImageDir)| {
+            (*is_model == model.is_some() && *other == name) || there.summary().reference == image.summary().reference
+        };
+        if let Some((_, _, there)) = all.find(has) {
+            if there.summary().digest == image.summary().digest {
+                return Ok(());
+            }
+            let (one, two) = (there.path().to_owned(), image.path().to_owned());
+            return Err(BundleError::SameName { name: name.to_string(), one, two });
+        }
+        drop(all);
+        match model {
+            Some(name) => self.models.push((name, image)),
+            None => self.images.push(image),
+        }
+        Ok(())
+    }
+
+    /// Leaves out the models, or everything else.
+    pub(crate) fn keep(&mut self, images: bool, models: bool) {
+        if !models {
+            self.models.clear();
+            self.without.models = true;
+        }
+        if !images {
+            self.images.clear();
+            self.services.clear();
+        }
+    }
+
+    /// Images, then models.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &ImageDir> + Clone {
+        self.images.iter().chain(self.models.iter().map(|(_, model)| model))
+    }
+
+    /// How many images, and how many models.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.images.len(), self.models.len())
+    }
+
+    /// What is left out of an image.
+    pub(crate) fn without(&self, image: &ImageDir) -> Without {
+        // A model of its own is there whole.
+        let models = self.without.models && image.summary().kind != ImageKind::Model;
+        Without { models, ..self.without.clone() }
+    }
+
+    /// Compares with what is in a directory. Nothing is written, and no blob is read.
+    ///
+    /// # Errors
+    /// If something else is there, or a blob had to be cut too often.
+    pub(crate) fn plan(&self, directory: &Path) -> Result<BundlePlan<'_>, BundleError> {
+        let readme = bounded::text(&directory.join(README), Cap::Document).unwrap_or_default();
+        if !readme.starts_with(FIRST_LINE)
+            && let Some(path) =
+                NAMES.iter().chain([&README]).map(|name| directory.join(name)).find(|path| path.exists())
+        {
+            return Err(BundleError::Foreign { path });
+        }
+        let sums = sums(&bounded::text(&directory.join(SUMS), Cap::Document).unwrap_or_default());
+        let mut blobs: Vec<BundleBlob<'_>> = Vec::new();
+        for image in self.all() {
+            let without = self.without(image);
+            for layer in image.summary().layers().into_iter().filter(|layer| !without.leaves_out(layer)) {
+                if blobs.iter().any(|blob| blob.layer.digest == layer.digest) {
+                    continue;
+                }
+                let parts = self.most.filter(|most| layer.size > *most).map(|most| (layer.size.div_ceil(most), most));
+                if let Some((_, most)) = parts.filter(|(count, _)| *count > MOST_PARTS) {
+                    return Err(BundleError::TooManyParts { most, digest: layer.digest, size: layer.size });
+                }
+                let mut blob = BundleBlob { image, layer, parts, is_there: false };
+                blob.is_there = blob.files().iter().all(|(path, size)| {
+                    // A part is not called by its digest.
+                    let known = parts.is_none() || sums.contains_key(path);
+                    known && fs::metadata(directory.join(path)).is_ok_and(|found| found.len() == *size)
+                });
+                blobs.push(blob);
+            }
+        }
+        Ok(BundlePlan { blobs, sums })
+    }
+
+    /// Writes what is missing, and removes what the bundle had and has no more; how many files that were.
+    ///
+    /// # Errors
+    /// With the file or the layer at fault. What was written before stays, for the next run.
+    pub(crate) fn write(&self, directory: &Path, verify: Verify, progress: &Progress) -> Result<usize, BundleError> {
+        fs::create_dir_all(directory).at("create", directory)?;
+        let mut files = BundleFiles { directory, progress, sums: BTreeMap::new() };
+        let root = Dir::open(directory)?;
+        let lock = root.again()?.into_file();
+        let attempt = || match lock.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        };
+        own_lock::wait(directory, progress, attempt)?;
+        // Another one may have changed it meanwhile.
+        let plan = self.plan(directory)?;
+        files.put(README, self.readme(&plan).as_bytes())?;
+        files.folder(BLOBS)?;
+        for blob in &plan.blobs {
+            if blob.is_there {
+                progress.count_kept(blob.layer.size);
+                let known = |path: PathBuf| {
+                    let digest = plan.sums.get(&path).copied().unwrap_or(blob.layer.digest);
+                    (path, if blob.parts.is_some() { digest } else { blob.layer.digest })
+                };
+                files.sums.extend(blob.files().into_iter().map(|(path, _)| known(path)));
+            } else {
+                files.sums.extend(write_blob(blob, directory, verify, progress)?);
+            }
+        }
+        let mut entries = Vec::new();
+        for image in self.all() {
+            for blob in image.image().small_blobs() {
+                files.put(&format!("{BLOBS}/{}", blob.digest.hex()), &blob.bytes)?;
+            }
+            entries.push((&image.image().top, &*image.summary().reference));
+        }
+        let named = |image: &ImageDir| {
+            let without = self.without(image);
+            let left_out = image.summary().layers().into_iter().filter(|layer| without.leaves_out(layer));
+            Summary { without: left_out.map(|layer| layer.digest).collect(), ..image.summary().clone() }
+        };
+        let images: Vec<Summary> = self.images.iter().map(named).collect();
+        let models: Vec<(&Name, Summary)> = self.models.iter().map(|(name, image)| (name, named(image))).collect();
+        let folders = images.iter().map(|summary| (format!("images/{}", summary.name.file_name()), summary));
+        for (folder, summary) in folders.chain(models.iter().map(|(name, model)| (format!("models/{name}"), model))) {
+            files.folder(&folder)?;
+            files.put(&format!("{folder}/image.json"), &canonical::to_pretty(summary))?;
+        }
+        let (images, models): (Vec<_>, Vec<_>) =
+            (images.iter().collect(), models.iter().map(|(name, model)| (*name, model)).collect());
+        files.put("stack.json", &canonical::to_pretty(&describe(&images, &models, Form::Lean)))?;
+        if let Some(services) = services_file(&self.services) {
+            files.put(SERVICES, &services)?;
+        }
+        if plan.cut() > 0 {
+            files.put("join.sh", include_bytes!("join.sh"))?;
+        }
+        files.put("oci-layout", &oci_layout())?;
+        files.put("index.json", &index_of(&entries))?;
+        {
+            let _step = progress.step(format!("the disk of {} writes what it holds back", directory.display()));
+            rustix::fs::syncfs(&root).at("sync", directory)?;
+        }
+        let line = |(path, digest): (&PathBuf, &Digest)| format!("{}  {}\n", digest.hex(), path.display());
+        let lines: String = files.sums.iter().map(line).collect();
+        files.put(SUMS, lines.as_bytes())?;
+        root.sync()?;
+        files.remove_rest()
+    }
+
+    fn readme(&self, plan: &BundlePlan<'_>) -> String {
+        let names: Vec<String> = self.all().map(|image| format!("  {}\n", image.summary().reference)).collect();
+        let left_out =
+            if self.without.models { "\nThe layers of models were left out; another bundle has them.\n" } else { "" };
+        let cut = "\nSome blobs are cut into parts: copy this directory to a disk that holds large files, and run `sh join.sh` there first.\n";
+        let cut = if plan.cut() > 0 { cut } else { "" };
+        format!(
+            "{FIRST_LINE}\n{}{left_out}\nIs it whole?       sha256sum --check --quiet SHA256SUMS\nWith windlass:     windlass load .\n\
+             With other tools:  it is an OCI image layout\n  \
+             skopeo copy oci:.:NAME containers-storage:NAME     into Podman\n  \
+             skopeo copy oci:.:NAME docker://REGISTRY/NAME      to a registry\n{cut}",
+            names.concat()
+        )
+    }
+}
+
+/// The files of a bundle that is written.
+struct BundleFiles<'a> {
+    directory: &'a Path,
+    progress: &'a Progress,
+    /// All that belong to it, by their paths in it.
+    sums: BTreeMap<PathBuf, Digest>,
+}
+
+impl BundleFiles<'_> {
+    fn folder(&self, name: &str) -> Result<(), WriteError> {
+        let path = self.directory.join(name);
+        fs::create_dir_all(&path).at("create", &path)
+    }
+
+    /// Writes a small file, unless it is there.
+    fn put(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
+        let path = self.directory.join(name);
+        self.sums.insert(name.into(), Digest::of(bytes));
+        let beside = self.directory.join(format!("{name}.new"));
+        if bounded::read(&path, Cap::Document).is_ok_and(|there| there == bytes) {
+            // A killed run may have begun another one.
+            drop(fs::remove_file(beside));
+            return Ok(());
+        }
+        write_file(&beside, bytes, self.progress)?;
+        publish(&beside, &path)
+    }
+
+    /// Removes what a bundle has had here and does not name any more. Whatever else lies here is not ours.
+    fn remove_rest(&self) -> Result<usize, BundleError> {
+        let names = |folder: &str| -> Vec<String> {
+            let entries = fs::read_dir(self.directory.join(folder)).into_iter().flatten().flatten();
+            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        };
+        let mut old: Vec<PathBuf> = Vec::new();
+        old.extend(
+            names(BLOBS).into_iter().filter(|name| is_name_of_blob(name)).map(|name| Path::new(BLOBS).join(name)),
+        );
+        let mut folders = BTreeSet::new();
+        for folder in ["images", "models"] {
+            for name in names(folder) {
+                let path = Path::new(folder).join(name);
+                old.extend(["image.json", "image.json.new"].map(|file| path.join(file)));
+                folders.insert(path);
+            }
+        }
+        old.extend(["join.sh", SERVICES].map(PathBuf::from));
+        let mut removed = 0;
+        for path in old.iter().filter(|path| !self.sums.contains_key(*path)) {
+            let path = self.directory.join(path);
+            match fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                error => error.at("remove", &path)?,
+            }
+        }
+        // One that has something of others stays.
+        folders.iter().for_each(|folder| drop(fs::remove_dir(self.directory.join(folder))));
+        Ok(removed)
+    }
+}
+
+/// Gives a file that was written beside it its name.
+pub(super) fn publish(beside: &Path, path: &Path) -> Result<(), WriteError> {
+    let sync = || File::options().write(true).open(beside)?.sync_all();
+    sync().at("sync", beside)?;
+    fs::rename(beside, path).at("create", path)
+}

@@ -1,0 +1,51 @@
+//! A file that may be cut, for file systems that hold no large one: `<name>`, or else `<name>.part-00`, `<name>.part-01`, …
+
+use std::fs;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use super::bounded;
+
+/// No file is cut into more: their numbers have two digits.
+pub(crate) const MOST_PARTS: u64 = 100;
+
+/// What a part of a file is called.
+#[must_use]
+pub(crate) fn part(path: &Path, number: u64) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".part-{number:02}"));
+    name.into()
+}
+
+/// The files that hold the bytes of a file, in their order, each with its size: the file itself, or its parts.
+///
+/// # Errors
+/// If there is neither, or one cannot be looked at.
+pub(crate) fn files_of(path: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
+    let size = |path: &Path| match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        found => found.map(|found| Some(found.len())),
+    };
+    if let Some(size) = size(path)? {
+        return Ok(vec![(path.to_owned(), size)]);
+    }
+    let mut parts = Vec::new();
+    for number in 0..MOST_PARTS {
+        let part = part(path, number);
+        let Some(size) = size(&part)? else { break };
+        parts.push((part, size));
+    }
+    if parts.is_empty() { Err(ErrorKind::NotFound.into()) } else { Ok(parts) }
+}
+
+/// The bytes of a file, from its parts where it is cut.
+///
+/// # Errors
+/// See [`files_of`].
+pub(crate) fn open_whole(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+    let mut whole: Box<dyn Read + Send> = Box::new(io::empty());
+    for (part, _) in files_of(path)? {
+        whole = Box::new(whole.chain(bounded::open(&part)?));
+    }
+    Ok(whole)
+}
