@@ -72,8 +72,8 @@ args@{
   architecture ? null,
   variant ? null,
   # Whether the image brings the places that Podman mounts over (/proc, /tmp, /etc/hosts, …), and an /etc/passwd and
-  # /etc/group with root, `nobody` and a numeric `config.User`, wherever nothing else gives them. What `fromImage` brings counts
-  # for nothing here: these would hide it, so there are none.
+  # /etc/group with root, the user `nobody` and a numeric `config.User`, wherever nothing else gives them. With `fromImage` the
+  # image brings none of them by default: they would hide the files of the image below.
   mountPoints ? fromImage == null,
 }:
 let

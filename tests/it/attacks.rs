@@ -65,20 +65,20 @@ fn set_mode(path: &Path, mode: u32) {
 fn open_store() -> (Podman, PathBuf, PathBuf) {
     let podman = Podman::linked();
     let folder = podman.env.path("input");
-    for name in ["work/sub/below", "etc"] {
+    for name in ["open/sub/below", "etc"] {
         fs::create_dir_all(folder.join(name)).unwrap();
     }
-    fs::write(folder.join("work/sub/file"), "file").unwrap();
+    fs::write(folder.join("open/sub/file"), "file").unwrap();
     let spec = json!({ "kind": "image", "name": "app", "tag": "1",
         "models": [podman.model("tools", "/", &podman.tools())],
         "content": { "copyToRoot": [folder] },
-        "perms": [{ "regex": "^/work", "mode": "0777" }] });
+        "perms": [{ "regex": "^/open", "mode": "0777" }] });
     let app = podman.build("app", &spec);
     podman.load(&app, &["--via", "store"]).last();
     assert_eq!(mode(&podman.home("storage")), 0o700);
     set_mode(&podman.home("storage"), 0o755);
     let trees = fs::read_dir(podman.home("storage/overlay")).unwrap();
-    let tree = trees.map(|entry| entry.unwrap().path().join("diff")).find(|tree| tree.join("work").is_dir()).unwrap();
+    let tree = trees.map(|entry| entry.unwrap().path().join("diff")).find(|tree| tree.join("open").is_dir()).unwrap();
     (podman, app, tree)
 }
 
@@ -89,7 +89,7 @@ fn a_directory_swapped_for_a_link_leads_root_nowhere() {
     fs::create_dir(&victim).unwrap();
     fs::write(victim.join("secret"), "secret").unwrap();
     [(&victim, 0o700), (&victim.join("secret"), 0o600)].iter().for_each(|(path, mode)| set_mode(path, *mode));
-    let attack = Attack::start(SWAP, &[tree.join("work").as_os_str(), victim.as_os_str()]);
+    let attack = Attack::start(SWAP, &[tree.join("open").as_os_str(), victim.as_os_str()]);
     for round in 0..25 {
         // It may say that something moved under its hands; it may not touch what is elsewhere.
         let arguments: &[&str] = if round % 5 == 4 { &["repair"] } else { &["load", app.to_str().unwrap(), "--force"] };
@@ -103,14 +103,14 @@ fn a_directory_swapped_for_a_link_leads_root_nowhere() {
     }
     drop(attack);
     podman.load(&app, &["--force"]).last();
-    assert!(tree.join("work/sub/file").is_file() && fs::symlink_metadata(tree.join("work/link")).is_err());
+    assert!(tree.join("open/sub/file").is_file() && fs::symlink_metadata(tree.join("open/link")).is_err());
     assert!(podman.said(&["verify", "--full"]).last().contains("all good"));
 }
 
 #[test]
 fn nobody_else_reaches_what_is_in_the_store() {
     let (podman, app, tree) = open_store();
-    let script = "echo 'echo taken over' > \"$1\"/tmp/.profile; echo x > \"$1\"/work/planted";
+    let script = "echo 'echo taken over' > \"$1\"/tmp/.profile; echo x > \"$1\"/open/planted";
     let plant = |tree: &Path| {
         let status =
             attacker("sh", &["-c".as_ref(), script.as_ref(), "sh".as_ref(), tree.as_os_str()]).output().unwrap();
@@ -134,13 +134,13 @@ fn nobody_else_reaches_what_is_in_the_store() {
     assert!(String::from_utf8_lossy(&found.stderr).contains("Permission denied"), "{found:?}");
     // What was planted before is found, and mended.
     let said = podman.said(&["verify", "--full"]);
-    assert!(said.code == 4 && said.stdout.contains("/work/planted does not belong there"), "{said:?}");
+    assert!(said.code == 4 && said.stdout.contains("/open/planted does not belong there"), "{said:?}");
     assert_eq!(podman.said(&["repair", "--full"]).code, 0);
     assert!(podman.said(&["verify", "--full"]).last().contains("all good"));
     assert!(!podman.load(&app, &[]).stderr.contains("was open"), "once");
     // Root's containers do not notice, whatever users they have.
     for options in [&[][..], &["--uidmap=0:100000:65536"], &["--user=1000"], &["--userns=auto"]] {
-        let name = ["localhost/app:1", "cat", "/work/sub/file"];
+        let name = ["localhost/app:1", "cat", "/open/sub/file"];
         let run = ["run", "--rm", "--pull=never", "--network=none"];
         let output = podman.command("podman").args([&run[..], options, &name].concat()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
@@ -156,13 +156,13 @@ fn nobody_else_reaches_what_is_in_the_store() {
 fn a_tree_of_any_depth_stops_neither_load_nor_repair() {
     let (podman, app, tree) = open_store();
     let deep = "import os, sys\nos.chdir(sys.argv[1])\nfor _ in range(3000):\n os.mkdir('d')\n os.chdir('d')\nprint('ready', flush=True)";
-    drop(Attack::start(deep, &[tree.join("work").as_os_str()]));
+    drop(Attack::start(deep, &[tree.join("open").as_os_str()]));
     let windlass = podman.windlass(&["load", app.to_str().unwrap(), "--force"]);
     let mut limited = Command::new("sh");
     limited.args(["-c", "ulimit -n 128; ulimit -s 1024; exec \"$@\"", "sh"]).arg(windlass.get_program());
     limited.args(windlass.get_args()).envs(windlass.get_envs().filter_map(|(name, value)| Some((name, value?))));
     run_ok(&mut limited);
-    assert!(fs::symlink_metadata(tree.join("work/d")).is_err());
+    assert!(fs::symlink_metadata(tree.join("open/d")).is_err());
     assert!(podman.said(&["verify", "--full"]).last().contains("all good"));
 }
 
@@ -386,10 +386,10 @@ fn a_shared_store_is_read_only_for_all_but_windlass() {
         $W doctor --share --storage-dir "$STORE" | grep '^fixed\|sharing'
         mode; cat "$T/units/"*.mount | tail -9
         as cat "$STORE/overlay-images/images.json" | grep -c localhost/app:1
-        if as sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1; then exit 9; fi
-        if sh -c 'echo x >"$1/work/planted"' sh "$TREE" 2>&1; then exit 9; fi
+        if as sh -c 'echo x >"$1/open/planted"' sh "$TREE" 2>&1; then exit 9; fi
+        if sh -c 'echo x >"$1/open/planted"' sh "$TREE" 2>&1; then exit 9; fi
         $W load "$APP" --force | tail -1 | sed 's/;.*//'
-        podman run --rm --pull=never --network=none localhost/app:1 cat /work/sub/file; echo
+        podman run --rm --pull=never --network=none localhost/app:1 cat /open/sub/file; echo
         umount "$STORE"; mode
         # What systemd does where the mount fails.
         tail -5 "$T/units/"*.service; systemd-analyze verify "$T/units/"*.service >&2

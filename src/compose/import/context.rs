@@ -92,6 +92,17 @@ impl ImportContext<'_> {
         ComposeImportError::Shape { file, mark: at.node.mark, path: at.path.to_string(), message: message.into() }
     }
 
+    /// The items of a list.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub(crate) fn items<'a>(&self, at: &PlacedValue<'a>) -> Result<Vec<PlacedValue<'a>>, ComposeImportError> {
+        match at.node.value {
+            YamlValue::List(_) => Ok(at.children().into_iter().map(|(_, item)| item).collect()),
+            _ => Err(self.wrong(at, format!("expected a list, found {}", at.node.kind()))),
+        }
+    }
+
     /// A scalar with its variables put in.
     pub(crate) fn text(&self, at: &PlacedValue<'_>) -> Result<Text, ComposeImportError> {
         let YamlValue::Scalar { text, .. } = &at.node.value else {

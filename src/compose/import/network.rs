@@ -15,10 +15,7 @@ pub(crate) fn ports(
     draft: &mut Draft,
     at: &PlacedValue<'_>,
 ) -> Result<(), ComposeImportError> {
-    if !matches!(at.node.value, YamlValue::List(_)) {
-        return Err(cx.wrong(at, format!("expected a list, found {}", at.node.kind())));
-    }
-    for (_, item) in at.children() {
+    for item in cx.items(at)? {
         if matches!(item.node.value, YamlValue::Map(_)) {
             long(cx, draft, &item)?;
         } else if let Some(port) = cx.plain(&item)? {
