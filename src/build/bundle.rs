@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::bundle_files::{BundleBlob, is_name_of_blob, write_blob};
 use super::check_archives::sums;
+use super::since::OldImages;
 use super::stack::{Form, SERVICES, StackDir, describe, services_file};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
@@ -21,9 +22,10 @@ use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError, own_lock};
 use crate::image::archive::Without;
 use crate::image::bundle::{BLOBS, SUMS};
+use crate::image::delta::{self, delta_manifest};
 use crate::image::layout::{ImageDir, LayoutError};
-use crate::image::summary::{ImageKind, Summary};
-use crate::image::{index_of, oci_layout};
+use crate::image::summary::{ExpectedImage, ImageKind, Summary};
+use crate::image::{LayerRecord, SmallBlob, index_of, oci_layout};
 use crate::layer::output::Verify;
 use crate::names::Name;
 use crate::oci::canonical;
@@ -76,6 +78,8 @@ pub(crate) struct ImageBundle {
     services: BTreeMap<String, ServiceConfig>,
     /// What is left out of the images.
     without: Without,
+    /// What there was before.
+    old: OldImages,
     /// The largest file.
     most: Option<u64>,
 }
@@ -172,6 +176,45 @@ impl ImageBundle {
         }
     }
 
+    /// Leaves out what these have.
+    pub(crate) fn since(&mut self, old: OldImages) {
+        self.without.layers = old.layers();
+        self.old = old;
+    }
+
+    /// The images that are expected for what is left out, each once with all layers that it is expected for.
+    pub(crate) fn expected(&self) -> Vec<ExpectedImage> {
+        let mut all: Vec<ExpectedImage> = Vec::new();
+        for expected in self.all().flat_map(|image| self.named(image).expects) {
+            match all.iter_mut().find(|other| other.digest == expected.digest) {
+                Some(other) => {
+                    let more = expected.layers.iter().filter(|layer| !other.layers.contains(layer));
+                    let more: Vec<Digest> = more.copied().collect();
+                    other.layers.extend(more);
+                }
+                None => all.push(expected),
+            }
+        }
+        all
+    }
+
+    /// Bytes of all layers, with those that are left out for what there was before; and those of the others unpacked, which a
+    /// host writes that has what there was.
+    pub(crate) fn sizes(&self) -> (u64, u64) {
+        let mut seen = BTreeSet::new();
+        let (mut full, mut unpacked) = (0, 0);
+        for image in self.all() {
+            let models = Without { layers: BTreeSet::new(), ..self.without(image) };
+            for layer in image.summary().layers().into_iter().filter(|layer| !models.leaves_out(layer)) {
+                if seen.insert(layer.digest) {
+                    full += layer.size;
+                    unpacked += if self.without.layers.contains(&layer.digest) { 0 } else { layer.diff_size() };
+                }
+            }
+        }
+        (full, unpacked)
+    }
+
     /// Images, then models.
     pub(crate) fn all(&self) -> impl Iterator<Item = &ImageDir> + Clone {
         self.images.iter().chain(self.models.iter().map(|(_, model)| model))
@@ -189,10 +232,45 @@ impl ImageBundle {
         Without { models, ..self.without.clone() }
     }
 
+    /// What `image.json` of the bundle says of an image.
+    fn named(&self, image: &ImageDir) -> Summary {
+        let (without, summary) = (self.without(image), image.summary());
+        let left_out: Vec<&LayerRecord> =
+            summary.layers().into_iter().filter(|layer| without.leaves_out(layer)).collect();
+        Summary {
+            without: left_out.iter().map(|layer| layer.digest).collect(),
+            expects: self.old.expected(summary, &left_out),
+            ..summary.clone()
+        }
+    }
+
+    /// For other tools: what a delta expects of each image that it has without some layers, with the name that it has in the index.
+    fn deltas(&self, image: &ImageDir) -> Vec<(SmallBlob, String)> {
+        let Summary { reference, without, expects, platforms, .. } = self.named(image);
+        let without: BTreeSet<Digest> = without.into_iter().collect();
+        let small = |digest| image.image().small_blobs().find(|blob| blob.digest == digest);
+        let mut deltas = Vec::new();
+        for platform in &platforms {
+            let has = |old: &&ExpectedImage| platform.layers.iter().any(|layer| old.layers.contains(&layer.digest));
+            let source = expects.iter().find(has);
+            let (Some(source), Some(manifest), Some(config)) =
+                (source, small(platform.digest), small(platform.config_digest))
+            else {
+                continue;
+            };
+            let name = match &platforms[..] {
+                [_] => format!("{reference}-delta"),
+                _ => format!("{reference}-delta-{}", platform.platform.to_string().replace('/', "-")),
+            };
+            deltas.push((delta_manifest(platform, [manifest, config], &without, source), name));
+        }
+        deltas
+    }
+
     /// Compares with what is in a directory. Nothing is written, and no blob is read.
     ///
     /// # Errors
-    /// If something else is there, or a blob had to be cut too often.
+    /// If something else is there, a layer is neither there nor can be had, or a blob had to be cut too often.
     pub(crate) fn plan(&self, directory: &Path) -> Result<BundlePlan<'_>, BundleError> {
         let readme = bounded::text(&directory.join(README), Cap::Document).unwrap_or_default();
         if !readme.starts_with(FIRST_LINE)
@@ -219,6 +297,9 @@ impl ImageBundle {
                     let known = parts.is_none() || sums.contains_key(path);
                     known && fs::metadata(directory.join(path)).is_ok_and(|found| found.len() == *size)
                 });
+                if !blob.is_there && image.layer_blob(layer)?.is_none() {
+                    image.description(layer)?;
+                }
                 blobs.push(blob);
             }
         }
@@ -261,15 +342,18 @@ impl ImageBundle {
             for blob in image.image().small_blobs() {
                 files.put(&format!("{BLOBS}/{}", blob.digest.hex()), &blob.bytes)?;
             }
-            entries.push((&image.image().top, &*image.summary().reference));
+            entries.push((image.image().top.clone(), image.summary().reference.to_string()));
         }
-        let named = |image: &ImageDir| {
-            let without = self.without(image);
-            let left_out = image.summary().layers().into_iter().filter(|layer| without.leaves_out(layer));
-            Summary { without: left_out.map(|layer| layer.digest).collect(), ..image.summary().clone() }
-        };
-        let images: Vec<Summary> = self.images.iter().map(named).collect();
-        let models: Vec<(&Name, Summary)> = self.models.iter().map(|(name, image)| (name, named(image))).collect();
+        let deltas: Vec<_> = self.all().flat_map(|image| self.deltas(image)).collect();
+        if !deltas.is_empty() {
+            files.put(&format!("{BLOBS}/{}", Digest::of(delta::EMPTY).hex()), delta::EMPTY)?;
+        }
+        for (manifest, _) in &deltas {
+            files.put(&format!("{BLOBS}/{}", manifest.digest.hex()), &manifest.bytes)?;
+        }
+        entries.extend(deltas);
+        let images: Vec<Summary> = self.images.iter().map(|image| self.named(image)).collect();
+        let models: Vec<(&Name, Summary)> = self.models.iter().map(|(name, image)| (name, self.named(image))).collect();
         let folders = images.iter().map(|summary| (format!("images/{}", summary.name.file_name()), summary));
         for (folder, summary) in folders.chain(models.iter().map(|(name, model)| (format!("models/{name}"), model))) {
             files.folder(&folder)?;
@@ -285,6 +369,7 @@ impl ImageBundle {
             files.put("join.sh", include_bytes!("join.sh"))?;
         }
         files.put("oci-layout", &oci_layout())?;
+        let entries: Vec<(&SmallBlob, &str)> = entries.iter().map(|(blob, name)| (blob, name.as_str())).collect();
         files.put("index.json", &index_of(&entries))?;
         {
             let _step = progress.step(format!("the disk of {} writes what it holds back", directory.display()));
@@ -301,10 +386,19 @@ impl ImageBundle {
         let names: Vec<String> = self.all().map(|image| format!("  {}\n", image.summary().reference)).collect();
         let left_out =
             if self.without.models { "\nThe layers of models were left out; another bundle has them.\n" } else { "" };
+        let expected: Vec<String> =
+            self.expected().iter().map(|old| format!("  {} ({})\n", old.reference, old.digest)).collect();
+        let expected = match &expected[..] {
+            [] => String::new(),
+            all => format!(
+                "\nIt is a delta: layers are left out that are expected where it is loaded, from\n{}",
+                all.concat()
+            ),
+        };
         let cut = "\nSome blobs are cut into parts: copy this directory to a disk that holds large files, and run `sh join.sh` there first.\n";
         let cut = if plan.cut() > 0 { cut } else { "" };
         format!(
-            "{FIRST_LINE}\n{}{left_out}\nIs it whole?       sha256sum --check --quiet SHA256SUMS\nWith windlass:     windlass load .\n\
+            "{FIRST_LINE}\n{}{left_out}{expected}\nIs it whole?       sha256sum --check --quiet SHA256SUMS\nWith windlass:     windlass load .\n\
              With other tools:  it is an OCI image layout\n  \
              skopeo copy oci:.:NAME containers-storage:NAME     into Podman\n  \
              skopeo copy oci:.:NAME docker://REGISTRY/NAME      to a registry\n{cut}",

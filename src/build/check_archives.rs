@@ -9,6 +9,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use crate::build::stack::{StackJson, StackLayer};
 use crate::disk::bounded::{self, Cap};
@@ -20,6 +21,7 @@ use crate::layer::padding;
 use crate::layer::tar_reader::{self, TarMemberKind};
 use crate::names::RelativePath;
 use crate::oci::digest::{Digest, Hasher};
+use crate::oci::reference::Reference;
 
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +43,26 @@ pub(crate) struct CheckedArchives {
     pub(crate) images: usize,
     /// How many layers are in the archives.
     pub(crate) layers: usize,
+    /// What is left out of images, and who has it: the image, which image is expected, and how many layers and bytes.
+    pub(crate) expects: Vec<ExpectedLayers>,
     /// What contradicts `stack.json` or `SHA256SUMS`.
     pub(crate) problems: Vec<ArchiveProblem>,
+}
+
+/// Layers that an image of a bundle is without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExpectedLayers {
+    /// The image that is in the bundle.
+    pub(crate) image: Reference,
+    /// The image that has them; none where another bundle brings them, as it does with `--without models`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) of: Option<Reference>,
+    /// The digest of that image's manifest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) digest: Option<Digest>,
+    pub(crate) layers: usize,
+    pub(crate) bytes: u64,
 }
 
 /// An archive, as `stack.json` has it.

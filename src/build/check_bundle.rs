@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::check_archives::{ArchiveProblem, CheckedArchives, sums};
+use super::check_archives::{ArchiveProblem, CheckedArchives, ExpectedLayers, sums};
 use super::stack::StackDir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::image::LayerRecord;
 use crate::image::bundle::{BLOBS, SUMS};
-use crate::image::layout::{ImageDir, LayoutError};
+use crate::image::layout::{ImageDir, LayoutError, Summary};
+use crate::image::summary::ExpectedImage;
 use crate::oci::digest::Digest;
 
 /// Checks a bundle. Each layer is looked at once, and told with all images that have it.
@@ -33,10 +34,12 @@ pub(crate) fn check(bundle: &Path, full: bool, progress: &Progress) -> Result<Ch
         problems.push(problem(vec![image.reference.to_string()], file, what));
     }
     let mut layers: BTreeMap<Digest, (&ImageDir, &LayerRecord, Vec<String>)> = BTreeMap::new();
+    let mut expects = Vec::new();
     for image in stack.all() {
         images += 1;
-        let without = &image.summary().without;
-        for layer in image.summary().layers().into_iter().filter(|layer| !without.contains(&layer.digest)) {
+        expects.extend(expected(image.summary()));
+        let without = |layer: &&LayerRecord| image.summary().leaves_out(layer);
+        for layer in image.summary().layers().into_iter().filter(|layer| !without(layer)) {
             let (_, _, names) = layers.entry(layer.digest).or_insert((image, layer, Vec::new()));
             names.push(image.summary().reference.to_string());
         }
@@ -53,7 +56,13 @@ pub(crate) fn check(bundle: &Path, full: bool, progress: &Progress) -> Result<Ch
     progress.check().map_err(|source| LayoutError::Read { path: bundle.to_owned(), source })?;
     match bounded::text(&bundle.join(SUMS), Cap::Document) {
         Ok(text) => {
-            let is_small = |path: &PathBuf| !path.starts_with(BLOBS);
+            // What no image names of the blobs is small too: what a delta says to other tools.
+            let is_layer = |path: &PathBuf| {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                let name = name.split('.').next().and_then(|name| Digest::from_hex(name).ok());
+                name.is_none_or(|digest| layers.contains_key(&digest))
+            };
+            let is_small = |path: &PathBuf| !path.starts_with(BLOBS) || (unreadable.is_empty() && !is_layer(path));
             for (path, digest) in sums(&text).into_iter().filter(|(path, _)| is_small(path)) {
                 let is_told = |problem: &ArchiveProblem| problem.file == path;
                 let what = match bounded::read(&bundle.join(&path), Cap::Document) {
@@ -68,7 +77,25 @@ pub(crate) fn check(bundle: &Path, full: bool, progress: &Progress) -> Result<Ch
         }
         Err(error) => problems.push(problem(Vec::new(), Path::new(SUMS), super::check_archives::unreadable(&error))),
     }
-    Ok(CheckedArchives { images, layers: layers.len(), problems })
+    Ok(CheckedArchives { images, layers: layers.len(), expects, problems })
+}
+
+/// What an image of a bundle is without, by who has it.
+fn expected(summary: &Summary) -> Vec<ExpectedLayers> {
+    let left_out: Vec<&LayerRecord> = summary.layers().into_iter().filter(|layer| summary.leaves_out(layer)).collect();
+    let of = |old: Option<&ExpectedImage>, layers: Vec<&&LayerRecord>| ExpectedLayers {
+        image: summary.reference.clone(),
+        of: old.map(|old| old.reference.clone()),
+        digest: old.map(|old| old.digest),
+        layers: layers.len(),
+        bytes: layers.iter().map(|layer| layer.size).sum(),
+    };
+    let has = |old: &ExpectedImage, layer: &LayerRecord| old.layers.contains(&layer.digest);
+    let known = summary.expects.iter();
+    let known = known.map(|old| of(Some(old), left_out.iter().filter(|layer| has(old, layer)).collect()));
+    let rest = left_out.iter().filter(|layer| !summary.expects.iter().any(|old| has(old, layer)));
+    let rest = of(None, rest.collect());
+    known.chain([rest]).filter(|expected| expected.layers > 0).collect()
 }
 
 /// The file at fault, and what is wrong in words that go on from it.

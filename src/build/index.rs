@@ -46,6 +46,7 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
         origin: None,
         model: None,
         without: Vec::new(),
+        expects: Vec::new(),
         platforms,
     };
     Ok(ImageInMemory { summary, top, blobs, recipes })

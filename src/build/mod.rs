@@ -15,6 +15,7 @@ pub(crate) mod lint;
 mod models;
 pub(crate) mod runs;
 mod secrets;
+pub(crate) mod since;
 pub(crate) mod stack;
 pub(crate) mod upstream_image;
 
@@ -473,6 +474,7 @@ fn assemble(
         origin: None,
         model: None,
         without: Vec::new(),
+        expects: Vec::new(),
         platforms: vec![platform],
     };
     let describe =

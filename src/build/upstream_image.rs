@@ -157,6 +157,7 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
         origin,
         model: None,
         without: Vec::new(),
+        expects: Vec::new(),
         platforms: vec![record],
     };
     let recipes = layers

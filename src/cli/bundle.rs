@@ -6,14 +6,19 @@ use serde::Serialize;
 
 use super::export::{ExportArgs, check_space};
 use super::failure::{Result, usage};
+use super::host::HostArgs;
+use super::input;
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::targets::lean;
 use crate::build::bundle::ImageBundle;
+use crate::build::since::OldImages;
 use crate::build::stack::StackDir;
 use crate::disk::files::free_space;
 use crate::disk::size::parse_size;
+use crate::engine::Engine as _;
 use crate::image::layout::ImageDir;
+use crate::image::summary::ExpectedImage;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BundleArgs {
@@ -26,9 +31,55 @@ pub(super) struct BundleArgs {
     /// Only the models, for a bundle beside one that is made `--without models`.
     #[arg(long, requires = "bundle", conflicts_with = "without")]
     only_models: bool,
+    /// Leave out what OLD has: a bundle, a stack, an image directory, a `stack.json` alone, or `generation:7` of this host.
+    #[arg(long, value_name = "OLD", requires = "bundle", value_parser = old_place)]
+    since: Option<OldPlace>,
     /// Only say what of a bundle would be written.
     #[arg(long, requires = "bundle")]
     dry_run: bool,
+    #[command(flatten)]
+    host: HostArgs,
+}
+
+/// What a delta is made against.
+#[derive(Debug, Clone)]
+enum OldPlace {
+    Path(PathBuf),
+    Generation(u64),
+}
+
+fn old_place(text: &str) -> std::result::Result<OldPlace, String> {
+    let Some(number) = text.strip_prefix("generation:") else { return Ok(OldPlace::Path(text.into())) };
+    number.parse().map(OldPlace::Generation).map_err(|_| format!("{number} is no number of a generation"))
+}
+
+/// What there was before.
+fn old_images(args: &BundleArgs, directory: &Path, printer: &Printer, session: &Session) -> Result<Option<OldImages>> {
+    match &args.since {
+        None => Ok(None),
+        Some(OldPlace::Path(path)) => {
+            let there = input::there(path).and_then(|()| Ok(std::fs::canonicalize(path)?))?;
+            if std::fs::canonicalize(directory).is_ok_and(|directory| there.starts_with(directory)) {
+                let message =
+                    format!("--since {} is the bundle that would be written; give another --bundle", path.display());
+                return Err(usage(message));
+            }
+            Ok(Some(OldImages::at(path)?))
+        }
+        Some(OldPlace::Generation(number)) => {
+            let generation = args.host.host(session.progress())?.generations().read(*number)?;
+            let mut old = Vec::new();
+            for entry in &generation.entries {
+                match ImageDir::open(&entry.directory) {
+                    Ok(image) => old.push(image),
+                    Err(error) => {
+                        printer.note(format!("{} of generation {number} is not left out: {error}", entry.reference));
+                    }
+                }
+            }
+            Ok(Some(OldImages::of(old.iter().map(ImageDir::summary))))
+        }
+    }
 }
 
 fn file_size(text: &str) -> std::result::Result<u64, String> {
@@ -52,6 +103,13 @@ pub(super) struct BundleReport {
     cut: usize,
     /// Bytes of all of them.
     bytes: u64,
+    /// The same of a bundle that leaves nothing out for `--since`.
+    full: u64,
+    /// Bytes that a host writes which loads it and has what is left out: those of the layers, unpacked.
+    target_writes: u64,
+    /// The images that are expected there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expects: Vec<ExpectedImage>,
     /// Bytes of those that were not there.
     missing: u64,
     /// Free space before anything was written.
@@ -66,6 +124,8 @@ pub(super) struct BundleReport {
 
 pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, session: &Session) -> Result<()> {
     let BundleArgs { max_file, only_models, dry_run, .. } = args.bundle;
+    let old = old_images(&args.bundle, directory, printer, session)?;
+    let is_delta = old.is_some();
     let without_models = match &args.without[..] {
         [] => false,
         words if words.iter().all(|word| word == "models") => true,
@@ -80,6 +140,9 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         }
     }
     bundle.keep(!only_models, !without_models);
+    if let Some(old) = old {
+        bundle.since(old);
+    }
     let (images, models) = bundle.counts();
     if images + models == 0 {
         return Err(usage(if only_models {
@@ -101,7 +164,11 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         removed = bundle.write(directory, args.verify.of(bundle.all()), progress)?;
         drop(drawing);
     }
+    let (full, target_writes) = bundle.sizes();
     let report = BundleReport {
+        full,
+        target_writes,
+        expects: bundle.expected(),
         bundle: directory.to_owned(),
         dry_run,
         images,
@@ -120,8 +187,16 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         return printer.value(&report);
     }
     let cut = if report.cut > 0 { format!(" ({} cut into parts)", report.cut) } else { String::new() };
+    for ExpectedImage { reference, digest, layers, .. } in &report.expects {
+        let layers = count(layers.len(), "layer");
+        printer.line(format!("expects {layers} of {reference} ({digest}) where it is loaded"))?;
+    }
+    let delta = match is_delta {
+        true => format!(" instead of {}; {} to write where the rest is", size(full), size(target_writes)),
+        false => String::new(),
+    };
     let what = format!(
-        "{}: {}, {}, {}{cut} of {}",
+        "{}: {}, {}, {}{cut} of {}{delta}",
         directory.display(),
         count(images, "image"),
         count(models, "model"),

@@ -34,7 +34,8 @@ const EXAMPLE: &str = "Examples:
   windlass export model --format modelpack --output smollm2                  skopeo copy oci:smollm2 docker://…
   windlass export model --format docker-model --output smollm2.dmr.tar       POST it to Docker Model Runner's models/load
   windlass export model --format ollama --output models                      OLLAMA_MODELS=$PWD/models ollama serve
-  windlass export result --bundle /media/stick/ai --max-file 4294967295       windlass load /media/stick/ai";
+  windlass export result --bundle /media/stick/ai --max-file 4294967295       windlass load /media/stick/ai
+  windlass export result --bundle /media/stick/new --since /media/stick/ai    windlass load /media/stick/new";
 
 /// Write an image or a stack in a form that other tools read.
 ///
@@ -47,8 +48,10 @@ const EXAMPLE: &str = "Examples:
 ///
 /// With --bundle, stacks, images and models become one directory for hosts without Nix and without a network: an OCI image
 /// layout that skopeo and others take images from by name, with all that `windlass load DIR` needs. Blobs that are there are
-/// not written again, and those that nothing names any more are removed; a run that was stopped is finished by the next. There
-/// are no deltas against another bundle, and no archive of a whole bundle.
+/// not written again, and those that nothing names any more are removed; a run that was stopped is finished by the next.
+///
+/// With --since the bundle is a delta: layers that OLD has are left out, and `windlass load` finds them in Podman. Each image
+/// says which older one it expects, in `index.json` for other tools too, as oci-delta does.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct ExportArgs {

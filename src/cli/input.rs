@@ -22,7 +22,8 @@ pub(super) fn check(given: &ArgMatches) -> Result<()> {
     given.subcommand().map_or(Ok(()), |(_, given)| check(given))
 }
 
-fn there(path: &Path) -> Result<()> {
+/// Whether a path is there, or at least might be.
+pub(super) fn there(path: &Path) -> Result<()> {
     match path.metadata() {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Err(usage(format!("{}: there is no such file or directory", path.display())))

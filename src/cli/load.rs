@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::complete;
 use super::data_format::breaks;
-use super::failure::{Failure, Result, unloaded, unverified};
+use super::failure::{Failure, Result, environment, unloaded, unverified};
 use super::foretell::{causes, foretell};
 use super::gc::advice;
 use super::host::HostArgs;
@@ -16,6 +16,7 @@ use super::status::free_at;
 use super::targets::readable;
 use super::view::{ViewedImage, of_directory};
 use crate::build::stack::UnreadableImage;
+use crate::class::Classified as _;
 use crate::disk::progress::Progress;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
@@ -24,6 +25,7 @@ use crate::engine::target::{
 };
 use crate::image::layout::ImageDir;
 use crate::image::summary::ImageKind;
+use crate::podman::load::base::MissingBase;
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::{LoadError, PodmanImageOutcome, PodmanLoadResult};
 
@@ -44,7 +46,8 @@ const EXAMPLE: &str = "Examples:
 /// A bundle (`windlass export --bundle`) is loaded the same way, without Nix: its layers are unpacked into the linked store
 /// if there is one, each byte read once and compared while it is written, or handed to Podman. What is cut is read from its
 /// parts; only for Podman it is put together first. What of it is damaged or missing is named with its images, the others
-/// load, and the exit code is 4.
+/// load, and the exit code is 4. What a delta (`--since`) leaves out must be in Podman: an image whose layers are not is
+/// refused with the name of the one that has them, the others load, and the exit code is 7.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct LoadArgs {
@@ -123,7 +126,7 @@ pub(super) struct LoadReport<'a> {
 }
 
 pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let (targets, lost) = readable(&args.paths, &args.images)?;
+    let (mut targets, lost) = readable(&args.paths, &args.images)?;
     lost.iter().for_each(|image| printer.note(format!("{}: {}", image.reference, image.error)));
     if targets.is_empty() && !lost.is_empty() {
         return Err(damaged(&lost));
@@ -133,8 +136,17 @@ pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Resu
         ViaOption::Store => target::LoadVia::Store,
         ViaOption::Podman => target::LoadVia::Podman,
     };
-    let options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() || !lost.is_empty() };
+    let mut options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() || !lost.is_empty() };
     let host = host(args, &targets, options, session)?;
+    let refused = refused(&host, &mut targets, options, session)?;
+    for base in &refused {
+        printer.note(base);
+        base.hint().iter().for_each(|hint| printer.note(format!("hint: {hint}")));
+    }
+    options.partial |= !refused.is_empty();
+    if targets.is_empty() && !refused.is_empty() {
+        return lacking(&lost, &refused);
+    }
     for warning in data_breaks(&host, &targets) {
         printer.note(format!("warning: {warning}"));
     }
@@ -143,7 +155,33 @@ pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Resu
     } else {
         perform(&host, &targets, options, printer, session)?;
     }
-    if lost.is_empty() { Ok(()) } else { Err(damaged(&lost)) }
+    lacking(&lost, &refused)
+}
+
+/// Takes out of the targets what cannot be loaded, because this Podman lacks what their bundle leaves out.
+fn refused(
+    host: &PodmanHost,
+    targets: &mut Vec<LoadTarget>,
+    options: LoadOptions,
+    session: &Session,
+) -> Result<Vec<MissingBase>> {
+    let missing = host.missing_bases(targets, options, session.progress())?;
+    let mut each = missing.iter();
+    targets.retain(|_| each.next().is_some_and(Option::is_none));
+    Ok(missing.into_iter().flatten().collect())
+}
+
+/// What is wrong with bundles, when the rest of them is loaded: what is damaged first.
+fn lacking(lost: &[UnreadableImage], refused: &[MissingBase]) -> Result<()> {
+    if !lost.is_empty() {
+        return Err(damaged(lost));
+    }
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = refused.iter().map(|base| &*base.reference).collect();
+    let (what, has) = (count(names.len(), "image"), if names.len() == 1 { "needs" } else { "need" });
+    Err(environment(format!("{what} of the bundle {has} layers that are not here: {}", names.join(", "))))
 }
 
 /// What is wrong with a bundle, when the rest of it is loaded.

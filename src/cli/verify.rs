@@ -14,7 +14,7 @@ use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::targets::lean;
 use super::view;
-use crate::build::check_archives::{self, ArchiveProblem, CheckedArchives};
+use crate::build::check_archives::{self, ArchiveProblem, CheckedArchives, ExpectedLayers};
 use crate::build::check_bundle;
 use crate::build::stack::StackDir;
 use crate::engine::generation::GenerationEntry;
@@ -43,7 +43,8 @@ const EXAMPLE: &str = "Examples:
 /// With a path: index, manifests and configs are always compared with their digests. A layer is checked by names and
 /// sizes or, with --full, by every byte of its blob or of the store paths it is made from. The archives of a stack are always
 /// read: each must have the sum of `SHA256SUMS`, and the manifest and layers of `stack.json`. What is wrong with a bundle
-/// is told by image and file, and its small files must have the sums of `SHA256SUMS`.
+/// is told by image and file, and its small files must have the sums of `SHA256SUMS`. What it leaves out is no fault; which
+/// images have it is told.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct VerifyArgs {
@@ -69,6 +70,9 @@ pub(super) struct VerifyReport {
     /// The same in parts, for what is loaded and for archives.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     details: Vec<ImageProblem>,
+    /// What a bundle leaves out, and who has it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expects: Vec<ExpectedLayers>,
     /// What mends it.
     #[serde(skip)]
     advice: String,
@@ -91,6 +95,7 @@ pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Re
                         read: 0,
                         problems: vec![],
                         details: vec![],
+                        expects: vec![],
                         advice: String::new(),
                     },
                     printer,
@@ -115,6 +120,7 @@ pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Re
                 read: session.progress().read(),
                 problems,
                 details: verified.problems,
+                expects: Vec::new(),
                 advice,
             }
         }
@@ -198,6 +204,7 @@ fn built(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
         read: progress.read(),
         problems,
         details: Vec::new(),
+        expects: Vec::new(),
         advice: String::new(),
     })
 }
@@ -223,7 +230,7 @@ fn has_archives(path: &Path) -> bool {
 fn archives(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
     let drawing = session.draw("verifying");
     let is_bundle = is_bundle(path);
-    let CheckedArchives { images, layers, problems } = match is_bundle {
+    let CheckedArchives { images, layers, expects, problems } = match is_bundle {
         true => check_bundle::check(path, full, session.progress())?,
         false => check_archives::check(path, session.progress())?,
     };
@@ -247,6 +254,7 @@ fn archives(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> 
         read: session.progress().read(),
         problems: details.iter().map(ToString::to_string).collect(),
         details,
+        expects,
         advice: format!("copy or build the {what} again; `sha256sum --check SHA256SUMS` compares them too"),
     };
     if lean(path) != path {
@@ -262,6 +270,11 @@ fn tell(report: &VerifyReport, printer: &Printer) -> Result<()> {
         printer.value(&report)?;
     } else {
         report.problems.iter().try_for_each(|problem| printer.line(problem))?;
+        for ExpectedLayers { image, of, digest, layers, bytes } in &report.expects {
+            let of = of.as_ref().zip(*digest).map(|(of, digest)| format!("{of} ({digest})"));
+            let of = of.unwrap_or_else(|| "another bundle".to_owned());
+            printer.line(format!("{image} expects {} ({}) of {of}", count(*layers, "layer"), size(*bytes)))?;
+        }
         printer.line(format!(
             "{}, {}: {}; read {}",
             count(report.images, "image"),

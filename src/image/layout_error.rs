@@ -20,6 +20,12 @@ pub enum LayoutError {
         /// What should be in it.
         missing: &'static str,
     },
+    /// Nothing that a delta could be made against.
+    #[error("{path} is no bundle, stack or image directory: it has neither stack.json nor image.json", path = path.display())]
+    NothingOld {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file cannot be read.
     #[error("read {path}: {source}", path = path.display())]
     Read {
@@ -119,6 +125,7 @@ impl Classified for LayoutError {
             | Self::Missing { .. }
             | Self::Changed { .. }
             | Self::Unreadable { .. } => Class::Unverified,
+            Self::NothingOld { .. } => Class::Usage,
             Self::NotAnImage { .. } | Self::Format { .. } | Self::NoLayer { .. } => Class::Failed,
         }
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod archive;
 pub(crate) mod bundle;
+pub(crate) mod delta;
 pub(crate) mod json;
 pub(crate) mod layout;
 mod layout_error;

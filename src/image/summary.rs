@@ -78,6 +78,21 @@ pub(crate) struct ImageOrigin {
     pub(crate) digest: Digest,
 }
 
+/// An image that a bundle leaves layers out for: it is expected where the bundle is loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ExpectedImage {
+    /// Its name and tag.
+    #[serde(rename = "ref")]
+    pub(crate) reference: Reference,
+    /// Digest of its manifest.
+    pub(crate) digest: Digest,
+    /// Digest of its config.
+    pub(crate) config_digest: Digest,
+    /// The layers that are left out because it has them.
+    pub(crate) layers: Vec<Digest>,
+}
+
 /// `image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -102,6 +117,9 @@ pub struct Summary {
     /// Layers that a bundle was made without.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) without: Vec<Digest>,
+    /// The images that have them, for a bundle that was made with `--since`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) expects: Vec<ExpectedImage>,
     /// The platforms, in the order in which they were given.
     pub platforms: Vec<PlatformRecord>,
 }
@@ -113,5 +131,11 @@ impl Summary {
         let mut seen = BTreeSet::new();
         let all = self.platforms.iter().flat_map(|platform| &platform.layers);
         all.filter(|layer| seen.insert(layer.digest)).collect()
+    }
+
+    /// Whether a bundle was made without this layer.
+    #[must_use]
+    pub(crate) fn leaves_out(&self, layer: &LayerRecord) -> bool {
+        self.without.contains(&layer.digest)
     }
 }

@@ -110,7 +110,10 @@ pub fn link(
 ) -> Result<Vec<Result<Linked, Arc<LinkError>>>, LinkError> {
     let change = store.change(progress)?;
     let records = store.records(progress)?;
-    let there = |chain: &str| !force && records.layers.contains_key(chain) && records.tree(chain).is_dir();
+    let there = |chain: &str, work: &LinkWork<'_>| {
+        let anew = force && !work.is_left_out();
+        !anew && records.layers.contains_key(chain) && records.tree(chain).is_dir()
+    };
     // A layer that several images share is made once, the largest first.
     let mut work: BTreeMap<String, LinkWork<'_>> = BTreeMap::new();
     for (image, platform) in images {
@@ -124,24 +127,26 @@ pub fn link(
             }
         }
     }
-    work.retain(|chain, _| !there(chain));
+    work.retain(|chain, work| !there(chain, work));
     let views = Views::new(store.path());
     let mut order: Vec<(&String, &LinkWork<'_>)> = work.iter().collect();
     order.sort_by_key(|(_, work)| std::cmp::Reverse(work.record.diff_size()));
-    // What is unpacked is unpacked once, whatever lies below it.
-    let mut trees: BTreeMap<Digest, Tree> = if force {
-        BTreeMap::new()
-    } else {
-        records.layers.values().filter_map(|layer| Tree::of(&change.root, layer)).collect()
-    };
+    // What is unpacked is unpacked once, whatever lies below it, and what a bundle leaves out is not unpacked at all.
+    let left_out: BTreeSet<Digest> =
+        work.values().filter(|work| work.is_left_out()).map(|work| work.record.diff_id()).collect();
+    let stays = |layer: &&StoredLayer| !force || layer.diff_digest.is_some_and(|digest| left_out.contains(&digest));
+    let stored = records.layers.values().filter(stays);
+    let mut trees: BTreeMap<Digest, Tree> = stored.filter_map(|layer| Tree::of(&change.root, layer)).collect();
     let mut seen: BTreeSet<Digest> = trees.keys().copied().collect();
-    let (first, later): (Vec<_>, Vec<_>) =
-        order.into_iter().partition(|(_, work)| work.blob().is_none() || seen.insert(work.record.diff_id()));
+    let (first, later): (Vec<_>, Vec<_>) = order
+        .into_iter()
+        .partition(|(_, work)| !work.is_left_out() && (work.blob().is_none() || seen.insert(work.record.diff_id())));
     let each = |work: Vec<(&String, &LinkWork<'_>)>,
                 trees: &BTreeMap<Digest, Tree>|
      -> Vec<(String, Result<Made, LinkError>)> {
         let make = |(chain, work): (&String, &LinkWork<'_>)| {
-            let tree = work.blob().and_then(|_| trees.get(&work.record.diff_id()));
+            let copies = work.is_left_out() || work.blob().is_some();
+            let tree = trees.get(&work.record.diff_id()).filter(|_| copies);
             (chain.clone(), make(chain, work, tree, &change, &views, progress))
         };
         work.into_par_iter().with_max_len(1).map(make).collect()
@@ -214,6 +219,11 @@ struct LinkWork<'a> {
 }
 
 impl LinkWork<'_> {
+    /// Whether its bundle has no bytes of it.
+    fn is_left_out(&self) -> bool {
+        self.image.summary().leaves_out(self.record)
+    }
+
     /// The file that is the layer, for one that was not made here.
     fn blob(&self) -> Option<&Path> {
         self.image.image().recipes.get(&self.record.digest)?.recipe.blob()
@@ -273,9 +283,12 @@ fn make(
 ) -> Result<Made, LinkError> {
     let record = work.record;
     let LayerRecord { digest, size, title, .. } = record;
-    let Some(Description { recipe, checksums }) = work.image.image().recipes.get(digest) else {
-        return Err(LinkError::NoRecipe { title: title.clone() });
-    };
+    let no_recipe = || LinkError::NoRecipe { title: title.clone() };
+    let made = work.image.image().recipes.get(digest);
+    if made.is_none() && same.is_none() {
+        return Err(no_recipe());
+    }
+    let compression = Compression::of_media_type(record.media_type().as_ref()).unwrap_or(Compression::None);
     let workplace = change.workplace(chain)?;
     let mut stored = StoredLayer {
         id: chain.to_owned(),
@@ -285,25 +298,14 @@ fn make(
         compressed_size: *size,
         diff_digest: Some(record.diff_id()),
         diff_size: record.diff_size(),
-        compression: 0,
+        compression: packing(compression),
         uidset: Vec::new(),
         gidset: Vec::new(),
         flags: BTreeMap::new(),
     };
-    let linked = if let Some(blob) = recipe.blob() {
-        let compression = Compression::of_media_type(record.media_type().as_ref()).unwrap_or(Compression::None);
-        stored.compression = packing(compression);
-        let twin = same.and_then(|same| Some((same, same.copy_to(&workplace, progress).ok()?)));
-        if let Some((same, links)) = twin {
-            (stored.uidset, stored.gidset) = (same.uidset.clone(), same.gidset.clone());
-            Linked { layers: 1, links, linked: record.diff_size(), ..Linked::default() }
-        } else {
-            [TREE, TAR_SPLIT].into_iter().try_for_each(|name| workplace.remove(name))?;
-            let unpacked = unpacked(work, blob, compression, &workplace, progress)?;
-            (stored.uidset, stored.gidset) = (or_root(&unpacked.uids), or_root(&unpacked.gids));
-            Linked { layers: 1, copies: [(CopyCause::Unpacked, record.diff_size())].into(), ..Linked::default() }
-        }
-    } else {
+    let blob = made.and_then(|made| made.recipe.blob());
+    let built = made.filter(|_| blob.is_none());
+    let linked = if let Some(Description { recipe, checksums }) = built {
         let placed = match place(recipe, checksums.as_ref(), &workplace, views, progress) {
             Err(TreeError::Changed) => return Err(changed(record, recipe).into()),
             Err(source) => {
@@ -318,8 +320,19 @@ fn make(
         }
         (stored.uidset, stored.gidset) = (or_root(&placed.uids), or_root(&placed.gids));
         Linked { layers: 1, links: placed.links, linked: placed.linked, copies: placed.copies }
+    } else {
+        let twin = same.and_then(|same| Some((same, same.copy_to(&workplace, progress).ok()?)));
+        if let Some((same, links)) = twin {
+            (stored.uidset, stored.gidset) = (same.uidset.clone(), same.gidset.clone());
+            Linked { layers: 1, links, linked: record.diff_size(), ..Linked::default() }
+        } else {
+            [TREE, TAR_SPLIT].into_iter().try_for_each(|name| workplace.remove(name))?;
+            let unpacked = unpacked(work, blob.ok_or_else(no_recipe)?, compression, &workplace, progress)?;
+            (stored.uidset, stored.gidset) = (or_root(&unpacked.uids), or_root(&unpacked.gids));
+            Linked { layers: 1, copies: [(CopyCause::Unpacked, record.diff_size())].into(), ..Linked::default() }
+        }
     };
-    let closed = recipe.blob().is_some();
+    let closed = built.is_none();
     let below = work.below.clone();
     Ok(Made { layer: NewLayer { record: stored, below, place: workplace, closed }, linked })
 }

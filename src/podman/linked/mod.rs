@@ -33,6 +33,7 @@ mod mend_records;
 mod replace_in_place;
 mod rooted_path;
 pub(crate) mod sharing;
+pub(crate) mod stored_archive;
 pub(crate) mod unpack;
 mod unpack_members;
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,10 +6,12 @@
 //! - What it does not confirm is taken away again (`undo`).
 
 pub(crate) mod artifacts;
+pub(crate) mod base;
 mod confirm;
 pub(crate) mod decide;
 mod error;
 pub(crate) mod pull;
+mod pull_error;
 pub(crate) mod sizes;
 pub(crate) mod undo;
 pub(crate) mod unreadable;

@@ -30,123 +30,25 @@ use oci_spec::image::MediaType;
 use rustix::fs::syncfs;
 use toml_edit::{DocumentMut, Item, Table, value};
 
-use crate::class::{Class, Classified};
+pub use super::pull_error::PullError;
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::{free_space, write_file};
 use crate::disk::progress::Progress;
 use crate::disk::size::size;
 use crate::disk::{AtPath, Staging, WriteError};
+use crate::image::bundle::BLOBS;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, PlatformRecord};
 use crate::image::{LayerKind, LayerRecord};
+use crate::layer::Sink;
 use crate::layer::output::{Output, Verify, can_share};
 use crate::oci::digest::Digest;
+use crate::podman::linked::stored_archive::StoredArchive;
 use crate::podman::storage::client::{ClientError, PodmanClient};
 use crate::podman::storage::places::Places;
 use crate::podman::storage::process::run;
-
-/// Why an image is not in Podman.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PullError {
-    /// A program, or what it said.
-    #[error(transparent)]
-    Engine(#[from] ClientError),
-    /// The image directory, or what its layers are made from.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// A place in the graph root.
-    #[error(transparent)]
-    Write(#[from] WriteError),
-    /// It would not fit; nothing was written.
-    #[error(
-        "{image} needs {} in {} while it is loaded ({} of them stay), and {} are free; nothing was changed",
-        size(*needed),
-        graph_root.display(),
-        size(*layers),
-        size(*free)
-    )]
-    NoSpace {
-        /// The image.
-        image: String,
-        /// Where.
-        graph_root: PathBuf,
-        /// Bytes that are needed at the fullest moment.
-        needed: u64,
-        /// Bytes of the layers, which stay.
-        layers: u64,
-        /// Bytes that are free.
-        free: u64,
-    },
-    /// It did not fit; what was written is gone again.
-    #[error("{image} does not fit in {graph_root}: {said}", graph_root = graph_root.display())]
-    Full {
-        /// The image.
-        image: String,
-        /// Where.
-        graph_root: PathBuf,
-        /// What the program said.
-        said: String,
-    },
-    /// A layer that Podman had a moment ago.
-    #[error("{image}: layer {title} ({digest}) was in Podman a moment ago and is gone: something removes images; load it again", digest = digest.short())]
-    LayerGone {
-        /// The image.
-        image: String,
-        /// The layer.
-        digest: Digest,
-        /// What is in it.
-        title: String,
-    },
-    /// The program ended well, and Podman has no such image.
-    #[error(
-        "{program} said that {name} is loaded, but Podman has no such image: see whether the {program} on PATH is the real one"
-    )]
-    NotThere {
-        /// The program.
-        program: &'static str,
-        /// The name.
-        name: String,
-    },
-    /// The program ended well, and Podman has another image under that name.
-    #[error("{program} said that {name} is loaded, but Podman has {found} there instead of {expected}")]
-    OtherImage {
-        /// The program.
-        program: &'static str,
-        /// The name.
-        name: String,
-        /// The image ID that it should have.
-        expected: Digest,
-        /// The image ID that Podman gives.
-        found: Digest,
-    },
-}
-
-impl Classified for PullError {
-    fn class(&self) -> Class {
-        match self {
-            Self::Engine(error) => error.class(),
-            Self::Layout(error) => error.class(),
-            Self::Write(error) => error.class(),
-            Self::NotThere { .. } | Self::OtherImage { .. } => Class::Unverified,
-            Self::NoSpace { .. } | Self::Full { .. } => Class::NoSpace,
-            Self::LayerGone { .. } => Class::Failed,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::NoSpace { .. } | Self::Full { .. } => {
-                Some("`windlass gc` and `podman image prune` free space".to_owned())
-            }
-            Self::OtherImage { name, .. } => {
-                Some(format!("if nothing else loads images, `podman rmi {name}`, and load it again"))
-            }
-            _ => None,
-        }
-    }
-}
+use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// An image that Podman now has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,10 +98,19 @@ pub fn pull(
         return Err(PullError::NoSpace { image, graph_root: root.clone(), needed, layers: bytes, free });
     }
 
+    let left_out = |layer: &&LayerRecord| image.summary().leaves_out(layer) && layer.packed.is_none();
+    let stored = match missing.iter().any(left_out) {
+        true => Some(StoreSnapshot::read(places, progress)?),
+        false => None,
+    };
     work.write(places, image, progress)?;
     progress.expect(missing.iter().zip(&blobs).filter(|(_, blob)| blob.is_none()).map(|(layer, _)| layer.size).sum());
     for (layer, blob) in missing.iter().zip(blobs) {
-        work.add_layer(image, layer, blob, progress)?;
+        let stored = stored.as_ref().filter(|_| left_out(layer));
+        match stored.and_then(|stored| StoredArchive::find(stored, layer.diff_id())) {
+            Some(stored) => work.add_stored(layer, &stored, progress)?,
+            None => work.add_layer(image, layer, blob, progress)?,
+        }
     }
     let before = written();
     let program = work.hand_over(engine, places, image, platform, progress).map_err(|error| match error {
@@ -328,6 +239,15 @@ impl PullWork {
         }
         let mut output = Output::create(&path, Verify::Never, false, progress)?;
         image.write_layer(layer, &mut output)?;
+        output.finish()?;
+        Ok(())
+    }
+
+    /// A layer that the bundle of the image leaves out, as another store of Podman has it.
+    fn add_stored(&self, layer: &LayerRecord, stored: &StoredArchive, progress: &Progress) -> Result<(), PullError> {
+        let path = self.path(&self.layout).join(BLOBS).join(layer.digest.hex());
+        let mut output = Output::create(&path, Verify::Never, false, progress)?;
+        stored.stream(&mut |bytes| output.bytes(bytes), progress)?;
         output.finish()?;
         Ok(())
     }

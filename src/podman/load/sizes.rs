@@ -138,6 +138,8 @@ pub(super) struct Ways<'a> {
     pulled_now: BTreeSet<String>,
     /// Archives that are unpacked in the linked store.
     unpacked: BTreeSet<Digest>,
+    /// The same, whatever was asked for: what a bundle leaves out is taken from there.
+    lent: BTreeSet<Digest>,
     /// Diff IDs that the graph root has.
     present: BTreeSet<Digest>,
     /// Whether a layer has copies of all below it.
@@ -155,7 +157,8 @@ impl<'a> Ways<'a> {
     ) -> Option<Self> {
         let own = snapshot.stores.first()?;
         let linked = linked.and_then(|path| snapshot.stores.iter().find(|records| records.store == path));
-        let there = linked.filter(|_| !options.force).into_iter().flat_map(|records| records.layers.values());
+        let there = linked.into_iter().flat_map(|records| records.layers.values());
+        let lent: BTreeSet<Digest> = there.filter_map(|layer| layer.diff_digest).collect();
         let whole_trees = host.copies_whole_trees();
         Some(Self {
             host,
@@ -166,7 +169,8 @@ impl<'a> Ways<'a> {
             going,
             linked_now: BTreeSet::new(),
             pulled_now: BTreeSet::new(),
-            unpacked: there.filter_map(|layer| layer.diff_digest).collect(),
+            unpacked: if options.force { BTreeSet::new() } else { lent.clone() },
+            lent,
             present: snapshot.own_diff_ids(),
             whole_trees,
         })
@@ -175,12 +179,24 @@ impl<'a> Ways<'a> {
     /// How an image would be linked, or why it cannot be.
     pub(super) fn link(&mut self, image: &ImageDir, platform: &PlatformRecord) -> Option<Result<LoadWay, String>> {
         let records = self.linked?;
-        let is_there =
-            |chain: &str| !self.options.force && records.layers.contains_key(chain) && records.tree(chain).is_dir();
+        let is_there = |chain: &str, anew: bool| {
+            let anew = self.options.force && anew;
+            !anew && records.layers.contains_key(chain) && records.tree(chain).is_dir()
+        };
         let mut copies = CopiedBytes::new();
         for (layer, chain) in platform.layers.iter().zip(chain_ids(&platform.layers)) {
-            let chain = chain.hex();
-            if is_there(&chain) || self.linked_now.contains(&chain) {
+            let (chain, left_out) = (chain.hex(), image.summary().leaves_out(layer));
+            if is_there(&chain, !left_out) || self.linked_now.contains(&chain) {
+                continue;
+            }
+            if left_out {
+                if !self.lent.contains(&layer.diff_id()) && !self.unpacked.contains(&layer.diff_id()) {
+                    let (title, digest) = (&layer.title, layer.digest.short());
+                    return Some(Err(format!(
+                        "layer {title} ({digest}), which its bundle leaves out, is in another store"
+                    )));
+                }
+                self.linked_now.insert(chain);
                 continue;
             }
             let of_layer = match self.host.sizes.foreseen(image, layer, &records.store) {

@@ -1,0 +1,120 @@
+//! What a bundle leaves out, because an image has it that is expected to be here: is it?
+
+use std::collections::BTreeSet;
+
+use super::LoadError;
+use super::decide::PodmanHost;
+use crate::class::{Class, Classified};
+use crate::disk::progress::Progress;
+use crate::engine::target::{LoadOptions, LoadTarget, LoadVia, Presence};
+use crate::image::LayerRecord;
+use crate::image::summary::ExpectedImage;
+use crate::oci::digest::Digest;
+use crate::oci::reference::Reference;
+use crate::podman::storage::records::StoreRecords;
+use crate::podman::storage::snapshot::StoreSnapshot;
+
+/// An image cannot be loaded without layers that its bundle leaves out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reference} was exported without {}{}", listed(.layers), lacked(.expects))]
+pub(crate) struct MissingBase {
+    pub(crate) reference: Reference,
+    /// What this Podman lacks.
+    pub(crate) layers: Vec<LayerRecord>,
+    /// The images that have it.
+    pub(crate) expects: Vec<ExpectedImage>,
+}
+
+fn listed(layers: &[LayerRecord]) -> String {
+    let each = |layer: &LayerRecord| format!("layer {} ({})", layer.title, layer.digest.short());
+    layers.iter().map(each).collect::<Vec<_>>().join(" and ")
+}
+
+fn lacked(expects: &[ExpectedImage]) -> String {
+    let each = |old: &ExpectedImage| format!("{} ({})", old.reference, old.digest);
+    match expects {
+        [] => ", and Podman does not have it; nothing of the image was written".to_owned(),
+        _ => {
+            let all = expects.iter().map(each).collect::<Vec<_>>().join(" and ");
+            format!(", which it expects of {all}, and Podman does not have it; nothing of the image was written")
+        }
+    }
+}
+
+impl Classified for MissingBase {
+    fn class(&self) -> Class {
+        Class::Environment
+    }
+
+    fn hint(&self) -> Option<String> {
+        let Some(old) = self.expects.first() else {
+            return Some(
+                "load the bundle that has it first, as `windlass export --only-models` makes one of models".to_owned(),
+            );
+        };
+        let old = &old.reference;
+        Some(format!("load {old} first, or a bundle that `windlass export` makes without --since"))
+    }
+}
+
+impl PodmanHost {
+    /// Target by target, what it cannot be loaded without. A target may have layers of those before it.
+    ///
+    /// # Errors
+    /// If the records cannot be read, or one is not for this host.
+    pub(crate) fn missing_bases(
+        &self,
+        targets: &[LoadTarget],
+        options: LoadOptions,
+        progress: &Progress,
+    ) -> Result<Vec<Option<MissingBase>>, LoadError> {
+        if targets.iter().all(|target| target.image.summary().without.is_empty()) {
+            return Ok(vec![None; targets.len()]);
+        }
+        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let linked = self.linked.as_ref().filter(|_| options.via != LoadVia::Podman);
+        let mut brought: BTreeSet<Digest> = BTreeSet::new();
+        let mut missing = Vec::new();
+        for target in targets {
+            let (summary, platform) = (target.image.summary(), target.platform()?);
+            if matches!(snapshot.presence(summary, platform), Presence::Present { .. }) {
+                missing.push(None);
+                continue;
+            }
+            // What came packed goes to Podman's own store as it came, and only its archive is in another store.
+            let usable = |store: &&StoreRecords, layer: &LayerRecord| {
+                let is_own = store.store == self.places.graph_root;
+                let is_linked = linked.is_some_and(|linked| linked.path() == store.store);
+                match options.via {
+                    LoadVia::Store => is_linked,
+                    _ => is_own || is_linked || layer.packed.is_none(),
+                }
+            };
+            let is_had = |layer: &LayerRecord| {
+                brought.contains(&layer.diff_id())
+                    || snapshot
+                        .stores
+                        .iter()
+                        .filter(|store| usable(store, layer))
+                        .any(|store| has(store, layer.diff_id()))
+            };
+            let left_out = platform.layers.iter().filter(|layer| summary.leaves_out(layer));
+            let layers: Vec<LayerRecord> = left_out.filter(|layer| !is_had(layer)).cloned().collect();
+            if layers.is_empty() {
+                brought.extend(platform.layers.iter().map(LayerRecord::diff_id));
+                missing.push(None);
+                continue;
+            }
+            let of = |old: &&ExpectedImage| layers.iter().any(|layer| old.layers.contains(&layer.digest));
+            let expects = summary.expects.iter().filter(of).cloned().collect();
+            missing.push(Some(MissingBase { reference: summary.reference.clone(), layers, expects }));
+        }
+        Ok(missing)
+    }
+}
+
+/// Whether a store has all of a layer, over whichever others.
+fn has(store: &StoreRecords, diff_id: Digest) -> bool {
+    let mut fits = store.layers.values().filter(|layer| layer.diff_digest == Some(diff_id) && !layer.is_incomplete());
+    fits.any(|layer| store.tree(&layer.id).is_dir())
+}
