@@ -9,10 +9,10 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bundle_content::ImageBundle;
 use super::bundle_files::{BundleBlob, is_name_of_blob, write_blob};
 use super::check_archives::sums;
-use super::since::OldImages;
-use super::stack::{Form, SERVICES, StackDir, describe, services_file};
+use super::stack::{Form, SERVICES, describe, services_file};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
@@ -20,20 +20,18 @@ use crate::disk::files::write_file;
 use crate::disk::parts::MOST_PARTS;
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError, own_lock};
-use crate::image::archive::Without;
 use crate::image::bundle::{BLOBS, SUMS};
-use crate::image::delta::{self, delta_manifest};
-use crate::image::layout::{ImageDir, LayoutError};
-use crate::image::summary::{ExpectedImage, ImageKind, Summary};
-use crate::image::{LayerRecord, SmallBlob, index_of, oci_layout};
+use crate::image::delta;
+use crate::image::layout::LayoutError;
+use crate::image::summary::Summary;
+use crate::image::{SmallBlob, index_of, oci_layout};
 use crate::layer::output::Verify;
 use crate::names::Name;
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
-use crate::spec::service::ServiceConfig;
 
 /// The file for the person who finds a bundle; it is there first, and says that the directory is one.
-const README: &str = "README.txt";
+pub(super) const README: &str = "README.txt";
 /// How it begins.
 const FIRST_LINE: &str = "This directory is a bundle of container images, written by `windlass export --bundle`.\n";
 /// What else a directory has that may be something else than a bundle.
@@ -50,11 +48,14 @@ pub(crate) enum BundleError {
     #[error(transparent)]
     Write(#[from] WriteError),
     /// Something else is there.
-    #[error("{path} is there, and no bundle that windlass wrote is around it; give another directory", path = path.display())]
+    #[error("{path} is there, and no bundle of the same form that windlass wrote is around it; give another directory", path = path.display())]
     Foreign { path: PathBuf },
     /// Only one of them could have the name.
     #[error("{one} and {two} are not the same image and would both be {name} in the bundle; make a bundle of each", one = one.display(), two = two.display())]
     SameName { name: String, one: PathBuf, two: PathBuf },
+    /// A platform that was asked for, and is not there.
+    #[error("{image} is not for {asked}; it is for {has}")]
+    NoPlatform { image: String, asked: String, has: String },
     /// Files so small that there would be too many.
     #[error("--max-file {most} would cut blob {digest} of {size} bytes into more than {MOST_PARTS} parts; give a larger size", digest = digest.short())]
     TooManyParts { most: u64, digest: Digest, size: u64 },
@@ -65,23 +66,11 @@ impl Classified for BundleError {
         match self {
             Self::Layout(error) => error.class(),
             Self::Write(error) => error.class(),
-            Self::Foreign { .. } | Self::SameName { .. } | Self::TooManyParts { .. } => Class::Usage,
+            Self::Foreign { .. } | Self::SameName { .. } | Self::NoPlatform { .. } | Self::TooManyParts { .. } => {
+                Class::Usage
+            }
         }
     }
-}
-
-/// What a bundle is made of.
-#[derive(Debug, Default)]
-pub(crate) struct ImageBundle {
-    images: Vec<ImageDir>,
-    models: Vec<(Name, ImageDir)>,
-    services: BTreeMap<String, ServiceConfig>,
-    /// What is left out of the images.
-    without: Without,
-    /// What there was before.
-    old: OldImages,
-    /// The largest file.
-    most: Option<u64>,
 }
 
 /// What writing a bundle would do.
@@ -115,170 +104,12 @@ impl BundlePlan<'_> {
 }
 
 impl ImageBundle {
-    /// One without images, and with no file larger than `most`.
-    #[must_use]
-    pub(crate) fn new(most: Option<u64>) -> Self {
-        Self { most, ..Self::default() }
-    }
-
-    /// Adds a lean stack.
-    ///
-    /// # Errors
-    /// If something of the same name is there already and is not the same.
-    pub(crate) fn add_stack(&mut self, stack: StackDir) -> Result<(), BundleError> {
-        stack.models.into_iter().try_for_each(|(name, model)| self.add(Some(name), model))?;
-        stack.images.into_iter().try_for_each(|image| self.add(None, image))?;
-        self.services.extend(stack.services);
-        Ok(())
-    }
-
-    /// Adds an image or a model.
-    ///
-    /// # Errors
-    /// As for [`add_stack`](Self::add_stack).
-    pub(crate) fn add_image(&mut self, image: ImageDir) -> Result<(), BundleError> {
-        let is_model = image.summary().kind == ImageKind::Model;
-        self.add(is_model.then(|| image.summary().name.file_name()), image)
-    }
-
-    fn add(&mut self, model: Option<Name>, image: ImageDir) -> Result<(), BundleError> {
-        let name = model.clone().unwrap_or_else(|| image.summary().name.file_name());
-        let models = self.models.iter().map(|(name, image)| (true, name.clone(), image));
-        let images = self.images.iter().map(|image| (false, image.summary().name.file_name(), image));
-        let mut all = models.chain(images);
-        let has = |(is_model, other, there): &(bool, Name, &ImageDir)| {
-            (*is_model == model.is_some() && *other == name) || there.summary().reference == image.summary().reference
-        };
-        if let Some((_, _, there)) = all.find(has) {
-            if there.summary().digest == image.summary().digest {
-                return Ok(());
-            }
-            let (one, two) = (there.path().to_owned(), image.path().to_owned());
-            return Err(BundleError::SameName { name: name.to_string(), one, two });
-        }
-        drop(all);
-        match model {
-            Some(name) => self.models.push((name, image)),
-            None => self.images.push(image),
-        }
-        Ok(())
-    }
-
-    /// Leaves out the models, or everything else.
-    pub(crate) fn keep(&mut self, images: bool, models: bool) {
-        if !models {
-            self.models.clear();
-            self.without.models = true;
-        }
-        if !images {
-            self.images.clear();
-            self.services.clear();
-        }
-    }
-
-    /// Leaves out what these have.
-    pub(crate) fn since(&mut self, old: OldImages) {
-        self.without.layers = old.layers();
-        self.old = old;
-    }
-
-    /// The images that are expected for what is left out, each once with all layers that it is expected for.
-    pub(crate) fn expected(&self) -> Vec<ExpectedImage> {
-        let mut all: Vec<ExpectedImage> = Vec::new();
-        for expected in self.all().flat_map(|image| self.named(image).expects) {
-            match all.iter_mut().find(|other| other.digest == expected.digest) {
-                Some(other) => {
-                    let more = expected.layers.iter().filter(|layer| !other.layers.contains(layer));
-                    let more: Vec<Digest> = more.copied().collect();
-                    other.layers.extend(more);
-                }
-                None => all.push(expected),
-            }
-        }
-        all
-    }
-
-    /// Bytes of all layers, with those that are left out for what there was before; and those of the others unpacked, which a
-    /// host writes that has what there was.
-    pub(crate) fn sizes(&self) -> (u64, u64) {
-        let mut seen = BTreeSet::new();
-        let (mut full, mut unpacked) = (0, 0);
-        for image in self.all() {
-            let models = Without { layers: BTreeSet::new(), ..self.without(image) };
-            for layer in image.summary().layers().into_iter().filter(|layer| !models.leaves_out(layer)) {
-                if seen.insert(layer.digest) {
-                    full += layer.size;
-                    unpacked += if self.without.layers.contains(&layer.digest) { 0 } else { layer.diff_size() };
-                }
-            }
-        }
-        (full, unpacked)
-    }
-
-    /// Images, then models.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &ImageDir> + Clone {
-        self.images.iter().chain(self.models.iter().map(|(_, model)| model))
-    }
-
-    /// How many images, and how many models.
-    pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.images.len(), self.models.len())
-    }
-
-    /// What is left out of an image.
-    pub(crate) fn without(&self, image: &ImageDir) -> Without {
-        // A model of its own is there whole.
-        let models = self.without.models && image.summary().kind != ImageKind::Model;
-        Without { models, ..self.without.clone() }
-    }
-
-    /// What `image.json` of the bundle says of an image.
-    fn named(&self, image: &ImageDir) -> Summary {
-        let (without, summary) = (self.without(image), image.summary());
-        let left_out: Vec<&LayerRecord> =
-            summary.layers().into_iter().filter(|layer| without.leaves_out(layer)).collect();
-        Summary {
-            without: left_out.iter().map(|layer| layer.digest).collect(),
-            expects: self.old.expected(summary, &left_out),
-            ..summary.clone()
-        }
-    }
-
-    /// For other tools: what a delta expects of each image that it has without some layers, with the name that it has in the index.
-    fn deltas(&self, image: &ImageDir) -> Vec<(SmallBlob, String)> {
-        let Summary { reference, without, expects, platforms, .. } = self.named(image);
-        let without: BTreeSet<Digest> = without.into_iter().collect();
-        let small = |digest| image.image().small_blobs().find(|blob| blob.digest == digest);
-        let mut deltas = Vec::new();
-        for platform in &platforms {
-            let has = |old: &&ExpectedImage| platform.layers.iter().any(|layer| old.layers.contains(&layer.digest));
-            let source = expects.iter().find(has);
-            let (Some(source), Some(manifest), Some(config)) =
-                (source, small(platform.digest), small(platform.config_digest))
-            else {
-                continue;
-            };
-            let name = match &platforms[..] {
-                [_] => format!("{reference}-delta"),
-                _ => format!("{reference}-delta-{}", platform.platform.to_string().replace('/', "-")),
-            };
-            deltas.push((delta_manifest(platform, [manifest, config], &without, source), name));
-        }
-        deltas
-    }
-
     /// Compares with what is in a directory. Nothing is written, and no blob is read.
     ///
     /// # Errors
     /// If something else is there, a layer is neither there nor can be had, or a blob had to be cut too often.
     pub(crate) fn plan(&self, directory: &Path) -> Result<BundlePlan<'_>, BundleError> {
-        let readme = bounded::text(&directory.join(README), Cap::Document).unwrap_or_default();
-        if !readme.starts_with(FIRST_LINE)
-            && let Some(path) =
-                NAMES.iter().chain([&README]).map(|name| directory.join(name)).find(|path| path.exists())
-        {
-            return Err(BundleError::Foreign { path });
-        }
+        refuse_foreign(directory, FIRST_LINE)?;
         let sums = sums(&bounded::text(&directory.join(SUMS), Cap::Document).unwrap_or_default());
         let mut blobs: Vec<BundleBlob<'_>> = Vec::new();
         for image in self.all() {
@@ -311,16 +142,8 @@ impl ImageBundle {
     /// # Errors
     /// With the file or the layer at fault. What was written before stays, for the next run.
     pub(crate) fn write(&self, directory: &Path, verify: Verify, progress: &Progress) -> Result<usize, BundleError> {
-        fs::create_dir_all(directory).at("create", directory)?;
+        let (root, _lock) = lock(directory, progress)?;
         let mut files = BundleFiles { directory, progress, sums: BTreeMap::new() };
-        let root = Dir::open(directory)?;
-        let lock = root.again()?.into_file();
-        let attempt = || match lock.try_lock() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
-        };
-        own_lock::wait(directory, progress, attempt)?;
         // Another one may have changed it meanwhile.
         let plan = self.plan(directory)?;
         files.put(README, self.readme(&plan).as_bytes())?;
@@ -371,14 +194,7 @@ impl ImageBundle {
         files.put("oci-layout", &oci_layout())?;
         let entries: Vec<(&SmallBlob, &str)> = entries.iter().map(|(blob, name)| (blob, name.as_str())).collect();
         files.put("index.json", &index_of(&entries))?;
-        {
-            let _step = progress.step(format!("the disk of {} writes what it holds back", directory.display()));
-            rustix::fs::syncfs(&root).at("sync", directory)?;
-        }
-        let line = |(path, digest): (&PathBuf, &Digest)| format!("{}  {}\n", digest.hex(), path.display());
-        let lines: String = files.sums.iter().map(line).collect();
-        files.put(SUMS, lines.as_bytes())?;
-        root.sync()?;
+        files.finish(&root)?;
         files.remove_rest()
     }
 
@@ -407,22 +223,46 @@ impl ImageBundle {
     }
 }
 
+/// Refuses a directory that has what a bundle has, and not the README.txt of one that begins with this line.
+pub(super) fn refuse_foreign(directory: &Path, first_line: &str) -> Result<(), BundleError> {
+    let readme = bounded::text(&directory.join(README), Cap::Document).unwrap_or_default();
+    let mut names = NAMES.iter().chain([&README]).map(|name| directory.join(name));
+    match names.find(|path| path.exists()).filter(|_| !readme.starts_with(first_line)) {
+        Some(path) => Err(BundleError::Foreign { path }),
+        None => Ok(()),
+    }
+}
+
+/// Takes a directory for writing a bundle into it, waiting for another windlass that does.
+pub(super) fn lock(directory: &Path, progress: &Progress) -> Result<(Dir, File), BundleError> {
+    fs::create_dir_all(directory).at("create", directory)?;
+    let root = Dir::open(directory)?;
+    let lock = root.again()?.into_file();
+    let attempt = || match lock.try_lock() {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    };
+    own_lock::wait(directory, progress, attempt)?;
+    Ok((root, lock))
+}
+
 /// The files of a bundle that is written.
-struct BundleFiles<'a> {
-    directory: &'a Path,
-    progress: &'a Progress,
+pub(super) struct BundleFiles<'a> {
+    pub(super) directory: &'a Path,
+    pub(super) progress: &'a Progress,
     /// All that belong to it, by their paths in it.
-    sums: BTreeMap<PathBuf, Digest>,
+    pub(super) sums: BTreeMap<PathBuf, Digest>,
 }
 
 impl BundleFiles<'_> {
-    fn folder(&self, name: &str) -> Result<(), WriteError> {
+    pub(super) fn folder(&self, name: &str) -> Result<(), WriteError> {
         let path = self.directory.join(name);
         fs::create_dir_all(&path).at("create", &path)
     }
 
     /// Writes a small file, unless it is there.
-    fn put(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
+    pub(super) fn put(&mut self, name: &str, bytes: &[u8]) -> Result<(), WriteError> {
         let path = self.directory.join(name);
         self.sums.insert(name.into(), Digest::of(bytes));
         let beside = self.directory.join(format!("{name}.new"));
@@ -433,6 +273,24 @@ impl BundleFiles<'_> {
         }
         write_file(&beside, bytes, self.progress)?;
         publish(&beside, &path)
+    }
+
+    /// Writes the sums of all files, when these are on the disk.
+    pub(super) fn finish(&mut self, root: &Dir) -> Result<(), WriteError> {
+        let step = format!("the disk of {} writes what it holds back", self.directory.display());
+        {
+            let _step = self.progress.step(step);
+            rustix::fs::syncfs(root).at("sync", self.directory)?;
+        }
+        self.put_sums()?;
+        root.sync()
+    }
+
+    /// Writes the sums of the files that are there by now.
+    pub(super) fn put_sums(&mut self) -> Result<(), WriteError> {
+        let line = |(path, digest): (&PathBuf, &Digest)| format!("{}  {}\n", digest.hex(), path.display());
+        let lines: String = self.sums.iter().filter(|(path, _)| !path.ends_with(SUMS)).map(line).collect();
+        self.put(SUMS, lines.as_bytes())
     }
 
     /// Removes what a bundle has had here and does not name any more. Whatever else lies here is not ours.

@@ -137,26 +137,32 @@ pub(super) fn sums(text: &str) -> BTreeMap<PathBuf, Digest> {
 
 fn expected(json: &StackJson) -> BTreeMap<PathBuf, ExpectedArchive> {
     let mut archives: BTreeMap<PathBuf, ExpectedArchive> = BTreeMap::new();
-    let add = |archive: &mut ExpectedArchive, name: String, layers: &[StackLayer], with_models: bool| {
-        if !archive.images.contains(&name) {
-            archive.images.push(name);
-        }
-        let layers = layers.iter().filter(|layer| with_models || layer.kind != LayerKind::Model);
-        archive.layers.extend(layers.map(|layer| (layer.digest, layer.title.clone())));
-    };
+    let add =
+        |archive: &mut ExpectedArchive, name: String, (layers, without): (&[StackLayer], &[Digest]), with_models| {
+            if !archive.images.contains(&name) {
+                archive.images.push(name);
+            }
+            let is_in = |layer: &&StackLayer| {
+                (with_models || layer.kind != LayerKind::Model) && !without.contains(&layer.digest)
+            };
+            let layers = layers.iter().filter(is_in);
+            archive.layers.extend(layers.map(|layer| (layer.digest, layer.title.clone())));
+        };
     for image in &json.images {
         let Some(path) = &image.archive else { continue };
         let archive = archives.entry(path.to_path_buf()).or_default();
         archive.top = Some(image.index_digest.unwrap_or(image.digest));
         archive.small.extend([image.digest, image.config_digest].into_iter().chain(image.index_digest));
-        add(archive, image.reference.to_string(), &image.layers, false);
+        // A bundle tells what each archive is without; the images of a stack are all without the weights.
+        let with_models = image.archive_size.is_some();
+        add(archive, image.reference.to_string(), (&image.layers, &image.without), with_models);
     }
     for model in &json.models {
         let Some(path) = &model.archive else { continue };
         let archive = archives.entry(path.to_path_buf()).or_default();
         archive.top = Some(model.digest);
         archive.small.extend([model.digest, model.config_digest]);
-        add(archive, model.reference.to_string(), &model.layers, true);
+        add(archive, model.reference.to_string(), (&model.layers, &model.without), true);
     }
     archives
 }

@@ -4,6 +4,8 @@
 //! parallel, the largest first, so that the weights do not start last.
 
 pub(crate) mod bundle;
+mod bundle_archives;
+pub(crate) mod bundle_content;
 mod bundle_files;
 pub(crate) mod check_archives;
 pub(crate) mod check_bundle;

@@ -71,6 +71,12 @@ pub struct StackImage {
     /// Its archive; not in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<RelativePath>,
+    /// Bytes of its archive, where a bundle of archives has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) archive_size: Option<u64>,
+    /// Layers that this archive was written without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) without: Vec<Digest>,
     /// Its image directory; only in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<RelativePath>,
@@ -122,6 +128,12 @@ pub struct StackModel {
     /// Its archive; not in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<RelativePath>,
+    /// Bytes of its archive, where a bundle of archives has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) archive_size: Option<u64>,
+    /// Layers that this archive was written without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) without: Vec<Digest>,
     /// Its image directory; only in a lean stack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<RelativePath>,
@@ -173,6 +185,8 @@ pub(super) fn describe(images: &[&Summary], models: &[(&Name, &Summary)], form: 
             index_digest: (summary.digest != platform.digest).then_some(summary.digest),
             config_digest: platform.config_digest,
             archive: archive.clone(),
+            archive_size: None,
+            without: Vec::new(),
             directory: directory.clone(),
             size: platform.size,
             layers: platform.layers.iter().map(StackLayer::from).collect(),
@@ -189,6 +203,8 @@ pub(super) fn describe(images: &[&Summary], models: &[(&Name, &Summary)], form: 
             digest: platform.digest,
             config_digest: platform.config_digest,
             archive,
+            archive_size: None,
+            without: Vec::new(),
             directory,
             size: platform.size,
             layers: platform.layers.iter().map(StackLayer::from).collect(),
@@ -277,7 +293,9 @@ impl StackDir {
             Some(directory) => ImageDir::open(&path.join(directory)),
             None => Err(LayoutError::Format {
                 path: path.join("stack.json"),
-                message: "is a stack of archives; use the lean stack that it was made from".to_owned(),
+                message:
+                    "is a stack of archives; use the lean stack that it was made from, or `podman load -i` each archive"
+                        .to_owned(),
             }),
         };
         let (mut images, mut models, mut unreadable) = (Vec::new(), Vec::new(), Vec::new());

@@ -11,7 +11,7 @@ use super::input;
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::targets::lean;
-use crate::build::bundle::ImageBundle;
+use crate::build::bundle_content::ImageBundle;
 use crate::build::since::OldImages;
 use crate::build::stack::StackDir;
 use crate::disk::files::free_space;
@@ -19,6 +19,7 @@ use crate::disk::size::parse_size;
 use crate::engine::Engine as _;
 use crate::image::layout::ImageDir;
 use crate::image::summary::ExpectedImage;
+use crate::oci::platform::Platform;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BundleArgs {
@@ -28,9 +29,15 @@ pub(super) struct BundleArgs {
     /// Cut blobs of a bundle that are larger than this into parts: `4294967295` for FAT32.
     #[arg(long, value_name = "SIZE", value_parser = file_size, requires = "bundle")]
     max_file: Option<u64>,
+    /// Write one archive for each image and model, for `podman load -i`, `docker load` and `ctr images import`.
+    #[arg(long, requires = "bundle", conflicts_with = "max_file")]
+    tar: bool,
     /// Only the models, for a bundle beside one that is made `--without models`.
     #[arg(long, requires = "bundle", conflicts_with = "without")]
     only_models: bool,
+    /// Only these platforms of images that have several; one without a variant means all variants. Repeatable.
+    #[arg(long = "platform", value_name = "OS/ARCH[/VARIANT]", requires = "bundle")]
+    platforms: Vec<Platform>,
     /// Leave out what OLD has: a bundle, a stack, an image directory, a `stack.json` alone, or `generation:7` of this host.
     #[arg(long, value_name = "OLD", requires = "bundle", value_parser = old_place)]
     since: Option<OldPlace>,
@@ -97,7 +104,7 @@ pub(super) struct BundleReport {
     dry_run: bool,
     images: usize,
     models: usize,
-    /// Blobs of layers.
+    /// Blobs of layers, or archives.
     blobs: usize,
     /// How many of them are cut into parts.
     cut: usize,
@@ -123,7 +130,7 @@ pub(super) struct BundleReport {
 }
 
 pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, session: &Session) -> Result<()> {
-    let BundleArgs { max_file, only_models, dry_run, .. } = args.bundle;
+    let BundleArgs { max_file, tar, only_models, dry_run, .. } = args.bundle;
     let old = old_images(&args.bundle, directory, printer, session)?;
     let is_delta = old.is_some();
     let without_models = match &args.without[..] {
@@ -140,6 +147,9 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         }
     }
     bundle.keep(!only_models, !without_models);
+    if !args.bundle.platforms.is_empty() {
+        bundle.only(&args.bundle.platforms)?;
+    }
     if let Some(old) = old {
         bundle.since(old);
     }
@@ -151,17 +161,35 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
             "nothing but models was given"
         }));
     }
-    let plan = bundle.plan(directory)?;
-    let (missing, progress) = (plan.missing(), session.progress());
+    let progress = session.progress();
+    let (blobs, cut, bytes, missing) = if tar {
+        let plan = bundle.plan_archives(directory)?;
+        let repeated = plan.repeated();
+        if repeated > 0 {
+            printer.note(format!(
+                "{} of weights are in more than one archive; a bundle without --tar has each layer once, or make two: \
+                 --only-models, and --without models",
+                size(repeated)
+            ));
+        }
+        (plan.archives(), 0, plan.size(), plan.missing())
+    } else {
+        let plan = bundle.plan(directory)?;
+        (plan.blobs(), plan.cut(), plan.size(), plan.missing())
+    };
     let there = directory.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let free = free_space(there)?;
     let all: Vec<_> = bundle.all().map(|image| (image.clone(), bundle.without(image))).collect();
     check_space(&all, missing, (directory, there))?;
     let mut removed = 0;
     if !dry_run {
-        progress.expect(plan.size());
+        progress.expect(bytes);
         let drawing = session.draw("exporting");
-        removed = bundle.write(directory, args.verify.of(bundle.all()), progress)?;
+        let verify = args.verify.of(bundle.all());
+        removed = match tar {
+            true => bundle.write_archives(directory, verify, progress)?,
+            false => bundle.write(directory, verify, progress)?,
+        };
         drop(drawing);
     }
     let (full, target_writes) = bundle.sizes();
@@ -173,9 +201,9 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         dry_run,
         images,
         models,
-        blobs: plan.blobs(),
-        cut: plan.cut(),
-        bytes: plan.size(),
+        blobs,
+        cut,
+        bytes,
         missing,
         free,
         read: progress.read(),
@@ -200,7 +228,7 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         directory.display(),
         count(images, "image"),
         count(models, "model"),
-        count(report.blobs, "layer"),
+        count(report.blobs, if tar { "archive" } else { "layer" }),
         size(report.bytes)
     );
     if dry_run {

@@ -199,6 +199,19 @@ impl ImageDir {
         Ok(Self { path: path.to_owned(), layout, in_bundle, image })
     }
 
+    /// The same with these of its platforms only; its digest stays, and an index names the others as ones that are elsewhere.
+    #[must_use]
+    pub(crate) fn only(mut self, is_wanted: &dyn Fn(&PlatformRecord) -> bool) -> Self {
+        let ImageInMemory { summary, blobs, .. } = &mut self.image;
+        summary.platforms.retain(is_wanted);
+        let kept = |blob: &SmallBlob| {
+            let mut platforms = summary.platforms.iter();
+            platforms.any(|platform| [platform.digest, platform.config_digest].contains(&blob.digest))
+        };
+        blobs.retain(kept);
+        self
+    }
+
     /// Checks that every program which reads images can read this one; [`strict`] says why that matters. An image that was
     /// built by an older windlass may be another.
     ///

@@ -55,6 +55,14 @@ impl Platform {
         Self { os, architecture, variant }
     }
 
+    /// Whether this is the platform that was asked for: one without a variant asks for all variants.
+    #[must_use]
+    pub(crate) fn is_one_of(&self, asked: &Self) -> bool {
+        let (own, asked) = (self.clone().canonical(), asked.clone().canonical());
+        let variant = asked.variant.is_none() || own.variant == asked.variant;
+        own.os == asked.os && own.architecture == asked.architecture && variant
+    }
+
     /// Whether a container of this platform runs on `host`; what is only data runs anywhere.
     #[must_use]
     pub(crate) fn runs_on(&self, host: &Self) -> bool {

@@ -358,3 +358,127 @@ fn two_exports_at_once_and_a_blob_of_another_bundle() {
         assert!(said.code == 4 && said.stderr.contains("app") && !has(&podman, &two), "{said:?}");
     }
 }
+
+#[test]
+fn platforms_are_chosen_and_those_of_other_hosts_are_refused() {
+    let podman = Podman::linked();
+    let env = &podman.env;
+    let build = |to: &str, spec: &Value| {
+        let spec = env.write(format!("{to}.json"), spec.to_string());
+        let closure = env.write("closure.json", crate::env::closure("/nix/store", Path::new("/nix/store"), &[]));
+        env.ok(["build", spec.to_str().unwrap(), "--closure", closure.to_str().unwrap(), "--output", to]);
+    };
+    for platform in ["amd64", "arm64"] {
+        build(
+            platform,
+            &json!({ "kind": "image", "name": "app", "tag": platform, "platform": format!("linux/{platform}"),
+            "content": { "files": { "/bin/busybox": "/usr/bin/busybox" }, "texts": { "/text": platform } },
+            "config": { "Cmd": ["/bin/busybox", "cat", "/text"] } }),
+        );
+    }
+    build("index", &json!({ "kind": "index", "name": "app", "images": [env.path("amd64"), env.path("arm64")] }));
+    let built = read(&env.path("index/image.json"));
+    let both = podman.said(&["export", "index", "--bundle", "both", "--json"]);
+    let one = podman.said(&["export", "index", "--bundle", "one", "--platform", "linux/amd64", "--json"]);
+    let bytes = |said: &Said| number(&serde_json::from_str(&said.stdout).unwrap(), "bytes");
+    assert!(bytes(&one) * 2 == bytes(&both) && bytes(&one) > 0, "{one:?} {both:?}");
+    sums_fit(&env.path("one"));
+    assert!(podman.said(&["verify", "one", "--full"]).last().contains("all good"));
+    let there = read(&env.path("one/images/app/image.json"));
+    assert_eq!((&there["digest"], there["platforms"].as_array().unwrap().len()), (&built["digest"], 1));
+    for target in [&podman, &Podman::new()] {
+        load(target, &env.path("one"), &[]).last();
+        let app = built["ref"].as_str().unwrap();
+        assert_eq!(text_of(target, app), "amd64");
+        // It is present as the whole index is.
+        assert!(load(target, &env.path("both"), &[]).last().contains("0 loaded, 1 present"));
+    }
+    for (asked, says) in [
+        (&["linux/s390x"][..], "is not for linux/s390x; it is for linux/amd64, linux/arm64"),
+        (
+            &["linux/arm64", "linux/riscv64"],
+            "what was given is not for linux/riscv64; it is for linux/amd64, linux/arm64",
+        ),
+        (&["arm64"], "is not a platform"),
+    ] {
+        let asked: Vec<&str> = asked.iter().flat_map(|platform| ["--platform", platform]).collect();
+        let said = podman.said(&[&["export", "index", "--bundle", "no"][..], &asked].concat());
+        assert!(said.code == 2 && said.stderr.contains(says) && !env.path("no").exists(), "{said:?}");
+    }
+    // Another host's: nothing is written.
+    podman.said(&["export", "index", "--bundle", "other", "--platform", "linux/arm64"]).last();
+    let target = Podman::linked();
+    let said = load(&target, &env.path("other"), &[]);
+    assert!(said.code == 1 && said.stderr.contains("is for linux/arm64, and this host is linux/amd64"), "{said:?}");
+    assert!(ids(&target).is_empty());
+}
+
+#[test]
+fn one_archive_an_image_is_what_podman_loads() {
+    let source = Source::new();
+    let first = export(&source, &["stack", "--bundle", "tars", "--tar"]);
+    assert_eq!((number(&first, "blobs"), number(&first, "removed")), (3, 0), "{first}");
+    let tars = source.path("tars");
+    sums_fit(&tars);
+    assert!(source.podman.said(&["verify", "tars", "--full"]).last().contains("all good"));
+    let built = source.built();
+    let podman = Podman::new();
+    podman.run(&["load", "--quiet", "--input", tars.join("images/app.tar").to_str().unwrap()]);
+    assert!(has(&podman, &built[..1]) && text_of(&podman, &built[0].0) == "one", "it is whole: {:?}", ids(&podman));
+    for (file, (_, digest)) in ["images/app", "images/web", "models/weights"].iter().zip(&built) {
+        let from = format!("oci-archive:{}", tars.join(format!("{file}.tar")).display());
+        let manifest = run_ok(Command::new("skopeo").args(["inspect", "--raw", &from]));
+        assert_eq!(&Digest::of(manifest.as_bytes()).to_string(), digest);
+    }
+    let said = source.podman.said(&["export", "stack", "--bundle", "tars", "--tar", "--dry-run"]);
+    assert!(said.last().contains("3 archives of ") && said.stderr.contains("of weights are in more than one archive"));
+
+    // Only what changed is written again.
+    let before = content(&tars);
+    let again = export(&source, &["stack", "--bundle", "tars", "--tar"]);
+    assert_eq!((number(&again, "missing"), number(&again, "written")), (0, 0), "{again}");
+    source.stack("two");
+    let one = built;
+    let second = export(&source, &["stack", "--bundle", "tars", "--tar"]);
+    let changed: Vec<String> =
+        content(&tars).into_iter().filter(|file| !before.contains(file)).map(|(name, _)| name).collect();
+    assert_eq!(changed, ["README.txt", "SHA256SUMS", "images/app.tar", "stack.json"], "{second}");
+    sums_fit(&tars);
+
+    // A delta of archives: Podman has the rest by its digests.
+    fs::write(source.path("old.json"), before.iter().find(|(name, _)| name == "stack.json").unwrap().1.clone())
+        .unwrap();
+    let report = export(&source, &["stack", "--bundle", "small", "--tar", "--since", "old.json"]);
+    assert!(number(&report, "bytes") < number(&second, "bytes") / 3, "{report} {second}");
+    assert!(source.podman.said(&["verify", "small"]).last().contains("all good"));
+    let two = source.built();
+    podman.run(&["load", "--quiet", "--input", source.path("small/images/app.tar").to_str().unwrap()]);
+    assert!(has(&podman, &two[..1]) && text_of(&podman, &two[0].0) == "two" && two[0] != one[0]);
+
+    // What is killed at any moment is finished by the next; what was begun is gone then.
+    let arguments = ["export", "stack", "--bundle", "tars", "--tar"];
+    for kill in 0..10_u32 {
+        source.stack(&format!("{kill}"));
+        let mut child = start(&source.podman, &arguments);
+        std::thread::sleep(Duration::from_millis(20) * kill);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    source.stack("two");
+    export(&source, &["stack", "--bundle", "tars", "--tar"]);
+    sums_fit(&tars);
+    assert!(source.podman.said(&["verify", "tars"]).last().contains("all good"));
+    export(&source, &["stack", "--bundle", "tars", "--tar", "--only-models"]);
+    assert!(!tars.join("images").exists() && tars.join("models/weights.tar").exists());
+    sums_fit(&tars);
+
+    for (arguments, says) in [
+        (&["export", "stack", "--bundle", "tars"][..], "no bundle of the same form"),
+        (&["export", "stack", "--bundle", "no", "--tar", "--max-file", "1MB"], "cannot be used with"),
+    ] {
+        let said = source.podman.said(arguments);
+        assert!(said.code == 2 && said.stderr.contains(says), "{said:?}");
+    }
+    let said = source.podman.said(&["load", "tars"]);
+    assert!(said.code == 1 && said.stderr.contains("`podman load -i` each archive"), "{said:?}");
+}
