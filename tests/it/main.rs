@@ -17,6 +17,7 @@ mod authority;
 mod bad_input;
 mod bad_registry;
 mod bundle;
+mod bundle_bumps;
 mod bundle_delta;
 mod ci_templates;
 mod cli;
