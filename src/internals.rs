@@ -10,6 +10,11 @@ pub mod build {
         pub use crate::build::stack::{StackDir, StackJson, read_services};
     }
 }
+pub mod cache {
+    pub mod ignore {
+        pub use crate::cache::ignore::IgnoreRules;
+    }
+}
 pub mod class {
     pub use crate::class::{Class, Classified};
 }

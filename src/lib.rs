@@ -35,6 +35,7 @@
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
 //! | `upstream` | images of registries, pinned | `class` `disk` `layer` `model` `names` `nix` `oci` `registry` |
+//! | `cache` | the build cache of Containerfiles | `build` `class` `disk` `image` `layer` `model` `names` `oci` `podman` `registry` `secrets` `spec` `upstream` |
 //! | `cli` | the command line | anything |
 //!
 //! The library knows no terminal and no environment: [`cli`] is the only module that prints, and the only one that uses
@@ -43,6 +44,7 @@
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they have written themselves"))]
 
 mod build;
+mod cache;
 mod class;
 pub mod cli;
 mod compose;

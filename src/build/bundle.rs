@@ -109,7 +109,9 @@ impl ImageBundle {
     /// # Errors
     /// If something else is there, a layer is neither there nor can be had, or a blob had to be cut too often.
     pub(crate) fn plan(&self, directory: &Path) -> Result<BundlePlan<'_>, BundleError> {
-        refuse_foreign(directory, FIRST_LINE)?;
+        if !self.shared {
+            refuse_foreign(directory, FIRST_LINE)?;
+        }
         let sums = sums(&bounded::text(&directory.join(SUMS), Cap::Document).unwrap_or_default());
         let mut blobs: Vec<BundleBlob<'_>> = Vec::new();
         for image in self.all() {
@@ -142,7 +144,8 @@ impl ImageBundle {
     /// # Errors
     /// With the file or the layer at fault. What was written before stays, for the next run.
     pub(crate) fn write(&self, directory: &Path, verify: Verify, progress: &Progress) -> Result<usize, BundleError> {
-        let (root, _lock) = lock(directory, progress)?;
+        let _lock = if self.shared { None } else { Some(lock(directory, progress)?) };
+        let root = Dir::open(directory)?;
         let mut files = BundleFiles { directory, progress, sums: BTreeMap::new() };
         // Another one may have changed it meanwhile.
         let plan = self.plan(directory)?;
@@ -195,7 +198,7 @@ impl ImageBundle {
         let entries: Vec<(&SmallBlob, &str)> = entries.iter().map(|(blob, name)| (blob, name.as_str())).collect();
         files.put("index.json", &index_of(&entries))?;
         files.finish(&root)?;
-        files.remove_rest()
+        if self.shared { Ok(0) } else { files.remove_rest() }
     }
 
     fn readme(&self, plan: &BundlePlan<'_>) -> String {

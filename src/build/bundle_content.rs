@@ -27,6 +27,8 @@ pub(crate) struct ImageBundle {
     old: OldImages,
     /// The largest file.
     pub(super) most: Option<u64>,
+    /// Whether it is written over a folder of blobs that others have a part in.
+    pub(super) shared: bool,
 }
 
 impl ImageBundle {
@@ -34,6 +36,13 @@ impl ImageBundle {
     #[must_use]
     pub(crate) fn new(most: Option<u64>) -> Self {
         Self { most, ..Self::default() }
+    }
+
+    /// The same for a new directory over a folder of blobs that others have a part in. Who writes it holds the lock of what is
+    /// around it.
+    #[must_use]
+    pub(crate) fn over_shared_blobs(self) -> Self {
+        Self { shared: true, ..self }
     }
 
     /// Adds a lean stack.

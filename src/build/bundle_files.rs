@@ -36,7 +36,7 @@ impl BundleBlob<'_> {
 }
 
 /// Whether a file in the folder of blobs is a blob, or what was to become one: whole, cut, or half-written.
-pub(super) fn is_name_of_blob(name: &str) -> bool {
+pub(crate) fn is_name_of_blob(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
     let digest = name.rsplit_once(".part-").map_or(name, |(digest, _)| digest);
     Digest::from_hex(digest).is_ok()

@@ -6,7 +6,7 @@
 pub(crate) mod bundle;
 mod bundle_archives;
 pub(crate) mod bundle_content;
-mod bundle_files;
+pub(crate) mod bundle_files;
 pub(crate) mod check_archives;
 pub(crate) mod check_bundle;
 mod facts;

@@ -8,6 +8,7 @@ use clap_complete::CompletionCandidate;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::host::{caller, nix_places};
+use crate::cache::definition::CacheProject;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
 use crate::image::summary::ImageKind;
@@ -31,6 +32,14 @@ pub(super) fn locked_images() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
         let lock = images::read(Path::new("images.lock.json")).ok();
         candidates(lock.into_iter().flat_map(|lock| lock.images.into_keys()))
+    })
+}
+
+/// Images of `windlass-cache.json`.
+pub(super) fn cached_images() -> ArgValueCandidates {
+    ArgValueCandidates::new(|| {
+        let project = CacheProject::find(Path::new(".")).ok();
+        candidates(project.into_iter().flat_map(|project| project.definitions.images.into_keys()).map(String::from))
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod build;
 mod bundle;
+mod cache;
 mod closure;
 mod complete;
 mod compose;
@@ -105,6 +106,7 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     Compose(compose::ComposeArgs),
     Upstream(upstream::UpstreamArgs),
+    Cache(cache::CacheArgs),
     Schema(schemas::SchemaArgs),
     #[command(hide = true)]
     NixBuilder,
@@ -161,6 +163,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Doctor(args) => doctor::run(&args, &printer, start()),
         Verb::Compose(args) => compose::run(&args, &printer),
         Verb::Upstream(args) => upstream::run(&args, &printer, start()),
+        Verb::Cache(args) => cache::run(&args, &printer, start()),
         Verb::Model(args) => model::run(&args, &printer, start()),
         Verb::Status(args) => status::run(&args, &printer),
         Verb::Generations(args) => generations::run(&args, &printer),

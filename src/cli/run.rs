@@ -43,13 +43,18 @@ pub(super) fn run(args: &RunArgs, progress: &Progress) -> Result<()> {
     let Some(entry) = images().find(|entry| *entry.name == *args.name) else {
         return Err(usage(no_such("image", &args.name, LOADED, images().map(|entry| &entry.name))));
     };
-    let mut parts = args.words.splitn(2, |word| word == "--");
-    let (options, words) = match args.words.first() {
-        // Where no option comes before it, clap takes the `--` for its own.
-        Some(first) if !first.starts_with('-') => (&[][..], args.words.as_slice()),
-        _ => (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()),
-    };
+    let (options, words) = split(&args.words);
     let mut command = host.engine.command("podman");
     command.args(["run", "--pull=never"]).args(options).arg(run_words(entry)).args(words);
     Err(environment(format!("run podman: {}", command.exec())))
+}
+
+/// Options of `podman run`, and what follows `--`.
+pub(super) fn split(words: &[String]) -> (&[String], &[String]) {
+    let mut parts = words.splitn(2, |word| word == "--");
+    match words.first() {
+        // Where no option comes before it, clap takes the `--` for its own.
+        Some(first) if !first.starts_with('-') => (&[], words),
+        _ => (parts.next().unwrap_or_default(), parts.next().unwrap_or_default()),
+    }
 }

@@ -15,7 +15,7 @@ use super::{
     build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, plan, push, repair,
     rollback, status, unload, verify,
 };
-use super::{model, upstream};
+use super::{cache, model, upstream};
 use crate::model::forms::ollama::OllamaSpec;
 use crate::names::no_such;
 use crate::spec::{ImageSpec, IndexSpec, LayerSpec, ModelSpec, OciSpec, StackSpec, UpstreamSpec};
@@ -100,6 +100,7 @@ fn all() -> Vec<Described> {
     ];
     all.extend(model::schemas());
     all.extend(upstream::schemas());
+    all.extend(cache::schemas());
     all
 }
 

@@ -40,6 +40,10 @@ impl Ci {
         for lock in ["images.lock.json", "models.lock.json", "flake.lock"] {
             write(&format!("repository/{lock}"), "{}", 0o644);
         }
+        // A test image of their own.
+        let tests = r#"{ "version": 1, "images": { "tests": { "containerfile": "image/File", "context": "image" } } }"#;
+        write("repository/windlass-cache.json", tests, 0o644);
+        write("repository/image/File", "FROM scratch\nCOPY . /\n", 0o644);
         let cache = fs::read_to_string(root().join("docs/ci/nix-cache.sh")).unwrap();
         write("repository/ci/nix-cache.sh", &cache, 0o755);
         write("repository/ci/test-backend", "podman run --rm --pull=never --network=none localhost/redis:1\n", 0o755);
@@ -158,6 +162,7 @@ fn the_jobs_for_github_build_load_test_and_push() {
     assert!(well, "{said}");
     assert!(line(&said, "cache: ").starts_with("cache: 0 of "), "{said}");
     assert!(said.contains("1 image, 0 models: 1 loaded, 0 present") && said.contains("Redis server v="), "{said}");
+    assert!(said.contains("1 image: 0 hit, 1 missed, 1 built"), "{said}");
     // The next run finds all of it in what was kept, and pushes.
     let (said, well) = job("push");
     assert!(well, "{said}");
@@ -185,6 +190,7 @@ fn the_jobs_for_github_build_load_test_and_push() {
     ci.podman.env.write("repository/ci/test-backend", "exit 3\n");
     let (said, well) = job("test_backend");
     assert!(!well && !said.contains("$ windlass status\n"), "{said}");
+    assert!(said.contains("1 image: 1 hit, 0 missed"), "{said}");
 }
 
 #[test]
@@ -214,6 +220,15 @@ fn the_job_for_gitlab_pushes_with_the_token_of_the_job() {
     assert!(status.success() && !said.contains("secret"), "{said}{}", String::from_utf8_lossy(&stderr));
     let stack: Value = serde_json::from_slice(&fs::read(repository.join("stack.json")).unwrap()).unwrap();
     assert_eq!(ci.manifest("team/app/redis:1")["Digest"], stack["images"][0]["digest"]);
+    // The runner keeps the images that Containerfiles build.
+    let lines = template["test_backend"]["script"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
+    let update = lines.into_iter().find(|line| line.contains("windlass cache")).unwrap();
+    assert_eq!(template["test_backend"]["cache"]["paths"], serde_json::json!(["cache"]));
+    for rate in ["1 image: 0 hit, 1 missed, 1 built", "1 image: 1 hit, 0 missed"] {
+        let Output { stdout, stderr, .. } = ci.run(update, &[]);
+        let said = String::from_utf8_lossy(&stdout).into_owned();
+        assert!(said.contains(rate), "{said}{}", String::from_utf8_lossy(&stderr));
+    }
     // No other user reads the login, and it is not among the files that are kept.
     let auth = PathBuf::from(format!("{}.auth.json", repository.display()));
     assert_eq!(fs::metadata(&auth).unwrap().permissions().mode() & 0o777, 0o600);

@@ -103,6 +103,27 @@ pub(crate) fn run_within(
     Ok(ProgramOutcome { status, stdout: text(&mut stdout).map_err(io)?, stderr: text(&mut stderr).map_err(io)? })
 }
 
+/// The same with all that it prints on standard error, for what takes long and says what it does; its exit code.
+pub(crate) fn run_shown(
+    program: &'static str,
+    command: &mut Command,
+    progress: &Progress,
+) -> Result<Option<i32>, ClientError> {
+    progress.check().map_err(ClientError::Stopped)?;
+    let start = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => ClientError::Missing { program },
+        _ => ClientError::Start { program, source },
+    };
+    let shown = rustix::io::dup(io::stderr()).map_err(|error| start(error.into()))?;
+    command.stdin(Stdio::null()).process_group(0).stdout(shown);
+    let mut child = command.spawn().map_err(start)?;
+    let status = wait(&mut child, progress, None).map_err(|source| match source.kind() {
+        io::ErrorKind::Interrupted => ClientError::Stopped(source),
+        _ => ClientError::Start { program, source },
+    })?;
+    Ok(status.code())
+}
+
 fn text(file: &mut File) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.rewind()?;

@@ -110,8 +110,13 @@ impl StoreSnapshot {
     /// The store that has all of an image that was loaded once, wherever its image directory is now.
     #[must_use]
     pub(crate) fn holding(&self, entry: &GenerationEntry) -> Option<&StoreRecords> {
-        let id = entry.config_digest.hex();
-        let fits = |image: &&StoredImage| image.id == id && image.has(entry.manifest_digest) && image.has(entry.digest);
+        self.complete(&entry.config_digest.hex(), [entry.manifest_digest, entry.digest])
+    }
+
+    /// The store that has all of the image with this ID and these manifests.
+    #[must_use]
+    pub(crate) fn complete<const N: usize>(&self, id: &str, manifests: [Digest; N]) -> Option<&StoreRecords> {
+        let fits = |image: &&StoredImage| image.id == id && manifests.iter().all(|digest| image.has(*digest));
         let (store, image) = self.stores.iter().find_map(|store| Some((store, store.images.iter().find(fits)?)))?;
         let mut next = Some(image.layer.as_str()).filter(|layer| !layer.is_empty());
         while let Some(id) = next {
