@@ -40,6 +40,7 @@ impl Ci {
         for lock in ["images.lock.json", "models.lock.json", "flake.lock"] {
             write(&format!("repository/{lock}"), "{}", 0o644);
         }
+        write("repository/images.lock.json", r#"{ "version": 1, "images": {} }"#, 0o644);
         // A test image of their own.
         let tests = r#"{ "version": 1, "images": { "tests": { "containerfile": "image/File", "context": "image" } } }"#;
         write("repository/windlass-cache.json", tests, 0o644);
@@ -222,7 +223,7 @@ fn the_job_for_gitlab_pushes_with_the_token_of_the_job() {
     assert_eq!(ci.manifest("team/app/redis:1")["Digest"], stack["images"][0]["digest"]);
     // The runner keeps the images that Containerfiles build.
     let lines = template["test_backend"]["script"].as_array().unwrap().iter().map(|line| line.as_str().unwrap());
-    let update = lines.into_iter().find(|line| line.contains("windlass cache")).unwrap();
+    let update = lines.into_iter().find(|line| line.contains("windlass cache update")).unwrap();
     assert_eq!(template["test_backend"]["cache"]["paths"], serde_json::json!(["cache"]));
     for rate in ["1 image: 0 hit, 1 missed, 1 built", "1 image: 1 hit, 0 missed"] {
         let Output { stdout, stderr, .. } = ci.run(update, &[]);
