@@ -5,22 +5,23 @@
 //! after that. So a kill at any moment leaves the old bundle, or a beginning that the next run goes on with.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::bundle_content::ImageBundle;
-use super::bundle_files::{BundleBlob, is_name_of_blob, write_blob};
+use super::bundle_files::{BundleBlob, create_beside, is_name_of_blob, write_blob};
 use super::check_archives::sums;
 use super::stack::{Form, SERVICES, describe, services_file};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
-use crate::disk::files::write_file;
 use crate::disk::parts::MOST_PARTS;
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError, own_lock};
 use crate::image::bundle::{BLOBS, SUMS};
+use crate::image::closure::{CLOSURE, ImageClosure};
 use crate::image::delta;
 use crate::image::layout::LayoutError;
 use crate::image::summary::Summary;
@@ -180,10 +181,15 @@ impl ImageBundle {
         entries.extend(deltas);
         let images: Vec<Summary> = self.images.iter().map(|image| self.named(image)).collect();
         let models: Vec<(&Name, Summary)> = self.models.iter().map(|(name, image)| (name, self.named(image))).collect();
+        let paths: Vec<&Path> = self.all().map(ImageDir::path).collect();
         let folders = images.iter().map(|summary| (format!("images/{}", summary.name.file_name()), summary));
-        for (folder, summary) in folders.chain(models.iter().map(|(name, model)| (format!("models/{name}"), model))) {
+        let folders = folders.chain(models.iter().map(|(name, model)| (format!("models/{name}"), model)));
+        for ((folder, summary), path) in folders.zip(paths) {
             files.folder(&folder)?;
             files.put(&format!("{folder}/image.json"), &canonical::to_pretty(summary))?;
+            if let Some(closure) = ImageClosure::read(path)?.to_json() {
+                files.put(&format!("{folder}/{CLOSURE}"), &closure)?;
+            }
         }
         let (images, models): (Vec<_>, Vec<_>) =
             (images.iter().collect(), models.iter().map(|(name, model)| (*name, model)).collect());
@@ -274,7 +280,8 @@ impl BundleFiles<'_> {
             drop(fs::remove_file(beside));
             return Ok(());
         }
-        write_file(&beside, bytes, self.progress)?;
+        create_beside(&beside)?.write_all(bytes).at("write", &beside)?;
+        self.progress.count_written(bytes.len() as u64);
         publish(&beside, &path)
     }
 
@@ -310,13 +317,18 @@ impl BundleFiles<'_> {
         for folder in ["images", "models"] {
             for name in names(folder) {
                 let path = Path::new(folder).join(name);
-                old.extend(["image.json", "image.json.new"].map(|file| path.join(file)));
+                for file in ["image.json", CLOSURE] {
+                    old.extend([file.to_owned(), format!("{file}.new")].map(|file| path.join(file)));
+                }
                 folders.insert(path);
             }
         }
         old.extend(["join.sh", SERVICES].map(PathBuf::from));
+        // On FAT a name in other letters is the same name: what is listed as IMAGES/APP may be what was just written.
+        let folded = |path: &Path| path.as_os_str().to_ascii_lowercase();
+        let ours: BTreeSet<OsString> = self.sums.keys().map(|path| folded(path)).collect();
         let mut removed = 0;
-        for path in old.iter().filter(|path| !self.sums.contains_key(*path)) {
+        for path in old.iter().filter(|path| !ours.contains(&folded(path))) {
             let path = self.directory.join(path);
             match fs::remove_file(&path) {
                 Ok(()) => removed += 1,

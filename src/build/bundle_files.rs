@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::bundle::{BundleError, publish};
-use crate::disk::WriteError;
 use crate::disk::parts::part;
 use crate::disk::pipe::{PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
+use crate::disk::{AtPath, WriteError};
 use crate::image::LayerRecord;
 use crate::image::bundle::BLOBS;
 use crate::image::layout::ImageDir;
@@ -65,6 +65,15 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// A new file to write to. What a killed run has left there goes first, since drivers of FAT refuse to write over a half-written
+/// file, and what another user has put there is not followed.
+pub(super) fn create_beside(path: &Path) -> Result<File, WriteError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error).at("remove", path),
+        _ => File::create_new(path).at("create", path),
+    }
+}
+
 /// Writes the bytes of a blob to these files, and compares them with its digest.
 fn write_beside(
     blob: &BundleBlob<'_>,
@@ -74,7 +83,7 @@ fn write_beside(
 ) -> Result<Vec<Digest>, BundleError> {
     let BundleBlob { image, layer, parts, .. } = blob;
     let Some((_, most)) = *parts else {
-        let mut output = Output::create(&files[0], verify, false, progress)?;
+        let mut output = Output::new(create_beside(&files[0])?, &files[0], verify, false, progress);
         image.write_layer(layer, &mut output)?;
         output.finish()?;
         return Ok(vec![layer.digest]);
@@ -119,7 +128,7 @@ impl Sink for CutFile<'_> {
                 None => {
                     // Fewer parts hold all that the layer should have.
                     let file = self.files.get(self.digests.len()).ok_or(io::ErrorKind::FileTooLarge)?;
-                    Output::create(file, Verify::Never, true, self.progress).map_err(plain)?
+                    Output::new(create_beside(file).map_err(plain)?, file, Verify::Never, true, self.progress)
                 }
             };
             let room = usize::try_from(self.most - part.offset()).unwrap_or(usize::MAX);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::build::BuildError;
 use crate::image;
+use crate::image::closure::ImageClosure;
 use crate::image::layout::{ImageDir, ImageInMemory, VERSION};
 use crate::image::summary::{ImageKind, PlatformRecord, Summary};
 use crate::oci::reference::{Reference, full_name};
@@ -16,6 +17,7 @@ use crate::spec::IndexSpec;
 pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
     let mut platforms: Vec<PlatformRecord> = Vec::new();
     let (mut blobs, mut recipes, mut entries) = (Vec::new(), BTreeMap::new(), Vec::new());
+    let mut closure = ImageClosure::default();
     for path in &spec.images {
         let directory = ImageDir::open(path)?;
         let unfit = |message: String| BuildError::Unfit { path: path.clone(), message };
@@ -30,6 +32,7 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
         platforms.push(platform.clone());
         blobs.extend(directory.image().small_blobs().cloned());
         recipes.extend(directory.image().recipes.clone());
+        closure.merge(ImageClosure::read(path)?);
     }
     blobs.sort_by_key(|blob| blob.digest);
     blobs.dedup_by_key(|blob| blob.digest);
@@ -49,5 +52,5 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
         expects: Vec::new(),
         platforms,
     };
-    Ok(ImageInMemory { summary, top, blobs, recipes })
+    Ok(ImageInMemory { summary, top, blobs, recipes, closure })
 }

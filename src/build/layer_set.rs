@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::disk::WriteError;
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
+use crate::image::closure::ImageClosure;
 use crate::image::json::read_versioned;
 use crate::image::layout::{LayoutError, VERSION};
 use crate::image::recipes::{Description, read_recipes, write_recipes};
@@ -25,20 +26,21 @@ pub(crate) struct LayerSet {
     pub(crate) layers: Vec<LayerRecord>,
 }
 
-/// Writes `layers.json` and the recipes into `directory`, which must exist.
+/// Writes `layers.json`, the recipes and what is known of their store paths into `directory`, which must exist.
 ///
 /// # Errors
 /// With the path at fault.
 pub(crate) fn write_layers(
     directory: &Path,
     name: &str,
-    layers: &[BuiltLayer],
+    (layers, closure): (&[BuiltLayer], &ImageClosure),
     progress: &Progress,
 ) -> Result<(), WriteError> {
     let records = layers.iter().map(|layer| layer.record.clone()).collect();
     let set = LayerSet { version: VERSION, name: name.to_owned(), layers: records };
     let recipes = layers.iter().map(|layer| (layer.record.digest, &layer.recipe, layer.checksums.as_ref()));
     write_recipes(directory, recipes, progress)?;
+    closure.write(directory, progress)?;
     write_file(&directory.join("layers.json"), &canonical::to_pretty(&set), progress)
 }
 

@@ -36,6 +36,7 @@ use crate::build::upstream_image::{UpstreamImage, UpstreamImageError, covers, hi
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
+use crate::image::closure::ImageClosure;
 use crate::image::layout::{ImageDir, ImageInMemory, LayoutError, VERSION, changed};
 use crate::image::recipes::Description;
 use crate::image::summary::{ImageKind, PlatformRecord, Summary};
@@ -158,17 +159,16 @@ pub(crate) fn image(
     progress: &Progress,
 ) -> Result<ImageInMemory, BuildError> {
     let models = models::all(&spec.models, graph, blobs, progress)?;
-    let mut plans = plan::plan_images(graph, vec![request(spec, &models)?])?;
-    let plan = plans.remove(0);
+    let plan = plan::plan_images(graph, vec![request(spec, &models)?])?.remove(0);
     check_above(&plan)?;
     let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
     let mut verdict = secrets::of_models(&models);
     verdict.extend(secrets::of_image(&plan, &layers));
     secrets::pass(verdict)?;
-    finish(plan, &layers)
+    finish(plan, graph, &layers)
 }
 
-/// Builds layers by themselves; what comes back begins with the layers that they lie on.
+/// Builds layers by themselves, and says what is known of their store paths; the layers that they lie on come first.
 ///
 /// # Errors
 /// See [`BuildError`].
@@ -176,15 +176,17 @@ pub(crate) fn layers(
     spec: &LayerSpec,
     graph: &ClosureGraph,
     progress: &Progress,
-) -> Result<Vec<BuiltLayer>, BuildError> {
-    let below = read_all_layers(&spec.layers)?;
+) -> Result<(Vec<BuiltLayer>, ImageClosure), BuildError> {
+    let (below, known) = read_all_layers(&spec.layers)?;
     let spec = &LayerSpec { perms: with_owners(&spec.owners, &spec.perms)?, ..spec.clone() };
     let planned = plan::plan_layers(graph, spec, &below)?;
     let made = make(&planned.iter().collect::<Vec<_>>(), None, progress)?;
     secrets::pass(secrets::of_layers(spec, &planned, &made))?;
     // What these layers leave out is in those below: an image that names the upper ones gets both.
     let own = planned.into_iter().map(|planned| layer(&made, planned));
-    Ok(below.into_iter().chain(own).collect())
+    let all: Vec<BuiltLayer> = below.into_iter().chain(own).collect();
+    let closure = ImageClosure::new(all.iter().map(|layer| &layer.recipe), graph, &spec.store_dir, known);
+    Ok((all, closure))
 }
 
 /// Builds all images of a stack, and every model it names.
@@ -213,9 +215,9 @@ pub(crate) fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress)
     let mut verdict = secrets::of_models(&models);
     plans.iter().for_each(|plan| verdict.extend(secrets::of_image(plan, &layers)));
     secrets::pass(verdict)?;
-    let mut images = plans.into_iter().map(|plan| finish(plan, &layers)).collect::<Result<Vec<_>, _>>()?;
+    let mut images = plans.into_iter().map(|plan| finish(plan, graph, &layers)).collect::<Result<Vec<_>, _>>()?;
     for path in &spec.built {
-        let built = ImageDir::open(path)?.image().clone();
+        let built = ImageDir::open(path)?.to_memory()?;
         let unfit = |message| Err(BuildError::Unfit { path: path.clone(), message });
         if let Some(other) =
             images.iter().find(|image| file_name(&image.summary.name) == file_name(&built.summary.name))
@@ -274,8 +276,11 @@ fn request(spec: ImageSpec, models: &BTreeMap<Name, BuiltModel>) -> Result<Image
         let layers = models[&name].layers.clone();
         Ok(PlannedModel::of_layers(name, layers))
     });
-    let named = named.collect::<Result<_, BuildError>>()?;
-    new_request(spec, named)
+    let named: Vec<PlannedModel> = named.collect::<Result<_, BuildError>>()?;
+    let names: Vec<Name> = named.iter().map(|model| model.name.clone()).collect();
+    let mut request = new_request(spec, named)?;
+    names.iter().for_each(|name| request.known.merge(models[name].image.closure.clone()));
+    Ok(request)
 }
 
 /// Looks whether what a plan puts over the image that it is built upon takes something away.
@@ -302,12 +307,13 @@ fn check_above(plan: &ImagePlan) -> Result<(), BuildError> {
 
 /// Reads what was built before: the image that this one is built upon, and layers.
 fn new_request(mut spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRequest, BuildError> {
-    let layers = read_all_layers(&spec.layers)?;
+    let (layers, mut known) = read_all_layers(&spec.layers)?;
     spec.perms = with_owners(&spec.owners, &spec.perms)?;
     let Some(path) = &spec.from_image else {
-        return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers });
+        return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers, known });
     };
     let base = UpstreamImage::open(path, &spec.platform)?;
+    known.merge(base.closure);
     let targets: Vec<(&Path, &str)> =
         models.iter().flat_map(|model| model.targets().map(|target| (target.as_path(), &*model.name))).collect();
     if let Some((place, target)) = hides(&base.layers, &targets.iter().map(|(target, _)| *target).collect::<Vec<_>>())?
@@ -327,7 +333,7 @@ fn new_request(mut spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<Ima
         let layers = of.iter().zip(&weights).filter(|(model, _)| **model == Some(n)).map(|(_, layer)| layer.clone());
         models.push(PlannedModel::of_layers(name, layers.collect()));
     }
-    Ok(ImageRequest { spec, models, base: rest, inherited: Some(base.inherited), layers })
+    Ok(ImageRequest { spec, models, base: rest, inherited: Some(base.inherited), layers, known })
 }
 
 /// The rules of a spec, after those for what commands set in its trees: what the spec says counts.
@@ -340,16 +346,17 @@ fn with_owners(owners: &BTreeMap<PathBuf, PathBuf>, perms: &[Perm]) -> Result<Ve
     Ok(rules)
 }
 
-fn read_all_layers(paths: &[PathBuf]) -> Result<Vec<BuiltLayer>, BuildError> {
-    let mut layers: Vec<BuiltLayer> = Vec::new();
+fn read_all_layers(paths: &[PathBuf]) -> Result<(Vec<BuiltLayer>, ImageClosure), BuildError> {
+    let (mut layers, mut known): (Vec<BuiltLayer>, _) = (Vec::new(), ImageClosure::default());
     for path in paths {
+        known.merge(ImageClosure::read(path)?);
         for layer in read_layers(path)? {
             if !layers.iter().any(|other| other.record.digest == layer.record.digest) {
                 layers.push(layer);
             }
         }
     }
-    Ok(layers)
+    Ok((layers, known))
 }
 
 /// Hashes what has no digest yet, each recipe once; `blobs` keeps the bytes as well.
@@ -434,13 +441,21 @@ fn layer(made: &BTreeMap<Recipe, BuiltLayer>, planned: Planned) -> BuiltLayer {
     BuiltLayer { record: LayerRecord { kind, part, title, why, ..layer.record }, ..layer }
 }
 
-fn finish(plan: ImagePlan, made: &BTreeMap<Recipe, BuiltLayer>) -> Result<ImageInMemory, BuildError> {
+fn finish(
+    plan: ImagePlan,
+    graph: &ClosureGraph,
+    made: &BTreeMap<Recipe, BuiltLayer>,
+) -> Result<ImageInMemory, BuildError> {
     let layers: Vec<BuiltLayer> = plan.layers.into_iter().map(|planned| layer(made, planned)).collect();
     let mut about = About { inherited: plan.inherited, ..About::from(&plan.spec) };
     if !plan.models.is_empty() {
         about.annotations.entry(MODELS.to_owned()).or_insert_with(|| plan.models.join(","));
     }
-    assemble(&plan.spec.name, plan.spec.tag.as_deref(), &about, &layers, plan.models, ImageKind::Image)
+    let tag = plan.spec.tag.as_deref();
+    let image = assemble(&plan.spec.name, tag, &about, &layers, plan.models, ImageKind::Image)?;
+    let recipes = layers.iter().map(|layer| &layer.recipe);
+    let closure = ImageClosure::new(recipes, graph, &plan.spec.store_dir, plan.known);
+    Ok(ImageInMemory { closure, ..image })
 }
 
 fn assemble(
@@ -482,5 +497,5 @@ fn assemble(
     let describe =
         |layer: &BuiltLayer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
     let recipes = layers.iter().map(|layer| (layer.record.digest, describe(layer))).collect();
-    Ok(ImageInMemory { summary, top: manifest, blobs: vec![config], recipes })
+    Ok(ImageInMemory { summary, top: manifest, blobs: vec![config], recipes, closure: ImageClosure::default() })
 }

@@ -7,6 +7,7 @@ use super::facts::{Outlook, about, licence_of, look_at, ramalama, record};
 use super::{Blobs, BuildError, assemble, layer, make, secrets};
 use crate::disk::AtPath;
 use crate::disk::progress::Progress;
+use crate::image::closure::ImageClosure;
 use crate::image::layout::{ImageDir, ImageInMemory};
 use crate::image::summary::ImageKind;
 use crate::image::{BuiltLayer, LayerKind};
@@ -57,6 +58,8 @@ fn build(
     let (tag, names) = (spec.tag.as_deref(), vec![spec.name.clone()]);
     let mut image = assemble(&spec.name, tag, &about(spec, &looked), &all, names, ImageKind::Model)?;
     image.summary.model = Some(record(spec, &looked, &layers));
+    let recipes = all.iter().map(|layer| &layer.recipe);
+    image.closure = ImageClosure::new(recipes, graph, &spec.store_dir, ImageClosure::default());
     let verdict = secrets::of_model(spec, &layers);
     Ok(BuiltModel { image, layers, warnings: looked.warnings, verdict })
 }
@@ -239,5 +242,5 @@ fn read(path: Option<&Path>) -> Result<(ImageInMemory, Name, Vec<BuiltLayer>), B
     let Some(name) = platform.models.first().filter(|_| !layers.is_empty()) else {
         return Err(unfit("is a model without a name or a layer; build it again"));
     };
-    Ok((directory.image().clone(), name.clone(), layers))
+    Ok((directory.to_memory()?, name.clone(), layers))
 }

@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
+use crate::image::closure::ImageClosure;
 use crate::image::layout::{ImageDir, ImageInMemory, LayoutError, VERSION};
 use crate::image::recipes::Description;
 use crate::image::summary::{ImageKind, ImageOrigin, PlatformRecord, Summary};
@@ -165,7 +166,7 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
         .map(|layer| (layer.record.digest, Description { recipe: layer.recipe, checksums: layer.checksums }))
         .collect();
     let config = SmallBlob { media_type: MediaType::ImageConfig, digest: config_digest, bytes };
-    Ok(ImageInMemory { summary, top, blobs: vec![config], recipes })
+    Ok(ImageInMemory { summary, top, blobs: vec![config], recipes, closure: ImageClosure::default() })
 }
 
 /// The platform that a config names.
@@ -301,6 +302,8 @@ pub(crate) struct UpstreamImage {
     pub(crate) models: Vec<Name>,
     /// What its config hands down.
     pub(crate) inherited: Inherited,
+    /// What is known of its store paths.
+    pub(crate) closure: ImageClosure,
 }
 
 impl UpstreamImage {
@@ -344,7 +347,7 @@ impl UpstreamImage {
         for layer in layers.iter_mut().filter(|layer| layer.record.kind != LayerKind::Model) {
             layer.record.kind = LayerKind::Base;
         }
-        Ok(Self { layers, models: record.models.clone(), inherited })
+        Ok(Self { layers, models: record.models.clone(), inherited, closure: ImageClosure::read(path)? })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::class::Classified;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, Staging};
+use crate::image::closure::ImageClosure;
 use crate::image::json::read_json;
 use crate::image::layout::ImageDir;
 use crate::image::summary::Summary;
@@ -166,16 +167,17 @@ pub(super) fn write(
             Vec::new()
         }
         Spec::Ollama(spec) => {
-            write_layers(directory, &spec.name, &[ollama_layer::layer(spec, progress)?], progress)?;
-            Vec::new()
-        }
-        Spec::Layer(spec) => {
             write_layers(
                 directory,
                 &spec.name,
-                &build::layers(spec, graph, progress).map_err(line_by_line)?,
+                (&[ollama_layer::layer(spec, progress)?], &ImageClosure::default()),
                 progress,
             )?;
+            Vec::new()
+        }
+        Spec::Layer(spec) => {
+            let (layers, closure) = build::layers(spec, graph, progress).map_err(line_by_line)?;
+            write_layers(directory, &spec.name, (&layers, &closure), progress)?;
             Vec::new()
         }
     };

@@ -10,9 +10,10 @@ use super::failure::{Failure, Result, environment, unloaded, unverified};
 use super::foretell::{causes, foretell};
 use super::gc::advice;
 use super::host::HostArgs;
+use super::import_store::{self, StorePathsReport};
+use super::load_plan;
 use super::printer::{Printer, count, size};
 use super::session::Session;
-use super::status::free_at;
 use super::targets::readable;
 use super::view::{ViewedImage, of_directory};
 use crate::build::stack::UnreadableImage;
@@ -20,6 +21,7 @@ use crate::class::Classified as _;
 use crate::disk::progress::Progress;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
+use crate::engine::keep::keep_store_paths;
 use crate::engine::target::{
     self, CopiedBytes, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, plan,
 };
@@ -33,7 +35,8 @@ const EXAMPLE: &str = "Examples:
   windlass load result                     everything that is missing, linked where the host is set up for it
   windlass load result --dry-run           what that would do, and how much it would write
   windlass load result --image redis       one image of the stack
-  windlass load /media/stick/ai            a bundle";
+  windlass load /media/stick/ai            a bundle
+  windlass load /media/stick/ai --import-store   and its store paths into the Nix store of this host";
 
 /// Load images into Podman: nothing for what is there, links for what the store has, else through Podman.
 ///
@@ -48,6 +51,10 @@ const EXAMPLE: &str = "Examples:
 /// parts; only for Podman it is put together first. What of it is damaged or missing is named with its images, the others
 /// load, and the exit code is 4. What a delta (`--since`) leaves out must be in Podman: an image whose layers are not is
 /// refused with the name of the one that has them, the others load, and the exit code is 7.
+///
+/// Where there is a Nix, --import-store puts the store paths of a bundle's images back into its store, out of the layers and
+/// only where their NAR hash proves them. It asks Nix for nothing but `nix-store --import`, so a user who may not import
+/// paths without a signature is refused by Nix itself. The generation keeps them from the garbage collector.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct LoadArgs {
@@ -63,6 +70,9 @@ pub(super) struct LoadArgs {
     /// Load also what is there.
     #[arg(long)]
     force: bool,
+    /// Put the store paths that this host's Nix store lacks back into it, out of the layers of a bundle.
+    #[arg(long)]
+    import_store: bool,
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
@@ -83,18 +93,18 @@ enum ViaOption {
 /// One image, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct LoadRow<'a> {
+pub(super) struct LoadRow<'a> {
     #[serde(flatten)]
-    entry: &'a GenerationEntry,
-    action: &'static str,
-    reason: String,
+    pub(super) entry: &'a GenerationEntry,
+    pub(super) action: &'static str,
+    pub(super) reason: String,
     store: &'a Path,
     /// Bytes that this host writes, and that stay.
-    bytes_to_write: u64,
+    pub(super) bytes_to_write: u64,
     /// Bytes that are needed at the fullest moment, with those that stay.
     bytes_needed: u64,
     /// Bytes of a linked image that are copied, by reason.
-    copied: &'a CopiedBytes,
+    pub(super) copied: &'a CopiedBytes,
     /// Files that are links to the store, of what was linked now.
     #[serde(skip_serializing_if = "Option::is_none")]
     links: Option<u64>,
@@ -123,6 +133,9 @@ pub(super) struct LoadReport<'a> {
     /// How long it took, in seconds.
     seconds: f64,
     warnings: &'a [String],
+    /// With --import-store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_paths: Option<StorePathsReport>,
 }
 
 pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Result<()> {
@@ -150,10 +163,19 @@ pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Resu
     for warning in data_breaks(&host, &targets) {
         printer.note(format!("warning: {warning}"));
     }
+    // Before the load, whose generation keeps them.
+    let imported = match args.import_store {
+        true => Some(import_store::import(&targets, &host.nix, args.dry_run, printer, session)?),
+        false => None,
+    };
+    let damage = imported.as_ref().and_then(StorePathsReport::failure);
     if args.dry_run {
-        dry_run(&host, &targets, options, printer, session)?;
+        load_plan::dry_run(&host, &targets, options, imported, printer, session)?;
     } else {
-        perform(&host, &targets, options, printer, session)?;
+        perform(&host, &targets, options, imported, printer, session)?;
+    }
+    if let Some(damage) = damage {
+        return Err(damage);
     }
     lacking(&lost, &refused)
 }
@@ -223,6 +245,7 @@ pub(super) fn perform(
     host: &PodmanHost,
     targets: &[LoadTarget],
     options: LoadOptions,
+    imported: Option<StorePathsReport>,
     printer: &Printer,
     session: &Session,
 ) -> Result<()> {
@@ -249,7 +272,14 @@ pub(super) fn perform(
     let loaded =
         host.load(targets, options, &mut done, progress).map_err(|error| does_not_fit(error, host, progress))?;
     drop(drawing);
-    report(&loaded, targets, host, session, printer)
+    if imported.is_some() {
+        let paths = import_store::paths_there(targets, &host.nix)?;
+        let refused = keep_store_paths(&host.generations(), &host.nix, &paths)?;
+        refused.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+    } else if loaded.outcomes.iter().any(|outcome| outcome.error.is_none() && outcome.step.how != LoadMethod::Present) {
+        import_store::offer(targets, &host.nix).iter().for_each(|line| printer.note(line));
+    }
+    report(&loaded, imported, targets, host, session, printer)
 }
 
 /// The name of an image by its digest, which leads to what was loaded and to nothing else.
@@ -279,6 +309,7 @@ fn next(loaded: &PodmanLoadResult, targets: &[LoadTarget]) -> Vec<String> {
 
 fn report(
     loaded: &PodmanLoadResult,
+    store_paths: Option<StorePathsReport>,
     targets: &[LoadTarget],
     host: &PodmanHost,
     session: &Session,
@@ -319,6 +350,7 @@ fn report(
             generation,
             seconds: took.as_secs_f64(),
             warnings,
+            store_paths,
         })?;
     } else {
         let is = |kind: fn(&ImageKind) -> bool| number(&|outcome| kind(&outcome.step.entry.kind));
@@ -345,7 +377,7 @@ fn report(
 }
 
 /// Adds to a refusal for want of space what a clean-up would free.
-fn does_not_fit(error: LoadError, host: &PodmanHost, progress: &Progress) -> Failure {
+pub(super) fn does_not_fit(error: LoadError, host: &PodmanHost, progress: &Progress) -> Failure {
     let hint = advice(&error, host, progress);
     Failure::from(error).hinting(hint)
 }
@@ -378,75 +410,7 @@ fn told(outcome: &PodmanImageOutcome) -> String {
     format!("{}: {what}  {}", label(entry), entry.reference)
 }
 
-/// What a load would do, for JSON.
-#[derive(Debug, Serialize, schemars::JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct LoadPlan<'a> {
-    images: Vec<LoadRow<'a>>,
-    to_load: usize,
-    present: usize,
-    bytes_to_write: u64,
-    /// Bytes that are needed in `place` at the fullest moment, with those that stay.
-    bytes_needed: u64,
-    /// Free space in `place`, where images are loaded to.
-    free: u64,
-    place: &'a Path,
-}
-
-fn dry_run(
-    host: &PodmanHost,
-    targets: &[LoadTarget],
-    options: LoadOptions,
-    printer: &Printer,
-    session: &Session,
-) -> Result<()> {
-    let steps = plan(host, targets, options, session.progress())?;
-    let missing = || steps.iter().filter(|step| !matches!(step.how, LoadMethod::Present | LoadMethod::Name));
-    let place = place(host, &steps);
-    let plan = LoadPlan {
-        images: steps.iter().map(row).collect(),
-        to_load: missing().count(),
-        present: steps.len() - missing().count(),
-        bytes_to_write: steps.iter().map(|step| step.to_write).sum(),
-        bytes_needed: host.space(&steps)?.iter().map(|space| space.needed).max().unwrap_or(0),
-        free: free_at(place)?,
-        place,
-    };
-    if printer.json() {
-        printer.value(&plan)?;
-        return host.check_space(&steps).map_err(|error| does_not_fit(error, host, session.progress()));
-    }
-    let cells = |row: &LoadRow<'_>| {
-        let LoadRow { entry, action, reason, bytes_to_write, copied, .. } = row;
-        let why = if copied.is_empty() { String::new() } else { format!(", {}", causes(copied)) };
-        let to_write = format!("{} to write{why}", size(*bytes_to_write));
-        let (digest, reference) = (entry.digest.short(), entry.reference.to_string());
-        vec![label(entry), (*action).to_owned(), size(entry.size), to_write, digest, reference, reason.clone()]
-    };
-    printer.table(&plan.images.iter().map(cells).collect::<Vec<_>>())?;
-    foretell(host, targets, &steps).iter().for_each(|line| printer.note(line));
-    let LoadPlan { to_load, present, bytes_to_write, bytes_needed, free, place, .. } = plan;
-    let meanwhile = match bytes_needed > bytes_to_write {
-        true => format!(", {} needed meanwhile", size(bytes_needed)),
-        false => String::new(),
-    };
-    printer.line(format!(
-        "{to_load} to load, {present} present; {} to write{meanwhile}, {} free in {}",
-        size(bytes_to_write),
-        size(free),
-        place.display()
-    ))?;
-    // What would be refused is refused here too.
-    host.check_space(&steps).map_err(|error| does_not_fit(error, host, session.progress()))
-}
-
-/// Where the first image that is missing is loaded to.
-pub(super) fn place<'a>(host: &'a PodmanHost, steps: &'a [LoadStep]) -> &'a Path {
-    let missing = steps.iter().find(|step| !matches!(step.how, LoadMethod::Present | LoadMethod::Name));
-    missing.map_or(&host.places.graph_root, |step| &step.store)
-}
-
-fn row(step: &LoadStep) -> LoadRow<'_> {
+pub(super) fn row(step: &LoadStep) -> LoadRow<'_> {
     let LoadStep { entry, how, reason: why, store, to_write, copies, peak, .. } = step;
     LoadRow {
         entry,

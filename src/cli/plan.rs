@@ -8,12 +8,12 @@ use serde::Serialize;
 use super::failure::{Context, Result, failed, usage};
 use super::foretell::foretell;
 use super::host::{self, HostArgs};
-use super::load;
 use super::printer::{Printer, count, size};
 use super::push::Packing;
 use super::status::free_at;
 use super::targets::{lean, targets};
 use super::view::{self, SeenLayer, ViewedImage};
+use super::{load, load_plan};
 use crate::build::{self, Outlook, lint};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
@@ -353,7 +353,7 @@ fn here(args: &PlanArgs, targets: &[LoadTarget], progress: &Progress) -> Result<
     }
     let host = args.host.host(progress)?;
     let steps = plan(&host, targets, LoadOptions::default(), progress)?;
-    let place = load::place(&host, &steps).to_owned();
+    let place = load_plan::place(&host, &steps).to_owned();
     let need = Need {
         bytes_to_write: steps.iter().map(|step| step.to_write).sum(),
         bytes_needed: host.space(&steps)?.iter().map(|space| space.needed).max().unwrap_or(0),

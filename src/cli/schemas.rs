@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::failure::{Result, usage};
 use super::printer::{JSON_VERSION, Printer};
 use super::{
-    build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, plan, push, repair,
-    rollback, status, unload, verify,
+    build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, load_plan, plan, push,
+    repair, rollback, status, unload, verify,
 };
 use super::{cache, model, upstream};
 use crate::model::forms::ollama::OllamaSpec;
@@ -84,7 +84,7 @@ fn all() -> Vec<Described> {
         ("push", printed::<push::PushReport>),
         ("lint", printed::<lint::LintReport>),
         ("load", printed::<load::LoadReport<'static>>),
-        ("load --dry-run", printed::<load::LoadPlan<'static>>),
+        ("load --dry-run", printed::<load_plan::LoadPlan<'static>>),
         ("status", printed::<status::StatusReport>),
         ("verify", printed::<verify::VerifyReport>),
         ("repair", printed::<repair::RepairReport>),

@@ -8,7 +8,7 @@ use super::view::short;
 use crate::build::stack::{StackDir, UnreadableImage};
 use crate::engine::target::LoadTarget;
 use crate::image::bundle::is_bundle;
-use crate::image::layout::ImageDir;
+use crate::image::layout::{ImageDir, LayoutError};
 use crate::names::no_such;
 
 /// The images and models at these paths, each once, models first: an image that needs one finds it there.
@@ -37,6 +37,8 @@ pub(super) fn readable(paths: &[PathBuf], only: &[String]) -> Result<(Vec<LoadTa
                 image,
                 origins: origins.clone(),
             }));
+        } else if is_bundle(path) {
+            return Err(LayoutError::Missing { path: path.join("stack.json") }.into());
         } else {
             let image = ImageDir::open(path)?;
             let name = image.summary().name.file_name();

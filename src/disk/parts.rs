@@ -1,7 +1,8 @@
 //! A file that may be cut, for file systems that hold no large one: `<name>`, or else `<name>.part-00`, `<name>.part-01`, …
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::bounded;
@@ -38,14 +39,47 @@ pub(crate) fn files_of(path: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     if parts.is_empty() { Err(ErrorKind::NotFound.into()) } else { Ok(parts) }
 }
 
-/// The bytes of a file, from its parts where it is cut.
+/// A file to be read, from its parts where it is cut.
+#[derive(Debug)]
+pub(crate) struct JoinedFile {
+    /// Its parts in their order, each with its size.
+    parts: Vec<(File, u64)>,
+    position: u64,
+}
+
+/// Opens a file, or its parts where it is cut.
 ///
 /// # Errors
 /// See [`files_of`].
-pub(crate) fn open_whole(path: &Path) -> io::Result<Box<dyn Read + Send>> {
-    let mut whole: Box<dyn Read + Send> = Box::new(io::empty());
-    for (part, _) in files_of(path)? {
-        whole = Box::new(whole.chain(bounded::open(&part)?));
+pub(crate) fn open_whole(path: &Path) -> io::Result<JoinedFile> {
+    let open = |(path, size): (PathBuf, u64)| Ok((bounded::open(&path)?, size));
+    Ok(JoinedFile { parts: files_of(path)?.into_iter().map(open).collect::<io::Result<_>>()?, position: 0 })
+}
+
+impl JoinedFile {
+    /// Where the next byte is read.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
     }
-    Ok(whole)
+
+    /// Goes on reading at this byte.
+    pub(crate) fn go_to(&mut self, position: u64) {
+        self.position = position;
+    }
+}
+
+impl Read for JoinedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut offset = self.position;
+        for (file, size) in &self.parts {
+            if offset < *size {
+                let room = usize::try_from(*size - offset).unwrap_or(usize::MAX).min(buffer.len());
+                let read = file.read_at(&mut buffer[..room], offset)?;
+                self.position += read as u64;
+                return Ok(read);
+            }
+            offset -= size;
+        }
+        Ok(0)
+    }
 }

@@ -32,6 +32,7 @@ use crate::disk::files::write_file;
 use crate::disk::own_folder::{MOST_NAMES, OwnFolder};
 use crate::disk::progress::Progress;
 use crate::disk::{self, AtPath, Staging, WriteError, own_lock};
+use crate::image::closure::ImageClosure;
 use crate::image::json::parse_versioned;
 use crate::image::layout::{ImageDir, LayoutError, VERSION};
 use crate::names::no_such;
@@ -285,10 +286,15 @@ impl Generations {
             let copy = PathBuf::from(format!("images/{n}-{}", entry.name));
             let target = staging.path().join(&copy);
             fs::create_dir_all(&target).at("create", &target)?;
-            image.image().write_lean(&target, progress)?;
+            image.to_memory()?.write_lean(&target, progress)?;
             entry.directory = copy;
             let sources = image.image().recipes.values().flat_map(|made| made.recipe.sources());
             roots.extend(sources.filter_map(|source| store_path(&nix.store, source)));
+            // What a bundle brought has no recipes; its store paths may have been put back.
+            let closure =
+                if image.is_in_bundle() { ImageClosure::read(image.path())? } else { ImageClosure::default() };
+            let there = closure.paths().filter(|path| path.symlink_metadata().is_ok());
+            roots.extend(there.filter_map(|path| store_path(&nix.store, path)));
         }
         let links = staging.path().join("roots");
         fs::create_dir_all(&links).at("create", &links)?;
@@ -319,6 +325,20 @@ impl Generations {
         let Some(folder) = self.state.find(&[ALL, &number.to_string(), "roots"])? else { return Ok(Vec::new()) };
         let names = folder.names()?;
         Ok(names.keys().filter_map(|name| Some((folder.at(name), folder.target(name)?))).collect())
+    }
+
+    /// Makes roots for more store paths that a generation needs, for [`roots`](Self::roots) to name.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub(crate) fn keep_too(&self, number: u64, nix: &NixPlaces, paths: &[PathBuf]) -> Result<(), WriteError> {
+        let folder = self.state.make(&[ALL, &number.to_string(), "roots"])?;
+        for (name, path) in paths.iter().filter_map(|path| store_path(&nix.store, path)) {
+            if folder.look(&name)?.is_none() {
+                folder.link_to(&path, &name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Says which generation is loaded now.

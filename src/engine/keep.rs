@@ -1,6 +1,7 @@
 //! Which generations a clean-up keeps, and which images with them. The engine says what is in use.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::generation::{Generation, GenerationEntry};
 use super::generations::{GenerationError, Generations};
@@ -36,6 +37,22 @@ pub(crate) fn replace_current(
     }
     generations.confirm(generation.number, progress)?;
     Ok(generation.number)
+}
+
+/// Keeps store paths from Nix's garbage collector for as long as the current generation is kept; what Nix refuses.
+///
+/// # Errors
+/// If the roots cannot be written.
+pub(crate) fn keep_store_paths(
+    generations: &Generations,
+    nix: &NixPlaces,
+    paths: &[PathBuf],
+) -> Result<Vec<String>, GenerationError> {
+    let Some(current) = generations.current()? else { return Ok(Vec::new()) };
+    generations.keep_too(current.number, nix, paths)?;
+    let roots = generations.roots(current.number)?;
+    let refused = roots.into_iter().filter_map(|(link, path)| store::register(nix, &link, &path).err());
+    Ok(refused.map(|error| error.to_string()).collect())
 }
 
 /// What stays.

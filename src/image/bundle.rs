@@ -4,7 +4,7 @@
 //! bundle/
 //!   oci-layout  index.json         an OCI image layout: every image and model by its full reference
 //!   blobs/sha256/<hex>             every blob; a large one as <hex>.part-00, <hex>.part-01, … where it had to be cut
-//!   images/<name>/image.json       what windlass needs beside these of an image
+//!   images/<name>/image.json       what windlass needs beside these of an image; closure.json as in an image directory
 //!   models/<name>/image.json       … and of a model
 //!   stack.json  services.json      as in a lean stack
 //!   README.txt  join.sh            for people without windlass
@@ -21,11 +21,11 @@ pub(crate) const SUMS: &str = "SHA256SUMS";
 /// The folder of the blobs.
 pub(crate) const BLOBS: &str = "blobs/sha256";
 
-/// Whether a directory is a bundle, as far as its names tell: an OCI image layout with the files of a stack.
+/// Whether a directory is a bundle, as far as its names tell: blobs with the files of a stack. One of these may be lost.
 #[must_use]
 pub(crate) fn is_bundle(path: &Path) -> bool {
     let has = |name: &str| path.join(name).is_file();
-    has("oci-layout") && !has("image.json") && (has("stack.json") || has(SUMS))
+    path.join(BLOBS).is_dir() && !has("image.json") && (has("stack.json") || has(SUMS))
 }
 
 /// The bundle that an image directory is in, if it is in one.

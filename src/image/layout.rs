@@ -7,6 +7,7 @@
 //!   recipes/<hex>.json         for each layer: the store paths and rules that its bytes come from
 //!   recipes/<hex>.crc64        for each layer: the CRC-64 of each of its files
 //!   image.json                 summary: name, ref, digests, sizes, layers with their owners
+//!   closure.json               the store paths of its layers, what Nix recorded of them and which refers to which
 //! ```
 //!
 //! *Lean* (no layer blob) and *full* (every layer blob) differ in what is on disk, never in a digest. Reading one checks
@@ -19,6 +20,7 @@ use std::{fs, io};
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::bundle::{BLOBS, bundle_of};
+use super::closure::ImageClosure;
 use super::json::{format_error, parse_json, read_json, read_versioned};
 pub use super::layout_error::LayoutError;
 pub(crate) use super::recipes::Description;
@@ -53,6 +55,8 @@ pub struct ImageInMemory {
     pub(crate) blobs: Vec<SmallBlob>,
     /// How layers are made; for each layer that has no recipe there must be a blob.
     pub(crate) recipes: BTreeMap<Digest, Description>,
+    /// What Nix recorded of its store paths. [`ImageDir::open`] leaves it out, [`ImageDir::to_memory`] reads it.
+    pub(crate) closure: ImageClosure,
 }
 
 impl ImageInMemory {
@@ -88,6 +92,7 @@ impl ImageInMemory {
             .iter()
             .map(|(digest, Description { recipe, checksums })| (*digest, recipe, checksums.as_ref()));
         write_recipes(directory, recipes, progress)?;
+        self.closure.write(directory, progress)?;
         write_file(&directory.join("image.json"), &canonical::to_pretty(&self.summary), progress)
     }
 
@@ -125,6 +130,9 @@ impl ImageDir {
         let bundle = bundle_of(path);
         let (in_bundle, layout) = (bundle.is_some(), bundle.unwrap_or_else(|| path.to_owned()));
         for (folder, missing) in [(path, "image.json"), (&layout, "index.json"), (&layout, "oci-layout")] {
+            if !folder.join(missing).is_file() && in_bundle {
+                return Err(LayoutError::Missing { path: folder.join(missing) });
+            }
             if !folder.join(missing).is_file() {
                 return Err(LayoutError::NotAnImage { path: folder.to_owned(), missing });
             }
@@ -195,7 +203,7 @@ impl ImageDir {
                 recipes.insert(layer.digest, Description { recipe, checksums: None });
             }
         }
-        let image = ImageInMemory { summary, top, blobs, recipes };
+        let image = ImageInMemory { summary, top, blobs, recipes, closure: ImageClosure::default() };
         Ok(Self { path: path.to_owned(), layout, in_bundle, image })
     }
 
@@ -232,6 +240,14 @@ impl ImageDir {
         &self.image
     }
 
+    /// All that is known of it but the bytes of its layers, for writing it elsewhere.
+    ///
+    /// # Errors
+    /// If its `closure.json` cannot be read.
+    pub(crate) fn to_memory(&self) -> Result<ImageInMemory, LayoutError> {
+        Ok(ImageInMemory { closure: ImageClosure::read(&self.path)?, ..self.image.clone() })
+    }
+
     /// `image.json`.
     #[must_use]
     pub const fn summary(&self) -> &Summary {
@@ -242,6 +258,12 @@ impl ImageDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is in a bundle, where a layer is its blob.
+    #[must_use]
+    pub(crate) const fn is_in_bundle(&self) -> bool {
+        self.in_bundle
     }
 
     /// The layers of one platform with their recipes, for use in another image.

@@ -5,12 +5,14 @@
 
 pub(crate) mod archive;
 pub(crate) mod bundle;
+pub(crate) mod closure;
 pub(crate) mod delta;
 pub(crate) mod json;
 pub(crate) mod layout;
 mod layout_error;
 pub(crate) mod recipes;
 pub(crate) mod rootfs;
+pub(crate) mod store_paths;
 pub(crate) mod summary;
 pub(crate) mod vouching;
 

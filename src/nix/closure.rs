@@ -94,6 +94,13 @@ impl ClosureGraph {
         self.nodes.values()
     }
 
+    /// All paths, each behind those that it refers to.
+    #[must_use]
+    pub(crate) fn references_first(&self) -> Vec<&PathInfo> {
+        let Ok(index) = ClosureIndex::new(&self.nodes) else { return Vec::new() };
+        index.referrers_first.iter().rev().map(|&node| &self.nodes[index.paths[node]]).collect()
+    }
+
     /// The roots and everything that they need.
     ///
     /// # Errors

@@ -7,8 +7,10 @@
 //! | what does it need? | [`closure`] |
 //! | is it what Nix recorded? | [`nar`] |
 //! | how does a file become a store path, or a root of the garbage collector? | [`store`] |
+//! | how does a store path of another store come here? | [`import`] |
 
 pub(crate) mod closure;
+pub(crate) mod import;
 pub(crate) mod nar;
 pub(crate) mod path_info;
 pub(crate) mod registration;

@@ -18,7 +18,7 @@
 //! Reproducibility: depends on names, contents, link targets and the owner's `x` bit, and on nothing else.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -70,15 +70,14 @@ impl Classified for NarError {
 /// # Errors
 /// If anything below cannot be read, changes meanwhile, or is neither of the three.
 pub fn nar_hash(path: &Path) -> Result<(NarHash, u64), NarError> {
-    let mut nar = Nar { hasher: Hasher::new(), buffer: vec![0; 1 << 18] };
-    nar.string(b"nix-archive-1");
+    let mut nar = Nar { out: NarWriter::begin(Hasher::new()).map_err(at(path))?, buffer: vec![0; 1 << 18] };
     nar.node(path)?;
-    let (digest, size) = nar.hasher.finish();
+    let (digest, size) = nar.out.out.finish();
     Ok((NarHash::from_bytes(*digest.as_bytes()), size))
 }
 
 struct Nar {
-    hasher: Hasher,
+    out: NarWriter<Hasher>,
     buffer: Vec<u8>,
 }
 
@@ -87,29 +86,24 @@ impl Nar {
     fn node(&mut self, path: &Path) -> Result<(), NarError> {
         let metadata = fs::symlink_metadata(path).map_err(at(path))?;
         let kind = metadata.file_type();
-        self.strings(&["(", "type"]);
         if kind.is_file() {
-            self.string(b"regular");
-            if metadata.permissions().mode() & 0o100 != 0 {
-                self.strings(&["executable", ""]);
-            }
-            self.string(b"contents");
+            self.out.begin_file(metadata.permissions().mode() & 0o100 != 0, metadata.len()).map_err(at(path))?;
             self.contents(path, metadata.len())?;
+            self.out.end_file(metadata.len()).map_err(at(path))?;
         } else if kind.is_symlink() {
-            self.strings(&["symlink", "target"]);
-            self.string(fs::read_link(path).map_err(at(path))?.as_os_str().as_bytes());
+            let target = fs::read_link(path).map_err(at(path))?;
+            self.out.symlink(target.as_os_str().as_bytes()).map_err(at(path))?;
         } else if kind.is_dir() {
-            self.string(b"directory");
             let names = fs::read_dir(path).and_then(|dir| dir.map(|entry| Ok(entry?.file_name())).collect());
             let mut names: Vec<_> = names.map_err(at(path))?;
             names.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+            self.out.begin_directory().map_err(at(path))?;
             for name in names {
-                self.strings(&["entry", "(", "name"]);
-                self.string(name.as_bytes());
-                self.string(b"node");
+                self.out.begin_entry(name.as_bytes()).map_err(at(path))?;
                 self.node(&path.join(name))?;
-                self.string(b")");
+                self.out.end().map_err(at(path))?;
             }
+            self.out.end().map_err(at(path))?;
         } else {
             let kind = match kind {
                 kind if kind.is_socket() => "a socket",
@@ -118,12 +112,10 @@ impl Nar {
             };
             return Err(NarError::Kind { path: path.to_owned(), kind });
         }
-        self.string(b")");
         Ok(())
     }
 
     fn contents(&mut self, path: &Path, size: u64) -> Result<(), NarError> {
-        self.hasher.update(&size.to_le_bytes());
         // One byte more than there should be, to notice a file that grows.
         let mut file = bounded::open(path).map_err(at(path))?.take(size.saturating_add(1));
         let mut seen = 0;
@@ -131,7 +123,7 @@ impl Nar {
             match file.read(&mut self.buffer) {
                 Ok(0) => break,
                 Ok(n) => {
-                    self.hasher.update(&self.buffer[..n]);
+                    self.out.contents(&self.buffer[..n]).map_err(at(path))?;
                     seen += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -141,23 +133,85 @@ impl Nar {
         if seen != size {
             return Err(NarError::Changed { path: path.to_owned(), expected: size });
         }
-        self.pad(size);
         Ok(())
     }
+}
 
-    fn strings(&mut self, strings: &[&str]) {
-        strings.iter().for_each(|string| self.string(string.as_bytes()));
+/// Writes the grammar above, piece by piece.
+pub(crate) struct NarWriter<W: Write> {
+    pub(crate) out: W,
+}
+
+impl<W: Write> NarWriter<W> {
+    /// An archive that goes there.
+    ///
+    /// # Errors
+    /// As the writer has them.
+    pub(crate) fn begin(out: W) -> io::Result<Self> {
+        let mut nar = Self { out };
+        nar.string(b"nix-archive-1")?;
+        Ok(nar)
     }
 
-    fn string(&mut self, bytes: &[u8]) {
-        self.hasher.update(&(bytes.len() as u64).to_le_bytes());
-        self.hasher.update(bytes);
-        self.pad(bytes.len() as u64);
+    /// Before the [`contents`](Self::contents) of a file of this size; [`end_file`](Self::end_file) comes after them.
+    pub(crate) fn begin_file(&mut self, executable: bool, size: u64) -> io::Result<()> {
+        self.strings(&["(", "type", "regular"])?;
+        if executable {
+            self.strings(&["executable", ""])?;
+        }
+        self.string(b"contents")?;
+        self.out.write_all(&size.to_le_bytes())
     }
 
-    fn pad(&mut self, size: u64) {
+    /// Some of the bytes of a file.
+    pub(crate) fn contents(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(bytes)
+    }
+
+    /// After the contents of a file of this size.
+    pub(crate) fn end_file(&mut self, size: u64) -> io::Result<()> {
+        self.pad(size)?;
+        self.string(b")")
+    }
+
+    /// A symbolic link.
+    pub(crate) fn symlink(&mut self, target: &[u8]) -> io::Result<()> {
+        self.strings(&["(", "type", "symlink", "target"])?;
+        self.string(target)?;
+        self.string(b")")
+    }
+
+    /// A directory; after its entries comes [`end`](Self::end).
+    pub(crate) fn begin_directory(&mut self) -> io::Result<()> {
+        self.strings(&["(", "type", "directory"])
+    }
+
+    /// An entry of a directory, which come in the order of their names' bytes; after what it is comes [`end`](Self::end).
+    pub(crate) fn begin_entry(&mut self, name: &[u8]) -> io::Result<()> {
+        self.strings(&["entry", "(", "name"])?;
+        self.string(name)?;
+        self.string(b"node")
+    }
+
+    /// After a directory, or an entry of one.
+    pub(crate) fn end(&mut self) -> io::Result<()> {
+        self.string(b")")
+    }
+
+    fn strings(&mut self, strings: &[&str]) -> io::Result<()> {
+        strings.iter().try_for_each(|string| self.string(string.as_bytes()))
+    }
+
+    /// A string of Nix's formats.
+    pub(crate) fn string(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.out.write_all(&(bytes.len() as u64).to_le_bytes())?;
+        self.out.write_all(bytes)?;
+        self.pad(bytes.len() as u64)
+    }
+
+    fn pad(&mut self, size: u64) -> io::Result<()> {
         const ZEROS: [u8; 8] = [0; 8];
-        self.hasher.update(&ZEROS[..(size.wrapping_neg() % 8) as usize]);
+        self.out.write_all(&ZEROS[..(size.wrapping_neg() % 8) as usize])
     }
 }
 

@@ -176,14 +176,9 @@ impl NixStore {
         let (there, missing): (Vec<_>, Vec<_>) =
             files.into_iter().partition(|file| self.path(file).symlink_metadata().is_ok());
         let mut missing: BTreeSet<FixedFile> = missing.into_iter().collect();
-        // A command line has room for this many.
-        for some in there.chunks(500) {
-            let paths: Vec<PathBuf> = some.iter().map(|file| self.path(file)).collect();
-            let printed = run("--check-validity", [OsStr::new("--print-invalid")], &paths)?;
-            let invalid: BTreeSet<&Path> = printed.lines().map(Path::new).collect();
-            let lacking = some.iter().zip(&paths).filter(|(_, path)| invalid.contains(path.as_path()));
-            missing.extend(lacking.map(|(file, _)| file.clone()));
-        }
+        let paths: Vec<PathBuf> = there.iter().map(|file| self.path(file)).collect();
+        let invalid = invalid(&paths)?;
+        missing.extend(there.into_iter().filter(|file| invalid.contains(&self.path(file))));
         Ok(missing)
     }
 
@@ -286,6 +281,26 @@ pub(crate) fn register(nix: &NixPlaces, link: &Path, path: &Path) -> Result<(), 
     if output.status.success() { Ok(()) } else { Err(failed(said.trim().trim_start_matches("error: ").to_owned())) }
 }
 
+/// Those of these store paths that are not valid.
+///
+/// # Errors
+/// If Nix cannot be asked.
+pub(crate) fn invalid(paths: &[PathBuf]) -> Result<BTreeSet<PathBuf>, NixError> {
+    let mut invalid = BTreeSet::new();
+    // A command line has room for this many.
+    for some in paths.chunks(500) {
+        let printed = run("--check-validity", [OsStr::new("--print-invalid")], some)?;
+        invalid.extend(printed.lines().map(PathBuf::from));
+    }
+    Ok(invalid)
+}
+
+/// Whether there is a Nix. Without a database and a daemon there is not, and asking would make one.
+#[must_use]
+pub(crate) fn is_there(nix: &NixPlaces) -> bool {
+    ["db/db.sqlite", "daemon-socket/socket"].iter().any(|name| nix.state.join(name).exists())
+}
+
 /// The hashes that Nix has recorded of these store paths; an error if one of them is not valid.
 ///
 /// # Errors
@@ -294,9 +309,7 @@ pub(crate) fn recorded_hashes(
     nix: &NixPlaces,
     paths: &BTreeSet<PathBuf>,
 ) -> Result<BTreeMap<PathBuf, NarHash>, NixError> {
-    // Without a database or a daemon there is no Nix, and asking would make one.
-    let there = ["db/db.sqlite", "daemon-socket/socket"].iter().any(|name| nix.state.join(name).exists());
-    if !there {
+    if !is_there(nix) {
         return Err(NixError::Missing(io::ErrorKind::NotFound.into()));
     }
     let paths: Vec<PathBuf> = paths.iter().cloned().collect();

@@ -4,6 +4,7 @@
 //! writes SHA-256: it is what containers-storage, Nix and Hugging Face agree on.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,17 @@ impl Hasher {
     #[must_use]
     pub(crate) fn finish(self) -> (Digest, u64) {
         (Digest(self.state.finalize().into()), self.count)
+    }
+}
+
+impl io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use self::models::{PlannedModel, warnings};
 use crate::class::{Class, Classified};
+use crate::image::closure::ImageClosure;
 use crate::image::{BuiltLayer, Inherited, LayerKind, LayerRecord, ModelPart};
 use crate::layer::{FORMAT, Input, Known, Perm, Recipe};
 use crate::names::Name;
@@ -158,6 +159,8 @@ pub(crate) struct ImageRequest {
     pub(crate) inherited: Option<Inherited>,
     /// Its explicit layers, bottom first.
     pub(crate) layers: Vec<BuiltLayer>,
+    /// What is known of the store paths of that image and of these layers.
+    pub(crate) known: ImageClosure,
 }
 
 /// The plan of one image.
@@ -171,6 +174,8 @@ pub(crate) struct ImagePlan {
     pub(crate) models: Vec<Name>,
     /// What the image that it is built upon hands down.
     pub(crate) inherited: Option<Inherited>,
+    /// What is known of the store paths of what was built before.
+    pub(crate) known: ImageClosure,
 }
 
 /// Plans all images of a stack at once.
@@ -196,7 +201,7 @@ pub(crate) fn plan_images(graph: &ClosureGraph, requests: Vec<ImageRequest>) -> 
 fn plan_image(
     graph: &ClosureGraph,
     names: &[String],
-    ImageRequest { spec, mut models, base, inherited, layers }: ImageRequest,
+    ImageRequest { spec, mut models, base, inherited, layers, known }: ImageRequest,
     parts: &[ClosurePart],
 ) -> Result<ImagePlan, PlanError> {
     models::sort(&mut models);
@@ -227,7 +232,7 @@ fn plan_image(
         let (image, count) = (spec.name, planned.len());
         return Err(PlanError::TooManyLayers { image, count, models: of_models, others: count - of_models });
     }
-    Ok(ImagePlan { spec, layers: planned, models: model_names, inherited })
+    Ok(ImagePlan { spec, layers: planned, models: model_names, inherited, known })
 }
 
 /// The layers of a [`LayerSpec`], bottom first.

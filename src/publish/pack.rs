@@ -221,7 +221,7 @@ pub(crate) fn with_layers(
     blobs.sort_by_key(|blob| blob.digest);
     let recipes = image.recipes.iter().filter(|(digest, _)| !layers.contains_key(digest));
     let recipes = recipes.map(|(digest, description)| (*digest, description.clone())).collect();
-    Ok(ImageInMemory { summary, top, blobs, recipes })
+    Ok(ImageInMemory { summary, top, blobs, recipes, closure: image.closure.clone() })
 }
 
 /// A manifest or an index with other digests and sizes in the list of this name; byte for byte the same if none is given.

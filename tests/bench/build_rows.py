@@ -95,7 +95,8 @@ def xfs():
     stock, digest = f"cp {weights} xfs/out && sync xfs/out", f"openssl dgst -sha256 {weights}"
     copy = stock.replace("cp ", "cp --reflink=never ", 1)
     runs = interleave(LONG, export=export, always=[*export, "--verify", "always"], shared=f"{stock} && {digest}",
-                      copy=f"{copy} && {digest}", stock=stock)
+                      copy=f"{copy} && {digest}", stock=stock, bundle=windlass("export", "xfs/lean", "--bundle", "xfs/out"))
+    row("XFS, model: `export --bundle`", runs["bundle"], runs["copy"], "`cp --reflink=never`, `sync`, `openssl`", 0.05)
     row("XFS, model: `export`", runs["export"], runs["copy"], "`cp --reflink=never`, `sync`, `openssl`", 0.05)
     row("XFS, model: `export`", runs["export"], runs["shared"], "`cp` (it shares), `sync`, `openssl`", 0.05)
     row("XFS, model: `export`", runs["export"], runs["stock"], "`cp` (it shares), `sync`")

@@ -177,6 +177,27 @@ def unpacked():
     forget()
 
 
+def bundled(notes):
+    """A stick with the model and the closure: written, brought up to date, and loaded on a host without Nix."""
+    big = image("big", models=[{"built": str(WORK / "weights.image")}],
+                content={"deps": [json.loads((WORK / "closure.json").read_text())[-1]["path"]]})
+    copy = (f"mkdir peer && cp model.gguf peer && cp -r {STORE}/*-package* peer && sync --file-system peer"
+            f" && openssl dgst -sha256 model.gguf && tar -c -C {STORE} --exclude='*-model.gguf' . | openssl dgst -sha256")
+    runs = interleave(LONG, export=windlass("export", big, "--bundle", "out"), copy=copy)
+    row("bundle of model and closure: `export`", runs["export"], runs["copy"], "`cp -r`, `sync`, `openssl`", 1.2)
+    prepare("export", big, "--bundle", "stick")
+    again = run(windlass("export", big, "--bundle", "stick", "--json"))
+    notes.append(f"Bundle brought up to date, nothing changed: {again.wall * 1000:.0f} ms, "
+                 f"{json.loads(again.output)['written']} bytes written, {again.read:,} read.")
+    nix = {name: os.environ.pop(name) for name in ("NIX_STORE_DIR", "NIX_STATE_DIR")}
+    runs = interleave(LONG, load=(windlass("load", "stick"), lambda: settings(True)),
+                      copy="cp -r stick peer && sync --file-system peer")
+    row("bundle: `load`, linked, without Nix", runs["load"], runs["copy"], "`cp -r` of it, `sync`", 1.1)
+    os.environ.update(nix)
+    shutil.rmtree(WORK / "stick")
+    forget()
+
+
 def rows(notes):
     # As Nix would have it: in the store, and not to be written to.
     weights = STORE / f"{'0' * 32}-model.gguf"
@@ -191,6 +212,7 @@ def rows(notes):
         second(notes)
         first(notes)
         unpacked()
+        bundled(notes)
         pulled()
     finally:
         forget()

@@ -57,7 +57,7 @@ impl Source {
     }
 
     /// What an export of the stack says.
-    fn export(&self, options: &[&str]) -> Value {
+    pub(crate) fn export(&self, options: &[&str]) -> Value {
         let said = self.podman.said(&[&["export", "stack", "--bundle", "bundle", "--json"], options].concat());
         assert_eq!(said.code, 0, "{said:?}");
         serde_json::from_str(&said.stdout).unwrap()

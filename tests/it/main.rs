@@ -19,6 +19,8 @@ mod bad_registry;
 mod bundle;
 mod bundle_bumps;
 mod bundle_delta;
+mod bundle_faults;
+mod bundle_store;
 mod cache;
 mod cache_key;
 mod ci_templates;
