@@ -23,7 +23,7 @@ use crate::disk::{AtPath, WriteError, own_lock};
 use crate::image::bundle::{BLOBS, SUMS};
 use crate::image::closure::{CLOSURE, ImageClosure};
 use crate::image::delta;
-use crate::image::layout::LayoutError;
+use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::Summary;
 use crate::image::{SmallBlob, index_of, oci_layout};
 use crate::layer::output::Verify;

@@ -453,8 +453,7 @@ fn finish(
     }
     let tag = plan.spec.tag.as_deref();
     let image = assemble(&plan.spec.name, tag, &about, &layers, plan.models, ImageKind::Image)?;
-    let recipes = layers.iter().map(|layer| &layer.recipe);
-    let closure = ImageClosure::new(recipes, graph, &plan.spec.store_dir, plan.known);
+    let closure = ImageClosure::new(layers.iter().map(|layer| &layer.recipe), graph, &plan.spec.store_dir, plan.known);
     Ok(ImageInMemory { closure, ..image })
 }
 
@@ -469,8 +468,7 @@ fn assemble(
     let records: Vec<LayerRecord> = layers.iter().map(|layer| layer.record.clone()).collect();
     let (config, manifest) = image::manifest(about, layers);
     let digest = manifest.digest;
-    let short = digest.short();
-    let reference = Reference::new(name, tag.unwrap_or(&short))?;
+    let reference = Reference::new(name, tag.unwrap_or(&digest.short()))?;
     let platform = PlatformRecord {
         platform: about.platform.clone(),
         digest,

@@ -46,7 +46,7 @@ impl NixImport {
     /// Starts Nix.
     ///
     /// # Errors
-    /// If there is none.
+    /// If it cannot be started.
     pub(crate) fn begin() -> Result<Self, NixError> {
         let said = tempfile::tempfile().map_err(NixError::Missing)?;
         let mut command = Command::new("nix-store");
