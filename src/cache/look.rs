@@ -69,12 +69,17 @@ impl CacheEyes<'_> {
 
         let mut sources =
             BaseSources { lock: self.lock, snapshot, recorded: BTreeMap::new(), platform: platform.clone() };
-        let mut bases: Vec<BaseImage> = containerfile.images.iter().map(|name| sources.find(name)).collect();
-        if bases.iter().any(|base| base.source == BaseSource::Unknown) {
-            let recorded = entries.first().and_then(|entry| entry.inputs().ok());
-            sources.recorded = recorded.map(|inputs| inputs.bases).unwrap_or_default();
-            bases = containerfile.images.iter().map(|name| sources.find(name)).collect();
+        let in_contexts =
+            image.contexts.iter().filter_map(|(context, place)| Some((context, place.split_once("://")?.1)));
+        let names = containerfile.images.iter().map(String::as_str).chain(in_contexts.clone().map(|(_, name)| name));
+        if names.into_iter().any(|name| sources.find(name).source == BaseSource::Unknown)
+            && let Some(inputs) = entries.first().and_then(|entry| entry.inputs().ok())
+        {
+            let digest = |(context, name): (&String, &str)| Some((name.to_owned(), *inputs.contexts.get(context)?));
+            sources.recorded = in_contexts.filter_map(digest).collect();
+            sources.recorded.extend(inputs.bases.clone());
         }
+        let bases: Vec<BaseImage> = containerfile.images.iter().map(|name| sources.find(name)).collect();
         let (mut contexts, mut context_images) = (BTreeMap::new(), BTreeMap::new());
         for (context, place) in &image.contexts {
             if let Some((_, reference)) = place.split_once("://") {

@@ -4,7 +4,7 @@
 //! so that each is written once, and what was damaged there is replaced. The entry is made beside its place and renamed last: a
 //! kill leaves the old entries, and files that the next run uses or removes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -146,42 +146,6 @@ impl CacheChange {
         Ok(entry)
     }
 
-    /// What is not among the newest entries of each image, and blobs that nothing needs. Entries of an image that is not defined any
-    /// more go too. Whatever else lies in the folder is not ours.
-    pub(crate) fn plan(&self, images: &[(&Name, usize)]) -> Result<PrunePlan, CacheError> {
-        let mut plan = PrunePlan::default();
-        let mut needed = BTreeSet::new();
-        let folders = Dir::open(&self.cache)?.names()?;
-        let folders = folders.into_keys().filter_map(|name| Name::new(name.into_string().ok()?).ok());
-        for name in folders.filter(|name| **name != *BLOBS && self.cache.join(&**name).is_dir()) {
-            let keep = images.iter().find(|(known, _)| **known == name).map_or(0, |(_, keep)| *keep);
-            let (all, unreadable) = entries::of(&self.cache, &name)?;
-            plan.entries.extend(unreadable.into_iter().map(|(path, _)| path));
-            let mut keys = BTreeSet::new();
-            for entry in all {
-                let is_kept = keys.len() < keep && keys.insert(entry.facts.key);
-                match entry.blobs() {
-                    Ok(blobs) if is_kept => {
-                        needed.extend(blobs);
-                        plan.kept += 1;
-                    }
-                    // One whose blobs are not known could not be loaded.
-                    _ => plan.entries.push(entry.path),
-                }
-            }
-        }
-        let folder = self.cache.join(crate::image::bundle::BLOBS);
-        for (name, _) in Dir::open(&folder)?.names()? {
-            let Some(text) = name.to_str() else { continue };
-            if crate::build::bundle_files::is_name_of_blob(text) && !needed.contains(text) {
-                let path = folder.join(text);
-                plan.bytes += path.symlink_metadata().map_or(0, |found| found.len());
-                plan.blobs.push(path);
-            }
-        }
-        Ok(plan)
-    }
-
     /// Takes away what killed runs have left.
     fn sweep(&self) -> Result<(), CacheError> {
         let root = Dir::open(&self.cache)?;
@@ -208,6 +172,46 @@ impl CacheChange {
         plan.entries.iter().filter_map(|entry| entry.parent()).for_each(|folder| drop(fs::remove_dir(folder)));
         Ok(())
     }
+}
+
+/// What is not among the newest entries of each image, and blobs that nothing needs. Entries of an image that is not defined any
+/// more go too. Whatever else lies in the folder is not ours. Nothing is changed.
+pub(crate) fn plan(cache: &Path, images: &[(&Name, usize)]) -> Result<PrunePlan, CacheError> {
+    let mut plan = PrunePlan::default();
+    let mut needed = BTreeSet::new();
+    if !cache.exists() {
+        return Ok(plan);
+    }
+    let folders = Dir::open(cache)?.names()?;
+    let folders = folders.into_keys().filter_map(|name| Name::new(name.into_string().ok()?).ok());
+    for name in folders.filter(|name| **name != *BLOBS && cache.join(&**name).is_dir()) {
+        let keep = images.iter().find(|(known, _)| **known == name).map_or(0, |(_, keep)| *keep);
+        let (all, unreadable) = entries::of(cache, &name)?;
+        plan.entries.extend(unreadable.into_iter().map(|(path, _)| path));
+        let mut keys = BTreeSet::new();
+        for entry in all {
+            let is_kept = keys.len() < keep && keys.insert(entry.facts.key);
+            match entry.blobs() {
+                Ok(blobs) if is_kept => {
+                    needed.extend(blobs);
+                    plan.kept += 1;
+                }
+                // One whose blobs are not known could not be loaded.
+                _ => plan.entries.push(entry.path),
+            }
+        }
+    }
+    let folder = cache.join(crate::image::bundle::BLOBS);
+    let names = if folder.exists() { Dir::open(&folder)?.names()? } else { BTreeMap::new() };
+    for (name, _) in names {
+        let Some(text) = name.to_str() else { continue };
+        if crate::build::bundle_files::is_name_of_blob(text) && !needed.contains(text) {
+            let path = folder.join(text);
+            plan.bytes += path.symlink_metadata().map_or(0, |found| found.len());
+            plan.blobs.push(path);
+        }
+    }
+    Ok(plan)
 }
 
 /// Takes an entry away: without its sums it is not an entry any more.

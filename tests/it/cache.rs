@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::cache_key::{project, row};
-use crate::engine::{Podman, Said};
+use crate::cache_key::{project, project_in, row};
+use crate::engine::{Podman, Said, as_user, untimed};
 use crate::env::run_ok;
 
 fn cache(podman: &Podman, words: &[&str]) -> Said {
@@ -126,6 +126,16 @@ fn what_was_built_once_is_never_built_again() {
 fn a_clone_works_without_network_base_images_and_nix_and_branches_merge() {
     let podman = project();
     let here = podman.env.path("project");
+    // An image in the place of another context.
+    let text = fs::read_to_string(here.join("windlass-cache.json")).unwrap();
+    let mut definitions: Value = serde_json::from_str(&text).unwrap();
+    definitions["images"]["unit"]["contexts"]["tools"] = "container-image://localhost/base:1".into();
+    fs::write(here.join("windlass-cache.json"), definitions.to_string()).unwrap();
+    let steps = fs::read_to_string(here.join("Containerfile")).unwrap();
+    let steps = steps.replace("COPY . ", "COPY --from=tools /bin/busybox /bin/again\nCOPY . ");
+    fs::write(here.join("Containerfile"), steps).unwrap();
+    // Where there is no cache, nothing is made to say so.
+    assert!(cache(&podman, &["prune"]).last().starts_with("would remove 0 entries") && !here.join("cache").exists());
     row(&podman, &["update"]);
     git(&here, &["init", "--quiet"]);
     git(&here, &["add", "."]);
@@ -171,7 +181,10 @@ fn a_clone_works_without_network_base_images_and_nix_and_branches_merge() {
     // What has to be built needs its base image, which is named with the command that brings it.
     other.env.write("project/src/a.txt", "other");
     let said = alone(&["update"]);
-    assert!(said.code == 6 && said.stderr.contains("a base image is not in Podman: base:1"), "{said:?}");
+    assert!(
+        said.code == 6 && said.stderr.contains("base images are not in Podman: base:1, localhost/base:1"),
+        "{said:?}"
+    );
     assert!(said.stderr.contains("hint: `podman pull base:1` brings it"), "{said:?}");
 
     // Another user, to whom the clone belongs, and root, who leaves nothing there.
@@ -187,6 +200,26 @@ fn a_clone_works_without_network_base_images_and_nix_and_branches_merge() {
     assert!(said.code == 7 && said.stderr.contains("project belongs to user 12345"), "{said:?}");
     let ours = |paths: Vec<PathBuf>| paths.into_iter().filter(|path| path.starts_with(&clone)).collect::<Vec<_>>();
     assert_eq!(ours(before), ours(other.env.tree()));
+}
+
+#[test]
+fn another_user_loads_what_was_committed() {
+    let podman = project_in(Podman::linked());
+    let digest = row(&podman, &["update"])["digest"].as_str().unwrap().to_owned();
+    let script = "
+        cp -r $T/project $T/home/clone; chown -R 12345:12345 $T/home/clone; cd $T/home/clone
+        as $WINDLASS cache status; as $WINDLASS cache load; as $WINDLASS cache update
+        as podman image inspect --format '{{.Digest}}' localhost/unit:cache
+        find $T/home/clone $T/home/.cache -not -user 12345; cd /";
+    let said = as_user(&podman, script);
+    let lines: Vec<&str> = said.lines().map(untimed).collect();
+    let sentence = |line: &&&str| line.starts_with("1 image:");
+    assert_eq!(
+        lines.iter().filter(sentence).collect::<Vec<_>>(),
+        [&"1 image: 1 hit, 0 missed", &"1 image: 1 hit, 0 missed, 1 loaded", &"1 image: 1 hit, 0 missed"],
+        "{said}"
+    );
+    assert_eq!(lines.last(), Some(&digest.as_str()), "{said}");
 }
 
 #[test]

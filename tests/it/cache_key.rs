@@ -14,7 +14,11 @@ use crate::engine::Podman;
 
 /// A project with a Containerfile over a base image of busybox.
 pub(crate) fn project() -> Podman {
-    let podman = Podman::new();
+    project_in(Podman::new())
+}
+
+/// The same in this Podman.
+pub(crate) fn project_in(podman: Podman) -> Podman {
     let env = &podman.env;
     fs::create_dir_all(env.path("base")).unwrap();
     fs::copy("/usr/bin/busybox", env.path("base/busybox")).unwrap();

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ProjectArgs;
 use crate::cache::definition::CacheProject;
-use crate::cache::store::{CacheChange, PrunePlan};
+use crate::cache::store::{self, CacheChange};
 use crate::cli::failure::Result;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::session::Session;
@@ -50,17 +50,14 @@ pub(super) struct CachePruneReport {
 pub(super) fn run(args: &CachePruneArgs, printer: &Printer, session: &Session) -> Result<()> {
     let (project, progress) = (CacheProject::find(&args.project.project)?, session.progress());
     let keep: Vec<_> = project.definitions.images.keys().map(|name| (name, args.keep)).collect();
-    // Where there is nothing, nothing is made.
-    let plan = if project.folder().exists() {
-        let change = CacheChange::begin(&project.folder(), progress)?;
-        let plan = change.plan(&keep)?;
-        if args.apply {
-            change.prune(&plan)?;
-        }
-        plan
-    } else {
-        PrunePlan::default()
-    };
+    let folder = project.folder();
+    let mut plan = store::plan(&folder, &keep)?;
+    if args.apply && folder.exists() {
+        let change = CacheChange::begin(&folder, progress)?;
+        // Another one may have changed it meanwhile.
+        plan = store::plan(&folder, &keep)?;
+        change.prune(&plan)?;
+    }
     let (applied, kept, blobs, bytes) = (args.apply, plan.kept, plan.blobs.len(), plan.bytes);
     if printer.json() {
         return printer.value(&CachePruneReport { applied, kept, removed: plan.entries, blobs, bytes });
