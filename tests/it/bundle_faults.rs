@@ -237,7 +237,7 @@ fn a_load_from_it_may_be_killed_at_any_moment() {
     assert_eq!(text_of(&podman, &source.reference("app")), "one");
 }
 
-/// A reader that nobody wrote for windlass: the standard library of Python.
+/// A reader that was not written for windlass: the standard library of Python.
 const READER: &str = r#"
 import hashlib, json, sys, tarfile
 blob = lambda digest: f"blobs/{digest.replace(':', '/')}"
