@@ -10,7 +10,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::bundle_content::ImageBundle;
+use super::bundle_content::{ImageBundle, Patches};
 use super::bundle_files::{BundleBlob, create_beside, is_name_of_blob, write_blob};
 use super::check_archives::sums;
 use super::stack::{Form, SERVICES, describe, services_file};
@@ -72,6 +72,17 @@ impl Classified for BundleError {
             }
         }
     }
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct BundleWritten {
+    /// How many files the bundle had and has no more.
+    pub(crate) removed: usize,
+    /// How many layers are there as patches.
+    pub(crate) patched: usize,
+    /// How many bytes fewer these are.
+    pub(crate) saved: u64,
 }
 
 /// What writing a bundle would do.
@@ -140,11 +151,16 @@ impl ImageBundle {
         Ok(BundlePlan { blobs, sums })
     }
 
-    /// Writes what is missing, and removes what the bundle had and has no more; how many files that were.
+    /// Writes what is missing, and removes what the bundle had and has no more.
     ///
     /// # Errors
     /// With the file or the layer at fault. What was written before stays, for the next run.
-    pub(crate) fn write(&self, directory: &Path, verify: Verify, progress: &Progress) -> Result<usize, BundleError> {
+    pub(crate) fn write(
+        &self,
+        directory: &Path,
+        verify: Verify,
+        progress: &Progress,
+    ) -> Result<BundleWritten, BundleError> {
         let _lock = if self.shared { None } else { Some(lock(directory, progress)?) };
         let root = Dir::open(directory)?;
         let mut files = BundleFiles { directory, progress, sums: BTreeMap::new() };
@@ -152,7 +168,14 @@ impl ImageBundle {
         let plan = self.plan(directory)?;
         files.put(README, self.readme(&plan).as_bytes())?;
         files.folder(BLOBS)?;
+        let (known, mut patches, mut old, mut saved) = (self.known_patches(directory), Patches::new(), None, 0);
         for blob in &plan.blobs {
+            if let Some((path, patch)) = self.patch(blob, (directory, &known), &mut old, progress)? {
+                files.sums.insert(path, patch.digest);
+                saved += blob.layer.size - patch.size;
+                patches.insert(blob.layer.digest, patch);
+                continue;
+            }
             if blob.is_there {
                 progress.count_kept(blob.layer.size);
                 let known = |path: PathBuf| {
@@ -171,7 +194,7 @@ impl ImageBundle {
             }
             entries.push((image.image().top.clone(), image.summary().reference.to_string()));
         }
-        let deltas: Vec<_> = self.all().flat_map(|image| self.deltas(image)).collect();
+        let deltas: Vec<_> = self.all().flat_map(|image| self.deltas(image, &patches)).collect();
         if !deltas.is_empty() {
             files.put(&format!("{BLOBS}/{}", Digest::of(delta::EMPTY).hex()), delta::EMPTY)?;
         }
@@ -179,8 +202,9 @@ impl ImageBundle {
             files.put(&format!("{BLOBS}/{}", manifest.digest.hex()), &manifest.bytes)?;
         }
         entries.extend(deltas);
-        let images: Vec<Summary> = self.images.iter().map(|image| self.named(image)).collect();
-        let models: Vec<(&Name, Summary)> = self.models.iter().map(|(name, image)| (name, self.named(image))).collect();
+        let images: Vec<Summary> = self.images.iter().map(|image| self.named(image, &patches)).collect();
+        let models: Vec<(&Name, Summary)> =
+            self.models.iter().map(|(name, image)| (name, self.named(image, &patches))).collect();
         let paths: Vec<&Path> = self.all().map(ImageDir::path).collect();
         let folders = images.iter().map(|summary| (format!("images/{}", summary.name.file_name()), summary));
         let folders = folders.chain(models.iter().map(|(name, model)| (format!("models/{name}"), model)));
@@ -204,7 +228,8 @@ impl ImageBundle {
         let entries: Vec<(&SmallBlob, &str)> = entries.iter().map(|(blob, name)| (blob, name.as_str())).collect();
         files.put("index.json", &index_of(&entries))?;
         files.finish(&root)?;
-        if self.shared { Ok(0) } else { files.remove_rest() }
+        let removed = if self.shared { 0 } else { files.remove_rest()? };
+        Ok(BundleWritten { removed, patched: patches.len(), saved })
     }
 
     fn readme(&self, plan: &BundlePlan<'_>) -> String {

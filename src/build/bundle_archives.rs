@@ -17,8 +17,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::bundle::{BundleError, BundleFiles, README, lock, publish, refuse_foreign};
+use super::bundle::{BundleError, BundleFiles, BundleWritten, README, lock, publish, refuse_foreign};
 use super::bundle_content::ImageBundle;
+use super::bundle_files::create_beside;
 use super::check_archives::sums;
 use super::stack::{Form, SERVICES, StackImage, StackJson, StackModel, describe, services_file};
 use crate::disk::AtPath;
@@ -149,7 +150,7 @@ impl ImageBundle {
         directory: &Path,
         verify: Verify,
         progress: &Progress,
-    ) -> Result<usize, BundleError> {
+    ) -> Result<BundleWritten, BundleError> {
         let (root, _lock) = lock(directory, progress)?;
         let mut files = BundleFiles { directory, progress, sums: BTreeMap::new() };
         let ArchivesPlan(archives) = self.plan_archives(directory)?;
@@ -191,7 +192,7 @@ impl ImageBundle {
             files.put(SERVICES, &services)?;
         }
         files.finish(&root)?;
-        remove_old(&files)
+        Ok(BundleWritten { removed: remove_old(&files)?, ..BundleWritten::default() })
     }
 
     fn readme_of_archives(&self, archives: &[BundleArchive<'_>]) -> String {
@@ -231,6 +232,8 @@ fn write(
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
+    // What a killed run has left there goes first, as for blobs.
+    drop(create_beside(&beside)?);
     let options = ArchiveOptions { without: &archive.without, verify, progress };
     let written = archive::write(archive.image, &beside, true, options);
     let written = written.inspect_err(|_| drop(fs::remove_file(&beside)))?;

@@ -8,12 +8,15 @@ use super::stack::StackDir;
 use crate::image::archive::Without;
 use crate::image::delta::delta_manifest;
 use crate::image::layout::ImageDir;
-use crate::image::summary::{ExpectedImage, ImageKind, PlatformRecord, Summary};
+use crate::image::summary::{ExpectedImage, ImageKind, LayerPatch, PlatformRecord, Summary};
 use crate::image::{LayerRecord, SmallBlob};
 use crate::names::Name;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::spec::service::ServiceConfig;
+
+/// The layers that are there as patches.
+pub(super) type Patches = BTreeMap<Digest, LayerPatch>;
 
 /// What a bundle is made of.
 #[derive(Debug, Default)]
@@ -24,7 +27,9 @@ pub(crate) struct ImageBundle {
     /// What is left out of the images.
     pub(super) without: Without,
     /// What there was before.
-    old: OldImages,
+    pub(super) old: OldImages,
+    /// Whether layers that changed become patches.
+    pub(super) patch: bool,
     /// The largest file.
     pub(super) most: Option<u64>,
     /// Whether it is written over a folder of blobs that others have a part in.
@@ -132,8 +137,9 @@ impl ImageBundle {
         Ok(())
     }
 
-    /// Leaves out what these have.
-    pub(crate) fn since(&mut self, old: OldImages) {
+    /// Leaves out what these have; with `patch`, layers that changed are told by what the old ones have of them.
+    pub(crate) fn since(&mut self, old: OldImages, patch: bool) {
+        self.patch = patch;
         self.without.layers = old.layers();
         self.old = old;
     }
@@ -141,7 +147,7 @@ impl ImageBundle {
     /// The images that are expected for what is left out, each once with all layers that it is expected for.
     pub(crate) fn expected(&self) -> Vec<ExpectedImage> {
         let mut all: Vec<ExpectedImage> = Vec::new();
-        for expected in self.all().flat_map(|image| self.named(image).expects) {
+        for expected in self.all().flat_map(|image| self.named(image, &Patches::new()).expects) {
             match all.iter_mut().find(|other| other.digest == expected.digest) {
                 Some(other) => {
                     let more = expected.layers.iter().filter(|layer| !other.layers.contains(layer));
@@ -194,26 +200,42 @@ impl ImageBundle {
         Without { models, ..self.without.clone() }
     }
 
-    /// What `image.json` of the bundle says of an image.
-    pub(super) fn named(&self, image: &ImageDir) -> Summary {
-        let (without, summary) = (self.without(image), image.summary());
-        let left_out: Vec<&LayerRecord> =
-            summary.layers().into_iter().filter(|layer| without.leaves_out(layer)).collect();
+    /// What `image.json` of the bundle says of an image, where these layers are patches.
+    pub(super) fn named(&self, image: &ImageDir, patches: &Patches) -> Summary {
+        let (left_out, summary) = (self.without(image), image.summary());
+        let patches: Vec<LayerPatch> =
+            summary.layers().iter().filter_map(|layer| patches.get(&layer.digest)).cloned().collect();
+        let is_patched = |layer: &LayerRecord| patches.iter().any(|patch| patch.layer == layer.digest);
+        let layers = summary.layers().into_iter();
+        let without = layers.filter(|layer| left_out.leaves_out(layer) || is_patched(layer)).collect::<Vec<_>>();
+        let expected = without.iter().filter(|layer| !is_patched(layer)).map(|layer| layer.digest);
+        let mut expected: Vec<Digest> = expected.collect();
+        for from in patches.iter().flat_map(|patch| &patch.from) {
+            if !expected.contains(from) {
+                expected.push(*from);
+            }
+        }
         Summary {
-            without: left_out.iter().map(|layer| layer.digest).collect(),
-            expects: self.old.expected(summary, &left_out),
+            without: without.iter().map(|layer| layer.digest).collect(),
+            expects: self.old.expected(summary, expected),
+            patches,
             ..summary.clone()
         }
     }
 
     /// For other tools: what a delta expects of each image that it has without some layers, with the name that it has in the index.
-    pub(super) fn deltas(&self, image: &ImageDir) -> Vec<(SmallBlob, String)> {
-        let Summary { reference, without, expects, platforms, .. } = self.named(image);
-        let without: BTreeSet<Digest> = without.into_iter().collect();
+    pub(super) fn deltas(&self, image: &ImageDir, patches: &Patches) -> Vec<(SmallBlob, String)> {
+        let summary = self.named(image, patches);
+        let Summary { reference, expects, platforms, .. } = &summary;
         let small = |digest| image.image().small_blobs().find(|blob| blob.digest == digest);
         let mut deltas = Vec::new();
-        for platform in &platforms {
-            let has = |old: &&ExpectedImage| platform.layers.iter().any(|layer| old.layers.contains(&layer.digest));
+        for platform in platforms {
+            let has = |old: &&ExpectedImage| {
+                let from = |layer: &LayerRecord| {
+                    summary.patch_of(layer).map_or(vec![layer.digest], |patch| patch.from.clone())
+                };
+                platform.layers.iter().flat_map(from).any(|layer| old.layers.contains(&layer))
+            };
             let source = expects.iter().find(has);
             let (Some(source), Some(manifest), Some(config)) =
                 (source, small(platform.digest), small(platform.config_digest))
@@ -224,7 +246,7 @@ impl ImageBundle {
                 [_] => format!("{reference}-delta"),
                 _ => format!("{reference}-delta-{}", platform.platform.to_string().replace('/', "-")),
             };
-            deltas.push((delta_manifest(platform, [manifest, config], &without, source), name));
+            deltas.push((delta_manifest(platform, [manifest, config], &summary, source), name));
         }
         deltas
     }

@@ -12,7 +12,7 @@ use crate::disk::progress::Progress;
 use crate::image::LayerRecord;
 use crate::image::bundle::{BLOBS, SUMS};
 use crate::image::layout::{ImageDir, LayoutError, Summary};
-use crate::image::summary::ExpectedImage;
+use crate::image::summary::{ExpectedImage, LayerPatch};
 use crate::oci::digest::Digest;
 
 /// Checks a bundle. Each layer is looked at once, and told with all images that have it.
@@ -35,9 +35,14 @@ pub(crate) fn check(bundle: &Path, full: bool, progress: &Progress) -> Result<Ch
     }
     let mut layers: BTreeMap<Digest, (&ImageDir, &LayerRecord, Vec<String>)> = BTreeMap::new();
     let mut expects = Vec::new();
+    let mut patches: BTreeMap<Digest, (&ImageDir, &LayerPatch, Vec<String>)> = BTreeMap::new();
     for image in stack.all() {
         images += 1;
         expects.extend(expected(image.summary()));
+        for patch in &image.summary().patches {
+            let (_, _, names) = patches.entry(patch.digest).or_insert((image, patch, Vec::new()));
+            names.push(image.summary().reference.to_string());
+        }
         let without = |layer: &&LayerRecord| image.summary().leaves_out(layer);
         for layer in image.summary().layers().into_iter().filter(|layer| !without(layer)) {
             let (_, _, names) = layers.entry(layer.digest).or_insert((image, layer, Vec::new()));
@@ -53,6 +58,13 @@ pub(crate) fn check(bundle: &Path, full: bool, progress: &Progress) -> Result<Ch
     };
     let all: Vec<_> = layers.values().collect();
     problems.extend(all.par_iter().with_max_len(1).filter_map(|layer| look(layer)).collect::<Vec<_>>());
+    for (image, patch, names) in patches.values() {
+        if let Err(error) = image.verify_patch(patch, full, progress) {
+            let blob = bundle.join(BLOBS).join(patch.digest.hex());
+            let (file, what) = told(&error).unwrap_or((&blob, error.to_string()));
+            problems.push(problem(names.clone(), file, what));
+        }
+    }
     progress.check().map_err(|source| LayoutError::Read { path: bundle.to_owned(), source })?;
     match bounded::text(&bundle.join(SUMS), Cap::Document) {
         Ok(text) => {
@@ -60,7 +72,7 @@ pub(crate) fn check(bundle: &Path, full: bool, progress: &Progress) -> Result<Ch
             let is_layer = |path: &PathBuf| {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
                 let name = name.split('.').next().and_then(|name| Digest::from_hex(name).ok());
-                name.is_none_or(|digest| layers.contains_key(&digest))
+                name.is_none_or(|digest| layers.contains_key(&digest) || patches.contains_key(&digest))
             };
             let is_small = |path: &PathBuf| !path.starts_with(BLOBS) || (unreadable.is_empty() && !is_layer(path));
             for (path, digest) in sums(&text).into_iter().filter(|(path, _)| is_small(path)) {
@@ -82,7 +94,8 @@ pub(crate) fn check(bundle: &Path, full: bool, progress: &Progress) -> Result<Ch
 
 /// What an image of a bundle is without, by who has it.
 fn expected(summary: &Summary) -> Vec<ExpectedLayers> {
-    let left_out: Vec<&LayerRecord> = summary.layers().into_iter().filter(|layer| summary.leaves_out(layer)).collect();
+    let is_without = |layer: &LayerRecord| summary.leaves_out(layer) && summary.patch_of(layer).is_none();
+    let left_out: Vec<&LayerRecord> = summary.layers().into_iter().filter(|layer| is_without(layer)).collect();
     let of = |old: Option<&ExpectedImage>, layers: Vec<&&LayerRecord>| ExpectedLayers {
         image: summary.reference.clone(),
         of: old.map(|old| old.reference.clone()),

@@ -50,6 +50,7 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
         model: None,
         without: Vec::new(),
         expects: Vec::new(),
+        patches: Vec::new(),
         platforms,
     };
     Ok(ImageInMemory { summary, top, blobs, recipes, closure })

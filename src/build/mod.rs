@@ -1,12 +1,12 @@
 //! From a spec and a closure graph to images: plan, hash every layer once, write config, manifest and index.
 //!
-//! Layers that several images share are hashed once, layers that were built before not at all. Layers are hashed in
-//! parallel, the largest first, so that the weights do not start last.
+//! Layers that several images share are hashed once, layers that were built before not at all; the largest first, in parallel.
 
 pub(crate) mod bundle;
 mod bundle_archives;
 pub(crate) mod bundle_content;
 pub(crate) mod bundle_files;
+mod bundle_patches;
 pub(crate) mod check_archives;
 pub(crate) mod check_bundle;
 mod facts;
@@ -490,6 +490,7 @@ fn assemble(
         model: None,
         without: Vec::new(),
         expects: Vec::new(),
+        patches: Vec::new(),
         platforms: vec![platform],
     };
     let describe =

@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::stack::{StackImage, StackJson, StackLayer, StackModel};
-use crate::image::LayerRecord;
+use super::stack::{StackDir, StackImage, StackJson, StackLayer, StackModel};
 use crate::image::json::read_versioned;
-use crate::image::layout::{LayoutError, Summary};
+use crate::image::layout::{ImageDir, LayoutError, Summary};
 use crate::image::summary::ExpectedImage;
 use crate::oci::digest::Digest;
 
 /// Images whose layers a delta leaves out.
 #[derive(Debug, Default)]
-pub(crate) struct OldImages(Vec<ExpectedImage>);
+pub(crate) struct OldImages {
+    images: Vec<ExpectedImage>,
+    /// Those whose bytes can be had.
+    directories: Vec<ImageDir>,
+}
 
 impl OldImages {
     /// Those that this path names: a stack or a bundle by its `stack.json`, which may be alone, or an image directory. What a
@@ -27,7 +30,8 @@ impl OldImages {
             if !image.is_file() {
                 return Err(LayoutError::NothingOld { path: path.to_owned() });
             }
-            return Ok(Self::of([&read_versioned::<Summary>(&image)?]));
+            let images = Self::of([&read_versioned::<Summary>(&image)?]).images;
+            return Ok(Self { images, directories: ImageDir::open(path).into_iter().collect() });
         }
         let StackJson { images, models, .. } = read_versioned(&json)?;
         let digests = |layers: &[StackLayer]| layers.iter().map(|layer| layer.digest).collect();
@@ -49,7 +53,12 @@ impl OldImages {
                 layers: digests(layers),
             }
         };
-        Ok(Self(images.iter().map(image).chain(models.iter().map(model)).collect()))
+        let images = images.iter().map(image).chain(models.iter().map(model)).collect();
+        let directory = json.parent().unwrap_or(Path::new("."));
+        let lean = Some(directory.join("lean")).filter(|lean| lean.join("stack.json").is_file());
+        let readable = StackDir::open_readable(lean.as_deref().unwrap_or(directory)).ok();
+        let directories = readable.into_iter().flat_map(|(stack, _)| stack.all().cloned().collect::<Vec<_>>());
+        Ok(Self { images, directories: directories.collect() })
     }
 
     /// These images.
@@ -62,22 +71,31 @@ impl OldImages {
                 layers: platform.layers.iter().map(|layer| layer.digest).collect(),
             })
         };
-        Self(summaries.into_iter().flat_map(each).collect())
+        Self { images: summaries.into_iter().flat_map(each).collect(), directories: Vec::new() }
+    }
+
+    /// Those in these directories.
+    pub(crate) fn in_directories(directories: Vec<ImageDir>) -> Self {
+        Self { directories: directories.clone(), ..Self::of(directories.iter().map(ImageDir::summary)) }
+    }
+
+    /// The directories of images that are called like this one.
+    pub(crate) fn of_name<'a>(&'a self, image: &'a Summary) -> impl Iterator<Item = &'a ImageDir> {
+        self.directories.iter().filter(|old| *old.summary().name == *image.name)
     }
 
     /// All layers that they have.
     pub(crate) fn layers(&self) -> BTreeSet<Digest> {
-        self.0.iter().flat_map(|image| image.layers.iter().copied()).collect()
+        self.images.iter().flat_map(|image| image.layers.iter().copied()).collect()
     }
 
     /// The fewest of them that have these layers of an image, each with those that it is expected for: the one of the same
     /// name first, then whichever has most of the rest.
-    pub(crate) fn expected(&self, image: &Summary, layers: &[&LayerRecord]) -> Vec<ExpectedImage> {
-        let mut rest: Vec<Digest> = layers.iter().map(|layer| layer.digest).collect();
+    pub(crate) fn expected(&self, image: &Summary, mut rest: Vec<Digest>) -> Vec<ExpectedImage> {
         let mut expected = Vec::new();
         loop {
             let of = |old: &ExpectedImage| rest.iter().copied().filter(|layer| old.layers.contains(layer)).collect();
-            let candidates = self.0.iter().map(|old| ExpectedImage { layers: of(old), ..old.clone() });
+            let candidates = self.images.iter().map(|old| ExpectedImage { layers: of(old), ..old.clone() });
             let is_same = |old: &ExpectedImage| *old.reference.name() == *image.name;
             let best = candidates
                 .filter(|old| !old.layers.is_empty())

@@ -159,6 +159,7 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
         model: None,
         without: Vec::new(),
         expects: Vec::new(),
+        patches: Vec::new(),
         platforms: vec![record],
     };
     let recipes = layers

@@ -11,6 +11,7 @@ use super::input;
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::targets::lean;
+use crate::build::bundle::BundleWritten;
 use crate::build::bundle_content::ImageBundle;
 use crate::build::since::OldImages;
 use crate::build::stack::StackDir;
@@ -41,6 +42,10 @@ pub(super) struct BundleArgs {
     /// Leave out what OLD has: a bundle, a stack, an image directory, a `stack.json` alone, or `generation:7` of this host.
     #[arg(long, value_name = "OLD", requires = "bundle", value_parser = old_place)]
     since: Option<OldPlace>,
+    /// With --since: tell layers that changed by what the old ones have of them, where that has less than half of the bytes.
+    /// Such layers only windlass can load, and only where the old ones are.
+    #[arg(long, requires = "since", conflicts_with = "tar")]
+    patch: bool,
     /// Only say what of a bundle would be written.
     #[arg(long, requires = "bundle")]
     dry_run: bool,
@@ -84,7 +89,7 @@ fn old_images(args: &BundleArgs, directory: &Path, printer: &Printer, session: &
                     }
                 }
             }
-            Ok(Some(OldImages::of(old.iter().map(ImageDir::summary))))
+            Ok(Some(OldImages::in_directories(old)))
         }
     }
 }
@@ -106,6 +111,8 @@ pub(super) struct BundleReport {
     models: usize,
     /// Blobs of layers, or archives.
     blobs: usize,
+    /// How many of them are patches; known when they are written.
+    patched: usize,
     /// How many of them are cut into parts.
     cut: usize,
     /// Bytes of all of them.
@@ -151,7 +158,7 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         bundle.only(&args.bundle.platforms)?;
     }
     if let Some(old) = old {
-        bundle.since(old);
+        bundle.since(old, args.bundle.patch);
     }
     let (images, models) = bundle.counts();
     if images + models == 0 {
@@ -181,17 +188,19 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
     let free = free_space(there)?;
     let all: Vec<_> = bundle.all().map(|image| (image.clone(), bundle.without(image))).collect();
     check_space(&all, missing, (directory, there))?;
-    let mut removed = 0;
+    let mut done = BundleWritten::default();
     if !dry_run {
         progress.expect(bytes);
         let drawing = session.draw("exporting");
         let verify = args.verify.of(bundle.all());
-        removed = match tar {
+        done = match tar {
             true => bundle.write_archives(directory, verify, progress)?,
             false => bundle.write(directory, verify, progress)?,
         };
         drop(drawing);
     }
+    let BundleWritten { removed, patched, saved } = done;
+    let (bytes, missing) = (bytes - saved, missing.saturating_sub(saved));
     let (full, target_writes) = bundle.sizes();
     let report = BundleReport {
         full,
@@ -202,6 +211,7 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         images,
         models,
         blobs,
+        patched,
         cut,
         bytes,
         missing,
@@ -214,6 +224,7 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
     if printer.json() {
         return printer.value(&report);
     }
+    let patched = if report.patched > 0 { format!(" ({} of them patches)", report.patched) } else { String::new() };
     let cut = if report.cut > 0 { format!(" ({} cut into parts)", report.cut) } else { String::new() };
     for ExpectedImage { reference, digest, layers, .. } in &report.expects {
         let layers = count(layers.len(), "layer");
@@ -224,7 +235,7 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         false => String::new(),
     };
     let what = format!(
-        "{}: {}, {}, {}{cut} of {}{delta}",
+        "{}: {}, {}, {}{cut}{patched} of {}{delta}",
         directory.display(),
         count(images, "image"),
         count(models, "model"),
@@ -232,7 +243,13 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         size(report.bytes)
     );
     if dry_run {
-        return printer.line(format!("{what}; {} to write, {} free in {}", size(missing), size(free), there.display()));
+        let most = if args.bundle.patch { " at most" } else { "" };
+        return printer.line(format!(
+            "{what}{most}; {} to write, {} free in {}",
+            size(missing),
+            size(free),
+            there.display()
+        ));
     }
     let removed = if removed > 0 { format!(", removed {}", count(removed, "old file")) } else { String::new() };
     let [read, written, cloned] = [report.read, report.written, report.cloned].map(size);

@@ -51,9 +51,11 @@ const EXAMPLE: &str = "Examples:
 /// not written again, and those that nothing names any more are removed; a run that was stopped is finished by the next.
 ///
 /// With --since the bundle is a delta: layers that OLD has are left out, and `windlass load` finds them in Podman. Each image
-/// says which older one it expects, in `index.json` for other tools too, as oci-delta does. With --platform only these
-/// platforms of an image are in it; the digest stays. With --tar there is one archive for each image instead of a layout, whole
-/// unless --without models or --since leave layers out: for hosts without windlass.
+/// says which older one it expects, in `index.json` for other tools too, as oci-delta does. With --patch, layers that changed go
+/// as the bytes that are new in them.
+///
+/// With --platform only these platforms of an image are in it; the digest stays. With --tar there is one archive for each image
+/// instead of a layout, whole unless --without models or --since leave layers out: for hosts without windlass.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct ExportArgs {

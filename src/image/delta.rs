@@ -10,8 +10,9 @@ use oci_spec::image::MediaType;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::summary::{ExpectedImage, PlatformRecord};
+use super::summary::{ExpectedImage, PlatformRecord, Summary};
 use super::{LayerRecord, SmallBlob};
+use crate::layer::patch;
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
 
@@ -43,12 +44,12 @@ fn part(media_type: &MediaType, (digest, size): (Digest, u64), content: &str, to
     DeltaPart { media_type: media_type.to_string(), digest, size, annotations }
 }
 
-/// The manifest of the artifact for one platform of an image. `small` are the image's own manifest and config, `without` the
-/// layers that are left out, and `source` is the image that is expected.
+/// The manifest of the artifact for one platform of an image. `small` are the image's own manifest and config, `summary` says
+/// which layers are left out, and `source` is the image that is expected.
 pub(crate) fn delta_manifest(
     platform: &PlatformRecord,
     small: [&SmallBlob; 2],
-    without: &BTreeSet<Digest>,
+    summary: &Summary,
     source: &ExpectedImage,
 ) -> SmallBlob {
     let own = |blob: &SmallBlob, content| part(&blob.media_type, (blob.digest, blob.bytes.len() as u64), content, None);
@@ -56,9 +57,15 @@ pub(crate) fn delta_manifest(
     let mut layers = vec![own(manifest, "image-manifest"), own(config, "image-config")];
     let mut seen = BTreeSet::new();
     let all: Vec<&LayerRecord> = platform.layers.iter().filter(|layer| seen.insert(layer.digest)).collect();
-    let (reused, there): (Vec<_>, Vec<_>) = all.into_iter().partition(|layer| without.contains(&layer.digest));
-    let blob =
-        |layer: &&LayerRecord| part(&layer.media_type(), (layer.digest, layer.size), "image-layer", Some(layer.digest));
+    let is_reused = |layer: &&LayerRecord| summary.leaves_out(layer) && summary.patch_of(layer).is_none();
+    let (reused, there): (Vec<_>, Vec<_>) = all.into_iter().partition(is_reused);
+    let blob = |layer: &&LayerRecord| match summary.patch_of(layer) {
+        Some(patch) => {
+            let media_type = MediaType::from(patch::MEDIA_TYPE);
+            part(&media_type, (patch.digest, patch.size), "image-layer", Some(layer.digest))
+        }
+        None => part(&layer.media_type(), (layer.digest, layer.size), "image-layer", Some(layer.digest)),
+    };
     layers.extend(there.iter().map(blob));
     let list = |digest: fn(&LayerRecord) -> Digest| {
         json!(reused.iter().map(|layer| digest(layer).to_string()).collect::<Vec<_>>()).to_string()

@@ -26,6 +26,7 @@ pub use super::layout_error::LayoutError;
 pub(crate) use super::recipes::Description;
 use super::recipes::checksums_path;
 pub(crate) use super::recipes::{read_recipes, write_recipes};
+use super::summary::LayerPatch;
 pub(crate) use super::summary::{PlatformRecord, Summary};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::write_file;
@@ -306,6 +307,37 @@ impl ImageDir {
         };
         let expected = record.size;
         if found == expected { Ok(Some(path)) } else { Err(LayoutError::Truncated { path, expected, found }) }
+    }
+
+    /// Where a patch of its bundle lies.
+    #[must_use]
+    pub(crate) fn patch_path(&self, patch: &LayerPatch) -> PathBuf {
+        blob_path(&self.layout, patch.digest)
+    }
+
+    /// Compares a patch with its size, and with `full` its bytes with their digest.
+    ///
+    /// # Errors
+    /// If it is not what it should be.
+    pub(crate) fn verify_patch(&self, patch: &LayerPatch, full: bool, progress: &Progress) -> Result<(), LayoutError> {
+        let path = self.patch_path(patch);
+        let found = match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LayoutError::Missing { path }),
+            Err(source) => return Err(LayoutError::Read { path, source }),
+            Ok(found) => found.len(),
+        };
+        if found != patch.size {
+            return Err(LayoutError::Truncated { path, expected: patch.size, found });
+        }
+        if full {
+            let mut sink = Output::create(Path::new("/dev/null"), Verify::Always, false, progress)?;
+            sink.begin_blob();
+            copy_blob(&path, &mut sink, Path::new("/dev/null"))?;
+            if let Some((found, _)) = sink.end_blob().filter(|(found, _)| *found != patch.digest) {
+                return Err(LayoutError::Damaged { path, found });
+            }
+        }
+        Ok(())
     }
 
     /// Gives the bytes of a layer to an output, and compares their digest as far as the output reads them.

@@ -76,6 +76,16 @@ pub enum LayoutError {
         /// What is in it.
         title: String,
     },
+    /// A layer that did not come out of its patch.
+    #[error("layer {title} ({digest}) cannot be put together again from the older layers that Podman has: {why}; `windlass verify --full` says what is wrong with these", digest = digest.short())]
+    Unpatched {
+        /// The layer.
+        digest: Digest,
+        /// What is in it.
+        title: String,
+        /// What is wrong.
+        why: String,
+    },
     /// The bytes of a layer cannot be made.
     #[error("layer {title} ({digest}): {source}", digest = digest.short())]
     Layer {
@@ -123,6 +133,7 @@ impl Classified for LayoutError {
             Self::Damaged { .. }
             | Self::Truncated { .. }
             | Self::Missing { .. }
+            | Self::Unpatched { .. }
             | Self::Changed { .. }
             | Self::Unreadable { .. } => Class::Unverified,
             Self::NothingOld { .. } => Class::Usage,

@@ -93,6 +93,21 @@ pub(crate) struct ExpectedImage {
     pub(crate) layers: Vec<Digest>,
 }
 
+/// A layer of a bundle that is there as a [patch](crate::layer::patch).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct LayerPatch {
+    /// The layer; it is among those that are left out.
+    pub(crate) layer: Digest,
+    /// Digest of the patch.
+    pub(crate) digest: Digest,
+    /// Its size in bytes.
+    #[serde(deserialize_with = "crate::names::size")]
+    pub(crate) size: u64,
+    /// The layers of which it takes bytes; they are not packed.
+    pub(crate) from: Vec<Digest>,
+}
+
 /// `image.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -120,6 +135,9 @@ pub struct Summary {
     /// The images that have them, for a bundle that was made with `--since`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) expects: Vec<ExpectedImage>,
+    /// What is there in place of some of the layers that are left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) patches: Vec<LayerPatch>,
     /// The platforms, in the order in which they were given.
     pub platforms: Vec<PlatformRecord>,
 }
@@ -137,5 +155,11 @@ impl Summary {
     #[must_use]
     pub(crate) fn leaves_out(&self, layer: &LayerRecord) -> bool {
         self.without.contains(&layer.digest)
+    }
+
+    /// The patch that a bundle has in place of a layer.
+    #[must_use]
+    pub(crate) fn patch_of(&self, layer: &LayerRecord) -> Option<&LayerPatch> {
+        self.patches.iter().find(|patch| patch.layer == layer.digest)
     }
 }

@@ -13,6 +13,7 @@ mod claim;
 mod extent;
 mod noted;
 pub(crate) mod output;
+pub(crate) mod patch;
 mod recipe;
 mod tar;
 pub(crate) mod tar_reader;

@@ -20,6 +20,7 @@ mod bundle;
 mod bundle_bumps;
 mod bundle_delta;
 mod bundle_faults;
+mod bundle_patches;
 mod bundle_store;
 mod cache;
 mod cache_key;

@@ -1,7 +1,7 @@
 //! Images into the linked store: trees made in parallel, then recorded all at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use rayon::prelude::*;
 use super::check_tree::check_in;
 use super::copy_by_links::copy_tree;
 use super::link_tree::{TreeError, Views, place};
+use super::stored_archive::StoredBytes;
 use super::unpack::{UnpackError, Unpacked, unpack};
 use super::{DRIVER, LinkedStore, NewLayer, StoreChange, TAR_SPLIT, TREE};
 use crate::class::{Class, Classified};
@@ -23,8 +24,9 @@ use crate::disk::{AtPath, WriteError};
 use crate::engine::target::{CopiedBytes, CopyCause};
 use crate::image::layout::{ImageDir, LayoutError, changed};
 use crate::image::recipes::Description;
-use crate::image::summary::PlatformRecord;
+use crate::image::summary::{LayerPatch, PlatformRecord};
 use crate::image::{LayerRecord, chain_ids};
+use crate::layer::patch::{OldBytes, PatchedLayer};
 use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
 use crate::podman::storage::records::{RecordsError, StoreRecords, StoredImage, StoredLayer, packing};
@@ -132,8 +134,11 @@ pub fn link(
     let mut order: Vec<(&String, &LinkWork<'_>)> = work.iter().collect();
     order.sort_by_key(|(_, work)| std::cmp::Reverse(work.record.diff_size()));
     // What is unpacked is unpacked once, whatever lies below it, and what a bundle leaves out is not unpacked at all.
-    let left_out: BTreeSet<Digest> =
-        work.values().filter(|work| work.is_left_out()).map(|work| work.record.diff_id()).collect();
+    let lent = |work: &LinkWork<'_>| {
+        let from = work.image.summary().patch_of(work.record).map(|patch| patch.from.clone());
+        from.into_iter().flatten().chain([work.record.diff_id()]).collect::<Vec<_>>()
+    };
+    let left_out: BTreeSet<Digest> = work.values().filter(|work| work.is_left_out()).flat_map(lent).collect();
     let stays = |layer: &&StoredLayer| !force || layer.diff_digest.is_some_and(|digest| left_out.contains(&digest));
     let stored = records.layers.values().filter(stays);
     let mut trees: BTreeMap<Digest, Tree> = stored.filter_map(|layer| Tree::of(&change.root, layer)).collect();
@@ -147,7 +152,7 @@ pub fn link(
         let make = |(chain, work): (&String, &LinkWork<'_>)| {
             let copies = work.is_left_out() || work.blob().is_some();
             let tree = trees.get(&work.record.diff_id()).filter(|_| copies);
-            (chain.clone(), make(chain, work, tree, &change, &views, progress))
+            (chain.clone(), make((chain, work), (tree, trees), &change, &views, progress))
         };
         work.into_par_iter().with_max_len(1).map(make).collect()
     };
@@ -264,6 +269,12 @@ impl Tree {
         Some((diff_digest?, Self { place, records, uidset, gidset }))
     }
 
+    /// The bytes of its archive.
+    fn bytes(&self) -> Result<StoredBytes, WriteError> {
+        let (folder, name) = &self.records;
+        StoredBytes::of((folder.file(name)?, &folder.at(name)), self.place.dir(TREE)?)
+    }
+
     /// Makes the same in another workplace; how many links that took.
     fn copy_to(&self, to: &Dir, progress: &Progress) -> Result<u64, WriteError> {
         let links = copy_tree(self.place.dir(TREE)?, to, TREE, progress)?;
@@ -274,9 +285,8 @@ impl Tree {
 }
 
 fn make(
-    chain: &str,
-    work: &LinkWork<'_>,
-    same: Option<&Tree>,
+    (chain, work): (&str, &LinkWork<'_>),
+    (same, trees): (Option<&Tree>, &BTreeMap<Digest, Tree>),
     change: &StoreChange<'_>,
     views: &Views,
     progress: &Progress,
@@ -285,7 +295,8 @@ fn make(
     let LayerRecord { digest, size, title, .. } = record;
     let no_recipe = || LinkError::NoRecipe { title: title.clone() };
     let made = work.image.image().recipes.get(digest);
-    if made.is_none() && same.is_none() {
+    let patch = work.image.summary().patch_of(record);
+    if made.is_none() && same.is_none() && patch.is_none() {
         return Err(no_recipe());
     }
     let compression = Compression::of_media_type(record.media_type().as_ref()).unwrap_or(Compression::None);
@@ -327,7 +338,11 @@ fn make(
             Linked { layers: 1, links, linked: record.diff_size(), ..Linked::default() }
         } else {
             [TREE, TAR_SPLIT].into_iter().try_for_each(|name| workplace.remove(name))?;
-            let unpacked = unpacked(work, blob.ok_or_else(no_recipe)?, compression, &workplace, progress)?;
+            let unpacked = match (blob, patch) {
+                (Some(blob), _) => unpacked(work, blob, compression, &workplace, progress)?,
+                (None, Some(patch)) => patched(work, patch, trees, &workplace, progress)?,
+                (None, None) => return Err(no_recipe()),
+            };
             (stored.uidset, stored.gidset) = (or_root(&unpacked.uids), or_root(&unpacked.gids));
             Linked { layers: 1, copies: [(CopyCause::Unpacked, record.diff_size())].into(), ..Linked::default() }
         }
@@ -366,6 +381,37 @@ fn unpacked(
             let other = || UnpackError::Archive(format!("it is not {}", record.diff_id()));
             Err(failed(record, result.err().unwrap_or_else(other)))
         }
+    }
+}
+
+/// Unpacks a layer that is there as a patch of layers that the store has.
+fn patched(
+    work: &LinkWork<'_>,
+    patch: &LayerPatch,
+    trees: &BTreeMap<Digest, Tree>,
+    workplace: &Dir,
+    progress: &Progress,
+) -> Result<Unpacked, LinkError> {
+    let record = work.record;
+    let mut find = |from: Digest| -> io::Result<Box<dyn OldBytes>> {
+        let tree = trees.get(&from).ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(tree.bytes().map_err(|error| error.source)?))
+    };
+    let wrong = |why: String| {
+        work.image.verify_patch(patch, true, progress)?;
+        Err(LayoutError::Unpatched { digest: record.digest, title: record.title.clone(), why }.into())
+    };
+    let path = work.image.patch_path(patch);
+    let open = bounded::open(&path).map_err(|source| LayoutError::Read { path, source })?;
+    let mut layer = match PatchedLayer::new(Box::new(open), (record.digest, record.size), &mut find) {
+        Ok(layer) => layer,
+        Err(error) => return wrong(error.to_string()),
+    };
+    match unpack(&mut layer, workplace, record.diff_size(), progress) {
+        Ok(unpacked) if unpacked.diff_id == record.diff_id() => Ok(unpacked),
+        Err(source @ (UnpackError::Write(_) | UnpackError::OnlyRoot { .. })) => Err(failed(record, source)),
+        Ok(_) => wrong("its bytes are others".to_owned()),
+        Err(error) => wrong(error.to_string()),
     }
 }
 

@@ -90,13 +90,23 @@ impl PodmanHost {
                     _ => is_own || is_linked || layer.packed.is_none(),
                 }
             };
-            let is_had = |layer: &LayerRecord| {
+            let is_there = |layer: &LayerRecord| {
                 brought.contains(&layer.diff_id())
                     || snapshot
                         .stores
                         .iter()
                         .filter(|store| usable(store, layer))
                         .any(|store| has(store, layer.diff_id()))
+            };
+            // What a patch takes is read from whichever store has it; links alone are made from the linked one.
+            let lends = |store: &&StoreRecords| {
+                options.via != LoadVia::Store || linked.is_some_and(|linked| linked.path() == store.store)
+            };
+            let is_lent = |from: &Digest| {
+                brought.contains(from) || snapshot.stores.iter().filter(lends).any(|store| has(store, *from))
+            };
+            let is_had = |layer: &LayerRecord| {
+                is_there(layer) || summary.patch_of(layer).is_some_and(|patch| patch.from.iter().all(is_lent))
             };
             let left_out = platform.layers.iter().filter(|layer| summary.leaves_out(layer));
             let layers: Vec<LayerRecord> = left_out.filter(|layer| !is_had(layer)).cloned().collect();
@@ -105,7 +115,10 @@ impl PodmanHost {
                 missing.push(None);
                 continue;
             }
-            let of = |old: &&ExpectedImage| layers.iter().any(|layer| old.layers.contains(&layer.digest));
+            let from =
+                |layer: &LayerRecord| summary.patch_of(layer).map_or(vec![layer.digest], |patch| patch.from.clone());
+            let lacked: Vec<Digest> = layers.iter().flat_map(from).collect();
+            let of = |old: &&ExpectedImage| lacked.iter().any(|layer| old.layers.contains(layer));
             let expects = summary.expects.iter().filter(of).cloned().collect();
             missing.push(Some(MissingBase { reference: summary.reference.clone(), layers, expects }));
         }

@@ -23,6 +23,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -34,15 +35,17 @@ pub use super::pull_error::PullError;
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::{free_space, write_file};
+use crate::disk::pipe::CHUNK;
 use crate::disk::progress::Progress;
 use crate::disk::size::size;
 use crate::disk::{AtPath, Staging, WriteError};
 use crate::image::bundle::BLOBS;
 use crate::image::layout::{ImageDir, LayoutError};
-use crate::image::summary::{ImageKind, PlatformRecord};
+use crate::image::summary::{ImageKind, LayerPatch, PlatformRecord};
 use crate::image::{LayerKind, LayerRecord};
 use crate::layer::Sink;
 use crate::layer::output::{Output, Verify, can_share};
+use crate::layer::patch::{OldBytes, PatchedLayer};
 use crate::oci::digest::Digest;
 use crate::podman::linked::stored_archive::StoredArchive;
 use crate::podman::storage::client::{ClientError, PodmanClient};
@@ -107,9 +110,11 @@ pub fn pull(
     progress.expect(missing.iter().zip(&blobs).filter(|(_, blob)| blob.is_none()).map(|(layer, _)| layer.size).sum());
     for (layer, blob) in missing.iter().zip(blobs) {
         let stored = stored.as_ref().filter(|_| left_out(layer));
-        match stored.and_then(|stored| StoredArchive::find(stored, layer.diff_id())) {
-            Some(stored) => work.add_stored(layer, &stored, progress)?,
-            None => work.add_layer(image, layer, blob, progress)?,
+        let same = stored.and_then(|stored| StoredArchive::find(stored, layer.diff_id()));
+        match (same, stored.zip(image.summary().patch_of(layer))) {
+            (Some(same), _) => work.add_stored(layer, &same, progress)?,
+            (None, Some((stored, patch))) => work.add_patched(image, (layer, patch), stored, progress)?,
+            (None, None) => work.add_layer(image, layer, blob, progress)?,
         }
     }
     let before = written();
@@ -250,6 +255,44 @@ impl PullWork {
         stored.stream(&mut |bytes| output.bytes(bytes), progress)?;
         output.finish()?;
         Ok(())
+    }
+
+    /// A layer that is there as a patch of layers that any store of Podman has.
+    fn add_patched(
+        &self,
+        image: &ImageDir,
+        (layer, patch): (&LayerRecord, &LayerPatch),
+        stored: &StoreSnapshot,
+        progress: &Progress,
+    ) -> Result<(), PullError> {
+        let mut find = |from: Digest| -> io::Result<Box<dyn OldBytes>> {
+            let archive = StoredArchive::find(stored, from).ok_or(io::ErrorKind::NotFound)?;
+            Ok(Box::new(archive.open().map_err(|error| error.source)?))
+        };
+        let wrong = |why: String| {
+            image.verify_patch(patch, true, progress)?;
+            Err(LayoutError::Unpatched { digest: layer.digest, title: layer.title.clone(), why }.into())
+        };
+        let (from, to) = (image.patch_path(patch), self.path(&self.layout).join(BLOBS).join(layer.digest.hex()));
+        let open = bounded::open(&from).map_err(|source| LayoutError::Read { path: from, source })?;
+        let mut patched = match PatchedLayer::new(Box::new(open), (layer.digest, layer.size), &mut find) {
+            Ok(patched) => patched,
+            Err(error) => return wrong(error.to_string()),
+        };
+        let mut output = Output::create(&to, Verify::Always, true, progress)?;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            progress.check().at("write", &to)?;
+            match patched.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => output.bytes(&chunk[..read]).at("write", &to)?,
+                Err(error) => return wrong(error.to_string()),
+            }
+        }
+        match output.finish()? {
+            Some((found, _)) if found != layer.digest => wrong("its bytes are others".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     /// Has a program take it; which one.

@@ -190,11 +190,18 @@ impl<'a> Ways<'a> {
                 continue;
             }
             if left_out {
-                if !self.lent.contains(&layer.diff_id()) && !self.unpacked.contains(&layer.diff_id()) {
+                let has = |digest: &Digest| self.lent.contains(digest) || self.unpacked.contains(digest);
+                let is_there = has(&layer.diff_id());
+                let patched =
+                    !is_there && image.summary().patch_of(layer).is_some_and(|patch| patch.from.iter().all(has));
+                if !is_there && !patched {
                     let (title, digest) = (&layer.title, layer.digest.short());
                     return Some(Err(format!(
-                        "layer {title} ({digest}), which its bundle leaves out, is in another store"
+                        "what its bundle leaves out of layer {title} ({digest}) is in another store"
                     )));
+                }
+                if patched && self.unpacked.insert(layer.diff_id()) {
+                    *copies.entry(CopyCause::Unpacked).or_default() += layer.diff_size();
                 }
                 self.linked_now.insert(chain);
                 continue;
