@@ -54,9 +54,9 @@ def main():
     model_spec("model", MODEL)
     size = sum(info["narSize"] for info in json.loads((WORK / "closure.json").read_text()))
     notes = []
-    if ONLY in (None, "load"):
+    if ONLY in (None, "load", "bundle"):
         if os.geteuid() == 0 and shutil.which("podman") and shutil.which("skopeo"):
-            load_rows.rows(notes)
+            load_rows.rows(notes, [ONLY] if ONLY else ["load", "bundle"])
         else:
             notes.append("Loading: not measured, needs root, podman and skopeo.")
     if ONLY in (None, "model"):

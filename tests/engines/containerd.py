@@ -10,7 +10,7 @@ import tarfile
 
 from steps import WORK, Row, Stack, check, sha256, wait_for
 
-STEPS = ("set up", "import", "again", "digest", "run", "packed", "thin after model", "export")
+STEPS = ("set up", "import", "again", "digest", "run", "packed", "thin after model", "bundle", "export")
 
 
 def ctr(row, *arguments, **options):
@@ -94,6 +94,22 @@ def main(engine, variant):
         ctr(row, "images", "import", f"{WORK}/folder/images/app.tar")
         check_image(row, two)
         runs(row, two)
+    with row.step("bundle"):
+        for name in digests(row):
+            ctr(row, "images", "remove", "--sync", name)
+        row.run("windlass", "export", one.path, "--bundle", f"{WORK}/bundle")
+        # As people do it on a host where windlass is not: the layout as one archive.
+        row.run("tar", "-c", "-f", f"{WORK}/bundle.tar", "-C", f"{WORK}/bundle", "oci-layout", "index.json", "blobs")
+        ctr(row, "images", "import", "--no-unpack", "--all-platforms", f"{WORK}/bundle.tar")
+        check(digests(row).get(one.tag) == one.digest, f"containerd lists {digests(row)}")
+        for name in digests(row):
+            ctr(row, "images", "remove", "--sync", name)
+        row.run("windlass", "export", one.path, "--bundle", f"{WORK}/tars", "--tar")
+        ctr(row, "images", "import", f"{WORK}/tars/images/app.tar")
+        check_image(row, one)
+        runs(row, one)
+        # What comes after it.
+        ctr(row, "images", "import", f"{WORK}/folder/images/app.tar")
     with row.step("export"):
         ctr(row, "images", "export", f"{WORK}/exported.tar", two.tag)
         # `ctr` may end before the last bytes that containerd sends are in its file.
