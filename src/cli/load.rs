@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::archives::UnpackedArchives;
 use super::complete;
 use super::data_format::breaks;
 use super::failure::{Failure, Result, environment, unloaded, unverified};
@@ -52,14 +53,17 @@ const EXAMPLE: &str = "Examples:
 /// load, and the exit code is 4. What a delta (`--since`) leaves out must be in Podman: an image whose layers are not is
 /// refused with the name of the one that has them, the others load, and the exit code is 7.
 ///
+/// An archive (`export --output FILE`, `export --tar`, `podman save`, `docker save`) is unpacked to a temporary folder first
+/// ($TMPDIR, /var/tmp), and is loaded like an image of others, under the name that it has in it.
+///
 /// Where there is a Nix, --import-store puts the store paths of a bundle's images back into its store, out of the layers and
 /// only where their NAR hash proves them. It asks Nix for nothing but `nix-store --import`, so a user who may not import
 /// paths without a signature is refused by Nix itself. The generation keeps them from the garbage collector.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct LoadArgs {
-    /// Stacks, bundles and image directories.
-    #[arg(required = true, value_name = "STACK|BUNDLE|IMAGE")]
+    /// Stacks, bundles, image directories, and archives of one image.
+    #[arg(required = true, value_name = "STACK|BUNDLE|IMAGE|FILE")]
     paths: Vec<PathBuf>,
     /// Which way.
     #[arg(long, value_enum, default_value_t = ViaOption::Auto)]
@@ -139,7 +143,8 @@ pub(super) struct LoadReport<'a> {
 }
 
 pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let (mut targets, lost) = readable(&args.paths, &args.images)?;
+    let archives = UnpackedArchives::of(&args.paths, session)?;
+    let (mut targets, lost) = readable(&args.paths, &archives, &args.images)?;
     lost.iter().for_each(|image| printer.note(format!("{}: {}", image.reference, image.error)));
     if targets.is_empty() && !lost.is_empty() {
         return Err(damaged(&lost));

@@ -3,6 +3,7 @@
 //! One verb a file. Results go to standard output, progress and errors to standard error; the last line of a result is
 //! one sentence with counts.
 
+mod archives;
 mod build;
 mod bundle;
 mod cache;

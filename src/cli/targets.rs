@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::archives::UnpackedArchives;
 use super::failure::{Result, failed, usage};
 use super::view::short;
 use crate::build::stack::{StackDir, UnreadableImage};
@@ -13,12 +14,16 @@ use crate::names::no_such;
 
 /// The images and models at these paths, each once, models first: an image that needs one finds it there.
 pub(super) fn targets(paths: &[PathBuf], only: &[String]) -> Result<Vec<LoadTarget>> {
-    let (targets, unreadable) = readable(paths, only)?;
+    let (targets, unreadable) = readable(paths, &UnpackedArchives::default(), only)?;
     unreadable.into_iter().next().map_or(Ok(targets), |first| Err(first.error.into()))
 }
 
 /// The same, without what cannot be read of bundles: what a stick has lost of one image does not keep the others from it.
-pub(super) fn readable(paths: &[PathBuf], only: &[String]) -> Result<(Vec<LoadTarget>, Vec<UnreadableImage>)> {
+pub(super) fn readable(
+    paths: &[PathBuf],
+    archives: &UnpackedArchives,
+    only: &[String],
+) -> Result<(Vec<LoadTarget>, Vec<UnreadableImage>)> {
     let (mut targets, mut lost): (Vec<LoadTarget>, Vec<UnreadableImage>) = (Vec::new(), Vec::new());
     for path in paths {
         let path = &lean(path);
@@ -40,7 +45,7 @@ pub(super) fn readable(paths: &[PathBuf], only: &[String]) -> Result<(Vec<LoadTa
         } else if is_bundle(path) {
             return Err(LayoutError::Missing { path: path.join("stack.json") }.into());
         } else {
-            let image = ImageDir::open(path)?;
+            let image = ImageDir::open(archives.place(path))?;
             let name = image.summary().name.file_name();
             targets.push(LoadTarget { image, name, origins });
         }

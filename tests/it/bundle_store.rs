@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
@@ -143,4 +143,45 @@ fn what_is_damaged_gets_into_no_store() {
     let valid = |name: &str| valid(name).unwrap().status.success();
     assert!(valid("plain") && ["lib", "tool", "doc"].iter().all(|name| !valid(name)));
     host.nix(&["--verify", "--check-contents"]);
+}
+
+#[test]
+fn an_archive_of_one_image_is_loaded_too() {
+    let host = Host::new();
+    let podman = &host.podman;
+    for name in ["ours.tar", "podman.tar", "docker.tar"] {
+        let archive = podman.env.path(name);
+        let file = archive.to_str().unwrap();
+        match name {
+            "ours.tar" => {
+                host.load(&[]).last();
+                podman.env.ok(["export", "bundle", "--bundle", "tars", "--tar"]);
+                fs::copy(podman.env.path("tars/images/app.tar"), &archive).unwrap();
+            }
+            "podman.tar" => drop(podman.run(&["save", "--format", "oci-archive", "--output", file, "localhost/app:1"])),
+            _ => drop(podman.run(&["save", "--output", file, "localhost/app:1"])),
+        }
+        let built = read(&podman.env.path("image/image.json"))["platforms"][0]["configDigest"].clone();
+        for other in [Podman::linked(), Podman::new()] {
+            assert!(other.load(&archive, &[]).last().starts_with("1 image, 0 models: 1 loaded"));
+            let id = other.run(&["image", "inspect", "--format", "{{.Id}}", "localhost/app:1"]);
+            assert_eq!(format!("sha256:{}", id.trim()), built.as_str().unwrap(), "{name}");
+            let again = other.load(&archive, &[]);
+            assert!(again.last().starts_with("1 image, 0 models: 0 loaded, 1 present"), "{again:?}");
+            assert_eq!(other.load(&podman.env.write("no.tar", "no archive"), &[]).code, 1);
+            assert!(other.said(&["verify", "--full"]).last().contains("all good"));
+        }
+    }
+    // Nothing is left of what was unpacked, and what does not fit is said before.
+    let folder = podman.env.path("unpacked");
+    fs::create_dir(&folder).unwrap();
+    let load = |folder: &Path, file: &str| {
+        let mut command = podman.windlass(&["load", podman.env.path(file).to_str().unwrap(), "--force"]);
+        Said::of(&command.env("TMPDIR", folder).output().unwrap())
+    };
+    assert_eq!(load(&folder, "ours.tar").code, 0);
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+    let small = podman.env.mount("small", "tmpfs", 8192);
+    let refused = load(&small.0, "ours.tar");
+    assert!(refused.code == 5 && refused.stderr.contains("hint: set TMPDIR"), "{refused:?}");
 }
