@@ -154,6 +154,7 @@ impl ImageBundle {
         let (root, _lock) = lock(directory, progress)?;
         let mut files = BundleFiles { directory, progress, sums: BTreeMap::new() };
         let ArchivesPlan(archives) = self.plan_archives(directory)?;
+        let before = archives_of(directory);
         files.put(README, self.readme_of_archives(&archives).as_bytes())?;
         for archive in &archives {
             files.sums.extend(archive.there.map(|(_, sum)| (archive.path.clone(), sum)));
@@ -178,6 +179,8 @@ impl ImageBundle {
             };
             sizes.insert(archive.path.clone(), (size, archive.left_out()));
         }
+        // Before the file that names them is replaced: a kill after it would leave what is not known to be ours.
+        let mut removed = remove(&files, before.iter().flat_map(|path| [path.clone(), beside(path)]))?;
         let images: Vec<_> = self.images.iter().map(ImageDir::summary).collect();
         let models: Vec<_> = self.models.iter().map(|(name, model)| (name, model.summary())).collect();
         let mut json = describe(&images, &models, Form::Archives);
@@ -192,7 +195,12 @@ impl ImageBundle {
             files.put(SERVICES, &services)?;
         }
         files.finish(&root)?;
-        Ok(BundleWritten { removed: remove_old(&files)?, ..BundleWritten::default() })
+        removed += remove(&files, [PathBuf::from(SERVICES)])?;
+        for folder in ["images", "models"] {
+            // One that has something of others stays.
+            drop(fs::remove_dir(directory.join(folder)));
+        }
+        Ok(BundleWritten { removed, ..BundleWritten::default() })
     }
 
     fn readme_of_archives(&self, archives: &[BundleArchive<'_>]) -> String {
@@ -229,9 +237,7 @@ fn write(
     progress: &Progress,
 ) -> Result<(Digest, u64), BundleError> {
     let path = directory.join(&archive.path);
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = PathBuf::from(beside);
+    let beside = beside(&path);
     // What a killed run has left there goes first, as for blobs.
     drop(create_beside(&beside)?);
     let options = ArchiveOptions { without: &archive.without, verify, progress };
@@ -241,26 +247,34 @@ fn write(
     Ok(written.expect("the digest of everything was asked for"))
 }
 
-/// Removes archives that no image has any more, and what a killed run has begun.
-fn remove_old(files: &BundleFiles<'_>) -> Result<usize, BundleError> {
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    PathBuf::from(beside)
+}
+
+/// The archives that a directory has by its own account: other files that lie beside them are not ours.
+fn archives_of(directory: &Path) -> BTreeSet<PathBuf> {
+    let json = read_versioned::<StackJson>(&directory.join("stack.json")).ok();
+    let told = json.as_ref().map(known).unwrap_or_default().into_keys();
+    let sums = sums(&bounded::text(&directory.join(SUMS), Cap::Document).unwrap_or_default());
+    let is_archive = |path: &PathBuf| {
+        let folder = path.parent().and_then(Path::to_str);
+        matches!(folder, Some("images" | "models")) && path.extension().is_some_and(|extension| extension == "tar")
+    };
+    told.chain(sums.into_keys()).filter(is_archive).collect()
+}
+
+/// Removes these files where no sum names them; how many there were.
+fn remove(files: &BundleFiles<'_>, paths: impl IntoIterator<Item = PathBuf>) -> Result<usize, BundleError> {
     let mut removed = 0;
-    let mut old = vec![PathBuf::from(SERVICES)];
-    for folder in ["images", "models"] {
-        let entries = fs::read_dir(files.directory.join(folder)).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let is_ours = |name: &String| name.ends_with(".tar") || name.ends_with(".tar.new");
-        old.extend(names.filter(is_ours).map(|name| Path::new(folder).join(name)));
-    }
-    for path in old.iter().filter(|path| !files.sums.contains_key(*path)) {
+    for path in paths.into_iter().filter(|path| !files.sums.contains_key(path)) {
         let path = files.directory.join(path);
         match fs::remove_file(&path) {
             Ok(()) => removed += 1,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             error => error.at("remove", &path)?,
         }
-    }
-    for folder in ["images", "models"] {
-        drop(fs::remove_dir(files.directory.join(folder)));
     }
     Ok(removed)
 }

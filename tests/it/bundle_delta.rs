@@ -471,6 +471,10 @@ fn one_archive_an_image_is_what_podman_loads() {
     export(&source, &["stack", "--bundle", "tars", "--tar", "--only-models"]);
     assert!(!tars.join("images").exists() && tars.join("models/weights.tar").exists());
     sums_fit(&tars);
+    // What others have put beside archives stays.
+    let mine = source.podman.env.write("tars/models/mine.tar", "mine");
+    export(&source, &["stack", "--bundle", "tars", "--tar", "--only-models"]);
+    assert!(mine.exists());
 
     for (arguments, says) in [
         (&["export", "stack", "--bundle", "tars"][..], "no bundle of the same form"),

@@ -9,7 +9,7 @@ use crate::cache::definition::CacheProject;
 use crate::cache::entries;
 use crate::cli::complete;
 use crate::cli::failure::{Result, unverified};
-use crate::cli::printer::{Printer, count};
+use crate::cli::printer::Printer;
 use crate::cli::session::Session;
 use crate::names::Name;
 
@@ -78,15 +78,16 @@ pub(super) fn run(args: &CacheVerifyArgs, printer: &Printer, session: &Session) 
     } else {
         rows.iter().filter_map(|row| row.problem.as_ref()).try_for_each(|problem| printer.line(problem))?;
         let how = if full { "every byte was read" } else { "by names and sizes" };
-        printer.line(format!(
-            "{}, {how}: {damaged} damaged",
-            if all == 1 { "1 entry".to_owned() } else { format!("{all} entries") }
-        ))?;
+        printer.line(format!("{}, {how}: {damaged} damaged", counted(all)))?;
     }
     match damaged {
         0 => Ok(()),
-        _ => Err(unverified(format!("{} of the cache cannot be used", count(damaged, "of the entries"))).hint(
+        _ => Err(unverified(format!("{} of the cache cannot be used", counted(damaged))).hint(
             "`windlass cache update` builds those again that are needed; `windlass cache prune` removes the others",
         )),
     }
+}
+
+fn counted(number: usize) -> String {
+    if number == 1 { "1 entry".to_owned() } else { format!("{number} entries") }
 }
