@@ -318,7 +318,9 @@ fn what_is_damaged_is_named_and_the_others_load() {
         let bytes = fs::read(file).unwrap();
         damage(file);
         let name = file.file_name().unwrap().to_str().unwrap();
-        for podman in [Podman::linked(), Podman::new()] {
+        // Both ways for one that is only seen while it is read, and for one that is seen before.
+        let podmans = if n < 2 { vec![Podman::linked(), Podman::new()] } else { vec![Podman::linked()] };
+        for podman in podmans {
             let said = load(&podman, &source.bundle(), &[]);
             assert_eq!(said.code, 4, "{n}: {said:?}");
             assert!(said.stderr.contains(name) && said.stderr.contains("app"), "{n}: {said:?}");

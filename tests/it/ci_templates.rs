@@ -230,6 +230,25 @@ fn the_job_for_gitlab_pushes_with_the_token_of_the_job() {
         let said = String::from_utf8_lossy(&stdout).into_owned();
         assert!(said.contains(rate), "{said}{}", String::from_utf8_lossy(&stderr));
     }
+    // The deploy jobs of both services load what was tested, and build nothing.
+    let github = ci.template("github.yml", "ghcr.io");
+    for job in ["deploy_staging", "deploy_production"] {
+        assert_eq!(template[job]["cache"]["policy"], "pull");
+        let lines = template[job]["script"].as_array().unwrap().iter();
+        let lines = lines.chain(github["jobs"][job]["steps"].as_array().unwrap().iter().map(|step| &step["run"]));
+        let loads: Vec<&str> = lines.filter_map(Value::as_str).filter(|line| line.contains("cache load")).collect();
+        assert_eq!(loads.len(), 2, "{job}");
+        for line in loads {
+            ci.podman.run(&["rmi", "--all", "--force"]);
+            let Output { status, stdout, stderr } = ci.run(line, &[]);
+            let said = String::from_utf8_lossy(&stdout).into_owned();
+            assert!(
+                status.success() && said.contains("1 image: 1 hit, 0 missed"),
+                "{said}{}",
+                String::from_utf8_lossy(&stderr)
+            );
+        }
+    }
     // No other user reads the login, and it is not among the files that are kept.
     let auth = PathBuf::from(format!("{}.auth.json", repository.display()));
     assert_eq!(fs::metadata(&auth).unwrap().permissions().mode() & 0o777, 0o600);
