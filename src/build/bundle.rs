@@ -11,7 +11,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::bundle_content::{ImageBundle, Patches};
-use super::bundle_files::{BundleBlob, create_beside, is_name_of_blob, write_blob};
+use super::bundle_files::{BundleBlob, are_as_told, create_beside, is_name_of_blob, write_blob};
 use super::check_archives::sums;
 use super::stack::{Form, SERVICES, describe, services_file};
 use crate::class::{Class, Classified};
@@ -176,13 +176,14 @@ impl ImageBundle {
                 patches.insert(blob.layer.digest, patch);
                 continue;
             }
-            if blob.is_there {
+            let known = |(path, _): (PathBuf, u64)| {
+                let digest = plan.sums.get(&path).copied().unwrap_or(blob.layer.digest);
+                (path, if blob.parts.is_some() { digest } else { blob.layer.digest })
+            };
+            let there: Vec<(PathBuf, Digest)> = blob.files().into_iter().map(known).collect();
+            if blob.is_there && (!self.compare || are_as_told(&there, directory, progress)?) {
                 progress.count_kept(blob.layer.size);
-                let known = |path: PathBuf| {
-                    let digest = plan.sums.get(&path).copied().unwrap_or(blob.layer.digest);
-                    (path, if blob.parts.is_some() { digest } else { blob.layer.digest })
-                };
-                files.sums.extend(blob.files().into_iter().map(|(path, _)| known(path)));
+                files.sums.extend(there);
             } else {
                 files.sums.extend(write_blob(blob, directory, verify, progress)?);
             }

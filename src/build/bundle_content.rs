@@ -34,6 +34,8 @@ pub(crate) struct ImageBundle {
     pub(super) most: Option<u64>,
     /// Whether it is written over a folder of blobs that others have a part in.
     pub(super) shared: bool,
+    /// Whether blobs that are there are read and compared, instead of being known by their sizes.
+    pub(crate) compare: bool,
 }
 
 impl ImageBundle {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::bundle::{BundleError, publish};
+use crate::disk::bounded;
 use crate::disk::parts::part;
 use crate::disk::pipe::{PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
@@ -40,6 +41,28 @@ pub(crate) fn is_name_of_blob(name: &str) -> bool {
     let name = name.strip_suffix(".new").unwrap_or(name);
     let digest = name.rsplit_once(".part-").map_or(name, |(digest, _)| digest);
     Digest::from_hex(digest).is_ok()
+}
+
+/// Whether the files of a blob have these digests. One that cannot be read has not.
+///
+/// # Errors
+/// If the run is to stop.
+pub(super) fn are_as_told(
+    files: &[(PathBuf, Digest)],
+    bundle: &Path,
+    progress: &Progress,
+) -> Result<bool, BundleError> {
+    for (path, digest) in files {
+        let path = bundle.join(path);
+        let mut hasher = Hasher::new();
+        let hashed = bounded::open(&path).and_then(|mut file| io::copy(&mut file, &mut hasher));
+        progress.check().at("read", &path)?;
+        progress.count_read(hasher.count());
+        if hashed.is_err() || hasher.finish().0 != *digest {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Writes a blob into a bundle; its files with their digests.

@@ -146,6 +146,7 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
         _ => return Err(usage("--without of a bundle takes only `models`")),
     };
     let mut bundle = ImageBundle::new(max_file);
+    bundle.compare = args.verify.is_always();
     for from in &args.from {
         let from = &lean(from);
         match from.join("stack.json").is_file() {

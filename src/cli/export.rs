@@ -101,7 +101,7 @@ pub(super) enum ExportFormat {
 pub(super) enum ExportCheck {
     /// Unless data is shared (XFS, Btrfs) for which the Nix store vouches.
     Auto,
-    /// Even if that means reading what could have been shared.
+    /// Even if that means reading what could have been shared, and the blobs that a bundle has already.
     Always,
     /// Not at all: trust the store.
     Never,
@@ -215,6 +215,11 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
 }
 
 impl ExportCheck {
+    /// Whether all is to be read.
+    pub(super) const fn is_always(self) -> bool {
+        matches!(self, Self::Always)
+    }
+
     /// What that means for these images: what no Nix vouches for is read, even where the file system shares it.
     pub(super) fn of<'a>(self, images: impl Iterator<Item = &'a ImageDir> + Clone) -> Verify {
         match self {

@@ -206,7 +206,7 @@ def cached(notes):
     (context / "Containerfile").write_text("FROM scratch\nCOPY . /\n")
     for n in range(1000):
         (context / f"file{n}.py").write_text(f"print({n})\n")
-    prepare("cache", "init", "app", "--project", "project", "--context", "src")
+    prepare("cache", "init", "app", "--project", "project", "--context", "project/src")
     prepare("cache", "build", "app", "--project", "project")
     runs = interleave(2 * ROUNDS, hit=windlass("cache", "update", "app", "--project", "project"),
                       exists="podman image exists localhost/app:cache")

@@ -345,6 +345,13 @@ fn what_is_damaged_is_named_and_the_others_load() {
     fs::remove_file(source.blob("app", "model")).unwrap();
     let seen = source.verify(&[]);
     assert!(seen.code == 4 && [&app, &web].iter().all(|name| seen.stdout.contains(*name)), "{seen:?}");
+    // It is mended where it is written from; what has its size is read on request.
+    source.export(&[]);
+    flip(&blob);
+    assert_eq!(source.export(&[])["written"], 0);
+    let size = fs::metadata(&blob).unwrap().len();
+    assert_eq!(source.export(&["--verify", "always"])["written"], size);
+    assert_eq!(source.verify(&["--full"]).code, 0);
     // A small file that no digest names.
     fs::write(source.bundle().join("README.txt"), "another\n").unwrap();
     let seen = source.verify(&[]);

@@ -22,6 +22,8 @@
 use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use super::unpack_members::UnpackedTree;
 use super::{TAR_SPLIT, TREE};
@@ -138,7 +140,7 @@ pub fn unpack(
     let tree = workplace.make(TREE, 0o700)?;
     let path = tree.path().to_owned();
     let record = Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
-    let mut stream = ArchiveStream { from: archive, record, hasher: Hasher::new(), size: 0, limit, progress };
+    let mut stream = ArchiveStream { from: archive, record, hasher: HashThread::default(), size: 0, limit, progress };
     let mut place = UnpackedTree::new(tree)?;
     let (mut uids, mut gids) = (BTreeSet::new(), BTreeSet::new());
     while let Some(member) = tar_reader::next(&mut Headers(&mut stream)).map_err(|error| stream.failed(error))? {
@@ -157,6 +159,47 @@ pub fn unpack(
     Ok(Unpacked { diff_id, size, uids, gids, files: place.files })
 }
 
+/// A SHA-256 that is computed beside what else is done with the bytes: of a layer of gigabytes it is the longest part of the work.
+/// What is small is not worth a thread.
+#[derive(Default)]
+struct HashThread {
+    gathered: Vec<u8>,
+    running: Option<(SyncSender<Vec<u8>>, JoinHandle<Hasher>)>,
+}
+
+impl HashThread {
+    /// Bytes that go to the thread at once, and how many times as many may wait for it.
+    const GATHER: usize = 4 * CHUNK;
+    const WAITING: usize = 4;
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.gathered.extend_from_slice(bytes);
+        if self.gathered.len() < Self::GATHER {
+            return;
+        }
+        let (sender, _) = self.running.get_or_insert_with(|| {
+            let (sender, receiver) = sync_channel::<Vec<u8>>(Self::WAITING);
+            let hash = move || {
+                let mut hasher = Hasher::new();
+                receiver.into_iter().for_each(|bytes| hasher.update(&bytes));
+                hasher
+            };
+            (sender, std::thread::spawn(hash))
+        });
+        let full = std::mem::replace(&mut self.gathered, Vec::with_capacity(Self::GATHER + CHUNK));
+        sender.send(full).expect("the thread takes all that comes");
+    }
+
+    fn finish(self) -> (Digest, u64) {
+        let mut hasher = self.running.map_or_else(Hasher::new, |(sender, thread)| {
+            drop(sender);
+            thread.join().expect("hashing does not fail")
+        });
+        hasher.update(&self.gathered);
+        hasher.finish()
+    }
+}
+
 /// What takes the chunks of a file, with the record that they are told to.
 type Chunks<'c> = dyn FnMut(&[u8], &mut Writer) -> Result<(), UnpackError> + 'c;
 
@@ -164,7 +207,7 @@ type Chunks<'c> = dyn FnMut(&[u8], &mut Writer) -> Result<(), UnpackError> + 'c;
 pub(crate) struct ArchiveStream<'a> {
     from: &'a mut dyn Read,
     pub(crate) record: Writer,
-    hasher: Hasher,
+    hasher: HashThread,
     size: u64,
     pub(crate) limit: u64,
     pub(crate) progress: &'a Progress,
