@@ -269,7 +269,7 @@ pub(super) fn refuse_foreign(directory: &Path, first_line: &str) -> Result<(), B
 }
 
 /// Takes a directory for writing a bundle into it, waiting for another windlass that does.
-pub(super) fn lock(directory: &Path, progress: &Progress) -> Result<(Dir, File), BundleError> {
+pub(crate) fn lock(directory: &Path, progress: &Progress) -> Result<(Dir, File), BundleError> {
     fs::create_dir_all(directory).at("create", directory)?;
     let root = Dir::open(directory)?;
     let lock = root.again()?.into_file();

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use super::bundle::{BundleError, BundleFiles, BundleWritten, README, lock, publish, refuse_foreign};
 use super::bundle_content::ImageBundle;
-use super::bundle_files::create_beside;
+use super::bundle_files::{beside, create_beside};
 use super::check_archives::sums;
 use super::stack::{Form, SERVICES, StackImage, StackJson, StackModel, describe, services_file};
 use crate::disk::AtPath;
@@ -245,12 +245,6 @@ fn write(
     let written = written.inspect_err(|_| drop(fs::remove_file(&beside)))?;
     publish(&beside, &path)?;
     Ok(written.expect("the digest of everything was asked for"))
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    PathBuf::from(beside)
 }
 
 /// The archives that a directory has by its own account: other files that lie beside them are not ours.

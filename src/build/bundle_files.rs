@@ -82,7 +82,8 @@ pub(super) fn write_blob(
     Ok(files.into_iter().map(|(path, _)| path).zip(digests).collect())
 }
 
-fn beside(path: &Path) -> PathBuf {
+/// Where a file is written before it gets its name.
+pub(super) fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     name.into()

@@ -43,7 +43,7 @@ pub(crate) fn file_of(context: &Path, containerfile: &Path) -> Option<PathBuf> {
     names.into_iter().chain(own).find(|path| path.exists())
 }
 
-/// The text of the rules of a context; empty where there are none.
+/// The text of the rules of a context. A context without a file of rules has an empty text.
 ///
 /// # Errors
 /// With what is wrong with the file.

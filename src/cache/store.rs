@@ -13,13 +13,14 @@ use std::path::{Path, PathBuf};
 use super::entries::{self, BLOBS, CacheEntry, ENTRY, EntryFacts, INPUTS};
 use super::key::BuildInputs;
 use super::{CacheError, not_of_another, wrong};
+use crate::build::bundle;
 use crate::build::bundle_content::ImageBundle;
 use crate::build::import_image;
 use crate::build::upstream_image;
 use crate::disk::beneath::Dir;
 use crate::disk::bounded;
 use crate::disk::progress::Progress;
-use crate::disk::{AtPath, Staging, leftovers_in, own_lock};
+use crate::disk::{AtPath, Staging, leftovers_in};
 use crate::image::bundle::SUMS;
 use crate::image::layout::ImageDir;
 use crate::layer::output::Verify;
@@ -65,16 +66,10 @@ impl CacheChange {
         }
         let sha256 = blobs.join("sha256");
         fs::create_dir_all(&sha256).at("create", &sha256)?;
-        let root = Dir::open(cache)?;
+        let (root, lock) = bundle::lock(cache, progress)?;
         if root.look(".gitattributes")?.is_none() {
             root.add(".gitattributes", ATTRIBUTES.as_bytes(), 0o644)?;
         }
-        let lock = root.into_file();
-        own_lock::wait(cache, progress, || match lock.try_lock() {
-            Ok(()) => Ok(true),
-            Err(fs::TryLockError::WouldBlock) => Ok(false),
-            Err(fs::TryLockError::Error(error)) => Err(error),
-        })?;
         Ok(Self { cache: cache.to_owned(), _lock: lock })
     }
 

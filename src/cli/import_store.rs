@@ -10,7 +10,7 @@ use super::session::Session;
 use crate::engine::target::LoadTarget;
 use crate::image::closure::ImageClosure;
 use crate::image::layout::ImageDir;
-use crate::image::store_paths::{lacking, put_back};
+use crate::image::store_paths::{LeftReason, lacking, put_back};
 use crate::nix::store::{self, NixPlaces};
 
 /// What became of the store paths of a bundle.
@@ -29,7 +29,7 @@ pub(super) struct StorePathsReport {
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 struct LeftPath {
     path: String,
-    why: &'static str,
+    why: LeftReason,
 }
 
 /// Puts back what the Nix store lacks; with `dry_run` only looks.
@@ -43,18 +43,18 @@ pub(super) fn import(
     let images = of_bundles(targets);
     let progress = session.progress();
     let mut lacking = lacking(&images, nix)?;
-    let (mut imported, bytes) = (lacking.len(), lacking.size());
+    let (mut imported, mut bytes) = (lacking.len(), lacking.size());
     if !dry_run && imported > 0 {
         progress.expect(bytes);
         let drawing = session.draw("putting store paths back");
-        imported = put_back(&mut lacking, &images, progress)?;
+        (imported, bytes) = put_back(&mut lacking, &images, progress)?;
         drop(drawing);
     }
     if !printer.json() {
         let done = if dry_run { "to put into the Nix store" } else { "put into the Nix store" };
         printer.line(format!("{}, {}, {done}", count(imported, "store path"), size(bytes)))?;
         for (path, why) in &lacking.left {
-            printer.note(format!("{path} is not put back: {why}"));
+            printer.note(format!("{path} is not put back: {}", why.words()));
         }
     }
     let left = lacking.left.into_iter().map(|(path, why)| LeftPath { path, why }).collect();
@@ -64,8 +64,7 @@ pub(super) fn import(
 impl StorePathsReport {
     /// What is wrong with the bundle, if a store path in it is damaged.
     pub(super) fn failure(&self) -> Option<Failure> {
-        let is_damaged = |left: &&LeftPath| left.why.contains("damaged") || left.why.contains("the hash");
-        let damaged = self.left.iter().filter(is_damaged).count();
+        let damaged = self.left.iter().filter(|left| left.why.is_damage()).count();
         let message = || format!("{} of the bundle cannot be put back", count(damaged, "store path"));
         (damaged > 0).then(|| unverified(message()).hint("`windlass verify BUNDLE --full` names every file at fault"))
     }

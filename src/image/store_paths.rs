@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 
 use super::closure::ImageClosure;
 use super::layout::{ImageDir, LayoutError};
+use serde::Serialize;
+
 use crate::class::{Class, Classified};
 use crate::disk::parts::{JoinedFile, open_whole};
 use crate::disk::progress::Progress;
@@ -49,6 +51,37 @@ impl Classified for StorePathsError {
     }
 }
 
+/// Why a store path is not put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum LeftReason {
+    /// It refers to a store path that no layer has.
+    Incomplete,
+    /// No layer has it at its own place.
+    Moved,
+    /// Its bytes do not have the hash that Nix recorded.
+    Damaged,
+    /// It refers to a store path that is damaged.
+    NeedsDamaged,
+}
+
+impl LeftReason {
+    /// In words that go on from the path.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Incomplete => "it refers to a store path that no layer has",
+            Self::Moved => "no layer has it at its own place",
+            Self::Damaged => "its bytes do not have the hash that Nix recorded",
+            Self::NeedsDamaged => "it refers to a store path that is damaged",
+        }
+    }
+
+    /// Whether something is wrong with the layers.
+    pub(crate) const fn is_damage(self) -> bool {
+        matches!(self, Self::Damaged | Self::NeedsDamaged)
+    }
+}
+
 /// The store paths of images that this host's store lacks.
 #[derive(Debug)]
 pub(crate) struct LackingPaths {
@@ -56,7 +89,7 @@ pub(crate) struct LackingPaths {
     /// Those that a layer has, each behind what it refers to.
     there: Vec<PathInfo>,
     /// Those that cannot be put back, each with why.
-    pub(crate) left: Vec<(String, &'static str)>,
+    pub(crate) left: Vec<(String, LeftReason)>,
 }
 
 impl LackingPaths {
@@ -107,9 +140,9 @@ pub(crate) fn lacking(images: &[&ImageDir], nix: &NixPlaces) -> Result<LackingPa
     for info in order.into_iter().filter(|info| invalid.contains(Path::new(&name(info)))) {
         let path = name(info);
         let why = if !closure.is_complete(&path) || info.references.iter().any(|path| lost.contains(path)) {
-            Some("it refers to a store path that no layer has")
+            Some(LeftReason::Incomplete)
         } else if !layers.iter().any(|trees| trees.has(&path)) {
-            Some("no layer has it at its own place")
+            Some(LeftReason::Moved)
         } else {
             None
         };
@@ -124,7 +157,7 @@ pub(crate) fn lacking(images: &[&ImageDir], nix: &NixPlaces) -> Result<LackingPa
     Ok(LackingPaths { store, there, left })
 }
 
-/// Puts them into the store of this host; how many that were. Those whose bytes have another hash than Nix recorded are named
+/// Puts them into the store of this host; how many that were, and the bytes of their NARs. Those whose bytes have another hash than Nix recorded are named
 /// in `left`, with all that refer to them.
 ///
 /// # Errors
@@ -133,17 +166,17 @@ pub(crate) fn put_back(
     lacking: &mut LackingPaths,
     images: &[&ImageDir],
     progress: &Progress,
-) -> Result<usize, StorePathsError> {
+) -> Result<(usize, u64), StorePathsError> {
     let LackingPaths { store, there, left } = lacking;
     let layers = all_layers(images);
     let mut opened: BTreeMap<usize, (JoinedFile, BTreeMap<PathBuf, TreeNode>)> = BTreeMap::new();
-    let (mut lost, mut count, mut import) = (BTreeSet::new(), 0, None::<NixImport>);
+    let (mut lost, mut count, mut bytes, mut import) = (BTreeSet::new(), 0, 0, None::<NixImport>);
     for info in &*there {
         progress.check()?;
         let path = store.display(&info.path).to_string();
         if info.references.iter().any(|reference| lost.contains(reference)) {
             lost.insert(info.path.clone());
-            left.push((path, "it refers to a store path that is damaged"));
+            left.push((path, LeftReason::NeedsDamaged));
             continue;
         }
         let number = layers.iter().position(|trees| trees.has(&path)).unwrap_or_default();
@@ -162,12 +195,13 @@ pub(crate) fn put_back(
         match sent {
             Ok(true) => {
                 count += 1;
+                bytes += info.nar_size;
                 import = Some(running);
             }
             Ok(false) => {
                 running.cut_off();
                 lost.insert(info.path.clone());
-                left.push((path, "its bytes do not have the hash that Nix recorded"));
+                left.push((path, LeftReason::Damaged));
             }
             Err(error) => {
                 progress.check()?;
@@ -180,7 +214,7 @@ pub(crate) fn put_back(
         let _step = progress.step("Nix takes the store paths over");
         import.finish()?;
     }
-    Ok(count)
+    Ok((count, bytes))
 }
 
 /// Every layer once that is there as an archive.
