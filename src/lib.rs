@@ -31,6 +31,7 @@
 //! | `plan` | which layers, in which order | `class` `image` `layer` `model` `names` `nix` `spec` |
 //! | `build` | from a spec to image directories and stacks | `class` `disk` `image` `layer` `model` `names` `nix` `oci` `plan` `secrets` `sh` `spec` |
 //! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` |
+//! | `inventory` | what is inside images, and why | `image` `layer` `model` `names` `nix` `oci` |
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
@@ -52,6 +53,8 @@ mod disk;
 mod engine;
 mod image;
 pub mod internals;
+#[cfg_attr(not(test), expect(dead_code, reason = "`windlass sbom` and `windlass report` are made of it"))]
+mod inventory;
 mod layer;
 mod model;
 mod names;
