@@ -277,6 +277,11 @@ pub mod secrets {
 pub mod sh {
     pub use crate::sh::{line, word};
 }
+pub mod signing {
+    pub mod key {
+        pub use crate::signing::key::SignatureKey;
+    }
+}
 pub mod spec {
     pub use crate::spec::Spec;
     pub mod service {
@@ -292,9 +297,6 @@ pub mod upstream {
     }
     pub mod lock {
         pub use crate::upstream::lock::UpstreamLock;
-    }
-    pub mod signature {
-        pub use crate::upstream::signature::SignatureKey;
     }
     pub mod state {
         pub use crate::upstream::state::UpstreamState;

@@ -24,6 +24,7 @@
 //! | `nix` | the Nix store | `class` `disk` `oci` |
 //! | `registry` | registries and other servers | `class` `disk` `oci` |
 //! | `secrets` | what looks like a secret | `names` `nix` `oci` |
+//! | `signing` | statements and signatures | `class` `disk` `oci` |
 //! | `layer` | one layer as a stream of bytes | `class` `disk` `names` `nix` `oci` `secrets` |
 //! | `model` | model files | `class` `disk` `layer` `names` `nix` `oci` `registry` |
 //! | `spec` | what was asked for | `class` `disk` `layer` `model` `names` `nix` `oci` `secrets` |
@@ -32,10 +33,11 @@
 //! | `build` | from a spec to image directories and stacks | `class` `disk` `image` `layer` `model` `names` `nix` `oci` `plan` `secrets` `sh` `spec` |
 //! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` |
 //! | `inventory` | what is inside images, and why | `image` `layer` `model` `names` `nix` `oci` |
+//! | `attest` | what is stated of images, signed and beside them in a registry | `class` `disk` `image` `layer` `nix` `oci` `registry` `signing` |
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
-//! | `upstream` | images of registries, pinned | `class` `disk` `layer` `model` `names` `nix` `oci` `registry` |
+//! | `upstream` | images of registries, pinned | `class` `disk` `layer` `model` `names` `nix` `oci` `registry` `signing` |
 //! | `cache` | the build cache of Containerfiles | `build` `class` `disk` `image` `layer` `model` `names` `oci` `podman` `registry` `secrets` `spec` `upstream` |
 //! | `cli` | the command line | anything |
 //!
@@ -44,6 +46,7 @@
 
 #![cfg_attr(test, expect(clippy::disallowed_methods, reason = "tests read what they have written themselves"))]
 
+mod attest;
 mod build;
 mod cache;
 mod class;
@@ -66,5 +69,6 @@ mod publish;
 mod registry;
 mod secrets;
 mod sh;
+mod signing;
 mod spec;
 mod upstream;

@@ -32,6 +32,10 @@ CHECKERS=(
 )
 # What checks a document against a JSON Schema.
 VALIDATOR=(fastjsonschema==2.21.2)
+# The Debians whose cosign reads what windlass signs, and signs what windlass reads.
+COSIGN_SUITES=(trixie sid)
+# A skopeo that obeys `sigstoreSigned` of a policy, which Debian 12 has taken out of its own, and what it is linked with.
+SKOPEO=(skopeo libc6 libgpgme11t64 libassuan9 libgpg-error0 libsqlite3-0 libsubid5)
 # The Debian of the packages, whatever the tools are from: it is the first one with pgvector.
 SUITE=trixie
 SERVER_WHEEL=xllamacpp==2026.10.11549
@@ -100,6 +104,23 @@ fetch() {
   fetch_python python "${PYTHON[@]}"
   fetch_python checkers "${CHECKERS[@]}"
   fetch_python schemas "${VALIDATOR[@]}"
+  fetch_cosign
+  fetch_skopeo
+}
+
+# target/parts/cosign-SUITE: of it only the program is kept.
+fetch_cosign() {
+  local suite new
+  for suite in "${COSIGN_SUITES[@]}"; do
+    if [[ -x $PARTS/cosign-$suite ]]; then continue; fi
+    say "downloading cosign of Debian's $suite"
+    new=$PARTS/cosign.new
+    rm -rf "$new" "$PARTS/apt" && mkdir -p "$new"
+    SUITE=$suite apt_suite update >&2
+    (cd "$new" && SUITE=$suite apt_suite download cosign >&2 && dpkg-deb --extract cosign_*.deb .)
+    mv "$new/usr/bin/cosign" "$PARTS/cosign-$suite"
+    rm -r "$new" "$PARTS/apt"
+  done
 }
 
 fetch_debs() {
@@ -115,6 +136,19 @@ fetch_debs() {
   (cd "$new" && apt_suite download "${missing[@]}" >&2)
   for name in "${missing[@]}"; do mv "$new/$name"_*.deb "$dir/$name.deb"; done
   rm -r "$new" "$PARTS/apt"
+}
+
+# target/parts/skopeo: started by its own loader, as this machine may have an older one.
+fetch_skopeo() {
+  local new=$PARTS/skopeo.new deb
+  if [[ -e $PARTS/skopeo ]]; then return 0; fi
+  say "downloading skopeo of Debian's $SUITE"
+  rm -rf "$new" "$PARTS/apt" && mkdir -p "$new/debs"
+  apt_suite update >&2
+  (cd "$new/debs" && apt_suite download "${SKOPEO[@]}" >&2)
+  for deb in "$new"/debs/*.deb; do dpkg-deb --extract "$deb" "$new"; done
+  rm -r "${new:?}"/{debs,etc,usr/share} "$PARTS/apt"
+  mv "$new" "$PARTS/skopeo"
 }
 
 # apt-get for $SUITE, from the mirror this machine uses, with lists and a cache of its own: nothing of the machine's own

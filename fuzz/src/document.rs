@@ -5,8 +5,8 @@ use windlass::internals::oci::compression::Compression;
 use windlass::internals::oci::digest::Digest;
 use windlass::internals::oci::reference;
 use windlass::internals::oci::strict::{self, is_time};
+use windlass::internals::signing::key::SignatureKey;
 use windlass::internals::upstream::document::{self, TypedDocument, UpstreamDocument};
-use windlass::internals::upstream::signature::SignatureKey;
 
 use super::sections;
 

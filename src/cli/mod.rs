@@ -4,6 +4,7 @@
 //! one sentence with counts.
 
 mod archives;
+mod attest;
 mod build;
 mod bundle;
 mod cache;
@@ -43,6 +44,7 @@ mod run;
 mod schemas;
 mod session;
 mod settings;
+mod signing;
 mod status;
 mod table;
 mod targets;
@@ -95,6 +97,7 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
+    Attest(attest::AttestArgs),
     Load(load::LoadArgs),
     Status(status::StatusArgs),
     Verify(verify::VerifyArgs),
@@ -161,6 +164,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Push(args) => push::run(&args, &printer, start()),
+        Verb::Attest(args) => attest::run(&args, &printer, start()),
         Verb::Load(args) => load::run(&args, &printer, start()),
         Verb::Lint(args) => lint::run(&args, &printer),
         Verb::Doctor(args) => doctor::run(&args, &printer, start()),

@@ -1,7 +1,7 @@
 //! `windlass push`
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -10,7 +10,10 @@ use super::model::ArtifactFormat;
 use super::printer::{Printer, count, size};
 use super::registry::RegistryArgs;
 use super::session::Session;
+use super::signing::signer;
 use super::upstream::home;
+use crate::attest::attach::Attacher;
+use crate::attest::published::manifests;
 use crate::build::lint;
 use crate::build::stack::StackDir;
 use crate::image::layout::ImageDir;
@@ -27,7 +30,8 @@ const EXAMPLE: &str = "Examples:
   windlass push result docker://registry.example/team/app:1.0
   windlass push result docker://127.0.0.1:5000/app --insecure --compression zstd
   windlass push stack docker://registry.example/ai         every image of a lean stack: ai/redis, ai/llama-cpp, …
-  windlass push model docker://registry.example/ai/smollm2:1 --format modelpack";
+  windlass push model docker://registry.example/ai/smollm2:1 --format modelpack
+  windlass push result docker://registry.example/team/app:1.0 --sign cosign.key";
 
 /// Push an image, or the images of a lean stack, to a registry.
 ///
@@ -49,6 +53,10 @@ pub(super) struct PushArgs {
     /// Push a model as an artifact instead of an image: the weights are one blob, as they are.
     #[arg(long, value_enum)]
     format: Option<ArtifactFormat>,
+    /// Sign what was pushed, as `cosign sign` does: with a key in a file (PEM, or a key of cosign, whose password
+    /// COSIGN_PASSWORD has), or with one that `cosign` in PATH knows by its address (`awskms://…`).
+    #[arg(long, value_name = "KEY")]
+    sign: Option<String>,
     /// Plain HTTP; registries on this machine only.
     #[arg(long)]
     insecure: bool,
@@ -95,6 +103,9 @@ pub(super) struct PushReport {
     present: usize,
     mounted: usize,
     bytes: u64,
+    /// The digest of the public key of the signatures, where it was signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<Digest>,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -109,17 +120,11 @@ struct PushRow {
 }
 
 pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let Some(to) = args.to.strip_prefix("docker://") else {
-        return Err(usage(format!("'{}' is not a place to push to: expected docker://REGISTRY/NAME[:TAG]", args.to)));
-    };
-    let to: Location = to.parse()?;
-    if to.digest().is_some() {
-        return Err(usage(format!("{to}: what is pushed has a digest of its own; give a tag, or none")));
-    }
+    let to = place(&args.to)?;
     if args.format.is_some() && args.compression != Packing::None {
         return Err(usage("--compression is for layers of images; the files of an artifact go as they are"));
     }
-    let images = targets(args, &to)?;
+    let images = destinations(&args.image, &to)?;
     if let Some((image, _)) = images.iter().find(|(image, _)| image.summary().kind != ImageKind::Model)
         && args.format.is_some()
     {
@@ -128,6 +133,7 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
     if args.dry_run {
         return tried(&images, args, printer);
     }
+    let signer = args.sign.as_deref().map(signer).transpose()?;
     let registries = args.registry.registries()?;
     let cache = home("XDG_CACHE_HOME", ".cache").ok().map(|cache| cache.join("windlass/packed"));
     let compression = args.compression.compression();
@@ -144,12 +150,19 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
                 pusher.push_model(&model, &format.artifact(&model.model), at, &tag)?
             }
         };
+        if let Some(signer) = &signer {
+            let attacher = Attacher { client: registries.client(args.insecure), at, progress: session.progress() };
+            for manifest in manifests(attacher.client, &at.with_digest(digest), session.progress())? {
+                attacher.sign(&manifest, signer)?;
+            }
+        }
         rows.push(PushRow { reference: at.to_string(), digest: Some(digest), built: image.summary().digest });
     }
     drop(drawing);
     let pushed = pusher.pushed();
     let (uploaded, present, mounted, bytes) = (pushed.uploaded, pushed.present, pushed.mounted, pushed.bytes);
-    let report = PushReport { images: rows, uploaded, present, mounted, bytes };
+    let signed_by = signer.map(|signer| signer.public().digest);
+    let report = PushReport { images: rows, uploaded, present, mounted, bytes, signed_by };
     if printer.json() {
         return printer.value(&report);
     }
@@ -158,10 +171,11 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
         printer.line(format!("{reference}{digest}"))?;
     }
     printer.line(format!(
-        "{}: {} uploaded, {present} present, {mounted} mounted; network {}",
+        "{}: {} uploaded, {present} present, {mounted} mounted; network {}{}",
         count(report.images.len(), "image"),
         count(uploaded, "blob"),
-        size(bytes)
+        size(bytes),
+        signed_by.map(|key| format!("; signed by the key sha256:{}", key.short())).unwrap_or_default()
     ))
 }
 
@@ -176,14 +190,34 @@ fn tried(images: &[(ImageDir, Location)], args: &PushArgs, printer: &Printer) ->
         images.iter().flat_map(|(image, _)| image.summary().layers()).map(|layer| (layer.digest, layer.size)).collect();
     let (rows, bytes) = (images.iter().map(row).collect::<Vec<_>>(), layers.values().sum());
     if printer.json() {
-        return printer.value(&PushReport { images: rows, uploaded: 0, present: 0, mounted: 0, bytes });
+        return printer.value(&PushReport {
+            images: rows,
+            uploaded: 0,
+            present: 0,
+            mounted: 0,
+            bytes,
+            signed_by: None,
+        });
     }
     rows.iter().try_for_each(|row| printer.line(&row.reference))?;
-    printer.line(format!("{} to push, {} at most; nothing was sent", count(rows.len(), "image"), size(bytes)))
+    let signed = if args.sign.is_some() { " and to sign" } else { "" };
+    printer.line(format!("{} to push{signed}, {} at most; nothing was sent", count(rows.len(), "image"), size(bytes)))
+}
+
+/// A place in a registry for what has a digest of its own.
+pub(super) fn place(to: &str) -> Result<Location> {
+    let Some(place) = to.strip_prefix("docker://") else {
+        return Err(usage(format!("'{to}' is not a place to push to: expected docker://REGISTRY/NAME[:TAG]")));
+    };
+    let place: Location = place.parse()?;
+    if place.digest().is_some() {
+        return Err(usage(format!("{place}: what is pushed has a digest of its own; give a tag, or none")));
+    }
+    Ok(place)
 }
 
 /// What goes where.
-fn targets(args: &PushArgs, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
+pub(super) fn destinations(path: &Path, to: &Location) -> Result<Vec<(ImageDir, Location)>> {
     let own_tag = |image: &ImageDir| {
         let reference = &image.summary().reference;
         reference
@@ -192,15 +226,15 @@ fn targets(args: &PushArgs, to: &Location) -> Result<Vec<(ImageDir, Location)>> 
             .unwrap_or("latest")
             .to_owned()
     };
-    if !args.image.join("stack.json").is_file() {
-        let image = ImageDir::open(&args.image)?;
+    if !path.join("stack.json").is_file() {
+        let image = ImageDir::open(path)?;
         let at = if to.tag().is_some() { to.clone() } else { to.with_tag(&own_tag(&image))? };
         return Ok(vec![(image, at)]);
     }
     if to.tag().is_some() {
         return Err(usage(format!("{to}: a stack has several images, each with a tag of its own; leave the tag out")));
     }
-    let stack = StackDir::open(&args.image)?;
+    let stack = StackDir::open(path)?;
     let models = stack.models.into_iter().map(|(_, model)| model);
     let target = |image: ImageDir| {
         let name = file_name(&image.summary().name);

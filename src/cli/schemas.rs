@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use super::failure::{Result, usage};
 use super::printer::{JSON_VERSION, Printer};
 use super::{
-    build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, load_plan, plan, push,
-    repair, rollback, status, unload, verify,
+    attest, build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, load_plan,
+    plan, push, repair, rollback, status, unload, verify,
 };
 use super::{cache, model, upstream};
 use crate::model::forms::ollama::OllamaSpec;
@@ -82,6 +82,7 @@ fn all() -> Vec<Described> {
         ("export", printed::<export::ExportReport>),
         ("export --bundle", printed::<bundle::BundleReport>),
         ("push", printed::<push::PushReport>),
+        ("attest", printed::<attest::AttestReport>),
         ("lint", printed::<lint::LintReport>),
         ("load", printed::<load::LoadReport<'static>>),
         ("load --dry-run", printed::<load_plan::LoadPlan<'static>>),

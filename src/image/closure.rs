@@ -93,6 +93,11 @@ impl ImageClosure {
         self.0.keys().map(Path::new)
     }
 
+    /// What Nix recorded as the hash of each.
+    pub(crate) fn nar_hashes(&self) -> impl Iterator<Item = (&Path, NarHash)> {
+        self.0.iter().map(|(path, recorded)| (Path::new(path), recorded.nar_hash))
+    }
+
     /// Without references that lead out of it.
     fn closed(mut self) -> Self {
         let names: BTreeSet<String> = self.0.keys().cloned().collect();

@@ -332,6 +332,28 @@ pub(crate) fn recorded_hashes(
     Ok(hashes)
 }
 
+/// The derivations that made these store paths, where Nix knows them. There need be no Nix, and it need not have them.
+pub(crate) fn derivers(nix: &NixPlaces, paths: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, PathBuf> {
+    let paths: Vec<PathBuf> = paths.iter().cloned().collect();
+    if !is_there(nix) {
+        return BTreeMap::new();
+    }
+    let Ok(invalid) = invalid(&paths) else { return BTreeMap::new() };
+    let valid: Vec<PathBuf> = paths.into_iter().filter(|path| !invalid.contains(path)).collect();
+    let mut derivers = BTreeMap::new();
+    for paths in valid.chunks(1000) {
+        let Ok(printed) = run("--query", [OsStr::new("--deriver")], paths) else { continue };
+        let lines: Vec<&str> = printed.lines().map(str::trim).collect();
+        // One line for each, or it is not known which is which.
+        for (path, line) in paths.iter().zip(&lines).filter(|_| lines.len() == paths.len()) {
+            if line.starts_with('/') {
+                derivers.insert(path.clone(), PathBuf::from(line));
+            }
+        }
+    }
+    derivers
+}
+
 fn run<'a>(
     what: &'static str,
     options: impl IntoIterator<Item = &'a OsStr>,

@@ -154,43 +154,6 @@ impl RegistryClient {
         self.transport.send(&ask, progress)
     }
 
-    /// The manifests that say that they are about this one (distribution-spec 1.1, *Listing Referrers*): what the registry
-    /// lists, or where it knows no such list, what clients have listed under the tag that stands for it.
-    ///
-    /// # Errors
-    /// See [`RegistryError`].
-    pub fn referrers(&self, at: &Location, digest: Digest, progress: &Progress) -> Result<Vec<Digest>, RegistryError> {
-        #[derive(Deserialize)]
-        struct RawIndex {
-            manifests: Vec<RawIndexEntry>,
-        }
-        #[derive(Deserialize)]
-        struct RawIndexEntry {
-            digest: String,
-        }
-        let what = format!("the referrers of {}", manifest_name(at, &digest.to_string()));
-        let listed = self.transport.retrying(at, progress, || {
-            let ask = self.ask(at, &what, Method::GET, &format!("referrers/{digest}"))?;
-            let response = self.transport.send(&ask, progress)?;
-            self.transport.incoming(&ask, response, progress).all(MAX_MANIFEST, "index")
-        });
-        let bytes = match listed {
-            Err(RegistryError::NotFound { .. } | RegistryError::Refused { .. }) => {
-                match self.manifest(at, &format!("sha256-{}", digest.hex()), progress) {
-                    Err(error) if error.is_gone() => return Ok(Vec::new()),
-                    tagged => tagged?.bytes,
-                }
-            }
-            listed => listed?,
-        };
-        let index: RawIndex = serde_json::from_slice(&bytes).map_err(|error| RegistryError::Malformed {
-            host: at.host().to_owned(),
-            what: what.clone(),
-            reason: error.to_string(),
-        })?;
-        Ok(index.manifests.iter().filter_map(|entry| entry.digest.parse().ok()).collect())
-    }
-
     /// A blob of at most [`MAX_SMALL_BLOB`] bytes: the config of an image.
     ///
     /// # Errors

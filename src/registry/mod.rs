@@ -12,6 +12,7 @@
 //! | [`blobs`] | large blobs into files, resumed |
 //! | [`web`] | files of other web servers, in the same way |
 //! | [`upload`] | blobs and manifests to a registry |
+//! | [`referrers`] | manifests that are about other manifests |
 //!
 //! Everything that comes in is checked against its digest before anybody sees it. A login goes to its registry and to the
 //! place that this registry gets its tokens from, never to another one; no error and no debug output shows it.
@@ -23,6 +24,7 @@ pub(crate) mod credentials;
 pub(crate) mod error;
 pub(crate) mod location;
 pub(crate) mod options;
+pub(crate) mod referrers;
 mod sockets;
 mod stream;
 mod tags;

@@ -154,6 +154,18 @@ impl RegistryClient {
         bytes: &[u8],
         progress: &Progress,
     ) -> Result<Digest, RegistryError> {
+        self.put_manifest(at, which, media_type, bytes, progress).map(|(digest, _)| digest)
+    }
+
+    /// The same; also whether the registry says that it lists the manifest for the subject that it names.
+    pub(super) fn put_manifest(
+        &self,
+        at: &Location,
+        which: &str,
+        media_type: &str,
+        bytes: &[u8],
+        progress: &Progress,
+    ) -> Result<(Digest, bool), RegistryError> {
         let what = manifest_name(at, which);
         let digest = Digest::of(bytes);
         if which.parse::<Digest>().is_ok_and(|expected| expected != digest) {
@@ -165,9 +177,10 @@ impl RegistryClient {
             let (access, payload, stores) = (Access::Push, RequestBody::Bytes(bytes), true);
             let response = self.transport.send(&Ask { access, headers, payload, stores, ..ask }, progress)?;
             let said = header_text(response.headers(), "docker-content-digest").and_then(|text| text.parse().ok());
+            let listed = header_text(response.headers(), "oci-subject").is_some();
             match said.filter(|said| *said != digest) {
                 Some(found) => Err(RegistryError::WrongDigest { what: what.clone(), found }),
-                None => Ok(digest),
+                None => Ok((digest, listed)),
             }
         })
     }

@@ -25,7 +25,6 @@
 //! | [`place`] | takes a blob from where it may be had |
 //! | [`versions`] | reads and writes `container-versions.json` |
 
-mod bundle;
 pub(crate) mod check;
 pub(crate) mod document;
 pub(crate) mod fetch;

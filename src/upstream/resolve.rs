@@ -93,6 +93,19 @@ impl Classified for ReferenceResolveError {
             Self::NoPlatform { .. } | Self::Config { .. } => Class::Failed,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Signature(error) => error.hint(),
+            Self::Location(_)
+            | Self::Registry(_)
+            | Self::Document { .. }
+            | Self::Size { .. }
+            | Self::Conflict { .. }
+            | Self::NoPlatform { .. }
+            | Self::Config { .. } => None,
+        }
+    }
 }
 
 /// What a reference is.

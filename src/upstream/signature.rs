@@ -3,16 +3,10 @@
 //! `cosign sign --key` pushes a manifest into the image's repository: with the tag `sha256-<hex>.sig`, or as a referrer of
 //! the image. Each of its layers is a *simple signing* payload, JSON that names the image's digest and repository, and
 //! carries an ECDSA signature over the payload's bytes as an annotation. From version 3 on it is a referrer with a
-//! Sigstore bundle (`bundle.rs`). Nothing else is read of it: no certificate, no transparency log; the key decides.
+//! Sigstore bundle ([`sigstore_bundle`]). Nothing else is read of it: no certificate, no transparency log; the key decides.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use p256::ecdsa::signature::Verifier;
-use p256::ecdsa::{Signature, VerifyingKey};
-use p256::pkcs8::{DecodePublicKey, EncodePublicKey};
 use serde::Deserialize;
 
-use super::bundle;
 use super::lock::{Locked, OtherKeys, SignaturePolicy, VerifiedSignature};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
@@ -20,21 +14,20 @@ use crate::oci::digest::Digest;
 use crate::registry::client::{RawManifest, RegistryClient};
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
+use crate::signing::key::{KeyError, SignatureKey};
+use crate::signing::sigstore_bundle::{self, OTHER_KEY, SigstoreBundle};
+use crate::signing::simple_signing::{ANNOTATION, PAYLOAD, SIGNED_IMAGE, SignaturePayload};
 
 /// Signatures of one image that are looked at.
 const MOST: usize = 64;
 const METHOD: &str = "cosign-key";
-const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
-/// What a payload says that it is.
-const KIND: &str = "cosign container image signature";
 
 /// Why an image does not satisfy its policy.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SignatureError {
-    #[error("the policy's key is not a public key of ECDSA P-256 in PEM, as `cosign public-key` prints it")]
-    Key,
+pub(crate) enum SignatureError {
+    #[error("the policy's key is {0}")]
+    Key(#[from] KeyError),
     /// It is not signed.
     #[error(
         "{image} is not signed: its policy asks for a signature by the key {key}, and the registry has neither {tag} nor a referrer that is one"
@@ -66,35 +59,16 @@ impl Classified for SignatureError {
     fn class(&self) -> Class {
         match self {
             Self::Registry(error) => error.class(),
-            Self::Key => Class::Usage,
+            Self::Key(error) => error.class(),
             Self::Missing { .. } | Self::Wrong { .. } => Class::Unverified,
         }
     }
-}
 
-/// A public key, and what it is known by.
-#[derive(Debug, Clone)]
-pub struct SignatureKey {
-    key: VerifyingKey,
-    /// The digest of the key in DER.
-    pub(crate) digest: Digest,
-}
-
-impl SignatureKey {
-    /// Reads a key as `cosign public-key` and `openssl ec -pubout` write it.
-    ///
-    /// # Errors
-    /// If it is not a key, or one of another kind.
-    pub fn parse(pem: &str) -> Result<Self, SignatureError> {
-        let key = VerifyingKey::from_public_key_pem(pem.trim()).map_err(|_| SignatureError::Key)?;
-        let der = key.to_public_key_der().map_err(|_| SignatureError::Key)?;
-        Ok(Self { key, digest: Digest::of(der.as_bytes()) })
-    }
-
-    /// Whether `signature`, in base64, is this key's over these bytes.
-    pub(super) fn signed(&self, bytes: &[u8], signature: &str) -> bool {
-        let signature = STANDARD.decode(signature.trim()).ok().and_then(|der| Signature::from_der(&der).ok());
-        signature.is_some_and(|signature| self.key.verify(bytes, &signature).is_ok())
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Key(error) => error.hint(),
+            Self::Registry(_) | Self::Missing { .. } | Self::Wrong { .. } => None,
+        }
     }
 }
 
@@ -146,31 +120,6 @@ struct SignatureLayer {
     size: u64,
     #[serde(default)]
     annotations: std::collections::BTreeMap<String, String>,
-}
-
-#[derive(Deserialize)]
-struct SignaturePayload {
-    critical: Critical,
-}
-
-#[derive(Deserialize)]
-struct Critical {
-    identity: Identity,
-    image: SignedImage,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-#[derive(Deserialize)]
-struct Identity {
-    #[serde(rename = "docker-reference")]
-    reference: String,
-}
-
-#[derive(Deserialize)]
-struct SignedImage {
-    #[serde(rename = "docker-manifest-digest")]
-    digest: Digest,
 }
 
 /// The search for a signature of one manifest.
@@ -228,7 +177,7 @@ impl Search<'_> {
         };
         for layer in layers.iter().take(MOST) {
             let signature = layer.annotations.get(ANNOTATION).filter(|_| layer.media_type == PAYLOAD);
-            if signature.is_none() && !bundle::is_bundle(&layer.media_type) {
+            if signature.is_none() && !sigstore_bundle::is_bundle(&layer.media_type) {
                 continue;
             }
             // One that cannot be had does not make another one wrong.
@@ -241,7 +190,7 @@ impl Search<'_> {
             };
             let verdict = match signature {
                 Some(signature) => Some(check(key, &payload, signature, at, digest)),
-                None => bundle::check(key, &payload, digest),
+                None => check_bundle(key, &payload, digest),
             };
             match verdict {
                 Some(Ok(())) => return Ok(true),
@@ -257,40 +206,53 @@ impl Search<'_> {
 fn check(key: &SignatureKey, payload: &[u8], signature: &str, at: &Location, digest: Digest) -> Result<(), String> {
     // Before anything is read of it.
     if !key.signed(payload, signature) {
-        return Err("a signature is of another key, or of another payload".to_owned());
+        return Err(OTHER_KEY.to_owned());
     }
-    let SignaturePayload { critical } =
+    let payload: SignaturePayload =
         serde_json::from_slice(payload).map_err(|error| format!("what is signed is not a payload: {error}"))?;
-    if critical.kind != KIND {
-        return Err(format!("what is signed is '{}'", critical.kind));
+    payload.check(&at.name(), digest, |reference| Some(reference.parse::<Location>().ok()?.name()))
+}
+
+/// Whether the key has signed this image in a bundle. `None` for a bundle that is not a signature of an image: anything else
+/// that is stated of one, like how it was built, is not.
+fn check_bundle(key: &SignatureKey, bundle: &[u8], digest: Digest) -> Option<Result<(), String>> {
+    let bundle: SigstoreBundle = match serde_json::from_slice(bundle) {
+        Ok(bundle) => bundle,
+        Err(error) => return Some(Err(format!("not a bundle: {error}"))),
+    };
+    let (statement, _) = bundle.dsse_envelope.as_ref()?.statement()?;
+    if statement.predicate_type != SIGNED_IMAGE {
+        return None;
     }
-    if critical.image.digest != digest {
-        return Err(format!("what is signed is another image, {}", critical.image.digest));
-    }
-    let named = critical.identity.reference.parse::<Location>();
-    if named.as_ref().map(Location::name) != Ok(at.name()) {
-        return Err(format!("what is signed is called '{}'", critical.identity.reference));
-    }
-    Ok(())
+    let verified = bundle.verified(key).map_err(str::to_owned);
+    Some(verified.and_then(|statement| match statement.is_about(digest) {
+        true => Ok(()),
+        false => Err("what is signed is another image".to_owned()),
+    }))
 }
 
 #[cfg(test)]
 mod tests {
-    use p256::ecdsa::SigningKey;
-    use p256::ecdsa::signature::Signer;
-    use p256::pkcs8::LineEnding;
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use p256::SecretKey;
+    use p256::pkcs8::{EncodePrivateKey, LineEnding};
 
     use super::*;
+    use crate::signing::private_key::PrivateKey;
 
-    fn keys(seed: u8) -> (SigningKey, SignatureKey) {
-        let secret = SigningKey::from_slice(&[seed; 32]).unwrap();
-        let pem = secret.verifying_key().to_public_key_pem(LineEnding::LF).unwrap();
-        (secret, SignatureKey::parse(&pem).unwrap())
+    /// What a payload says that it is.
+    const KIND: &str = "cosign container image signature";
+
+    fn keys(seed: u8) -> (PrivateKey, SignatureKey) {
+        let pem = SecretKey::from_slice(&[seed; 32]).unwrap().to_pkcs8_pem(LineEnding::LF).unwrap();
+        let key = PrivateKey::parse(&pem, || None).unwrap();
+        let public = key.public.clone();
+        (key, public)
     }
 
-    fn sign(secret: &SigningKey, payload: &str) -> String {
-        let signature: Signature = secret.sign(payload.as_bytes());
-        STANDARD.encode(signature.to_der())
+    fn sign(secret: &PrivateKey, payload: &str) -> String {
+        secret.sign(payload.as_bytes())
     }
 
     fn payload(reference: &str, digest: Digest) -> String {
@@ -306,7 +268,7 @@ mod tests {
         let (stranger, _) = keys(2);
         let at: Location = "qdrant/qdrant:v1".parse().unwrap();
         let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
-        let verdict = |secret: &SigningKey, text: &str| check(&key, text.as_bytes(), &sign(secret, text), &at, digest);
+        let verdict = |secret: &PrivateKey, text: &str| check(&key, text.as_bytes(), &sign(secret, text), &at, digest);
         let good = payload("index.docker.io/qdrant/qdrant", digest);
         assert_eq!(verdict(&secret, &good), Ok(()));
         for (secret, text, word) in [
@@ -324,6 +286,39 @@ mod tests {
         for signature in ["", "AAAA", "no base64"] {
             assert!(check(&key, good.as_bytes(), signature, &at, digest).is_err());
         }
-        assert!(matches!(SignatureKey::parse("-----BEGIN PUBLIC KEY-----"), Err(SignatureError::Key)));
+        assert!(matches!(SignatureKey::parse("-----BEGIN PUBLIC KEY-----"), Err(KeyError::Public)));
+    }
+
+    /// Made by cosign 2.5.0: `attest --new-bundle-format --type https://sigstore.dev/cosign/sign/v1`.
+    const BUNDLE: &str = include_str!("../../tests/fixtures/cosign/bundle.json");
+    const KEY: &str = include_str!("../../tests/fixtures/cosign/cosign.pub");
+    const IMAGE: &str = "sha256:5ec0f843fbf5d998846678cd4b02113129449e12d2187e12f5063528443af9f3";
+
+    #[test]
+    fn what_cosign_signed_is_signed_by_its_key_and_of_its_image() {
+        let (key, image): (_, Digest) = (SignatureKey::parse(KEY).unwrap(), IMAGE.parse().unwrap());
+        let verdict = |bundle: &str, image: Digest| check_bundle(&key, bundle.as_bytes(), image);
+        assert_eq!(verdict(BUNDLE, image), Some(Ok(())));
+        let other = verdict(BUNDLE, Digest::of(b"other")).unwrap().unwrap_err();
+        assert_eq!(other, "what is signed is another image");
+
+        let payload = |text: &str| {
+            let mut json: serde_json::Value = serde_json::from_str(BUNDLE).unwrap();
+            let old = STANDARD.decode(json["dsseEnvelope"]["payload"].as_str().unwrap()).unwrap();
+            let new = String::from_utf8(old).unwrap().replace(&IMAGE["sha256:".len()..], text);
+            json["dsseEnvelope"]["payload"] = STANDARD.encode(new).into();
+            json.to_string()
+        };
+        let changed = verdict(&payload(&Digest::of(b"other").hex()), Digest::of(b"other")).unwrap().unwrap_err();
+        assert_eq!(changed, "a signature is of another key, or of another payload");
+        let bundle = BUNDLE.replace("\"sig\"", "\"keyid\":\"\",\"sig\"");
+        assert_eq!(verdict(&bundle, image), Some(Ok(())));
+        for nothing in ["{}", &BUNDLE.replace("in-toto", "other"), &BUNDLE.replace("dsseEnvelope", "messageSignature")]
+        {
+            assert_eq!(verdict(nothing, image), None, "{nothing}");
+        }
+        assert!(verdict("[", image).unwrap().unwrap_err().starts_with("not a bundle: "));
+        assert!(sigstore_bundle::is_bundle("application/vnd.dev.sigstore.bundle.v0.3+json"));
+        assert!(!sigstore_bundle::is_bundle("application/vnd.in-toto+json"));
     }
 }

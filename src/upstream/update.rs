@@ -3,10 +3,11 @@
 use super::Registries;
 use super::lock::{Locked, LockedImage, UpstreamLock};
 use super::resolve::{ReferenceResolveError, adopt, resolve};
-use super::signature::SignatureKey;
+use super::signature::SignatureError;
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
+use crate::signing::key::SignatureKey;
 
 /// What became of an image.
 #[derive(Debug)]
@@ -121,7 +122,12 @@ fn one(
 
 /// Whether the lock has an answer to what is asked for, so that only upstream can have changed.
 fn is_settled(image: &LockedImage) -> Result<bool, ReferenceResolveError> {
-    let key = image.policy.as_ref().map(|policy| SignatureKey::parse(&policy.cosign_key)).transpose()?;
+    let key = image
+        .policy
+        .as_ref()
+        .map(|policy| SignatureKey::parse(&policy.cosign_key))
+        .transpose()
+        .map_err(SignatureError::from)?;
     let verified = image.verified.as_ref().map(|verified| verified.key);
     Ok(image.is_answered() && key.map(|key| key.digest) == verified)
 }

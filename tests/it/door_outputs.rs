@@ -33,7 +33,7 @@ const VERBS: [&[&str]; 4] = [
 ];
 
 /// The verbs whose output is a directory.
-const DIRECTORIES: [&str; 2] = ["build", "model split"];
+const DIRECTORIES: [&str; 3] = ["attest", "build", "model split"];
 
 #[test]
 fn every_verb_with_an_output_is_tried_here() {

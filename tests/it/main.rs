@@ -13,6 +13,7 @@ mod architecture_page;
 mod archives;
 mod attacks;
 mod attacks_roots;
+mod attest;
 mod authority;
 mod bad_input;
 mod bad_registry;

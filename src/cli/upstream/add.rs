@@ -10,11 +10,11 @@ use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, day};
 use crate::disk::bounded::{self, Cap};
 use crate::oci::platform::Platform;
+use crate::signing::key::SignatureKey;
 use crate::upstream::file::UpstreamLockChange;
 use crate::upstream::lock::{Cadence, LockedImage, OtherKeys, SignaturePolicy, UpstreamLock};
 use crate::upstream::proof::{LockProblem, is_name};
 use crate::upstream::resolve::{adopt, resolve};
-use crate::upstream::signature::SignatureKey;
 use crate::upstream::versions::full;
 
 const EXAMPLE: &str = "Examples:
