@@ -18,7 +18,7 @@ pub(crate) const CHUNK: usize = 64 * 1024;
 /// Chunks under way for one file.
 pub(crate) const BUFFERS: usize = 8;
 /// Files of this size and more are worth threads.
-const THREADS_FROM: u64 = 4 * 1024 * 1024;
+pub(crate) const THREADS_FROM: u64 = 4 * 1024 * 1024;
 
 /// One consumer of the chunks.
 pub(crate) type Consumer<'a> = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send + 'a>;
@@ -56,16 +56,61 @@ pub enum PipeError {
 }
 
 /// A buffer that goes back to its pool when the last consumer is done with it.
-struct Chunk {
+#[derive(Debug)]
+pub(crate) struct Chunk {
     bytes: Vec<u8>,
     filled: usize,
     pool: SyncSender<Vec<u8>>,
+}
+
+impl Chunk {
+    /// What was read into it.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
 }
 
 impl Drop for Chunk {
     fn drop(&mut self) {
         // The pool is gone when the reader has failed; then the buffer may go too.
         drop(self.pool.try_send(std::mem::take(&mut self.bytes)));
+    }
+}
+
+/// Up to [`BUFFERS`] buffers that go round between what reads and what takes the bytes, in other threads.
+#[derive(Debug)]
+pub(crate) struct ChunkPool {
+    give: SyncSender<Vec<u8>>,
+    empty: Receiver<Vec<u8>>,
+    made: usize,
+}
+
+impl ChunkPool {
+    pub(crate) fn new() -> Self {
+        let (give, empty) = sync_channel(BUFFERS);
+        Self { give, empty, made: 0 }
+    }
+
+    /// A buffer of [`CHUNK`] bytes with what `read` puts into it: that many bytes. Waits while all are with consumers.
+    ///
+    /// # Errors
+    /// If `read` fails.
+    pub(crate) fn fill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<Arc<Chunk>, E> {
+        let mut bytes = match self.empty.try_recv() {
+            Ok(bytes) => bytes,
+            Err(_) if self.made < BUFFERS => {
+                self.made += 1;
+                vec![0; CHUNK]
+            }
+            Err(_) => self.empty.recv().expect("the pool holds a sender itself"),
+        };
+        match read(&mut bytes) {
+            Ok(filled) => Ok(Arc::new(Chunk { bytes, filled, pool: self.give.clone() })),
+            Err(error) => {
+                drop(self.give.try_send(bytes));
+                Err(error)
+            }
+        }
     }
 }
 
@@ -87,31 +132,25 @@ pub(crate) fn fan_out(file: &File, length: u64, readers: Readers<'_>, progress: 
         });
     }
     std::thread::scope(|scope| {
-        let (pool, empty) = sync_channel(BUFFERS);
-        for _ in 0..BUFFERS {
-            drop(pool.try_send(vec![0; CHUNK]));
-        }
+        let mut pool = ChunkPool::new();
         let (senders, threads): (Vec<_>, Vec<_>) = beside
             .into_iter()
             .map(|mut consumer| {
                 let (sender, chunks): (_, Receiver<Arc<Chunk>>) = sync_channel(BUFFERS);
-                let thread =
-                    scope.spawn(move || chunks.iter().try_for_each(|chunk| consumer(&chunk.bytes[..chunk.filled])));
+                let thread = scope.spawn(move || chunks.iter().try_for_each(|chunk| consumer(chunk.bytes())));
                 (sender, thread)
             })
             .unzip();
         let outcome = read_chunks(length, progress, |want| {
-            let mut bytes: Vec<u8> = empty.recv().map_err(|_| PipeError::Write(io::ErrorKind::BrokenPipe.into()))?;
-            let filled = read_some(file, &mut bytes[..want])?;
-            let chunk = Arc::new(Chunk { bytes, filled, pool: pool.clone() });
+            let chunk = pool.fill(|buffer| read_some(file, &mut buffer[..want]))?;
             for sender in &senders {
                 // A consumer that has stopped has failed: its own error, read below, says why.
                 sender.send(Arc::clone(&chunk)).map_err(|_| PipeError::Write(io::ErrorKind::BrokenPipe.into()))?;
             }
             for consumer in &mut here {
-                consumer(&chunk.bytes[..filled]).map_err(PipeError::Write)?;
+                consumer(chunk.bytes()).map_err(PipeError::Write)?;
             }
-            Ok(filled)
+            Ok(chunk.filled)
         });
         drop(senders);
         for thread in threads {

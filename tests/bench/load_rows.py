@@ -190,8 +190,8 @@ def bundled(notes):
     notes.append(f"Bundle brought up to date, nothing changed: {again.wall * 1000:.0f} ms, "
                  f"{json.loads(again.output)['written']} bytes written, {again.read:,} read.")
     nix = {name: os.environ.pop(name) for name in ("NIX_STORE_DIR", "NIX_STATE_DIR")}
-    runs = interleave(LONG, load=(windlass("load", "stick"), lambda: settings(True)),
-                      copy="cp -r stick peer && sync --file-system peer")
+    runs = interleave(LONG, load=(windlass("load", "stick"), lambda: (settings(True), settle())),
+                      copy=("cp -r stick peer && sync --file-system peer", lambda: (settings(True), settle())))
     row("bundle: `load`, linked, without Nix", runs["load"], runs["copy"], "`cp -r` of it, `sync`", 1.1)
     os.environ.update(nix)
     shutil.rmtree(WORK / "stick")

@@ -127,6 +127,11 @@ fn an_archive_that_gives_more_than_it_should_is_stopped() {
     let place = Dir::open(&env.path("stopped")).unwrap();
     let stopped = unpack(&mut &archive[..], &place, u64::MAX, &progress);
     assert!(stopped.unwrap_err().to_string().contains("stopped by a signal"));
+    // A large file is written by a thread of its own, whose failure is the one that is told.
+    let disk = env.mount("full", "tmpfs", 4 << 20);
+    let error = unpack(&mut &archive[..], &Dir::open(&disk.0).unwrap(), u64::MAX, &Progress::new()).unwrap_err();
+    let place = disk.0.join("diff/zeros");
+    assert_eq!(error.to_string(), format!("write {}: No space left on device (os error 28)", place.display()));
 }
 
 #[test]

@@ -20,8 +20,10 @@
 //! One pass over the stream. Memory grows with the number of directories and whiteouts, nothing else.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -29,7 +31,7 @@ use super::unpack_members::UnpackedTree;
 use super::{TAR_SPLIT, TREE};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
-use crate::disk::pipe::CHUNK;
+use crate::disk::pipe::{BUFFERS, CHUNK, Chunk, ChunkPool};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
 use crate::layer::padding;
@@ -140,7 +142,8 @@ pub fn unpack(
     let tree = workplace.make(TREE, 0o700)?;
     let path = tree.path().to_owned();
     let record = Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
-    let mut stream = ArchiveStream { from: archive, record, hasher: HashThread::default(), size: 0, limit, progress };
+    let source = Source { from: archive, size: 0, limit };
+    let mut stream = ArchiveStream { source, pool: ChunkPool::new(), hasher: HashThread::default(), record, progress };
     let mut place = UnpackedTree::new(tree)?;
     let (mut uids, mut gids) = (BTreeSet::new(), BTreeSet::new());
     while let Some(member) = tar_reader::next(&mut Headers(&mut stream)).map_err(|error| stream.failed(error))? {
@@ -163,35 +166,70 @@ pub fn unpack(
 /// What is small is not worth a thread.
 #[derive(Default)]
 struct HashThread {
+    /// As long as there is no thread.
+    here: Hasher,
+    /// Chunks that were handed on.
+    chunks: usize,
+    /// Small pieces, until they fill a chunk.
     gathered: Vec<u8>,
-    running: Option<(SyncSender<Vec<u8>>, JoinHandle<Hasher>)>,
+    running: Option<(SyncSender<Arc<Chunk>>, JoinHandle<Hasher>)>,
 }
 
 impl HashThread {
-    /// Bytes that go to the thread at once, and how many times as many may wait for it.
-    const GATHER: usize = 4 * CHUNK;
-    const WAITING: usize = 4;
+    /// The thread begins with the next one.
+    const ALONE: usize = 4;
+    /// What is smaller is copied, so that the thread is not woken for it.
+    const SMALL: usize = CHUNK / 4;
 
-    fn update(&mut self, bytes: &[u8]) {
-        self.gathered.extend_from_slice(bytes);
-        if self.gathered.len() < Self::GATHER {
+    fn chunk(&mut self, chunk: &Arc<Chunk>, pool: &mut ChunkPool) {
+        if chunk.bytes().len() < Self::SMALL {
+            return self.piece(chunk.bytes(), pool);
+        }
+        self.flush(pool);
+        self.hand_on(Arc::clone(chunk));
+    }
+
+    fn piece(&mut self, bytes: &[u8], pool: &mut ChunkPool) {
+        for bytes in bytes.chunks(CHUNK) {
+            if self.gathered.len() + bytes.len() > CHUNK {
+                self.flush(pool);
+            }
+            self.gathered.extend_from_slice(bytes);
+        }
+    }
+
+    fn flush(&mut self, pool: &mut ChunkPool) {
+        if self.gathered.is_empty() {
             return;
         }
+        let copy = |buffer: &mut [u8]| {
+            buffer[..self.gathered.len()].copy_from_slice(&self.gathered);
+            Ok::<_, Infallible>(self.gathered.len())
+        };
+        let Ok(chunk) = pool.fill(copy);
+        self.gathered.clear();
+        self.hand_on(chunk);
+    }
+
+    fn hand_on(&mut self, chunk: Arc<Chunk>) {
+        self.chunks += 1;
+        if self.chunks <= Self::ALONE {
+            return self.here.update(chunk.bytes());
+        }
         let (sender, _) = self.running.get_or_insert_with(|| {
-            let (sender, receiver) = sync_channel::<Vec<u8>>(Self::WAITING);
+            let mut hasher = std::mem::take(&mut self.here);
+            let (sender, chunks) = sync_channel::<Arc<Chunk>>(BUFFERS);
             let hash = move || {
-                let mut hasher = Hasher::new();
-                receiver.into_iter().for_each(|bytes| hasher.update(&bytes));
+                chunks.into_iter().for_each(|chunk| hasher.update(chunk.bytes()));
                 hasher
             };
             (sender, std::thread::spawn(hash))
         });
-        let full = std::mem::replace(&mut self.gathered, Vec::with_capacity(Self::GATHER + CHUNK));
-        sender.send(full).expect("the thread takes all that comes");
+        sender.send(chunk).expect("the thread takes all that comes");
     }
 
     fn finish(self) -> (Digest, u64) {
-        let mut hasher = self.running.map_or_else(Hasher::new, |(sender, thread)| {
+        let mut hasher = self.running.map_or(self.here, |(sender, thread)| {
             drop(sender);
             thread.join().expect("hashing does not fail")
         });
@@ -201,19 +239,16 @@ impl HashThread {
 }
 
 /// What takes the chunks of a file, with the record that they are told to.
-type Chunks<'c> = dyn FnMut(&[u8], &mut Writer) -> Result<(), UnpackError> + 'c;
+type Chunks<'c> = dyn FnMut(&Arc<Chunk>, &mut Writer) -> Result<(), UnpackError> + 'c;
 
-/// The archive, hashed while it is read.
-pub(crate) struct ArchiveStream<'a> {
+/// Where the archive comes from.
+struct Source<'a> {
     from: &'a mut dyn Read,
-    pub(crate) record: Writer,
-    hasher: HashThread,
     size: u64,
-    pub(crate) limit: u64,
-    pub(crate) progress: &'a Progress,
+    limit: u64,
 }
 
-impl ArchiveStream<'_> {
+impl Source<'_> {
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = loop {
             match self.from.read(buffer) {
@@ -222,16 +257,25 @@ impl ArchiveStream<'_> {
             }
         };
         self.size += read as u64;
-        if self.size > self.limit {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.hasher.update(&buffer[..read]);
-        Ok(read)
+        if self.size > self.limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(read) }
     }
+}
 
+/// The archive, hashed while it is read.
+pub(crate) struct ArchiveStream<'a> {
+    source: Source<'a>,
+    pool: ChunkPool,
+    hasher: HashThread,
+    pub(crate) record: Writer,
+    pub(crate) progress: &'a Progress,
+}
+
+impl ArchiveStream<'_> {
     fn failed(&self, error: BadArchive) -> UnpackError {
         match error {
-            BadArchive::Read(_) if self.size > self.limit => UnpackError::TooLarge { limit: self.limit },
+            BadArchive::Read(_) if self.source.size > self.source.limit => {
+                UnpackError::TooLarge { limit: self.source.limit }
+            }
             BadArchive::Read(error) => UnpackError::Read(error),
             error => UnpackError::Archive(error.to_string()),
         }
@@ -245,27 +289,28 @@ impl ArchiveStream<'_> {
     /// What fills a member of this size up to a whole block. Behind the last one there may be less of it, or nothing, as
     /// Go's reader has it, and so Podman: umoci 0.4 writes such archives.
     pub(crate) fn padding(&mut self, size: u64) -> Result<(), UnpackError> {
-        self.up_to(padding(size), &mut |chunk, record| Ok(record.segment(chunk)?)).map(drop)
+        self.up_to(padding(size), &mut |chunk, record| Ok(record.segment(chunk.bytes())?)).map(drop)
     }
 
     /// Bytes that are no file's content: those of a member of this size, which is not unpacked.
     pub(crate) fn skip(&mut self, size: u64) -> Result<(), UnpackError> {
-        self.content(size, &mut |chunk, record| Ok(record.segment(chunk)?))?;
+        self.content(size, &mut |chunk, record| Ok(record.segment(chunk.bytes())?))?;
         self.padding(size)
     }
 
     /// Hands on the next `size` bytes, or as many as there are: that many.
     fn up_to(&mut self, size: u64, to: &mut Chunks<'_>) -> Result<u64, UnpackError> {
         let mut left = size;
-        let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
         while left > 0 {
-            let wanted = chunk.len().min(usize::try_from(left).unwrap_or(CHUNK));
-            let read = self.take(&mut chunk[..wanted]).map_err(|error| self.failed(error.into()))?;
-            if read == 0 {
+            let wanted = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+            let read = self.pool.fill(|buffer| self.source.take(&mut buffer[..wanted]));
+            let chunk = read.map_err(|error| self.failed(error.into()))?;
+            if chunk.bytes().is_empty() {
                 break;
             }
-            to(&chunk[..read], &mut self.record)?;
-            left -= read as u64;
+            self.hasher.chunk(&chunk, &mut self.pool);
+            to(&chunk, &mut self.record)?;
+            left -= chunk.bytes().len() as u64;
             self.progress.check().map_err(UnpackError::Read)?;
         }
         Ok(size - left)
@@ -277,7 +322,8 @@ struct Headers<'s, 'a>(&'s mut ArchiveStream<'a>);
 
 impl Read for Headers<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.0.take(buffer)?;
+        let read = self.0.source.take(buffer)?;
+        self.0.hasher.piece(&buffer[..read], &mut self.0.pool);
         self.0.record.segment(&buffer[..read]).map_err(io::Error::other)?;
         Ok(read)
     }

@@ -9,6 +9,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use crc_fast::CrcAlgorithm::Crc64GoIso;
 use rustix::fs::{
@@ -21,7 +23,7 @@ use rustix::process::geteuid;
 use super::rooted_path::{TreeRoot, in_proc};
 use super::unpack::{ArchiveStream, OPAQUE, UnpackError, WHITEOUT, is_ignored};
 use crate::disk::beneath::Dir;
-use crate::disk::pipe::PipeError;
+use crate::disk::pipe::{BUFFERS, Chunk, PipeError, THREADS_FROM};
 use crate::disk::{AtPath, WriteError};
 use crate::layer::MTIME;
 use crate::layer::tar_reader::{Sparse, TarMember, TarMemberKind, clean};
@@ -195,9 +197,9 @@ impl UnpackedTree {
             for (offset, length) in map {
                 let mut at = *offset;
                 stream.content(*length, &mut |chunk, record| {
-                    record.segment(chunk)?;
-                    file.write_all_at(chunk, at).at("write", &disk)?;
-                    at += chunk.len() as u64;
+                    record.segment(chunk.bytes())?;
+                    file.write_all_at(chunk.bytes(), at).at("write", &disk)?;
+                    at += chunk.bytes().len() as u64;
                     Ok(())
                 })?;
             }
@@ -210,10 +212,26 @@ impl UnpackedTree {
             return Ok(stream.record.with_holes(name, sum.at("read", &disk)?)?);
         }
         let mut crc = crc_fast::Digest::new(Crc64GoIso);
-        stream.content(member.size, &mut |chunk, _| {
-            crc.update(chunk);
-            Ok(file.write_all(chunk).at("write", &disk)?)
-        })?;
+        if member.size < THREADS_FROM {
+            stream.content(member.size, &mut |chunk, _| {
+                crc.update(chunk.bytes());
+                Ok(file.write_all(chunk.bytes()).at("write", &disk)?)
+            })?;
+        } else {
+            // Writing takes as long as all else that is done with the bytes.
+            std::thread::scope(|scope| {
+                let (sender, chunks) = sync_channel::<Arc<Chunk>>(BUFFERS);
+                let writer = scope.spawn(|| chunks.into_iter().try_for_each(|chunk| file.write_all(chunk.bytes())));
+                let read = stream.content(member.size, &mut |chunk, _| {
+                    crc.update(chunk.bytes());
+                    // What has stopped has failed, and says why itself.
+                    sender.send(Arc::clone(chunk)).map_err(|_| UnpackError::Read(io::ErrorKind::BrokenPipe.into()))
+                });
+                drop(sender);
+                writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).at("write", &disk)?;
+                read
+            })?;
+        }
         stream.progress.count_written(member.size);
         stream.record.member(name, (member.size > 0).then(|| (member.size, crc.finalize())))?;
         stream.padding(member.size)
