@@ -30,10 +30,11 @@
 //! | `spec` | what was asked for | `class` `disk` `layer` `model` `names` `nix` `oci` `secrets` |
 //! | `image` | manifests, and the image directory | `class` `disk` `layer` `model` `names` `nix` `oci` `secrets` `spec` |
 //! | `plan` | which layers, in which order | `class` `image` `layer` `model` `names` `nix` `spec` |
+//! | `inventory` | what is inside images, and why | `image` `layer` `model` `names` `nix` `oci` |
 //! | `build` | from a spec to image directories and stacks | `class` `disk` `image` `layer` `model` `names` `nix` `oci` `plan` `secrets` `sh` `spec` |
 //! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` |
-//! | `inventory` | what is inside images, and why | `image` `layer` `model` `names` `nix` `oci` |
 //! | `attest` | what is stated of images, signed and beside them in a registry | `class` `disk` `image` `layer` `nix` `oci` `registry` `signing` |
+//! | `sbom` | bills of materials | `image` `inventory` `layer` `model` `names` `nix` `oci` |
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
@@ -56,7 +57,7 @@ mod disk;
 mod engine;
 mod image;
 pub mod internals;
-#[cfg_attr(not(test), expect(dead_code, reason = "`windlass sbom` and `windlass report` are made of it"))]
+#[cfg_attr(not(test), expect(dead_code, reason = "`windlass report` asks about references"))]
 mod inventory;
 mod layer;
 mod model;
@@ -67,6 +68,7 @@ mod plan;
 mod podman;
 mod publish;
 mod registry;
+mod sbom;
 mod secrets;
 mod sh;
 mod signing;

@@ -36,6 +36,24 @@ VALIDATOR=(fastjsonschema==2.21.2)
 COSIGN_SUITES=(trixie sid)
 # A skopeo that obeys `sigstoreSigned` of a policy, which Debian 12 has taken out of its own, and what it is linked with.
 SKOPEO=(skopeo libc6 libgpgme11t64 libassuan9 libgpg-error0 libsqlite3-0 libsubid5)
+# What checks bills of materials: CycloneDX' and SPDX' own libraries, and what these import.
+BOM_VALIDATORS=(
+  arrow==1.4.0 attrs==26.1.0 beartype==0.23.1 boolean_py==5.0 click==8.5.1 cyclonedx_python_lib==11.12.0 defusedxml==0.7.1
+  fqdn==1.6.0 idna==3.20 isoduration==20.11.0 jsonpointer==3.12 jsonschema==4.26.0 jsonschema_specifications==2025.9.1
+  lark==1.3.1 license_expression==30.4.4 packageurl_python==0.17.6 ply==3.11 py_serializable==2.2.0 pyparsing==3.3.3
+  python_dateutil==4.0.0 pyyaml==6.0.4 rdflib==7.6.0 referencing==0.37.0 rfc3339_validator==0.1.4 rfc3986_validator==0.1.1
+  rfc3987_syntax==1.1.0 rpds_py==2026.9.1 semantic_version==2.10.0 six==1.17.0 sortedcontainers==2.4.0 spdx_tools==0.8.5
+  typing_extensions==4.16.0 tzdata==2026.6 uri_template==1.3.0 uritools==7.0.0 webcolors==25.10.0 xmltodict==1.0.4
+)
+# A scanner that reads them: cve-bin-tool of Intel, and what it imports when it reads one.
+SCANNER=(
+  aiohappyeyeballs==2.7.1 aiohttp==3.14.5 aiosignal==1.4.0 attrs==26.1.0 certifi==2026.10.19.post1 charset_normalizer==3.5.3
+  csaf_tool==0.3.2 cve_bin_tool==3.4 cvss==3.6 defusedxml==0.7.1 distro==1.9.0 elementpath==5.1.4 filetype==1.2.0
+  frozenlist==1.8.0 idna==3.20 jinja2==3.1.6 lib4sbom==0.10.4 lib4vex==0.2.3 markdown_it_py==4.3.0 markupsafe==3.0.4
+  mdurl==0.1.2 multidict==7.2.1 packageurl_python==0.17.6 packaging==26.4 plotly==7.1.0 propcache==0.5.4 pygments==2.21.0
+  python_gnupg==0.5.7 pyyaml==6.0.4 requests==2.34.2 rich==15.0.0 rpmfile==2.2.1 semantic_version==2.10.0 setuptools==84.2.1
+  typing_extensions==4.16.0 urllib3==2.8.0 xmlschema==4.3.2 yarl==1.25.1 zstandard==0.25.0
+)
 # The Debian of the packages, whatever the tools are from: it is the first one with pgvector.
 SUITE=trixie
 SERVER_WHEEL=xllamacpp==2026.10.11549
@@ -104,6 +122,8 @@ fetch() {
   fetch_python python "${PYTHON[@]}"
   fetch_python checkers "${CHECKERS[@]}"
   fetch_python schemas "${VALIDATOR[@]}"
+  fetch_python boms "${BOM_VALIDATORS[@]}"
+  fetch_python scanner "${SCANNER[@]}"
   fetch_cosign
   fetch_skopeo
 }

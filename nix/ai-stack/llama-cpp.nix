@@ -44,6 +44,7 @@ in
 {
   image = windlass.buildImage {
     name = "llama-cpp";
+    packages = [ package ];
     inherit models;
     inherit (needs) forbid;
     symlinks."/bin/windlass-probe" = "${probe}/bin/windlass-probe";

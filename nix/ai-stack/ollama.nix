@@ -39,6 +39,7 @@ in
 {
   image = windlass.buildImage {
     name = "ollama";
+    packages = [ package ];
     inherit (needs) forbid;
     models = baked;
     layers =

@@ -33,6 +33,7 @@ in
 {
   image = windlass.buildImage {
     name = "postgres";
+    packages = programs;
     # Open to look at: a rootless Podman that takes the image from root's store maps its owner to `nobody`.
     directories = {
       ${state} = "0755";

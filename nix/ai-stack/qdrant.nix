@@ -29,6 +29,7 @@ in
 {
   image = windlass.buildImage {
     name = "qdrant";
+    packages = [ package ];
     # Open to look at: a rootless Podman that takes the image from root's store maps its owner to `nobody`.
     directories.${state} = "0755";
     perms = [

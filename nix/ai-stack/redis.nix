@@ -25,6 +25,10 @@ in
 {
   image = windlass.buildImage {
     name = "redis";
+    packages = [
+      package
+      busybox
+    ];
     # Open to look at: a rootless Podman that takes the image from root's store maps its owner to `nobody`.
     directories.${state} = "0755";
     perms = [

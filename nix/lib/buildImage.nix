@@ -55,6 +55,10 @@ args@{
   # "Cmd" or "Entrypoint". The build fails at anything else that looks like one (README, "Security"), and at an entry that
   # nothing needs.
   allowSecrets ? [ ],
+  # Packages whose licence, source and CPE `windlass sbom` tells though only a string mentions them, as `config` and `texts` do:
+  # [ pkgs.redis ]. Of those that are in contents, copyToRoot, deps, files or symlinks, and of what a package is built with, it knows
+  # without being told. Nothing in the image depends on it.
+  packages ? [ ],
   # An image that this one is built upon, from fetchImage, importImage or buildImage, or a docker-archive or OCI directory, which
   # importImage reads: its layers lie below (but for those of models, which lie
   # below everything), and its `config` is handed down: Env by name, Labels, ExposedPorts and Volumes beside those that are
@@ -119,7 +123,16 @@ else
 internal.build {
   inherit name tag;
   kind = "image";
-  known = internal.allowed allowSecrets;
+  known =
+    internal.allowed allowSecrets
+    // internal.described [
+      packages
+      contents
+      copyToRoot
+      deps
+      (builtins.attrValues files)
+      (builtins.attrValues symlinks)
+    ];
   built = {
     layers = map internal.tagIn layers;
     models = map internal.tagIn models;

@@ -24,6 +24,8 @@ args@{
   layers ? [ ],
   # Layers that the closure is split into at most.
   maxLayers ? 1,
+  # Packages that `windlass sbom` tells of though only a string mentions them, as in buildImage.
+  packages ? [ ],
   # What looks like a secret and may be in it all the same: paths in the image, as in buildImage.
   allowSecrets ? [ ],
 }:
@@ -31,7 +33,16 @@ internal.build {
   inherit name;
   tag = null;
   kind = "layer";
-  known = internal.allowed allowSecrets;
+  known =
+    internal.allowed allowSecrets
+    // internal.described [
+      packages
+      contents
+      copyToRoot
+      deps
+      (builtins.attrValues files)
+      (builtins.attrValues symlinks)
+    ];
   built.layers = map internal.tagIn layers;
   spec = {
     inherit name maxLayers;

@@ -191,6 +191,14 @@ rec {
   # What of a spec looks like a secret and is allowed. The tag does not depend on it.
   allowed = entries: if entries == [ ] then { } else { allowSecrets = entries; };
 
+  # What nixpkgs says of packages among these values and of what they are built with. The tag does not depend on it.
+  described =
+    values:
+    let
+      packages = import ./packages.nix values;
+    in
+    if packages == [ ] then { } else { inherit packages; };
+
   perm = rule: rule // (if rule.path or null == null then { path = null; } else { path = path rule.path; });
 
   # An image directory or layer from a spec, with what scripts and modules ask of it.

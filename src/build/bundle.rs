@@ -21,7 +21,7 @@ use crate::disk::parts::MOST_PARTS;
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError, own_lock};
 use crate::image::bundle::{BLOBS, SUMS};
-use crate::image::closure::{CLOSURE, ImageClosure};
+use crate::image::closure::{CLOSURE, ImageClosure, PACKAGES};
 use crate::image::delta;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::Summary;
@@ -212,8 +212,8 @@ impl ImageBundle {
         for ((folder, summary), path) in folders.zip(paths) {
             files.folder(&folder)?;
             files.put(&format!("{folder}/image.json"), &canonical::to_pretty(summary))?;
-            if let Some(closure) = ImageClosure::read(path)?.to_json() {
-                files.put(&format!("{folder}/{CLOSURE}"), &closure)?;
+            for (name, json) in ImageClosure::read(path)?.files() {
+                files.put(&format!("{folder}/{name}"), &json)?;
             }
         }
         let (images, models): (Vec<_>, Vec<_>) =
@@ -343,7 +343,7 @@ impl BundleFiles<'_> {
         for folder in ["images", "models"] {
             for name in names(folder) {
                 let path = Path::new(folder).join(name);
-                for file in ["image.json", CLOSURE] {
+                for file in ["image.json", CLOSURE, PACKAGES] {
                     old.extend([file.to_owned(), format!("{file}.new")].map(|file| path.join(file)));
                 }
                 folders.insert(path);

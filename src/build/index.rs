@@ -47,6 +47,7 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
         reference,
         digest: top.digest,
         origin: None,
+        base: None,
         model: None,
         without: Vec::new(),
         expects: Vec::new(),

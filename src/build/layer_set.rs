@@ -1,6 +1,6 @@
 //! Layers that were built by themselves, to be named by images: a directory with `layers.json` and `recipes/`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,7 @@ use crate::image::json::read_versioned;
 use crate::image::layout::{LayoutError, VERSION};
 use crate::image::recipes::{Description, read_recipes, write_recipes};
 use crate::image::{BuiltLayer, LayerRecord};
+use crate::nix::package::PackageRecord;
 use crate::oci::canonical;
 
 /// `layers.json`: layers that were built by themselves, to be named by images.
@@ -48,7 +49,7 @@ pub(crate) fn write_layers(
 ///
 /// # Errors
 /// See [`LayoutError`].
-pub(crate) fn read_layers(directory: &Path) -> Result<Vec<BuiltLayer>, LayoutError> {
+fn read_layers(directory: &Path) -> Result<Vec<BuiltLayer>, LayoutError> {
     let set: LayerSet = read_versioned(&directory.join("layers.json"))?;
     let mut recipes = read_recipes(directory, set.layers.iter())?;
     let missing = |record: &LayerRecord| LayoutError::NoLayer {
@@ -65,4 +66,24 @@ pub(crate) fn read_layers(directory: &Path) -> Result<Vec<BuiltLayer>, LayoutErr
             None => Err(missing(&record)),
         })
         .collect()
+}
+
+/// The layers at these paths, each once, with what is known of their store paths, and of these packages.
+///
+/// # Errors
+/// If one cannot be read.
+pub(super) fn read_all_layers(
+    paths: &[PathBuf],
+    packages: &[PackageRecord],
+) -> Result<(Vec<BuiltLayer>, ImageClosure), LayoutError> {
+    let (mut layers, mut known): (Vec<BuiltLayer>, _) = (Vec::new(), ImageClosure::described(packages));
+    for path in paths {
+        known.merge(ImageClosure::read(path)?);
+        for layer in read_layers(path)? {
+            if !layers.iter().any(|other| other.record.digest == layer.record.digest) {
+                layers.push(layer);
+            }
+        }
+    }
+    Ok((layers, known))
 }

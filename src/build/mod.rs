@@ -31,7 +31,7 @@ pub(crate) use self::facts::Outlook;
 use self::models::BuiltModel;
 pub(crate) use self::models::{model, outlook};
 pub(crate) use self::secrets::foreseen;
-use crate::build::layer_set::read_layers;
+use crate::build::layer_set::read_all_layers;
 use crate::build::upstream_image::{UpstreamImage, UpstreamImageError, covers, hides};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
@@ -177,7 +177,7 @@ pub(crate) fn layers(
     graph: &ClosureGraph,
     progress: &Progress,
 ) -> Result<(Vec<BuiltLayer>, ImageClosure), BuildError> {
-    let (below, known) = read_all_layers(&spec.layers)?;
+    let (below, known) = read_all_layers(&spec.layers, &spec.packages)?;
     let spec = &LayerSpec { perms: with_owners(&spec.owners, &spec.perms)?, ..spec.clone() };
     let planned = plan::plan_layers(graph, spec, &below)?;
     let made = make(&planned.iter().collect::<Vec<_>>(), None, progress)?;
@@ -307,7 +307,7 @@ fn check_above(plan: &ImagePlan) -> Result<(), BuildError> {
 
 /// Reads what was built before: the image that this one is built upon, and layers.
 fn new_request(mut spec: ImageSpec, mut models: Vec<PlannedModel>) -> Result<ImageRequest, BuildError> {
-    let (layers, mut known) = read_all_layers(&spec.layers)?;
+    let (layers, mut known) = read_all_layers(&spec.layers, &spec.packages)?;
     spec.perms = with_owners(&spec.owners, &spec.perms)?;
     let Some(path) = &spec.from_image else {
         return Ok(ImageRequest { spec, models, base: Vec::new(), inherited: None, layers, known });
@@ -344,19 +344,6 @@ fn with_owners(owners: &BTreeMap<PathBuf, PathBuf>, perms: &[Perm]) -> Result<Ve
     }
     rules.extend_from_slice(perms);
     Ok(rules)
-}
-
-fn read_all_layers(paths: &[PathBuf]) -> Result<(Vec<BuiltLayer>, ImageClosure), BuildError> {
-    let (mut layers, mut known): (Vec<BuiltLayer>, _) = (Vec::new(), ImageClosure::default());
-    for path in paths {
-        known.merge(ImageClosure::read(path)?);
-        for layer in read_layers(path)? {
-            if !layers.iter().any(|other| other.record.digest == layer.record.digest) {
-                layers.push(layer);
-            }
-        }
-    }
-    Ok((layers, known))
 }
 
 /// Hashes what has no digest yet, each recipe once; `blobs` keeps the bytes as well.
@@ -487,6 +474,7 @@ fn assemble(
         reference,
         digest,
         origin: None,
+        base: about.inherited.as_ref().and_then(|inherited| inherited.origin.clone()),
         model: None,
         without: Vec::new(),
         expects: Vec::new(),

@@ -156,6 +156,7 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
         reference,
         digest: top.digest,
         origin,
+        base: None,
         model: None,
         without: Vec::new(),
         expects: Vec::new(),
@@ -343,6 +344,7 @@ impl UpstreamImage {
                 .filter(|(_, value)| !value.is_null())
                 .collect(),
             layers: record.layers.len(),
+            origin: summary.origin.clone().or_else(|| summary.base.clone()),
         };
         let mut layers = image.layers(record)?;
         for layer in layers.iter_mut().filter(|layer| layer.record.kind != LayerKind::Model) {

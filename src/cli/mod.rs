@@ -41,6 +41,7 @@ mod registry;
 mod repair;
 mod rollback;
 mod run;
+mod sbom;
 mod schemas;
 mod session;
 mod settings;
@@ -95,6 +96,7 @@ enum Verb {
     Plan(plan::PlanArgs),
     Diff(diff::DiffArgs),
     Inspect(inspect::InspectArgs),
+    Sbom(sbom::SbomArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
     Attest(attest::AttestArgs),
@@ -162,6 +164,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Plan(args) => plan::run(&args, &printer),
         Verb::Diff(args) => diff::run(&args, &printer),
         Verb::Inspect(args) => inspect::run(&args, &printer),
+        Verb::Sbom(args) => sbom::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Push(args) => push::run(&args, &printer, start()),
         Verb::Attest(args) => attest::run(&args, &printer, start()),

@@ -4,7 +4,7 @@
 //! bundle/
 //!   oci-layout  index.json         an OCI image layout: every image and model by its full reference
 //!   blobs/sha256/<hex>             every blob; a large one as <hex>.part-00, <hex>.part-01, … where it had to be cut
-//!   images/<name>/image.json       what windlass needs beside these of an image; closure.json as in an image directory
+//!   images/<name>/image.json       what windlass needs beside these of an image; closure.json and packages.json as in an image directory
 //!   models/<name>/image.json       … and of a model
 //!   stack.json  services.json      as in a lean stack
 //!   README.txt  join.sh            for people without windlass

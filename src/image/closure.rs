@@ -1,4 +1,5 @@
-//! `closure.json`: what Nix recorded of the store paths that layers are made of, and which of them refer to which.
+//! `closure.json` and `packages.json`: what Nix recorded of the store paths that layers are made of, which of them refer to which,
+//! and what nixpkgs says of the packages that they are of.
 //!
 //! ```json
 //! [{ "narHash": "sha256-…", "narSize": 1234, "path": "/nix/store/…-redis-8.0.2", "references": ["/nix/store/…-glibc-2.40"] }]
@@ -6,12 +7,14 @@
 //!
 //! The form is Nix's own (`closure` in a builder's `.attrs.json`), so [`ClosureGraph`] reads it. Only store paths that a recipe
 //! names are in it, and only references between these: an image directory in the Nix store keeps nothing alive through it that
-//! its layers do not need. Loading reads none of it; what explains an image does, and what puts store paths back.
+//! its layers do not need; the same holds for packages and their outputs. Loading reads none of it; what explains an image does, and what
+//! puts store paths back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::json::{format_error, read_json};
@@ -21,15 +24,21 @@ use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
 use crate::layer::Recipe;
 use crate::nix::closure::ClosureGraph;
+use crate::nix::package::PackageRecord;
 use crate::nix::store_path::{NarHash, StoreDir, StorePath};
 use crate::oci::canonical;
 
-/// What the file is called.
+/// What the file of the store paths is called.
 pub(crate) const CLOSURE: &str = "closure.json";
+/// What the file of the packages is called.
+pub(crate) const PACKAGES: &str = "packages.json";
 
 /// The store paths of an image, by their full names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ImageClosure(BTreeMap<String, RecordedPath>);
+pub(crate) struct ImageClosure {
+    paths: BTreeMap<String, RecordedPath>,
+    packages: BTreeSet<PackageRecord>,
+}
 
 /// A store path, as Nix recorded it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,40 +77,54 @@ impl ImageClosure {
                 references: info.references.iter().chain(itself).map(name).collect(),
                 incomplete: false,
             };
-            known.0.insert(recorded.path.clone(), recorded);
+            known.paths.insert(recorded.path.clone(), recorded);
         }
         known.closed()
     }
 
     /// Takes all that another one has; of two that know a path, the one that knows all of its references counts.
     pub(crate) fn merge(&mut self, other: Self) {
-        for (path, recorded) in other.0 {
-            let known = self.0.get(&path);
+        self.packages.extend(other.packages);
+        for (path, recorded) in other.paths {
+            let known = self.paths.get(&path);
             if known.is_none_or(|known| known.incomplete) {
-                self.0.insert(path, recorded);
+                self.paths.insert(path, recorded);
             }
         }
     }
 
     /// Whether all that a store path refers to is in it.
     pub(crate) fn is_complete(&self, path: &str) -> bool {
-        self.0.get(path).is_some_and(|recorded| !recorded.incomplete)
+        self.paths.get(path).is_some_and(|recorded| !recorded.incomplete)
     }
 
     /// The store paths by their full names.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.0.keys().map(Path::new)
+        self.paths.keys().map(Path::new)
     }
 
     /// What Nix recorded as the hash of each.
     pub(crate) fn nar_hashes(&self) -> impl Iterator<Item = (&Path, NarHash)> {
-        self.0.iter().map(|(path, recorded)| (Path::new(path), recorded.nar_hash))
+        self.paths.iter().map(|(path, recorded)| (Path::new(path), recorded.nar_hash))
     }
 
-    /// Without references that lead out of it.
+    /// What is said of packages, and nothing of store paths yet; of packages that no layer is made of, [`new`](Self::new)
+    /// keeps nothing.
+    pub(crate) fn described(packages: &[PackageRecord]) -> Self {
+        Self { packages: packages.iter().cloned().collect(), ..Self::default() }
+    }
+
+    /// What is said of the packages.
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &PackageRecord> {
+        self.packages.iter()
+    }
+
+    /// Without references and packages that lead out of it.
     fn closed(mut self) -> Self {
-        let names: BTreeSet<String> = self.0.keys().cloned().collect();
-        for recorded in self.0.values_mut() {
+        let names: BTreeSet<String> = self.paths.keys().cloned().collect();
+        let is_there = |path: &str| names.contains(path);
+        self.packages = self.packages.into_iter().filter_map(|package| package.only(&is_there)).collect();
+        for recorded in self.paths.values_mut() {
             let all = recorded.references.len();
             recorded.references.retain(|path| names.contains(path));
             recorded.incomplete |= recorded.references.len() < all;
@@ -109,32 +132,34 @@ impl ImageClosure {
         self
     }
 
-    /// Writes the file, unless there is nothing to say.
+    /// Writes the files, each unless there is nothing to say.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// If one cannot be written.
     pub(crate) fn write(&self, directory: &Path, progress: &Progress) -> Result<(), WriteError> {
-        match self.to_json() {
-            Some(json) => write_file(&directory.join(CLOSURE), &json, progress),
-            None => Ok(()),
+        self.files().into_iter().try_for_each(|(name, json)| write_file(&directory.join(name), &json, progress))
+    }
+
+    /// The names of the files and what they hold; where nothing is known there is no file.
+    pub(crate) fn files(&self) -> Vec<(&'static str, Vec<u8>)> {
+        let mut files = Vec::new();
+        if !self.paths.is_empty() {
+            files.push((CLOSURE, canonical::to_bytes(&self.paths.values().collect::<Vec<_>>())));
         }
+        if !self.packages.is_empty() {
+            files.push((PACKAGES, canonical::to_bytes(&self.packages)));
+        }
+        files
     }
 
-    /// What the file holds; `None` where nothing is known.
-    pub(crate) fn to_json(&self) -> Option<Vec<u8>> {
-        (!self.0.is_empty()).then(|| canonical::to_bytes(&self.0.values().collect::<Vec<_>>()))
-    }
-
-    /// Reads the file of a directory. One of an older windlass, or of an image that is made of no store path, has none.
+    /// Reads the files of a directory. One of an older windlass, or of an image that is made of no store path, has none.
     ///
     /// # Errors
-    /// If it cannot be read, or is something else.
+    /// If one cannot be read, or is something else.
     pub(crate) fn read(directory: &Path) -> Result<Self, LayoutError> {
-        let recorded: Vec<RecordedPath> = match read_json(&directory.join(CLOSURE)) {
-            Err(LayoutError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(Self::default()),
-            read => read?,
-        };
-        Ok(Self(recorded.into_iter().map(|recorded| (recorded.path.clone(), recorded)).collect()))
+        let recorded: Vec<RecordedPath> = read_or_empty(&directory.join(CLOSURE))?;
+        let packages = read_or_empty(&directory.join(PACKAGES))?;
+        Ok(Self { paths: recorded.into_iter().map(|recorded| (recorded.path.clone(), recorded)).collect(), packages })
     }
 
     /// As a graph, with the store that its paths are in; `directory` is for messages.
@@ -143,12 +168,24 @@ impl ImageClosure {
     /// If it is no closure of one store.
     pub(crate) fn graph(&self, directory: &Path) -> Result<(StoreDir, ClosureGraph), LayoutError> {
         let failed = |error: &dyn std::fmt::Display| format_error(&directory.join(CLOSURE), error);
-        let store = match self.0.keys().next().and_then(|path| path.rsplit_once('/')) {
+        let store = match self.paths.keys().next().and_then(|path| path.rsplit_once('/')) {
             Some((store, _)) => StoreDir::new(store).map_err(|error| failed(&error))?,
             None => StoreDir::default(),
         };
-        let value = serde_json::to_value(self.0.values().collect::<Vec<_>>()).map_err(|error| failed(&error))?;
+        let value = serde_json::to_value(self.paths.values().collect::<Vec<_>>()).map_err(|error| failed(&error))?;
         let graph = ClosureGraph::from_value(&store, &value).map_err(|error| failed(&error))?;
         Ok((store, graph))
     }
+}
+
+fn read_or_empty<T: DeserializeOwned + Default>(path: &Path) -> Result<T, LayoutError> {
+    match read_json(path) {
+        Err(LayoutError::Read { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(T::default()),
+        read => read,
+    }
+}
+
+/// Whether a store path is a blob of an image, as `fetchImage` and `importImage` name what they fetch and unpack.
+pub(crate) fn is_blob(path: &StorePath) -> bool {
+    path.name().starts_with("oci-blob-sha256-") || path.name().ends_with("-imported")
 }

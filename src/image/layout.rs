@@ -8,6 +8,7 @@
 //!   recipes/<hex>.crc64        for each layer: the CRC-64 of each of its files
 //!   image.json                 summary: name, ref, digests, sizes, layers with their owners
 //!   closure.json               the store paths of its layers, what Nix recorded of them and which refers to which
+//!   packages.json              what nixpkgs says of the packages that these are of, where the Nix functions were told
 //! ```
 //!
 //! *Lean* (no layer blob) and *full* (every layer blob) differ in what is on disk, never in a digest. Reading one checks
@@ -244,7 +245,7 @@ impl ImageDir {
     /// All that is known of it but the bytes of its layers, for writing it elsewhere.
     ///
     /// # Errors
-    /// If its `closure.json` cannot be read.
+    /// If its `closure.json` or `packages.json` cannot be read.
     pub(crate) fn to_memory(&self) -> Result<ImageInMemory, LayoutError> {
         Ok(ImageInMemory { closure: ImageClosure::read(&self.path)?, ..self.image.clone() })
     }

@@ -26,6 +26,7 @@ use oci_spec::image::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::summary::ImageOrigin;
 use crate::layer::{Checksums, LayerFile, Recipe};
 use crate::names::Name;
 use crate::oci::canonical;
@@ -236,6 +237,8 @@ pub(crate) struct Inherited {
     pub(crate) os: Map<String, Value>,
     /// How many layers it has.
     pub(crate) layers: usize,
+    /// Where it came from, or what it is built upon itself, if that was not built here.
+    pub(crate) origin: Option<ImageOrigin>,
 }
 
 impl From<&ImageSpec> for About {

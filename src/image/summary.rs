@@ -126,6 +126,9 @@ pub struct Summary {
     /// Where it came from, if it was not built here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<ImageOrigin>,
+    /// Where the image came from that it is built upon, if that was not built here either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) base: Option<ImageOrigin>,
     /// What is known of a model's files; of a model only, and not where an older windlass built it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) model: Option<ModelRecord>,

@@ -240,6 +240,7 @@ mod tests {
             layers: Vec::new(),
             models: Vec::new(),
             origin: None,
+            base: None,
             created: None,
             roots: inventory.paths.keys().filter(|name| !referred.contains(*name)).cloned().collect(),
         });

@@ -14,13 +14,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub(crate) use self::model::InventoryModel;
-use crate::image::closure::ImageClosure;
+use crate::image::closure::{ImageClosure, is_blob};
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, ImageOrigin, PlatformRecord, Summary};
 use crate::image::{LayerKind, LayerRecord, models_of};
 use crate::layer::{Input, Recipe};
 use crate::names::Name;
 use crate::nix::closure::ClosureGraph;
+use crate::nix::package::PackageRecord;
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_path::{NarHash, StoreDir, StorePath, name_and_version};
 use crate::oci::digest::Digest;
@@ -68,6 +69,9 @@ pub(crate) struct InventoryImage {
     /// Where it came from, if it was not built here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<ImageOrigin>,
+    /// Where the image came from that it is built upon, if that was not built here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) base: Option<ImageOrigin>,
     /// When its config says that it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) created: Option<String>,
@@ -147,6 +151,9 @@ pub(crate) struct InventoryPath {
     pub(crate) layers: BTreeMap<Digest, PathForm>,
     /// The numbers of the images that have it.
     pub(crate) images: BTreeSet<usize>,
+    /// What nixpkgs says of the package that it is an output of, where the Nix functions were told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) package: Option<PackageRecord>,
 }
 
 impl InventoryPath {
@@ -194,7 +201,7 @@ impl Inventory {
 
     /// A layer is added to those that an image has; its store paths too.
     fn add(&mut self, image: &ImageDir, platform: &PlatformRecord, store: &StoreDir) {
-        let Summary { name, reference, kind, digest, origin, .. } = image.summary();
+        let Summary { name, reference, kind, digest, origin, base, .. } = image.summary();
         let number = self.images.len();
         let config = config_of(image, platform.config_digest);
         let mut roots = BTreeSet::new();
@@ -229,6 +236,9 @@ impl Inventory {
                 *known = form.min(*known);
             }
         }
+        if image.is_in_bundle() {
+            self.tell_links(platform);
+        }
         self.images.push(InventoryImage {
             name: name.file_name(),
             reference: reference.clone(),
@@ -241,9 +251,24 @@ impl Inventory {
             layers: platform.layers.iter().map(|layer| layer.digest).collect(),
             models: platform.models.clone(),
             origin: origin.clone(),
+            base: base.clone(),
             created: config["created"].as_str().map(str::to_owned),
             roots,
         });
+    }
+
+    /// What is not below the store is made of links to store paths that other layers have whole, as far as they have them. A
+    /// bundle has no recipes that say so.
+    fn tell_links(&mut self, platform: &PlatformRecord) {
+        let is_in = |digest: &Digest, kind: LayerKind| {
+            platform.layers.iter().any(|layer| layer.digest == *digest && layer.kind == kind)
+        };
+        for path in self.paths.values_mut() {
+            if path.layers.iter().any(|(digest, form)| *form == PathForm::Whole && is_in(digest, LayerKind::Closure)) {
+                let moved = path.layers.iter_mut().filter(|(digest, _)| is_in(digest, LayerKind::Root));
+                moved.for_each(|(_, form)| *form = PathForm::Linked);
+            }
+        }
     }
 
     /// Adds what the closures say, and the roots that follow from it.
@@ -258,6 +283,13 @@ impl Inventory {
                 known.nar_size = Some(*nar_size);
                 known.references = references;
                 known.is_complete = closure.is_complete(&full);
+            }
+        }
+        for package in closure.packages() {
+            for path in package.outputs.values() {
+                if let Some(known) = self.paths.get_mut(path) {
+                    known.package.get_or_insert_with(|| package.clone());
+                }
             }
         }
         let mut referred: Vec<BTreeSet<&str>> = vec![BTreeSet::new(); self.images.len()];
@@ -290,6 +322,7 @@ impl InventoryPath {
             is_complete: false,
             layers: BTreeMap::new(),
             images: BTreeSet::new(),
+            package: None,
         }
     }
 }
@@ -322,11 +355,6 @@ fn store_paths(record: &LayerRecord, recipe: Option<&Recipe>, store: &StoreDir) 
         Some((parse(path.to_str()?)?, form))
     };
     recipe.inputs.iter().filter_map(of).collect()
-}
-
-/// Whether a store path is a blob of an image, as `fetchImage` and `importImage` name what they fetch and unpack.
-fn is_blob(path: &StorePath) -> bool {
-    path.name().starts_with("oci-blob-sha256-") || path.name().ends_with("-imported")
 }
 
 #[cfg(test)]

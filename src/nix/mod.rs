@@ -5,6 +5,7 @@
 //! | is this a store path, and which? | [`store_path`] |
 //! | what does Nix say of it? | [`path_info`] |
 //! | what does it need? | [`closure`] |
+//! | what does nixpkgs say of it? | [`package`] |
 //! | is it what Nix recorded? | [`nar`] |
 //! | how does a file become a store path, or a root of the garbage collector? | [`store`] |
 //! | how does a store path of another store come here? | [`import`] |
@@ -12,6 +13,7 @@
 pub(crate) mod closure;
 pub(crate) mod import;
 pub(crate) mod nar;
+pub(crate) mod package;
 pub(crate) mod path_info;
 pub(crate) mod registration;
 pub(crate) mod store;

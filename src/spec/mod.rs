@@ -24,6 +24,7 @@ use crate::class::{Class, Classified};
 use crate::layer::Perm;
 use crate::model::forms::ollama::OllamaSpec;
 use crate::model::licence::policy::LicencePolicy;
+use crate::nix::package::PackageRecord;
 use crate::nix::store_path::StoreDir;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
@@ -228,6 +229,9 @@ pub struct ImageSpec {
     /// What may be in it although it looks like a secret. An entry that nothing needs is an error.
     #[serde(default)]
     pub(crate) allow_secrets: Vec<Allowed>,
+    /// What nixpkgs says of the packages in it, for bills of materials. Nothing in the image depends on it.
+    #[serde(default)]
+    pub(crate) packages: Vec<PackageRecord>,
     /// Whether the root layer brings the places that a container engine mounts over, and /etc/passwd and /etc/group.
     /// When absent, unless it is built upon another image: that has an /etc/passwd of its own, which would be hidden.
     #[serde(default)]
@@ -261,6 +265,9 @@ pub struct LayerSpec {
     /// As in [`ImageSpec`].
     #[serde(default)]
     pub(crate) allow_secrets: Vec<Allowed>,
+    /// As in [`ImageSpec`].
+    #[serde(default)]
+    pub(crate) packages: Vec<PackageRecord>,
     /// Where the store is.
     #[serde(default)]
     pub(crate) store_dir: StoreDir,

@@ -25,10 +25,11 @@ fn folder() -> Env {
 }
 
 /// The verbs that write one file, without their --output; the last is the largest.
-const VERBS: [&[&str]; 4] = [
+const VERBS: [&[&str]; 5] = [
     &["compose", "import", "compose.yml"],
     &["compose", "export", "lean"],
     &["upstream", "export", "--state", "state.json"],
+    &["sbom", "lean"],
     &["export", "lean/images/app"],
 ];
 
@@ -92,7 +93,7 @@ fn standard_output_has_names() {
     // What is in a file that the shell has opened stays.
     let place = env.write("log", "before");
     let append = File::options().append(true).open(&place).unwrap();
-    let run = env.windlass(with(VERBS[3], "-")).stdout(append).output().unwrap();
+    let run = env.windlass(with(VERBS[4], "-")).stdout(append).output().unwrap();
     assert_eq!((run.status.code(), fs::read_to_string(&place).unwrap().as_str()), (Some(2), "before"), "{run:?}");
 }
 

@@ -106,6 +106,7 @@ mod registry_server;
 mod repair;
 mod runs;
 mod sandbox;
+mod sbom;
 mod schemas;
 mod secrets;
 mod secrets_alarms;

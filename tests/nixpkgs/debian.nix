@@ -33,7 +33,22 @@ let
         flatten
       '';
     }
-    // { pname = name; inherit version; meta.available = true; };
+    // {
+      pname = name;
+      inherit version;
+      buildInputs = map (dep: packages.${dep}) deps;
+      srcs = map part debs;
+      meta = { available = true; } // builtins.removeAttrs (meta.${name} or { }) [ "cpe" ] // identifiers version (meta.${name}.cpe or null);
+    };
+
+  meta = import ./meta.nix;
+  # As nixpkgs makes it of `meta.identifiers.cpeParts`.
+  identifiers =
+    version: cpe:
+    if cpe == null then
+      { }
+    else
+      { identifiers.cpe = "cpe:2.3:a:${cpe.vendor}:${cpe.product}:${version}:*:*:*:*:*:*:*"; };
 
   # What Debian has not: it can be looked at, as anything in nixpkgs can, and says why it cannot be built.
   missing =
@@ -66,6 +81,7 @@ let
     }
     // {
       inherit (debs.postgresql_17) version meta;
+      paths = [ debs.postgresql_17 ] ++ extensions;
       pname = "postgresql-and-plugins";
       psqlSchema = "17";
     };

@@ -11,6 +11,8 @@ pub(crate) mod policy;
 use spdx::identifiers::{EXCEPTIONS, LICENSES};
 use spdx::{AdditionItem, Expression, LicenseItem, ParseMode, gnu_license_id, license_id};
 
+use crate::nix::package::PackageRecord;
+
 /// Identifiers of Hugging Face, and the SPDX identifiers of the same licences, where SPDX has others.
 const TABLE: &[(&str, &str)] = &[
     ("agpl-3.0", "AGPL-3.0-only"),
@@ -51,6 +53,19 @@ pub fn spdx(licence: Option<&str>, name: Option<&str>, link: Option<&str>) -> Op
         // A name or a text without an identifier is still a licence.
         None => said(name).map(|name| expression(&name)).or_else(|| said(link).map(|_| reference("other"))),
     }
+}
+
+/// The SPDX expression for what nixpkgs says of a package: of several licences all are taken to hold, as nixpkgs does not say
+/// which of them may be chosen. `None` if it says nothing.
+#[must_use]
+pub(crate) fn of_package(package: &PackageRecord) -> Option<String> {
+    let all: Vec<String> = package
+        .licences
+        .iter()
+        .filter_map(|licence| spdx(licence.spdx.as_deref(), licence.name.as_deref(), None))
+        .map(|licence| if licence.contains(" OR ") { format!("({licence})") } else { licence })
+        .collect();
+    (!all.is_empty()).then(|| all.join(" AND "))
 }
 
 /// An expression of known identifiers in SPDX's spelling; else one reference for all of the text.
@@ -141,6 +156,18 @@ mod tests {
         ] {
             assert_eq!(of(licence).unwrap(), expected);
         }
+    }
+
+    #[test]
+    fn all_licences_of_a_package_hold() {
+        let package = |licences: serde_json::Value| {
+            of_package(&serde_json::from_value(serde_json::json!({ "licences": licences })).unwrap())
+        };
+        let both = serde_json::json!([{ "spdx": "LGPL-2.1-or-later", "name": "GNU" }, { "name": "Unfree firmware" }]);
+        assert_eq!(package(both).unwrap(), "LGPL-2.1-or-later AND LicenseRef-Unfree-firmware");
+        assert_eq!(package(serde_json::json!([{ "spdx": "MIT OR ISC" }])).unwrap(), "(MIT OR ISC)");
+        assert_eq!(package(serde_json::json!([])), None);
+        assert_eq!(package(serde_json::json!([{}])), None);
     }
 
     #[test]
