@@ -76,6 +76,15 @@ functions
           first
         else
           throw "aiStackMultiarch: the stacks have different `licences`";
+      policy =
+        let
+          all = map (stack: stack.policy) stacks;
+          first = builtins.head all;
+        in
+        if builtins.all (policy: policy == first) all then
+          first
+        else
+          throw "aiStackMultiarch: the stacks have different `policy`";
       images = map (
         name:
         functions.buildIndex {

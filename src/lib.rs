@@ -31,7 +31,7 @@
 //! | `image` | manifests, and the image directory | `class` `disk` `layer` `model` `names` `nix` `oci` `secrets` `spec` |
 //! | `plan` | which layers, in which order | `class` `image` `layer` `model` `names` `nix` `spec` |
 //! | `inventory` | what is inside images, and why | `image` `layer` `model` `names` `nix` `oci` |
-//! | `build` | from a spec to image directories and stacks | `class` `disk` `image` `layer` `model` `names` `nix` `oci` `plan` `secrets` `sh` `spec` |
+//! | `build` | from a spec to image directories and stacks | `class` `disk` `image` `inventory` `layer` `model` `names` `nix` `oci` `plan` `secrets` `sh` `spec` |
 //! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` |
 //! | `attest` | what is stated of images, signed and beside them in a registry | `class` `disk` `image` `layer` `nix` `oci` `registry` `signing` |
 //! | `sbom` | bills of materials | `image` `inventory` `layer` `model` `names` `nix` `oci` |

@@ -26,6 +26,8 @@
   settings ? { },
   # Which licences the models may have, as buildStack takes them.
   licences ? { },
+  # What the stack may have in it, as buildStack takes it.
+  policy ? { },
 }:
 let
   inherit (builtins)
@@ -117,7 +119,7 @@ let
 in
 windlass.buildStack {
   name = "ai-stack-images";
-  inherit licences;
+  inherit licences policy;
   images = map image chosen;
   models = attrValues (mapAttrs buildModel mountedModels);
   services = genAttrs (

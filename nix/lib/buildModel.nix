@@ -123,4 +123,14 @@ internal.build {
 }
 // {
   modelName = name;
+  # Where its files are fetched from, for `policy.models` of buildStack.
+  modelSources = builtins.concatMap (
+    value:
+    if !isAttrs value then
+      [ ]
+    else if value ? model then
+      value.model.urls or [ ]
+    else
+      value.urls or (if value ? url then [ value.url ] else [ ])
+  ) (if src == null then builtins.attrValues files else [ src ]);
 }

@@ -5,7 +5,7 @@
 #   images  the images by short name (`redis`), with their `imageRef`
 #   models  the models by name
 #   replanned  the lean stack without the plan lock: to write it again
-#   licences  as given
+#   licences, policy  as given
 #
 # The result:
 #   stack.json  images/<name>.tar  models/<model>.tar  load.sh  SHA256SUMS  lean -> the stack without archives
@@ -28,6 +28,18 @@ internal:
   # { allow ? null; deny ? [ ]; unknown ? "warn"; }. What is denied is denied; where there is a list of what is allowed, a
   # model has to be on it. An unknown licence is a warning, with `unknown = "deny"` an error.
   licences ? { },
+  # What the stack may have in it; the build fails before anything is hashed, and says what to change. Each part asks for nothing
+  # until it is given:
+  #   licences = { allow ? null; deny ? [ ]; unknown ? "warn"; }   of packages and models, as above
+  #   unlicensed = [ "my-script" ]                 names of packages whose licence is not looked at
+  #   registries = [ "ghcr.io" "docker.io/qdrant" ]  where images of registries may come from
+  #   models = [ "huggingface.co/Qwen" ]           where models may be fetched from
+  #   signers = [ "sha256:…" ]                     keys or identities that must have signed images of registries, as `verified` in
+  #                                                images.lock.json has them
+  #   age = { days = 180; asOf = "2026-11-30"; }   how old images of registries may be at that date
+  #   vulnerabilities = { report = ./scan.json; most ? "none"; allow ? [ ]; }   what a scanner of the bill of materials may have
+  #                                                found: CycloneDX, grype's JSON or cve-bin-tool's
+  policy ? { },
   # A plan lock, ./plan.lock.json: the layers of each image's closure, as `windlass plan result --write plan.lock.json` wrote them. They
   # move only when it is written again, so no image's digest depends on the others. Images that it does not have are planned together.
   planLock ? null,
@@ -41,6 +53,19 @@ let
         deny = [ ];
         unknown = "warn";
       };
+  # The report becomes an input.
+  rules =
+    policy
+    // (
+      if policy ? vulnerabilities.report then
+        {
+          vulnerabilities = policy.vulnerabilities // {
+            report = internal.path policy.vulnerabilities.report;
+          };
+        }
+      else
+        { }
+    );
   inherit (builtins) attrValues listToAttrs map;
   byName = key: values: listToAttrs (map (value: { name = value.${key}; inherit value; }) values);
   ofKinds = kinds: builtins.filter (image: builtins.elem image.imageKind kinds) images;
@@ -70,11 +95,18 @@ let
         inherit name;
         images = map specOfImage planned;
         built = map internal.path (ofKinds whole);
-        models = map (model: { built = internal.path model; }) (attrValues allModels);
+        models = map (
+          model:
+          {
+            built = internal.path model;
+          }
+          // (if policy.models or null == null then { } else { sources = model.modelSources or [ ]; })
+        ) (attrValues allModels);
       }
       # Left out when empty: the derivation of a stack without services does not mention them.
       // (if services == { } then { } else { inherit services; })
       // (if asksNothing then { } else { inherit licences; })
+      // (if rules == { } then { } else { policy = rules; })
     );
   leanOf =
     spec:
@@ -107,7 +139,7 @@ if wrong != [ ] then
 else
 archives
 // {
-  inherit lean licences;
+  inherit lean licences policy;
   replanned = leanOf (specOf (image: image.spec));
   images = byName "stackName" images;
   models = allModels;

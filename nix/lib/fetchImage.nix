@@ -108,6 +108,12 @@ internal.build {
   name = imageName;
   inherit tag;
   kind = "upstream";
+  # Who has signed it, as `windlass upstream add` has verified: an identity, or the digest of a key.
+  known =
+    if image.verified or null == null then
+      { }
+    else
+      { signedBy = image.verified.identity or image.verified.key or null; };
   spec = {
     name = imageName;
     inherit platform;

@@ -69,6 +69,8 @@ let
   # What is known of files.
   knownOf = facts: licence: entries: {
     inherit facts licence;
+    # Where they are fetched from, for `policy.models` of buildStack.
+    urls = filter (url: url != null) (map (entry: entry.url or null) entries);
     files = map (entry: {
       inherit (entry)
         name

@@ -133,7 +133,12 @@ let
       ;
   };
   asked = {
-    inherit (cfg) accel licences lock;
+    inherit (cfg)
+      accel
+      licences
+      lock
+      policy
+      ;
     models = lib.mapAttrs described baked;
     mountedModels = lib.mapAttrs described (
       ofDelivery [
@@ -402,6 +407,21 @@ in
         default = "warn";
         description = "Whether a model with an unknown licence is warned of, where there are rules, or fails the build.";
       };
+    };
+    policy = mkOption {
+      type = types.attrsOf types.anything;
+      default = { };
+      example = lib.literalExpression ''
+        {
+          registries = [ "docker.io/qdrant" ];
+          licences.deny = [ "SSPL-1.0" ];
+          vulnerabilities = { report = ./scan.json; most = "medium"; };
+        }
+      '';
+      description = ''
+        What the stack may have in it, as `policy` of buildStack takes it: licences of packages, registries, places of models, signers, ages
+        and vulnerabilities. The build fails before anything is hashed, and says what to change.
+      '';
     };
     activeModel = lib.genAttrs [ "chat" "embed" ] (
       slot:

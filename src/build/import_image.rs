@@ -241,6 +241,7 @@ pub(crate) fn upstream(spec: &OciSpec) -> Result<UpstreamSpec, ImportImageError>
                 config,
                 layers,
                 source: image.names.first().cloned(),
+                signed_by: None,
                 index: None,
             })
         }

@@ -15,7 +15,9 @@ pub(crate) mod index;
 pub(crate) mod layer_set;
 pub(crate) mod lint;
 mod models;
+mod policy;
 pub(crate) mod runs;
+mod scan;
 mod secrets;
 pub(crate) mod since;
 pub(crate) mod stack;
@@ -101,6 +103,9 @@ pub(crate) enum BuildError {
     /// A model that a stack may not have.
     #[error(transparent)]
     Licence(#[from] PolicyError),
+    /// What the rules of a stack are against, a line for each.
+    #[error("{}", .0.join("; "))]
+    Policy(Vec<String>),
     /// What looks like a secret, or is allowed for nothing.
     #[error("{}", .0.lines().join("; "))]
     Secrets(Verdict),
@@ -123,7 +128,7 @@ impl Classified for BuildError {
             Self::Licence(error) => error.class(),
             Self::Write(error) => error.class(),
             Self::Secrets(_) => Class::Usage,
-            Self::Unfit { .. } | Self::ModelName(_) => Class::Failed,
+            Self::Unfit { .. } | Self::ModelName(_) | Self::Policy(_) => Class::Failed,
         }
     }
 }
@@ -196,13 +201,8 @@ pub(crate) fn layers(
 pub(crate) fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Stack, BuildError> {
     let sources = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models);
     let sources: Vec<ModelSource> = sources.cloned().collect();
-    // Before anything is hashed, so that a model of the wrong licence costs no time.
-    let mut warnings = Vec::new();
-    if !spec.licences.is_empty() {
-        for model in outlook(&sources, graph, progress)? {
-            warnings.extend(spec.licences.check(&model.name, model.licence.as_deref())?);
-        }
-    }
+    // Before anything is hashed, so that what may not be there costs no time.
+    let mut warnings = policy::check(spec, graph, progress)?;
     let models = models::all(&sources, graph, None, progress)?;
     // By name: the order in the spec is not part of what a stack is.
     let mut specs: Vec<&ImageSpec> = spec.images.iter().collect();

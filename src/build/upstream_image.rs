@@ -148,7 +148,12 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
     let size = records.iter().map(|record| record.size).sum();
     let record =
         PlatformRecord { platform, digest: top.digest, config_digest, size, layers: records, models: Vec::new() };
-    let origin = Some(ImageOrigin { reference: spec.source.clone(), digest: spec.index.unwrap_or(top.digest) });
+    let origin = Some(ImageOrigin {
+        reference: spec.source.clone(),
+        digest: spec.index.unwrap_or(top.digest),
+        signed_by: spec.signed_by.clone(),
+        created: config.created().clone(),
+    });
     let summary = Summary {
         version: VERSION,
         kind: ImageKind::Upstream,

@@ -184,10 +184,11 @@ pub(super) fn write(
     Ok(warnings)
 }
 
-/// A failure to build; each finding of the search for secrets is a line.
+/// A failure to build; each finding of the search for secrets is a line, and so is all that the rules of a stack are against.
 fn line_by_line(error: BuildError) -> Failure {
     match error {
         BuildError::Secrets(ref verdict) => Failure::of_lines(error.class(), verdict.lines()),
+        BuildError::Policy(ref lines) => Failure::of_lines(error.class(), lines.clone()),
         error => error.into(),
     }
 }

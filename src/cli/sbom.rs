@@ -18,7 +18,7 @@ const EXAMPLE: &str = "Examples:
   windlass sbom ./result --format spdx --output stack.spdx.json
   windlass sbom ./result/images/redis --json | jq .unknown
 
-It reads what image directories say and no layer, opens no connection and asks nobody: the same directories give the same bytes on
+It reads what image directories say and no layer, opens no connection and needs no Nix: the same directories give the same bytes on
 every host. SOURCE_DATE_EPOCH, where it is set, is when the document says that it was made.";
 
 /// Write a bill of materials: every store path with the layer and the images that have it, models, and images of registries.

@@ -76,6 +76,12 @@ pub(crate) struct ImageOrigin {
     pub(crate) reference: Option<String>,
     /// What the tag named there: the digest of an index, or of the manifest.
     pub(crate) digest: Digest,
+    /// Who has signed it, as the lock says that it was verified: the digest of a key, or an identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) signed_by: Option<String>,
+    /// When its config says that it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) created: Option<String>,
 }
 
 /// An image that a bundle leaves layers out for: it is expected where the bundle is loaded.

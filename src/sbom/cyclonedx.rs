@@ -110,9 +110,12 @@ fn origin(origin: &ImageOrigin) -> Value {
         "name": repository,
         "hashes": sha256(&origin.digest.hex()),
         "purl": purl_of_image(reference, origin.digest, None),
-        "properties": [property("origin", "registry"), property("metadata", "unknown")],
     });
     component.extend(fixed.as_object().cloned().unwrap_or_default());
+    let mut properties = vec![property("origin", "registry"), property("metadata", "unknown")];
+    properties.extend(origin.signed_by.as_deref().map(|signer| property("signedBy", signer)));
+    properties.extend(origin.created.as_deref().map(|created| property("created", created)));
+    put(&mut component, "properties", Some(properties));
     component.into()
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod content;
 mod model;
 pub(crate) mod owners;
 pub(crate) mod pattern;
+pub(crate) mod policy;
 pub(crate) mod service;
 mod service_words;
 
@@ -34,6 +35,7 @@ use crate::secrets::Allowed;
 use crate::spec::config::ImageConfig;
 use crate::spec::content::{SpecContent, StoreRoot, check_source};
 use crate::spec::pattern::StorePattern;
+use crate::spec::policy::StackPolicy;
 
 /// The layers that one image's closure is split into at most, unless the spec says otherwise.
 pub(crate) const DEFAULT_MAX_LAYERS: usize = 20;
@@ -154,6 +156,7 @@ impl Spec {
                 }
                 service::check_all(&stack.services).map_err(|(key, message)| wrong(key, message))?;
                 stack.licences.check_rules().map_err(|(key, message)| wrong(format!("licences{key}"), message))?;
+                stack.policy.check_rules().map_err(|(key, message)| wrong(format!("policy{key}"), message))?;
                 // What was built before has names of its own, which are known when it is read.
                 if stack.built.is_empty() { stack.services_of(&names).map(drop) } else { Ok(()) }
             }
@@ -297,6 +300,9 @@ pub struct UpstreamSpec {
     /// Digest of the index that names it there, if one does.
     #[serde(default)]
     pub(crate) index: Option<Digest>,
+    /// Who has signed it, as the lock says that it was verified: the digest of a key, or an identity.
+    #[serde(default)]
+    pub(crate) signed_by: Option<String>,
 }
 
 /// An image that was not built here, in an OCI directory.
@@ -354,6 +360,9 @@ pub struct StackSpec {
     /// Which licences its models may have.
     #[serde(default)]
     pub(crate) licences: LicencePolicy,
+    /// What it may have: licences of packages, registries, signers, ages, vulnerabilities.
+    #[serde(default)]
+    pub(crate) policy: StackPolicy,
 }
 
 fn default_created() -> String {

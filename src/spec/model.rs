@@ -24,6 +24,9 @@ pub(crate) struct ModelSource {
     /// A model that is built along.
     #[serde(default)]
     pub(crate) spec: Option<ModelSpec>,
+    /// Addresses that its files were fetched from, for the rules of a stack.
+    #[serde(default)]
+    pub(crate) sources: Vec<String>,
 }
 
 /// Model files: layers at the bottom of an image, and an image of their own.

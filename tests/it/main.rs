@@ -96,6 +96,7 @@ mod pack;
 mod parallel;
 mod plan_simulation;
 mod podman;
+mod policy;
 mod probe;
 mod pull;
 mod push;

@@ -297,8 +297,11 @@ fn what_is_not_known_is_said_to_be_unknown_and_what_is_not_valid_is_left_out() {
     assert_eq!(bom["metadata"]["timestamp"], "2023-11-14T22:13:20Z");
     let said = String::from_utf8(at_time("now").stderr).unwrap();
     assert_eq!(said, "windlass: SOURCE_DATE_EPOCH is 'now': expected seconds since 1970, or nothing\n");
-    let refused = env.refused(&mut env.windlass(["sbom", "app", "--json", "--output", "-"]));
-    assert_eq!(refused, (2, "--output - and --json both are the result; give --output a file".to_owned()));
+    let (code, said) = env.fails(["sbom", "app", "--json", "--output", "-"]);
+    assert!(
+        code == 2 && said.contains("--output - and --json both are the result; give --output a file"),
+        "{code} {said}"
+    );
 }
 
 #[test]

@@ -135,8 +135,16 @@ impl LicencePolicy {
         })
     }
 
+    /// Whether nothing may be there whose licence is not known.
+    pub(crate) const fn denies_unknown(&self) -> bool {
+        matches!(self.unknown, Unknown::Deny)
+    }
+
     /// Whether a licence may be used; if not, the rule that is against it, if there is one.
-    fn verdict(&self, licence: &str) -> Result<(), Option<&str>> {
+    ///
+    /// # Errors
+    /// If it may not.
+    pub(crate) fn verdict(&self, licence: &str) -> Result<(), Option<&str>> {
         let spelled = spelled(licence);
         let parsed = spelled.as_ref().and_then(|text| Some((text, Expression::parse_mode(text, MODE).ok()?)));
         // Other text is a licence that no rule but `*` is likely to fit.
