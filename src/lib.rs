@@ -26,15 +26,15 @@
 //! | `secrets` | what looks like a secret | `names` `nix` `oci` |
 //! | `signing` | statements and signatures | `class` `disk` `oci` |
 //! | `layer` | one layer as a stream of bytes | `class` `disk` `names` `nix` `oci` `secrets` |
-//! | `model` | model files | `class` `disk` `layer` `names` `nix` `oci` `registry` |
+//! | `model` | model files | `class` `disk` `layer` `names` `nix` `oci` `registry` `signing` |
 //! | `spec` | what was asked for | `class` `disk` `layer` `model` `names` `nix` `oci` `secrets` |
-//! | `image` | manifests, and the image directory | `class` `disk` `layer` `model` `names` `nix` `oci` `secrets` `spec` |
+//! | `image` | manifests, and the image directory | `class` `disk` `layer` `model` `names` `nix` `oci` `secrets` `signing` `spec` |
 //! | `plan` | which layers, in which order | `class` `image` `layer` `model` `names` `nix` `spec` |
 //! | `inventory` | what is inside images, and why | `image` `layer` `model` `names` `nix` `oci` |
 //! | `build` | from a spec to image directories and stacks | `class` `disk` `image` `inventory` `layer` `model` `names` `nix` `oci` `plan` `secrets` `sh` `spec` |
 //! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` |
-//! | `attest` | what is stated of images, signed and beside them in a registry | `class` `disk` `image` `layer` `nix` `oci` `registry` `signing` |
 //! | `sbom` | bills of materials | `image` `inventory` `layer` `model` `names` `nix` `oci` |
+//! | `attest` | what is stated of images, signed and beside them in a registry; images built again | `class` `disk` `image` `layer` `nix` `oci` `publish` `registry` `signing` |
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |

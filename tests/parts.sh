@@ -32,6 +32,14 @@ CHECKERS=(
 )
 # What checks a document against a JSON Schema.
 VALIDATOR=(fastjsonschema==2.21.2)
+# OpenSSF model-signing, and what it imports.
+SIGNING=(
+  model-signing==1.1.1 annotated-types==0.8.0 asn1crypto==1.5.1 blake3==1.0.11 certifi==2026.10.19.post1 cffi==2.1.1 charset-normalizer==3.5.3
+  click==8.5.1 cryptography==50.0.2 dnspython==2.9.2 email-validator==2.4.0 id==1.6.1 idna==3.20 in-toto-attestation==0.9.3 markdown-it-py==4.3.0
+  mdurl==0.1.2 platformdirs==4.14.9 protobuf==7.36.2 pycparser==3.12 pydantic==2.14.4 pydantic_core==2.50.5 Pygments==2.21.0 PyJWT==2.15.1
+  pyOpenSSL==26.4.0 requests==2.34.2 rfc3161-client==1.0.9 rfc8785==0.1.4 rich==15.0.0 securesystemslib==1.6.0 sigstore==4.5.1
+  sigstore-models==0.0.6 sigstore-rekor-types==0.0.18 tuf==7.0.1 typing-inspection==0.4.5 typing_extensions==4.16.0 urllib3==2.8.0
+)
 # The Debians whose cosign reads what windlass signs, and signs what windlass reads.
 COSIGN_SUITES=(trixie sid)
 # A skopeo that obeys `sigstoreSigned` of a policy, which Debian 12 has taken out of its own, and what it is linked with.
@@ -124,6 +132,7 @@ fetch() {
   fetch_python schemas "${VALIDATOR[@]}"
   fetch_python boms "${BOM_VALIDATORS[@]}"
   fetch_python scanner "${SCANNER[@]}"
+  fetch_python signing "${SIGNING[@]}"
   fetch_cosign
   fetch_skopeo
 }

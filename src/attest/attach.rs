@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::published::PublishedManifest;
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
+use crate::image::referrer::{ImageStatement, SIGSTORE};
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
 use crate::registry::client::RegistryClient;
@@ -22,13 +23,12 @@ use crate::registry::location::Location;
 use crate::registry::referrers::Referrer;
 use crate::signing::key::KeyError;
 use crate::signing::signer::Signer;
-use crate::signing::sigstore_bundle::{SigstoreBundle, WRITTEN};
+use crate::signing::sigstore_bundle::SigstoreBundle;
 use crate::signing::simple_signing::{ANNOTATION, PAYLOAD, SIGNED_IMAGE, SignaturePayload};
-use crate::signing::statement::{InTotoStatement, StatedSubject};
+use crate::signing::statement::{DsseEnvelope, InTotoStatement, StatedSubject};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// The media type of an envelope by itself.
 const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 
@@ -103,22 +103,33 @@ impl Attacher<'_> {
         self.refer(image, bundle, predicate_type)
     }
 
+    /// Puts a statement that a bundle carries beside an image, if it is about that; others have signed it.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub(crate) fn carry(&self, image: &PublishedManifest, statement: &ImageStatement) -> Result<(), AttachError> {
+        let foreign =
+            |reason: String| AttachError::Foreign { at: format!("a statement about {}", image.digest), reason };
+        let bundle: SigstoreBundle =
+            serde_json::from_slice(&statement.bytes).map_err(|error| foreign(error.to_string()))?;
+        let stated = bundle.dsse_envelope.as_ref().and_then(DsseEnvelope::statement);
+        match stated.is_some_and(|(stated, _)| stated.is_about(image.digest)) {
+            true => self.attest(image, &statement.predicate_type, &bundle),
+            false => Ok(()),
+        }
+    }
+
     fn refer(
         &self,
         image: &PublishedManifest,
         bundle: &SigstoreBundle,
         predicate_type: &str,
     ) -> Result<(), AttachError> {
-        let bytes = bundle.to_bytes();
-        let (config, layer) = (self.blob(EMPTY, b"{}")?, self.blob(WRITTEN, &bytes)?);
-        let annotations = json!({ "dev.sigstore.bundle.content": "dsse-envelope",
-            "dev.sigstore.bundle.predicateType": predicate_type });
-        let PublishedManifest { digest, media_type, size } = image;
-        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": WRITTEN,
-            "config": config, "layers": [layer], "annotations": annotations,
-            "subject": { "mediaType": media_type, "digest": digest, "size": size } });
-        let bytes = canonical::to_bytes(&manifest);
-        let referrer = Referrer { subject: *digest, artifact_type: WRITTEN.to_owned(), annotations, bytes };
+        let statement = ImageStatement { predicate_type: predicate_type.to_owned(), bytes: bundle.to_bytes() };
+        let made = statement.manifest(&image.media_type, image.digest, image.size);
+        made.blobs.iter().try_for_each(|bytes| self.blob("", bytes).map(drop))?;
+        let (artifact_type, annotations) = (SIGSTORE.to_owned(), json!(made.annotations));
+        let referrer = Referrer { subject: image.digest, artifact_type, annotations, bytes: made.manifest.bytes };
         self.client.push_referrer(self.at, &referrer, self.progress)?;
         Ok(())
     }

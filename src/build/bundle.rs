@@ -226,8 +226,18 @@ impl ImageBundle {
             files.put("join.sh", include_bytes!("join.sh"))?;
         }
         files.put("oci-layout", &oci_layout())?;
+        let mut about = Vec::new();
+        for (digest, statement) in &self.statements {
+            let mut tops = self.all().map(|image| &image.image().top);
+            let Some(top) = tops.find(|top| top.digest == *digest) else { continue };
+            let made = statement.manifest(top.media_type.as_ref(), *digest, top.bytes.len() as u64);
+            for bytes in made.blobs.iter().chain([&made.manifest.bytes]) {
+                files.put(&format!("{BLOBS}/{}", Digest::of(bytes).hex()), bytes)?;
+            }
+            about.push(made.descriptor());
+        }
         let entries: Vec<(&SmallBlob, &str)> = entries.iter().map(|(blob, name)| (blob, name.as_str())).collect();
-        files.put("index.json", &index_of(&entries))?;
+        files.put("index.json", &index_of(&entries, about))?;
         files.finish(&root)?;
         let removed = if self.shared { 0 } else { files.remove_rest()? };
         Ok(BundleWritten { removed, patched: patches.len(), saved })

@@ -8,6 +8,7 @@ use super::stack::StackDir;
 use crate::image::archive::Without;
 use crate::image::delta::delta_manifest;
 use crate::image::layout::ImageDir;
+use crate::image::referrer::ImageStatement;
 use crate::image::summary::{ExpectedImage, ImageKind, LayerPatch, PlatformRecord, Summary};
 use crate::image::{LayerRecord, SmallBlob};
 use crate::names::Name;
@@ -34,6 +35,8 @@ pub(crate) struct ImageBundle {
     pub(super) most: Option<u64>,
     /// Whether it is written over a folder of blobs that others have a part in.
     pub(super) shared: bool,
+    /// What is stated of its images, by their digests.
+    pub(super) statements: Vec<(Digest, ImageStatement)>,
     /// Whether blobs that are there are read and compared, instead of being known by their sizes.
     pub(crate) compare: bool,
 }
@@ -93,6 +96,15 @@ impl ImageBundle {
             None => self.images.push(image),
         }
         Ok(())
+    }
+
+    /// Takes along what is stated of an image; `false` if it has no image of this digest.
+    pub(crate) fn carry(&mut self, image: Digest, statement: &ImageStatement) -> bool {
+        let is_there = self.all().any(|there| there.summary().digest == image);
+        if is_there {
+            self.statements.push((image, statement.clone()));
+        }
+        is_there
     }
 
     /// Leaves out the models, or everything else.

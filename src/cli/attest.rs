@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::failure::{Context, Result, usage};
 use super::host::nix_places;
@@ -24,12 +25,14 @@ use crate::disk::files::write_file;
 use crate::disk::{AtPath, Staging};
 use crate::image::layout::ImageDir;
 use crate::image::summary::ImageKind;
+use crate::inventory::Inventory;
 use crate::layer::LayerFile;
 use crate::nix::store::derivers;
 use crate::oci::digest::Digest;
 use crate::registry::location::Location;
+use crate::sbom::{BomFormat, document};
 use crate::signing::sigstore_bundle::SigstoreBundle;
-use crate::signing::statement::StatedSubject;
+use crate::signing::statement::{InTotoStatement, StatedSubject};
 
 const EXAMPLE: &str = "Examples:
   windlass attest stack --key cosign.key --output statements
@@ -45,8 +48,8 @@ const ENDING: &str = ".sigstore.json";
 /// State how images were made, signed.
 ///
 /// For each image and model it makes a SLSA provenance 1.0: what the image is made of, by digest (store paths, files of
-/// models, upstream images, inputs of a flake), the derivations where Nix knows them, and who built it. It is signed as an in-toto
-/// statement in a DSSE envelope, and written as a Sigstore bundle to --output, or put beside what was pushed: as a referrer, and
+/// models, upstream images, inputs of a flake), the derivations where Nix knows them, and who built it; and a bill of materials, as
+/// `windlass sbom` does. Each is signed as an in-toto statement in a DSSE envelope, and written as a Sigstore bundle to --output, or put beside what was pushed: as a referrer, and
 /// under the tag that cosign 2 reads. The same image gives the same bytes each time; no clock is asked.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
@@ -58,6 +61,9 @@ pub(super) struct AttestArgs {
     /// in PATH knows (`awskms://…`).
     #[arg(long)]
     key: String,
+    /// What is stated. Repeatable.
+    #[arg(long = "type", value_enum, value_name = "TYPE", default_values_t = [StatedType::Provenance, StatedType::Cyclonedx])]
+    types: Vec<StatedType>,
     /// A directory for the signed statements; replaced in one step if it holds nothing else.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
@@ -86,6 +92,38 @@ pub(super) struct AttestArgs {
     registry: RegistryArgs,
 }
 
+/// What is stated of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum StatedType {
+    /// How it was made: SLSA 1.0.
+    Provenance,
+    /// What is in it: CycloneDX 1.6.
+    Cyclonedx,
+    /// What is in it: SPDX 2.3.
+    Spdx,
+}
+
+impl StatedType {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Provenance => "provenance",
+            Self::Cyclonedx => "cyclonedx",
+            Self::Spdx => "spdx",
+        }
+    }
+
+    fn state(self, image: &ImageDir, subjects: Vec<StatedSubject>, about: &Circumstances) -> Result<InTotoStatement> {
+        let (format, predicate_type) = match self {
+            Self::Provenance => return Ok(provenance(image, subjects, about)?),
+            Self::Cyclonedx => (BomFormat::CycloneDx, "https://cyclonedx.org/bom"),
+            Self::Spdx => (BomFormat::Spdx, "https://spdx.dev/Document"),
+        };
+        let bill = document(&Inventory::read(&[image])?, format, about.finished.as_deref());
+        Ok(InTotoStatement::new(subjects, predicate_type, bill))
+    }
+}
+
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AttestReport {
@@ -102,9 +140,11 @@ struct AttestRow {
     reference: String,
     /// The digest that it was built with.
     digest: Digest,
+    #[serde(rename = "type")]
+    stated: StatedType,
     predicate_type: String,
-    /// What the image is made of: how many things are told by digest.
-    dependencies: usize,
+    /// How many things the statement names that the image is made of.
+    parts: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
     /// What it lies beside in the registry.
@@ -135,7 +175,8 @@ pub(super) fn run(args: &AttestArgs, printer: &Printer, session: &Session) -> Re
     }
     let signer = signer(&args.key)?;
     let images = images(args)?;
-    let names: BTreeSet<PathBuf> = images.iter().map(|(image, _)| file_name(image)).collect();
+    let kinds: BTreeSet<StatedType> = args.types.iter().copied().collect();
+    let names: BTreeSet<PathBuf> = images.iter().map(|(image, _)| file_name(image, StatedType::Provenance)).collect();
     if names.len() != images.len() {
         return Err(usage(
             "two of the images have one name, and so would their statements; attest them one after the other",
@@ -157,22 +198,27 @@ pub(super) fn run(args: &AttestArgs, printer: &Printer, session: &Session) -> Re
             Some(at) => published(client, at, image.summary(), progress)?,
             None => Vec::new(),
         };
-        let statement = provenance(image, subjects(image, at.as_ref(), &found), &circumstances)?;
-        let dependencies = statement.predicate["buildDefinition"]["resolvedDependencies"].as_array();
-        let row = AttestRow {
-            reference: image.summary().reference.to_string(),
-            digest: image.summary().digest,
-            predicate_type: statement.predicate_type.clone(),
-            dependencies: dependencies.map_or(0, Vec::len),
-            file: args.output.as_ref().map(|output| output.join(file_name(image))),
-            at: match at {
-                Some(at) if args.dry_run => vec![at.to_string()],
-                Some(at) => found.iter().map(|found| at.with_digest(found.digest).to_string()).collect(),
-                None => Vec::new(),
-            },
+        let subjects = subjects(image, at.as_ref(), &found);
+        let there = match at {
+            Some(at) if args.dry_run => vec![at.to_string()],
+            Some(at) => found.iter().map(|found| at.with_digest(found.digest).to_string()).collect(),
+            None => Vec::new(),
         };
-        let bundle = SigstoreBundle::sign(&statement, &signer)?;
-        all.push(Signed { row, bundle, file: file_name(image), to: at.clone().map(|at| (at, found)) });
+        for stated in kinds.iter().copied() {
+            let statement = stated.state(image, subjects.clone(), &circumstances)?;
+            let file = file_name(image, stated);
+            let row = AttestRow {
+                reference: image.summary().reference.to_string(),
+                digest: image.summary().digest,
+                stated,
+                predicate_type: statement.predicate_type.clone(),
+                parts: parts(&statement.predicate),
+                file: args.output.as_ref().map(|output| output.join(&file)),
+                at: there.clone(),
+            };
+            let bundle = SigstoreBundle::sign(&statement, &signer)?;
+            all.push(Signed { row, bundle, file, to: at.clone().map(|at| (at, found.clone())) });
+        }
     }
     if !args.dry_run {
         for Signed { row, bundle, to, .. } in &all {
@@ -192,11 +238,18 @@ pub(super) fn run(args: &AttestArgs, printer: &Printer, session: &Session) -> Re
         return printer.value(&report);
     }
     let cells = |row: &AttestRow| {
-        let parts = count(row.dependencies, "part");
-        vec![row.reference.clone(), format!("sha256:{}", row.digest.short()), "provenance".to_owned(), parts]
+        let parts = count(row.parts, "part");
+        vec![row.reference.clone(), format!("sha256:{}", row.digest.short()), row.stated.word().to_owned(), parts]
     };
     printer.table(&report.statements.iter().map(cells).collect::<Vec<_>>())?;
     printer.line(report.sentence)
+}
+
+/// How many things a predicate names: dependencies of a provenance, components or packages of a bill of materials.
+fn parts(predicate: &Value) -> usize {
+    let lists =
+        [&predicate["buildDefinition"]["resolvedDependencies"], &predicate["components"], &predicate["packages"]];
+    lists.iter().filter_map(|list| list.as_array()).map(Vec::len).sum()
 }
 
 fn sentence(args: &AttestArgs, number: usize, key: Digest) -> String {
@@ -275,11 +328,11 @@ fn subjects(image: &ImageDir, at: Option<&Location>, found: &[PublishedManifest]
     subjects
 }
 
-/// Where the statement of an image is in `--output`.
-fn file_name(image: &ImageDir) -> PathBuf {
+/// Where a statement of an image is in `--output`.
+fn file_name(image: &ImageDir, stated: StatedType) -> PathBuf {
     let summary = image.summary();
     let folder = if summary.kind == ImageKind::Model { "models" } else { "images" };
-    PathBuf::from(format!("{folder}/{}.provenance{ENDING}", summary.name.file_name()))
+    PathBuf::from(format!("{folder}/{}.{}{ENDING}", summary.name.file_name(), stated.word()))
 }
 
 fn write(output: &Path, all: &[Signed], session: &Session) -> Result<()> {
@@ -292,6 +345,26 @@ fn write(output: &Path, all: &[Signed], session: &Session) -> Result<()> {
         write_file(&path, &bundle.to_bytes(), session.progress())?;
     }
     Ok(staging.publish()?)
+}
+
+/// The signed statements in a directory that `--output` has made, in the order of their names.
+pub(super) fn statement_files(directory: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    let mut paths = Vec::new();
+    for folder in ["images", "models"].map(|name| directory.join(name)).iter().filter(|folder| folder.is_dir()) {
+        for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
+            paths.push(entry.with_context(|| format!("read {}", folder.display()))?.path());
+        }
+    }
+    paths.retain(|path| path.to_string_lossy().ends_with(ENDING));
+    paths.sort();
+    if paths.is_empty() {
+        return Err(usage(format!("{} has no statements; `attest --output` writes them", directory.display())));
+    }
+    let read = |path: PathBuf| {
+        let bytes = bounded::read(&path, Cap::Document).with_context(|| format!("read {}", path.display()))?;
+        Ok((path, bytes))
+    };
+    paths.into_iter().map(read).collect()
 }
 
 /// Whether a directory is what an earlier run made, which may be replaced.

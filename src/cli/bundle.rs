@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::attest::statement_files;
 use super::export::{ExportArgs, check_space};
-use super::failure::{Result, usage};
+use super::failure::{Context, Result, usage};
 use super::host::HostArgs;
 use super::input;
 use super::printer::{Printer, count, size};
@@ -19,8 +20,12 @@ use crate::disk::files::free_space;
 use crate::disk::size::parse_size;
 use crate::engine::Engine as _;
 use crate::image::layout::ImageDir;
+use crate::image::referrer::ImageStatement;
 use crate::image::summary::ExpectedImage;
+use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
+use crate::signing::sigstore_bundle::SigstoreBundle;
+use crate::signing::statement::DsseEnvelope;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BundleArgs {
@@ -46,6 +51,10 @@ pub(super) struct BundleArgs {
     /// Such layers only windlass can load, and only where the old ones are.
     #[arg(long, requires = "since", conflicts_with = "tar")]
     patch: bool,
+    /// Take along what is stated of the images: a directory that `attest --output` has written. `push` of the bundle puts it
+    /// beside them.
+    #[arg(long, value_name = "DIR", requires = "bundle", conflicts_with = "tar")]
+    statements: Option<PathBuf>,
     /// Only say what of a bundle would be written.
     #[arg(long, requires = "bundle")]
     dry_run: bool,
@@ -92,6 +101,24 @@ fn old_images(args: &BundleArgs, directory: &Path, printer: &Printer, session: &
             Ok(Some(OldImages::in_directories(old)))
         }
     }
+}
+
+/// Takes along the statements of a directory.
+fn carry(folder: &Path, bundle: &mut ImageBundle) -> Result<()> {
+    let digests: Vec<Digest> = bundle.all().map(|image| image.summary().digest).collect();
+    for (file, bytes) in statement_files(folder)? {
+        let signed: SigstoreBundle = serde_json::from_slice(&bytes).with_context(|| file.display().to_string())?;
+        let Some((stated, _)) = signed.dsse_envelope.as_ref().and_then(DsseEnvelope::statement) else {
+            return Err(usage(format!("{}: it states nothing; give a directory of `attest --output`", file.display())));
+        };
+        let statement = ImageStatement { predicate_type: stated.predicate_type.clone(), bytes };
+        let about = digests.iter().filter(|digest| stated.is_about(**digest));
+        let carried = about.filter(|digest| bundle.carry(**digest, &statement)).count();
+        if carried == 0 {
+            return Err(usage(format!("{} is about no image of the bundle", file.display())));
+        }
+    }
+    Ok(())
 }
 
 fn file_size(text: &str) -> std::result::Result<u64, String> {
@@ -160,6 +187,9 @@ pub(super) fn run(args: &ExportArgs, directory: &Path, printer: &Printer, sessio
     }
     if let Some(old) = old {
         bundle.since(old, args.bundle.patch);
+    }
+    if let Some(folder) = &args.bundle.statements {
+        carry(folder, &mut bundle)?;
     }
     let (images, models) = bundle.counts();
     if images + models == 0 {

@@ -180,6 +180,7 @@ mod tests {
             "model list",
             "model manifest",
             "model artifact",
+            "model sign",
             "model split",
         ];
         for (name, verb) in all_verbs(&command, "").into_iter().filter(|(name, _)| !others.contains(&name.as_str())) {

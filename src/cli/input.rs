@@ -9,7 +9,8 @@ use clap::parser::ValueSource;
 use super::failure::{Result, usage};
 
 /// Arguments whose path is made, or may come to be later.
-const WRITTEN: [&str; 9] = ["output", "bundle", "lock", "state", "root", "runroot", "storage_dir", "metrics", "write"];
+const WRITTEN: [&str; 10] =
+    ["output", "bundle", "lock", "state", "root", "runroot", "statement", "storage_dir", "metrics", "write"];
 
 /// Whether all paths that were given to be read are there.
 pub(super) fn check(given: &ArgMatches) -> Result<()> {

@@ -52,6 +52,7 @@ mod targets;
 mod unload;
 mod upstream;
 mod verify;
+mod verify_rebuild;
 mod view;
 mod why;
 

@@ -103,6 +103,8 @@ pub(super) struct PushReport {
     present: usize,
     mounted: usize,
     bytes: u64,
+    /// What is stated of the images, which a bundle carries, and lies beside them now.
+    statements: usize,
     /// The digest of the public key of the signatures, where it was signed.
     #[serde(skip_serializing_if = "Option::is_none")]
     signed_by: Option<Digest>,
@@ -140,7 +142,7 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
     let pusher = Pusher::new(registries.client(args.insecure), compression, cache.as_deref(), session.progress());
     warn_of_weights(images.iter().flat_map(|(image, _)| image.summary().layers()), args.compression, printer);
     let drawing = session.draw("pushing");
-    let mut rows = Vec::new();
+    let (mut rows, mut statements) = (Vec::new(), 0);
     for (image, at) in &images {
         let tag = at.which();
         let digest = match args.format {
@@ -150,19 +152,24 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
                 pusher.push_model(&model, &format.artifact(&model.model), at, &tag)?
             }
         };
-        if let Some(signer) = &signer {
+        let carried = if digest == image.summary().digest { image.statements()? } else { Vec::new() };
+        if signer.is_some() || !carried.is_empty() {
             let attacher = Attacher { client: registries.client(args.insecure), at, progress: session.progress() };
             for manifest in manifests(attacher.client, &at.with_digest(digest), session.progress())? {
-                attacher.sign(&manifest, signer)?;
+                if let Some(signer) = &signer {
+                    attacher.sign(&manifest, signer)?;
+                }
+                carried.iter().try_for_each(|statement| attacher.carry(&manifest, statement))?;
             }
         }
+        statements += carried.len();
         rows.push(PushRow { reference: at.to_string(), digest: Some(digest), built: image.summary().digest });
     }
     drop(drawing);
     let pushed = pusher.pushed();
     let (uploaded, present, mounted, bytes) = (pushed.uploaded, pushed.present, pushed.mounted, pushed.bytes);
     let signed_by = signer.map(|signer| signer.public().digest);
-    let report = PushReport { images: rows, uploaded, present, mounted, bytes, signed_by };
+    let report = PushReport { images: rows, uploaded, present, mounted, bytes, statements, signed_by };
     if printer.json() {
         return printer.value(&report);
     }
@@ -171,10 +178,11 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
         printer.line(format!("{reference}{digest}"))?;
     }
     printer.line(format!(
-        "{}: {} uploaded, {present} present, {mounted} mounted; network {}{}",
+        "{}: {} uploaded, {present} present, {mounted} mounted; network {}{}{}",
         count(report.images.len(), "image"),
         count(uploaded, "blob"),
         size(bytes),
+        if statements > 0 { format!("; {} beside them", count(statements, "statement")) } else { String::new() },
         signed_by.map(|key| format!("; signed by the key sha256:{}", key.short())).unwrap_or_default()
     ))
 }
@@ -196,6 +204,7 @@ fn tried(images: &[(ImageDir, Location)], args: &PushArgs, printer: &Printer) ->
             present: 0,
             mounted: 0,
             bytes,
+            statements: 0,
             signed_by: None,
         });
     }

@@ -13,7 +13,7 @@ use super::failure::{Result, usage};
 use super::printer::{JSON_VERSION, Printer};
 use super::{
     attest, build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, load_plan,
-    plan, push, repair, rollback, sbom, status, unload, verify,
+    plan, push, repair, rollback, sbom, status, unload, verify, verify_rebuild,
 };
 use super::{cache, model, upstream};
 use crate::model::forms::ollama::OllamaSpec;
@@ -89,6 +89,7 @@ fn all() -> Vec<Described> {
         ("load --dry-run", printed::<load_plan::LoadPlan<'static>>),
         ("status", printed::<status::StatusReport>),
         ("verify", printed::<verify::VerifyReport>),
+        ("verify --rebuild", printed::<verify_rebuild::RebuildReport>),
         ("repair", printed::<repair::RepairReport>),
         ("generations", printed::<generations::GenerationsReport<'static>>),
         ("rollback", printed::<rollback::RollbackReport>),

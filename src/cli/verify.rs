@@ -13,7 +13,7 @@ use super::loaded::{loaded, split};
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::targets::lean;
-use super::view;
+use super::{verify_rebuild, view};
 use crate::build::check_archives::{self, ArchiveProblem, CheckedArchives, ExpectedLayers};
 use crate::build::check_bundle;
 use crate::build::stack::StackDir;
@@ -32,7 +32,9 @@ const EXAMPLE: &str = "Examples:
   windlass verify                 records and small files of everything that is loaded
   windlass verify --full          every byte of it; names image, layer and file of what went bad
   windlass verify result --full   a build, before it is loaded
-  windlass verify /media/stick/ai --full   a bundle, on the stick";
+  windlass verify /media/stick/ai --full   a bundle, on the stick
+  windlass verify --rebuild result         build it again, and compare
+  windlass verify --rebuild stack --against /media/stick/ai --statement rebuilt.json --key cosign.key";
 
 /// Check what is loaded, or an image directory, a stack or a bundle.
 ///
@@ -45,6 +47,10 @@ const EXAMPLE: &str = "Examples:
 /// read: each must have the sum of `SHA256SUMS`, and the manifest and layers of `stack.json`. What is wrong with a bundle
 /// is told by image and file, and its small files must have the sums of `SHA256SUMS`. What it leaves out is no fault; which
 /// images have it is told.
+///
+/// With --rebuild: images are built again, by Nix from the derivation where it knows that, else from their recipes, and compared
+/// digest for digest. The first layer that differs is named, with the file in it and, where there are bytes to compare with, the
+/// byte.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct VerifyArgs {
@@ -53,6 +59,19 @@ pub(super) struct VerifyArgs {
     /// Read every byte.
     #[arg(long)]
     full: bool,
+    /// Build the images of the path again, and compare.
+    #[arg(long, requires = "path", conflicts_with = "full")]
+    rebuild: bool,
+    /// A copy of the same images (a bundle, or image directories with blobs) to compare with byte for byte.
+    #[arg(long, value_name = "COPY", requires = "rebuild")]
+    pub(super) against: Option<PathBuf>,
+    /// Write an in-toto statement of what was built again, and of what differs.
+    #[arg(long, value_name = "FILE", requires = "rebuild")]
+    pub(super) statement: Option<PathBuf>,
+    /// Sign the statement: a key in a file (PEM, or a key of cosign, whose password COSIGN_PASSWORD has), or an address that
+    /// `cosign` in PATH knows. It is written as a Sigstore bundle then.
+    #[arg(long, requires = "statement")]
+    pub(super) key: Option<String>,
     /// Only this image or model of what is loaded. Repeatable.
     #[arg(add = complete::loaded_names(), long = "image", value_name = "NAME", conflicts_with = "path")]
     images: Vec<String>,
@@ -79,6 +98,9 @@ pub(super) struct VerifyReport {
 }
 
 pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<()> {
+    if let Some(path) = args.path.as_deref().filter(|_| args.rebuild) {
+        return verify_rebuild::run(path, args, printer, session);
+    }
     let report = match &args.path {
         Some(path) if is_bundle(path) || has_archives(path) => archives(path, args.full, session)?,
         Some(path) => built(path, args.full, session)?,

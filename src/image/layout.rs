@@ -262,6 +262,12 @@ impl ImageDir {
         &self.path
     }
 
+    /// The OCI layout with its blobs.
+    #[must_use]
+    pub(crate) fn layout(&self) -> &Path {
+        &self.layout
+    }
+
     /// Whether it is in a bundle, where a layer is its blob.
     #[must_use]
     pub(crate) const fn is_in_bundle(&self) -> bool {

@@ -11,6 +11,7 @@ pub(crate) mod json;
 pub(crate) mod layout;
 mod layout_error;
 pub(crate) mod recipes;
+pub(crate) mod referrer;
 pub(crate) mod rootfs;
 pub(crate) mod store_paths;
 pub(crate) mod summary;
@@ -388,19 +389,19 @@ pub(crate) fn index(
 /// `io.containerd.image.name`.
 #[must_use]
 pub(crate) fn index_json(top: &SmallBlob, reference: &str) -> Vec<u8> {
-    index_of(&[(top, reference)])
+    index_of(&[(top, reference)], Vec::new())
 }
 
-/// The same of several images.
+/// The same of several images, with what is about them.
 #[must_use]
-pub(crate) fn index_of(images: &[(&SmallBlob, &str)]) -> Vec<u8> {
+pub(crate) fn index_of(images: &[(&SmallBlob, &str)], others: Vec<Descriptor>) -> Vec<u8> {
     let keys = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
     let entry = |(top, reference): &(&SmallBlob, &str)| {
         let mut entry = top.descriptor();
         entry.set_annotations(Some(keys.map(|key| (key.to_owned(), (*reference).to_owned())).into_iter().collect()));
         entry
     };
-    let entries: Vec<_> = images.iter().map(entry).collect();
+    let entries: Vec<_> = images.iter().map(entry).chain(others).collect();
     let index = ImageIndexBuilder::default().schema_version(2_u32).media_type(MediaType::ImageIndex).manifests(entries);
     canonical::to_bytes(&index.build().expect("every required field is set"))
 }

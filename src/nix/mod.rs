@@ -8,6 +8,7 @@
 //! | what does nixpkgs say of it? | [`package`] |
 //! | is it what Nix recorded? | [`nar`] |
 //! | how does a file become a store path, or a root of the garbage collector? | [`store`] |
+//! | what does its derivation give now? | [`rebuild`] |
 //! | how does a store path of another store come here? | [`import`] |
 
 pub(crate) mod closure;
@@ -15,6 +16,7 @@ pub(crate) mod import;
 pub(crate) mod nar;
 pub(crate) mod package;
 pub(crate) mod path_info;
+pub(crate) mod rebuild;
 pub(crate) mod registration;
 pub(crate) mod store;
 pub(crate) mod store_path;

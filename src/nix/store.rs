@@ -354,7 +354,7 @@ pub(crate) fn derivers(nix: &NixPlaces, paths: &BTreeSet<PathBuf>) -> BTreeMap<P
     derivers
 }
 
-fn run<'a>(
+pub(super) fn run<'a>(
     what: &'static str,
     options: impl IntoIterator<Item = &'a OsStr>,
     paths: &[PathBuf],

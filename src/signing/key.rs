@@ -95,4 +95,10 @@ impl SignatureKey {
     pub(super) fn hint(&self) -> String {
         STANDARD.encode(self.digest.as_bytes())
     }
+
+    /// What OpenSSF model-signing names it by: the digest of its PEM, in hex.
+    pub(super) fn pem_digest(&self) -> Option<String> {
+        let pem = self.key.to_public_key_pem(p256::pkcs8::LineEnding::LF).ok()?;
+        Some(Digest::of(pem.as_bytes()).hex())
+    }
 }

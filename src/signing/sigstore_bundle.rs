@@ -55,6 +55,15 @@ impl SigstoreBundle {
         Ok(Self::of(envelope, signer.public().hint()))
     }
 
+    /// The same for OpenSSF model-signing, which names the key in another way.
+    ///
+    /// # Errors
+    /// If it cannot be signed.
+    pub(crate) fn sign_model(statement: &InTotoStatement, signer: &Signer) -> Result<Self, KeyError> {
+        let envelope = statement.sign(signer)?;
+        Ok(Self::of(envelope, signer.public().pem_digest().unwrap_or_default()))
+    }
+
     fn of(envelope: DsseEnvelope, hint: String) -> Self {
         let verification_material = VerificationMaterial { public_key: Some(PublicKeyHint { hint }) };
         Self { media_type: WRITTEN.to_owned(), verification_material, dsse_envelope: Some(envelope) }

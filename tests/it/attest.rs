@@ -85,7 +85,7 @@ fn cosign_of_two_debians_verifies_what_was_signed_and_stated() {
     let app = read(env.path("stack/images/app/image.json"));
     let digest = app["digest"].as_str().unwrap();
     let image = format!("{}/team/app@{digest}", registry.host);
-    assert_eq!(attested["statements"][1]["at"], json!([format!("{}/team/app:{}@{digest}", registry.host, tag(&app))]));
+    assert_eq!(attested["statements"][2]["at"], json!([format!("{}/team/app:{}@{digest}", registry.host, tag(&app))]));
     for suite in SUITES {
         let said = cosign(env, suite, &["verify"], "encrypted.pub", &image).unwrap();
         assert!(said.contains(digest), "{suite}: {said}");
@@ -96,6 +96,10 @@ fn cosign_of_two_debians_verifies_what_was_signed_and_stated() {
             assert_eq!(stated["subject"][0]["digest"]["sha256"], digest.trim_start_matches("sha256:"), "{suite}");
             assert_eq!(stated["predicateType"], SLSA, "{suite}");
         }
+        let said = cosign(env, suite, &["verify-attestation", "--type", "cyclonedx"], "encrypted.pub", &image).unwrap();
+        let bill = statement(&serde_json::from_str(said.lines().next().unwrap()).unwrap());
+        let expected = run_ok(&mut windlass(&podman, &["sbom", "stack/images/app"]));
+        assert_eq!(bill["predicate"], serde_json::from_str::<Value>(&expected).unwrap(), "{suite}");
         // With another key, and of what is not stated.
         for verb in [&["verify"][..], &["verify-attestation", "--type", SLSA]] {
             let said = cosign(env, suite, verb, "cosign.pub", &image).unwrap_err();
@@ -104,6 +108,21 @@ fn cosign_of_two_debians_verifies_what_was_signed_and_stated() {
         let said = cosign(env, suite, &["verify-attestation", "--type", "openvex"], "encrypted.pub", &image);
         assert!(said.is_err(), "{suite}: {said:?}");
     }
+    // A bundle takes the statements along, and its images have them where it is pushed to.
+    json_of(&podman, &["attest", "stack", "--key", &key, "--output", "statements"]);
+    let export = |from: &str| windlass(&podman, &["export", from, "--bundle", "stick", "--statements", "statements"]);
+    run_ok(&mut export("stack"));
+    run_ok(Command::new("sha256sum").args(["--check", "--quiet", "SHA256SUMS"]).current_dir(env.path("stick")));
+    run_ok(&mut windlass(&podman, &["verify", "stick", "--full"]));
+    let there = format!("docker://{}/carried", registry.host);
+    let carried = json_of(&podman, &["push", "stick", &there, "--insecure"]);
+    assert_eq!(carried["statements"], 4, "{carried}");
+    for suite in SUITES {
+        let image = image.replace("/team/", "/carried/");
+        cosign(env, suite, &["verify-attestation", "--type", SLSA], "encrypted.pub", &image).unwrap();
+    }
+    let said = String::from_utf8(export("stack/models/tiny").output().unwrap().stderr).unwrap();
+    assert!(said.contains("statements/images/app.cyclonedx.sigstore.json is about no image of the bundle"), "{said}");
     // windlass reads its own signatures.
     let reference = image.as_str();
     let public = fixture("encrypted.pub");
@@ -268,6 +287,13 @@ fn what_is_stated_follows_from_the_image_and_from_what_is_given() {
         assert_eq!(part["annotations"]["narHash"], closure[&path]["narHash"], "{parts:?}");
     }
     assert!(parts.iter().all(|part| part.get("digest").is_some()), "{parts:?}");
+    attest("spdx", &["--type", "spdx"]);
+    let spdx = statement(&read(env.path("spdx/images/app.spdx.sigstore.json"))["dsseEnvelope"]);
+    assert_eq!(
+        (&spdx["predicateType"], &spdx["predicate"]["spdxVersion"]),
+        (&json!("https://spdx.dev/Document"), &json!("SPDX-2.3"))
+    );
+    assert!(!env.path("spdx/images/app.provenance.sigstore.json").exists());
     let weights = run_ok(Command::new("sha256sum").arg(env.path("store").join(base_name("tiny.gguf"))));
     let model = parts.iter().find(|part| part["name"].as_str().unwrap().starts_with("model file ")).unwrap();
     assert!(weights.starts_with(model["digest"]["sha256"].as_str().unwrap()), "{model}");
@@ -348,5 +374,5 @@ fn what_cannot_be_signed_is_told_and_nothing_is_written() {
         "{said}"
     );
     let said = run_ok(&mut windlass(&podman, &["attest", "stack", "--key", &key, "--output", "o", "--dry-run"]));
-    assert!(said.contains("not written: 2 statements signed by the key sha256:") && !env.path("o").exists(), "{said}");
+    assert!(said.contains("not written: 4 statements signed by the key sha256:") && !env.path("o").exists(), "{said}");
 }

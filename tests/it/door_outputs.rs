@@ -19,13 +19,20 @@ fn folder() -> Env {
     let image = json!({ "name": "app", "tag": "1", "platform": "linux/amd64" });
     env.write("stack.json", json!({ "kind": "stack", "name": "s", "images": [image] }).to_string());
     env.write("closure.json", "{}");
+    let file = json!({ "name": "m.gguf", "path": "m.gguf", "sha256": "00".repeat(32), "size": 1 });
+    let model = json!({ "source": { "ref": "./m.gguf", "floating": false }, "files": [file] });
+    env.write("models.lock.json", json!({ "version": 1, "models": { "m": model } }).to_string());
     env.ok(["upstream", "import", "compose.yml", "--state", "state.json"]);
     env.ok(["build", "stack.json", "--closure", "closure.json", "--output", "lean"]);
     env
 }
 
+/// A private key that opens nothing.
+const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cosign/plain.pem");
+
 /// The verbs that write one file, without their --output; the last is the largest.
-const VERBS: [&[&str]; 5] = [
+const VERBS: [&[&str]; 6] = [
+    &["model", "sign", "m", "--key", KEY],
     &["compose", "import", "compose.yml"],
     &["compose", "export", "lean"],
     &["upstream", "export", "--state", "state.json"],
@@ -93,7 +100,7 @@ fn standard_output_has_names() {
     // What is in a file that the shell has opened stays.
     let place = env.write("log", "before");
     let append = File::options().append(true).open(&place).unwrap();
-    let run = env.windlass(with(VERBS[4], "-")).stdout(append).output().unwrap();
+    let run = env.windlass(with(VERBS[5], "-")).stdout(append).output().unwrap();
     assert_eq!((run.status.code(), fs::read_to_string(&place).unwrap().as_str()), (Some(2), "before"), "{run:?}");
 }
 

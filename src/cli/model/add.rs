@@ -1,20 +1,25 @@
 //! `windlass model add`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::failure::{Result, usage};
+use super::super::failure::{Context, Result, usage};
 use super::hub::HubSession;
 use crate::cli::printer::{Printer, count, size};
 use crate::cli::registry::RegistryArgs;
 use crate::cli::session::Session;
+use crate::disk::bounded::{self, Cap};
 use crate::model::licence::spdx;
 use crate::model::pin::add::Adder;
 use crate::model::pin::lock::{LockedFile, LockedModel, ModelLock, ModelLockChange, NAME, is_name};
+use crate::model::pin::model_signature;
 use crate::model::pin::resolve::{ResolvedSource, resolve};
 use crate::model::pin::source::PinSource;
 use crate::nix::store::FixedFile;
+use crate::oci::digest::Digest;
+use crate::signing::key::SignatureKey;
 
 const EXAMPLE: &str = "Examples:
   windlass model add hf:bartowski/SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct-Q4_K_M.gguf
@@ -23,6 +28,7 @@ const EXAMPLE: &str = "Examples:
   windlass model add https://models.example/tiny.gguf
   windlass model add ./tiny.gguf --lock nix/models.lock.json
   windlass model add ./all-MiniLM-L6-v2                    the model of a directory
+  windlass model add ./tiny --signature model.sig --signature-key publisher.pub
 
 In Nix, what was added is: fetchModel { lock = ./models.lock.json; name = \"big\"; }
 
@@ -52,6 +58,13 @@ pub(super) struct ModelAddArgs {
     /// A further file that is to be with it: a path in the repository or beside the file, with `*` and `?`. Repeatable.
     #[arg(long = "file", value_name = "GLOB")]
     files: Vec<String>,
+    /// A signature of the model as OpenSSF model-signing writes it (`model.sig`). The files must be those that were signed,
+    /// all of them and no others.
+    #[arg(long, value_name = "FILE", requires = "signature_key")]
+    signature: Option<PathBuf>,
+    /// The public key of that signature, in PEM.
+    #[arg(long, value_name = "FILE", requires = "signature")]
+    signature_key: Option<PathBuf>,
     /// Take the place of another model of this name.
     #[arg(long)]
     replace: bool,
@@ -75,6 +88,9 @@ pub(super) struct ModelAddReport<'a> {
     /// Whether the lock was written.
     changed: bool,
     network: u64,
+    /// The digest of the key that has signed it, where a signature was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<Digest>,
     sentence: String,
 }
 
@@ -85,14 +101,23 @@ pub(super) fn run(args: &ModelAddArgs, printer: &Printer, session: &Session) -> 
     let name = name(args, adder.hub.endpoint)?;
     let before = ModelLockChange::begin(&args.lock, progress)?.lock.models.remove(&name);
     check_free(args, &name, before.as_ref())?;
+    let signature = ModelSignature::read(args)?;
 
     let drawing = session.draw("add");
     let resolved = resolve(&args.reference, &args.files, adder.hub, progress)?;
+    if let Some(signature) = &signature {
+        // Before the download, where the source says what it has.
+        let known = resolved.files.iter().map(|file| Some((&*file.path, file.digest?)));
+        known.collect::<Option<BTreeMap<_, _>>>().map_or(Ok(()), |files| signature.verify(&files))?;
+    }
     if args.dry_run {
         drop(drawing);
         return tried(&name, &resolved, &place, printer);
     }
     let (model, network) = pin(resolved, before.as_ref(), args.any_file, &adder)?;
+    if let Some(signature) = &signature {
+        signature.verify(&model.files.iter().map(|file| (&*file.path, file.sha256)).collect())?;
+    }
 
     // Downloads take hours, and no other run waits for one to write the lock.
     let mut change = ModelLockChange::begin(&args.lock, progress)?;
@@ -103,13 +128,46 @@ pub(super) fn run(args: &ModelAddArgs, printer: &Printer, session: &Session) -> 
     drop(drawing);
     keep(&place, &adder, &lock, &model, printer)?;
 
-    let sentence = sentence(&name, &model, before.as_ref(), changed, network);
+    let mut sentence = sentence(&name, &model, before.as_ref(), changed, network);
+    let signed_by = signature.map(|signature| signature.key.digest);
+    if let Some(key) = signed_by {
+        sentence.extend(["; signed by the key sha256:", &key.short()]);
+    }
     let paths: Vec<PathBuf> = model.files.iter().map(|file| place.store.path(&file.fixed())).collect();
     if printer.json() {
-        return printer.value(&ModelAddReport { name: &name, model: &model, paths, changed, network, sentence });
+        return printer.value(&ModelAddReport {
+            name: &name,
+            model: &model,
+            paths,
+            changed,
+            network,
+            signed_by,
+            sentence,
+        });
     }
     show(&model, &paths, printer)?;
     printer.line(sentence)
+}
+
+/// The signature that a model must have.
+struct ModelSignature {
+    file: PathBuf,
+    bundle: Vec<u8>,
+    key: SignatureKey,
+}
+
+impl ModelSignature {
+    fn read(args: &ModelAddArgs) -> Result<Option<Self>> {
+        let Some((file, key)) = args.signature.clone().zip(args.signature_key.as_ref()) else { return Ok(None) };
+        let bundle = bounded::read(&file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
+        let pem = bounded::text(key, Cap::Settings).with_context(|| format!("read {}", key.display()))?;
+        let key = SignatureKey::parse(&pem).with_context(|| key.display().to_string())?;
+        Ok(Some(Self { file, bundle, key }))
+    }
+
+    fn verify(&self, files: &BTreeMap<&str, Digest>) -> Result<()> {
+        model_signature::verify(&self.bundle, &self.key, files).with_context(|| self.file.display().to_string())
+    }
 }
 
 /// What `--dry-run` found.

@@ -9,6 +9,7 @@ mod inspect;
 mod list;
 mod manifest;
 mod remove;
+mod sign;
 mod split;
 mod update;
 mod use_model;
@@ -47,6 +48,7 @@ enum ModelVerb {
     Manifest(manifest::ModelManifestArgs),
     Artifact(artifact::ModelArtifactArgs),
     Split(split::ModelSplitArgs),
+    Sign(sign::ModelSignArgs),
     Use(use_model::ModelUseArgs),
 }
 
@@ -103,6 +105,7 @@ pub(super) fn schemas() -> Vec<Described> {
         ("model list", printed::<list::ModelListReport<'static>>),
         ("model manifest", printed::<manifest::ModelManifestReport<'static>>),
         ("model artifact", printed::<artifact::ModelArtifactReport>),
+        ("model sign", printed::<sign::ModelSignReport<'static>>),
         ("model split", printed::<split::ModelSplitReport>),
         ("model use", printed::<Used>),
     ]
@@ -119,6 +122,7 @@ pub(super) fn run(args: &ModelArgs, printer: &Printer, session: &Session) -> Res
         ModelVerb::List(args) => list::run(args, printer, session),
         ModelVerb::Manifest(args) => manifest::run(args, printer),
         ModelVerb::Artifact(args) => artifact::run(args, printer, session),
+        ModelVerb::Sign(args) => sign::run(args, printer),
         ModelVerb::Split(args) => split::run(args, printer, session),
         ModelVerb::Use(args) => use_model::run(args, printer, session),
     }
