@@ -96,6 +96,9 @@ pub mod layer {
     pub mod output {
         pub use crate::layer::output::Verify;
     }
+    pub mod patch {
+        pub use crate::layer::patch::{OldBlocks, OldBytes, OldLayer, PatchWriter, PatchedLayer};
+    }
 }
 pub mod model {
     pub mod forms {

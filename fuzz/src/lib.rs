@@ -17,6 +17,7 @@ pub mod layout;
 pub mod lock;
 pub mod model;
 pub mod names;
+pub mod patch;
 pub mod recipe;
 pub mod records;
 pub mod safetensors;
@@ -29,7 +30,7 @@ pub mod unpack;
 pub type Check = fn(&[u8]) -> bool;
 
 /// All targets, by the names of their files in `fuzz_targets/`.
-pub const ALL: [(&str, Check); 15] = [
+pub const ALL: [(&str, Check); 16] = [
     ("closure", closure::check),
     ("compose", compose::check),
     ("document", document::check),
@@ -38,6 +39,7 @@ pub const ALL: [(&str, Check); 15] = [
     ("lock", lock::check),
     ("model", model::check),
     ("names", names::check),
+    ("patch", patch::check),
     ("recipe", recipe::check),
     ("records", records::check),
     ("safetensors", safetensors::check),

@@ -14,7 +14,8 @@
 //! )
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
@@ -59,7 +60,7 @@ fn sum(block: &[u8]) -> BlockSum {
 
 /// The blocks of old layers, by their sums.
 #[derive(Debug, Default)]
-pub(crate) struct OldBlocks {
+pub struct OldBlocks {
     /// The layers, each with its first block and the one behind its last.
     layers: Vec<(Digest, usize, usize)>,
     sums: Vec<BlockSum>,
@@ -75,7 +76,7 @@ impl OldBlocks {
     }
 
     /// What was written since the last one was a layer.
-    pub(crate) fn end_layer(&mut self, digest: Digest) {
+    pub fn end_layer(&mut self, digest: Digest) {
         let first = self.layers.last().map_or(0, |(_, _, end)| *end);
         self.rest.clear();
         for (place, sum) in self.sums.iter().enumerate().skip(first) {
@@ -115,7 +116,8 @@ fn blocks(rest: &mut Vec<u8>, mut bytes: &[u8], each: &mut dyn FnMut(&[u8]) -> i
 }
 
 /// [`OldBlocks`], while a layer is written to them.
-pub(crate) struct OldLayer<'a>(pub(crate) &'a mut OldBlocks, pub(crate) &'a Progress);
+#[derive(Debug)]
+pub struct OldLayer<'a>(pub &'a mut OldBlocks, pub &'a Progress);
 
 impl Sink for OldLayer<'_> {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -135,7 +137,7 @@ impl Sink for OldLayer<'_> {
 }
 
 /// Writes a patch for the layer that is written to it.
-pub(crate) struct PatchWriter<'a, W: Write> {
+pub struct PatchWriter<'a, W: Write> {
     old: &'a OldBlocks,
     to: Encoder<W>,
     progress: &'a Progress,
@@ -145,17 +147,18 @@ pub(crate) struct PatchWriter<'a, W: Write> {
     run: Option<(usize, usize)>,
 }
 
+impl<W: Write> fmt::Debug for PatchWriter<'_, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PatchWriter").field("old", &self.old.layers).field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
 impl<'a, W: Write> PatchWriter<'a, W> {
     /// One for a layer with this digest and size.
     ///
     /// # Errors
     /// If `to` cannot be written.
-    pub(crate) fn new(
-        old: &'a OldBlocks,
-        (layer, size): (Digest, u64),
-        to: W,
-        progress: &'a Progress,
-    ) -> io::Result<Self> {
+    pub fn new(old: &'a OldBlocks, (layer, size): (Digest, u64), to: W, progress: &'a Progress) -> io::Result<Self> {
         let from = old.layers.iter().map(|(digest, ..)| *digest).collect();
         let mut to = Compression::Zstd.encoder(to)?;
         to.write_all(&canonical::to_bytes(&PatchHeader { version: 1, layer, size, from }))?;
@@ -208,7 +211,7 @@ impl<'a, W: Write> PatchWriter<'a, W> {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub(crate) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.end_run()?;
         let rest = std::mem::take(&mut self.rest);
         self.new.extend_from_slice(&rest);
@@ -234,7 +237,7 @@ impl<W: Write + Send> Sink for PatchWriter<'_, W> {
 }
 
 /// Bytes of an old layer, wherever it is now.
-pub(crate) trait OldBytes {
+pub trait OldBytes {
     /// Reads all that fits from here.
     ///
     /// # Errors
@@ -249,12 +252,18 @@ enum Piece {
 }
 
 /// A layer that is put together again.
-pub(crate) struct PatchedLayer<'a> {
+pub struct PatchedLayer<'a> {
     patch: BufReader<Box<dyn Read + Send + 'a>>,
     old: Vec<Box<dyn OldBytes + 'a>>,
     piece: Piece,
     /// Bytes that are still to come.
     left: u64,
+}
+
+impl fmt::Debug for PatchedLayer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PatchedLayer").field("left", &self.left).finish_non_exhaustive()
+    }
 }
 
 fn wrong(what: &str) -> io::Error {
@@ -266,7 +275,7 @@ impl<'a> PatchedLayer<'a> {
     ///
     /// # Errors
     /// If it is a patch of something else, or an old layer is not there.
-    pub(crate) fn new(
+    pub fn new(
         patch: Box<dyn Read + Send + 'a>,
         (layer, size): (Digest, u64),
         find: &mut dyn FnMut(Digest) -> io::Result<Box<dyn OldBytes + 'a>>,
@@ -277,6 +286,10 @@ impl<'a> PatchedLayer<'a> {
         let header: PatchHeader = serde_json::from_slice(&line).map_err(|error| wrong(&error.to_string()))?;
         if (header.version, header.layer, header.size) != (1, layer, size) {
             return Err(wrong("its first line names another"));
+        }
+        // Each takes memory for the places of its files.
+        if header.from.iter().collect::<BTreeSet<_>>().len() < header.from.len() {
+            return Err(wrong("it names an old layer twice"));
         }
         let old = header.from.into_iter().map(&mut *find).collect::<io::Result<_>>()?;
         Ok(Self { patch, old, piece: Piece::New(0), left: size })
@@ -302,8 +315,9 @@ impl<'a> PatchedLayer<'a> {
             }
             _ => return Err(wrong("a piece has no known kind")),
         };
-        if length > self.left {
-            return Err(wrong("it has too many bytes"));
+        // Without bytes there could be any number of them.
+        if length == 0 || length > self.left {
+            return Err(wrong("a piece has no bytes, or too many"));
         }
         self.piece = piece;
         Ok(())
@@ -400,6 +414,8 @@ mod tests {
         let patch = patch(&[&one], &new);
         assert_eq!(apply(&patch, &[&two], &new).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert!(apply(&patch, &[&one], &one).unwrap_err().to_string().contains("its first line names another"));
+        let twice = [one.as_slice(), &one];
+        assert!(apply(&self::patch(&twice, &new), &twice, &new).unwrap_err().to_string().contains("twice"));
         for cut in [0, 1, patch.len() / 2, patch.len() - 1] {
             // Behind the last byte of the layer there is the checksum of zstd alone.
             assert_ne!(apply(&patch[..cut], &[&one], &new).ok().as_ref(), Some(&new).filter(|_| cut < patch.len() - 8));
