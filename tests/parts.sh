@@ -32,6 +32,8 @@ CHECKERS=(
 )
 # What checks a document against a JSON Schema.
 VALIDATOR=(fastjsonschema==2.21.2)
+# What drives the browser that opens the pages of `windlass report`.
+BROWSER=(playwright==1.65.2 greenlet==3.5.6)
 # OpenSSF model-signing, and what it imports.
 SIGNING=(
   model-signing==1.1.1 annotated-types==0.8.0 asn1crypto==1.5.1 blake3==1.0.11 certifi==2026.10.19.post1 cffi==2.1.1 charset-normalizer==3.5.3
@@ -74,7 +76,7 @@ TOOLS=(
   docker-registry:docker-registry htpasswd:apache2-utils
   mmdebstrap:mmdebstrap systemd-nspawn:systemd-container ip:iproute2 fakeroot:fakeroot getfattr:attr sqlite3:sqlite3
   /usr/lib/podman/netavark:netavark /usr/lib/podman/aardvark-dns:aardvark-dns
-  shellcheck:shellcheck nsenter:util-linux iptables:iptables python3:python3 pip3:python3-pip time:time c++:g++
+  chromium-headless-shell:chromium-headless-shell shellcheck:shellcheck nsenter:util-linux iptables:iptables python3:python3 pip3:python3-pip time:time c++:g++
 )
 
 say() { printf '%s\n' "$@" >&2; }
@@ -130,6 +132,7 @@ fetch() {
   fetch_python python "${PYTHON[@]}"
   fetch_python checkers "${CHECKERS[@]}"
   fetch_python schemas "${VALIDATOR[@]}"
+  fetch_python browser "${BROWSER[@]}"
   fetch_python boms "${BOM_VALIDATORS[@]}"
   fetch_python scanner "${SCANNER[@]}"
   fetch_python signing "${SIGNING[@]}"

@@ -1,7 +1,7 @@
 //! `windlass diff`
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -41,67 +41,73 @@ pub(super) struct DiffArgs {
 /// What a host would do for one image.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct ImageChange {
-    name: String,
-    platform: String,
+pub(super) struct ImageChange {
+    pub(super) name: String,
+    pub(super) platform: String,
     /// `identical`, `regrouped` (the same content with other layer boundaries), `changed` or `new`.
-    state: &'static str,
+    pub(super) state: &'static str,
     /// What of its config is not what it was.
-    settings: Vec<Setting>,
+    pub(super) settings: Vec<Setting>,
     /// Packages that came, went, or have another version: name, before, after.
-    packages: Vec<(String, Vec<String>, Vec<String>)>,
-    new_blobs: Vec<LayerChange>,
-    rewritten: Vec<LayerChange>,
+    pub(super) packages: Vec<(String, Vec<String>, Vec<String>)>,
+    pub(super) new_blobs: Vec<LayerChange>,
+    pub(super) rewritten: Vec<LayerChange>,
     /// Layers whose store paths all are in OLD, in other layers.
-    regrouped: Vec<LayerChange>,
+    pub(super) regrouped: Vec<LayerChange>,
     /// Bytes of what is new or above it.
-    bytes_to_write: u64,
+    pub(super) bytes_to_write: u64,
     /// Bytes that a Podman which unpacks layers writes besides, as layers have other boundaries.
-    bytes_regrouped: u64,
+    pub(super) bytes_regrouped: u64,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct LayerChange {
-    digest: Digest,
-    size: u64,
-    title: String,
+pub(super) struct LayerChange {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) title: String,
 }
 
 /// A service of the stack that does not go on as it is.
 #[derive(Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct ServiceChange {
-    name: String,
+pub(super) struct ServiceChange {
+    pub(super) name: String,
     /// `restart`, `start` or `stop`.
-    action: &'static str,
-    why: Vec<String>,
+    pub(super) action: &'static str,
+    pub(super) why: Vec<String>,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct DiffReport {
-    changes: Vec<ImageChange>,
-    removed: Vec<String>,
-    services: Vec<ServiceChange>,
-    bytes_to_write: u64,
-    bytes_regrouped: u64,
+    pub(super) changes: Vec<ImageChange>,
+    pub(super) removed: Vec<String>,
+    pub(super) services: Vec<ServiceChange>,
+    pub(super) bytes_to_write: u64,
+    pub(super) bytes_regrouped: u64,
     /// Bytes that a load of NEW would write on this host; not known without Podman, and of archives.
     #[serde(skip_serializing_if = "Option::is_none")]
-    bytes_to_write_here: Option<u64>,
+    pub(super) bytes_to_write_here: Option<u64>,
     /// Data that the new version of a program does not read, and what could not be compared.
-    warnings: Vec<String>,
+    pub(super) warnings: Vec<String>,
 }
 
-pub(super) fn run(args: &DiffArgs, printer: &Printer) -> Result<()> {
-    let (old_path, new_path) = (lean(&args.old), lean(&args.new));
+/// All that changed from OLD to NEW; with a host, also what that one would write.
+pub(super) fn between(old: &Path, new: &Path, host: Option<&HostArgs>) -> Result<DiffReport> {
+    let (old_path, new_path) = (lean(old), lean(new));
     let (old, new) = (view::look(&old_path)?, view::look(&new_path)?);
     let mut report = compare(&old, &new);
     report.services = services(&read_services(&old_path)?, &read_services(&new_path)?, &report.changes);
     if old.iter().chain(&new).any(|image| image.config.is_none()) {
         report.warnings.push("the settings of images in archives are not compared: give the lean stacks".to_owned());
     }
-    report.bytes_to_write_here = here(args);
+    report.bytes_to_write_here = host.and_then(|host| here(host, new_path));
+    Ok(report)
+}
+
+pub(super) fn run(args: &DiffArgs, printer: &Printer) -> Result<()> {
+    let report = between(&args.old, &args.new, Some(&args.host))?;
     if printer.json() {
         return printer.value(&report);
     }
@@ -163,12 +169,12 @@ fn tell(change: &ImageChange, printer: &Printer) -> Result<()> {
 }
 
 /// What a load of NEW would write on this host, where that is known.
-fn here(args: &DiffArgs) -> Option<u64> {
-    let (progress, path) = (super::session::progress(), lean(&args.new));
+fn here(host: &HostArgs, path: PathBuf) -> Option<u64> {
+    let progress = super::session::progress();
     if view::is_of_archives(&path).ok()? {
         return None;
     }
-    let host = args.host.host(&progress).ok()?;
+    let host = host.host(&progress).ok()?;
     let steps = plan(&host, &targets(&[path], &[]).ok()?, LoadOptions::default(), &progress).ok()?;
     Some(steps.iter().map(|step| step.to_write).sum())
 }
@@ -287,7 +293,7 @@ fn compare(old: &[ViewedImage], new: &[ViewedImage]) -> DiffReport {
 }
 
 /// The store paths of a layer that has them where they are, whose names say what is in them.
-fn closure(layer: &SeenLayer) -> impl Iterator<Item = &str> {
+pub(super) fn closure(layer: &SeenLayer) -> impl Iterator<Item = &str> {
     let is_store_path = |owner: &&str| {
         let name = owner.rsplit('/').next().unwrap_or(owner);
         StorePath::from_base_name(name).is_ok()

@@ -158,6 +158,7 @@ mod tests {
             "lint",
             "diff",
             "inspect",
+            "report",
             "sbom",
             "export",
             "status",

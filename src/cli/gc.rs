@@ -186,6 +186,11 @@ fn request(args: &GcArgs) -> Result<GcRequest> {
     Ok(GcRequest { classes, keep, watermarks, others: OtherUsers::default() })
 }
 
+/// What is cleaned up unless told otherwise, so that the last `keep` generations stay.
+pub(super) fn usual(keep: usize) -> GcRequest {
+    GcRequest { classes: GarbageClass::USUAL.into(), keep, watermarks: None, others: OtherUsers::default() }
+}
+
 fn agreed(number: usize, printer: &Printer) -> Result<bool> {
     printer.note(format!("Remove {}? Type yes:", count(number, "thing")));
     let mut answer = String::new();

@@ -5,10 +5,12 @@ use serde::Serialize;
 use super::failure::{Result, failed};
 use super::host::HostArgs;
 use super::printer::{Printer, count};
+use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::engine::generation::{Generation, GenerationEntry};
 use crate::engine::rollback::{RollbackPart, parts};
 use crate::image::summary::ImageKind;
+use crate::podman::load::decide::PodmanHost;
 
 /// Show what was loaded, load after load, and what can be gone back to.
 ///
@@ -22,7 +24,7 @@ pub(super) struct GenerationsArgs {
 /// One generation, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct GenerationsRow<'a> {
+pub(super) struct GenerationsRow<'a> {
     number: u64,
     made: Option<String>,
     current: bool,
@@ -53,16 +55,9 @@ pub(super) struct GenerationsReport<'a> {
 pub(super) fn run(args: &GenerationsArgs, printer: &Printer) -> Result<()> {
     let progress = super::session::progress();
     let host = args.host.host(&progress)?;
-    let generations = host.generations();
-    let current = generations.current()?.map(|current| current.number);
-    let all = generations.all()?;
-    let mut rows = Vec::new();
-    for (n, generation) in all.iter().enumerate() {
-        let before = n.checked_sub(1).and_then(|before| all.get(before));
-        let parts = parts(&host, generation, &progress)?;
-        let made = generations.made(generation.number).map(time).transpose()?;
-        rows.push(row(generation, before, current, made, parts));
-    }
+    let all = host.generations().all()?;
+    let current = host.generations().current()?.map(|current| current.number);
+    let rows = rows(&host, &all, &progress)?;
     if printer.json() {
         return printer.value(&GenerationsReport { generations: rows });
     }
@@ -72,6 +67,24 @@ pub(super) fn run(args: &GenerationsArgs, printer: &Printer) -> Result<()> {
     let broken = rows.iter().filter(|row| !row.whole).count();
     let current = current.map_or("none is current".to_owned(), |number| format!("{number} is current"));
     printer.line(format!("{}, {current}, {broken} no longer whole", count(rows.len(), "generation")))
+}
+
+/// What is told of the generations of a host, the oldest first.
+pub(super) fn rows<'a>(
+    host: &PodmanHost,
+    all: &'a [Generation],
+    progress: &Progress,
+) -> Result<Vec<GenerationsRow<'a>>> {
+    let generations = host.generations();
+    let current = generations.current()?.map(|current| current.number);
+    let mut rows = Vec::new();
+    for (n, generation) in all.iter().enumerate() {
+        let before = n.checked_sub(1).and_then(|before| all.get(before));
+        let parts = parts(host, generation, progress)?;
+        let made = generations.made(generation.number).map(time).transpose()?;
+        rows.push(row(generation, before, current, made, parts));
+    }
+    Ok(rows)
 }
 
 /// Seconds after the epoch, for people: `2026-01-31 08:20:17 UTC`.

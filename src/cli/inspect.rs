@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::failure::Result;
 use super::printer::{Printer, count, size};
+use super::tree::{self, PathBytes};
 use super::view::{self, ViewedImage};
 use crate::layer::LayerFile;
 
@@ -21,6 +22,9 @@ pub(super) struct InspectArgs {
     /// List every store path of every layer.
     #[arg(long)]
     owners: bool,
+    /// Draw the layers as a tree, each with its store paths and their bytes.
+    #[arg(long, conflicts_with = "owners")]
+    tree: bool,
 }
 
 /// What a path holds, for JSON.
@@ -34,8 +38,14 @@ pub(super) fn run(args: &InspectArgs, printer: &Printer) -> Result<()> {
     if printer.json() {
         return printer.value(&InspectReport { images });
     }
+    let bytes = if args.tree { PathBytes::at(&args.path)? } else { PathBytes::default() };
     for image in &images {
-        show(image, args.owners, printer)?;
+        if args.tree {
+            printer.line(format!("{}  {}, {}", image.reference, image.platform, size(image.size)))?;
+            tree::print(&image.layers, &bytes, printer)?;
+        } else {
+            show(image, args.owners, printer)?;
+        }
         printer.line("")?;
     }
     let layers: usize = images.iter().map(|image| image.layers.len()).sum();

@@ -39,6 +39,7 @@ mod progress_line;
 mod push;
 mod registry;
 mod repair;
+mod report;
 mod rollback;
 mod run;
 mod sbom;
@@ -49,6 +50,7 @@ mod signing;
 mod status;
 mod table;
 mod targets;
+mod tree;
 mod unload;
 mod upstream;
 mod verify;
@@ -97,6 +99,7 @@ enum Verb {
     Plan(plan::PlanArgs),
     Diff(diff::DiffArgs),
     Inspect(inspect::InspectArgs),
+    Report(report::ReportArgs),
     Sbom(sbom::SbomArgs),
     Export(export::ExportArgs),
     Push(push::PushArgs),
@@ -165,6 +168,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Plan(args) => plan::run(&args, &printer),
         Verb::Diff(args) => diff::run(&args, &printer),
         Verb::Inspect(args) => inspect::run(&args, &printer),
+        Verb::Report(args) => report::run(&args, &printer, start()),
         Verb::Sbom(args) => sbom::run(&args, &printer),
         Verb::Export(args) => export::run(&args, &printer, start()),
         Verb::Push(args) => push::run(&args, &printer, start()),

@@ -12,6 +12,7 @@ use super::printer::{Printer, count, size};
 use super::push::Packing;
 use super::status::free_at;
 use super::targets::{lean, targets};
+use super::tree::{self, PathBytes};
 use super::view::{self, SeenLayer, ViewedImage};
 use super::{load, load_plan};
 use crate::build::{self, Outlook, lint};
@@ -59,6 +60,9 @@ pub(super) struct PlanArgs {
     /// List every store path of every layer.
     #[arg(long)]
     owners: bool,
+    /// Draw the layers as a tree, each with its store paths and their bytes.
+    #[arg(long, conflicts_with = "owners")]
+    tree: bool,
     /// Write the layers of the images' closures to this file, a plan lock: with it they move only when it is written again.
     #[arg(long, value_name = "plan.lock.json")]
     write: Option<PathBuf>,
@@ -153,6 +157,9 @@ pub(super) struct PlanReport {
     warnings: Vec<String>,
     /// What looks like a secret, and would not be built.
     secrets: Verdict,
+    /// Bytes of the store paths; for --tree.
+    #[serde(skip)]
+    bytes: PathBytes,
 }
 
 pub(super) fn run(args: &PlanArgs, printer: &Printer) -> Result<()> {
@@ -181,6 +188,11 @@ pub(super) fn run(args: &PlanArgs, printer: &Printer) -> Result<()> {
         if let Some(Here { state, reason, bytes_to_write, .. }) = &image.here {
             let why = if state == reason { String::new() } else { format!(" ({reason})") };
             printer.line(format!("  this host: {state}{why}, {} to write", size(*bytes_to_write)))?;
+        }
+        if args.tree {
+            tree::print(&image.layers, &report.bytes, printer)?;
+            printer.line("")?;
+            continue;
         }
         for (n, layer) in image.layers.iter().enumerate() {
             let digest = layer.digest.map(|digest| format!("  {}", digest.short())).unwrap_or_default();
@@ -330,8 +342,9 @@ fn of_directory(args: &PlanArgs) -> Result<PlanReport> {
         images.push(PlannedImage { name, reference, digest, size, pushed, here, models, layers, chain });
     }
     let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
+    let bytes = if args.tree { PathBytes::at(&args.path)? } else { PathBytes::default() };
     // What was built has passed.
-    Ok(PlanReport { images, models, stored, need, unknown, warnings, secrets: Verdict::default() })
+    Ok(PlanReport { images, models, stored, need, unknown, warnings, secrets: Verdict::default(), bytes })
 }
 
 impl Here {
@@ -411,7 +424,16 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     }
     warnings.extend(lint::lint(&of_images, &of_models));
     let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
-    Ok(PlanReport { images, models, stored, need: None, unknown: None, warnings, secrets })
+    Ok(PlanReport {
+        images,
+        models,
+        stored,
+        need: None,
+        unknown: None,
+        warnings,
+        secrets,
+        bytes: PathBytes::of(&graph),
+    })
 }
 
 fn measured(plan: ImagePlan) -> Result<PlannedImage> {

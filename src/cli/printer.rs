@@ -153,7 +153,7 @@ pub(super) fn note(line: impl Display) {
 
 /// Text for a terminal: titles in images and answers of registries are strangers', and could move its cursor, recolour it or
 /// turn the direction of writing. What is printed is one line, so that no name can begin one of ours.
-fn shown(text: &str) -> Cow<'_, str> {
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
     if text.contains(is_unprintable) { text.replace(is_unprintable, "\u{fffd}").into() } else { text.into() }
 }
 

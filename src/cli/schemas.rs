@@ -13,7 +13,7 @@ use super::failure::{Result, usage};
 use super::printer::{JSON_VERSION, Printer};
 use super::{
     attest, build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, load_plan,
-    plan, push, repair, rollback, sbom, status, unload, verify, verify_rebuild,
+    plan, push, repair, report, rollback, sbom, status, unload, verify, verify_rebuild,
 };
 use super::{cache, model, upstream};
 use crate::model::forms::ollama::OllamaSpec;
@@ -79,6 +79,7 @@ fn all() -> Vec<Described> {
         ("plan", printed::<plan::PlanReport>),
         ("diff", printed::<diff::DiffReport>),
         ("inspect", printed::<inspect::InspectReport>),
+        ("report", printed::<report::ReportWritten>),
         ("sbom", printed::<sbom::SbomReport>),
         ("export", printed::<export::ExportReport>),
         ("export --bundle", printed::<bundle::BundleReport>),

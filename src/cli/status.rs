@@ -127,27 +127,9 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
     let snapshot = StoreSnapshot::read(&host.places, &progress)?;
     let generation = host.generations().current()?.map(|generation| generation.number);
     let reasons = args.why.then(|| LoadReasons::read(&host, args.lock.as_deref())).transpose()?;
-    let images = rows(args, &host, &snapshot, reasons.as_ref())?;
-    let (linked_store, linked_store_state) = linked_store(&host, &snapshot, &progress);
-    let places = &host.places;
-    let mut free = vec![Free { place: "podman", path: places.graph_root.clone(), bytes: free_at(&places.graph_root)? }];
-    if let Some(path) = &linked_store {
-        free.push(Free { place: "linked", path: path.clone(), bytes: free_at(path)? });
-    }
-    let report = StatusReport {
-        graph_root: places.graph_root.clone(),
-        run_root: places.run_root.clone(),
-        driver: places.driver.clone(),
-        rootless: places.rootless,
-        storage_conf: places.conf.clone(),
-        linked_store,
-        linked_store_state,
-        free,
-        generation,
-        images,
-        unreadable: host.unreadable(&snapshot),
-        unconfirmed: host.has_unconfirmed(),
-    };
+    let wanted = StatusWanted { shares: args.sizes || args.metrics.is_some(), copies: args.sizes };
+    let images = rows(&args.paths, wanted, &host, &snapshot, reasons.as_ref())?;
+    let report = whole(&host, &snapshot, generation, images, &progress)?;
     if let Some(path) = &args.metrics {
         let metrics = metrics(&report);
         if prints_metrics {
@@ -168,6 +150,53 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
         tell(&report, reasons.as_ref(), printer)?;
     }
     judge(args, &report)
+}
+
+/// What is said of each image beside its state.
+#[derive(Debug, Clone, Copy)]
+struct StatusWanted {
+    /// What it has for itself, and what it shares.
+    shares: bool,
+    /// What of a linked one is a copy.
+    copies: bool,
+}
+
+/// How these stacks and images stand on a host, with their sizes.
+pub(super) fn of_paths(paths: &[PathBuf], host: &PodmanHost, progress: &Progress) -> Result<StatusReport> {
+    let snapshot = StoreSnapshot::read(&host.places, progress)?;
+    let generation = host.generations().current()?.map(|generation| generation.number);
+    let images = rows(paths, StatusWanted { shares: true, copies: true }, host, &snapshot, None)?;
+    whole(host, &snapshot, generation, images, progress)
+}
+
+/// The images, and where Podman and the linked store are.
+fn whole(
+    host: &PodmanHost,
+    snapshot: &StoreSnapshot,
+    generation: Option<u64>,
+    images: Vec<StatusRow>,
+    progress: &Progress,
+) -> Result<StatusReport> {
+    let (linked_store, linked_store_state) = linked_store(host, snapshot, progress);
+    let places = &host.places;
+    let mut free = vec![Free { place: "podman", path: places.graph_root.clone(), bytes: free_at(&places.graph_root)? }];
+    if let Some(path) = &linked_store {
+        free.push(Free { place: "linked", path: path.clone(), bytes: free_at(path)? });
+    }
+    Ok(StatusReport {
+        graph_root: places.graph_root.clone(),
+        run_root: places.run_root.clone(),
+        driver: places.driver.clone(),
+        rootless: places.rootless,
+        storage_conf: places.conf.clone(),
+        linked_store,
+        linked_store_state,
+        free,
+        generation,
+        images,
+        unreadable: host.unreadable(snapshot),
+        unconfirmed: host.has_unconfirmed(),
+    })
 }
 
 fn judge(args: &StatusArgs, report: &StatusReport) -> Result<()> {
@@ -196,30 +225,31 @@ fn judge(args: &StatusArgs, report: &StatusReport) -> Result<()> {
 }
 
 fn rows(
-    args: &StatusArgs,
+    paths: &[PathBuf],
+    wanted: StatusWanted,
     host: &PodmanHost,
     snapshot: &StoreSnapshot,
     reasons: Option<&LoadReasons>,
 ) -> Result<Vec<StatusRow>> {
-    let users = (args.sizes || args.metrics.is_some()).then(|| Users::of(snapshot));
+    let users = wanted.shares.then(|| Users::of(snapshot));
     let row = |entry: GenerationEntry, target: &LoadTarget| -> Result<StatusRow> {
         let platform = target.platform()?;
         let mut row = row(entry, target, platform, host, snapshot);
         if let Some(users) = &users {
             row.share = Some(users.share(platform));
         }
-        if args.sizes && row.way == Some("linked") {
+        if wanted.copies && row.way == Some("linked") {
             row.on_disk = on_disk(snapshot, target, platform);
         }
         row.reasons = reasons.map(|reasons| reasons.of(&row.entry, row.state, Some(target), snapshot));
         Ok(row)
     };
-    if !args.paths.is_empty() {
+    if !paths.is_empty() {
         let of = |target: &LoadTarget| {
             let platform = target.platform()?;
             row(GenerationEntry::new(&target.image, platform, &target.name, &target.origins), target)
         };
-        return targets(&args.paths, &[])?.iter().map(of).collect();
+        return targets(paths, &[])?.iter().map(of).collect();
     }
     let images = loaded(host, &[])?.unwrap_or_default();
     let of = |(entry, target): (GenerationEntry, Result<LoadTarget, _>)| match target {

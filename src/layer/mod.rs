@@ -11,6 +11,7 @@
 mod checksums;
 mod claim;
 mod extent;
+pub(crate) mod file_tree;
 mod noted;
 pub(crate) mod output;
 pub(crate) mod patch;

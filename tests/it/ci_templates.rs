@@ -49,10 +49,14 @@ impl Ci {
         write("repository/ci/nix-cache.sh", &cache, 0o755);
         write("repository/ci/test-backend", "podman run --rm --pull=never --network=none localhost/redis:1\n", 0o755);
         write("stack.nix", &wrap(&format!("{STACK}.lean")), 0o644);
+        // What the branch has that a change is to go into.
+        let before = STACK.replace("\"--version\"", "\"--help\"");
+        write("stack.nix.base", &wrap(&format!("{before}.lean")), 0o644);
         // The flake's inputs come from a network; everything else is Nix itself.
         let shim = format!(
             "#!/bin/sh\ncase \"$*\" in\n'profile install --inputs-from . windlass') exit ;;\nbuild*) ;;\n*) exec {nix} \"$@\" ;;\nesac\n\
-             [ \"$2\" = .#ai-stack-images.lean ] || exit 99\nshift 2\nexec {nix} build --impure --expr \"$(cat {file})\" \"$@\"\n",
+             [ \"$2\" = .#ai-stack-images.lean ] || exit 99\nshift 2\nfile={file}\n\
+             case $PWD in */base) file=$file.base ;; esac\nexec {nix} build --impure --expr \"$(cat $file)\" \"$@\"\n",
             nix = run_ok(Command::new("which").arg("nix")).trim(),
             file = env.path("stack.nix").display(),
         );
@@ -258,6 +262,45 @@ fn the_job_for_gitlab_pushes_with_the_token_of_the_job() {
         .iter()
         .chain(template["images"]["artifacts"]["paths"].as_array().unwrap());
     assert!(kept.into_iter().all(|path| !auth.starts_with(repository.join(path.as_str().unwrap()))));
+}
+
+#[test]
+fn a_change_is_told_to_those_who_look_at_it() {
+    let ci = Ci::new();
+    let git = "git init --quiet --initial-branch=change && git add . && \
+               git -c user.name=me -c user.email=me@localhost commit --quiet --message=m && git update-ref refs/remotes/origin/main HEAD";
+    let Output { status, stderr, .. } = ci.run(git, &[]);
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    let repository = ci.podman.env.path("repository");
+    let summary = ci.podman.env.path("summary");
+    let variables = [
+        ("GITHUB_BASE_REF", "main"),
+        ("CI_DEFAULT_BRANCH", "main"),
+        ("GITHUB_STEP_SUMMARY", summary.to_str().unwrap()),
+    ];
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let (github, gitlab) = (ci.template("github.yml", "ghcr.io"), ci.template("gitlab.yml", "registry.gitlab.com"));
+    // A shell for each step there, one for all lines here.
+    let steps: Vec<&str> =
+        github["jobs"]["report"]["steps"].as_array().unwrap().iter().filter_map(|step| step["run"].as_str()).collect();
+    let lines: Vec<&str> =
+        gitlab["report"]["script"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    let mut told = Vec::new();
+    for (scripts, text) in [(steps, summary.clone()), (vec![&*lines.join("\n")], repository.join("report.md"))] {
+        for script in scripts {
+            let Output { status, stderr, .. } = ci.run(script, &variables);
+            assert!(status.success(), "{script}: {}", String::from_utf8_lossy(&stderr));
+        }
+        assert!(fs::read_to_string(repository.join("report.html")).unwrap().contains("#changes"));
+        fs::remove_file(repository.join("report.html")).unwrap();
+        told.push(fs::read_to_string(text).unwrap());
+    }
+    assert_eq!(told[0], told[1]);
+    assert!(told[0].contains("\n| `redis` | changed | ") && told[0].contains("`command changed`"), "{}", told[0]);
+    // What a merge request links to is what was made.
+    let kept = gitlab["report"]["artifacts"]["paths"].as_array().unwrap();
+    assert_eq!(kept, &["report.md", "report.html"]);
+    assert_eq!(github["jobs"]["report"]["permissions"], serde_json::json!({ "contents": "read" }));
 }
 
 #[test]

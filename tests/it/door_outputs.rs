@@ -31,10 +31,11 @@ fn folder() -> Env {
 const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cosign/plain.pem");
 
 /// The verbs that write one file, without their --output; the last is the largest.
-const VERBS: [&[&str]; 6] = [
+const VERBS: [&[&str]; 7] = [
     &["model", "sign", "m", "--key", KEY],
     &["compose", "import", "compose.yml"],
     &["compose", "export", "lean"],
+    &["report", "lean"],
     &["upstream", "export", "--state", "state.json"],
     &["sbom", "lean"],
     &["export", "lean/images/app"],
@@ -100,7 +101,7 @@ fn standard_output_has_names() {
     // What is in a file that the shell has opened stays.
     let place = env.write("log", "before");
     let append = File::options().append(true).open(&place).unwrap();
-    let run = env.windlass(with(VERBS[5], "-")).stdout(append).output().unwrap();
+    let run = env.windlass(with(VERBS[6], "-")).stdout(append).output().unwrap();
     assert_eq!((run.status.code(), fs::read_to_string(&place).unwrap().as_str()), (Some(2), "before"), "{run:?}");
 }
 

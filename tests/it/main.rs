@@ -107,6 +107,7 @@ mod registry_faults;
 mod registry_login;
 mod registry_server;
 mod repair;
+mod report;
 mod runs;
 mod sandbox;
 mod sbom;
