@@ -284,7 +284,8 @@ fn a_host_is_drawn_as_its_status_and_a_change_as_its_diff() {
         "<!-- windlass report -->\n### `app`\n",
         &format!("\n**{to_write} to write** on a host that has `app-1`\n"),
         &format!("\n| `app` | changed | {to_write} | "),
-        "\n| `app` | changed | `1` | `2` | `app` |\n",
+        "\n| `app` | changed | `1` | `2` | not known | `app` |\n",
+        "\n<details><summary>1 licence</summary>\n\n| licence | packages |  |\n|---|---|---|\n| not known | 1 | `app` |\n",
         "\n<details><summary>1 store path new</summary>\n\n- `",
     ] {
         assert!(comment.contains(line), "{line}: {comment}");

@@ -1,6 +1,6 @@
 //! What a host with OLD writes for NEW: what `windlass diff` says, and which store paths come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::Serialize;
@@ -13,6 +13,7 @@ use crate::cli::targets::{lean, targets};
 use crate::cli::view;
 use crate::image::layout::ImageDir;
 use crate::inventory::Inventory;
+use crate::model::licence;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +28,21 @@ pub(super) struct ReportChanges {
     pub(super) new_names: Vec<String>,
     /// The store paths that only OLD has, by name, with their bytes where they are known.
     pub(super) gone_paths: Vec<(String, Option<u64>)>,
+    /// What was known of the licences of OLD.
+    #[serde(skip)]
+    pub(super) old_licences: Licences,
+}
+
+/// Licences of packages, by the names of these: none where nothing is known.
+pub(super) type Licences = BTreeMap<String, BTreeSet<String>>;
+
+pub(super) fn licences(inventory: &Inventory) -> Licences {
+    let mut licences = Licences::new();
+    for path in inventory.paths.values() {
+        let known = path.package.as_ref().and_then(licence::of_package);
+        licences.entry(path.pname.clone()).or_default().extend(known);
+    }
+    licences
 }
 
 pub(super) fn changes(
@@ -56,5 +72,6 @@ pub(super) fn changes(
         new_paths: new_paths.into_iter().collect(),
         new_names: new,
         gone_paths: gone.map(|path| (base(path), bytes(path))).collect(),
+        old_licences: licences(&known),
     })
 }

@@ -1,8 +1,9 @@
 //! The same in a comment for a pull request: what is to be written, and which packages came, went or changed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::changes::ReportChanges;
+use super::changes::{Licences, ReportChanges, licences};
 use super::data::ReportData;
 use crate::cli::diff::{ImageChange, ServiceChange};
 use crate::cli::printer::{count, shown, size};
@@ -47,9 +48,10 @@ pub(super) fn markdown(data: &ReportData, inventory: &Inventory) -> String {
     let mut out = String::from("<!-- windlass report -->\n");
     line(&mut out, &format!("### {}\n", code(&data.title)));
     match &data.against {
-        Some(changes) => against(&mut out, changes),
+        Some(changes) => against(&mut out, changes, &licences(inventory)),
         None => images(&mut out, inventory),
     }
+    of_packages(&mut out, inventory);
     let licence = |(name, model): (&crate::names::Name, &crate::inventory::InventoryModel)| {
         let bytes = model.layers.iter().filter_map(|digest| inventory.layers.get(digest)).map(|layer| layer.size).sum();
         vec![code(name), size(bytes), model.licence.as_deref().map_or_else(|| "not known".to_owned(), code)]
@@ -80,7 +82,34 @@ fn images(out: &mut String, inventory: &Inventory) {
     table(out, &["image", "platform", "size", "layers"], &rows);
 }
 
-fn against(out: &mut String, changes: &ReportChanges) {
+/// How many packages have which licence: those that the bill of materials has.
+fn of_packages(out: &mut String, inventory: &Inventory) {
+    let mut packages: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (name, licences) in licences(inventory) {
+        packages.entry(told(&licences)).or_default().push(name);
+    }
+    if packages.is_empty() {
+        return;
+    }
+    line(out, &format!("<details><summary>{}</summary>\n", count(packages.len(), "licence")));
+    let row = |(licence, names): (&String, &Vec<String>)| {
+        let more = if names.len() > 5 { format!(" and {} more", names.len() - 5) } else { String::new() };
+        let some = names.iter().take(5).map(|name| code(name)).collect::<Vec<_>>().join(", ");
+        vec![licence.clone(), names.len().to_string(), some + &more]
+    };
+    let mut rows: Vec<Vec<String>> = packages.iter().map(row).collect();
+    rows.sort_by_key(|row| Reverse(row[1].parse::<usize>().unwrap_or_default()));
+    table(out, &["licence", "packages", ""], &rows);
+    out.push_str("</details>\n\n");
+}
+
+/// Licences in a cell.
+fn told(licences: &BTreeSet<String>) -> String {
+    let told = licences.iter().map(|licence| code(licence)).collect::<Vec<_>>().join(", ");
+    if told.is_empty() { "not known".to_owned() } else { told }
+}
+
+fn against(out: &mut String, changes: &ReportChanges, licences: &Licences) {
     let diff = &changes.diff;
     let again = match diff.bytes_regrouped {
         0 => String::new(),
@@ -112,7 +141,7 @@ fn against(out: &mut String, changes: &ReportChanges) {
         out.push_str("No image differs.\n\n");
     }
     table(out, &["image", "", "to write", "layers", "settings"], &rows);
-    packages(out, &differ);
+    packages(out, &differ, &changes.old_licences, licences);
     for ServiceChange { name, action, why } in &diff.services {
         let why = if why.is_empty() { String::new() } else { format!(": {}", code(&why.join(", "))) };
         line(out, &format!("- service {} would {action}{why}", code(name)));
@@ -146,8 +175,8 @@ fn against(out: &mut String, changes: &ReportChanges) {
     list(out, "gone", &gone);
 }
 
-/// The packages that changed, each once with the images that have it.
-fn packages(out: &mut String, changes: &[&ImageChange]) {
+/// The packages that changed, each once with the images that have it, and with its licence: both where that changed too.
+fn packages(out: &mut String, changes: &[&ImageChange], old: &Licences, new: &Licences) {
     let mut packages: BTreeMap<(&str, String, String), Vec<&str>> = BTreeMap::new();
     for change in changes {
         for (name, before, after) in &change.packages {
@@ -169,12 +198,17 @@ fn packages(out: &mut String, changes: &[&ImageChange]) {
             (_, true) => "gone",
             _ => "changed",
         };
-        vec![code(name), word.to_owned(), before.clone(), after.clone(), images]
+        let licence = match [old, new].map(|licences| licences.get(*name).map(told)) {
+            [Some(before), Some(after)] if before != after && word == "changed" => format!("{before} → **{after}**"),
+            [_, Some(after)] => after,
+            [before, None] => before.unwrap_or_else(|| "not known".to_owned()),
+        };
+        vec![code(name), word.to_owned(), before.clone(), after.clone(), licence, images]
     };
     // Changed ones first: they are what a reader looks for.
     let mut rows: Vec<Vec<String>> = packages.iter().map(row).collect();
     rows.sort_by_key(|row| row[1].clone());
-    table(out, &["package", "", "before", "after", "images"], &rows);
+    table(out, &["package", "", "before", "after", "licence", "images"], &rows);
 }
 
 #[cfg(test)]
@@ -186,5 +220,49 @@ mod tests {
         assert_eq!(code("redis-8.0.2"), "`redis-8.0.2`");
         assert_eq!(code("a`b``|\nc @someone <b>"), "```a`b``\\|\u{fffd}c @someone <b>```");
         assert_eq!(code("`"), "`` ` ``");
+    }
+
+    #[test]
+    fn a_package_is_told_with_its_licence_and_with_what_that_was() {
+        let versions = |before: &str, after: &str| {
+            let list = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+            (list(before), list(after))
+        };
+        let package = |name: &str, (before, after)| (name.to_owned(), before, after);
+        let change = ImageChange {
+            name: "web".to_owned(),
+            platform: "linux/amd64".to_owned(),
+            state: "changed",
+            settings: Vec::new(),
+            packages: vec![
+                package("redis", versions("7.2.4", "8.0.2")),
+                package("zlib", versions("1.3", "1.4")),
+                package("curl", versions("", "8.1")),
+                package("gzip", versions("1.13", "")),
+            ],
+            new_blobs: Vec::new(),
+            rewritten: Vec::new(),
+            regrouped: Vec::new(),
+            bytes_to_write: 1,
+            bytes_regrouped: 0,
+        };
+        let licences = |all: &[(&str, &str)]| -> Licences {
+            let known = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+            all.iter().map(|(name, licence)| ((*name).to_owned(), known(licence))).collect()
+        };
+        let old = licences(&[("redis", "BSD-3-Clause"), ("zlib", "Zlib"), ("gzip", "GPL-3.0-or-later")]);
+        let new = licences(&[("redis", "AGPL-3.0-only"), ("zlib", "Zlib"), ("curl", "")]);
+        let mut out = String::new();
+        packages(&mut out, &[&change], &old, &new);
+        let rows: Vec<&str> = out.lines().skip(2).filter(|row| !row.is_empty()).collect();
+        assert_eq!(
+            rows,
+            [
+                "| `redis` | changed | `7.2.4` | `8.0.2` | `BSD-3-Clause` → **`AGPL-3.0-only`** | `web` |",
+                "| `zlib` | changed | `1.3` | `1.4` | `Zlib` | `web` |",
+                "| `gzip` | gone | `1.13` |  | `GPL-3.0-or-later` | `web` |",
+                "| `curl` | new |  | `8.1` | not known | `web` |",
+            ]
+        );
     }
 }

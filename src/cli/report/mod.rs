@@ -70,7 +70,7 @@ pub(super) struct ReportArgs {
 enum ReportFormat {
     /// A page for a browser.
     Html,
-    /// A comment for a pull request: bytes to write, packages that come, go or change, licences of models.
+    /// A comment for a pull request: bytes to write, packages that come, go or change, and licences.
     Markdown,
 }
 
