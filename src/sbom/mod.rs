@@ -1,6 +1,6 @@
 //! Bills of materials: what is in images, in the formats that scanners and auditors read.
 //!
-//! A document is made of an [`Inventory`](crate::inventory::Inventory) alone. There is no clock in it: its number is made of its
+//! A document is made of an [`Inventory`] alone. There is no clock in it: its number is made of its
 //! content, and it has a time only where one is given. What is not known is said to be unknown, and never guessed.
 //!
 //! CycloneDX 1.6 (ECMA-424) and SPDX 2.3 (ISO/IEC 5962 has 2.2.1), both as JSON. The words are those of the schemas, and the tests
