@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from common import (
-    LONG, MIB, MODEL, ROUNDS, STORE, WORK, interleave, prepare, row, run, say, shell, windlass,
+    LONG, MIB, MODEL, ROUNDS, STORE, WORK, interleave, prepare, row, run, say, settle, shell, windlass,
 )
 
 PODMAN = WORK / "podman"
