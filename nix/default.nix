@@ -65,26 +65,22 @@ functions
   # aiStackMultiarch [ x86_64-stack aarch64-stack ]
   aiStackMultiarch =
     stacks:
+    let
+      same =
+        key:
+        let
+          all = map (stack: stack.${key}) stacks;
+          first = builtins.head all;
+        in
+        if builtins.all (other: other == first) all then
+          first
+        else
+          throw "aiStackMultiarch: the stacks have different `${key}`";
+    in
     functions.buildStack {
       name = "ai-stack-images-multiarch";
-      licences =
-        let
-          all = map (stack: stack.licences) stacks;
-          first = builtins.head all;
-        in
-        if builtins.all (licences: licences == first) all then
-          first
-        else
-          throw "aiStackMultiarch: the stacks have different `licences`";
-      policy =
-        let
-          all = map (stack: stack.policy) stacks;
-          first = builtins.head all;
-        in
-        if builtins.all (policy: policy == first) all then
-          first
-        else
-          throw "aiStackMultiarch: the stacks have different `policy`";
+      licences = same "licences";
+      policy = same "policy";
       images = map (
         name:
         functions.buildIndex {

@@ -125,14 +125,16 @@ internal.build {
   kind = "image";
   known =
     internal.allowed allowSecrets
-    // internal.described [
-      packages
-      contents
-      copyToRoot
-      deps
-      (builtins.attrValues files)
-      (builtins.attrValues symlinks)
-    ];
+    // internal.described {
+      inherit
+        packages
+        contents
+        copyToRoot
+        deps
+        files
+        symlinks
+        ;
+    };
   built = {
     layers = map internal.tagIn layers;
     models = map internal.tagIn models;

@@ -35,14 +35,16 @@ internal.build {
   kind = "layer";
   known =
     internal.allowed allowSecrets
-    // internal.described [
-      packages
-      contents
-      copyToRoot
-      deps
-      (builtins.attrValues files)
-      (builtins.attrValues symlinks)
-    ];
+    // internal.described {
+      inherit
+        packages
+        contents
+        copyToRoot
+        deps
+        files
+        symlinks
+        ;
+    };
   built.layers = map internal.tagIn layers;
   spec = {
     inherit name maxLayers;

@@ -191,13 +191,28 @@ rec {
   # What of a spec looks like a secret and is allowed. The tag does not depend on it.
   allowed = entries: if entries == [ ] then { } else { allowSecrets = entries; };
 
-  # What nixpkgs says of packages among these values and of what they are built with. The tag does not depend on it.
+  # What nixpkgs says of the packages among what an image or a layer is given, and of what they are built with. The tag does not
+  # depend on it.
   described =
-    values:
+    {
+      packages,
+      contents,
+      copyToRoot,
+      deps,
+      files,
+      symlinks,
+    }:
     let
-      packages = import ./packages.nix values;
+      found = import ./packages.nix [
+        packages
+        contents
+        copyToRoot
+        deps
+        (builtins.attrValues files)
+        (builtins.attrValues symlinks)
+      ];
     in
-    if packages == [ ] then { } else { inherit packages; };
+    if found == [ ] then { } else { packages = found; };
 
   perm = rule: rule // (if rule.path or null == null then { path = null; } else { path = path rule.path; });
 

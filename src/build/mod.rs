@@ -32,6 +32,7 @@ use rayon::prelude::*;
 pub(crate) use self::facts::Outlook;
 use self::models::BuiltModel;
 pub(crate) use self::models::{model, outlook};
+pub(crate) use self::policy::against_policy;
 pub(crate) use self::secrets::foreseen;
 use crate::build::layer_set::read_all_layers;
 use crate::build::upstream_image::{UpstreamImage, UpstreamImageError, covers, hides};
@@ -249,7 +250,7 @@ pub(crate) fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress)
         .filter(|name| !models.contains_key(*name))
         .collect();
     for name in inherited {
-        warnings.extend(spec.licences.check(name, None)?);
+        warnings.extend(spec.licences.check("licences", name, None)?);
     }
     warnings.extend(models.values().flat_map(|model| model.warnings.clone()));
     let models = models.into_iter().map(|(name, model)| (name, model.image)).collect();

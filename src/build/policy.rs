@@ -7,7 +7,7 @@ use super::scan::{ScanFinding, read_scan};
 use super::{BuildError, Outlook, dry_plan, outlook};
 use crate::disk::progress::Progress;
 use crate::image::LayerKind;
-use crate::image::closure::ImageClosure;
+use crate::image::closure::{ImageClosure, is_blob};
 use crate::image::layout::ImageDir;
 use crate::image::summary::ImageOrigin;
 use crate::inventory::Inventory;
@@ -62,17 +62,41 @@ impl Breaches {
 /// If it has something else, or what it would have cannot be found out.
 pub(super) fn check(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress) -> Result<Vec<String>, BuildError> {
     let mut warnings = Vec::new();
-    let policy = &spec.policy;
-    if spec.licences.is_empty() && policy.is_empty() {
+    if spec.licences.is_empty() && spec.policy.is_empty() {
         return Ok(warnings);
     }
-    let sources: Vec<&ModelSource> = spec.images.iter().flat_map(|image| &image.models).chain(&spec.models).collect();
-    let models = outlook(sources.iter().copied(), graph, progress)?;
+    let models = outlook(sources(spec), graph, progress)?;
     for model in &models {
-        warnings.extend(spec.licences.check(&model.name, model.licence.as_deref())?);
+        warnings.extend(spec.licences.check("licences", &model.name, model.licence.as_deref())?);
     }
+    let found = against_policy(spec, &models, graph)?;
+    warnings.extend(found.warnings);
+    if found.breaches.is_empty() { Ok(warnings) } else { Err(BuildError::Policy(found.breaches)) }
+}
+
+/// What a stack has that its `policy` does not allow, a line each, and what there is to be warned of.
+#[derive(Debug, Default)]
+pub(crate) struct PolicyFindings {
+    pub(crate) breaches: Vec<String>,
+    pub(crate) warnings: Vec<String>,
+}
+
+fn sources(spec: &StackSpec) -> impl Iterator<Item = &ModelSource> {
+    spec.images.iter().flat_map(|image| &image.models).chain(&spec.models)
+}
+
+/// Holds a stack with these models against its `policy`.
+///
+/// # Errors
+/// If what it would have cannot be found out, or the report of a scanner cannot be read.
+pub(crate) fn against_policy(
+    spec: &StackSpec,
+    models: &[Outlook],
+    graph: &ClosureGraph,
+) -> Result<PolicyFindings, BuildError> {
+    let (policy, mut warnings) = (&spec.policy, Vec::new());
     if policy.is_empty() {
-        return Ok(warnings);
+        return Ok(PolicyFindings::default());
     }
     let images = images(spec, graph)?;
     let mut breaches = Breaches::default();
@@ -86,12 +110,12 @@ pub(super) fn check(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress)
         let found = read_scan(&rules.report)?;
         images.iter().for_each(|image| vulnerabilities(policy, image, &found, &rules.report, &mut breaches));
     }
-    let mut lines = breaches.lines();
-    for model in &models {
-        lines.extend(model_licence(policy, model, &mut warnings));
+    let mut breaches = breaches.lines();
+    for model in models {
+        breaches.extend(model_licence(policy, model, &mut warnings));
     }
-    lines.extend(model_places(policy, &sources)?);
-    if lines.is_empty() { Ok(warnings) } else { Err(BuildError::Policy(lines)) }
+    breaches.extend(model_places(policy, sources(spec))?);
+    Ok(PolicyFindings { breaches, warnings })
 }
 
 /// The images of a stack: those that would be built, and those that are there.
@@ -126,7 +150,7 @@ fn images(spec: &StackSpec, graph: &ClosureGraph) -> Result<Vec<RuledImage>, Bui
 impl RuledPackage {
     fn of(path: &str, package: Option<&PackageRecord>) -> Option<Self> {
         let path = StorePath::from_base_name(path.rsplit('/').next()?).ok()?;
-        if crate::image::closure::is_blob(&path) {
+        if is_blob(&path) {
             return None;
         }
         let (name, version) = name_and_version(path.name());
@@ -265,17 +289,20 @@ fn model_licence(policy: &StackPolicy, model: &Outlook, warnings: &mut Vec<Strin
     if policy.unlicensed.contains(&model.name) {
         return None;
     }
-    match policy.licences.check(&model.name, model.licence.as_deref()) {
+    match policy.licences.check("policy.licences", &model.name, model.licence.as_deref()) {
         Ok(warning) => {
             warnings.extend(warning);
             None
         }
-        Err(error) => Some(error.to_string().replace("licences.", "policy.licences.")),
+        Err(error) => Some(error.to_string()),
     }
 }
 
 /// Where models were fetched from.
-fn model_places(policy: &StackPolicy, sources: &[&ModelSource]) -> Result<Vec<String>, BuildError> {
+fn model_places<'a>(
+    policy: &StackPolicy,
+    sources: impl Iterator<Item = &'a ModelSource>,
+) -> Result<Vec<String>, BuildError> {
     let mut lines = Vec::new();
     let Some(rules) = &policy.models else { return Ok(lines) };
     // An image names its models too, without what is known of them.

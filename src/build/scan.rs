@@ -23,7 +23,7 @@ pub(super) struct ScanFinding {
 /// Reads a report, each finding once.
 ///
 /// # Errors
-/// If it cannot be read, or is in none of the forms.
+/// If it cannot be read, or has another form.
 pub(super) fn read_scan(path: &Path) -> Result<Vec<ScanFinding>, BuildError> {
     let bytes = bounded::read(path, Cap::Document).at("read", path)?;
     let unfit = |message: String| BuildError::Unfit { path: path.to_owned(), message };
@@ -38,7 +38,7 @@ pub(super) fn read_scan(path: &Path) -> Result<Vec<ScanFinding>, BuildError> {
     };
     let mut found = found.ok_or_else(|| {
         unfit(
-            "is no report that windlass reads: give CycloneDX with `vulnerabilities`, `grype --output json`, or `cve-bin-tool --format json`"
+            "is not a report that windlass reads: give CycloneDX with `vulnerabilities`, `grype --output json`, or `cve-bin-tool --format json`"
                 .to_owned(),
         )
     })?;
@@ -126,7 +126,7 @@ mod tests {
         }
         assert_eq!(read(&json!([])), Ok(Vec::new()));
         for other in [json!({}), json!("x"), json!([{ "x": 1 }]), json!({ "matches": [1] })] {
-            assert!(read(&other).unwrap_err().contains("is no report that windlass reads"), "{other}");
+            assert!(read(&other).unwrap_err().contains("is not a report that windlass reads"), "{other}");
         }
     }
 }

@@ -163,7 +163,8 @@ fn time(text: &str) -> Result<Timestamp, String> {
 /// A statement that is signed, and where it goes.
 struct Signed {
     row: AttestRow,
-    bundle: SigstoreBundle,
+    /// `None` in a dry run, which signs nothing.
+    bundle: Option<SigstoreBundle>,
     /// Its file in `--output`.
     file: PathBuf,
     to: Option<(Location, Vec<PublishedManifest>)>,
@@ -216,19 +217,18 @@ pub(super) fn run(args: &AttestArgs, printer: &Printer, session: &Session) -> Re
                 file: args.output.as_ref().map(|output| output.join(&file)),
                 at: there.clone(),
             };
-            let bundle = SigstoreBundle::sign(&statement, &signer)?;
+            let sign = || SigstoreBundle::sign(&statement, &signer);
+            let bundle = (!args.dry_run).then(sign).transpose()?;
             all.push(Signed { row, bundle, file, to: at.clone().map(|at| (at, found.clone())) });
         }
     }
-    if !args.dry_run {
-        for Signed { row, bundle, to, .. } in &all {
-            let Some((at, found)) = to else { continue };
-            let attacher = Attacher { client, at, progress };
-            found.iter().try_for_each(|image| attacher.attest(image, &row.predicate_type, bundle))?;
-        }
-        if let Some(output) = &args.output {
-            write(output, &all, session)?;
-        }
+    for Signed { row, bundle, to, .. } in &all {
+        let (Some(bundle), Some((at, found))) = (bundle, to) else { continue };
+        let attacher = Attacher { client, at, progress };
+        found.iter().try_for_each(|image| attacher.attest(image, &row.predicate_type, bundle))?;
+    }
+    if let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) {
+        write(output, &all, session)?;
     }
     drop(drawing);
     let signed_by = signer.public().digest;
@@ -338,6 +338,7 @@ fn file_name(image: &ImageDir, stated: StatedType) -> PathBuf {
 fn write(output: &Path, all: &[Signed], session: &Session) -> Result<()> {
     let staging = Staging::directory(output)?;
     for Signed { bundle, file, .. } in all {
+        let Some(bundle) = bundle else { continue };
         let path = staging.path().join(file);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).at("create", folder)?;

@@ -23,7 +23,6 @@ use crate::engine::target::{LoadOptions, LoadReason, LoadStep, LoadTarget, plan}
 use crate::image::summary::PlatformRecord;
 use crate::image::{LayerKind, models_of};
 use crate::layer::extent;
-use crate::model::licence::policy::LicencePolicy;
 use crate::model::read::facts::Facts;
 use crate::names::Name;
 use crate::nix::store_path::StorePath;
@@ -382,14 +381,14 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     let spec = Spec::parse(&json).with_context(|| args.path.display().to_string())?;
     let graph = super::closure::graph(&spec, args.closure.as_deref())?;
     let progress = super::session::progress();
-    let (specs, sources, policy) = match spec {
+    let (specs, sources, stack) = match spec {
         Spec::Image(image) => {
             let sources = image.models.clone();
-            (vec![*image], sources, LicencePolicy::default())
+            (vec![*image], sources, None)
         }
         Spec::Stack(stack) => {
             let sources = stack.images.iter().flat_map(|image| &image.models).chain(&stack.models).cloned().collect();
-            (stack.images, sources, stack.licences)
+            (stack.images.clone(), sources, Some(stack))
         }
         Spec::Model(_) | Spec::Layer(_) | Spec::Upstream(_) | Spec::Oci(_) | Spec::Index(_) | Spec::Ollama(_) => {
             return Err(usage("a plan is for an image or a stack").hint("build this, and `windlass inspect` shows it"));
@@ -397,6 +396,8 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     };
     let plans = build::dry_plan(&specs, &graph)?;
     let outlook = build::outlook(&sources, &graph, &progress)?;
+    let rules = stack.as_ref().map(|stack| build::against_policy(stack, &outlook, &graph));
+    let rules = rules.transpose()?.unwrap_or_default();
     let secrets = build::foreseen(&plans, &sources, &graph)?;
     let layers = |plan: &ImagePlan| {
         plan.layers.iter().map(|layer| (layer.kind, layer.title.clone(), layer.recipe.clone())).collect()
@@ -415,13 +416,16 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     let (mut models, mut of_models, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
     for Outlook { name, weights: size, recipes, digests, facts, licence, warnings: of_files } in outlook {
         warnings.extend(of_files);
-        warnings.extend(match policy.check(&name, licence.as_deref()) {
-            Ok(warning) => warning,
+        let verdict = stack.as_ref().map(|stack| stack.licences.check("licences", &name, licence.as_deref()));
+        warnings.extend(match verdict.transpose() {
+            Ok(warning) => warning.flatten(),
             Err(error) => Some(format!("this would not be built: {error}")),
         });
         of_models.push(lint::LintedModel { name: name.clone(), recipes, digests });
         models.push(PlanModelRow { name, size, facts, licence });
     }
+    warnings.extend(rules.breaches.into_iter().map(|line| format!("this would not be built: {line}")));
+    warnings.extend(rules.warnings);
     warnings.extend(lint::lint(&of_images, &of_models));
     let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
     Ok(PlanReport {

@@ -333,7 +333,7 @@ fn config_of(image: &ImageDir, digest: Digest) -> Value {
     blob.and_then(|blob| serde_json::from_slice(&blob.bytes).ok()).unwrap_or_default()
 }
 
-/// The store paths that a layer is made of. Those that are blobs of other images, or files of models, are none of these.
+/// The store paths that a layer is made of, without blobs of other images and files of models.
 fn store_paths(record: &LayerRecord, recipe: Option<&Recipe>, store: &StoreDir) -> Vec<(StorePath, PathForm)> {
     if record.kind == LayerKind::Model {
         return Vec::new();

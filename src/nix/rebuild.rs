@@ -11,11 +11,11 @@ use super::store::{NixError, NixPlaces, derivers, invalid, run};
 pub(crate) struct RebuiltPath {
     /// The derivation that it was built from.
     pub(crate) derivation: PathBuf,
-    /// What was built, where it is not the same: Nix keeps it beside the store path, until rubbish is collected.
+    /// What was built, where it is not the same: Nix keeps it beside the store path until its next garbage collection.
     pub(crate) other: Option<PathBuf>,
 }
 
-/// Has Nix build a store path again and compare. `None` where Nix does not know of what it was built, or has that no more.
+/// Has Nix build a store path again and compare. `None` where Nix does not know its derivation, or no longer has it.
 ///
 /// # Errors
 /// If Nix cannot build it.

@@ -8,7 +8,7 @@ use crate::env::{Env, base_name, closure};
 use crate::foreign::Foreign;
 use crate::nix::{build, try_eval};
 
-/// A stack of two images over `app -> lib`, with a model of 40 MB that would take time to hash, and these rules.
+/// A stack of two images over `app -> lib`, with a model, and these rules.
 fn stack(env: &Env, policy: &Value) -> Result<String, (i32, String)> {
     let paths: [(&str, &[&str]); 3] = [("app-1.0", &["lib-3"]), ("lib-3", &[]), ("run.sh", &[])];
     let store = env.path("store");
@@ -25,7 +25,6 @@ fn stack(env: &Env, policy: &Value) -> Result<String, (i32, String)> {
         let deps: Vec<_> = deps.into_iter().map(at).collect();
         json!({ "name": name, "tag": "1", "storeDir": store, "packages": packages, "content": { "deps": deps } })
     };
-    // No file at all: who reads it fails otherwise.
     let model = json!({ "spec": { "name": "m", "files": { "m.bin": env.write("m.bin", "m") } }, "sources": ["https://models.example/a/m.bin"] });
     let spec = json!({
         "kind": "stack", "name": "s", "images": [image("one", vec!["app-1.0"]), image("two", vec!["lib-3", "run.sh"])],
@@ -50,6 +49,12 @@ fn each_rule_names_the_package_and_the_images_and_what_to_change() {
         let said: Vec<String> =
             said.lines().map(|line| line.trim_start_matches("windlass: ").trim().to_owned()).collect();
         assert_eq!((code, said), (1, lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>()), "{policy}");
+        let plan = env.windlass(["plan", "spec.json", "--closure", "closure.json", "--json"]).output().unwrap();
+        let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+        let told: Vec<&str> = plan["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        for line in lines {
+            assert!(told.contains(&format!("this would not be built: {line}").as_str()), "{line}: {told:?}");
+        }
     };
     refused(
         json!({ "licences": { "deny": ["GPL-*"] } }),
@@ -140,7 +145,10 @@ fn what_is_no_rule_is_told_by_its_key() {
     }
     env.write("scan.json", "{}");
     let (code, said) = stack(&env, &json!({ "vulnerabilities": { "report": env.path("scan.json") } })).unwrap_err();
-    assert!(code == 1 && said.contains("scan.json: is no report that windlass reads: give CycloneDX"), "{code} {said}");
+    assert!(
+        code == 1 && said.contains("scan.json: is not a report that windlass reads: give CycloneDX"),
+        "{code} {said}"
+    );
 }
 
 #[test]

@@ -28,6 +28,9 @@ pub(super) struct ReportData {
     pub(super) images: Vec<ReportImage>,
     pub(super) layers: Vec<ReportLayer>,
     pub(super) paths: Vec<ReportPath>,
+    /// The numbers of these, by their names with the hash.
+    #[serde(skip)]
+    numbers: BTreeMap<String, usize>,
     /// For each store path its directories and files, the bytes of one that is a file, or 0 where nothing of it is listed.
     pub(super) trees: Vec<Value>,
     /// Files of fewer bytes are counted in their directories.
@@ -207,6 +210,7 @@ impl ReportData {
             layers: image.layers.iter().filter_map(place).collect(),
             roots: numbers(&mut image.roots.iter()),
         });
+        let paths: Vec<ReportPath> = names.iter().map(path).collect();
         let store = names.first().and_then(|name| name.rsplit_once('/')).map_or("/nix/store", |(store, _)| store);
         Self {
             version: VERSION,
@@ -214,7 +218,8 @@ impl ReportData {
             store: store.to_owned(),
             images: images.collect(),
             layers: order.iter().map(layer).collect(),
-            paths: names.iter().map(path).collect(),
+            numbers: paths.iter().enumerate().map(|(n, path)| (path.base.clone(), n)).collect(),
+            paths,
             trees: Vec::new(),
             below: 0,
             against: None,
@@ -224,7 +229,7 @@ impl ReportData {
 
     /// The number of a store path, by its name with the hash.
     pub(super) fn number(&self, base: &str) -> Option<usize> {
-        self.paths.iter().position(|path| path.base == base)
+        self.numbers.get(base).copied()
     }
 }
 

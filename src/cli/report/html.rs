@@ -35,7 +35,7 @@ const PROGRAM: &str = concat!(
 const ICON: &str = "M12 2v5M12 17v5M2 12h5M17 12h5M5 5l3.5 3.5M15.5 15.5 19 19M19 5l-3.5 3.5M8.5 15.5 5 19";
 
 /// So large is a page at most, unless what is not files alone is larger.
-const MOST: usize = 495_000;
+pub(super) const MOST: usize = 495_000;
 
 /// The whole page; what is listed of the files is as much as fits.
 pub(super) fn page(data: &mut ReportData, listed: &ListedFiles) -> String {

@@ -41,8 +41,8 @@ const EXAMPLE: &str = "Examples:
 
 /// Draw a stack, an image or a bundle as one page: which layers its images share, what takes the space, why a store path is there.
 ///
-/// The page is one file of at most 500 kB, for any browser: it fetches nothing, and what it shows is in it as JSON. Files
-/// that are too small for that are counted in their directories, and the page says from which size on it lists them. The same
+/// The page is one file, for any browser: it fetches nothing, and what it shows is in it as JSON. It has at most 500 kB, unless
+/// its store paths alone take more. Files that are too small for that are counted in their directories, and the page says from which size on it lists them. The same
 /// stack gives the same bytes.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
@@ -117,6 +117,13 @@ pub(super) fn run(args: &ReportArgs, printer: &Printer, session: &Session) -> Re
         }
         ReportFormat::Markdown => markdown::markdown(&data, &inventory),
     };
+    if args.format == ReportFormat::Html && page.len() > html::MOST {
+        printer.note(format!(
+            "warning: the page has {}, without any file: that much {} take; report the images one by one for smaller pages",
+            size(page.len() as u64),
+            count(data.paths.len(), "store path")
+        ));
+    }
     let Some(output) = output else { return printer.bytes(page.as_bytes()) };
     let target = Destination::new(output)?;
     target.write(&page, printer)?;

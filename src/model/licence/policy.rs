@@ -43,11 +43,13 @@ pub(crate) enum Unknown {
 pub(crate) enum PolicyError {
     /// A rule is against it.
     #[error(
-        "model '{model}' has the licence {licence}, which '{rule}' in licences.deny refuses; leave the model out, or take \
+        "model '{model}' has the licence {licence}, which '{rule}' in {rules}.deny refuses; leave the model out, or take \
          that rule away"
     )]
     Denied {
         model: String,
+        /// Where the rules stand: `licences`.
+        rules: &'static str,
         /// Its licence.
         licence: String,
         /// The rule.
@@ -55,11 +57,13 @@ pub(crate) enum PolicyError {
     },
     /// No rule is for it.
     #[error(
-        "model '{model}' has the licence {licence}, and licences.allow has only {}; leave the model out, or add its licence \
+        "model '{model}' has the licence {licence}, and {rules}.allow has only {}; leave the model out, or add its licence \
          there", list(.allow)
     )]
     NotAllowed {
         model: String,
+        /// Where the rules stand.
+        rules: &'static str,
         /// Its licence.
         licence: String,
         /// The rules.
@@ -67,10 +71,14 @@ pub(crate) enum PolicyError {
     },
     /// Its licence is not known.
     #[error(
-        "nothing says which licence model '{model}' has, and licences.unknown is \"deny\"; {}, or leave the model out",
+        "nothing says which licence model '{model}' has, and {rules}.unknown is \"deny\"; {}, or leave the model out",
         SAY_IT
     )]
-    Unknown { model: String },
+    Unknown {
+        model: String,
+        /// Where the rules stand.
+        rules: &'static str,
+    },
 }
 
 impl Classified for PolicyError {
@@ -112,26 +120,31 @@ impl LicencePolicy {
         Ok(())
     }
 
-    /// Whether a model of this licence may be in the stack; what there is to be warned of.
+    /// Whether a model of this licence may be in the stack; what there is to be warned of. `rules` is where a spec has them.
     ///
     /// # Errors
     /// If it may not.
-    pub(crate) fn check(&self, model: &str, licence: Option<&str>) -> Result<Option<String>, PolicyError> {
+    pub(crate) fn check(
+        &self,
+        rules: &'static str,
+        model: &str,
+        licence: Option<&str>,
+    ) -> Result<Option<String>, PolicyError> {
         if self.is_empty() {
             return Ok(None);
         }
         let model = model.to_owned();
         let Some(licence) = licence.filter(|licence| !["", "NOASSERTION", "NONE"].contains(licence)) else {
             return match self.unknown {
-                Unknown::Deny => Err(PolicyError::Unknown { model }),
+                Unknown::Deny => Err(PolicyError::Unknown { model, rules }),
                 Unknown::Warn => Ok(Some(format!("nothing says which licence model '{model}' has; {SAY_IT}"))),
             };
         };
         let verdict = self.verdict(licence);
         let licence = licence.to_owned();
         verdict.map(|()| None).map_err(|rule| match rule {
-            Some(rule) => PolicyError::Denied { model, licence, rule: rule.to_owned() },
-            None => PolicyError::NotAllowed { model, licence, allow: self.allow.clone().unwrap_or_default() },
+            Some(rule) => PolicyError::Denied { model, rules, licence, rule: rule.to_owned() },
+            None => PolicyError::NotAllowed { model, rules, licence, allow: self.allow.clone().unwrap_or_default() },
         })
     }
 
@@ -214,7 +227,7 @@ mod tests {
 
     /// What is said of a model with this licence: nothing, a warning, or why not.
     fn said(policy: &LicencePolicy, licence: &str) -> String {
-        match policy.check("m", Some(licence).filter(|licence| *licence != "-")) {
+        match policy.check("licences", "m", Some(licence).filter(|licence| *licence != "-")) {
             Ok(warning) => warning.unwrap_or_else(|| "ok".to_owned()),
             Err(error) => error.to_string(),
         }
