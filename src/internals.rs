@@ -41,6 +41,10 @@ pub mod compose {
         }
     }
 }
+pub mod daemon {
+    pub use crate::daemon::host::DaemonHost;
+    pub use crate::daemon::{Daemon, DaemonContainer, DaemonContent, DaemonError, DaemonImages, own_name};
+}
 pub mod disk {
     pub use crate::disk::WriteError;
     pub mod beneath {
@@ -70,6 +74,9 @@ pub mod engine {
     pub mod keep {
         pub use crate::engine::keep::History;
     }
+    pub mod kind {
+        pub use crate::engine::kind::EngineKind;
+    }
     pub mod load {
         pub use crate::engine::load::{LoadResult, Loading, load};
     }
@@ -86,6 +93,9 @@ pub mod engine {
 pub mod image {
     pub mod layout {
         pub use crate::image::layout::{ImageDir, LayoutError};
+    }
+    pub mod summary {
+        pub use crate::image::summary::PlatformRecord;
     }
 }
 pub mod layer {

@@ -9,7 +9,7 @@
 //!    recipes ([`image`]); several of them are a stack ([`mod@build::stack`]).
 //! 5. **Archives, registries and what each tool takes for a model** get their bytes from it ([`publish`]).
 //! 6. An **engine** gets it; what was loaded is kept, gone back to and cleaned up ([`engine`]). The engine is **Podman**: by
-//!    links to the store, or through its own tools ([`podman`]).
+//!    links to the store, or through its own tools ([`podman`]); or a **daemon**, through its socket ([`daemon`]).
 //!
 //! Left to right only: a wing knows those to its left. These tables, here and in `model`, `compose` and `podman`, are checked by a
 //! test (`tests/it/architecture.rs`); a row names every wing of this crate that a wing uses.
@@ -38,6 +38,7 @@
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
+//! | `daemon` | container daemons beside Podman | `class` `disk` `engine` `image` `layer` `nix` `oci` `registry` |
 //! | `upstream` | images of registries, pinned | `class` `disk` `layer` `model` `names` `nix` `oci` `registry` `signing` |
 //! | `cache` | the build cache of Containerfiles | `build` `class` `disk` `image` `layer` `model` `names` `oci` `podman` `registry` `secrets` `spec` `upstream` |
 //! | `cli` | the command line | anything |
@@ -53,6 +54,8 @@ mod cache;
 mod class;
 pub mod cli;
 mod compose;
+#[expect(dead_code, reason = "the command line gets `--into` next")]
+mod daemon;
 mod disk;
 mod engine;
 mod image;

@@ -23,6 +23,7 @@ use crate::disk::progress::Progress;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::keep::keep_store_paths;
+use crate::engine::load::load;
 use crate::engine::target::{
     self, CopiedBytes, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, plan,
 };
@@ -275,7 +276,7 @@ pub(super) fn perform(
         drop(drawing.beside(print));
     };
     let loaded =
-        host.load(targets, options, &mut done, progress).map_err(|error| does_not_fit(error, host, progress))?;
+        load(host, targets, options, &mut done, progress).map_err(|error| does_not_fit(error, host, progress))?;
     drop(drawing);
     if imported.is_some() {
         let paths = import_store::paths_there(targets, &host.nix)?;

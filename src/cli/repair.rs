@@ -14,6 +14,7 @@ use super::loaded::{loaded, split};
 use super::printer::{Printer, count};
 use super::session::Session;
 use super::verify::{check, lost};
+use crate::engine::load::load;
 use crate::engine::target::{LoadOptions, LoadTarget, LoadVia};
 use crate::image::LayerRecord;
 use crate::image::layout::{ImageDir, LayoutError};
@@ -145,7 +146,7 @@ fn mend(
         }
         let drawing = session.draw("mending");
         let options = LoadOptions { via, force, partial: true };
-        let loaded = host.load(&targets, options, &mut |_| {}, session.progress())?;
+        let loaded = load(host, &targets, options, &mut |_| {}, session.progress())?;
         drop(drawing);
         for PodmanImageOutcome { step, error, .. } in loaded.outcomes {
             match error {

@@ -13,7 +13,7 @@ use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::engine::generation::Generation;
 use crate::engine::generations::{GenerationError, Generations};
-use crate::engine::rollback::{RollbackPart, parts};
+use crate::engine::rollback::{RollbackPart, activate, parts};
 use crate::engine::target::DecideError;
 use crate::podman::load::LoadError;
 use crate::podman::load::decide::PodmanHost;
@@ -108,7 +108,7 @@ pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> 
     }
     if !args.dry_run {
         let drawing = session.draw("loading");
-        let loaded = host.activate(number, progress)?;
+        let loaded = activate(&host, number, &mut |_| {}, progress)?;
         drop(drawing);
         loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
         let failed = loaded.outcomes.iter().filter_map(|outcome| Some((outcome, outcome.error.as_ref()?)));

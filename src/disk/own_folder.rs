@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
@@ -58,7 +58,8 @@ impl OwnFolder {
 
     /// The same, made as far as it is not there. The graph root itself must be the caller's alone.
     pub(crate) fn make(&self, below: &[&str]) -> Result<Dir, WriteError> {
-        std::fs::create_dir_all(&self.above).at("create", &self.above)?;
+        let mut above = std::fs::DirBuilder::new();
+        above.recursive(true).mode(0o700).create(&self.above).at("create", &self.above)?;
         let mut here = Dir::open(&self.above)?;
         if let Some(owner) = self.owner {
             is_private_to(&here.stat()?, owner).map_err(|why| {

@@ -128,6 +128,20 @@ pub fn load<E: Engine>(
     done: &mut dyn FnMut(&ImageOutcome<E::Error>),
     progress: &Progress,
 ) -> Result<LoadResult<E::Error>, E::Error> {
+    let begun = engine.begin(progress)?;
+    let mut loaded = load_missing(engine, targets, options, done, progress)?;
+    loaded.warnings.splice(..0, begun);
+    loaded.warnings.extend(engine.conclude(progress)?);
+    Ok(loaded)
+}
+
+fn load_missing<E: Engine>(
+    engine: &E,
+    targets: &[LoadTarget],
+    options: LoadOptions,
+    done: &mut dyn FnMut(&ImageOutcome<E::Error>),
+    progress: &Progress,
+) -> Result<LoadResult<E::Error>, E::Error> {
     let generations = engine.generations();
     let steps = plan(engine, targets, options, progress)?;
     let current = generations.current()?;

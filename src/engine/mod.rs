@@ -6,12 +6,13 @@
 //!                                                        └─► what the engine does not confirm is taken away
 //! ```
 //!
-//! [`load`], [`rollback`] and [`keep`] are the same for all engines; [`crate::podman`] is one of them. The folder that
-//! [`Engine::state`] gives holds what windlass notes of an engine: see [`generations`].
+//! [`load`], [`rollback`] and [`keep`] are the same for all engines: [`crate::podman`], and the daemons of [`crate::daemon`]. The
+//! folder that [`Engine::state`] gives holds what windlass notes of an engine: see [`generations`].
 
 pub(crate) mod generation;
 pub(crate) mod generations;
 pub(crate) mod keep;
+pub(crate) mod kind;
 pub(crate) mod load;
 pub(crate) mod rollback;
 pub(crate) mod target;
@@ -124,6 +125,23 @@ pub trait Engine {
     /// # Errors
     /// If a name cannot be moved.
     fn name(&self, entries: &[&GenerationEntry], progress: &Progress) -> Result<(), Self::Error>;
+
+    /// Before a load looks at anything: puts right what would make this engine's answers wrong. Sentences to warn of.
+    ///
+    /// # Errors
+    /// If it cannot be put right.
+    fn begin(&self, _: &Progress) -> Result<Vec<String>, Self::Error> {
+        Ok(Vec::new())
+    }
+
+    /// After a load and a rollback, also one that changed nothing: what depends on the current generation alone. Sentences to warn
+    /// of.
+    ///
+    /// # Errors
+    /// If that cannot be done.
+    fn conclude(&self, _: &Progress) -> Result<Vec<String>, Self::Error> {
+        Ok(Vec::new())
+    }
 
     /// What was loaded into it, load after load.
     fn generations(&self) -> Generations {

@@ -118,5 +118,6 @@ pub fn activate<E: Engine>(
     engine.name(&named_only, progress)?;
     let mut loaded = Loading::new(&targets, steps, options, done, progress).carry_out(engine, number)?;
     loaded.warnings.splice(..0, settled);
+    loaded.warnings.extend(engine.conclude(progress)?);
     Ok(loaded)
 }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::disk::AtPath;
 use crate::disk::progress::Progress;
 use crate::image::layout::{ImageDir, LayoutError};
-use crate::image::summary::Summary;
+use crate::image::summary::{PlatformRecord, Summary};
 use crate::image::{LayerKind, LayerRecord, index_json, oci_layout};
 use crate::layer::output::{Output, Verify};
 use crate::layer::{Sink, TRAILER, TarEntry, TarEntryKind, header, padding};
@@ -73,8 +73,9 @@ pub(crate) fn write(
         ("index.json".to_owned(), index_json(&image.image().top, &summary.reference)),
         ("oci-layout".to_owned(), oci_layout()),
     ];
-    if let Some(bytes) = docker_manifest(image) {
-        small.push(("manifest.json".to_owned(), bytes));
+    // The format has no word for platforms, so an index has none.
+    if let [platform] = &summary.platforms[..] {
+        small.push(("manifest.json".to_owned(), docker_manifest(platform, &summary.reference)));
     }
     small.extend(image.image().small_blobs().map(|blob| (name(blob.digest), blob.bytes.clone())));
     // The files that say what this is come first, so that a reader of a stream need not seek.
@@ -118,16 +119,14 @@ struct DockerImage {
     layers: Vec<String>,
 }
 
-/// `manifest.json` of a docker-archive. The format has no word for platforms, so an index has none.
-fn docker_manifest(image: &ImageDir) -> Option<Vec<u8>> {
-    let summary = image.summary();
-    let [platform] = &summary.platforms[..] else { return None };
+/// `manifest.json` of a docker-archive with one image of this name.
+pub(crate) fn docker_manifest(platform: &PlatformRecord, reference: &str) -> Vec<u8> {
     let name = |digest: Digest| format!("blobs/sha256/{}", digest.hex());
-    Some(canonical::to_bytes(&[DockerImage {
+    canonical::to_bytes(&[DockerImage {
         config: name(platform.config_digest),
-        repo_tags: vec![summary.reference.to_string()],
+        repo_tags: vec![reference.to_owned()],
         layers: platform.layers.iter().map(|layer| name(layer.digest)).collect(),
-    }]))
+    }])
 }
 
 /// Writes an OCI directory into `directory`, which must exist: what skopeo calls `oci:DIR:REF`.

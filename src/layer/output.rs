@@ -57,6 +57,8 @@ pub(crate) struct Output<'p> {
     clones: BTreeMap<u64, bool>,
     /// Whether it shares data with a file that it was given.
     shared: bool,
+    /// Whether it is a pipe, which can share nothing.
+    is_pipe: bool,
 }
 
 impl<'p> Output<'p> {
@@ -84,7 +86,13 @@ impl<'p> Output<'p> {
             progress,
             clones: BTreeMap::new(),
             shared: false,
+            is_pipe: false,
         }
+    }
+
+    /// Writes to a pipe, and compares every byte.
+    pub(crate) fn to_pipe(pipe: File, path: &Path, progress: &'p Progress) -> Self {
+        Self { is_pipe: true, ..Self::new(pipe, path, Verify::Always, false, progress) }
     }
 
     /// Names the file in what the system said of a write.
@@ -138,6 +146,9 @@ impl<'p> Output<'p> {
 
     /// Whether this file system can share the data of `file`: tried out once for each device.
     fn clones(&mut self, file: &File) -> bool {
+        if self.is_pipe {
+            return false;
+        }
         let Ok(metadata) = file.metadata() else { return false };
         let parent = crate::disk::files::parent_of(&self.path);
         *self

@@ -13,6 +13,7 @@
 //! | [`web`] | files of other web servers, in the same way |
 //! | [`upload`] | blobs and manifests to a registry |
 //! | [`referrers`] | manifests that are about other manifests |
+//! | [`local_socket`] | servers of this host that listen on a socket in the file system |
 //!
 //! Everything that comes in is checked against its digest before anybody sees it. A login goes to its registry and to the
 //! place that this registry gets its tokens from, never to another one; no error and no debug output shows it.
@@ -22,6 +23,7 @@ pub(crate) mod blobs;
 pub(crate) mod client;
 pub(crate) mod credentials;
 pub(crate) mod error;
+pub(crate) mod local_socket;
 pub(crate) mod location;
 pub(crate) mod options;
 pub(crate) mod referrers;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, connect, recv, socket_with, sockopt};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
@@ -147,7 +147,7 @@ impl Resolver for Connections {
 }
 
 impl<In: Transport> Connector<In> for Connections {
-    type Out = Either<In, Socket>;
+    type Out = Either<In, Socket<TcpStream>>;
 
     fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
         if let Some(proxied) = chained {
@@ -167,7 +167,7 @@ impl<In: Transport> Connector<In> for Connections {
                 Ok(stream) => {
                     let config = details.config;
                     let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-                    return Ok(Some(Either::B(Socket { stream, buffers })));
+                    return Ok(Some(Either::B(Socket::new(stream, buffers))));
                 }
                 Err(error @ Error::Timeout(Timeout::Global)) => return Err(error),
                 Err(error) => failed = Some(error),
@@ -195,12 +195,23 @@ fn open(address: SocketAddr, timeout: NextTimeout) -> Result<TcpStream, Error> {
 
 /// An open connection.
 #[derive(Debug)]
-pub(super) struct Socket {
-    stream: TcpStream,
+pub(super) struct Socket<S> {
+    stream: S,
     buffers: LazyBuffers,
 }
 
-impl Transport for Socket {
+impl<S> Socket<S> {
+    /// One over a stream that does not block.
+    pub(super) const fn new(stream: S, buffers: LazyBuffers) -> Self {
+        Self { stream, buffers }
+    }
+}
+
+impl<S> Transport for Socket<S>
+where
+    S: AsFd + std::fmt::Debug + Send + Sync + 'static,
+    for<'s> &'s S: Read + Write,
+{
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }
@@ -242,6 +253,6 @@ impl Transport for Socket {
 
     fn is_open(&mut self) -> bool {
         // Bytes that were not asked for are as bad as an end.
-        matches!(self.stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+        matches!(recv(&self.stream, &mut [0; 1], RecvFlags::PEEK), Err(Errno::AGAIN))
     }
 }

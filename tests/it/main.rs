@@ -33,6 +33,7 @@ mod compose_inputs;
 mod compose_keys;
 mod corpus;
 mod daemon;
+mod daemons;
 mod determinism;
 mod diff;
 mod docs;

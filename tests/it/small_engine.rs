@@ -241,7 +241,7 @@ impl Engine for Folder {
 }
 
 /// An image with a file in it, built, of the stack `shop`. Its file is a store path.
-fn target(env: &Env, name: &str, version: &str) -> LoadTarget {
+pub(crate) fn target(env: &Env, name: &str, version: &str) -> LoadTarget {
     let source = env.write(format!("store/{name}-{version}"), format!("{name} {version}"));
     let spec = json!({ "kind": "image", "name": name, "tag": version, "content": { "files": { "/version": source } } });
     let (file, output) = (format!("{name}-{version}.json"), env.path(format!("{name}-{version}")));

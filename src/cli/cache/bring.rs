@@ -17,6 +17,7 @@ use crate::cli::printer::{Printer, size};
 use crate::cli::session::Session;
 use crate::disk::files::free_space;
 use crate::disk::progress::Progress;
+use crate::engine::load::load;
 use crate::engine::target::{LoadOptions, LoadTarget, LoadVia};
 use crate::names::Name;
 use crate::podman::storage::process::{run, run_shown};
@@ -106,7 +107,7 @@ impl Bringing<'_> {
         let options = LoadOptions { via: LoadVia::Auto, force: false, partial: true };
         let host = &self.room.host;
         let drawing = self.session.draw("loading");
-        let loaded = host.load(&[target], options, &mut |_| {}, progress)?;
+        let loaded = load(host, &[target], options, &mut |_| {}, progress)?;
         drop(drawing);
         loaded.warnings.iter().for_each(|warning| self.printer.note(format!("warning: {warning}")));
         match loaded.outcomes.into_iter().find_map(|outcome| outcome.error) {

@@ -35,7 +35,6 @@ use crate::disk::WriteError;
 use crate::disk::progress::Progress;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::load::{self, Loading};
-use crate::engine::rollback;
 use crate::engine::target::{LoadMethod, LoadOptions, LoadStep, LoadTarget, LoadVia, Presence, TargetState};
 use crate::engine::{Engine, Former};
 use crate::image::vouching::vouched;
@@ -77,6 +76,20 @@ impl Engine for PodmanHost {
 
     fn nix(&self) -> &NixPlaces {
         &self.nix
+    }
+
+    fn begin(&self, _: &Progress) -> Result<Vec<String>, LoadError> {
+        // Podman may have ended by itself what a killed load had begun: then nothing else comes this way.
+        pull::sweep(&self.places);
+        let closed = match &self.linked {
+            Some(store) => store.settle(&OtherUsers::default(), self.places.has_new_rules())?,
+            None => None,
+        };
+        Ok(closed.into_iter().collect())
+    }
+
+    fn conclude(&self, progress: &Progress) -> Result<Vec<String>, LoadError> {
+        self.move_versions(progress)
     }
 
     fn look(
@@ -170,39 +183,6 @@ impl Engine for PodmanHost {
 }
 
 impl PodmanHost {
-    /// Loads what is missing: [`load::load`], and before it what only Podman needs.
-    ///
-    /// # Errors
-    /// If nothing could be done at all; of a single image, see [`ImageOutcome::error`](load::ImageOutcome::error).
-    pub(crate) fn load(
-        &self,
-        targets: &[LoadTarget],
-        options: LoadOptions,
-        done: &mut dyn FnMut(&PodmanImageOutcome),
-        progress: &Progress,
-    ) -> Result<PodmanLoadResult, LoadError> {
-        // Podman may have ended by itself what a killed load had begun: then nothing else comes this way.
-        pull::sweep(&self.places);
-        let closed = match &self.linked {
-            Some(store) => store.settle(&OtherUsers::default(), self.places.has_new_rules())?,
-            None => None,
-        };
-        let mut loaded = load::load(self, targets, options, done, progress)?;
-        loaded.warnings.splice(0..0, closed);
-        loaded.warnings.extend(self.move_versions(progress)?);
-        Ok(loaded)
-    }
-
-    /// Goes back to a generation: [`rollback::activate`], and what only Podman needs.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) fn activate(&self, number: u64, progress: &Progress) -> Result<PodmanLoadResult, LoadError> {
-        let mut loaded = rollback::activate(self, number, &mut |_| {}, progress)?;
-        loaded.warnings.extend(self.move_versions(progress)?);
-        Ok(loaded)
-    }
-
     /// Outcome by outcome, what the graph root has of an image that is loaded although there is one.
     fn damaged_records(
         &self,

@@ -1,0 +1,253 @@
+//! A daemon as an [`Engine`]: what a load, a rollback and a clean-up need, for every [`Daemon`].
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use super::note::DaemonNote;
+use super::{Daemon, DaemonContent, DaemonError, DaemonImages, own_name};
+use crate::disk::files::free_space;
+use crate::disk::progress::Progress;
+use crate::engine::generation::GenerationEntry;
+use crate::engine::load::{ImageOutcome, Loading};
+use crate::engine::target::{
+    DecideError, LoadMethod, LoadOptions, LoadStep, LoadTarget, LoadVia, LoadWay, Presence, TargetState,
+};
+use crate::engine::{Engine, Former};
+use crate::nix::store::NixPlaces;
+use crate::oci::digest::Digest;
+
+/// What became of one image.
+pub(crate) type DaemonOutcome = ImageOutcome<DaemonError>;
+
+/// A daemon to load into, and where windlass notes what it loaded.
+#[derive(Debug)]
+pub struct DaemonHost {
+    /// The daemon.
+    pub(crate) daemon: Box<dyn Daemon>,
+    /// See [`Engine::state`].
+    state: PathBuf,
+    nix: NixPlaces,
+}
+
+impl DaemonHost {
+    /// One with this folder for what windlass notes of it.
+    #[must_use]
+    pub fn new(daemon: Box<dyn Daemon>, state: PathBuf, nix: NixPlaces) -> Self {
+        Self { daemon, state, nix }
+    }
+
+    /// What is free where the daemon's data is; `None` if that is not on this host.
+    fn free(&self) -> Result<Option<u64>, DaemonError> {
+        let data = self.daemon.data();
+        Ok(if data.exists() { Some(free_space(data)?) } else { None })
+    }
+
+    /// Puts one image there, asks for it, and moves its names to it.
+    fn bring(&self, target: &LoadTarget, outcome: &DaemonOutcome, progress: &Progress) -> Result<u64, DaemonError> {
+        let (entry, platform) = (&outcome.step.entry, target.platform()?);
+        let mut written = 0;
+        if outcome.step.how == LoadMethod::Pull {
+            written = self.daemon.import(&target.image, platform, &own_name(entry), progress)?;
+        }
+        let former: [Former<'_>; 1] = [(entry, Some((&target.image, platform)))];
+        let mut there = self.daemon.images(progress)?;
+        let found = match self.daemon.content(&former, &there, progress)?.pop() {
+            Some(DaemonContent::Whole) => None,
+            Some(DaemonContent::Partial(why)) => Some(format!("has only a part of it: {why}")),
+            Some(DaemonContent::Nothing) | None => Some("has no record of it".to_owned()),
+        };
+        if found.is_none() {
+            self.give_names(entry, &mut there, progress)?;
+        }
+        let id = self.daemon.id(entry);
+        let misled = || {
+            let name = self.daemon.names(entry).into_iter().find(|name| there.names.get(name) != Some(&id))?;
+            let other = there.names.get(&name);
+            Some(other.map_or_else(|| format!("knows no {name}"), |other| format!("has {other} as {name}")))
+        };
+        match found.or_else(misled) {
+            None => Ok(written),
+            Some(found) => {
+                Err(DaemonError::NotThere { engine: self.daemon.kind(), reference: entry.reference.to_string(), found })
+            }
+        }
+    }
+
+    /// Moves its names to an image, and asks for them.
+    fn give_names(
+        &self,
+        entry: &GenerationEntry,
+        there: &mut DaemonImages,
+        progress: &Progress,
+    ) -> Result<(), DaemonError> {
+        let id = self.daemon.id(entry);
+        let missing: Vec<String> =
+            self.daemon.names(entry).into_iter().filter(|name| there.names.get(name) != Some(&id)).collect();
+        for name in &missing {
+            self.daemon.tag(id, name, progress)?;
+        }
+        if !missing.is_empty() {
+            *there = self.daemon.images(progress)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the tags of versions lead to the images of the current generation; a sentence for each that another image has.
+    fn move_versions(&self, progress: &Progress) -> Result<Vec<String>, DaemonError> {
+        let Some(current) = self.generations().current()? else { return Ok(Vec::new()) };
+        let versions = || current.entries.iter().filter_map(|entry| Some((entry, entry.version.as_ref()?)));
+        if versions().next().is_none() {
+            return Ok(Vec::new());
+        }
+        let there = self.daemon.images(progress)?;
+        let mut notes = Vec::new();
+        for (entry, version) in versions() {
+            let id = self.daemon.id(entry);
+            let own = format!("{}:windlass-", entry.repository);
+            let is_ours = |other: &Digest| there.names.iter().any(|(name, id)| id == other && name.starts_with(&own));
+            match there.names.get(&**version) {
+                Some(other) if *other == id => {}
+                Some(other) if !is_ours(other) => {
+                    notes.push(format!("{version} is another image's name, and stays with it"));
+                }
+                _ if !there.sizes.contains_key(&id) => {}
+                _ => self.daemon.tag(id, version, progress)?,
+            }
+        }
+        Ok(notes)
+    }
+}
+
+impl Engine for DaemonHost {
+    type Error = DaemonError;
+    type Note = DaemonNote;
+
+    fn state(&self) -> PathBuf {
+        self.state.clone()
+    }
+
+    fn nix(&self) -> &NixPlaces {
+        &self.nix
+    }
+
+    fn look(
+        &self,
+        targets: &[LoadTarget],
+        options: LoadOptions,
+        progress: &Progress,
+    ) -> Result<Vec<TargetState>, DaemonError> {
+        if options.via == LoadVia::Store {
+            return Err(DaemonError::Unsupported {
+                engine: self.daemon.kind(),
+                action: "use a linked store".to_owned(),
+                hint: "Podman and CRI-O can; leave out `--via store`".to_owned(),
+            });
+        }
+        let there = self.daemon.images(progress)?;
+        let mut entries = Vec::new();
+        for target in targets {
+            let platform = target.platform()?;
+            entries.push((GenerationEntry::new(&target.image, platform, &target.name, &target.origins), platform));
+        }
+        let wanted: Vec<Former<'_>> = entries
+            .iter()
+            .zip(targets)
+            .map(|((entry, platform), target)| -> Former<'_> { (entry, Some((&target.image, platform))) })
+            .collect();
+        let content = self.daemon.content(&wanted, &there, progress)?;
+        let store = || self.daemon.data().to_owned();
+        let goes = |content: &DaemonContent| options.force || *content != DaemonContent::Whole;
+        let going = entries.iter().zip(targets).zip(&content).filter(|(_, content)| goes(content));
+        let going: Vec<_> = going.map(|(((_, platform), target), _)| (&target.image, *platform)).collect();
+        let mut ways = match going.is_empty() {
+            true => Vec::new(),
+            false => self.daemon.ways(&going, &there, progress)?,
+        }
+        .into_iter();
+        let state = |((entry, _), content): (&(GenerationEntry, _), DaemonContent)| {
+            let way = if goes(&content) { ways.next() } else { None };
+            let presence = match content {
+                DaemonContent::Whole => Presence::Present { store: store(), named: self.is_named(&there, entry) },
+                DaemonContent::Partial(why) => Presence::Damaged { store: store(), why },
+                DaemonContent::Nothing => Presence::Missing,
+            };
+            TargetState { presence, way: way.unwrap_or_else(|| LoadWay::new(LoadMethod::Pull, store(), 0)) }
+        };
+        Ok(entries.iter().zip(content).map(state).collect())
+    }
+
+    fn holds(&self, images: &[Former<'_>], progress: &Progress) -> Result<Vec<bool>, DaemonError> {
+        let there = self.daemon.images(progress)?;
+        let content = self.daemon.content(images, &there, progress)?;
+        Ok(content.into_iter().map(|content| content == DaemonContent::Whole).collect())
+    }
+
+    fn check_space(&self, steps: &[LoadStep]) -> Result<(), DaemonError> {
+        let (needed, stays) = needed(steps);
+        match self.free()? {
+            Some(free) if needed > free => {
+                Err(DecideError::NoSpace { place: self.daemon.data().to_owned(), needed, stays, free }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn has_leftovers(&self, _: &Progress) -> Result<bool, DaemonError> {
+        self.has_note()
+    }
+
+    fn settle(&self, progress: &Progress) -> Result<Vec<String>, DaemonError> {
+        self.settle_note(progress)
+    }
+
+    fn note(&self, loading: &mut Loading<'_, Self>) -> Result<DaemonNote, DaemonError> {
+        self.write_note(&loading.outcomes, loading.progress)
+    }
+
+    fn put(&self, loading: &mut Loading<'_, Self>, _: &mut DaemonNote) -> Result<u64, DaemonError> {
+        let progress = loading.progress;
+        let mut written = 0;
+        for (target, outcome) in loading.targets.iter().zip(&mut loading.outcomes) {
+            if outcome.step.how == LoadMethod::Present {
+                continue;
+            }
+            progress.check().map_err(DaemonError::Stopped)?;
+            match self.bring(target, outcome, progress) {
+                Ok(bytes) => written += bytes,
+                Err(error) => outcome.error = Some(error),
+            }
+            progress.check().map_err(DaemonError::Stopped)?;
+            if outcome.error.is_none() && outcome.step.how == LoadMethod::Pull {
+                (loading.done)(outcome);
+            }
+        }
+        Ok(written)
+    }
+
+    fn take_away(&self, note: &DaemonNote, configs: &BTreeSet<Digest>, progress: &Progress) -> Result<(), DaemonError> {
+        self.undo(note, configs, progress)
+    }
+
+    fn forget(&self, _: DaemonNote) -> Result<(), DaemonError> {
+        self.remove_note()
+    }
+
+    fn sweep(&self, _: &Progress) -> Result<(), DaemonError> {
+        Ok(())
+    }
+
+    fn name(&self, entries: &[&GenerationEntry], progress: &Progress) -> Result<(), DaemonError> {
+        let mut there = self.daemon.images(progress)?;
+        entries.iter().try_for_each(|entry| self.give_names(entry, &mut there, progress))
+    }
+
+    fn conclude(&self, progress: &Progress) -> Result<Vec<String>, DaemonError> {
+        self.move_versions(progress)
+    }
+}
+
+/// Bytes that steps need at the fullest moment, one after the other, and how many of them stay.
+pub(crate) fn needed(steps: &[LoadStep]) -> (u64, u64) {
+    let step = |(needed, stays): (u64, u64), step: &LoadStep| (needed.max(stays + step.peak), stays + step.to_write);
+    steps.iter().fold((0, 0), step)
+}
