@@ -19,6 +19,7 @@ rustPlatform.buildRustPackage {
       ../Cargo.toml
       ../Cargo.lock
       ../src
+      ../crates
       # What unit tests read.
       ../tests/fixtures/cosign
     ];

@@ -20,7 +20,7 @@
 //! | `names` | names and places that come out of files | `class` |
 //! | `sh` | words for a POSIX shell | |
 //! | `oci` | digests, references, platforms, canonical JSON | `class` `names` |
-//! | `disk` | bytes on the disk | `class` |
+//! | `disk` | bytes on the disk | `class` `oci` |
 //! | `nix` | the Nix store | `class` `disk` `oci` |
 //! | `registry` | registries and other servers | `class` `disk` `oci` |
 //! | `secrets` | what looks like a secret | `names` `nix` `oci` |

@@ -12,20 +12,20 @@
 //! Nothing but names and sizes is read, and the first bytes of large files.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt;
+use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::build::Surveys;
 use crate::build::runs::ImageRun;
 use crate::build::stack::{StackDir, StackJson};
 use crate::image::json::read_versioned;
 use crate::image::layout::{self, ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, Summary};
 use crate::image::{LayerKind, LayerRecord, models_of};
-use crate::layer::{ALIGN_FROM, Known, LayerMember, MemberContent, Recipe};
+use crate::layer::{ALIGN_FROM, Known, LargeFile, LayerMember, MemberContent, Recipe, large_files};
 use crate::model::read::formats::is_unread;
 use crate::model::read::named::is_weights;
 use crate::model::read::sniff::{FileKind, HEAD, sniff};
@@ -124,9 +124,9 @@ fn weights(models: &[Name], layers: &[LayerRecord]) -> Vec<(String, u64)> {
 
 /// What cannot start, and what costs more than it need, in these images of one stack, and in its models.
 #[must_use]
-pub(crate) fn lint(images: &[LintedImage], models: &[LintedModel]) -> Vec<String> {
+pub(crate) fn lint(images: &[LintedImage], models: &[LintedModel], known: &Surveys) -> Vec<String> {
     let mut warnings: Vec<String> = images.iter().flat_map(|image| &image.runs).flat_map(ImageRun::warnings).collect();
-    warnings.extend(misplaced(images));
+    warnings.extend(misplaced(images, known));
     warnings.extend(plan::warnings(images.iter().map(|image| {
         let models = image.models.iter().map(|(name, size)| (name.as_str(), *size));
         (image.name.as_str(), models.collect())
@@ -146,14 +146,20 @@ pub(crate) fn driver(driver: &str) -> Option<String> {
 }
 
 /// Models in layers that are not theirs.
-fn misplaced(images: &[LintedImage]) -> Vec<String> {
+fn misplaced(images: &[LintedImage], known: &Surveys) -> Vec<String> {
     let mut found: BTreeMap<&Recipe, Vec<(PathBuf, u64)>> = images
         .iter()
         .flat_map(|image| &image.layers)
         .filter(|(kind, _, recipe)| matches!(kind, LayerKind::Closure | LayerKind::Root) && recipe.blob().is_none())
         .map(|(_, _, recipe)| (recipe, Vec::new()))
         .collect();
-    found.par_iter_mut().for_each(|(recipe, found)| *found = files(recipe, looks_like_weights));
+    found.par_iter_mut().for_each(|(recipe, found)| {
+        *found = match known.get(recipe) {
+            Some(survey) => weights_among(&survey.large),
+            // What cannot be read is reported where its bytes are needed.
+            None => large_files(recipe).map(|large| weights_among(&large)).unwrap_or_default(),
+        };
+    });
     let mut warnings = Vec::new();
     for image in images {
         for (kind, title, recipe) in &image.layers {
@@ -171,42 +177,25 @@ fn misplaced(images: &[LintedImage]) -> Vec<String> {
     warnings
 }
 
-/// A file of a layer that is made of parts, for who decides whether it counts.
-struct LintedFile<'a> {
-    path: &'a Path,
-    size: u64,
-    file: &'a File,
-}
-
-/// The files of a layer that count, each with its size. What cannot be read is reported where its bytes are needed.
-fn files(recipe: &Recipe, counts: fn(&LintedFile<'_>) -> bool) -> Vec<(PathBuf, u64)> {
-    let mut found = Vec::new();
-    let walked = recipe.members(&mut |LayerMember { entry, content, .. }| {
-        if let MemberContent::File(file, _) = &content {
-            let path = Path::new("/").join(std::ffi::OsStr::from_bytes(&entry.path));
-            let size = entry.size();
-            if counts(&LintedFile { path: &path, size, file }) {
-                found.push((path, size));
-            }
-        }
-        Ok(())
-    });
-    if walked.is_err() { Vec::new() } else { found }
-}
-
 /// Files of this size and more are looked into.
 const LARGE: u64 = 256 * 1024 * 1024;
 
-fn looks_like_weights(seen: &LintedFile<'_>) -> bool {
-    let name = seen.path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    if seen.size >= ALIGN_FROM && is_weights(&name) {
+/// Those of these files that are weights, each with its size.
+fn weights_among(files: &[LargeFile]) -> Vec<(PathBuf, u64)> {
+    let weights = files.iter().filter(|file| looks_like_weights(file));
+    weights.map(|LargeFile { path, file }| (path.clone(), file.size())).collect()
+}
+
+fn looks_like_weights(LargeFile { path, file }: &LargeFile) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+    if is_weights(&name) {
         return true;
     }
-    if seen.size < LARGE {
+    if file.size() < LARGE {
         return false;
     }
     let mut start = vec![0; HEAD];
-    if seen.file.read_exact_at(&mut start, 0).is_err() {
+    if !file.open().is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok()) {
         return false;
     }
     let is_model =
@@ -230,7 +219,7 @@ fn twice(models: &[LintedModel]) -> Vec<String> {
             let note = &mut |LayerMember { entry, content, host, .. }: LayerMember| {
                 let size = entry.size();
                 if matches!(content, MemberContent::File(..)) && size >= ALIGN_FROM {
-                    let place = Path::new("/").join(std::ffi::OsStr::from_bytes(&entry.path));
+                    let place = entry.place();
                     let digest = model.digests.get(&place).copied();
                     let host = fs::canonicalize(&host).unwrap_or(host);
                     found.push(WeightsFile { place, host, size, digest });

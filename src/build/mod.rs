@@ -33,7 +33,7 @@ pub(crate) use self::facts::Outlook;
 use self::models::BuiltModel;
 pub(crate) use self::models::{model, outlook};
 pub(crate) use self::policy::against_policy;
-pub(crate) use self::secrets::foreseen;
+pub(crate) use self::secrets::{Surveys, foreseen, survey};
 use crate::build::layer_set::read_all_layers;
 use crate::build::upstream_image::{UpstreamImage, UpstreamImageError, covers, hides};
 use crate::class::{Class, Classified};

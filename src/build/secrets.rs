@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
 use super::BuildError;
 use super::models::{self, BuiltModel};
 use crate::image::{BuiltLayer, LayerKind};
-use crate::layer::{Recipe, secrets};
+use crate::layer::{self, Recipe, Survey};
 use crate::names::Name;
 use crate::nix::closure::ClosureGraph;
 use crate::plan::{ImagePlan, Planned};
@@ -14,6 +16,9 @@ use crate::secrets::{SecretFinding, Verdict};
 use crate::spec::config::ImageConfig;
 use crate::spec::service::ServiceConfig;
 use crate::spec::{ImageSpec, LayerSpec, ModelSource, ModelSpec};
+
+/// What was found out about layers before they are made.
+pub(crate) type Surveys = BTreeMap<Recipe, Survey>;
 
 /// The error, unless there is nothing.
 pub(super) fn pass(verdict: Verdict) -> Result<(), BuildError> {
@@ -65,6 +70,20 @@ pub(super) fn of_services(services: &BTreeMap<String, ServiceConfig>) -> Vec<Str
     services.iter().flat_map(of).collect()
 }
 
+/// Looks at all layers of these plans that are not built, each once and several at a time, before anything is made.
+///
+/// # Errors
+/// If one cannot be read.
+pub(crate) fn survey(plans: &[ImagePlan]) -> Result<Surveys, BuildError> {
+    let layers = plans.iter().flat_map(|plan| &plan.layers).filter(|planned| planned.built.is_none());
+    let recipes: BTreeMap<&Recipe, &Planned> = layers.map(|planned| (&planned.recipe, planned)).collect();
+    let look = |(recipe, planned): (&Recipe, &Planned)| {
+        let failed = |source| BuildError::Layer { title: planned.title.clone(), source };
+        Ok((recipe.clone(), layer::survey(recipe).map_err(failed)?))
+    };
+    recipes.into_iter().par_bridge().map(look).collect()
+}
+
 /// The same report before anything is built, for which no more than the first bytes of files is read.
 ///
 /// # Errors
@@ -72,13 +91,17 @@ pub(super) fn of_services(services: &BTreeMap<String, ServiceConfig>) -> Vec<Str
 pub(crate) fn foreseen<'a>(
     plans: &[ImagePlan],
     sources: impl IntoIterator<Item = &'a ModelSource>,
+    surveys: &Surveys,
     graph: &ClosureGraph,
 ) -> Result<Verdict, BuildError> {
     let mut verdict = Verdict::default();
     let mut told = BTreeSet::new();
-    let look = |planned: &Planned| match planned.built {
-        Some(_) => Ok(Vec::new()),
-        None => secrets(&planned.recipe).map_err(|source| BuildError::Layer { title: planned.title.clone(), source }),
+    let look = |planned: &Planned| match (&planned.built, surveys.get(&planned.recipe)) {
+        (Some(_), _) => Ok(Vec::new()),
+        (None, Some(survey)) => Ok(survey.secrets.clone()),
+        (None, None) => {
+            layer::secrets(&planned.recipe).map_err(|source| BuildError::Layer { title: planned.title.clone(), source })
+        }
     };
     for spec in sources.into_iter().filter_map(|source| source.spec.as_ref()).filter(|spec| told.insert(&spec.name)) {
         let layers = models::new(spec, graph)?.layers;

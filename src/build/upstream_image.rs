@@ -448,7 +448,7 @@ fn of_recipe(recipe: &Recipe, visit: &mut VisitEntry<'_>) -> Result<(), Upstream
             TarEntryKind::Symlink(target) => UpstreamEntry::Link(OsStr::from_bytes(target).into()),
             TarEntryKind::File(_) => UpstreamEntry::Other,
         };
-        visit(&Path::new("/").join(OsStr::from_bytes(&member.entry.path)), &kind);
+        visit(&member.entry.place(), &kind);
         Ok(())
     })?;
     Ok(())

@@ -15,7 +15,7 @@ use super::targets::{lean, targets};
 use super::tree::{self, PathBytes};
 use super::view::{self, SeenLayer, ViewedImage};
 use super::{load, load_plan};
-use crate::build::{self, Outlook, lint};
+use crate::build::{self, Outlook, Surveys, lint};
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::disk::{Staging, files};
@@ -310,7 +310,7 @@ fn of_directory(args: &PlanArgs) -> Result<PlanReport> {
     }
     let (of_images, of_models) = lint::subjects(&args.path)?;
     let warnings = match of_images.is_empty() && of_models.is_empty() {
-        false => lint::lint(&of_images, &of_models),
+        false => lint::lint(&of_images, &of_models, &Surveys::new()),
         // Archives say which layers there are, and not what is in them.
         true => warnings(seen.iter().map(|image| (&*image.name, weights(&image.models, &image.layers)))),
     };
@@ -398,12 +398,13 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     let outlook = build::outlook(&sources, &graph, &progress)?;
     let rules = stack.as_ref().map(|stack| build::against_policy(stack, &outlook, &graph));
     let rules = rules.transpose()?.unwrap_or_default();
-    let secrets = build::foreseen(&plans, &sources, &graph)?;
+    let surveys = build::survey(&plans)?;
+    let secrets = build::foreseen(&plans, &sources, &surveys, &graph)?;
     let layers = |plan: &ImagePlan| {
         plan.layers.iter().map(|layer| (layer.kind, layer.title.clone(), layer.recipe.clone())).collect()
     };
     let recipes: Vec<Vec<_>> = plans.iter().map(layers).collect();
-    let images: Vec<PlannedImage> = plans.into_iter().map(measured).collect::<Result<_>>()?;
+    let images: Vec<PlannedImage> = plans.into_iter().map(|plan| measured(plan, &surveys)).collect::<Result<_>>()?;
     let of_images: Vec<lint::LintedImage> = images
         .iter()
         .zip(recipes)
@@ -426,7 +427,7 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     }
     warnings.extend(rules.breaches.into_iter().map(|line| format!("this would not be built: {line}")));
     warnings.extend(rules.warnings);
-    warnings.extend(lint::lint(&of_images, &of_models));
+    warnings.extend(lint::lint(&of_images, &of_models, &surveys));
     let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
     Ok(PlanReport {
         images,
@@ -440,10 +441,13 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     })
 }
 
-fn measured(plan: ImagePlan) -> Result<PlannedImage> {
+fn measured(plan: ImagePlan, surveys: &Surveys) -> Result<PlannedImage> {
     let (mut layers, mut chain) = (Vec::new(), Vec::new());
     for planned in plan.layers {
-        let extent = || extent(&planned.recipe).with_context(|| format!("layer {}", planned.title));
+        let extent = || match surveys.get(&planned.recipe) {
+            Some(survey) => Ok(survey.extent),
+            None => extent(&planned.recipe).with_context(|| format!("layer {}", planned.title)),
+        };
         let (size, on_disk) = match &planned.built {
             Some(layer) if layer.recipe.blob().is_some() => (layer.record.size, layer.record.diff_size()),
             Some(layer) => (layer.record.size, extent().map_or(layer.record.size, |extent| with_records(&extent))),

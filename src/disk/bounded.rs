@@ -64,10 +64,12 @@ pub(crate) fn rest(file: &mut File, cap: Cap) -> io::Result<Vec<u8>> {
         let message = format!("it is larger than {} MiB, which no such file is", cap.bytes() >> 20);
         io::Error::new(ErrorKind::FileTooLarge, message)
     };
-    if file.metadata()?.len() > cap.bytes() {
+    let size = file.metadata()?.len();
+    if size > cap.bytes() {
         return Err(too_large());
     }
-    let mut bytes = Vec::new();
+    // With room for all of it, it is one read, and another one that finds its end.
+    let mut bytes = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
     // One byte more than the cap tells a file that grows, or one of /proc, whose size is not known before.
     file.take(cap.bytes() + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > cap.bytes() { Err(too_large()) } else { Ok(bytes) }

@@ -1,8 +1,9 @@
 //! Reading a file once for several consumers.
 //!
 //! Hashing takes about as long as reading, summing and writing together. A large file is read once, in chunks that all
-//! consumers see: what hashes has a thread of its own, the rest is done by the thread that reads, with the chunk still
-//! in its cache. A small file is not worth a thread. Memory: [`CHUNK`] × [`BUFFERS`], whatever the file's size.
+//! consumers see: hashing has a thread of its own, the rest is done by the thread that reads, with the chunk still in its
+//! cache. Several hashes of the same bytes, as of a model by itself and as a part of its layer, cost little more than one
+//! ([`Hasher::update_all`]). A small file is not worth a thread. Memory: [`CHUNK`] × [`BUFFERS`], whatever the file's size.
 
 use std::fmt;
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use crate::disk::progress::Progress;
+use crate::oci::digest::Hasher;
 
 /// Bytes of one chunk: few, so that they are still in a core's cache when the next one takes them. Chunks of 512 KiB
 /// took twice the system time.
@@ -28,21 +30,21 @@ pub(crate) type Consumer<'a> = Box<dyn FnMut(&[u8]) -> io::Result<()> + Send + '
 pub struct Readers<'a> {
     /// Those that are quick: the thread that reads runs them.
     pub(crate) here: Vec<Consumer<'a>>,
-    /// Those that take as long as reading itself, like a hash: each has a thread.
-    pub(crate) beside: Vec<Consumer<'a>>,
+    /// Hashes of the bytes, which have a thread.
+    pub(crate) hashers: Vec<&'a mut Hasher>,
 }
 
 impl Readers<'_> {
     /// Whether there is no reader.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
-        self.here.is_empty() && self.beside.is_empty()
+        self.here.is_empty() && self.hashers.is_empty()
     }
 }
 
 impl fmt::Debug for Readers<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Readers").field("here", &self.here.len()).field("beside", &self.beside.len()).finish()
+        f.debug_struct("Readers").field("here", &self.here.len()).field("hashers", &self.hashers.len()).finish()
     }
 }
 
@@ -114,52 +116,37 @@ impl ChunkPool {
     }
 }
 
-/// Reads exactly `length` bytes of `file` and hands them, in order, to every consumer. One consumer alone is not worth a
+/// Reads exactly `length` bytes of `file` and hands them, in order, to every consumer. One hash alone is not worth a
 /// thread: that would save less than a tenth of the time, for a quarter more work.
 ///
 /// # Errors
 /// The first failure of the reader or of a consumer; consumers have then seen a prefix.
 pub(crate) fn fan_out(file: &File, length: u64, readers: Readers<'_>, progress: &Progress) -> Result<(), PipeError> {
-    let Readers { mut here, mut beside } = readers;
-    if length < THREADS_FROM || here.len() + beside.len() < 2 {
+    let Readers { mut here, mut hashers } = readers;
+    if length < THREADS_FROM || hashers.is_empty() || here.len() + hashers.len() < 2 {
         let mut buffer = vec![0; usize::try_from(length.min(CHUNK as u64)).unwrap_or(CHUNK)];
         return read_chunks(length, progress, |want| {
             let filled = read_some(file, &mut buffer[..want])?;
-            for consumer in here.iter_mut().chain(&mut beside) {
+            for consumer in &mut here {
                 consumer(&buffer[..filled]).map_err(PipeError::Write)?;
             }
+            Hasher::update_all(&mut hashers, &buffer[..filled]);
             Ok(filled)
         });
     }
     std::thread::scope(|scope| {
         let mut pool = ChunkPool::new();
-        let (senders, threads): (Vec<_>, Vec<_>) = beside
-            .into_iter()
-            .map(|mut consumer| {
-                let (sender, chunks): (_, Receiver<Arc<Chunk>>) = sync_channel(BUFFERS);
-                let thread = scope.spawn(move || chunks.iter().try_for_each(|chunk| consumer(chunk.bytes())));
-                (sender, thread)
-            })
-            .unzip();
-        let outcome = read_chunks(length, progress, |want| {
+        let (sender, chunks): (_, Receiver<Arc<Chunk>>) = sync_channel(BUFFERS);
+        // It ends when the sender goes, which it does when this ends, whatever came of it.
+        scope.spawn(move || chunks.iter().for_each(|chunk| Hasher::update_all(&mut hashers, chunk.bytes())));
+        read_chunks(length, progress, |want| {
             let chunk = pool.fill(|buffer| read_some(file, &mut buffer[..want]))?;
-            for sender in &senders {
-                // A consumer that has stopped has failed: its own error, read below, says why.
-                sender.send(Arc::clone(&chunk)).map_err(|_| PipeError::Write(io::ErrorKind::BrokenPipe.into()))?;
-            }
+            sender.send(Arc::clone(&chunk)).map_err(|_| PipeError::Write(io::ErrorKind::BrokenPipe.into()))?;
             for consumer in &mut here {
                 consumer(chunk.bytes()).map_err(PipeError::Write)?;
             }
             Ok(chunk.filled)
-        });
-        drop(senders);
-        for thread in threads {
-            match thread.join() {
-                Ok(result) => result.map_err(PipeError::Write)?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        outcome
+        })
     })
 }
 
@@ -196,7 +183,7 @@ mod tests {
     use std::io::{Seek, Write};
 
     use super::*;
-    use crate::oci::digest::{Digest, Hasher};
+    use crate::oci::digest::Digest;
 
     fn file_of(bytes: &[u8]) -> File {
         let mut file = tempfile::tempfile().unwrap();
@@ -215,13 +202,7 @@ mod tests {
                 three.extend_from_slice(chunk);
                 Ok(())
             });
-            let beside = [&mut one, &mut two].map(|hasher| -> Consumer<'_> {
-                Box::new(|chunk| {
-                    hasher.update(chunk);
-                    Ok(())
-                })
-            });
-            let readers = Readers { here: vec![here], beside: beside.into() };
+            let readers = Readers { here: vec![here], hashers: vec![&mut one, &mut two] };
             fan_out(&file_of(&bytes), size as u64, readers, &progress).unwrap();
             assert_eq!([one.finish(), two.finish()], [(Digest::of(&bytes), size as u64); 2]);
             assert_eq!(three, bytes);
@@ -235,20 +216,20 @@ mod tests {
             let bytes = vec![7; usize::try_from(size).unwrap()];
             let progress = Progress::new();
             let file = file_of(&bytes);
-            let run = |length, here, beside| {
+            let run = |length, here| {
                 (&file).rewind().unwrap();
-                fan_out(&file, length, Readers { here: vec![here], beside: vec![beside] }, &progress).unwrap_err()
+                let mut hasher = Hasher::new();
+                let readers = Readers { here: vec![here], hashers: vec![&mut hasher] };
+                fan_out(&file, length, readers, &progress).unwrap_err()
             };
             let ok = || -> Consumer<'_> { Box::new(|_| Ok(())) };
             let full = || -> Consumer<'_> { Box::new(|_| Err(io::ErrorKind::StorageFull.into())) };
-            let early = run(size + 1, ok(), ok());
+            let early = run(size + 1, ok());
             assert!(matches!(early, PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof));
-            for (here, beside) in [(ok(), full()), (full(), ok())] {
-                let failed = run(size, here, beside);
-                assert!(matches!(failed, PipeError::Write(e) if e.kind() == io::ErrorKind::StorageFull), "{size}");
-            }
+            let failed = run(size, full());
+            assert!(matches!(failed, PipeError::Write(e) if e.kind() == io::ErrorKind::StorageFull), "{size}");
             progress.stop();
-            let stopped = run(size, ok(), ok());
+            let stopped = run(size, ok());
             assert!(matches!(stopped, PipeError::Write(e) if e.kind() == io::ErrorKind::Interrupted));
         }
     }

@@ -16,6 +16,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::{fs, io};
 
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
@@ -121,6 +122,8 @@ pub struct ImageDir {
     layout: PathBuf,
     in_bundle: bool,
     image: ImageInMemory,
+    /// Whether its documents were found to be readable: that is asked more than once.
+    is_readable: OnceLock<()>,
 }
 
 impl ImageDir {
@@ -206,7 +209,7 @@ impl ImageDir {
             }
         }
         let image = ImageInMemory { summary, top, blobs, recipes, closure: ImageClosure::default() };
-        Ok(Self { path: path.to_owned(), layout, in_bundle, image })
+        Ok(Self { path: path.to_owned(), layout, in_bundle, image, is_readable: OnceLock::new() })
     }
 
     /// The same with these of its platforms only; its digest stays, and an index names the others as ones that are elsewhere.
@@ -233,7 +236,11 @@ impl ImageDir {
             reference: self.summary().reference.to_string(),
             what: refused.to_string(),
         };
-        self.image.check_readable().map_err(unreadable)
+        if self.is_readable.get().is_none() {
+            self.image.check_readable().map_err(unreadable)?;
+            self.is_readable.get_or_init(|| ());
+        }
+        Ok(())
     }
 
     /// What the directory holds.

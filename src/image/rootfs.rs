@@ -243,7 +243,7 @@ fn made(recipe: &Recipe) -> io::Result<Vec<(PathBuf, RootFsNode)>> {
     rest.perms.retain(|perm| perm.path.as_ref().is_none_or(|path| sources.contains(path)));
     let mut entries = Vec::new();
     rest.members(&mut |member| {
-        let place = Path::new("/").join(OsStr::from_bytes(&member.entry.path));
+        let place = member.entry.place();
         let executable = member.entry.mode & 0o111 != 0;
         let node = match (&member.entry.kind, member.content) {
             (TarEntryKind::Directory, _) => RootFsNode::Directory,

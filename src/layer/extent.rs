@@ -1,6 +1,6 @@
 //! What the layer of a recipe takes, from names and sizes alone.
 
-use super::{LayerError, LayerMember, MemberContent, Recipe, TRAILER, TarEntryKind, header, padding};
+use super::{LayerError, Recipe, TRAILER, TarEntry, TarEntryKind, header, padding};
 
 /// Blocks of the file systems that stores lie on.
 const BLOCK: u64 = 4096;
@@ -26,6 +26,57 @@ pub(crate) const fn on_disk(size: u64) -> u64 {
     size.div_ceil(BLOCK) * BLOCK
 }
 
+/// An [`Extent`] that is being measured, member by member.
+#[derive(Debug)]
+pub(super) struct Measuring {
+    extent: Extent,
+    /// The directories that the walk is in, each with the bytes of the entries it has so far.
+    open: Vec<(Vec<u8>, u64)>,
+}
+
+impl Default for Measuring {
+    fn default() -> Self {
+        Self { extent: Extent::default(), open: vec![(Vec::new(), 0)] }
+    }
+}
+
+impl Measuring {
+    /// The next member of the layer.
+    pub(super) fn member(&mut self, entry: &TarEntry) {
+        let size = entry.size();
+        self.extent.archive += header(entry, self.extent.archive).len() as u64 + size + padding(size);
+        self.close(&entry.path);
+        self.extent.members += 1;
+        if let Some((directory, entries)) = self.open.last_mut() {
+            let name = entry.path.len() - directory.len();
+            *entries += ENTRY + (name as u64).next_multiple_of(4);
+        }
+        match &entry.kind {
+            TarEntryKind::Directory => self.open.push((entry.path.clone(), 0)),
+            TarEntryKind::Symlink(target) if (target.len() as u64) < INLINE => {}
+            TarEntryKind::Symlink(_) => self.extent.on_disk += BLOCK,
+            TarEntryKind::File(_) => self.extent.on_disk += on_disk(size),
+        }
+    }
+
+    /// Closes the directories that this path is not in.
+    fn close(&mut self, path: &[u8]) {
+        let is_below = |directory: &[u8]| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"));
+        while let Some((_, entries)) = self.open.pop_if(|(directory, _)| !directory.is_empty() && !is_below(directory))
+        {
+            self.extent.on_disk += on_disk(entries.max(1));
+        }
+    }
+
+    /// There are no more.
+    pub(super) fn end(mut self) -> Extent {
+        self.extent.archive += TRAILER.len() as u64;
+        self.close(b"");
+        self.extent.on_disk += self.open.iter().map(|(_, entries)| on_disk((*entries).max(1))).sum::<u64>();
+        self.extent
+    }
+}
+
 /// Measures the layer that a recipe makes. No file is read.
 ///
 /// # Errors
@@ -35,37 +86,10 @@ pub(crate) fn extent(recipe: &Recipe) -> Result<Extent, LayerError> {
         let archive = super::blob_size(path)?;
         return Ok(Extent { archive, on_disk: archive, members: 0 });
     }
-    let mut extent = Extent::default();
-    // The directories that the walk is in, each with the bytes of the entries it has so far.
-    let mut open: Vec<(Vec<u8>, u64)> = vec![(Vec::new(), 0)];
-    let close = |open: &mut Vec<(Vec<u8>, u64)>, path: &[u8]| -> u64 {
-        let mut bytes = 0;
-        let is_below = |directory: &[u8]| path.strip_prefix(directory).is_some_and(|rest| rest.starts_with(b"/"));
-        while let Some((_, entries)) = open.pop_if(|(directory, _)| !directory.is_empty() && !is_below(directory)) {
-            bytes += on_disk(entries.max(1));
-        }
-        bytes
-    };
-    recipe.members(&mut |LayerMember { entry, content, .. }| {
-        let size = entry.size();
-        extent.archive += header(&entry, extent.archive).len() as u64 + size + padding(size);
-        extent.on_disk += close(&mut open, &entry.path);
-        extent.members += 1;
-        if let Some((directory, entries)) = open.last_mut() {
-            let name = entry.path.len() - directory.len();
-            *entries += ENTRY + (name as u64).next_multiple_of(4);
-        }
-        match (&entry.kind, content) {
-            (TarEntryKind::Directory, _) => open.push((entry.path, 0)),
-            (TarEntryKind::Symlink(target), _) if (target.len() as u64) < INLINE => {}
-            (TarEntryKind::Symlink(_), _) => extent.on_disk += BLOCK,
-            (TarEntryKind::File(_), MemberContent::File(..) | MemberContent::Text(_) | MemberContent::None) => {
-                extent.on_disk += on_disk(size);
-            }
-        }
+    let mut measuring = Measuring::default();
+    recipe.members(&mut |member| {
+        measuring.member(&member.entry);
         Ok(())
     })?;
-    extent.archive += TRAILER.len() as u64;
-    extent.on_disk += close(&mut open, b"") + open.iter().map(|(_, entries)| on_disk((*entries).max(1))).sum::<u64>();
-    Ok(extent)
+    Ok(measuring.end())
 }

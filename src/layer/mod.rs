@@ -16,13 +16,13 @@ mod noted;
 pub(crate) mod output;
 pub(crate) mod patch;
 mod recipe;
+mod survey;
 mod tar;
 pub(crate) mod tar_reader;
 mod walk;
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use regex::bytes::Regex;
@@ -33,16 +33,18 @@ use self::noted::FileNote;
 pub(crate) use self::noted::{Known, LayerFile, NotedFiles};
 pub use self::recipe::{FORMAT, Input, Recipe};
 pub(crate) use self::recipe::{Mode, Perm, compile};
+pub use self::survey::secrets;
+pub(crate) use self::survey::{LargeFile, Survey, large_files, survey};
 pub(crate) use self::tar::{ALIGN_FROM, MTIME, padding};
 pub use self::tar::{TRAILER, TarEntry, TarEntryKind, header};
+pub(crate) use self::walk::HostFile;
 use self::walk::{Item, WalkedContent};
 use crate::class::{Class, Classified};
 use crate::disk::bounded;
 use crate::disk::parts::files_of;
-use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
+use crate::disk::pipe::{PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
 use crate::oci::digest::{Digest, Hasher};
-use crate::secrets::{HEAD, SecretFinding};
 
 /// What names of a layer begin with that stand for something removed (image-spec, *layer.md*).
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
@@ -213,8 +215,8 @@ pub enum MemberContent {
     None,
     /// These bytes.
     Text(Vec<u8>),
-    /// As many bytes of an open file as its header says, and whether it lies in the Nix store.
-    File(File, bool),
+    /// As many bytes of a file as its header says, and whether it lies in the Nix store.
+    File(HostFile, bool),
 }
 
 impl Recipe {
@@ -232,7 +234,7 @@ impl Recipe {
             let content = match item.what {
                 WalkedContent::Directory | WalkedContent::Symlink(_) => MemberContent::None,
                 WalkedContent::Text(text) => MemberContent::Text(text),
-                WalkedContent::File(file, _) => MemberContent::File(file, item.in_store),
+                WalkedContent::File(file) => MemberContent::File(file, item.in_store),
             };
             visit(LayerMember { entry, content, host: item.host, hidden: item.hidden })
         })
@@ -281,6 +283,7 @@ impl Recipe {
                     sink.bytes(&text).map_err(LayerError::Sink)?;
                 }
                 MemberContent::File(file, in_store) => {
+                    let file = file.open()?;
                     let readers = note.as_mut().map(FileNote::readers).unwrap_or_default();
                     sink.file(&file, size, in_store, readers).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
@@ -348,7 +351,7 @@ impl<'a> Rules<'a> {
         let kind = match &item.what {
             WalkedContent::Directory => TarEntryKind::Directory,
             WalkedContent::Symlink(target) => TarEntryKind::Symlink(target.clone()),
-            WalkedContent::File(_, size) => TarEntryKind::File(*size),
+            WalkedContent::File(file) => TarEntryKind::File(file.size()),
             WalkedContent::Text(text) => TarEntryKind::File(text.len() as u64),
         };
         let path = item.path.to_vec();
@@ -393,11 +396,7 @@ impl Sink for HashSink<'_> {
 
     fn file(&mut self, file: &File, size: u64, _: bool, readers: Readers<'_>) -> Result<(), PipeError> {
         let (hasher, mut readers): (_, Readers<'_>) = (&mut self.hasher, readers);
-        let beside: Consumer<'_> = Box::new(|chunk| {
-            hasher.update(chunk);
-            Ok(())
-        });
-        readers.beside.push(beside);
+        readers.hashers.push(hasher);
         fan_out(file, size, readers, self.progress)
     }
 }
@@ -423,33 +422,6 @@ pub fn digest_of(recipe: &Recipe, known: Option<&Known>, progress: &Progress) ->
     let noted = recipe.stream_and_note(&mut sink, known)?;
     let (digest, size) = sink.hasher.finish();
     Ok(Hashed { digest, size, noted })
-}
-
-/// What looks like a secret in the layer that a recipe makes, in its order: of a file no more than its first bytes is read.
-///
-/// # Errors
-/// See [`LayerError`].
-pub fn secrets(recipe: &Recipe) -> Result<Vec<SecretFinding>, LayerError> {
-    let mut found = Vec::new();
-    if recipe.blob().is_some() {
-        return Ok(found);
-    }
-    recipe.members(&mut |LayerMember { entry, content, host, hidden }| {
-        let Some(mut look) = noted::look(&entry, (&host, hidden)) else { return Ok(()) };
-        match content {
-            MemberContent::None => {}
-            MemberContent::Text(text) => look.update(&text),
-            MemberContent::File(file, _) => {
-                let size = usize::try_from(entry.size()).map_or(HEAD, |size| size.min(HEAD));
-                let mut head = vec![0; size];
-                file.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(&host, error))?;
-                look.update(&head);
-            }
-        }
-        found.extend(look.end());
-        Ok(())
-    })?;
-    Ok(found)
 }
 
 /// The size in bytes of the layer that a recipe makes, from names and sizes alone.

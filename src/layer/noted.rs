@@ -2,12 +2,10 @@
 //! asked for the digest of each.
 //!
 //! A file of a model is known by its own SHA-256, whatever it is packed in: that is what those who publish it name, and what
-//! other tools keep it as. It is made in the one read that hashes the layer, on a thread of its own, or taken from who
-//! knows it already.
+//! other tools keep it as. It is made in the one read that hashes the layer, together with that hash, or taken from who knows
+//! it already.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -67,7 +65,7 @@ impl FileNote {
     /// A note of the file that this header is for, with its host path, which others may not be able to read.
     pub(super) fn new(entry: &TarEntry, host: (&Path, bool), known: Option<&Known>) -> Self {
         let file = known.filter(|_| matches!(entry.kind, TarEntryKind::File(_))).map(|known| {
-            let path = Path::new("/").join(OsStr::from_bytes(&entry.path));
+            let path = entry.place();
             let digest = known.get(&path).copied().ok_or_else(Hasher::new);
             (PathBuf::from(path.to_string_lossy().into_owned()), digest)
         });
@@ -87,7 +85,7 @@ impl FileNote {
 
     /// What sees all bytes of the file.
     pub(super) fn readers(&mut self) -> Readers<'_> {
-        let mut readers = Readers { here: vec![self.sum.reader()], beside: Vec::new() };
+        let mut readers = Readers { here: vec![self.sum.reader()], hashers: Vec::new() };
         if let Some(look) = &mut self.look {
             let here: Consumer<'_> = Box::new(|chunk| {
                 look.update(chunk);
@@ -96,11 +94,7 @@ impl FileNote {
             readers.here.push(here);
         }
         if let Some((_, Err(hasher))) = &mut self.file {
-            let beside: Consumer<'_> = Box::new(|chunk| {
-                hasher.update(chunk);
-                Ok(())
-            });
-            readers.beside.push(beside);
+            readers.hashers.push(hasher);
         }
         readers
     }

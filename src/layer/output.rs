@@ -217,9 +217,8 @@ pub(crate) fn is_untouched(metadata: &fs::Metadata) -> bool {
 
 impl Sink for Output<'_> {
     fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        for hasher in [&mut self.whole, &mut self.blob].into_iter().flatten() {
-            hasher.update(bytes);
-        }
+        let mut hashers: Vec<&mut Hasher> = [&mut self.whole, &mut self.blob].into_iter().flatten().collect();
+        Hasher::update_all(&mut hashers, bytes);
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= GATHER { self.flush() } else { Ok(()) }
     }
@@ -248,12 +247,7 @@ impl Sink for Output<'_> {
                 return Ok(());
             }
         }
-        for hasher in [&mut self.whole, &mut self.blob].into_iter().flatten() {
-            readers.beside.push(Box::new(|chunk| {
-                hasher.update(chunk);
-                Ok(())
-            }));
-        }
+        readers.hashers.extend([&mut self.whole, &mut self.blob].into_iter().flatten());
         if !placed {
             let (mut target, progress) = (&self.file, self.progress);
             readers.here.push(Box::new(move |chunk| {

@@ -13,6 +13,10 @@
 //!
 //! Reproducibility: the bytes depend on the entry and on its offset in the archive.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
 use tar::{EntryType, Header};
 
 /// Bytes of one tar block.
@@ -71,6 +75,12 @@ impl TarEntry {
             TarEntryKind::File(size) => size,
             TarEntryKind::Directory | TarEntryKind::Symlink(_) => 0,
         }
+    }
+
+    /// Where it is in the image, absolute.
+    #[must_use]
+    pub(crate) fn place(&self) -> PathBuf {
+        Path::new("/").join(OsStr::from_bytes(&self.path))
     }
 }
 

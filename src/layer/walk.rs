@@ -8,8 +8,8 @@
 //! file. Owners, other modes, times, hard links and extended attributes do not.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -46,9 +46,59 @@ pub(super) struct Item<'a> {
 pub(super) enum WalkedContent {
     Directory,
     Symlink(Vec<u8>),
-    /// An open regular file and its size.
-    File(File, u64),
+    File(HostFile),
     Text(Vec<u8>),
+}
+
+/// A regular file of the host, as the walk has seen it. It is opened only when its bytes are asked for: what needs names and sizes
+/// alone opens none.
+#[derive(Debug)]
+pub struct HostFile {
+    path: PathBuf,
+    metadata: Metadata,
+}
+
+impl HostFile {
+    fn see(path: &Path) -> Result<Self, LayerError> {
+        let metadata = fs::symlink_metadata(path).map_err(|error| LayerError::reading(path, error))?;
+        // It was one when its directory was listed.
+        if !metadata.is_file() {
+            return Err(LayerError::Changed(path.to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), metadata })
+    }
+
+    /// Where it is, with no link in the last place.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the walk has seen of it.
+    pub(crate) const fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.metadata.len()
+    }
+
+    /// Opens it, to be read.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or is not the file that was seen.
+    pub fn open(&self) -> Result<File, LayerError> {
+        let reading = |error| LayerError::reading(&self.path, error);
+        // What was a file when it was seen may be a pipe now, which would wait for a writer.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path).map_err(reading)?;
+        let found = file.metadata().map_err(reading)?;
+        let which = |metadata: &Metadata| (metadata.dev(), metadata.ino(), metadata.len());
+        if which(&found) != which(&self.metadata) {
+            return Err(LayerError::Changed(self.path.clone()));
+        }
+        Ok(file)
+    }
 }
 
 pub(super) type VisitItem<'v> = dyn FnMut(Item<'_>) -> Result<(), LayerError> + 'v;
@@ -192,21 +242,23 @@ fn agree(
         }
         Some(ClaimedContent::Text(..)) => Err(conflict(1)),
         Some(ClaimedContent::File(host)) => {
-            let (mut file, size, executable) = open(host)?;
+            let file = HostFile::see(host)?;
+            let executable = |file: &HostFile| file.metadata.mode() & 0o100 != 0;
             for (n, other) in seen.iter().enumerate().skip(1) {
                 let same = match other {
                     ClaimedContent::File(other) => {
-                        let (other_file, other_size, other_executable) = open(other)?;
-                        (size, executable) == (other_size, other_executable) && same_bytes(&file, &other_file, host)?
+                        let other = HostFile::see(other)?;
+                        (file.size(), executable(&file)) == (other.size(), executable(&other))
+                            && same_bytes(&file.open()?, &other.open()?, host)?
                     }
                     _ => false,
                 };
                 if !same {
                     return Err(conflict(n));
                 }
-                file.rewind().map_err(|error| LayerError::reading(host, error))?;
             }
-            Ok((WalkedContent::File(file, size), if executable { 0o555 } else { 0o444 }))
+            let mode = if executable(&file) { 0o555 } else { 0o444 };
+            Ok((WalkedContent::File(file), mode))
         }
     }
 }
@@ -220,9 +272,8 @@ fn is_hidden(claims: &[Claim<'_>], seen: &[ClaimedContent<'_>], what: &WalkedCon
     if claims.iter().all(|claim| claim.in_store) {
         return Ok(false);
     }
-    if let ([_], WalkedContent::File(file, _)) = (seen, what) {
-        let metadata = file.metadata().map_err(|error| LayerError::reading(&claims[0].host(), error))?;
-        return Ok(metadata.mode() & READ != READ);
+    if let ([_], WalkedContent::File(file)) = (seen, what) {
+        return Ok(file.metadata.mode() & READ != READ);
     }
     let mut places = claims.iter().zip(seen).filter_map(|(claim, seen)| match (what, seen) {
         (WalkedContent::File(..), ClaimedContent::File(host)) => Some((host, READ)),
@@ -260,15 +311,6 @@ fn lead_to_same_file(one: &[u8], two: &[u8]) -> Result<bool, LayerError> {
         }
         _ => Ok(false),
     }
-}
-
-fn open(path: &Path) -> Result<(File, u64, bool), LayerError> {
-    let reading = |error| LayerError::reading(path, error);
-    // What was a file when it was listed may be a pipe now, which would wait for a writer.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(reading)?;
-    let metadata = file.metadata().map_err(reading)?;
-    Ok((file, metadata.len(), metadata.mode() & 0o100 != 0))
 }
 
 /// Compares two files of the same length.

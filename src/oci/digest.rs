@@ -8,7 +8,8 @@ use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::Digest as _;
+use sha256_pair::{Sha256, update_both};
 
 use crate::class::{Class, Classified};
 
@@ -32,7 +33,7 @@ impl Digest {
     /// The digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Self(sha2::Sha256::digest(bytes).into())
     }
 
     /// The digest with these 32 bytes.
@@ -126,11 +127,8 @@ pub(crate) fn from_hex(hex: &str) -> Option<Vec<u8>> {
 }
 
 /// A running SHA-256 that also counts.
-#[derive(Clone, Default)]
-pub(crate) struct Hasher {
-    state: Sha256,
-    count: u64,
-}
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hasher(Sha256);
 
 impl Hasher {
     /// Nothing hashed yet.
@@ -141,20 +139,29 @@ impl Hasher {
 
     /// Hashes these bytes.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.state.update(bytes);
-        self.count += bytes.len() as u64;
+        self.0.update(bytes);
+    }
+
+    /// Hashes these bytes into all of them; into two at little more than the price of one.
+    pub(crate) fn update_all(hashers: &mut [&mut Self], bytes: &[u8]) {
+        let (pairs, rest) = hashers.as_chunks_mut::<2>();
+        for [one, two] in pairs {
+            update_both([&mut one.0, &mut two.0], bytes);
+        }
+        rest.iter_mut().for_each(|hasher| hasher.update(bytes));
     }
 
     /// How many bytes were hashed.
     #[must_use]
     pub(crate) const fn count(&self) -> u64 {
-        self.count
+        self.0.count()
     }
 
     /// The digest of all bytes, and how many they were.
     #[must_use]
     pub(crate) fn finish(self) -> (Digest, u64) {
-        (Digest(self.state.finalize().into()), self.count)
+        let count = self.count();
+        (Digest(self.0.finish()), count)
     }
 }
 
@@ -166,12 +173,6 @@ impl io::Write for Hasher {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl fmt::Debug for Hasher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hasher").field("count", &self.count).finish_non_exhaustive()
     }
 }
 
@@ -202,5 +203,18 @@ mod tests {
         hasher.update(b"a");
         hasher.update(b"bc");
         assert_eq!(hasher.finish(), (Digest::of(b"abc"), 3));
+    }
+
+    #[test]
+    fn several_hash_the_same_bytes() {
+        for number in 0..5 {
+            let mut all = vec![Hasher::new(); number];
+            all.iter_mut().zip([b"a".as_slice(), b"", b"bc"]).for_each(|(hasher, head)| hasher.update(head));
+            Hasher::update_all(&mut all.iter_mut().collect::<Vec<_>>(), &[7; 1000]);
+            for (hasher, head) in all.into_iter().zip([b"a".as_slice(), b"", b"bc", b"", b""]) {
+                let bytes = [head, &[7; 1000]].concat();
+                assert_eq!(hasher.finish(), (Digest::of(&bytes), bytes.len() as u64));
+            }
+        }
     }
 }

@@ -18,10 +18,8 @@
 //! itself, as on NixOS, is not a hindrance where the caller may look past it ([`view`](crate::disk::view)).
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -147,7 +145,7 @@ impl ModelDir {
                 if let (MemberContent::File(_, in_store), TarEntryKind::File(size)) =
                     (&member.content, &member.entry.kind)
                 {
-                    let place = Path::new("/").join(OsStr::from_bytes(&member.entry.path));
+                    let place = member.entry.place();
                     found.insert(place, LocalFile { path: member.host, size: *size, in_store: *in_store });
                 }
                 Ok(())

@@ -119,6 +119,9 @@ fn as_text(head: &[u8]) -> Option<&str> {
 
 /// By the name in the image or on the host, where the content agrees.
 fn by_name<'t>(table: &'t Table, path: &[u8], host: &[u8], text: Option<&str>) -> Option<&'t str> {
+    if !table.ends.may_fit(path) && !table.ends.may_fit(host) {
+        return None;
+    }
     let any = |names: &[String], path: &[u8]| names.iter().any(|name| fits_name(path, name));
     let rule = table.files.iter().find(|rule| {
         let named = |path| any(&rule.names, path) && !any(&rule.except, path);

@@ -1,5 +1,6 @@
 //! The table of what secrets look like, `patterns.json`: the modules of NixOS and home-manager read the same file.
 
+use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use regex::Regex;
@@ -26,6 +27,39 @@ pub(super) struct Table {
     /// Whether a token can begin with this byte: most bytes of a file are passed over by it.
     #[serde(skip, default = "no_byte")]
     pub(super) token_starts: [bool; 256],
+    /// How names of `files` end: most files are passed over by it.
+    #[serde(skip)]
+    pub(super) ends: NameEnds,
+}
+
+/// What the last part of a path has to end or begin with to fit any of some names.
+#[derive(Debug, Default)]
+pub(super) struct NameEnds {
+    /// The last two bytes of names that end in more than a `*`.
+    last: BTreeSet<[u8; 2]>,
+    /// What the others begin with.
+    first: Vec<Vec<u8>>,
+}
+
+impl NameEnds {
+    fn of<'a>(names: impl Iterator<Item = &'a String>) -> Self {
+        let mut ends = Self::default();
+        for name in names {
+            let part = name.rsplit('/').next().unwrap_or(name).as_bytes();
+            match part.last_chunk() {
+                Some(last) if !last.contains(&b'*') => drop(ends.last.insert(*last)),
+                _ => ends.first.push(part.split(|byte| *byte == b'*').next().unwrap_or_default().to_vec()),
+            }
+        }
+        ends
+    }
+
+    /// Whether a path may fit one of them.
+    pub(super) fn may_fit(&self, path: &[u8]) -> bool {
+        let part = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+        part.last_chunk().is_some_and(|last| self.last.contains(last))
+            || self.first.iter().any(|first| part.starts_with(first))
+    }
 }
 
 /// Names of variables that hold a secret, in capital letters: a name is split into words.
@@ -127,6 +161,7 @@ pub(super) fn table() -> &'static Table {
         for token in &table.tokens {
             table.token_starts[usize::from(token.prefix.as_bytes()[0])] = true;
         }
+        table.ends = NameEnds::of(table.files.iter().flat_map(|rule| &rule.names));
         table
     })
 }
@@ -199,6 +234,18 @@ mod tests {
             assert!(token.min <= token.max && !token.prefix.is_empty(), "{token:?}");
             assert!(token.min >= 16, "short ones are words: {token:?}");
         }
+    }
+
+    #[test]
+    fn no_name_of_the_table_is_passed_over() {
+        let table = table();
+        for name in table.files.iter().flat_map(|rule| &rule.names) {
+            for middle in ["x", "some.thing"] {
+                let path = format!("srv/{}", name.replace('*', middle));
+                assert!(fits_name(path.as_bytes(), name) && table.ends.may_fit(path.as_bytes()), "{path}");
+            }
+        }
+        assert!(!["lib/libz.so", "share/doc/README", "a"].iter().any(|path| table.ends.may_fit(path.as_bytes())));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::hub::{Hub, HubError};
 use super::lock::{LockedFile, LockedModel};
 use super::resolve::{Candidate, FileOrigin, ResolvedSource, SourceResolveError};
 use crate::class::{Class, Classified};
-use crate::disk::pipe::{Consumer, PipeError, Readers, fan_out};
+use crate::disk::pipe::{PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError, bounded};
 use crate::model::read::facts::{Facts, Inspected};
@@ -277,11 +277,7 @@ impl Adder<'_> {
         let file = bounded::open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
         let mut hasher = Hasher::new();
-        let hash: Consumer<'_> = Box::new(|chunk| {
-            hasher.update(chunk);
-            Ok(())
-        });
-        let readers = Readers { here: vec![hash], beside: Vec::new() };
+        let readers = Readers { here: Vec::new(), hashers: vec![&mut hasher] };
         fan_out(&file, size, readers, self.progress).map_err(|error| match error {
             PipeError::Read(source) | PipeError::Write(source) => failed(source),
         })?;

@@ -5,9 +5,7 @@
 //! So is a model of texts alone, a piece of a file, and a shard without its siblings.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +17,7 @@ use super::shards::ShardName;
 use super::sniff::{FileKind, HEAD, sniff};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
-use crate::layer::{LayerError, LayerMember, MemberContent, Recipe};
+use crate::layer::{HostFile, LayerError, LayerMember, MemberContent, Recipe};
 
 /// Bytes from which it is worth a word that a file is stored twice.
 const LARGE: u64 = 1 << 20;
@@ -71,18 +69,19 @@ struct LayeredFiles {
 }
 
 impl LayeredFiles {
-    fn add(&mut self, place: PathBuf, host: PathBuf, file: &File) {
+    fn add(&mut self, place: PathBuf, host: PathBuf, file: &HostFile) -> Result<(), LayerError> {
         if place.to_str().is_some_and(is_weights) {
-            self.weights.insert(place.clone(), found(file));
+            self.weights.insert(place.clone(), found(&file.open()?));
         }
-        if let Ok(metadata) = file.metadata()
-            && metadata.len() >= LARGE
+        let metadata = file.metadata();
+        if metadata.len() >= LARGE
             && let Some(other) = self.same.insert((metadata.dev(), metadata.ino()), place.clone())
         {
             let (one, two) = (other.display(), place.display());
             self.warnings.push(format!("{one} and {two} are one file, which is stored twice: leave one of them out"));
         }
         self.host.insert(place, host);
+        Ok(())
     }
 
     /// Files that are something else than their names say: an error, where it is known what came in their place.
@@ -144,7 +143,7 @@ pub(crate) fn look<'a>(
     for recipe in recipes {
         recipe.members(&mut |LayerMember { entry, content, host, .. }| {
             if let MemberContent::File(file, _) = content {
-                files.add(Path::new("/").join(OsStr::from_bytes(&entry.path)), host, &file);
+                files.add(entry.place(), host, &file)?;
             }
             Ok(())
         })?;

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::disk::WriteError;
 use crate::disk::beneath::Dir;
 use crate::disk::progress::Progress;
-use crate::layer::{MemberContent, Recipe, TRAILER, header, padding};
+use crate::layer::{HostFile, MemberContent, Recipe, TRAILER, header, padding};
 use crate::oci::digest::{Digest, Hasher};
 use crate::podman::storage::tar_split::{TarSplitLine, read};
 
@@ -71,11 +71,12 @@ fn told(hasher: &mut Hasher, size: u64) {
 }
 
 /// Whether two files are one, or have the same bytes.
-fn is_same(one: &File, other: &File) -> io::Result<bool> {
-    let (first, second) = (one.metadata()?, other.metadata()?);
+fn is_same(one: &HostFile, other: &File) -> io::Result<bool> {
+    let (first, second) = (one.metadata(), other.metadata()?);
     if (first.dev(), first.ino()) == (second.dev(), second.ino()) {
         return Ok(true);
     }
+    let one = one.open().map_err(io::Error::other)?;
     let (mut one, mut other) = (io::BufReader::new(one), io::BufReader::new(other));
     let (mut a, mut b) = ([0; 8192], [0; 8192]);
     loop {

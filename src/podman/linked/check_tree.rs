@@ -182,11 +182,8 @@ impl Checker<'_> {
             crc.update(chunk);
             Ok(())
         })];
-        let hashing: Consumer<'_> = Box::new(|chunk| {
-            self.hasher.update(chunk);
-            Ok(())
-        });
-        fan_out(file, size, Readers { here: sums, beside: vec![hashing] }, self.progress).map_err(failed)?;
+        let readers = Readers { here: sums, hashers: vec![&mut self.hasher] };
+        fan_out(file, size, readers, self.progress).map_err(failed)?;
         Ok(crc.finalize())
     }
 

@@ -235,11 +235,9 @@ fn sum(member: &LayerMember, size: u64, progress: &Progress) -> Result<u64, Tree
         MemberContent::Text(text) => Ok(tar_split::sum_of(text)),
         MemberContent::File(file, _) => {
             let reading = |source| LayerError::Read { path: member.host.clone(), source };
-            let again = file.try_clone().map_err(reading)?;
-            let sum = tar_split::sum_of_file(&again, size, progress).map_err(|error| match error {
+            let sum = tar_split::sum_of_file(&file.open()?, size, progress).map_err(|error| match error {
                 PipeError::Read(source) | PipeError::Write(source) => reading(source),
             })?;
-            io::Seek::rewind(&mut &*file).map_err(reading)?;
             Ok(sum)
         }
     }
@@ -291,10 +289,10 @@ impl Placer<'_> {
                 file
             }
             (TarEntryKind::File(size), MemberContent::File(file, in_store)) => {
-                let found = file.metadata().map_err(|source| LayerError::Read { path: host.clone(), source })?;
-                self.placed.vouched &= in_store && is_untouched(&found);
-                let cause = match cause(&found, in_store, owner, entry.mode) {
-                    None => self.link(&host, &found, name)?,
+                let found = file.metadata();
+                self.placed.vouched &= in_store && is_untouched(found);
+                let cause = match cause(found, in_store, owner, entry.mode) {
+                    None => self.link(&host, found, name)?,
                     cause => cause,
                 };
                 let Some(cause) = cause else {
@@ -303,7 +301,7 @@ impl Placer<'_> {
                     self.progress.count_linked(*size);
                     return Ok(());
                 };
-                let (file, is_shared) = self.copy(&file, *size, &host, name)?;
+                let (file, is_shared) = self.copy(&file.open()?, *size, &host, name)?;
                 if !is_shared {
                     *self.placed.copies.entry(cause).or_default() += on_disk(*size);
                 }
@@ -434,15 +432,15 @@ pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<CopiedBytes, Tr
             let owner = owner(&entry, me)?;
             check_mode(&entry)?;
             let MemberContent::File(file, in_store) = content else { return Ok(()) };
-            let found = file.metadata().map_err(|source| LayerError::Read { path: host.clone(), source })?;
+            let found = file.metadata();
             let is_near = Some(found.dev()) == place;
             let by_place = || match () {
                 () if !is_near => Some(CopyCause::OtherFileSystem),
-                () if found.nlink() >= most_links(&file) => Some(CopyCause::TooManyLinks),
+                () if found.nlink() >= most_links(&host) => Some(CopyCause::TooManyLinks),
                 () => None,
             };
             let is_shared = || is_near && entry.size() >= ALIGN_FROM && *shares.get_or_init(|| can_share(storage));
-            if let Some(cause) = cause(&found, in_store, owner, entry.mode).or_else(by_place).filter(|_| !is_shared()) {
+            if let Some(cause) = cause(found, in_store, owner, entry.mode).or_else(by_place).filter(|_| !is_shared()) {
                 *copies.entry(cause).or_default() += on_disk(entry.size());
             }
             Ok(())
@@ -459,9 +457,9 @@ pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<CopiedBytes, Tr
 }
 
 /// How many names a file can have there.
-fn most_links(file: &File) -> u64 {
+fn most_links(file: &Path) -> u64 {
     const EXT4: i64 = 0xef53;
-    match rustix::fs::fstatfs(file) {
+    match rustix::fs::statfs(file) {
         Ok(stat) if stat.f_type == EXT4 => 65_000,
         _ => u64::MAX,
     }

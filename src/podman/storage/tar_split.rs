@@ -201,7 +201,7 @@ pub(crate) fn sum_of_file(file: &File, size: u64, progress: &Progress) -> Result
             crc.update(chunk);
             Ok(())
         });
-        fan_out(file, end - data, Readers { here: vec![summing], beside: Vec::new() }, progress)?;
+        fan_out(file, end - data, Readers { here: vec![summing], hashers: Vec::new() }, progress)?;
         sum = checksum_combine(Crc64GoIso, sum, crc.finalize(), end - data);
         at = end;
     }

@@ -1,0 +1,86 @@
+//! What a layer will be, found out in one walk before it is made: of its files no more than the first bytes is read.
+
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use super::extent::Measuring;
+use super::{ALIGN_FROM, Extent, HostFile, LayerError, LayerMember, MemberContent, Recipe, noted};
+use crate::secrets::{HEAD, SecretFinding};
+
+/// What was found out.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// What it takes.
+    pub(crate) extent: Extent,
+    /// Files of [`ALIGN_FROM`] and more.
+    pub(crate) large: Vec<LargeFile>,
+    /// What looks like a secret, in the order of the layer.
+    pub(crate) secrets: Vec<SecretFinding>,
+}
+
+/// A large file of a layer that is made of parts.
+#[derive(Debug)]
+pub(crate) struct LargeFile {
+    /// Where it is in the image, absolute.
+    pub(crate) path: PathBuf,
+    /// Where it comes from.
+    pub(crate) file: HostFile,
+}
+
+/// Looks at the layer that a recipe makes. Of a layer that is there as a file only the size is told.
+///
+/// # Errors
+/// See [`LayerError`].
+pub(crate) fn survey(recipe: &Recipe) -> Result<Survey, LayerError> {
+    if recipe.blob().is_some() {
+        return Ok(Survey { extent: super::extent(recipe)?, ..Survey::default() });
+    }
+    let mut survey = Survey::default();
+    let mut measuring = Measuring::default();
+    let mut head = Vec::new();
+    recipe.members(&mut |LayerMember { entry, content, host, hidden }| {
+        measuring.member(&entry);
+        let Some(mut look) = noted::look(&entry, (&host, hidden)) else { return Ok(()) };
+        match content {
+            MemberContent::None => {}
+            MemberContent::Text(text) => look.update(&text),
+            MemberContent::File(file, _) => {
+                head.resize(usize::try_from(file.size()).map_or(HEAD, |size| size.min(HEAD)), 0);
+                file.open()?.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(file.path(), error))?;
+                look.update(&head);
+                if file.size() >= ALIGN_FROM {
+                    survey.large.push(LargeFile { path: entry.place(), file });
+                }
+            }
+        }
+        survey.secrets.extend(look.end());
+        Ok(())
+    })?;
+    survey.extent = measuring.end();
+    Ok(survey)
+}
+
+/// What looks like a secret in the layer that a recipe makes, in its order: of a file no more than its first bytes is read.
+///
+/// # Errors
+/// See [`LayerError`].
+pub fn secrets(recipe: &Recipe) -> Result<Vec<SecretFinding>, LayerError> {
+    Ok(survey(recipe)?.secrets)
+}
+
+/// The large files of the layer that a recipe makes. No file is opened.
+///
+/// # Errors
+/// See [`LayerError`].
+pub(crate) fn large_files(recipe: &Recipe) -> Result<Vec<LargeFile>, LayerError> {
+    let mut large = Vec::new();
+    recipe.members(&mut |LayerMember { entry, content, .. }| {
+        if let MemberContent::File(file, _) = content
+            && file.size() >= ALIGN_FROM
+        {
+            large.push(LargeFile { path: entry.place(), file });
+        }
+        Ok(())
+    })?;
+    Ok(large)
+}
