@@ -407,6 +407,7 @@ fn make(
 
 /// Hashes a layer and keeps its bytes as a blob, in one pass.
 fn keep(planned: &Planned, folder: &Path, progress: &Progress) -> Result<Hashed, BuildError> {
+    let _streaming = progress.streaming();
     let temporary = tempfile::Builder::new().prefix(".layer-").tempfile_in(folder).at("create a file in", folder)?;
     let mut output = Output::create(temporary.path(), Verify::Always, true, progress)?;
     let noted =

@@ -117,13 +117,15 @@ impl ChunkPool {
 }
 
 /// Reads exactly `length` bytes of `file` and hands them, in order, to every consumer. One hash alone is not worth a
-/// thread: that would save less than a tenth of the time, for a quarter more work.
+/// thread: that would save less than a tenth of the time, for a quarter more work. Nor is it worth one where other layers keep
+/// all processors busy.
 ///
 /// # Errors
 /// The first failure of the reader or of a consumer; consumers have then seen a prefix.
 pub(crate) fn fan_out(file: &File, length: u64, readers: Readers<'_>, progress: &Progress) -> Result<(), PipeError> {
     let Readers { mut here, mut hashers } = readers;
-    if length < THREADS_FROM || hashers.is_empty() || here.len() + hashers.len() < 2 {
+    let alone = length < THREADS_FROM || hashers.is_empty() || here.len() + hashers.len() < 2;
+    if alone || !progress.has_idle_processors() {
         let mut buffer = vec![0; usize::try_from(length.min(CHUNK as u64)).unwrap_or(CHUNK)];
         return read_chunks(length, progress, |want| {
             let filled = read_some(file, &mut buffer[..want])?;

@@ -4,8 +4,8 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::disk::bounded::{self, Cap};
@@ -25,9 +25,21 @@ pub struct Progress {
     steps: Mutex<Vec<(u64, String)>>,
     last_step: AtomicU64,
     patience: AtomicU64,
+    /// Layers that are being read, each by a thread.
+    streams: AtomicUsize,
     stop: Arc<AtomicBool>,
     /// Whether a part of the job has seen that it is to stop.
     noticed: AtomicBool,
+}
+
+/// See [`Progress::streaming`].
+#[derive(Debug)]
+pub(crate) struct StreamGuard<'p>(&'p Progress);
+
+impl Drop for StreamGuard<'_> {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Progress {
@@ -35,6 +47,19 @@ impl Progress {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Says that this thread reads a layer, until the guard goes.
+    pub(crate) fn streaming(&self) -> StreamGuard<'_> {
+        self.streams.fetch_add(1, Relaxed);
+        StreamGuard(self)
+    }
+
+    /// Whether there are processors that no layer keeps busy: then a thread more saves time, and otherwise it only costs.
+    pub(crate) fn has_idle_processors(&self) -> bool {
+        static PROCESSORS: OnceLock<usize> = OnceLock::new();
+        let processors = PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
+        self.streams.load(Relaxed) < *processors
     }
 
     /// Announces bytes that will be worked on.

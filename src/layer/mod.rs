@@ -418,6 +418,7 @@ pub struct Hashed {
 /// # Errors
 /// See [`LayerError`].
 pub fn digest_of(recipe: &Recipe, known: Option<&Known>, progress: &Progress) -> Result<Hashed, LayerError> {
+    let _streaming = progress.streaming();
     let mut sink = HashSink { hasher: Hasher::new(), progress };
     let noted = recipe.stream_and_note(&mut sink, known)?;
     let (digest, size) = sink.hasher.finish();

@@ -55,6 +55,7 @@ mod generations;
 mod golden;
 mod half_layers;
 mod hub;
+mod instructions;
 mod lab;
 mod limits;
 mod load;
