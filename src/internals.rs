@@ -91,6 +91,7 @@ pub mod engine {
     }
 }
 pub mod image {
+    pub use crate::image::LayerRecord;
     pub mod layout {
         pub use crate::image::layout::{ImageDir, LayoutError};
     }

@@ -54,7 +54,6 @@ mod cache;
 mod class;
 pub mod cli;
 mod compose;
-#[expect(dead_code, reason = "the command line gets `--into` next")]
 mod daemon;
 mod disk;
 mod engine;

@@ -8,9 +8,11 @@ use clap_complete::CompletionCandidate;
 use clap_complete::engine::ArgValueCandidates;
 
 use super::host::{caller, nix_places};
+use super::into;
 use crate::cache::definition::CacheProject;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
+use crate::engine::generations::Generations;
 use crate::image::summary::ImageKind;
 use crate::model::pin::lock as models;
 use crate::podman::load::decide::PodmanHost;
@@ -59,8 +61,13 @@ fn host() -> Option<PodmanHost> {
     Some(PodmanHost { places, engine, linked, nix: nix_places(), sizes: MeasuredSizes::default() })
 }
 
+/// The generations of Podman, or of Docker where Podman was never asked.
+fn all() -> Option<Generations> {
+    host().map(|host| host.generations()).or_else(into::docker_generations)
+}
+
 fn entries() -> Vec<GenerationEntry> {
-    host().and_then(|host| host.generations().current().ok()?).map_or_else(Vec::new, |current| current.entries)
+    all().and_then(|all| all.current().ok()?).map_or_else(Vec::new, |current| current.entries)
 }
 
 fn loaded(fits: fn(ImageKind) -> bool) -> Vec<CompletionCandidate> {
@@ -94,7 +101,7 @@ pub(super) fn loaded_models() -> ArgValueCandidates {
 /// The numbers of generations.
 pub(super) fn generations() -> ArgValueCandidates {
     ArgValueCandidates::new(|| {
-        let all = host().and_then(|host| host.generations().all().ok());
+        let all = all().and_then(|all| all.all().ok());
         candidates(all.into_iter().flatten().map(|generation| generation.number.to_string()))
     })
 }

@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use super::printer::{Printer, count, note};
 use crate::class::{Class, Classified};
-use crate::podman::load::LoadError;
 
 /// What a verb has, or why it failed.
 pub(super) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -126,7 +125,7 @@ pub(super) fn sentence(error: &impl Classified) -> String {
 }
 
 /// Some images are not loaded.
-pub(super) fn unloaded(errors: &[&LoadError]) -> Failure {
+pub(super) fn unloaded<E: Classified>(errors: &[&E]) -> Failure {
     let message = format!("{} could not be loaded", count(errors.len(), "image"));
     several(message, errors.iter().map(|error| error.class()))
 }

@@ -1,21 +1,18 @@
 //! `windlass gc`
 
 use std::io::{IsTerminal, stdin};
-use std::path::Path;
 
 use serde::Serialize;
 
+use super::daemon;
 use super::failure::{Result, failed, usage};
 use super::host::HostArgs;
+use super::into::{ChosenEngine, IntoArgs};
 use super::printer::{Printer, count, size};
 use super::session::Session;
-use crate::class::Classified;
-use crate::disk::progress::Progress;
-use crate::engine::target::DecideError;
+use crate::daemon::host::DaemonHost;
+use crate::engine::Engine as _;
 use crate::podman::keep::gc::{self, GarbageClass, GcPlan, GcRequest, KeptItem, NotOurs, Removal, Removed};
-use crate::podman::load::LoadError;
-use crate::podman::load::decide::PodmanHost;
-use crate::podman::load::pull::PullError;
 use crate::podman::storage::others::OtherUsers;
 
 const EXAMPLE: &str = "Examples:
@@ -30,6 +27,8 @@ const EXAMPLE: &str = "Examples:
 /// in Podman without an image. Networks of the modules go if they are asked for. Never volumes, images or names that others
 /// brought, and nothing that is used: by a container, running or stopped, as an image that one mounts,
 /// by other users of the linked store, or by generations of another graph root.
+///
+/// With --into, generations, images and leftovers of windlass go from another engine, which removes what its images have alone.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct GcArgs {
@@ -55,6 +54,8 @@ pub(super) struct GcArgs {
     /// Do not ask.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    into: IntoArgs,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -118,9 +119,12 @@ pub(super) struct GcReport<'a> {
 }
 
 pub(super) fn run(args: &GcArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let host = args.host.host(session.progress())?;
     let progress = session.progress();
     let request = request(args)?;
+    let host = match args.into.choose(&args.host, progress)? {
+        ChosenEngine::Podman => args.host.host(progress)?,
+        ChosenEngine::Daemon(host) => return in_daemon(&host, &request, args, printer, session),
+    };
     if !args.apply || (args.aggressive && !args.yes) {
         let plan = host.plan_gc(&request, progress)?;
         let planned = plan.remove.iter().map(|removal| GcRow { removal, removed: false, error: None }).collect();
@@ -165,6 +169,61 @@ pub(super) fn run(args: &GcArgs, printer: &Printer, session: &Session) -> Result
         return Err(failed(format!("{} could not be removed", count(left, "thing"))));
     }
     Ok(())
+}
+
+/// The same in a daemon.
+fn in_daemon(
+    host: &DaemonHost,
+    request: &GcRequest,
+    args: &GcArgs,
+    printer: &Printer,
+    session: &Session,
+) -> Result<()> {
+    let progress = session.progress();
+    let has = |class| request.classes.contains(&class) && !args.only.is_empty();
+    let refused = [
+        (args.aggressive, "--aggressive"),
+        (args.above.is_some(), "--above"),
+        (has(GarbageClass::Containers), "--only containers"),
+        (has(GarbageClass::Networks), "--only networks"),
+    ];
+    if let Some((_, option)) = refused.into_iter().find(|(given, _)| *given) {
+        return Err(daemon::unsupported(host, option));
+    }
+    if !args.apply {
+        let plan = daemon::plan_gc(host, request, progress)?;
+        let planned = plan.remove.iter().map(|removal| GcRow { removal, removed: false, error: None }).collect();
+        return report(&plan, planned, args, printer);
+    }
+    let drawing = session.draw("cleaning up");
+    let _lock = host.generations().lock(progress)?;
+    let settled = host.settle(progress)?;
+    let mut plan = daemon::plan_gc(host, request, progress)?;
+    plan.warnings.extend(settled);
+    let mut rows = Vec::new();
+    let mut left = 0;
+    for removal in &plan.remove {
+        progress.check()?;
+        // A generation says that an image is ours.
+        let error = match removal.class {
+            GarbageClass::Generations if left > 0 => Some("it stays until its images are gone".to_owned()),
+            _ => daemon::remove(host, removal, progress).err().map(|error| error.to_string()),
+        };
+        left += usize::from(error.is_some());
+        if !printer.json() {
+            drop(drawing.beside(|| match &error {
+                None => printer.line(line("removed", removal)).and_then(|()| printer.flush()),
+                Some(error) => {
+                    printer.note(format!("{}: {error}", removal.name));
+                    Ok(())
+                }
+            }));
+        }
+        rows.push(GcRow { removal, removed: error.is_none(), error });
+    }
+    drop(drawing);
+    report(&plan, rows, args, printer)?;
+    if left > 0 { Err(failed(format!("{} could not be removed", count(left, "thing")))) } else { Ok(()) }
 }
 
 fn request(args: &GcArgs) -> Result<GcRequest> {
@@ -250,18 +309,4 @@ fn report(plan: &GcPlan, rows: Vec<GcRow<'_>>, args: &GcArgs, printer: &Printer)
         count(number(GarbageClass::Temp), "leftover"),
         size(bytes),
     ))
-}
-
-/// What to type next after an image was not loaded; where it does not fit, with what a clean-up would free there.
-pub(super) fn advice(error: &LoadError, host: &PodmanHost, progress: &Progress) -> Option<String> {
-    let place: &Path = match error {
-        LoadError::Decide(DecideError::NoSpace { place, .. }) => place,
-        LoadError::Pull(PullError::NoSpace { graph_root, .. } | PullError::Full { graph_root, .. }) => graph_root,
-        _ => return error.hint(),
-    };
-    match host.reclaimable(place, progress) {
-        // Nothing to type would free any.
-        0 => None,
-        bytes => Some(format!("`windlass gc --apply` would free {}", size(bytes))),
-    }
 }

@@ -4,19 +4,20 @@ use serde::Serialize;
 
 use super::failure::{Result, failed};
 use super::host::HostArgs;
+use super::into::{ChosenEngine, HostEngine, IntoArgs};
 use super::printer::{Printer, count};
 use crate::disk::progress::Progress;
-use crate::engine::Engine;
 use crate::engine::generation::{Generation, GenerationEntry};
 use crate::engine::rollback::{RollbackPart, parts};
 use crate::image::summary::ImageKind;
-use crate::podman::load::decide::PodmanHost;
 
 /// Show what was loaded, load after load, and what can be gone back to.
 ///
-/// A generation is *whole* when each of its images is in Podman, or can be loaded again from what is on this host.
+/// A generation is *whole* when each of its images is in the engine, or can be loaded again from what is on this host.
 #[derive(Debug, clap::Args)]
 pub(super) struct GenerationsArgs {
+    #[command(flatten)]
+    into: IntoArgs,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -54,10 +55,16 @@ pub(super) struct GenerationsReport<'a> {
 
 pub(super) fn run(args: &GenerationsArgs, printer: &Printer) -> Result<()> {
     let progress = super::session::progress();
-    let host = args.host.host(&progress)?;
+    match args.into.choose(&args.host, &progress)? {
+        ChosenEngine::Podman => show(&args.host.host(&progress)?, printer, &progress),
+        ChosenEngine::Daemon(host) => show(&host, printer, &progress),
+    }
+}
+
+fn show<E: HostEngine>(host: &E, printer: &Printer, progress: &Progress) -> Result<()> {
     let all = host.generations().all()?;
     let current = host.generations().current()?.map(|current| current.number);
-    let rows = rows(&host, &all, &progress)?;
+    let rows = rows(host, &all, progress)?;
     if printer.json() {
         return printer.value(&GenerationsReport { generations: rows });
     }
@@ -70,8 +77,8 @@ pub(super) fn run(args: &GenerationsArgs, printer: &Printer) -> Result<()> {
 }
 
 /// What is told of the generations of a host, the oldest first.
-pub(super) fn rows<'a>(
-    host: &PodmanHost,
+pub(super) fn rows<'a, E: HostEngine>(
+    host: &E,
     all: &'a [Generation],
     progress: &Progress,
 ) -> Result<Vec<GenerationsRow<'a>>> {

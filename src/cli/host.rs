@@ -29,6 +29,12 @@ pub(super) struct HostArgs {
 }
 
 impl HostArgs {
+    /// Whether something of Podman was given by hand.
+    pub(super) const fn is_given(&self) -> bool {
+        let Self { root, runroot, storage_conf, storage_dir } = self;
+        root.is_some() || runroot.is_some() || storage_conf.is_some() || storage_dir.is_some()
+    }
+
     /// What was given by hand.
     pub(super) fn overrides(&self) -> Result<Overrides> {
         let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();

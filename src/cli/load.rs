@@ -8,10 +8,10 @@ use super::archives::UnpackedArchives;
 use super::complete;
 use super::data_format::breaks;
 use super::failure::{Failure, Result, environment, unloaded, unverified};
-use super::foretell::{causes, foretell};
-use super::gc::advice;
+use super::foretell::causes;
 use super::host::HostArgs;
 use super::import_store::{self, StorePathsReport};
+use super::into::{ChosenEngine, HostEngine, IntoArgs};
 use super::load_plan;
 use super::printer::{Printer, count, size};
 use super::session::Session;
@@ -19,34 +19,39 @@ use super::targets::readable;
 use super::view::{ViewedImage, of_directory};
 use crate::build::stack::UnreadableImage;
 use crate::class::Classified as _;
-use crate::disk::progress::Progress;
-use crate::engine::Engine as _;
+use crate::engine::Engine;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::keep::keep_store_paths;
-use crate::engine::load::load;
+use crate::engine::load::{ImageOutcome, LoadResult, load};
+use crate::engine::missing::MissingBase;
 use crate::engine::target::{
     self, CopiedBytes, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, plan,
 };
 use crate::image::layout::ImageDir;
 use crate::image::summary::ImageKind;
-use crate::podman::load::base::MissingBase;
+use crate::podman::load::LoadError;
 use crate::podman::load::decide::PodmanHost;
-use crate::podman::load::{LoadError, PodmanImageOutcome, PodmanLoadResult};
 
 const EXAMPLE: &str = "Examples:
   windlass load result                     everything that is missing, linked where the host is set up for it
   windlass load result --dry-run           what that would do, and how much it would write
   windlass load result --image redis       one image of the stack
+  windlass load result --into docker       into Docker, through its socket
   windlass load /media/stick/ai            a bundle
   windlass load /media/stick/ai --import-store   and its store paths into the Nix store of this host";
 
-/// Load images into Podman: nothing for what is there, links for what the store has, else through Podman.
+/// Load images into Podman or Docker: nothing for what is there, links for what the store has, else through the engine.
 ///
 /// An image is *present* when Podman's own records say so; no process is started and no byte of a layer is read. What is
 /// missing is *linked* into an additional image store of windlass' own, on the file system of the Nix store, where
 /// storage.conf names one (`windlass doctor --fix` sets it up): no bytes move, and no prune takes it away. Otherwise it is
 /// handed to Podman (*pulled*), missing layers only. No network is used. Each load that changes something is a generation
 /// to go back to, and keeps its store paths from Nix's garbage collector.
+///
+/// With --into another engine gets them, through its socket and without a client of it: it is asked for each image by digest, gets
+/// the layers that it lacks as a stream that lies in no file of windlass, and is asked again before anything counts as loaded.
+/// Nothing can be linked there. Each image is called NAME:windlass-<digest> too, a name that no other one ever has, so that a
+/// rollback finds it. The page *engines* says what each engine can.
 ///
 /// A bundle (`windlass export --bundle`) is loaded the same way, without Nix: its layers are unpacked into the linked store
 /// if there is one, each byte read once and compared while it is written, or handed to Podman. What is cut is read from its
@@ -82,14 +87,16 @@ pub(super) struct LoadArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    into: IntoArgs,
+    #[command(flatten)]
     host: HostArgs,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ViaOption {
-    /// Linked where the host is set up for it, else through Podman.
+    /// Linked where the host is set up for it, else through the engine.
     Auto,
-    /// Linked, or not at all.
+    /// Linked, or not at all; Podman only.
     Store,
     /// Through Podman.
     Podman,
@@ -145,7 +152,7 @@ pub(super) struct LoadReport<'a> {
 
 pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Result<()> {
     let archives = UnpackedArchives::of(&args.paths, session)?;
-    let (mut targets, lost) = readable(&args.paths, &archives, &args.images)?;
+    let (targets, lost) = readable(&args.paths, &archives, &args.images)?;
     lost.iter().for_each(|image| printer.note(format!("{}: {}", image.reference, image.error)));
     if targets.is_empty() && !lost.is_empty() {
         return Err(damaged(&lost));
@@ -155,48 +162,55 @@ pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Resu
         ViaOption::Store => target::LoadVia::Store,
         ViaOption::Podman => target::LoadVia::Podman,
     };
-    let mut options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() || !lost.is_empty() };
-    let host = host(args, &targets, options, session)?;
-    let refused = refused(&host, &mut targets, options, session)?;
+    let options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() || !lost.is_empty() };
+    match args.into.choose(&args.host, session.progress())? {
+        ChosenEngine::Podman => {
+            let host = host(args, &targets, options, session)?;
+            load_into(&host, args, (targets, &lost), options, printer, session)
+        }
+        ChosenEngine::Daemon(host) => load_into(&host, args, (targets, &lost), options, printer, session),
+    }
+}
+
+/// Loads what can be loaded of these, of which some are lost.
+fn load_into<E: HostEngine>(
+    host: &E,
+    args: &LoadArgs,
+    (mut targets, lost): (Vec<LoadTarget>, &[UnreadableImage]),
+    mut options: LoadOptions,
+    printer: &Printer,
+    session: &Session,
+) -> Result<()> {
+    let missing = host.missing(&targets, options, session.progress())?;
+    let mut each = missing.iter();
+    targets.retain(|_| each.next().is_some_and(Option::is_none));
+    let refused: Vec<MissingBase> = missing.into_iter().flatten().collect();
     for base in &refused {
         printer.note(base);
         base.hint().iter().for_each(|hint| printer.note(format!("hint: {hint}")));
     }
     options.partial |= !refused.is_empty();
     if targets.is_empty() && !refused.is_empty() {
-        return lacking(&lost, &refused);
+        return lacking(lost, &refused);
     }
-    for warning in data_breaks(&host, &targets) {
+    for warning in data_breaks(host, &targets) {
         printer.note(format!("warning: {warning}"));
     }
     // Before the load, whose generation keeps them.
     let imported = match args.import_store {
-        true => Some(import_store::import(&targets, &host.nix, args.dry_run, printer, session)?),
+        true => Some(import_store::import(&targets, host.nix(), args.dry_run, printer, session)?),
         false => None,
     };
     let damage = imported.as_ref().and_then(StorePathsReport::failure);
     if args.dry_run {
-        load_plan::dry_run(&host, &targets, options, imported, printer, session)?;
+        load_plan::dry_run(host, &targets, options, imported, printer, session)?;
     } else {
-        perform(&host, &targets, options, imported, printer, session)?;
+        perform(host, &targets, options, imported, printer, session)?;
     }
     if let Some(damage) = damage {
         return Err(damage);
     }
-    lacking(&lost, &refused)
-}
-
-/// Takes out of the targets what cannot be loaded, because this Podman lacks what their bundle leaves out.
-fn refused(
-    host: &PodmanHost,
-    targets: &mut Vec<LoadTarget>,
-    options: LoadOptions,
-    session: &Session,
-) -> Result<Vec<MissingBase>> {
-    let missing = host.missing_bases(targets, options, session.progress())?;
-    let mut each = missing.iter();
-    targets.retain(|_| each.next().is_some_and(Option::is_none));
-    Ok(missing.into_iter().flatten().collect())
+    lacking(lost, &refused)
 }
 
 /// What is wrong with bundles, when the rest of them is loaded: what is damaged first.
@@ -220,7 +234,7 @@ fn damaged(lost: &[UnreadableImage]) -> Failure {
 }
 
 /// Data of what is loaded that the new versions of these images do not read. What is loaded and cannot be read is not compared.
-fn data_breaks(host: &PodmanHost, targets: &[LoadTarget]) -> Vec<String> {
+fn data_breaks<E: Engine>(host: &E, targets: &[LoadTarget]) -> Vec<String> {
     let Ok(Some(current)) = host.generations().current() else { return Vec::new() };
     let open = |entry: &GenerationEntry| ImageDir::open(&entry.directory).ok();
     let old: Vec<ViewedImage> =
@@ -247,8 +261,8 @@ fn host(args: &LoadArgs, targets: &[LoadTarget], options: LoadOptions, session: 
 }
 
 /// Loads, and tells it as it happens.
-pub(super) fn perform(
-    host: &PodmanHost,
+fn perform<E: HostEngine>(
+    host: &E,
     targets: &[LoadTarget],
     options: LoadOptions,
     imported: Option<StorePathsReport>,
@@ -258,10 +272,10 @@ pub(super) fn perform(
     let progress = session.progress();
     // What is wrong with a load, the load says.
     if let Ok(steps) = plan(host, targets, options, progress) {
-        foretell(host, targets, &steps).iter().for_each(|line| printer.note(line));
+        host.foretell(targets, &steps).iter().for_each(|line| printer.note(line));
     }
     let drawing = session.draw("loading");
-    let mut done = |outcome: &PodmanImageOutcome| {
+    let mut done = |outcome: &ImageOutcome<E::Error>| {
         if printer.json() {
             return;
         }
@@ -269,21 +283,21 @@ pub(super) fn perform(
             None => printer.line(told(outcome)).and_then(|()| printer.flush()),
             Some(error) => {
                 printer.note(format!("{}: {error}", label(&outcome.step.entry)));
-                advice(error, host, progress).iter().for_each(|hint| printer.note(format!("hint: {hint}")));
+                host.advice(error, progress).iter().for_each(|hint| printer.note(format!("hint: {hint}")));
                 Ok(())
             }
         };
         drop(drawing.beside(print));
     };
     let loaded =
-        load(host, targets, options, &mut done, progress).map_err(|error| does_not_fit(error, host, progress))?;
+        load(host, targets, options, &mut done, progress).map_err(|error| host.does_not_fit(error, progress))?;
     drop(drawing);
     if imported.is_some() {
-        let paths = import_store::paths_there(targets, &host.nix)?;
-        let refused = keep_store_paths(&host.generations(), &host.nix, &paths)?;
+        let paths = import_store::paths_there(targets, host.nix())?;
+        let refused = keep_store_paths(&host.generations(), host.nix(), &paths)?;
         refused.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     } else if loaded.outcomes.iter().any(|outcome| outcome.error.is_none() && outcome.step.how != LoadMethod::Present) {
-        import_store::offer(targets, &host.nix).iter().for_each(|line| printer.note(line));
+        import_store::offer(targets, host.nix()).iter().for_each(|line| printer.note(line));
     }
     report(&loaded, imported, targets, host, session, printer)
 }
@@ -294,8 +308,8 @@ pub(super) fn run_words(entry: &GenerationEntry) -> String {
 }
 
 /// What to type next: for each image that is new here, and can be run.
-fn next(loaded: &PodmanLoadResult, targets: &[LoadTarget]) -> Vec<String> {
-    let is_new = |outcome: &&PodmanImageOutcome| {
+fn next<E: HostEngine>(host: &E, loaded: &LoadResult<E::Error>, targets: &[LoadTarget]) -> Vec<String> {
+    let is_new = |outcome: &&ImageOutcome<E::Error>| {
         outcome.error.is_none() && matches!(outcome.step.how, LoadMethod::Link | LoadMethod::Pull)
     };
     let runs = |entry: &GenerationEntry| {
@@ -310,14 +324,14 @@ fn next(loaded: &PodmanLoadResult, targets: &[LoadTarget]) -> Vec<String> {
         entry.kind != ImageKind::Model && (has("Cmd") || has("Entrypoint"))
     };
     let new = loaded.outcomes.iter().filter(is_new).map(|outcome| &outcome.step.entry).filter(|entry| runs(entry));
-    new.map(|entry| format!("next: podman run --pull=never {}", run_words(entry))).collect()
+    new.map(|entry| format!("next: {}", host.run_line(entry))).collect()
 }
 
-fn report(
-    loaded: &PodmanLoadResult,
+fn report<E: HostEngine>(
+    loaded: &LoadResult<E::Error>,
     store_paths: Option<StorePathsReport>,
     targets: &[LoadTarget],
-    host: &PodmanHost,
+    host: &E,
     session: &Session,
     printer: &Printer,
 ) -> Result<()> {
@@ -325,21 +339,22 @@ fn report(
     let (written, linked) = (progress.written() + loaded.pulled, progress.linked());
     loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     let number =
-        |fits: &dyn Fn(&PodmanImageOutcome) -> bool| loaded.outcomes.iter().filter(|outcome| fits(outcome)).count();
+        |fits: &dyn Fn(&ImageOutcome<E::Error>) -> bool| loaded.outcomes.iter().filter(|outcome| fits(outcome)).count();
     let failed = number(&|outcome| outcome.error.is_some());
-    let is_there = |outcome: &PodmanImageOutcome| matches!(outcome.step.how, LoadMethod::Present | LoadMethod::Name);
+    let is_there =
+        |outcome: &ImageOutcome<E::Error>| matches!(outcome.step.how, LoadMethod::Present | LoadMethod::Name);
     let present = number(&|outcome| outcome.error.is_none() && is_there(outcome));
     let done = loaded.outcomes.len() - failed - present;
     if printer.json() {
         let row = |outcome| {
-            let PodmanImageOutcome { step, links, linked, copies, error }: &PodmanImageOutcome = outcome;
+            let ImageOutcome { step, links, linked, copies, error }: &ImageOutcome<E::Error> = outcome;
             let is_linked = step.how == LoadMethod::Link && error.is_none();
             LoadRow {
                 links: is_linked.then_some(*links),
                 linked: is_linked.then_some(*linked),
                 copied: copies,
-                error: error.as_ref().map(LoadError::to_string),
-                hint: error.as_ref().and_then(|error| advice(error, host, progress)),
+                error: error.as_ref().map(ToString::to_string),
+                hint: error.as_ref().and_then(|error| host.advice(error, progress)),
                 ..row(step)
             }
         };
@@ -365,7 +380,7 @@ fn report(
         let shared = if linked > 0 { format!(", linked {}", size(linked)) } else { String::new() };
         // What failed comes first.
         if failed == 0 {
-            next(loaded, targets).iter().for_each(|line| printer.note(line));
+            next(host, loaded, targets).iter().for_each(|line| printer.note(line));
         }
         printer.line(format!(
             "{}, {}: {done} loaded, {present} present{failures}; wrote {}{shared}; network 0 bytes; took {:.1} s",
@@ -378,14 +393,8 @@ fn report(
     if failed == 0 {
         return Ok(());
     }
-    let errors: Vec<&LoadError> = loaded.outcomes.iter().filter_map(|outcome| outcome.error.as_ref()).collect();
+    let errors: Vec<&E::Error> = loaded.outcomes.iter().filter_map(|outcome| outcome.error.as_ref()).collect();
     Err(unloaded(&errors))
-}
-
-/// Adds to a refusal for want of space what a clean-up would free.
-pub(super) fn does_not_fit(error: LoadError, host: &PodmanHost, progress: &Progress) -> Failure {
-    let hint = advice(&error, host, progress);
-    Failure::from(error).hinting(hint)
 }
 
 pub(super) fn label(entry: &GenerationEntry) -> String {
@@ -394,8 +403,8 @@ pub(super) fn label(entry: &GenerationEntry) -> String {
 }
 
 /// What was done for one image, in a line that scripts may look for.
-fn told(outcome: &PodmanImageOutcome) -> String {
-    let PodmanImageOutcome { step: LoadStep { entry, how, .. }, links, linked, copies, .. } = outcome;
+fn told<Error>(outcome: &ImageOutcome<Error>) -> String {
+    let ImageOutcome { step: LoadStep { entry, how, .. }, links, linked, copies, .. } = outcome;
     let what = match how {
         LoadMethod::Present => "present".to_owned(),
         LoadMethod::Name => "present, and named again".to_owned(),
@@ -411,7 +420,8 @@ fn told(outcome: &PodmanImageOutcome) -> String {
                 (_, true) => linked,
             }
         }
-        LoadMethod::Pull => format!("pulled {} of {}", size(outcome.step.to_write), size(entry.size)),
+        // What an engine writes twice is one layer all the same.
+        LoadMethod::Pull => format!("pulled {} of {}", size(outcome.step.to_write.min(entry.size)), size(entry.size)),
     };
     format!("{}: {what}  {}", label(entry), entry.reference)
 }

@@ -5,15 +5,14 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::failure::Result;
-use super::foretell::{causes, foretell};
+use super::foretell::causes;
 use super::import_store::StorePathsReport;
-use super::load::{LoadRow, does_not_fit, label, row};
+use super::into::HostEngine;
+use super::load::{LoadRow, label, row};
 use super::printer::{Printer, size};
 use super::session::Session;
 use super::status::free_at;
-use crate::engine::Engine as _;
 use crate::engine::target::{LoadMethod, LoadOptions, LoadStep, LoadTarget, plan};
-use crate::podman::load::decide::PodmanHost;
 
 /// What a load would do, for JSON.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -34,8 +33,8 @@ pub(super) struct LoadPlan<'a> {
 }
 
 /// Says what a load would do, and refuses what it would refuse.
-pub(super) fn dry_run(
-    host: &PodmanHost,
+pub(super) fn dry_run<E: HostEngine>(
+    host: &E,
     targets: &[LoadTarget],
     options: LoadOptions,
     store_paths: Option<StorePathsReport>,
@@ -57,7 +56,7 @@ pub(super) fn dry_run(
     };
     if printer.json() {
         printer.value(&plan)?;
-        return host.check_space(&steps).map_err(|error| does_not_fit(error, host, session.progress()));
+        return host.check_space(&steps).map_err(|error| host.does_not_fit(error, session.progress()));
     }
     let cells = |row: &LoadRow<'_>| {
         let LoadRow { entry, action, reason, bytes_to_write, copied, .. } = row;
@@ -67,7 +66,7 @@ pub(super) fn dry_run(
         vec![label(entry), (*action).to_owned(), size(entry.size), to_write, digest, reference, reason.clone()]
     };
     printer.table(&plan.images.iter().map(cells).collect::<Vec<_>>())?;
-    foretell(host, targets, &steps).iter().for_each(|line| printer.note(line));
+    host.foretell(targets, &steps).iter().for_each(|line| printer.note(line));
     let LoadPlan { to_load, present, bytes_to_write, bytes_needed, free, place, .. } = plan;
     let meanwhile = match bytes_needed > bytes_to_write {
         true => format!(", {} needed meanwhile", size(bytes_needed)),
@@ -80,11 +79,11 @@ pub(super) fn dry_run(
         place.display()
     ))?;
     // What would be refused is refused here too.
-    host.check_space(&steps).map_err(|error| does_not_fit(error, host, session.progress()))
+    host.check_space(&steps).map_err(|error| host.does_not_fit(error, session.progress()))
 }
 
 /// Where the first image that is missing is loaded to.
-pub(super) fn place<'a>(host: &'a PodmanHost, steps: &'a [LoadStep]) -> &'a Path {
+pub(super) fn place<'a, E: HostEngine>(host: &'a E, steps: &'a [LoadStep]) -> &'a Path {
     let missing = steps.iter().find(|step| !matches!(step.how, LoadMethod::Present | LoadMethod::Name));
-    missing.map_or(&host.places.graph_root, |step| &step.store)
+    missing.map_or(host.place(), |step| &step.store)
 }

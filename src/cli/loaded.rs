@@ -6,13 +6,12 @@ use crate::engine::generation::GenerationEntry;
 use crate::engine::target::LoadTarget;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::names::{LOADED, no_such};
-use crate::podman::load::decide::PodmanHost;
 
 /// An image of the current generation, with its directory, or why that is gone.
 pub(super) type LoadedImage = (GenerationEntry, Result<LoadTarget, LayoutError>);
 
 /// What is loaded; `None` before the first load. Only the images of these names, if there are any.
-pub(super) fn loaded(host: &PodmanHost, names: &[String]) -> Result<Option<Vec<LoadedImage>>> {
+pub(super) fn loaded<E: Engine>(host: &E, names: &[String]) -> Result<Option<Vec<LoadedImage>>> {
     let Some(generation) = host.generations().current()? else { return Ok(None) };
     let known = |name: &&String| generation.entries.iter().any(|entry| entry.name == **name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {

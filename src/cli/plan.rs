@@ -6,8 +6,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::failure::{Context, Result, failed, usage};
-use super::foretell::foretell;
 use super::host::{self, HostArgs};
+use super::into::{ChosenEngine, HostEngine, IntoArgs};
 use super::printer::{Printer, count, size};
 use super::push::Packing;
 use super::status::free_at;
@@ -68,6 +68,8 @@ pub(super) struct PlanArgs {
     /// Pack the layers of what was built, to count what a push with this compression would send; reads every byte.
     #[arg(long, value_enum, default_value_t = Packing::None)]
     compression: Packing,
+    #[command(flatten)]
+    into: IntoArgs,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -363,14 +365,20 @@ fn here(args: &PlanArgs, targets: &[LoadTarget], progress: &Progress) -> Result<
     if targets.is_empty() {
         return Err(failed("archives say what is in them, and not what it is made from; plan the lean stack"));
     }
-    let host = args.host.host(progress)?;
-    let steps = plan(&host, targets, LoadOptions::default(), progress)?;
-    let place = load_plan::place(&host, &steps).to_owned();
+    match args.into.choose(&args.host, progress)? {
+        ChosenEngine::Podman => on(&args.host.host(progress)?, targets, progress),
+        ChosenEngine::Daemon(host) => on(&host, targets, progress),
+    }
+}
+
+fn on<E: HostEngine>(host: &E, targets: &[LoadTarget], progress: &Progress) -> Result<(Vec<LoadStep>, Need)> {
+    let steps = plan(host, targets, LoadOptions::default(), progress)?;
+    let place = load_plan::place(host, &steps).to_owned();
     let need = Need {
         bytes_to_write: steps.iter().map(|step| step.to_write).sum(),
         bytes_needed: host.space(&steps)?.iter().map(|space| space.needed).max().unwrap_or(0),
         free: free_at(&place)?,
-        notes: foretell(&host, targets, &steps),
+        notes: host.foretell(targets, &steps),
         place,
     };
     Ok((steps, need))

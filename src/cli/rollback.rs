@@ -6,16 +6,16 @@ use super::complete;
 use super::failure::{Result, nothing_loaded, sentence, unloaded, usage};
 use super::generations::counterpart;
 use super::host::HostArgs;
+use super::into::{ChosenEngine, HostEngine, IntoArgs};
 use super::load::label;
 use super::printer::{Printer, count, size};
 use super::session::Session;
+use crate::daemon::host::DaemonHost;
 use crate::disk::progress::Progress;
-use crate::engine::Engine;
 use crate::engine::generation::Generation;
 use crate::engine::generations::{GenerationError, Generations};
 use crate::engine::rollback::{RollbackPart, activate, parts};
 use crate::engine::target::DecideError;
-use crate::podman::load::LoadError;
 use crate::podman::load::decide::PodmanHost;
 
 const EXAMPLE: &str = "Examples:
@@ -37,6 +37,8 @@ pub(super) struct RollbackArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    into: IntoArgs,
+    #[command(flatten)]
     host: HostArgs,
 }
 
@@ -54,9 +56,10 @@ struct RollbackChange {
 /// A container that still runs the former generation.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct Stale {
+pub(super) struct Stale {
     name: String,
     image: String,
+    /// What starts it anew, or ends it.
     command: String,
 }
 
@@ -72,13 +75,19 @@ pub(super) struct RollbackReport {
 }
 
 pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let host = args.host.asked(session.progress())?;
+    match args.into.choose(&args.host, session.progress())? {
+        ChosenEngine::Podman => go_back(&args.host.asked(session.progress())?, args, printer, session),
+        ChosenEngine::Daemon(host) => go_back(&host, args, printer, session),
+    }
+}
+
+fn go_back<E: HostEngine>(host: &E, args: &RollbackArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     let generations = host.generations();
     let current = generations.current()?;
     let number = wanted(args.number, current.as_ref(), &generations)?;
     let generation = generations.read(number)?;
-    let parts = parts(&host, &generation, progress)?;
+    let parts = parts(host, &generation, progress)?;
     let missing: Vec<String> = (generation.entries.iter().zip(&parts))
         .filter_map(|(entry, part)| match part {
             RollbackPart::Missing(what) => Some(format!("{}: {what}", entry.name)),
@@ -99,7 +108,7 @@ pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> 
                 (Some(from), Some(to)) if from == to => format!("{to}, under its name of then"),
                 (Some(from), Some(to)) => format!("{from} → {to}"),
                 (None, Some(to)) => format!("back: {to}"),
-                (Some(from), None) => format!("out: {from} stays in Podman until `windlass gc`"),
+                (Some(from), None) => format!("out: {from} stays in {} until `windlass gc`", host.kind()),
                 (None, None) => continue,
             };
             printer.line(format!("{name}: {said}"))?;
@@ -108,11 +117,11 @@ pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> 
     }
     if !args.dry_run {
         let drawing = session.draw("loading");
-        let loaded = activate(&host, number, &mut |_| {}, progress)?;
+        let loaded = activate(host, number, &mut |_| {}, progress)?;
         drop(drawing);
         loaded.warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
         let failed = loaded.outcomes.iter().filter_map(|outcome| Some((outcome, outcome.error.as_ref()?)));
-        let errors: Vec<&LoadError> = failed
+        let errors: Vec<&E::Error> = failed
             .map(|(outcome, error)| {
                 printer.note(format!("{}: {}", label(&outcome.step.entry), sentence(error)));
                 error
@@ -122,7 +131,7 @@ pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> 
             return Err(unloaded(&errors));
         }
     }
-    let containers = stale(&host, current.as_ref(), &generation, progress)?;
+    let containers = host.stale(current.as_ref(), &generation, progress)?;
     let from = current.map(|current| current.number);
     let report = RollbackReport { from, to: number, changes, containers, loaded: to_load, applied: !args.dry_run };
     if printer.json() {
@@ -172,7 +181,7 @@ fn changes(current: Option<&Generation>, wanted: &Generation) -> Vec<RollbackCha
 
 /// Containers of images that the current generation had and the wanted one has not. A container keeps its image for as
 /// long as it lives, so it must be made anew.
-fn stale(
+pub(super) fn stale_in_podman(
     host: &PodmanHost,
     current: Option<&Generation>,
     wanted: &Generation,
@@ -202,6 +211,27 @@ fn stale(
             }
         };
         stale.push(Stale { name: container.name.clone(), image: entry.name.to_string(), command });
+    }
+    Ok(stale)
+}
+
+/// The same of a daemon.
+pub(super) fn stale_in_daemon(
+    host: &DaemonHost,
+    current: Option<&Generation>,
+    wanted: &Generation,
+    progress: &Progress,
+) -> Result<Vec<Stale>> {
+    let id = |entry| host.daemon.id(entry);
+    let former = |image| {
+        let is_wanted = wanted.entries.iter().any(|entry| id(entry) == image);
+        current.into_iter().flat_map(|current| &current.entries).find(|entry| !is_wanted && id(entry) == image)
+    };
+    let mut stale = Vec::new();
+    for container in host.daemon.containers(progress)?.into_iter().filter(|container| container.running) {
+        let Some(entry) = former(container.image) else { continue };
+        let command = host.daemon.stop_line(&container);
+        stale.push(Stale { image: entry.name.to_string(), command, name: container.name });
     }
     Ok(stale)
 }

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::daemon;
 use super::failure::{Result, failed, no_space, usage};
 use super::host::HostArgs;
+use super::into::{ChosenEngine, IntoArgs};
 use super::load::label;
 use super::loaded::loaded;
 use super::metrics::Metrics;
@@ -17,6 +19,7 @@ use crate::disk::files::free_space;
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
 use crate::engine::generation::GenerationEntry;
+use crate::engine::kind::EngineKind;
 use crate::engine::target::{LoadTarget, Presence};
 use crate::image::chain_ids;
 use crate::image::summary::{ImageKind, PlatformRecord};
@@ -39,7 +42,7 @@ Exit codes: 0 all there, 1 something is missing, damaged or changed, 5 less spac
 ///
 /// Each image and model is *present* (linked or pulled), *missing*, *damaged* (a record of it promises more than there is;
 /// `windlass verify` says more) or *changed* (its name leads to another image). Podman's records are read, and nothing
-/// else: no process is started and nothing is written, but for the file of --metrics.
+/// else: no process is started and nothing is written, but for the file of --metrics. Another engine (--into) is asked.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct StatusArgs {
@@ -62,13 +65,15 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "FILE")]
     metrics: Option<PathBuf>,
     #[command(flatten)]
+    into: IntoArgs,
+    #[command(flatten)]
     host: HostArgs,
 }
 
 /// One image or model.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
-struct StatusRow {
+pub(super) struct StatusRow {
     #[serde(flatten)]
     entry: GenerationEntry,
     state: &'static str,
@@ -90,31 +95,43 @@ struct StatusRow {
 
 /// Free space at one place.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-struct Free {
-    place: &'static str,
-    path: PathBuf,
-    bytes: u64,
+pub(super) struct Free {
+    /// The engine, or `linked`.
+    pub(super) place: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
 }
 
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StatusReport {
-    graph_root: PathBuf,
-    run_root: PathBuf,
-    driver: String,
-    rootless: bool,
-    storage_conf: Option<PathBuf>,
-    linked_store: Option<PathBuf>,
-    linked_store_state: String,
-    free: Vec<Free>,
-    generation: Option<u64>,
-    images: Vec<StatusRow>,
+    /// `podman`, `docker`, …
+    #[serde(serialize_with = "as_word")]
+    #[schemars(with = "String")]
+    pub(super) engine: EngineKind,
+    /// Where the engine's images are.
+    pub(super) graph_root: PathBuf,
+    /// Podman's run root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) run_root: Option<PathBuf>,
+    pub(super) driver: String,
+    pub(super) rootless: bool,
+    pub(super) storage_conf: Option<PathBuf>,
+    pub(super) linked_store: Option<PathBuf>,
+    pub(super) linked_store_state: String,
+    pub(super) free: Vec<Free>,
+    pub(super) generation: Option<u64>,
+    pub(super) images: Vec<StatusRow>,
     /// Images that Podman cannot read, whichever tool loaded them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    unreadable: Vec<Unreadable>,
-    /// Whether a load was killed before Podman confirmed it, or is still at work.
+    pub(super) unreadable: Vec<Unreadable>,
+    /// Whether a load was killed before the engine confirmed it, or is still at work.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    unconfirmed: bool,
+    pub(super) unconfirmed: bool,
+}
+
+fn as_word<S: Serializer>(engine: &EngineKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(engine.word())
 }
 
 pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
@@ -123,13 +140,16 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
         return Err(usage("--metrics - and --json both are the result; give --metrics a file"));
     }
     let progress = super::session::progress();
-    let host = args.host.host(&progress)?;
-    let snapshot = StoreSnapshot::read(&host.places, &progress)?;
-    let generation = host.generations().current()?.map(|generation| generation.number);
-    let reasons = args.why.then(|| LoadReasons::read(&host, args.lock.as_deref())).transpose()?;
-    let wanted = StatusWanted { shares: args.sizes || args.metrics.is_some(), copies: args.sizes };
-    let images = rows(&args.paths, wanted, &host, &snapshot, reasons.as_ref())?;
-    let report = whole(&host, &snapshot, generation, images, &progress)?;
+    let (report, reasons) = match args.into.choose(&args.host, &progress)? {
+        ChosenEngine::Podman => in_podman(args, &progress)?,
+        ChosenEngine::Daemon(host) => {
+            let refused = [(args.sizes, "--sizes"), (args.why, "--why")].into_iter().find(|(given, _)| *given);
+            if let Some((_, option)) = refused {
+                return Err(daemon::unsupported(&host, option));
+            }
+            (daemon::status(&args.paths, &host, &progress)?, None)
+        }
+    };
     if let Some(path) = &args.metrics {
         let metrics = metrics(&report);
         if prints_metrics {
@@ -152,6 +172,16 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
     judge(args, &report)
 }
 
+fn in_podman(args: &StatusArgs, progress: &Progress) -> Result<(StatusReport, Option<LoadReasons>)> {
+    let host = args.host.host(progress)?;
+    let snapshot = StoreSnapshot::read(&host.places, progress)?;
+    let generation = host.generations().current()?.map(|generation| generation.number);
+    let reasons = args.why.then(|| LoadReasons::read(&host, args.lock.as_deref())).transpose()?;
+    let wanted = StatusWanted { shares: args.sizes || args.metrics.is_some(), copies: args.sizes };
+    let images = rows(&args.paths, wanted, &host, &snapshot, reasons.as_ref())?;
+    Ok((whole(&host, &snapshot, generation, images, progress)?, reasons))
+}
+
 /// What is said of each image beside its state.
 #[derive(Debug, Clone, Copy)]
 struct StatusWanted {
@@ -169,6 +199,19 @@ pub(super) fn of_paths(paths: &[PathBuf], host: &PodmanHost, progress: &Progress
     whole(host, &snapshot, generation, images, progress)
 }
 
+impl StatusRow {
+    /// One of a daemon.
+    pub(super) const fn new(
+        entry: GenerationEntry,
+        state: &'static str,
+        why: Option<String>,
+        store: Option<PathBuf>,
+    ) -> Self {
+        let way = if store.is_some() { Some("pulled") } else { None };
+        Self { entry, state, why, way, store, share: None, on_disk: None, reasons: None }
+    }
+}
+
 /// The images, and where Podman and the linked store are.
 fn whole(
     host: &PodmanHost,
@@ -184,8 +227,9 @@ fn whole(
         free.push(Free { place: "linked", path: path.clone(), bytes: free_at(path)? });
     }
     Ok(StatusReport {
+        engine: EngineKind::Podman,
         graph_root: places.graph_root.clone(),
-        run_root: places.run_root.clone(),
+        run_root: Some(places.run_root.clone()),
         driver: places.driver.clone(),
         rootless: places.rootless,
         storage_conf: places.conf.clone(),
@@ -220,7 +264,11 @@ fn judge(args: &StatusArgs, report: &StatusReport) -> Result<()> {
     if bad == 0 {
         return Ok(());
     }
-    let next = if args.paths.is_empty() { "`windlass repair` mends them" } else { "`windlass load` loads them" };
+    let next = match (args.paths.is_empty(), report.engine) {
+        (true, EngineKind::Podman) => "`windlass repair` mends them".to_owned(),
+        (true, engine) => daemon::mending(engine, report.generation),
+        (false, _) => "`windlass load` loads them".to_owned(),
+    };
     Err(failed(format!("{bad} of {} not there as they should be; {next}", report.images.len())))
 }
 
@@ -342,9 +390,16 @@ pub(super) fn free_at(path: &Path) -> Result<u64> {
 fn tell(report: &StatusReport, reasons: Option<&LoadReasons>, printer: &Printer) -> Result<()> {
     let header = |name: &str, value: String| printer.line(format!("{name:<13} {value}"));
     let user = if report.rootless { "rootless" } else { "rootful" };
-    header("graph root", format!("{} ({}, {user})", report.graph_root.display(), report.driver))?;
-    header("run root", report.run_root.display().to_string())?;
-    header("storage.conf", report.storage_conf.as_ref().map_or("none".to_owned(), |conf| conf.display().to_string()))?;
+    let root = format!("{} ({}, {user})", report.graph_root.display(), report.driver);
+    if let Some(run_root) = &report.run_root {
+        header("graph root", root)?;
+        header("run root", run_root.display().to_string())?;
+        let conf = report.storage_conf.as_ref();
+        header("storage.conf", conf.map_or("none".to_owned(), |conf| conf.display().to_string()))?;
+    } else {
+        header("engine", report.engine.to_string())?;
+        header("data root", root)?;
+    }
     let path = report.linked_store.as_ref().map_or(String::new(), |path| format!("{}: ", path.display()));
     header("linked store", format!("{path}{}", report.linked_store_state))?;
     let free = |free: &Free| format!("{} in {}", size(free.bytes), free.path.display());
@@ -382,7 +437,10 @@ fn tell(report: &StatusReport, reasons: Option<&LoadReasons>, printer: &Printer)
     }
     report.unreadable.iter().try_for_each(|image| printer.line(image))?;
     if report.unconfirmed {
-        printer.line("a load is at work, or was killed before Podman confirmed it; `windlass repair` settles that")?;
+        let (engine, verb) = (report.engine, if report.run_root.is_some() { "repair" } else { "load" });
+        printer.line(format!(
+            "a load is at work, or was killed before {engine} confirmed it; `windlass {verb}` settles that"
+        ))?;
     }
     let number = |state: &str| report.images.iter().filter(|row| row.state == state).count();
     let models = report.images.iter().filter(|row| row.entry.kind == ImageKind::Model).count();

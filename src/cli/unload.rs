@@ -3,18 +3,20 @@
 use serde::Serialize;
 
 use super::complete;
+use super::daemon;
 use super::failure::{Result, nothing_loaded, usage};
 use super::host::HostArgs;
+use super::into::{ChosenEngine, HostEngine, IntoArgs};
 use super::load::label;
 use super::printer::{Printer, count, size};
 use super::session::Session;
 use super::targets::{lean, origin};
 use crate::engine::Engine;
 use crate::engine::generation::GenerationEntry;
+use crate::engine::keep::{Choice, choose};
 use crate::image::summary::ImageKind;
 use crate::names::{LOADED, no_such};
-use crate::podman::keep::gc::{KeptItem, Removal};
-use crate::podman::keep::unload::choose;
+use crate::podman::keep::gc::{GcPlan, KeptItem, Removal};
 
 const EXAMPLE: &str = "Examples:
   windlass unload redis                 one image of what is loaded
@@ -23,7 +25,7 @@ const EXAMPLE: &str = "Examples:
 
 Exit codes: 0 done, 1 a container uses one of them, 2 it is not loaded.";
 
-/// Let go of images and models that are loaded: the current generation is replaced by one without them, and they go from Podman.
+/// Let go of images and models that are loaded: the current generation is replaced by one without them, and they go from the engine.
 ///
 /// What a container, running or stopped, a mount or a slot uses is refused by name, and nothing is changed then. Older
 /// generations keep what the images are made of, so `windlass rollback` brings them back, until `windlass gc` removes these too.
@@ -36,6 +38,8 @@ pub(super) struct UnloadArgs {
     /// Only say what would be done.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    into: IntoArgs,
     #[command(flatten)]
     host: HostArgs,
 }
@@ -59,7 +63,32 @@ pub(super) struct UnloadReport<'a> {
 
 pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
-    let host = args.host.asked(progress)?;
+    match args.into.choose(&args.host, progress)? {
+        ChosenEngine::Podman => {
+            let host = args.host.asked(progress)?;
+            let choice = chosen(&host, &args.names)?;
+            if !args.dry_run {
+                host.settle_now(progress)?;
+            }
+            let drawing = session.draw("unloading");
+            let unloaded = host.unload(&choice, !args.dry_run, progress)?;
+            drop(drawing);
+            let removed = unloaded.removed.into_iter().map(|removed| removed.removal).collect();
+            tell(&host, args, &choice, (removed, unloaded.plan), unloaded.generation, printer)
+        }
+        ChosenEngine::Daemon(host) => {
+            let choice = chosen(&host, &args.names)?;
+            let drawing = session.draw("unloading");
+            let (going, generation) = host.unload(&choice, !args.dry_run, progress)?;
+            drop(drawing);
+            let removed = going.iter().map(|image| daemon::removal(&host, image)).collect();
+            tell(&host, args, &choice, (removed, GcPlan::default()), generation, printer)
+        }
+    }
+}
+
+/// What is meant by these names.
+fn chosen<E: Engine>(host: &E, given: &[String]) -> Result<Choice> {
     let Some(current) = host.generations().current()? else {
         return Err(nothing_loaded());
     };
@@ -70,28 +99,32 @@ pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Re
         false if std::path::Path::new(name).exists() => origin(&lean(name.as_ref())),
         false => Ok(name.clone()),
     };
-    let names = args.names.iter().map(as_loaded).collect::<Result<Vec<_>>>()?;
-    let choice = choose(&current, &names).map_err(|unknown| {
+    let names = given.iter().map(as_loaded).collect::<Result<Vec<_>>>()?;
+    choose(&current, &names).map_err(|unknown| {
         let images = current.entries.iter().map(|entry| entry.name.to_string());
         let stacks = current.entries.iter().flat_map(|entry| entry.origins.iter().cloned());
         let mut there: Vec<String> = images.chain(stacks).collect();
         there.sort();
         there.dedup();
         // As it was typed.
-        let typed = names.iter().position(|name| *name == unknown).map_or(unknown.as_str(), |n| args.names[n].as_str());
+        let typed = names.iter().position(|name| *name == unknown).map_or(unknown.as_str(), |n| given[n].as_str());
         usage(no_such("image or stack", typed, LOADED, there))
-    })?;
-    if !args.dry_run {
-        host.settle_now(progress)?;
-    }
-    let drawing = session.draw("unloading");
-    let unloaded = host.unload(&choice, !args.dry_run, progress)?;
-    drop(drawing);
-    let removed: Vec<&Removal> = unloaded.removed.iter().map(|removed| &removed.removal).collect();
+    })
+}
+
+fn tell<E: HostEngine>(
+    host: &E,
+    args: &UnloadArgs,
+    choice: &Choice,
+    (removed, plan): (Vec<Removal>, GcPlan),
+    generation: Option<u64>,
+    printer: &Printer,
+) -> Result<()> {
+    let removed: Vec<&Removal> = removed.iter().collect();
     let bytes = removed.iter().map(|removal| removal.bytes).sum();
     let collectable = removed.iter().map(|removal| removal.collectable).sum();
-    let (images, generation) = (choice.going.as_slice(), unloaded.generation);
-    let (keep, warnings) = (unloaded.plan.keep.as_slice(), unloaded.plan.warnings.as_slice());
+    let images = choice.going.as_slice();
+    let (keep, warnings) = (plan.keep.as_slice(), plan.warnings.as_slice());
     if printer.json() {
         let applied = !args.dry_run;
         return printer.value(&UnloadReport {
@@ -108,7 +141,7 @@ pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Re
     warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
     let verb = if args.dry_run { "would unload" } else { "unloaded" };
     images.iter().try_for_each(|entry| printer.line(format!("{verb} {}  {}", label(entry), entry.reference)))?;
-    keep.iter().try_for_each(|kept| printer.line(format!("{} stays in Podman: {}", kept.name, kept.why)))?;
+    keep.iter().try_for_each(|kept| printer.line(format!("{} stays in {}: {}", kept.name, host.kind(), kept.why)))?;
     let models = images.iter().filter(|entry| entry.kind == ImageKind::Model).count();
     let nix =
         if collectable > 0 { format!(", and Nix may collect {} more later", size(collectable)) } else { String::new() };

@@ -7,8 +7,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::complete;
+use super::daemon;
 use super::failure::{Result, unverified};
 use super::host::HostArgs;
+use super::into::{ChosenEngine, IntoArgs};
 use super::loaded::{loaded, split};
 use super::printer::{Printer, count, size};
 use super::session::Session;
@@ -17,6 +19,8 @@ use super::{verify_rebuild, view};
 use crate::build::check_archives::{self, ArchiveProblem, CheckedArchives, ExpectedLayers};
 use crate::build::check_bundle;
 use crate::build::stack::StackDir;
+use crate::daemon::host::DaemonHost;
+use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::target::LoadTarget;
 use crate::image::LayerRecord;
@@ -40,7 +44,8 @@ const EXAMPLE: &str = "Examples:
 ///
 /// Without a path: everything that windlass has loaded into Podman, linked or pulled. Podman's records, manifests, configs
 /// and what mounts need are always compared with what was built; with --full so is every byte of every layer, and the type,
-/// mode and owner of every file. `windlass repair` mends what is found.
+/// mode and owner of every file. `windlass repair` mends what is found. Another engine (--into) is asked for every digest; with
+/// --full it is made to give out its images, and their layers are compared byte for byte.
 ///
 /// With a path: index, manifests and configs are always compared with their digests. A layer is checked by names and
 /// sizes or, with --full, by every byte of its blob or of the store paths it is made from. The archives of a stack are always
@@ -76,6 +81,8 @@ pub(super) struct VerifyArgs {
     #[arg(add = complete::loaded_names(), long = "image", value_name = "NAME", conflicts_with = "path")]
     images: Vec<String>,
     #[command(flatten)]
+    into: IntoArgs,
+    #[command(flatten)]
     host: HostArgs,
 }
 
@@ -104,50 +111,69 @@ pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Re
     let report = match &args.path {
         Some(path) if is_bundle(path) || has_archives(path) => archives(path, args.full, session)?,
         Some(path) => built(path, args.full, session)?,
-        None => {
-            let host = args.host.host(session.progress())?;
-            let loaded = loaded(&host, &args.images)?;
-            let snapshot = StoreSnapshot::read(&host.places, session.progress())?;
-            let Some(loaded) = loaded.or_else(|| (!host.unreadable(&snapshot).is_empty()).then(Vec::new)) else {
-                printer.note(format!("nothing was loaded into {} yet", host.places.graph_root.display()));
-                return tell(
-                    &VerifyReport {
-                        images: 0,
-                        layers: 0,
-                        read: 0,
-                        problems: vec![],
-                        details: vec![],
-                        expects: vec![],
-                        advice: String::new(),
-                    },
-                    printer,
-                );
-            };
-            let driver = &host.places.driver;
-            if args.full && driver != DRIVER {
-                printer.note(format!(
-                    "with the driver {driver} each layer has copies of those below it, and these copies are not compared"
-                ));
-            }
-            let (targets, gone) = split(loaded);
-            let mut verified = check(&host, &targets, args.full, session)?;
-            verified.images += gone.len();
-            verified.problems.extend(gone.iter().map(|(entry, error)| lost(entry, error)));
-            let problems = verified.problems.iter().map(ToString::to_string).collect();
-            let (images, layers) = (verified.images, verified.layers);
-            let advice = mending(&verified.problems, args.full, &host.nix.store);
-            VerifyReport {
-                images,
-                layers,
-                read: session.progress().read(),
-                problems,
-                details: verified.problems,
-                expects: Vec::new(),
-                advice,
-            }
-        }
+        None => match args.into.choose(&args.host, session.progress())? {
+            ChosenEngine::Podman => in_podman(args, printer, session)?,
+            ChosenEngine::Daemon(host) => in_daemon(&host, args, printer, session)?,
+        },
     };
     tell(&report, printer)
+}
+
+/// A report of nothing: before the first load.
+fn nothing(place: &Path, printer: &Printer) -> VerifyReport {
+    printer.note(format!("nothing was loaded into {} yet", place.display()));
+    VerifyReport {
+        images: 0,
+        layers: 0,
+        read: 0,
+        problems: vec![],
+        details: vec![],
+        expects: vec![],
+        advice: String::new(),
+    }
+}
+
+fn reported(verified: VerifiedImages, advice: String, session: &Session) -> VerifyReport {
+    VerifyReport {
+        images: verified.images,
+        layers: verified.layers,
+        read: session.progress().read(),
+        problems: verified.problems.iter().map(ToString::to_string).collect(),
+        details: verified.problems,
+        expects: Vec::new(),
+        advice,
+    }
+}
+
+/// What a daemon has of what is loaded.
+fn in_daemon(host: &DaemonHost, args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<VerifyReport> {
+    let Some(loaded) = loaded(host, &args.images)? else { return Ok(nothing(host.daemon.data(), printer)) };
+    let (targets, gone) = split(loaded);
+    let verified = daemon::verify(host, &targets, &gone, args.full, session)?;
+    let current = host.generations().current()?.map(|current| current.number);
+    let advice = daemon::mending(host.daemon.kind(), current);
+    Ok(reported(verified, advice, session))
+}
+
+fn in_podman(args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<VerifyReport> {
+    let host = args.host.host(session.progress())?;
+    let loaded = loaded(&host, &args.images)?;
+    let snapshot = StoreSnapshot::read(&host.places, session.progress())?;
+    let Some(loaded) = loaded.or_else(|| (!host.unreadable(&snapshot).is_empty()).then(Vec::new)) else {
+        return Ok(nothing(&host.places.graph_root, printer));
+    };
+    let driver = &host.places.driver;
+    if args.full && driver != DRIVER {
+        printer.note(format!(
+            "with the driver {driver} each layer has copies of those below it, and these copies are not compared"
+        ));
+    }
+    let (targets, gone) = split(loaded);
+    let mut verified = check(&host, &targets, args.full, session)?;
+    verified.images += gone.len();
+    verified.problems.extend(gone.iter().map(|(entry, error)| lost(entry, error)));
+    let advice = mending(&verified.problems, args.full, &host.nix.store);
+    Ok(reported(verified, advice, session))
 }
 
 /// Compares what is loaded, with a progress line.

@@ -67,6 +67,9 @@ pub enum DaemonError {
         /// What it has instead.
         found: String,
     },
+    /// Containers use what was to go.
+    #[error("{}; nothing was changed", .0.join("; "))]
+    InUse(Vec<String>),
     /// It cannot do that at all.
     #[error("{engine} cannot {action}")]
     Unsupported {
@@ -92,7 +95,7 @@ impl Classified for DaemonError {
             Self::Stopped(error) => error.class(),
             Self::Unreachable { .. } | Self::Answer { .. } => Class::Environment,
             Self::Refused { said, .. } if said.contains("no space left on device") => Class::NoSpace,
-            Self::Refused { .. } => Class::Failed,
+            Self::Refused { .. } | Self::InUse(_) => Class::Failed,
             Self::NotThere { .. } => Class::Unverified,
             Self::Unsupported { .. } => Class::Usage,
         }

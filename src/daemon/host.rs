@@ -5,14 +5,17 @@ use std::path::PathBuf;
 
 use super::note::DaemonNote;
 use super::{Daemon, DaemonContent, DaemonError, DaemonImages, own_name};
+use crate::disk::WriteError;
 use crate::disk::files::free_space;
 use crate::disk::progress::Progress;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::load::{ImageOutcome, Loading};
+use crate::engine::missing::MissingBase;
 use crate::engine::target::{
-    DecideError, LoadMethod, LoadOptions, LoadStep, LoadTarget, LoadVia, LoadWay, Presence, TargetState,
+    DecideError, LoadMethod, LoadOptions, LoadStep, LoadTarget, LoadVia, LoadWay, Presence, Space, TargetState,
 };
 use crate::engine::{Engine, Former};
+use crate::image::summary::ExpectedImage;
 use crate::nix::store::NixPlaces;
 use crate::oci::digest::Digest;
 
@@ -36,10 +39,48 @@ impl DaemonHost {
         Self { daemon, state, nix }
     }
 
-    /// What is free where the daemon's data is; `None` if that is not on this host.
-    fn free(&self) -> Result<Option<u64>, DaemonError> {
-        let data = self.daemon.data();
-        Ok(if data.exists() { Some(free_space(data)?) } else { None })
+    /// What these steps need where the daemon's data is; `None` if that is not on this host.
+    ///
+    /// # Errors
+    /// If the free space cannot be read.
+    pub(crate) fn space(&self, steps: &[LoadStep]) -> Result<Option<Space>, WriteError> {
+        let place = self.daemon.data();
+        if !place.exists() {
+            return Ok(None);
+        }
+        let step =
+            |(needed, stays): (u64, u64), step: &LoadStep| (needed.max(stays + step.peak), stays + step.to_write);
+        let (needed, stays) = steps.iter().fold((0, 0), step);
+        Ok(Some(Space { place: place.to_owned(), needed, stays, free: free_space(place)? }))
+    }
+
+    /// Target by target, what it cannot be loaded without: layers that its bundle leaves out, and the daemon does not have.
+    ///
+    /// # Errors
+    /// If the daemon does not say what it has, or one is not for this host.
+    pub(crate) fn missing_bases(
+        &self,
+        targets: &[LoadTarget],
+        progress: &Progress,
+    ) -> Result<Vec<Option<MissingBase>>, DaemonError> {
+        if targets.iter().all(|target| target.image.summary().without.is_empty()) {
+            return Ok(vec![None; targets.len()]);
+        }
+        let there = self.daemon.images(progress)?;
+        let states = self.look(targets, LoadOptions::default(), progress)?;
+        let missing = |(target, state): (&LoadTarget, TargetState)| {
+            if matches!(state.presence, Presence::Present { .. }) {
+                return Ok(None);
+            }
+            let summary = target.image.summary();
+            let mut layers = self.daemon.missing(target.platform()?, &there, progress)?;
+            layers.retain(|layer| summary.leaves_out(layer));
+            let of = |old: &&ExpectedImage| layers.iter().any(|layer| old.layers.contains(&layer.digest));
+            let expects = summary.expects.iter().filter(of).cloned().collect();
+            let (engine, reference) = (self.daemon.kind(), summary.reference.clone());
+            Ok((!layers.is_empty()).then_some(MissingBase { engine, reference, layers, expects }))
+        };
+        targets.iter().zip(states).map(missing).collect()
     }
 
     /// Puts one image there, asks for it, and moves its names to it.
@@ -59,18 +100,20 @@ impl DaemonHost {
         if found.is_none() {
             self.give_names(entry, &mut there, progress)?;
         }
-        let id = self.daemon.id(entry);
-        let misled = || {
-            let name = self.daemon.names(entry).into_iter().find(|name| there.names.get(name) != Some(&id))?;
-            let other = there.names.get(&name);
-            Some(other.map_or_else(|| format!("knows no {name}"), |other| format!("has {other} as {name}")))
-        };
-        match found.or_else(misled) {
+        match found.or_else(|| self.misled(entry, &there)) {
             None => Ok(written),
             Some(found) => {
                 Err(DaemonError::NotThere { engine: self.daemon.kind(), reference: entry.reference.to_string(), found })
             }
         }
+    }
+
+    /// What the daemon has instead, where a name of an image does not lead to it.
+    pub(crate) fn misled(&self, entry: &GenerationEntry, there: &DaemonImages) -> Option<String> {
+        let id = self.daemon.id(entry);
+        let name = self.daemon.names(entry).into_iter().find(|name| there.names.get(name) != Some(&id))?;
+        let other = there.names.get(&name);
+        Some(other.map_or_else(|| format!("knows no {name}"), |other| format!("has {other} as {name}")))
     }
 
     /// Moves its names to an image, and asks for them.
@@ -183,10 +226,9 @@ impl Engine for DaemonHost {
     }
 
     fn check_space(&self, steps: &[LoadStep]) -> Result<(), DaemonError> {
-        let (needed, stays) = needed(steps);
-        match self.free()? {
-            Some(free) if needed > free => {
-                Err(DecideError::NoSpace { place: self.daemon.data().to_owned(), needed, stays, free }.into())
+        match self.space(steps)? {
+            Some(Space { place, needed, stays, free }) if needed > free => {
+                Err(DecideError::NoSpace { place, needed, stays, free }.into())
             }
             _ => Ok(()),
         }
@@ -244,10 +286,4 @@ impl Engine for DaemonHost {
     fn conclude(&self, progress: &Progress) -> Result<Vec<String>, DaemonError> {
         self.move_versions(progress)
     }
-}
-
-/// Bytes that steps need at the fullest moment, one after the other, and how many of them stay.
-pub(crate) fn needed(steps: &[LoadStep]) -> (u64, u64) {
-    let step = |(needed, stays): (u64, u64), step: &LoadStep| (needed.max(stays + step.peak), stays + step.to_write);
-    steps.iter().fold((0, 0), step)
 }

@@ -1,6 +1,6 @@
 //! Container daemons beside Podman: what one has, and how it gets more.
 //!
-//! A daemon has image stores of its own that nobody else may write to, so everything goes through its socket. What a load, a
+//! A daemon has image stores of its own that no other program may write to, so everything goes through its socket. What a load, a
 //! rollback and a clean-up do is the same for each of them ([`host`], an [`Engine`](crate::engine::Engine)); what differs is
 //! the [`Daemon`].
 //!
@@ -13,6 +13,7 @@
 pub(crate) mod docker;
 mod error;
 pub(crate) mod host;
+pub(crate) mod keep;
 mod note;
 mod sizes;
 mod stream;
@@ -27,6 +28,7 @@ use crate::engine::Former;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::kind::EngineKind;
 use crate::engine::target::LoadWay;
+use crate::image::LayerRecord;
 use crate::image::layout::ImageDir;
 use crate::image::summary::PlatformRecord;
 use crate::oci::digest::Digest;
@@ -91,6 +93,32 @@ pub trait Daemon: fmt::Debug {
         there: &DaemonImages,
         progress: &Progress,
     ) -> Result<Vec<DaemonContent>, DaemonError>;
+
+    /// The layers of an image that would be sent, if it were put there now.
+    ///
+    /// # Errors
+    /// If the daemon does not say what it has.
+    fn missing(
+        &self,
+        platform: &PlatformRecord,
+        there: &DaemonImages,
+        progress: &Progress,
+    ) -> Result<Vec<LayerRecord>, DaemonError>;
+
+    /// The command that runs an image which is there.
+    fn run_line(&self, entry: &GenerationEntry) -> String;
+
+    /// How it keeps images, in a word or two.
+    fn driver(&self) -> String;
+
+    /// Whether it runs as an ordinary user.
+    fn is_rootless(&self) -> bool;
+
+    /// How often the bytes of a layer are on the disk.
+    fn copies(&self) -> u64;
+
+    /// The command that ends a container.
+    fn stop_line(&self, container: &DaemonContainer) -> String;
 
     /// How these would be put there one after the other, and what each writes: a layer that an earlier one brings is written once.
     ///

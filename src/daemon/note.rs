@@ -143,10 +143,9 @@ impl DaemonHost {
             for NotedName { name, was } in image.names.iter().rev() {
                 let leads_here = there.names.get(name) == Some(&id);
                 match was {
-                    Some(was) if *was != id && there.sizes.contains_key(was) => {
-                        if there.names.get(name) != Some(was) {
-                            self.daemon.tag(*was, name, progress)?;
-                        }
+                    // It was moved from what still is there.
+                    Some(was) if *was != id && leads_here && there.sizes.contains_key(was) => {
+                        self.daemon.tag(*was, name, progress)?;
                     }
                     Some(was) if *was == id && image.was_there => {}
                     _ if leads_here => self.daemon.untag(name, progress)?,

@@ -14,6 +14,7 @@ pub(crate) mod generations;
 pub(crate) mod keep;
 pub(crate) mod kind;
 pub(crate) mod load;
+pub(crate) mod missing;
 pub(crate) mod rollback;
 pub(crate) mod target;
 

@@ -259,6 +259,18 @@ pub struct LoadStep {
     pub unlinkable: Option<String>,
 }
 
+/// What a load needs at one place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) place: PathBuf,
+    /// Bytes that are needed at the fullest moment.
+    pub(crate) needed: u64,
+    /// Bytes of these that stay.
+    pub(crate) stays: u64,
+    /// Bytes that are free.
+    pub(crate) free: u64,
+}
+
 /// What was asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions {

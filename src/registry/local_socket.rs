@@ -26,7 +26,7 @@ pub(crate) const USUAL: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum LocalError {
-    /// Nobody is there.
+    /// No server listens there.
     #[error("{0}")]
     Connect(io::Error),
     /// It went away, or does not speak HTTP.
@@ -53,7 +53,7 @@ impl Classified for LocalError {
 pub(crate) enum LocalBody<'a> {
     /// Nothing.
     Nothing,
-    /// What this gives, of a length that nobody knows yet: in chunks (RFC 9112, section 7.1). An error of it ends the request
+    /// What this gives, of a length that is not known yet: in chunks (RFC 9112, section 7.1). An error of it ends the request
     /// before the last chunk, so that the server knows that there is not all of it.
     Stream(&'a mut dyn Read),
 }
@@ -167,7 +167,7 @@ fn local_error(error: Error, progress: &Progress) -> LocalError {
     match (progress.check(), error) {
         (Err(stopped), _) => LocalError::Stopped(stopped),
         (_, Error::ConnectionFailed) => LocalError::Broken("the connection failed".to_owned()),
-        (_, Error::Io(error)) if is_nobody(&error) => LocalError::Connect(error),
+        (_, Error::Io(error)) if is_absent(&error) => LocalError::Connect(error),
         (_, Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             LocalError::Broken("it closed the connection".to_owned())
         }
@@ -176,8 +176,8 @@ fn local_error(error: Error, progress: &Progress) -> LocalError {
     }
 }
 
-/// Whether nobody listens there, or not for this user.
-fn is_nobody(error: &io::Error) -> bool {
+/// Whether no server listens there, or not for this user.
+fn is_absent(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
     matches!(error.kind(), NotFound | PermissionDenied | ConnectionRefused)
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The Debians of the matrix, each a folder with a Podman of its own. What is there already stays; one that was half made is made again.
 #
-#   tests/engines/chroots.sh [bookworm|trixie|sid|experimental…]
+#   tests/engines/chroots.sh [bookworm|trixie|sid|experimental|docker20.10…]
 #
 # ENGINES_DIR says where they are: target/engines by default.
 set -euo pipefail
@@ -14,9 +14,12 @@ PODMAN=(podman skopeo crun runc netavark aardvark-dns passt uidmap fuse-overlayf
 # The stack of the flake is built in Debian 13, with other tools than here.
 STACK=(git jq patchelf curl)
 
+# Docker as Debian 12 has it, beside no Podman.
+DOCKER=(docker.io runc nix-bin python3 busybox-static ca-certificates iproute2 procps)
+
 # chroot_of SUITE
 chroot_of() {
-  local suite=$1 dir=$ENGINES_DIR/$1 packages=("${PODMAN[@]}") archive options=() file began=$SECONDS
+  local suite=$1 debian=$1 dir=$ENGINES_DIR/$1 packages=("${PODMAN[@]}") archive options=() file began=$SECONDS
   # Made under another name: what bears its own name is whole.
   if [[ -e $dir ]]; then return 0; fi
   say "making $dir"
@@ -27,8 +30,14 @@ chroot_of() {
     trixie) packages+=("${STACK[@]}") ;;
     sid) packages+=(docker.io docker-cli containerd) ;;
     experimental)
+      debian=sid
       sources=("deb $archive sid main" "deb $archive experimental main")
       packages=("${packages[@]/podman/podman/experimental}")
+      ;;
+    docker20.10)
+      debian=bookworm
+      sources=("deb $archive $debian main")
+      packages=("${DOCKER[@]}")
       ;;
     *) refuse "no engine of the matrix is from Debian's $suite" ;;
   esac
@@ -44,7 +53,7 @@ chroot_of() {
     --aptopt='Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false"' \
     --customize-hook='chroot "$1" useradd --create-home --uid 1000 --shell /bin/bash ann' \
     --customize-hook='chroot "$1" useradd --create-home --uid 1001 --shell /bin/bash ben' \
-    "${suite/experimental/sid}" "$dir.new" "${sources[@]}" >&2 ||
+    "$debian" "$dir.new" "${sources[@]}" >&2 ||
     refuse "could not make $dir from Debian's archive" "see above what mmdebstrap said, then run this again"
   mv "$dir.new" "$dir"
   say "made $dir in $((SECONDS - began)) s"

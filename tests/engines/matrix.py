@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""windlass with every Podman from 4.3 to 6.1, with Docker and containerd: `./dev engines`.
+"""windlass with every Podman from 4.3 to 6.1, with Docker 20.10 and 28 and containerd: `./dev engines`.
 
     tests/engines/matrix.py [ENGINE[/VARIANT]…] [--jobs N] [--binary FILE] [--output FILE]
 
@@ -30,6 +30,7 @@ ENGINES = {
     "sid": ("sid", "podman.py", PODMAN_VARIANTS),
     "experimental": ("experimental", "podman.py", PODMAN_VARIANTS),
     "docker": ("sid", "docker.py", ("overlay2", "containerd")),
+    "docker20.10": ("docker20.10", "docker.py", ("overlay2",)),
     "containerd": ("sid", "containerd.py", ("overlayfs",)),
 }
 

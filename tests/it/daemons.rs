@@ -18,6 +18,7 @@ use windlass::internals::engine::load::{LoadResult, load};
 use windlass::internals::engine::rollback::activate;
 use windlass::internals::engine::target::{LoadMethod, LoadOptions, LoadReason, LoadTarget, LoadWay, plan};
 use windlass::internals::engine::{Engine, Former};
+use windlass::internals::image::LayerRecord;
 use windlass::internals::image::layout::ImageDir;
 use windlass::internals::image::summary::PlatformRecord;
 use windlass::internals::nix::store::NixPlaces;
@@ -80,6 +81,35 @@ impl Daemon for MemoryDaemon {
             None => DaemonContent::Nothing,
         };
         Ok(wanted.iter().map(of).collect())
+    }
+
+    fn missing(
+        &self,
+        platform: &PlatformRecord,
+        _: &DaemonImages,
+        _: &Progress,
+    ) -> Result<Vec<LayerRecord>, DaemonError> {
+        Ok(platform.layers.clone())
+    }
+
+    fn run_line(&self, entry: &GenerationEntry) -> String {
+        own_name(entry)
+    }
+
+    fn driver(&self) -> String {
+        "memory".to_owned()
+    }
+
+    fn is_rootless(&self) -> bool {
+        false
+    }
+
+    fn copies(&self) -> u64 {
+        1
+    }
+
+    fn stop_line(&self, container: &DaemonContainer) -> String {
+        container.name.clone()
     }
 
     fn ways(
@@ -235,7 +265,8 @@ fn what_a_killed_run_has_left_is_put_right_by_the_next_one() {
     let (one, two) = (target(&lab.env, "app", "1"), target(&lab.env, "app", "2"));
     lab.bring(&[&one]).unwrap();
     for loses in [true, false] {
-        (lab.memory.loses.set(loses), lab.memory.dies.set(true));
+        lab.memory.loses.set(loses);
+        lab.memory.dies.set(true);
         assert_eq!(lab.bring(&[&two]).unwrap_err().class(), Class::Stopped);
         assert!(lab.env.path("state/memory/pending.json").exists());
         assert_eq!(lab.called("app:2"), None);

@@ -36,6 +36,7 @@ mod daemon;
 mod daemons;
 mod determinism;
 mod diff;
+mod docker_faults;
 mod docs;
 mod docs_functions;
 mod doctor;

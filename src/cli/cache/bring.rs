@@ -12,7 +12,7 @@ use crate::cache::look::CacheLook;
 use crate::cache::store::{CacheChange, weights};
 use crate::class::Classified;
 use crate::cli::failure::{Failure, Result, failed, no_space, usage};
-use crate::cli::gc::advice;
+use crate::cli::into::HostEngine as _;
 use crate::cli::printer::{Printer, size};
 use crate::cli::session::Session;
 use crate::disk::files::free_space;
@@ -111,10 +111,7 @@ impl Bringing<'_> {
         drop(drawing);
         loaded.warnings.iter().for_each(|warning| self.printer.note(format!("warning: {warning}")));
         match loaded.outcomes.into_iter().find_map(|outcome| outcome.error) {
-            Some(error) => {
-                let hint = advice(&error, host, progress);
-                Err(Failure::from(error).hinting(hint))
-            }
+            Some(error) => Err(host.does_not_fit(error, progress)),
             None => Ok(()),
         }
     }

@@ -47,7 +47,7 @@ pub(super) struct DockerInfo {
     pub(super) driver_status: Option<Vec<(String, String)>>,
     pub(super) docker_root_dir: PathBuf,
     #[serde(default)]
-    pub(super) server_version: String,
+    pub(super) security_options: Option<Vec<String>>,
 }
 
 /// `GET /images/json`, in part.
@@ -108,7 +108,7 @@ impl InspectedImage {
 pub(super) struct ListedContainer {
     #[serde(default)]
     pub(super) names: Vec<String>,
-    /// Of an image that is gone, its name.
+    /// The name of an image that is gone.
     #[serde(rename = "ImageID")]
     pub(super) image_id: String,
     #[serde(default)]
@@ -249,7 +249,7 @@ impl DockerApi {
         let mut wrong = None;
         loop {
             let mut line = Vec::new();
-            let read = (&mut lines).take(LINE).read_until(b'\n', &mut line);
+            let read = lines.by_ref().take(LINE).read_until(b'\n', &mut line);
             let read = read.map_err(|error| match progress.check() {
                 Err(stopped) => DaemonError::Stopped(stopped),
                 Ok(()) => self.failed(action, LocalError::Broken(error.to_string())),

@@ -87,7 +87,7 @@ impl DockerDaemon {
     /// Everything that images of ours have, for leaving it out: chains of layers with a graph driver, layers with the containerd
     /// store.
     fn held(&self, there: &DaemonImages, progress: &Progress) -> Result<BTreeSet<Digest>, DaemonError> {
-        // Of images of others it is not known how their layers are packed.
+        // How the layers of other images are packed is not known.
         let ours = there.names.iter().filter(|(name, _)| name.contains(":windlass-")).map(|(_, id)| *id);
         let mut held = BTreeSet::new();
         for id in ours.collect::<BTreeSet<_>>() {
@@ -101,7 +101,7 @@ impl DockerDaemon {
     }
 
     /// The layers of an image that are not among what is held, each with what it is held as.
-    fn missing<'i>(&self, platform: &'i PlatformRecord, held: &BTreeSet<Digest>) -> Vec<(&'i LayerRecord, Digest)> {
+    fn unheld<'i>(&self, platform: &'i PlatformRecord, held: &BTreeSet<Digest>) -> Vec<(&'i LayerRecord, Digest)> {
         let key = |(layer, chain): (&'i LayerRecord, Digest)| match self.store {
             DockerStore::GraphDriver => (layer, chain),
             DockerStore::Containerd => (layer, layer.digest),
@@ -163,6 +163,49 @@ impl Daemon for DockerDaemon {
         wanted.iter().map(of).collect()
     }
 
+    fn missing(
+        &self,
+        platform: &PlatformRecord,
+        there: &DaemonImages,
+        progress: &Progress,
+    ) -> Result<Vec<LayerRecord>, DaemonError> {
+        let held = self.held(there, progress)?;
+        Ok(self.unheld(platform, &held).into_iter().map(|(layer, _)| layer.clone()).collect())
+    }
+
+    fn run_line(&self, entry: &GenerationEntry) -> String {
+        // A graph driver knows a digest only of what a registry gave it.
+        let name = match self.store {
+            DockerStore::GraphDriver => super::own_name(entry),
+            DockerStore::Containerd => format!("{}@{}", entry.repository, entry.manifest_digest),
+        };
+        format!("docker run --pull=never {name}")
+    }
+
+    fn driver(&self) -> String {
+        match self.store {
+            DockerStore::GraphDriver => self.info.driver.clone(),
+            DockerStore::Containerd => format!("{}, containerd store", self.info.driver),
+        }
+    }
+
+    fn is_rootless(&self) -> bool {
+        self.info.security_options.iter().flatten().any(|option| option == "name=rootless")
+    }
+
+    fn copies(&self) -> u64 {
+        match self.store {
+            DockerStore::GraphDriver => 1,
+            // As it came, and unpacked.
+            DockerStore::Containerd => 2,
+        }
+    }
+
+    fn stop_line(&self, container: &DaemonContainer) -> String {
+        let name = &container.name;
+        format!("docker stop {name} && docker rm {name}")
+    }
+
     fn ways(
         &self,
         images: &[(&ImageDir, &PlatformRecord)],
@@ -171,7 +214,7 @@ impl Daemon for DockerDaemon {
     ) -> Result<Vec<LoadWay>, DaemonError> {
         let mut held = self.held(there, progress)?;
         let way = |(image, platform): &(&ImageDir, &PlatformRecord)| {
-            let missing = self.missing(platform, &held);
+            let missing = self.unheld(platform, &held);
             held.extend(missing.iter().map(|(_, key)| *key));
             let sent: u64 = missing.iter().map(|(layer, _)| layer.size).sum();
             let unpacked: u64 = missing.iter().map(|(layer, _)| self.sizes.of(image, layer)).sum();
@@ -194,7 +237,7 @@ impl Daemon for DockerDaemon {
         progress: &Progress,
     ) -> Result<u64, DaemonError> {
         let held = self.held(&self.images(progress)?, progress)?;
-        let missing: BTreeSet<Digest> = self.missing(platform, &held).iter().map(|(layer, _)| layer.digest).collect();
+        let missing: BTreeSet<Digest> = self.unheld(platform, &held).iter().map(|(layer, _)| layer.digest).collect();
         let without: BTreeSet<Digest> =
             platform.layers.iter().map(|layer| layer.digest).filter(|digest| !missing.contains(digest)).collect();
         let socket: PathBuf = self.api.socket.clone();

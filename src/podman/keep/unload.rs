@@ -10,9 +10,8 @@ use super::gc_plan::Planner;
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::engine::Engine;
-use crate::engine::generation::{Generation, GenerationEntry};
 use crate::engine::generations::GenerationError;
-use crate::engine::keep::replace_current;
+use crate::engine::keep::{Choice, replace_current};
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::storage::others::OtherUsers;
 
@@ -46,37 +45,6 @@ impl Classified for UnloadError {
             _ => None,
         }
     }
-}
-
-/// What of the current generation goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Choice {
-    /// The images that go.
-    pub(crate) going: Vec<GenerationEntry>,
-    /// What the next generation has.
-    pub(crate) staying: Vec<GenerationEntry>,
-}
-
-/// What is called by one of these: an image or model by its name, or all that came with a stack and with nothing else. The
-/// first name that is not known is an error.
-///
-/// # Errors
-/// With the name that is not known.
-pub(crate) fn choose(current: &Generation, wanted: &[String]) -> Result<Choice, String> {
-    let has = |entry: &GenerationEntry, name: &String| *entry.name == **name || entry.origins.contains(name);
-    if let Some(unknown) = wanted.iter().find(|name| !current.entries.iter().any(|entry| has(entry, name))) {
-        return Err(unknown.clone());
-    }
-    let mut choice = Choice { going: Vec::new(), staying: Vec::new() };
-    for entry in &current.entries {
-        let mut left = entry.clone();
-        left.origins.retain(|origin| !wanted.contains(origin));
-        match wanted.iter().any(|name| *entry.name == **name) || left.origins.is_empty() {
-            true => choice.going.push(entry.clone()),
-            false => choice.staying.push(left),
-        }
-    }
-    Ok(choice)
 }
 
 /// What was unloaded, or would be.

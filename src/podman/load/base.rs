@@ -4,58 +4,15 @@ use std::collections::BTreeSet;
 
 use super::LoadError;
 use super::decide::PodmanHost;
-use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
+use crate::engine::kind::EngineKind;
+use crate::engine::missing::MissingBase;
 use crate::engine::target::{LoadOptions, LoadTarget, LoadVia, Presence};
 use crate::image::LayerRecord;
 use crate::image::summary::ExpectedImage;
 use crate::oci::digest::Digest;
-use crate::oci::reference::Reference;
 use crate::podman::storage::records::StoreRecords;
 use crate::podman::storage::snapshot::StoreSnapshot;
-
-/// An image cannot be loaded without layers that its bundle leaves out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reference} was exported without {}{}", listed(.layers), lacked(.expects))]
-pub(crate) struct MissingBase {
-    pub(crate) reference: Reference,
-    /// What this Podman lacks.
-    pub(crate) layers: Vec<LayerRecord>,
-    /// The images that have it.
-    pub(crate) expects: Vec<ExpectedImage>,
-}
-
-fn listed(layers: &[LayerRecord]) -> String {
-    let each = |layer: &LayerRecord| format!("layer {} ({})", layer.title, layer.digest.short());
-    layers.iter().map(each).collect::<Vec<_>>().join(" and ")
-}
-
-fn lacked(expects: &[ExpectedImage]) -> String {
-    let each = |old: &ExpectedImage| format!("{} ({})", old.reference, old.digest);
-    match expects {
-        [] => ", and Podman does not have it; nothing of the image was written".to_owned(),
-        _ => {
-            let all = expects.iter().map(each).collect::<Vec<_>>().join(" and ");
-            format!(", which it expects of {all}, and Podman does not have it; nothing of the image was written")
-        }
-    }
-}
-
-impl Classified for MissingBase {
-    fn class(&self) -> Class {
-        Class::Environment
-    }
-
-    fn hint(&self) -> Option<String> {
-        let Some(old) = self.expects.first() else {
-            return Some(
-                "load the bundle that has it first, as `windlass export --only-models` makes one of models".to_owned(),
-            );
-        };
-        let old = &old.reference;
-        Some(format!("load {old} first, or a bundle that `windlass export` makes without --since"))
-    }
-}
 
 impl PodmanHost {
     /// Target by target, what it cannot be loaded without. A target may have layers of those before it.
@@ -120,7 +77,12 @@ impl PodmanHost {
             let lacked: Vec<Digest> = layers.iter().flat_map(from).collect();
             let of = |old: &&ExpectedImage| lacked.iter().any(|layer| old.layers.contains(layer));
             let expects = summary.expects.iter().filter(of).cloned().collect();
-            missing.push(Some(MissingBase { reference: summary.reference.clone(), layers, expects }));
+            missing.push(Some(MissingBase {
+                engine: EngineKind::Podman,
+                reference: summary.reference.clone(),
+                layers,
+                expects,
+            }));
         }
         Ok(missing)
     }

@@ -45,9 +45,6 @@ use crate::oci::reference::Reference;
 /// What became of one image.
 pub(crate) type PodmanImageOutcome = load::ImageOutcome<LoadError>;
 
-/// What a load did.
-pub(crate) type PodmanLoadResult = load::LoadResult<LoadError>;
-
 /// What was there before a load.
 #[derive(Debug)]
 pub(crate) struct LoadNotes {

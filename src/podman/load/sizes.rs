@@ -19,7 +19,7 @@ use super::pull;
 use crate::disk::WriteError;
 use crate::disk::files::free_space;
 use crate::engine::target::{
-    CopiedBytes, CopyCause, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, LoadWay,
+    CopiedBytes, CopyCause, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, LoadWay, Space,
 };
 use crate::image::layout::ImageDir;
 use crate::image::summary::PlatformRecord;
@@ -110,18 +110,6 @@ impl MeasuredSizes {
         let mut known = self.foreseen.lock().unwrap_or_else(PoisonError::into_inner);
         known.entry((store.to_owned(), layer.digest)).or_insert_with(look).clone()
     }
-}
-
-/// What a load needs at one place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Space {
-    pub(crate) place: PathBuf,
-    /// Bytes that are needed at the fullest moment.
-    pub(crate) needed: u64,
-    /// Bytes of these that stay.
-    pub(crate) stays: u64,
-    /// Bytes that are free.
-    pub(crate) free: u64,
 }
 
 /// Decides for one image after another how it would be put there: a layer that an earlier one brings is written once.
