@@ -135,8 +135,8 @@ pub trait Engine {
         Ok(Vec::new())
     }
 
-    /// After a load and a rollback, also one that changed nothing: what depends on the current generation alone. Sentences to warn
-    /// of.
+    /// After a load and a rollback, also one that changed nothing: what depends on the current generation alone. The lock of the
+    /// generations is free. Sentences to warn of.
     ///
     /// # Errors
     /// If that cannot be done.

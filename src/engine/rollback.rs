@@ -85,6 +85,18 @@ pub fn activate<E: Engine>(
     done: &mut dyn FnMut(&ImageOutcome<E::Error>),
     progress: &Progress,
 ) -> Result<LoadResult<E::Error>, E::Error> {
+    let mut loaded = bring_back(engine, number, done, progress)?;
+    // Not before: it takes the lock that going back holds.
+    loaded.warnings.extend(engine.conclude(progress)?);
+    Ok(loaded)
+}
+
+fn bring_back<E: Engine>(
+    engine: &E,
+    number: u64,
+    done: &mut dyn FnMut(&ImageOutcome<E::Error>),
+    progress: &Progress,
+) -> Result<LoadResult<E::Error>, E::Error> {
     let generations = engine.generations();
     let there = generations.numbers()?;
     if !there.contains(&number) {
@@ -118,6 +130,5 @@ pub fn activate<E: Engine>(
     engine.name(&named_only, progress)?;
     let mut loaded = Loading::new(&targets, steps, options, done, progress).carry_out(engine, number)?;
     loaded.warnings.splice(..0, settled);
-    loaded.warnings.extend(engine.conclude(progress)?);
     Ok(loaded)
 }
