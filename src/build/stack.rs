@@ -408,11 +408,11 @@ pub(crate) fn write_archives(
     Ok(write_file(&directory.join("SHA256SUMS"), lines.as_bytes(), options.progress)?)
 }
 
-/// `load.sh`: POSIX shell, and Podman or Docker, for hosts without windlass. Names and digests are of alphabets that need no
+/// `load.sh`: POSIX shell, and Podman, Docker, containerd or k3s, for hosts without windlass. Names and digests are of alphabets that need no
 /// quoting, and are quoted all the same.
 fn load_script(stack: &StackJson) -> String {
     let by_digest = |reference: &Reference, digest: Digest| format!("{}@{digest}", reference.name());
-    // What Docker may call an image by.
+    // What Docker and containerd may call an image by.
     let ids = |all: &[Digest]| all.iter().map(Digest::to_string).collect::<Vec<_>>().join(",");
     let file = |path: &Option<RelativePath>| path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
     let (mut names, mut lines): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());

@@ -7,6 +7,7 @@ use super::host::{HostArgs, caller, nix_places};
 use super::printer::size;
 use super::rollback::{Stale, stale_in_daemon, stale_in_podman};
 use crate::class::Classified;
+use crate::daemon::containerd::{Containerd, ContainerdOptions};
 use crate::daemon::docker::{self, DockerDaemon};
 use crate::daemon::host::DaemonHost;
 use crate::daemon::{DaemonError, state_of};
@@ -38,6 +39,11 @@ enum IntoOption {
     Podman,
     /// Docker: the socket of $DOCKER_HOST (unix://…), /var/run/docker.sock, or that of a rootless Docker.
     Docker,
+    /// containerd, through `ctr`: the socket of $CONTAINERD_ADDRESS or /run/containerd/containerd.sock, the namespace of
+    /// $CONTAINERD_NAMESPACE or default.
+    Containerd,
+    /// The containerd of k3s, through `ctr` or `k3s ctr`: /run/k3s/containerd/containerd.sock, the namespace k8s.io.
+    K3s,
 }
 
 /// The engine that was chosen.
@@ -56,6 +62,8 @@ impl IntoArgs {
             IntoOption::Auto => found(&caller()),
             IntoOption::Podman => EngineKind::Podman,
             IntoOption::Docker => EngineKind::Docker,
+            IntoOption::Containerd => EngineKind::Containerd,
+            IntoOption::K3s => EngineKind::K3s,
         };
         if kind == EngineKind::Podman {
             return Ok(ChosenEngine::Podman);
@@ -71,18 +79,26 @@ impl IntoArgs {
 
 /// The engine that this host runs: Podman, if it has one.
 fn found(caller: &Caller) -> EngineKind {
-    let has = |program: &str| {
-        let path = caller.variables.get("PATH").map(String::as_str).unwrap_or_default();
-        std::env::split_paths(path).any(|folder| folder.join(program).is_file())
-    };
     let docker =
         || caller.variables.contains_key("DOCKER_HOST") || docker_sockets(caller).iter().any(|path| path.exists());
-    match has("podman") {
+    let daemon = |kind| {
+        let options = containerd_options(kind, caller);
+        options.address.exists() && has(caller, options.program)
+    };
+    match has(caller, "podman") {
         true => EngineKind::Podman,
         false if docker() => EngineKind::Docker,
+        false if daemon(EngineKind::K3s) && !caller.variables.contains_key("CONTAINERD_ADDRESS") => EngineKind::K3s,
+        false if daemon(EngineKind::Containerd) => EngineKind::Containerd,
         // Its message says that there is no engine.
         false => EngineKind::Podman,
     }
+}
+
+/// Whether a program is on PATH.
+fn has(caller: &Caller, program: &str) -> bool {
+    let path = caller.variables.get("PATH").map(String::as_str).unwrap_or_default();
+    std::env::split_paths(path).any(|folder| folder.join(program).is_file())
 }
 
 /// Where a Docker of this user may listen, where nothing is said.
@@ -132,10 +148,39 @@ pub(super) fn docker_generations() -> Option<Generations> {
 }
 
 fn connect(kind: EngineKind, caller: &Caller, progress: &Progress) -> Result<DaemonHost> {
+    if matches!(kind, EngineKind::Containerd | EngineKind::K3s) {
+        return connect_containerd(kind, caller, progress);
+    }
     let socket = docker_socket(caller)?;
     let daemon = Box::new(DockerDaemon::connect(&socket, progress)?);
     // However it is reached.
     let endpoint = std::fs::canonicalize(&socket).unwrap_or(socket);
+    Ok(DaemonHost::new(daemon, state_of(&state_base(caller)?, kind, &endpoint), nix_places()))
+}
+
+/// How a containerd is reached: what its own client reads, or what it has by itself.
+fn containerd_options(kind: EngineKind, caller: &Caller) -> ContainerdOptions {
+    let given = |name: &str| caller.variables.get(name).filter(|value| !value.is_empty()).cloned();
+    let (address, namespace) = match kind {
+        EngineKind::K3s => ("/run/k3s/containerd/containerd.sock", "k8s.io"),
+        _ => ("/run/containerd/containerd.sock", "default"),
+    };
+    let address = given("CONTAINERD_ADDRESS").unwrap_or_else(|| address.to_owned());
+    ContainerdOptions {
+        kind,
+        address: address.strip_prefix("unix://").unwrap_or(&address).into(),
+        namespace: given("CONTAINERD_NAMESPACE").unwrap_or_else(|| namespace.to_owned()),
+        snapshotter: given("CONTAINERD_SNAPSHOTTER"),
+        program: if kind == EngineKind::K3s && !has(caller, "ctr") { "k3s" } else { "ctr" },
+    }
+}
+
+fn connect_containerd(kind: EngineKind, caller: &Caller, progress: &Progress) -> Result<DaemonHost> {
+    let options = containerd_options(kind, caller);
+    let daemon = Box::new(Containerd::new(&options, nix_places(), progress)?);
+    let address = std::fs::canonicalize(&options.address).unwrap_or_else(|_| options.address.clone());
+    // Each namespace has images of its own.
+    let endpoint = address.join(&options.namespace);
     Ok(DaemonHost::new(daemon, state_of(&state_base(caller)?, kind, &endpoint), nix_places()))
 }
 

@@ -37,10 +37,11 @@ const EXAMPLE: &str = "Examples:
   windlass load result --dry-run           what that would do, and how much it would write
   windlass load result --image redis       one image of the stack
   windlass load result --into docker       into Docker, through its socket
+  windlass load result --into containerd   into containerd, through ctr
   windlass load /media/stick/ai            a bundle
   windlass load /media/stick/ai --import-store   and its store paths into the Nix store of this host";
 
-/// Load images into Podman or Docker: nothing for what is there, links for what the store has, else through the engine.
+/// Load images into Podman or another engine: nothing for what is there, links for what the store has, else through the engine.
 ///
 /// An image is *present* when Podman's own records say so; no process is started and no byte of a layer is read. What is
 /// missing is *linked* into an additional image store of windlass' own, on the file system of the Nix store, where
@@ -48,10 +49,11 @@ const EXAMPLE: &str = "Examples:
 /// handed to Podman (*pulled*), missing layers only. No network is used. Each load that changes something is a generation
 /// to go back to, and keeps its store paths from Nix's garbage collector.
 ///
-/// With --into another engine gets them, through its socket and without a client of it: it is asked for each image by digest, gets
-/// the layers that it lacks as a stream that lies in no file of windlass, and is asked again before anything counts as loaded.
-/// Nothing can be linked there. Each image is called NAME:windlass-<digest> too, a name that no other one ever has, so that a
-/// rollback finds it. The page *engines* says what each engine can.
+/// With --into another engine gets them: Docker through its socket, containerd and k3s through `ctr`. It is asked for each
+/// image by digest, gets the layers that it lacks, and is asked again before anything counts as loaded. Docker gets them as a
+/// stream that lies in no file of windlass; a containerd whose folder this user may write to gets them as blobs there, which
+/// share their data with the Nix store on XFS and Btrfs. Each image is called NAME:windlass-<digest> too, a name that no other
+/// one ever has, so that a rollback finds it. The page *engines* says what each engine can.
 ///
 /// A bundle (`windlass export --bundle`) is loaded the same way, without Nix: its layers are unpacked into the linked store
 /// if there is one, each byte read once and compared while it is written, or handed to Podman. What is cut is read from its

@@ -254,6 +254,12 @@ impl Engine for DaemonHost {
                 continue;
             }
             progress.check().map_err(DaemonError::Stopped)?;
+            if let Some(why) = &outcome.step.unlinkable {
+                let (reference, kind) = (&outcome.step.entry.reference, self.daemon.kind());
+                loading
+                    .warnings
+                    .push(format!("{reference} goes to {kind} as an archive, because it cannot be linked: {why}"));
+            }
             match self.bring(target, outcome, progress) {
                 Ok(bytes) => written += bytes,
                 Err(error) => outcome.error = Some(error),

@@ -10,6 +10,7 @@
 //! others lead to the image of the current generation, and move with it. An image is put there under its own name alone;
 //! when the daemon has said that it has all of it, the others are moved to it.
 
+pub(crate) mod containerd;
 pub(crate) mod docker;
 mod error;
 pub(crate) mod host;

@@ -189,6 +189,10 @@ pub enum CopyCause {
     Refused,
     /// It is a layer that was not made here, and is unpacked.
     Unpacked,
+    /// It is kept as an archive, on a file system whose files share no data with those of the Nix store.
+    Blob,
+    /// The engine unpacks it.
+    Snapshot,
 }
 
 impl std::fmt::Display for CopyCause {
@@ -202,6 +206,8 @@ impl std::fmt::Display for CopyCause {
             Self::TooManyLinks => "too many links",
             Self::Refused => "links are refused there",
             Self::Unpacked => "unpacked from layers that were not made here",
+            Self::Blob => "kept as archives",
+            Self::Snapshot => "unpacked by the engine",
         })
     }
 }

@@ -26,9 +26,10 @@ chroot_of() {
   archive=$(mirror)
   local sources=("deb $archive $suite main")
   case $suite in
-    bookworm) ;;
-    trixie) packages+=("${STACK[@]}") ;;
-    sid) packages+=(docker.io docker-cli containerd) ;;
+    bookworm) packages+=(containerd) ;;
+    trixie) packages+=("${STACK[@]}" containerd) ;;
+    # Debian has no crictl: CRI is asked without a client of its own.
+    sid) packages+=(docker.io docker-cli containerd python3-grpcio) ;;
     experimental)
       debian=sid
       sources=("deb $archive sid main" "deb $archive experimental main")

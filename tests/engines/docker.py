@@ -77,7 +77,7 @@ def load_script(row, stack, variant):
     check(load("ap", code=2) == f"load.sh: there is no image 'ap' in this stack; there are: {stack.model} app", "another name was taken")
     gone = load(code=7, env={"DOCKER_HOST": f"unix://{WORK}/nothing"})
     check(gone == "load.sh: docker does not answer; start its daemon, or set DOCKER_HOST to one that runs", "a daemon that is not there is not told")
-    check("knows podman and docker" in load(code=2, env={"ENGINE": "ctr"}), "another engine was taken")
+    check("knows podman, docker, ctr and k3s" in load(code=2, env={"ENGINE": "lxc"}), "another engine was taken")
     # Podman has no part in it.
     check(row.run("podman", "images", "--quiet") == "", "Podman has images")
 

@@ -7,6 +7,7 @@
 # Its root is CHROOT below a layer of changes in SCRATCH, so that CHROOT stays as it is; Nix, Podman's places and the homes are folders
 # of SCRATCH. Mounts, processes, names, network (a loopback alone) and control groups (version 2 alone) are its own: whatever COMMAND leaves
 # running or mounted goes when it ends, and after SECONDS it is ended. /src (this tree), windlass and docker-registry are this machine's.
+# With DISK=xfs in the environment /nix and containerd's folder are on an XFS of 2 GB, where files share their data.
 set -euo pipefail
 
 # What a host has left on this machine: its control group and its folder.
@@ -60,6 +61,16 @@ fi
 
 mount --make-rprivate /
 mkdir -p "$scratch"/{upper,work,root,disk/{nix,containers,vendor,docker,containerd,home,srv,tmp}}
+if [[ ${DISK:-} == xfs ]]; then
+  truncate -s 2G "$scratch/xfs.img"
+  mkfs.xfs -q "$scratch/xfs.img"
+  mkdir "$scratch/xfs"
+  mount -o loop "$scratch/xfs.img" "$scratch/xfs"
+  for place in nix containerd; do
+    mkdir "$scratch/xfs/$place"
+    mount --bind "$scratch/xfs/$place" "$scratch/disk/$place"
+  done
+fi
 mount -t overlay overlay -o "lowerdir=$chroot,upperdir=$scratch/upper,workdir=$scratch/work" "$scratch/root"
 root=$scratch/root
 mkdir -p "$root"/{nix,src,old,run,var/lib/containers,var/lib/docker,var/lib/containerd,usr/lib/containers,home}

@@ -32,6 +32,9 @@ ENGINES = {
     "docker": ("sid", "docker.py", ("overlay2", "containerd")),
     "docker20.10": ("docker20.10", "docker.py", ("overlay2",)),
     "containerd": ("sid", "containerd.py", ("overlayfs",)),
+    "containerd-load": ("sid", "containerd_load.py", ("ext4", "xfs", "k3s")),
+    "containerd12-load": ("bookworm", "containerd_load.py", ("ext4",)),
+    "containerd13-load": ("trixie", "containerd_load.py", ("ext4",)),
 }
 
 
@@ -70,7 +73,7 @@ class Runner:
         command = [f"{HERE}/enter.sh", f"{chroots()}/{suite}", scratch, str(SECONDS), "python3", f"/src/tests/engines/{script}", engine, variant]
         began = time.monotonic()
         with subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command], env={**os.environ, "WINDLASS": self.binary},
+            ["setpriv", "--pdeathsig", "TERM", *command], env={**os.environ, "WINDLASS": self.binary, "DISK": variant},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         ) as child:
             self.children.add(child)

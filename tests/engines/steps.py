@@ -126,7 +126,7 @@ def write(path, text):
 class Stack:
     """An image with a tool, a text and a model, built by windlass from store paths, as a stack in the Nix store."""
 
-    def __init__(self, row, name, version):
+    def __init__(self, row, name, version, size=64 * 4096):
         folder = f"{WORK}/{name}-{version}"
         self.text = f"{name}, version {version}"
         tool = add_to_store(row, tool_folder())
@@ -134,8 +134,10 @@ class Stack:
         os.makedirs(f"{folder}/model", exist_ok=True)
         # Like weights: bytes that do not compress, the same in every version.
         with open(f"{folder}/model/tiny.gguf", "wb") as file:
-            blocks = (hashlib.sha512(f"{name} {n}".encode()).digest() for n in range(4096))
-            file.write(b"GGUF\x03\0\0\0" + b"\0" * 16 + b"".join(blocks))
+            blocks = (hashlib.sha512(f"{name} {n}".encode()).digest() for n in range(size // 64))
+            weights = b"GGUF\x03\0\0\0" + b"\0" * 16 + b"".join(blocks)
+            file.write(weights)
+        self.weights = hashlib.sha256(weights).hexdigest()
         text, model = add_to_store(row, f"{folder}/text"), add_to_store(row, f"{folder}/model")
         self.command = [f"{tool}/bin/busybox", "cat", f"{text}/share/text"]
         spec = {

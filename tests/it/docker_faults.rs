@@ -54,7 +54,7 @@ impl BadDocker {
         let (shared, image): (Arc<Mutex<Told>>, Built) = (Arc::clone(&told), image.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // A client that goes away is none of its faults.
+                // A client that goes away is no fault of it.
                 drop(serve(&stream, fault, &image, &shared));
             }
         });

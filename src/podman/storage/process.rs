@@ -67,6 +67,13 @@ fn said(stderr: &str) -> Option<String> {
     Some(message.unwrap_or_else(|| line.trim_start_matches("Error: ").to_owned()))
 }
 
+/// Where a program reads from and prints to, if it is not nothing and memory.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    pub(crate) stdin: Option<Stdio>,
+    pub(crate) stdout: Option<Stdio>,
+}
+
 /// Runs a program to its end, or until the job is stopped.
 pub(crate) fn run(
     program: &'static str,
@@ -83,6 +90,18 @@ pub(crate) fn run_within(
     progress: &Progress,
     limit: Option<Duration>,
 ) -> Result<ProgramOutcome, ClientError> {
+    run_with(program, command, Streams::default(), progress, limit)
+}
+
+/// The same, with something to read, or somewhere to print to. Who holds the other end of a pipe finds it closed when the
+/// program has ended.
+pub(crate) fn run_with(
+    program: &'static str,
+    command: &mut Command,
+    streams: Streams,
+    progress: &Progress,
+    limit: Option<Duration>,
+) -> Result<ProgramOutcome, ClientError> {
     progress.check().map_err(ClientError::Stopped)?;
     let _step = progress.step(format!("{program} is at work"));
     let start = |source: io::Error| match source.kind() {
@@ -92,9 +111,15 @@ pub(crate) fn run_within(
     let memory = || memfd_create(program, MemfdFlags::CLOEXEC).map(File::from).map_err(io::Error::from);
     let io = |source| ClientError::Start { program, source };
     let (mut stdout, mut stderr) = (memory().map_err(io)?, memory().map_err(io)?);
-    command.stdin(Stdio::null()).process_group(0);
-    command.stdout(stdout.try_clone().map_err(io)?).stderr(stderr.try_clone().map_err(io)?);
-    let mut child = command.spawn().map_err(start)?;
+    command.stdin(streams.stdin.unwrap_or_else(Stdio::null)).process_group(0);
+    match streams.stdout {
+        Some(printed) => command.stdout(printed),
+        None => command.stdout(stdout.try_clone().map_err(io)?),
+    };
+    let spawned = command.stderr(stderr.try_clone().map_err(io)?).spawn();
+    // The command would keep its ends of pipes open.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = spawned.map_err(start)?;
     let status = wait(&mut child, progress, limit).map_err(|source| match source.kind() {
         io::ErrorKind::Interrupted => ClientError::Stopped(source),
         io::ErrorKind::TimedOut => ClientError::Slow { program, seconds: limit.unwrap_or_default().as_secs() },
