@@ -9,7 +9,7 @@ import time
 from steps import WORK, add_to_store, check, wait_for, write
 
 # Bytes of a layer that takes its time.
-LARGE = 160 << 20
+LARGE = 96 << 20
 STEPS = tuple(f"into: {name}" for name in ("load", "again", "changed", "status", "rollback", "space", "killed", "gc", "unload"))
 
 
@@ -189,7 +189,7 @@ class Into:
             fullest = before
             while load.poll() is None:
                 fullest = max(fullest, self.used())
-                time.sleep(0.02)
+                time.sleep(0.1)
             check(load.returncode == 0, f"the load ended with {load.returncode}")
         took, stays = fullest - before, self.used() - before
         needed, writes = plan["bytesNeeded"], plan["bytesToWrite"]

@@ -20,7 +20,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 # A row that needs longer is ended, and fails.
-SECONDS = 240
+SECONDS = 360
 
 PODMAN_VARIANTS = ("none", "debian", "fedora", "drop-in", "home")
 ENGINES = {
