@@ -22,6 +22,7 @@ rustPlatform.buildRustPackage {
       ../crates
       # What unit tests read.
       ../tests/fixtures/cosign
+      ../tests/fixtures/sigstore
     ];
   };
   cargoLock.lockFile = ../Cargo.lock;

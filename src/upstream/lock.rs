@@ -8,9 +8,10 @@
 //! images.NAME.original    what was asked for          people write it
 //! images.NAME.locked      what that is, as raw bytes  `upstream add` and `update` write it
 //! blobs.DIGEST            size, type and diff ID of every blob that an image above needs
+//! trustRoots.DIGEST       the texts of the files that certificates of signers are verified by
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -38,6 +39,9 @@ pub struct UpstreamLock {
     /// Every blob of every image, once.
     #[serde(default, deserialize_with = "unique")]
     pub blobs: BTreeMap<Digest, LockedBlob>,
+    /// The trust roots of the policies above, as text: `trusted_root.json` of a sigstore.
+    #[serde(rename = "trustRoots", default, deserialize_with = "unique", skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) trust_roots: BTreeMap<Digest, String>,
     /// Other keys.
     #[serde(flatten)]
     pub(crate) other: OtherKeys,
@@ -148,12 +152,25 @@ pub(crate) enum UpstreamSource {
     Mirror,
 }
 
-/// Who has to have signed an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+/// Who has to have signed an image: a key, or an identity that a certificate names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SignaturePolicy {
     /// The public key of cosign, in PEM.
-    pub(crate) cosign_key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cosign_key: Option<String>,
+    /// The identity: a URI or an email address, in full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_identity: Option<String>,
+    /// In its place a regular expression that all of the identity fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_identity_regexp: Option<String>,
+    /// The address of the OIDC issuer that has vouched for the identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) certificate_oidc_issuer: Option<String>,
+    /// The digest of the trust root, which is in `trustRoots`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trust_root: Option<Digest>,
     /// Other keys.
     #[serde(flatten)]
     pub(crate) other: OtherKeys,
@@ -161,11 +178,22 @@ pub(crate) struct SignaturePolicy {
 
 /// What was verified when an image was looked up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct VerifiedSignature {
-    /// `cosign-key`.
+    /// `cosign-key` or `cosign-keyless`.
     pub(crate) method: String,
     /// The digest of the public key, in DER.
-    pub(crate) key: Digest,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<Digest>,
+    /// The identity that the certificate names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) identity: Option<String>,
+    /// The address of the OIDC issuer that has vouched for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) issuer: Option<String>,
+    /// The digest of the trust root that the certificate was verified by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trust_root: Option<Digest>,
     /// What the signature is of: `root`, or `platforms`.
     pub(crate) scope: String,
     /// Other keys.
@@ -334,12 +362,13 @@ pub(crate) fn is_floating(location: &Location) -> bool {
 
 impl Default for UpstreamLock {
     fn default() -> Self {
-        Self { version: VERSION, images: BTreeMap::new(), blobs: BTreeMap::new(), other: OtherKeys::new() }
+        let (images, blobs, trust_roots) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { version: VERSION, images, blobs, trust_roots, other: OtherKeys::new() }
     }
 }
 
 impl UpstreamLock {
-    /// Drops the blobs that no image needs any more, and says of the others who has them.
+    /// Drops the blobs and trust roots that no image needs any more, and says of the other blobs who has them.
     ///
     /// # Errors
     /// If a manifest cannot be read.
@@ -360,6 +389,9 @@ impl UpstreamLock {
             blob.from = std::mem::take(names);
             true
         });
+        let policies = self.images.values().filter_map(|image| image.policy.as_ref());
+        let needed: BTreeSet<Digest> = policies.filter_map(|policy| policy.trust_root).collect();
+        self.trust_roots.retain(|digest, _| needed.contains(digest));
         Ok(())
     }
 }

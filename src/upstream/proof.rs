@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::document::{DocumentError, PlatformManifest, UpstreamDocument};
-use super::lock::{Locked, LockedBlob, LockedImage, LockedPlatform, RawText, UpstreamLock, is_floating};
+use super::lock::{
+    Locked, LockedBlob, LockedImage, LockedPlatform, RawText, SignaturePolicy, UpstreamLock, is_floating,
+};
 use crate::class::{Class, Classified};
 use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
@@ -89,6 +91,14 @@ pub enum LockProblem {
     /// A signature that is asked for and was never checked, or another one than is asked for.
     #[error("verified: says that a signature was verified, but the image has no policy that asks for one")]
     NoPolicy,
+    /// A policy that asks for nobody, or for two.
+    #[error(
+        "policy: expected cosignKey, or certificateIdentity (or certificateIdentityRegexp) with certificateOidcIssuer and trustRoot"
+    )]
+    Policy,
+    /// A trust root that is not in the table.
+    #[error("policy: trustRoots: {0} is missing")]
+    NoTrustRoot(Digest),
 }
 
 impl Classified for LockProblem {
@@ -108,7 +118,9 @@ impl Classified for LockProblem {
             | Self::NotInIndex { .. }
             | Self::NoBlob { .. }
             | Self::NoDiffId { .. }
-            | Self::NoPolicy => Class::Failed,
+            | Self::NoPolicy
+            | Self::Policy
+            | Self::NoTrustRoot(_) => Class::Failed,
         }
     }
 }
@@ -131,6 +143,7 @@ pub(crate) fn check(lock: &UpstreamLock) -> Result<(), (String, Box<LockProblem>
             return Err(named(LockProblem::Name));
         }
         check_wish(image).map_err(named)?;
+        image.policy.iter().try_for_each(|policy| check_policy(policy, lock)).map_err(named)?;
         image.locked.iter().try_for_each(|locked| check_locked(locked, lock)).map_err(named)
     })
 }
@@ -166,6 +179,23 @@ fn check_wish(image: &LockedImage) -> Result<(), LockProblem> {
         return Err(LockProblem::NoPolicy);
     }
     Ok(())
+}
+
+/// Whether a policy asks for one signer, and for an identity with all that it is verified by.
+fn check_policy(policy: &SignaturePolicy, lock: &UpstreamLock) -> Result<(), LockProblem> {
+    let identities = [&policy.certificate_identity, &policy.certificate_identity_regexp].into_iter().flatten().count();
+    let rest = (policy.certificate_oidc_issuer.is_some(), policy.trust_root);
+    match (policy.cosign_key.is_some(), identities, rest) {
+        (true, 0, (false, None)) => Ok(()),
+        (false, 1, (true, Some(expected))) => {
+            let text = lock.trust_roots.get(&expected).ok_or(LockProblem::NoTrustRoot(expected))?;
+            match Digest::of(text.as_bytes()) {
+                found if found == expected => Ok(()),
+                found => Err(LockProblem::Digest { what: "the trust root".to_owned(), expected, found }),
+            }
+        }
+        _ => Err(LockProblem::Policy),
+    }
 }
 
 fn check_locked(locked: &Locked, lock: &UpstreamLock) -> Result<(), LockProblem> {

@@ -12,7 +12,7 @@ use super::lock::{
     ConfigBlob, Locked, LockedBlob, LockedImage, LockedPlatform, OtherKeys, RawText, UpstreamLock, VerifiedSignature,
     is_floating,
 };
-use super::signature::{self, SignatureError};
+use super::signature::{self, AskedSigner, SignatureError};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
@@ -119,16 +119,19 @@ pub(crate) struct ResolvedReference {
     pub(crate) verified: Option<VerifiedSignature>,
 }
 
-/// Looks up what an image is asked to be.
+/// Looks up what an image is asked to be; `trust_roots` is the table of its lock.
 ///
 /// # Errors
 /// See [`ReferenceResolveError`].
 pub(crate) fn resolve(
     client: &RegistryClient,
     image: &LockedImage,
+    trust_roots: &BTreeMap<Digest, String>,
     progress: &Progress,
 ) -> Result<ResolvedReference, ReferenceResolveError> {
     let at = image.location()?;
+    // Before anybody is asked.
+    let signer = image.policy.as_ref().map(|policy| AskedSigner::of(policy, trust_roots)).transpose()?;
     let (root, document) = fetch(client, &at, &at.which(), progress)?;
     let mut platforms = BTreeMap::new();
     let mut blobs = BTreeMap::new();
@@ -159,8 +162,7 @@ pub(crate) fn resolve(
     let tag = if at.digest().is_none() { Some(at.which()) } else { at.tag().map(str::to_owned) };
     let (registry, repository) = (at.host().to_owned(), at.repository().to_owned());
     let locked = Locked { registry, repository, tag, root, platforms, other: OtherKeys::new() };
-    let policy = image.policy.as_ref();
-    let verified = policy.map(|policy| signature::verify(client, &at, policy, &locked, progress)).transpose()?;
+    let verified = signer.map(|signer| signature::verify(client, &at, &signer, &locked, progress)).transpose()?;
     Ok(ResolvedReference { locked, blobs, verified })
 }
 

@@ -1,26 +1,33 @@
-//! Signatures that cosign leaves beside an image, checked against a public key.
+//! Signatures that cosign leaves beside an image, checked against a public key or an identity.
 //!
-//! `cosign sign --key` pushes a manifest into the image's repository: with the tag `sha256-<hex>.sig`, or as a referrer of
+//! `cosign sign` pushes a manifest into the image's repository: with the tag `sha256-<hex>.sig`, or as a referrer of
 //! the image. Each of its layers is a *simple signing* payload, JSON that names the image's digest and repository, and
 //! carries an ECDSA signature over the payload's bytes as an annotation. From version 3 on it is a referrer with a
-//! Sigstore bundle ([`sigstore_bundle`]). Nothing else is read of it: no certificate, no transparency log; the key decides.
+//! Sigstore bundle ([`sigstore_bundle`]). Where a key is asked for, nothing else is read of it: no certificate, no transparency
+//! log; the key decides. Where an identity is, they are all there is ([`keyless`](crate::signing::keyless)).
+
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use super::lock::{Locked, OtherKeys, SignaturePolicy, VerifiedSignature};
+use super::proof::LockProblem;
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
 use crate::registry::client::{RawManifest, RegistryClient};
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
+use crate::signing::identity::{AskedIdentity, CertifiedIdentity, KeylessError};
 use crate::signing::key::{KeyError, SignatureKey};
+use crate::signing::keyless::KeylessSigner;
 use crate::signing::sigstore_bundle::{self, OTHER_KEY, SigstoreBundle};
 use crate::signing::simple_signing::{ANNOTATION, PAYLOAD, SIGNED_IMAGE, SignaturePayload};
 
 /// Signatures of one image that are looked at.
 const MOST: usize = 64;
-const METHOD: &str = "cosign-key";
+const BY_KEY: &str = "cosign-key";
+const BY_IDENTITY: &str = "cosign-keyless";
 
 /// Why an image does not satisfy its policy.
 #[derive(Debug, thiserror::Error)]
@@ -28,25 +35,29 @@ const METHOD: &str = "cosign-key";
 pub(crate) enum SignatureError {
     #[error("the policy's key is {0}")]
     Key(#[from] KeyError),
+    #[error("the policy: {0}")]
+    Keyless(#[from] KeylessError),
+    #[error("{0}")]
+    Policy(#[from] LockProblem),
     /// It is not signed.
     #[error(
-        "{image} is not signed: its policy asks for a signature by the key {key}, and the registry has neither {tag} nor a referrer that is one"
+        "{image} is not signed: its policy asks for a signature by {by}, and the registry has neither {tag} nor a referrer that is one"
     )]
     Missing {
         /// The image, by digest.
         image: String,
-        /// The digest of the key.
-        key: Digest,
+        /// Who has to have signed.
+        by: String,
         /// Where the signature would be.
         tag: String,
     },
     /// It is signed, but not as the policy asks.
-    #[error("{image} has no good signature by the key {key}: {reason}")]
+    #[error("{image} has no good signature by {by}: {reason}")]
     Wrong {
         /// The image, by digest.
         image: String,
-        /// The digest of the key.
-        key: Digest,
+        /// Who has to have signed.
+        by: String,
         /// What is wrong with each.
         reason: String,
     },
@@ -60,6 +71,8 @@ impl Classified for SignatureError {
         match self {
             Self::Registry(error) => error.class(),
             Self::Key(error) => error.class(),
+            Self::Keyless(error) => error.class(),
+            Self::Policy(error) => error.class(),
             Self::Missing { .. } | Self::Wrong { .. } => Class::Unverified,
         }
     }
@@ -67,7 +80,85 @@ impl Classified for SignatureError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Key(error) => error.hint(),
-            Self::Registry(_) | Self::Missing { .. } | Self::Wrong { .. } => None,
+            Self::Keyless(error) => error.hint(),
+            Self::Registry(_) | Self::Policy(_) | Self::Missing { .. } | Self::Wrong { .. } => None,
+        }
+    }
+}
+
+/// Who has to have signed.
+#[derive(Debug)]
+pub(crate) enum AskedSigner {
+    /// Whoever has the private key.
+    Key(SignatureKey),
+    /// Whoever a certificate names so.
+    Identity(Box<KeylessSigner>),
+}
+
+/// Who has signed.
+enum FoundSigner {
+    Key(Digest),
+    Identity(CertifiedIdentity),
+}
+
+impl AskedSigner {
+    /// Whom a policy asks for; `trust_roots` is the table of its lock.
+    ///
+    /// # Errors
+    /// If the policy, its key or its trust root is not one.
+    pub(crate) fn of(policy: &SignaturePolicy, trust_roots: &BTreeMap<Digest, String>) -> Result<Self, SignatureError> {
+        if let Some(key) = &policy.cosign_key {
+            return Ok(Self::Key(SignatureKey::parse(key)?));
+        }
+        let issuer = policy.certificate_oidc_issuer.as_deref().ok_or(LockProblem::Policy)?;
+        let asked = match (&policy.certificate_identity, &policy.certificate_identity_regexp) {
+            (Some(name), None) => AskedIdentity::exact(name, issuer),
+            (None, Some(pattern)) => AskedIdentity::pattern(pattern, issuer)?,
+            (None, None) | (Some(_), Some(_)) => return Err(LockProblem::Policy.into()),
+        };
+        let digest = policy.trust_root.ok_or(LockProblem::Policy)?;
+        let root = trust_roots.get(&digest).ok_or(LockProblem::NoTrustRoot(digest))?;
+        Ok(Self::Identity(Box::new(KeylessSigner::new(root, asked)?)))
+    }
+
+    /// Whether what was verified once is what is asked for now.
+    pub(crate) fn is_met_by(&self, verified: &VerifiedSignature) -> bool {
+        match self {
+            Self::Key(key) => verified.key == Some(key.digest) && verified.identity.is_none(),
+            Self::Identity(signer) => {
+                let VerifiedSignature { identity, issuer, trust_root, .. } = verified;
+                let named = identity.as_ref().zip(issuer.as_ref());
+                *trust_root == Some(signer.trust_root)
+                    && named.is_some_and(|(name, issuer)| signer.asked.is_met_by(name, issuer))
+            }
+        }
+    }
+
+    fn told(&self) -> String {
+        match self {
+            Self::Key(key) => format!("the key {}", key.digest),
+            Self::Identity(signer) => signer.asked.to_string(),
+        }
+    }
+
+    fn verified(&self, found: FoundSigner, scope: &str) -> VerifiedSignature {
+        let scope = scope.to_owned();
+        let (method, key, identity, issuer) = match found {
+            FoundSigner::Key(key) => (BY_KEY, Some(key), None, None),
+            FoundSigner::Identity(found) => (BY_IDENTITY, None, Some(found.name), Some(found.issuer)),
+        };
+        let trust_root = match self {
+            Self::Key(_) => None,
+            Self::Identity(signer) => Some(signer.trust_root),
+        };
+        VerifiedSignature {
+            method: method.to_owned(),
+            key,
+            identity,
+            issuer,
+            trust_root,
+            scope,
+            other: OtherKeys::new(),
         }
     }
 }
@@ -79,31 +170,25 @@ impl Classified for SignatureError {
 pub(crate) fn verify(
     client: &RegistryClient,
     at: &Location,
-    policy: &SignaturePolicy,
+    signer: &AskedSigner,
     locked: &Locked,
     progress: &Progress,
 ) -> Result<VerifiedSignature, SignatureError> {
-    let key = SignatureKey::parse(&policy.cosign_key)?;
-    let verified = |scope: &str| VerifiedSignature {
-        method: METHOD.to_owned(),
-        key: key.digest,
-        scope: scope.to_owned(),
-        other: OtherKeys::new(),
-    };
-    let search = |digest| Search { client, at, key: &key, digest, progress }.run();
+    let search = |digest| Search { client, at, signer, digest, progress }.run();
     let missing = match search(locked.root.digest) {
-        Ok(()) => return Ok(verified("root")),
+        Ok(found) => return Ok(signer.verified(found, "root")),
         Err(missing @ SignatureError::Missing { .. }) => missing,
         Err(error) => return Err(error),
     };
+    let mut last = None;
     for platform in locked.platforms.values() {
-        match search(platform.manifest.digest) {
+        last = match search(platform.manifest.digest) {
             // The error names the root, which is what people know.
             Err(SignatureError::Missing { .. }) => return Err(missing),
-            result => result?,
-        }
+            found => Some(found?),
+        };
     }
-    Ok(verified("platforms"))
+    last.map(|found| signer.verified(found, "platforms")).ok_or(missing)
 }
 
 #[derive(Deserialize)]
@@ -119,29 +204,29 @@ struct SignatureLayer {
     digest: Digest,
     size: u64,
     #[serde(default)]
-    annotations: std::collections::BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 /// The search for a signature of one manifest.
 struct Search<'a> {
     client: &'a RegistryClient,
     at: &'a Location,
-    key: &'a SignatureKey,
+    signer: &'a AskedSigner,
     digest: Digest,
     progress: &'a Progress,
 }
 
 impl Search<'_> {
-    /// One good signature is enough: others may be of other keys.
-    fn run(&self) -> Result<(), SignatureError> {
-        let Self { client, at, key, digest, progress } = *self;
+    /// One good signature is enough: others may be of others.
+    fn run(&self) -> Result<FoundSigner, SignatureError> {
+        let Self { client, at, signer, digest, progress } = *self;
         let tag = format!("sha256-{}.sig", digest.hex());
         let mut reasons = Vec::new();
         match client.manifest(at, &tag, progress) {
             Err(error) if error.is_gone() => {}
             found => {
-                if self.is_signed(&found?, &mut reasons)? {
-                    return Ok(());
+                if let Some(found) = self.signer_of(&found?, &mut reasons)? {
+                    return Ok(found);
                 }
                 if reasons.is_empty() {
                     reasons.push(format!("{tag} has none in it"));
@@ -154,25 +239,29 @@ impl Search<'_> {
                 Err(RegistryError::NotFound { .. } | RegistryError::Malformed { .. }) => continue,
                 found => found?,
             };
-            if self.is_signed(&found, &mut reasons)? {
-                return Ok(());
+            if let Some(found) = self.signer_of(&found, &mut reasons)? {
+                return Ok(found);
             }
         }
         let image = at.with_digest(digest).to_string();
         if reasons.is_empty() {
-            return Err(SignatureError::Missing { image, key: key.digest, tag });
+            return Err(SignatureError::Missing { image, by: signer.told(), tag });
         }
-        Err(SignatureError::Wrong { image, key: key.digest, reason: reasons.join("; ") })
+        Err(SignatureError::Wrong { image, by: signer.told(), reason: reasons.join("; ") })
     }
 
-    /// Whether there is a good signature among the layers of a manifest; else what is wrong with each.
-    fn is_signed(&self, manifest: &RawManifest, reasons: &mut Vec<String>) -> Result<bool, SignatureError> {
-        let Self { client, at, key, digest, progress } = *self;
+    /// Who has made a good signature among the layers of a manifest; else what is wrong with each.
+    fn signer_of(
+        &self,
+        manifest: &RawManifest,
+        reasons: &mut Vec<String>,
+    ) -> Result<Option<FoundSigner>, SignatureError> {
+        let Self { client, at, signer, digest, progress } = *self;
         let layers = match serde_json::from_slice(&manifest.bytes) {
             Ok(SignatureManifest { layers }) => layers,
             Err(error) => {
                 reasons.push(format!("{} is not a manifest: {error}", manifest.digest));
-                return Ok(false);
+                return Ok(None);
             }
         };
         for layer in layers.iter().take(MOST) {
@@ -188,26 +277,58 @@ impl Search<'_> {
                 }
                 payload => payload?,
             };
-            let verdict = match signature {
-                Some(signature) => Some(check(key, &payload, signature, at, digest)),
-                None => check_bundle(key, &payload, digest),
+            let verdict = match (signer, signature) {
+                (AskedSigner::Key(key), Some(signature)) => Some(check(key, &payload, signature, at, digest)),
+                (AskedSigner::Key(key), None) => check_bundle(key, &payload, digest),
+                (AskedSigner::Identity(signer), Some(signature)) => {
+                    Some(check_identity(signer, &payload, (signature, &layer.annotations), at, digest))
+                }
+                (AskedSigner::Identity(signer), None) => {
+                    let verdict = signer.verify_bundle(&payload, digest, SIGNED_IMAGE);
+                    verdict.map(|verdict| verdict.map(FoundSigner::Identity))
+                }
             };
             match verdict {
-                Some(Ok(())) => return Ok(true),
+                Some(Ok(found)) => return Ok(Some(found)),
                 Some(Err(reason)) if !reasons.contains(&reason) => reasons.push(reason),
                 Some(Err(_)) | None => {}
             }
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
 /// Whether a payload is signed by the key, and is about this image.
-fn check(key: &SignatureKey, payload: &[u8], signature: &str, at: &Location, digest: Digest) -> Result<(), String> {
+fn check(
+    key: &SignatureKey,
+    payload: &[u8],
+    signature: &str,
+    at: &Location,
+    digest: Digest,
+) -> Result<FoundSigner, String> {
     // Before anything is read of it.
     if !key.signed(payload, signature) {
         return Err(OTHER_KEY.to_owned());
     }
+    check_payload(payload, at, digest)?;
+    Ok(FoundSigner::Key(key.digest))
+}
+
+/// The same for an identity, whose certificate and log entry are in annotations.
+fn check_identity(
+    signer: &KeylessSigner,
+    payload: &[u8],
+    (signature, annotations): (&str, &BTreeMap<String, String>),
+    at: &Location,
+    digest: Digest,
+) -> Result<FoundSigner, String> {
+    let found = signer.verify_annotated(payload, signature, annotations)?;
+    check_payload(payload, at, digest)?;
+    Ok(FoundSigner::Identity(found))
+}
+
+/// Whether what was signed is about this image.
+fn check_payload(payload: &[u8], at: &Location, digest: Digest) -> Result<(), String> {
     let payload: SignaturePayload =
         serde_json::from_slice(payload).map_err(|error| format!("what is signed is not a payload: {error}"))?;
     payload.check(&at.name(), digest, |reference| Some(reference.parse::<Location>().ok()?.name()))
@@ -215,7 +336,7 @@ fn check(key: &SignatureKey, payload: &[u8], signature: &str, at: &Location, dig
 
 /// Whether the key has signed this image in a bundle. `None` for a bundle that is not a signature of an image: anything else
 /// that is stated of one, like how it was built, is not.
-fn check_bundle(key: &SignatureKey, bundle: &[u8], digest: Digest) -> Option<Result<(), String>> {
+fn check_bundle(key: &SignatureKey, bundle: &[u8], digest: Digest) -> Option<Result<FoundSigner, String>> {
     let bundle: SigstoreBundle = match serde_json::from_slice(bundle) {
         Ok(bundle) => bundle,
         Err(error) => return Some(Err(format!("not a bundle: {error}"))),
@@ -226,7 +347,7 @@ fn check_bundle(key: &SignatureKey, bundle: &[u8], digest: Digest) -> Option<Res
     }
     let verified = bundle.verified(key).map_err(str::to_owned);
     Some(verified.and_then(|statement| match statement.is_about(digest) {
-        true => Ok(()),
+        true => Ok(FoundSigner::Key(key.digest)),
         false => Err("what is signed is another image".to_owned()),
     }))
 }
@@ -268,7 +389,9 @@ mod tests {
         let (stranger, _) = keys(2);
         let at: Location = "qdrant/qdrant:v1".parse().unwrap();
         let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
-        let verdict = |secret: &PrivateKey, text: &str| check(&key, text.as_bytes(), &sign(secret, text), &at, digest);
+        let verdict = |secret: &PrivateKey, text: &str| {
+            check(&key, text.as_bytes(), &sign(secret, text), &at, digest).map(|_| ())
+        };
         let good = payload("index.docker.io/qdrant/qdrant", digest);
         assert_eq!(verdict(&secret, &good), Ok(()));
         for (secret, text, word) in [
@@ -297,7 +420,9 @@ mod tests {
     #[test]
     fn what_cosign_signed_is_signed_by_its_key_and_of_its_image() {
         let (key, image): (_, Digest) = (SignatureKey::parse(KEY).unwrap(), IMAGE.parse().unwrap());
-        let verdict = |bundle: &str, image: Digest| check_bundle(&key, bundle.as_bytes(), image);
+        let verdict = |bundle: &str, image: Digest| {
+            check_bundle(&key, bundle.as_bytes(), image).map(|verdict| verdict.map(|_| ()))
+        };
         assert_eq!(verdict(BUNDLE, image), Some(Ok(())));
         let other = verdict(BUNDLE, Digest::of(b"other")).unwrap().unwrap_err();
         assert_eq!(other, "what is signed is another image");

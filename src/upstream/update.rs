@@ -1,13 +1,14 @@
 //! Locking what upstream says now.
 
+use std::collections::BTreeMap;
+
 use super::Registries;
 use super::lock::{Locked, LockedImage, UpstreamLock};
 use super::resolve::{ReferenceResolveError, adopt, resolve};
-use super::signature::SignatureError;
+use super::signature::AskedSigner;
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
 use crate::registry::error::RegistryError;
-use crate::signing::key::SignatureKey;
 
 /// What became of an image.
 #[derive(Debug)]
@@ -84,14 +85,14 @@ fn one(
     if image.locked.is_none() && !options.pending {
         return Ok(UpdateOutcome::Left);
     }
-    if is_settled(image)? && !options.force {
+    if is_settled(image, &lock.trust_roots)? && !options.force {
         let at = image.location()?;
         // What a digest names never changes; for a tag a HEAD request tells, which is not a pull.
         if at.digest().is_some() || client.head(&at, &at.which(), progress)?.digest == image.root() {
             return Ok(UpdateOutcome::Same);
         }
     }
-    let mut resolved = resolve(client, image, progress)?;
+    let mut resolved = resolve(client, image, &lock.trust_roots, progress)?;
     let from = image.root();
     let to = resolved.locked.root.digest;
     let moved = from.filter(|from| *from != to && image.is_answered() && !image.floating);
@@ -103,6 +104,9 @@ fn one(
     let note = match (moved, old, new) {
         (Some(_), _, _) => Some("its version tag was moved".to_owned()),
         (None, Some(old), Some(new)) if old != new => Some(format!("{old} -> {new}")),
+        _ if from == Some(to) && image.verified.is_some() && image.verified != resolved.verified => {
+            Some("signature verified anew".to_owned())
+        }
         _ => None,
     };
     if let Some(Locked { other, .. }) = &image.locked {
@@ -121,15 +125,13 @@ fn one(
 }
 
 /// Whether the lock has an answer to what is asked for, so that only upstream can have changed.
-fn is_settled(image: &LockedImage) -> Result<bool, ReferenceResolveError> {
-    let key = image
-        .policy
-        .as_ref()
-        .map(|policy| SignatureKey::parse(&policy.cosign_key))
-        .transpose()
-        .map_err(SignatureError::from)?;
-    let verified = image.verified.as_ref().map(|verified| verified.key);
-    Ok(image.is_answered() && key.map(|key| key.digest) == verified)
+fn is_settled(image: &LockedImage, trust_roots: &BTreeMap<Digest, String>) -> Result<bool, ReferenceResolveError> {
+    let is_met = match (&image.policy, &image.verified) {
+        (None, None) => true,
+        (Some(policy), Some(verified)) => AskedSigner::of(policy, trust_roots)?.is_met_by(verified),
+        (None, Some(_)) | (Some(_), None) => false,
+    };
+    Ok(is_met && image.is_answered())
 }
 
 /// The message of a commit that changes the lock; `None` if nothing changed.

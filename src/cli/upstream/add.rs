@@ -1,26 +1,32 @@
 //! `windlass upstream add`
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::super::failure::{Context, Failure, Result, usage};
+use super::super::failure::{Context, Result, usage};
 use super::super::printer::{Printer, count, size};
 use super::super::session::Session;
 use super::{LockArgs, RegistryArgs, day};
 use crate::disk::bounded::{self, Cap};
+use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::signing::key::SignatureKey;
 use crate::upstream::file::UpstreamLockChange;
-use crate::upstream::lock::{Cadence, LockedImage, OtherKeys, SignaturePolicy, UpstreamLock};
+use crate::upstream::lock::{Cadence, LockedImage, SignaturePolicy, UpstreamLock, VerifiedSignature};
 use crate::upstream::proof::{LockProblem, is_name};
 use crate::upstream::resolve::{adopt, resolve};
+use crate::upstream::signature::AskedSigner;
 use crate::upstream::versions::full;
 
 const EXAMPLE: &str = "Examples:
   windlass upstream add qdrant qdrant/qdrant:v1.16.2
   windlass upstream add a a/a:1.0 --platform linux/amd64 --platform linux/arm64
   windlass upstream add webui ghcr.io/open-webui/open-webui:main --cosign-key webui.pub
+  windlass upstream add app ghcr.io/org/app:v1.2 --trust-root trusted_root.json \
+    --certificate-identity https://github.com/org/app/.github/workflows/release.yml@refs/tags/v1.2 \
+    --certificate-oidc-issuer https://token.actions.githubusercontent.com
   windlass upstream add mine 127.0.0.1:5000/mine:1 --insecure
   windlass upstream add later docker.io/someorg/image:tag --pending";
 
@@ -52,6 +58,21 @@ pub(super) struct UpstreamAddArgs {
     /// The public key, in PEM, by which cosign has to have signed it; kept in the lock, and asked for at every update.
     #[arg(long, value_name = "FILE")]
     cosign_key: Option<PathBuf>,
+    /// The identity that has to have signed it without a key of its own (`cosign sign`, sigstore): a URI or an email address, all of
+    /// it. Kept in the lock, and asked for at every update.
+    #[arg(long, value_name = "IDENTITY", requires_all = ["certificate_oidc_issuer", "trust_root"], conflicts_with = "cosign_key")]
+    certificate_identity: Option<String>,
+    /// In its place a regular expression that all of the identity fits, for identities that name a version.
+    #[arg(long, value_name = "REGEXP", requires_all = ["certificate_oidc_issuer", "trust_root"],
+        conflicts_with_all = ["certificate_identity", "cosign_key"])]
+    certificate_identity_regexp: Option<String>,
+    /// The address of the OIDC issuer that has vouched for the identity, all of it.
+    #[arg(long, value_name = "URL", conflicts_with = "cosign_key", requires = "trust_root")]
+    certificate_oidc_issuer: Option<String>,
+    /// What certificates, logs and time stamps are verified by: the `trusted_root.json` of a sigstore. It is kept in the lock;
+    /// nobody is asked but the registry.
+    #[arg(long, value_name = "FILE", conflicts_with = "cosign_key", requires = "certificate_oidc_issuer")]
+    trust_root: Option<PathBuf>,
     /// Only note it; `windlass upstream update --all` looks it up.
     #[arg(long)]
     pending: bool,
@@ -85,7 +106,7 @@ pub(super) struct UpstreamAddReport<'a> {
 }
 
 pub(super) fn run(args: &UpstreamAddArgs, printer: &Printer, session: &Session) -> Result<()> {
-    let image = wish(args)?;
+    let (image, trust_root) = wish(args)?;
     let progress = session.progress();
     let drawing = session.draw("add");
     let mut change = UpstreamLockChange::begin(&args.lock.lock, progress)?;
@@ -93,12 +114,13 @@ pub(super) fn run(args: &UpstreamAddArgs, printer: &Printer, session: &Session) 
         let (name, lock) = (&args.name, args.lock.lock.display());
         return Err(usage(format!("{lock} has an image '{name}' already; --replace puts this one in its place")));
     }
+    change.lock.trust_roots.extend(trust_root);
     let before: u64 = change.lock.blobs.values().map(|blob| blob.size).sum();
     let resolved = if args.pending {
         None
     } else {
         let registries = args.registry.registries()?;
-        Some(resolve(registries.client(image.insecure), &image, progress)?)
+        Some(resolve(registries.client(image.insecure), &image, &change.lock.trust_roots, progress)?)
     };
     change.lock.images.insert(args.name.clone(), image);
     if let Some(resolved) = resolved {
@@ -115,8 +137,8 @@ pub(super) fn run(args: &UpstreamAddArgs, printer: &Printer, session: &Session) 
     show(args, &lock, after.saturating_sub(before), printer)
 }
 
-/// What is asked for, before anybody is asked.
-fn wish(args: &UpstreamAddArgs) -> Result<LockedImage> {
+/// What is asked for, before anybody is asked, and the trust root that goes with it.
+fn wish(args: &UpstreamAddArgs) -> Result<(LockedImage, Option<(Digest, String)>)> {
     if !is_name(&args.name) {
         return Err(usage(format!("'{}' {}", args.name, LockProblem::Name)));
     }
@@ -130,19 +152,49 @@ fn wish(args: &UpstreamAddArgs) -> Result<LockedImage> {
     }
     platforms.sort();
     platforms.dedup();
-    let policy = args.cosign_key.as_ref().map(|file| {
-        let bytes = bounded::read(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
-        let cosign_key = String::from_utf8_lossy(&bytes).into_owned();
-        SignatureKey::parse(&cosign_key).with_context(|| file.display().to_string())?;
-        Ok::<_, Failure>(SignaturePolicy { cosign_key, other: OtherKeys::new() })
-    });
-    Ok(LockedImage {
+    let (policy, trust_root) = policy(args)?;
+    let image = LockedImage {
         insecure: args.insecure,
         reason: args.reason.clone(),
         cadence: args.cadence,
-        policy: policy.transpose()?,
+        policy,
         ..LockedImage::pending(&location, platforms)
-    })
+    };
+    Ok((image, trust_root))
+}
+
+/// Who has to have signed.
+fn policy(args: &UpstreamAddArgs) -> Result<(Option<SignaturePolicy>, Option<(Digest, String)>)> {
+    if let Some(file) = &args.cosign_key {
+        let bytes = bounded::read(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
+        let cosign_key = String::from_utf8_lossy(&bytes).into_owned();
+        SignatureKey::parse(&cosign_key).with_context(|| file.display().to_string())?;
+        return Ok((Some(SignaturePolicy { cosign_key: Some(cosign_key), ..SignaturePolicy::default() }), None));
+    }
+    let Some(file) = &args.trust_root else { return Ok((None, None)) };
+    if args.certificate_identity.is_none() && args.certificate_identity_regexp.is_none() {
+        return Err(usage(
+            "--trust-root is for an identity: give --certificate-identity or --certificate-identity-regexp",
+        ));
+    }
+    let (digest, text) = trust_root(file)?;
+    let policy = SignaturePolicy {
+        certificate_identity: args.certificate_identity.clone(),
+        certificate_identity_regexp: args.certificate_identity_regexp.clone(),
+        certificate_oidc_issuer: args.certificate_oidc_issuer.clone(),
+        trust_root: Some(digest),
+        ..SignaturePolicy::default()
+    };
+    // Said with the name of the file, and before anybody is asked.
+    let roots = BTreeMap::from([(digest, text.clone())]);
+    AskedSigner::of(&policy, &roots).with_context(|| file.display().to_string())?;
+    Ok((Some(policy), Some((digest, text))))
+}
+
+/// The text of a trust root, and its digest.
+pub(super) fn trust_root(file: &Path) -> Result<(Digest, String)> {
+    let text = bounded::text(file, Cap::Settings).with_context(|| format!("read {}", file.display()))?;
+    Ok((Digest::of(text.as_bytes()), text))
 }
 
 fn show(args: &UpstreamAddArgs, lock: &UpstreamLock, fetch: u64, printer: &Printer) -> Result<()> {
@@ -184,9 +236,19 @@ fn sentence(name: &str, image: &LockedImage, fetch: u64) -> String {
 pub(in crate::cli) fn verified(image: &LockedImage) -> String {
     match (&image.verified, &image.policy) {
         (Some(verified), _) => {
-            format!("verified: signed by the key sha256:{} ({})", verified.key.short(), verified.scope)
+            format!("verified: signed by {} ({})", signer(verified), verified.scope)
         }
         (None, None) => "not verified: no policy".to_owned(),
         (None, Some(_)) => "not verified yet".to_owned(),
     }
+}
+
+fn signer(verified: &VerifiedSignature) -> String {
+    let VerifiedSignature { key, identity, issuer, .. } = verified;
+    let key = key.map(|key| format!("the key sha256:{}", key.short()));
+    let identity = identity.as_ref().map(|name| match issuer {
+        Some(issuer) => format!("{name} of {issuer}"),
+        None => name.clone(),
+    });
+    key.or(identity).unwrap_or_else(|| "nobody that is named".to_owned())
 }

@@ -1,10 +1,13 @@
 //! `windlass upstream update`
 
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
-use super::super::failure::{Failure, Result, several, usage};
+use super::super::failure::{Context, Failure, Result, several, usage};
 use super::super::printer::{Printer, count, size};
 use super::super::session::Session;
+use super::add::trust_root;
 use super::{LockArgs, RegistryArgs, chosen};
 use crate::class::{Class, Classified};
 use crate::cli::complete;
@@ -13,6 +16,7 @@ use crate::oci::digest::Digest;
 use crate::sh;
 use crate::upstream::file::UpstreamLockChange;
 use crate::upstream::lock::{UpstreamLock, is_floating};
+use crate::upstream::signature::AskedSigner;
 use crate::upstream::update::{UpdateOptions, UpdateOutcome, message, update};
 
 const EXAMPLE: &str = "Examples:
@@ -21,6 +25,7 @@ const EXAMPLE: &str = "Examples:
   windlass upstream update --image open-webui:cuda
   windlass upstream update --image qdrant --to v1.16.3        another version
   windlass upstream update --accept-moved redis:8             its tag moves by itself, or you know why
+  windlass upstream update --trust-root trusted_root.json     identities, verified by a newer trust root
   windlass upstream update > message && test -s message && git commit -F message images.lock.json";
 
 /// Lock what upstream says now.
@@ -49,6 +54,10 @@ pub(super) struct UpstreamUpdateArgs {
     /// Take what the version tag of this image names now. Repeatable.
     #[arg(add = complete::locked_images(), long, value_name = "NAME")]
     accept_moved: Vec<String>,
+    /// From now on verify the certificates of signers by this trust root, a `trusted_root.json`, of these images that ask for an
+    /// identity.
+    #[arg(long, value_name = "FILE")]
+    trust_root: Option<PathBuf>,
     /// Write what could be looked up, even if other images failed. The exit code still tells.
     #[arg(long)]
     keep_going: bool,
@@ -96,6 +105,9 @@ pub(super) fn run(args: &UpstreamUpdateArgs, printer: &Printer, session: &Sessio
             return Err(usage("--to is for one image: give one --image"));
         };
         ask_for(&mut change.lock, name, tag)?;
+    }
+    if let Some(file) = &args.trust_root {
+        trust(&mut change.lock, &names, file)?;
     }
     let accept_moved = args.accept_moved.clone();
     let options = UpdateOptions { pending: args.all || !args.images.is_empty(), force: args.force, accept_moved };
@@ -148,6 +160,20 @@ fn ask_for(lock: &mut UpstreamLock, name: &str, tag: &str) -> Result<()> {
     image.floating = is_floating(&at);
     image.original.reference = at.to_string();
     Ok(())
+}
+
+/// Has identities of these images verified by another trust root.
+fn trust(lock: &mut UpstreamLock, names: &[String], file: &Path) -> Result<()> {
+    let (digest, text) = trust_root(file)?;
+    let UpstreamLock { images, trust_roots, .. } = lock;
+    trust_roots.insert(digest, text);
+    let mut any = false;
+    for (_, image) in images.iter_mut().filter(|(name, _)| names.contains(name)) {
+        let Some(policy) = image.policy.as_mut().filter(|policy| policy.trust_root.is_some()) else { continue };
+        (policy.trust_root, any) = (Some(digest), true);
+        AskedSigner::of(policy, trust_roots).with_context(|| file.display().to_string())?;
+    }
+    if any { Ok(()) } else { Err(usage("--trust-root is for images that ask for an identity, and none of these does")) }
 }
 
 fn row<'a>(name: &'a str, outcome: &UpdateOutcome) -> UpstreamUpdateRow<'a> {
