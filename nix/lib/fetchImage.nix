@@ -4,6 +4,8 @@
 # Type: AttrSet -> Derivation with passthru as buildImage, and
 #   blobs   digest -> derivation of one file
 #   locked  what the lock has of the image
+#   sboms   the bills of materials that its publisher attached (`windlass upstream add --sbom`), of the index and of this platform:
+#           [ { format; form; file = derivation of one file; … } ], as in the lock
 #
 # The lock holds the manifests byte for byte. Their digests are checked here, at evaluation; that of a blob is the hash of its
 # path. So nothing is read that has to be built first, and a build asks no registry for a manifest.
@@ -100,6 +102,9 @@ let
   config = blob manifest.config;
   # An image may have the same layer twice.
   layers = map blob manifest.layers;
+  sboms = filter (
+    bill: bill.subject == locked.root.digest || bill.subject == of.manifest.digest
+  ) (locked.sboms or [ ]);
   isIndex = locked.root.digest != of.manifest.digest;
 in
 # The index is checked here, as nothing else reads it.
@@ -109,11 +114,15 @@ internal.build {
   inherit tag;
   kind = "upstream";
   # Who has signed it, as `windlass upstream add` has verified: an identity, or the digest of a key.
+  # And what its publisher says is in it. No tag and no digest depends on either.
   known =
-    if image.verified or null == null then
-      { }
-    else
-      { signedBy = image.verified.identity or image.verified.key or null; };
+    (
+      if image.verified or null == null then
+        { }
+      else
+        { signedBy = image.verified.identity or image.verified.key or null; }
+    )
+    // (if sboms == [ ] then { } else { inherit sboms; });
   spec = {
     name = imageName;
     inherit platform;
@@ -127,6 +136,7 @@ internal.build {
 // {
   inherit locked;
   models = [ ];
+  sboms = map (bill: bill // { file = blob bill; }) sboms;
   blobs = listToAttrs (
     map (descriptor: {
       name = descriptor.digest;

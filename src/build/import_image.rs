@@ -242,6 +242,7 @@ pub(crate) fn upstream(spec: &OciSpec) -> Result<UpstreamSpec, ImportImageError>
                 layers,
                 source: image.names.first().cloned(),
                 signed_by: None,
+                sboms: Vec::new(),
                 index: None,
             })
         }

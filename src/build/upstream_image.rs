@@ -153,6 +153,7 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
         digest: spec.index.unwrap_or(top.digest),
         signed_by: spec.signed_by.clone(),
         created: config.created().clone(),
+        sboms: spec.sboms.clone(),
     });
     let summary = Summary {
         version: VERSION,

@@ -8,6 +8,7 @@ use crate::image::LayerRecord;
 use crate::model::forms::record::ModelRecord;
 use crate::names::Name;
 use crate::nix::store_path::{StorePath, name_and_version};
+use crate::oci::bill::AttachedBill;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, Repository, is_tag};
@@ -82,6 +83,9 @@ pub(crate) struct ImageOrigin {
     /// When its config says that it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) created: Option<String>,
+    /// The bills of materials that its publisher attached, where the lock has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sboms: Vec<AttachedBill>,
 }
 
 /// An image that a bundle leaves layers out for: it is expected where the bundle is loaded.

@@ -7,8 +7,10 @@
 //! | what does it run on? | [`platform`] |
 //! | which bytes is this JSON value? | [`canonical`] |
 //! | how is a layer packed? | [`compression`] |
+//! | what is in an image, as its publisher says? | [`bill`] |
 //! | would the strictest reader of images accept this document? | [`strict`] |
 
+pub(crate) mod bill;
 pub(crate) mod canonical;
 pub(crate) mod compression;
 pub(crate) mod digest;

@@ -22,6 +22,7 @@ use crate::inventory::{Inventory, InventoryImage, InventoryModel, InventoryPath,
 use crate::layer::LayerFile;
 use crate::names::Name;
 use crate::nix::package::PackagePatch;
+use crate::oci::bill::AttachedBill;
 use crate::oci::digest::Digest;
 use crate::oci::reference::image_name;
 
@@ -115,6 +116,12 @@ fn origin(origin: &ImageOrigin) -> Value {
     let mut properties = vec![property("origin", "registry"), property("metadata", "unknown")];
     properties.extend(origin.signed_by.as_deref().map(|signer| property("signedBy", signer)));
     properties.extend(origin.created.as_deref().map(|created| property("created", created)));
+    let bill = |bill: &AttachedBill| {
+        json!({ "type": "bom", "url": bill.place(origin.reference.as_deref()), "hashes": sha256(&bill.digest.hex()),
+            "comment": bill.told() })
+    };
+    let bills: Vec<Value> = origin.sboms.iter().map(bill).collect();
+    put(&mut component, "externalReferences", (!bills.is_empty()).then_some(bills));
     put(&mut component, "properties", Some(properties));
     component.into()
 }

@@ -139,8 +139,18 @@ fn origin(origin: &ImageOrigin) -> Value {
     put(&mut value, "versionInfo", tag);
     put(&mut value, "checksums", Some(sha256(origin.digest)));
     let purl = purl_of_image(name, origin.digest, None);
-    put(&mut value, "externalRefs", Some(json!([reference("PACKAGE-MANAGER", "purl", &purl)])));
-    put(&mut value, "comment", Some("what is in it is not known here".to_owned()));
+    let mut external = vec![reference("PACKAGE-MANAGER", "purl", &purl)];
+    external.extend(origin.sboms.iter().map(|bill| {
+        let mut value = reference("OTHER", "bill-of-materials", &bill.place(origin.reference.as_deref()));
+        value["comment"] = bill.told().into();
+        value
+    }));
+    put(&mut value, "externalRefs", Some(external));
+    let comment = match origin.sboms.is_empty() {
+        true => "what is in it is not known here",
+        false => "what is in it, its publisher says in the bills of materials that are named",
+    };
+    put(&mut value, "comment", Some(comment.to_owned()));
     value.into()
 }
 

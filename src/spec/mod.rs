@@ -27,6 +27,7 @@ use crate::model::forms::ollama::OllamaSpec;
 use crate::model::licence::policy::LicencePolicy;
 use crate::nix::package::PackageRecord;
 use crate::nix::store_path::StoreDir;
+use crate::oci::bill::AttachedBill;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::oci::reference::{Reference, ReferenceError, file_name, full_name};
@@ -303,6 +304,9 @@ pub struct UpstreamSpec {
     /// Who has signed it, as the lock says that it was verified: the digest of a key, or an identity.
     #[serde(default)]
     pub(crate) signed_by: Option<String>,
+    /// The bills of materials that its publisher attached, as the lock has them.
+    #[serde(default)]
+    pub(crate) sboms: Vec<AttachedBill>,
 }
 
 /// An image that was not built here, in an OCI directory.

@@ -139,20 +139,25 @@ pub(crate) fn jobs(lock: &UpstreamLock, selection: Selection<'_>) -> Result<BTre
     }
     for (name, image) in images {
         let here = places(name, image)?;
-        let platforms = image.locked.iter().flat_map(|locked| &locked.platforms);
-        for (_, platform) in platforms.filter(|(platform, _)| selection.has(platform)) {
+        let Some(locked) = &image.locked else { continue };
+        let platforms: Vec<_> = locked.platforms.iter().filter(|(platform, _)| selection.has(platform)).collect();
+        let mut wanted = Vec::new();
+        for (_, platform) in &platforms {
             let document = |source| FetchError::Document { name: name.to_owned(), source };
-            for blob in platform.read().map_err(document)?.blobs() {
-                let job = jobs.entry(blob.digest).or_insert_with(|| Job {
-                    wanted: WantedBlob { digest: blob.digest, size: blob.size },
-                    images: BTreeSet::new(),
-                    places: Vec::new(),
-                    insecure: false,
-                });
-                job.images.insert(name.to_owned());
-                job.insecure |= image.insecure;
-                job.places.extend(here.iter().filter(|place| !job.places.contains(place)).cloned().collect::<Vec<_>>());
-            }
+            let manifest = platform.read().map_err(document)?;
+            wanted.extend(manifest.blobs().map(|blob| WantedBlob { digest: blob.digest, size: blob.size }));
+        }
+        let is_wanted = |subject: Digest| {
+            subject == locked.root.digest || platforms.iter().any(|(_, entry)| entry.manifest.digest == subject)
+        };
+        let bills = locked.sboms.iter().filter(|bill| is_wanted(bill.subject));
+        wanted.extend(bills.map(|bill| WantedBlob { digest: bill.digest, size: bill.size }));
+        for wanted in wanted {
+            let new = || Job { wanted, images: BTreeSet::new(), places: Vec::new(), insecure: false };
+            let job = jobs.entry(wanted.digest).or_insert_with(new);
+            job.images.insert(name.to_owned());
+            job.insecure |= image.insecure;
+            job.places.extend(here.iter().filter(|place| !job.places.contains(place)).cloned().collect::<Vec<_>>());
         }
     }
     Ok(jobs)

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use super::document::{self, DocumentError, PlatformManifest, UpstreamDocument};
 use crate::disk::lock_file::unique;
+use crate::oci::bill::AttachedBill;
 use crate::oci::digest::Digest;
 use crate::oci::platform::Platform;
 use crate::registry::location::{Location, LocationError};
@@ -69,6 +70,9 @@ pub struct LockedImage {
     /// Where its mirror is: `docker://REGISTRY/REPOSITORY`, or a directory.
     #[serde(default)]
     pub(crate) mirror: Option<String>,
+    /// Whether the bills of materials that its publisher attached are locked too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) sbom: bool,
     /// Who has to have signed it.
     #[serde(default)]
     pub(crate) policy: Option<SignaturePolicy>,
@@ -201,6 +205,13 @@ pub(crate) struct VerifiedSignature {
     pub(crate) other: OtherKeys,
 }
 
+impl VerifiedSignature {
+    /// Who has signed: the digest of a key, or an identity.
+    pub(crate) fn signer(&self) -> Option<String> {
+        self.identity.clone().or_else(|| Some(self.key?.to_string()))
+    }
+}
+
 /// What an image is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Locked {
@@ -212,6 +223,9 @@ pub struct Locked {
     pub(crate) tag: Option<String>,
     /// What the reference named: an index, or a manifest.
     pub(crate) root: RawText,
+    /// The bills of materials that are attached to it, where they are asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sboms: Vec<AttachedBill>,
     /// The manifests of the platforms that were asked for.
     #[serde(deserialize_with = "unique")]
     pub platforms: BTreeMap<Platform, LockedPlatform>,
@@ -313,6 +327,7 @@ impl LockedImage {
             reason: None,
             source: UpstreamSource::Upstream,
             mirror: None,
+            sbom: false,
             policy: None,
             locked: None,
             verified: None,
@@ -349,8 +364,10 @@ impl LockedImage {
         let policy = self.policy.is_some() == self.verified.is_some();
         let place = locked.registry == location.host() && locked.repository == location.repository();
         let tag = location.digest().is_some() || locked.tag == Some(location.which());
+        // Bills that are not asked for any more are not to stay.
+        let sboms = self.sbom || locked.sboms.is_empty();
         let platforms = asked.len() == locked.platforms.len() && asked.iter().all(|p| locked.platforms.contains_key(p));
-        digest && policy && place && tag && platforms
+        digest && policy && place && tag && sboms && platforms
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`file`](mod@file) | reads it, and replaces it in one step |
 //! | [`resolve`](mod@resolve) | looks up a reference |
 //! | [`signature`] | verifies what cosign signed |
+//! | [`bills`] | finds the bills of materials that are attached to an image |
 //! | [`check`](mod@check) | compares the lock with the registries, without pulls |
 //! | [`models`](mod@models) | asks the same of locked models |
 //! | `newer` | finds newer versions among the tags of a repository |
@@ -25,6 +26,7 @@
 //! | [`place`] | takes a blob from where it may be had |
 //! | [`versions`] | reads and writes `container-versions.json` |
 
+pub(crate) mod bills;
 pub(crate) mod check;
 pub(crate) mod document;
 pub(crate) mod fetch;

@@ -91,11 +91,19 @@ pub enum LockProblem {
     /// A signature that is asked for and was never checked, or another one than is asked for.
     #[error("verified: says that a signature was verified, but the image has no policy that asks for one")]
     NoPolicy,
-    /// A policy that asks for nobody, or for two.
+    /// A policy that asks for no signer, or for two.
     #[error(
         "policy: expected cosignKey, or certificateIdentity (or certificateIdentityRegexp) with certificateOidcIssuer and trustRoot"
     )]
     Policy,
+    /// A bill of materials of something else.
+    #[error("sboms: {digest} is about {subject}, which is not of this image")]
+    NotItsBill {
+        /// The bill.
+        digest: Digest,
+        /// What it is about.
+        subject: Digest,
+    },
     /// A trust root that is not in the table.
     #[error("policy: trustRoots: {0} is missing")]
     NoTrustRoot(Digest),
@@ -120,6 +128,7 @@ impl Classified for LockProblem {
             | Self::NoDiffId { .. }
             | Self::NoPolicy
             | Self::Policy
+            | Self::NotItsBill { .. }
             | Self::NoTrustRoot(_) => Class::Failed,
         }
     }
@@ -200,6 +209,12 @@ fn check_policy(policy: &SignaturePolicy, lock: &UpstreamLock) -> Result<(), Loc
 
 fn check_locked(locked: &Locked, lock: &UpstreamLock) -> Result<(), LockProblem> {
     let root = check_raw("the root", &locked.root)?;
+    for bill in &locked.sboms {
+        let mut manifests = locked.platforms.values().map(|entry| entry.manifest.digest);
+        if bill.subject != locked.root.digest && !manifests.any(|digest| digest == bill.subject) {
+            return Err(LockProblem::NotItsBill { digest: bill.digest, subject: bill.subject });
+        }
+    }
     for (platform, entry) in &locked.platforms {
         let what = format!("the manifest of {platform}");
         let UpstreamDocument::Manifest(manifest) = check_raw(&what, &entry.manifest)? else {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::bills::BillSearch;
 use super::document::{self, DocumentError, IndexEntry, PlatformManifest, TypedDocument, UpstreamDocument};
 use super::lock::{
     ConfigBlob, Locked, LockedBlob, LockedImage, LockedPlatform, OtherKeys, RawText, UpstreamLock, VerifiedSignature,
@@ -161,8 +162,14 @@ pub(crate) fn resolve(
     }
     let tag = if at.digest().is_none() { Some(at.which()) } else { at.tag().map(str::to_owned) };
     let (registry, repository) = (at.host().to_owned(), at.repository().to_owned());
-    let locked = Locked { registry, repository, tag, root, platforms, other: OtherKeys::new() };
-    let verified = signer.map(|signer| signature::verify(client, &at, &signer, &locked, progress)).transpose()?;
+    let other = OtherKeys::new();
+    let mut locked = Locked { registry, repository, tag, root, sboms: Vec::new(), platforms, other };
+    let signer = signer.as_ref();
+    let verified = signer.map(|signer| signature::verify(client, &at, signer, &locked, progress)).transpose()?;
+    if image.sbom {
+        let search = BillSearch { client, at: &at, signer, verified: verified.as_ref(), progress };
+        locked.sboms = search.run(&locked)?;
+    }
     Ok(ResolvedReference { locked, blobs, verified })
 }
 

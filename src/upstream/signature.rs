@@ -14,6 +14,7 @@ use super::lock::{Locked, OtherKeys, SignaturePolicy, VerifiedSignature};
 use super::proof::LockProblem;
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
+use crate::oci::bill::BillForm;
 use crate::oci::digest::Digest;
 use crate::registry::client::{RawManifest, RegistryClient};
 use crate::registry::error::RegistryError;
@@ -23,6 +24,7 @@ use crate::signing::key::{KeyError, SignatureKey};
 use crate::signing::keyless::KeylessSigner;
 use crate::signing::sigstore_bundle::{self, OTHER_KEY, SigstoreBundle};
 use crate::signing::simple_signing::{ANNOTATION, PAYLOAD, SIGNED_IMAGE, SignaturePayload};
+use crate::signing::statement::DsseEnvelope;
 
 /// Signatures of one image that are looked at.
 const MOST: usize = 64;
@@ -89,9 +91,9 @@ impl Classified for SignatureError {
 /// Who has to have signed.
 #[derive(Debug)]
 pub(crate) enum AskedSigner {
-    /// Whoever has the private key.
+    /// The owner of the private key.
     Key(SignatureKey),
-    /// Whoever a certificate names so.
+    /// The one whom a certificate names so.
     Identity(Box<KeylessSigner>),
 }
 
@@ -131,6 +133,25 @@ impl AskedSigner {
                 *trust_root == Some(signer.trust_root)
                     && named.is_some_and(|(name, issuer)| signer.asked.is_met_by(name, issuer))
             }
+        }
+    }
+
+    /// Who has signed a statement about `digest`, if it is whom this asks for: the digest of the key, or the identity.
+    pub(crate) fn of_statement(&self, bytes: &[u8], form: BillForm, digest: Digest, predicate: &str) -> Option<String> {
+        match (self, form) {
+            (Self::Identity(signer), BillForm::Bundle) => {
+                signer.verify_bundle(bytes, digest, predicate)?.ok().map(|found| found.name)
+            }
+            (Self::Key(key), BillForm::Bundle | BillForm::Envelope) => {
+                let envelope = match form {
+                    BillForm::Bundle => serde_json::from_slice::<SigstoreBundle>(bytes).ok()?.dsse_envelope?,
+                    _ => serde_json::from_slice::<DsseEnvelope>(bytes).ok()?,
+                };
+                let (statement, payload) = envelope.statement()?;
+                let is_it = statement.predicate_type == predicate && statement.is_about(digest);
+                (is_it && envelope.is_signed(key, &payload)).then(|| key.digest.to_string())
+            }
+            _ => None,
         }
     }
 

@@ -131,6 +131,7 @@ mod unload;
 mod unpack;
 mod unpack_load;
 mod upstream;
+mod upstream_bills;
 mod upstream_faults;
 mod upstream_image;
 mod upstream_images;

@@ -12,14 +12,14 @@ use crate::foreign::Foreign;
 use crate::nix::{build, eval, requisites, root};
 
 /// A part that tests/parts.sh has fetched.
-fn part(name: &str) -> PathBuf {
+pub(crate) fn part(name: &str) -> PathBuf {
     let path = root().join("target/parts").join(name);
     assert!(path.exists(), "no {}: run tests/parts.sh fetch first", path.display());
     path
 }
 
 /// What CycloneDX' and SPDX' own libraries say of documents.
-const VALIDATE: &str = r"
+pub(crate) const VALIDATE: &str = r"
 import sys
 from cyclonedx.validation.json import JsonStrictValidator
 from cyclonedx.schema import SchemaVersion

@@ -27,6 +27,7 @@ const EXAMPLE: &str = "Examples:
   windlass upstream add app ghcr.io/org/app:v1.2 --trust-root trusted_root.json \
     --certificate-identity https://github.com/org/app/.github/workflows/release.yml@refs/tags/v1.2 \
     --certificate-oidc-issuer https://token.actions.githubusercontent.com
+  windlass upstream add valkey valkey/valkey:8.1.4 --sbom
   windlass upstream add mine 127.0.0.1:5000/mine:1 --insecure
   windlass upstream add later docker.io/someorg/image:tag --pending";
 
@@ -70,9 +71,13 @@ pub(super) struct UpstreamAddArgs {
     #[arg(long, value_name = "URL", conflicts_with = "cosign_key", requires = "trust_root")]
     certificate_oidc_issuer: Option<String>,
     /// What certificates, logs and time stamps are verified by: the `trusted_root.json` of a sigstore. It is kept in the lock;
-    /// nobody is asked but the registry.
+    /// only the registry is asked.
     #[arg(long, value_name = "FILE", conflicts_with = "cosign_key", requires = "certificate_oidc_issuer")]
     trust_root: Option<PathBuf>,
+    /// Also lock the bills of materials that its publisher attached, SPDX or CycloneDX: some requests more. `windlass sbom` names
+    /// them, and `upstream fetch` brings them.
+    #[arg(long)]
+    sbom: bool,
     /// Only note it; `windlass upstream update --all` looks it up.
     #[arg(long)]
     pending: bool,
@@ -157,6 +162,7 @@ fn wish(args: &UpstreamAddArgs) -> Result<(LockedImage, Option<(Digest, String)>
         insecure: args.insecure,
         reason: args.reason.clone(),
         cadence: args.cadence,
+        sbom: args.sbom,
         policy,
         ..LockedImage::pending(&location, platforms)
     };
@@ -214,6 +220,10 @@ fn show(args: &UpstreamAddArgs, lock: &UpstreamLock, fetch: u64, printer: &Print
         });
         printer.table(&rows.collect::<Vec<_>>())?;
         printer.line(format!("  {}", verified(image)))?;
+        locked.sboms.iter().try_for_each(|bill| printer.line(format!("  bill of materials: {}", bill.told())))?;
+        if image.sbom && locked.sboms.is_empty() {
+            printer.line("  bill of materials: none is attached")?;
+        }
     }
     printer.line(sentence)
 }
@@ -250,5 +260,5 @@ fn signer(verified: &VerifiedSignature) -> String {
         Some(issuer) => format!("{name} of {issuer}"),
         None => name.clone(),
     });
-    key.or(identity).unwrap_or_else(|| "nobody that is named".to_owned())
+    key.or(identity).unwrap_or_else(|| "a signer without a name".to_owned())
 }
