@@ -142,8 +142,11 @@ pub(super) fn run(args: &UpstreamAddArgs, printer: &Printer, session: &Session) 
     show(args, &lock, after.saturating_sub(before), printer)
 }
 
+/// The digest of a trust root, and its text.
+pub(super) type TrustRootText = (Digest, String);
+
 /// What is asked for, before anybody is asked, and the trust root that goes with it.
-fn wish(args: &UpstreamAddArgs) -> Result<(LockedImage, Option<(Digest, String)>)> {
+fn wish(args: &UpstreamAddArgs) -> Result<(LockedImage, Option<TrustRootText>)> {
     if !is_name(&args.name) {
         return Err(usage(format!("'{}' {}", args.name, LockProblem::Name)));
     }
@@ -170,7 +173,7 @@ fn wish(args: &UpstreamAddArgs) -> Result<(LockedImage, Option<(Digest, String)>
 }
 
 /// Who has to have signed.
-fn policy(args: &UpstreamAddArgs) -> Result<(Option<SignaturePolicy>, Option<(Digest, String)>)> {
+fn policy(args: &UpstreamAddArgs) -> Result<(Option<SignaturePolicy>, Option<TrustRootText>)> {
     if let Some(file) = &args.cosign_key {
         let bytes = bounded::read(file, Cap::Document).with_context(|| format!("read {}", file.display()))?;
         let cosign_key = String::from_utf8_lossy(&bytes).into_owned();
@@ -198,7 +201,7 @@ fn policy(args: &UpstreamAddArgs) -> Result<(Option<SignaturePolicy>, Option<(Di
 }
 
 /// The text of a trust root, and its digest.
-pub(super) fn trust_root(file: &Path) -> Result<(Digest, String)> {
+pub(super) fn trust_root(file: &Path) -> Result<TrustRootText> {
     let text = bounded::text(file, Cap::Settings).with_context(|| format!("read {}", file.display()))?;
     Ok((Digest::of(text.as_bytes()), text))
 }
