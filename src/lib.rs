@@ -32,9 +32,10 @@
 //! | `plan` | which layers, in which order | `class` `image` `layer` `model` `names` `nix` `spec` |
 //! | `inventory` | what is inside images, and why | `image` `layer` `model` `names` `nix` `oci` |
 //! | `build` | from a spec to image directories and stacks | `class` `disk` `image` `inventory` `layer` `model` `names` `nix` `oci` `plan` `secrets` `sh` `spec` |
-//! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` |
+//! | `publish` | registries, artifacts, Ollama | `class` `disk` `image` `layer` `model` `oci` `registry` `signing` |
 //! | `sbom` | bills of materials | `image` `inventory` `layer` `model` `names` `nix` `oci` |
 //! | `attest` | what is stated of images, signed and beside them in a registry; images built again | `class` `disk` `image` `layer` `nix` `oci` `publish` `registry` `signing` |
+//! | `fleet` | what updates cost a fleet of hosts | `build` `class` `disk` `image` `layer` `nix` `oci` `plan` `publish` `spec` |
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
@@ -57,6 +58,7 @@ mod compose;
 mod daemon;
 mod disk;
 mod engine;
+mod fleet;
 mod image;
 pub mod internals;
 #[cfg_attr(not(test), expect(dead_code, reason = "`windlass report` asks about references"))]

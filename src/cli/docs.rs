@@ -157,6 +157,7 @@ mod tests {
             "plan",
             "lint",
             "diff",
+            "simulate",
             "inspect",
             "report",
             "sbom",

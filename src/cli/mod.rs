@@ -49,6 +49,7 @@ mod schemas;
 mod session;
 mod settings;
 mod signing;
+mod simulate;
 mod status;
 mod table;
 mod targets;
@@ -100,6 +101,7 @@ enum Verb {
     Build(build::BuildArgs),
     Plan(plan::PlanArgs),
     Diff(diff::DiffArgs),
+    Simulate(simulate::SimulateArgs),
     Inspect(inspect::InspectArgs),
     Report(report::ReportArgs),
     Sbom(sbom::SbomArgs),
@@ -169,6 +171,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Build(args) => build::run(&args, &printer, start()),
         Verb::Plan(args) => plan::run(&args, &printer),
         Verb::Diff(args) => diff::run(&args, &printer),
+        Verb::Simulate(args) => simulate::run(&args, &printer, start()),
         Verb::Inspect(args) => inspect::run(&args, &printer),
         Verb::Report(args) => report::run(&args, &printer, start()),
         Verb::Sbom(args) => sbom::run(&args, &printer),

@@ -10,7 +10,7 @@ use super::model::ArtifactFormat;
 use super::printer::{Printer, count, size};
 use super::registry::RegistryArgs;
 use super::session::Session;
-use super::signing::signer;
+use super::signing::{public_key, signer};
 use super::upstream::home;
 use crate::attest::attach::Attacher;
 use crate::attest::published::manifests;
@@ -23,7 +23,7 @@ use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
 use crate::oci::reference::file_name;
 use crate::publish::model_dir::ModelDir;
-use crate::publish::push::Pusher;
+use crate::publish::push::{Pushed, Pusher};
 use crate::registry::location::Location;
 
 const EXAMPLE: &str = "Examples:
@@ -31,13 +31,19 @@ const EXAMPLE: &str = "Examples:
   windlass push result docker://127.0.0.1:5000/app --insecure --compression zstd
   windlass push stack docker://registry.example/ai         every image of a lean stack: ai/redis, ai/llama-cpp, …
   windlass push model docker://registry.example/ai/smollm2:1 --format modelpack
-  windlass push result docker://registry.example/team/app:1.0 --sign cosign.key";
+  windlass push result docker://registry.example/team/app:1.0 --sign cosign.key
+  windlass push result docker://registry.example/team/app:1.0 --compression zstd --packed-by cosign.pub";
 
 /// Push an image, or the images of a lean stack, to a registry.
 ///
 /// Layers are made while they are sent, and none is written to a disk. What the registry has is not sent again. Without
 /// compression the digests are those of the build; with it the manifest is another one, always the same, and the image's
 /// ID stays.
+///
+/// What layers became when they were packed is kept beside the image, as a referrer of the manifest as it was built. Another
+/// machine that pushes the same image packs nothing: it reads each packed layer out of the registry, and unpacks it to prove that
+/// it is the layer; with --packed-by KEY it believes a list that this key has signed, and reads nothing. A list that is wrong is
+/// told, and its layers are packed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLE)]
 pub(super) struct PushArgs {
@@ -57,6 +63,9 @@ pub(super) struct PushArgs {
     /// COSIGN_PASSWORD has), or with one that `cosign` in PATH knows by its address (`awskms://…`).
     #[arg(long, value_name = "KEY")]
     sign: Option<String>,
+    /// Believe what the list of packed layers says that this public key has signed (`--sign` signs it), without a proof.
+    #[arg(long, value_name = "FILE")]
+    packed_by: Option<PathBuf>,
     /// Plain HTTP; registries on this machine only.
     #[arg(long)]
     insecure: bool,
@@ -103,6 +112,11 @@ pub(super) struct PushReport {
     present: usize,
     mounted: usize,
     bytes: u64,
+    /// Layers that another machine had packed.
+    packed_elsewhere: usize,
+    /// Bytes of them that were read out of the registry to prove it.
+    received: u64,
+    warnings: Vec<String>,
     /// What is stated of the images, which a bundle carries, and lies beside them now.
     statements: usize,
     /// The digest of the public key of the signatures, where it was signed.
@@ -126,6 +140,9 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
     if args.format.is_some() && args.compression != Packing::None {
         return Err(usage("--compression is for layers of images; the files of an artifact go as they are"));
     }
+    if args.packed_by.is_some() && args.compression == Packing::None {
+        return Err(usage("--packed-by is for layers that are packed").hint("--compression zstd packs them"));
+    }
     let images = destinations(&args.image, &to)?;
     if let Some((image, _)) = images.iter().find(|(image, _)| image.summary().kind != ImageKind::Model)
         && args.format.is_some()
@@ -139,7 +156,9 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
     let registries = args.registry.registries()?;
     let cache = home("XDG_CACHE_HOME", ".cache").ok().map(|cache| cache.join("windlass/packed"));
     let compression = args.compression.compression();
-    let pusher = Pusher::new(registries.client(args.insecure), compression, cache.as_deref(), session.progress());
+    let packed_by = args.packed_by.as_deref().map(public_key).transpose()?;
+    let mut pusher = Pusher::new(registries.client(args.insecure), compression, cache.as_deref(), session.progress());
+    (pusher.packed_by, pusher.signer) = (packed_by.as_ref(), signer.as_ref());
     warn_of_weights(images.iter().flat_map(|(image, _)| image.summary().layers()), args.compression, printer);
     let drawing = session.draw("pushing");
     let (mut rows, mut statements) = (Vec::new(), 0);
@@ -167,9 +186,23 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
     }
     drop(drawing);
     let pushed = pusher.pushed();
-    let (uploaded, present, mounted, bytes) = (pushed.uploaded, pushed.present, pushed.mounted, pushed.bytes);
-    let signed_by = signer.map(|signer| signer.public().digest);
-    let report = PushReport { images: rows, uploaded, present, mounted, bytes, statements, signed_by };
+    let Pushed { uploaded, present, mounted, bytes, packed_elsewhere, received } = pushed;
+    let signed_by = signer.as_ref().map(|signer| signer.public().digest);
+    let warnings = pusher.warnings();
+    warnings.iter().for_each(|warning| printer.note(format!("warning: {warning}")));
+    let images = rows;
+    let report = PushReport {
+        images,
+        uploaded,
+        present,
+        mounted,
+        bytes,
+        packed_elsewhere,
+        received,
+        warnings,
+        statements,
+        signed_by,
+    };
     if printer.json() {
         return printer.value(&report);
     }
@@ -178,10 +211,17 @@ pub(super) fn run(args: &PushArgs, printer: &Printer, session: &Session) -> Resu
         printer.line(format!("{reference}{digest}"))?;
     }
     printer.line(format!(
-        "{}: {} uploaded, {present} present, {mounted} mounted; network {}{}{}",
+        "{}: {} uploaded, {present} present, {mounted} mounted; network {}{}{}{}",
         count(report.images.len(), "image"),
         count(uploaded, "blob"),
         size(bytes),
+        match (packed_elsewhere, received) {
+            (0, _) => String::new(),
+            (layers, 0) => format!("; {} packed elsewhere, as the key says", count(layers, "layer")),
+            (layers, bytes) => {
+                format!("; {} packed elsewhere, {} read to prove it", count(layers, "layer"), size(bytes))
+            }
+        },
         if statements > 0 { format!("; {} beside them", count(statements, "statement")) } else { String::new() },
         signed_by.map(|key| format!("; signed by the key sha256:{}", key.short())).unwrap_or_default()
     ))
@@ -204,6 +244,9 @@ fn tried(images: &[(ImageDir, Location)], args: &PushArgs, printer: &Printer) ->
             present: 0,
             mounted: 0,
             bytes,
+            packed_elsewhere: 0,
+            received: 0,
+            warnings: Vec::new(),
             statements: 0,
             signed_by: None,
         });

@@ -13,9 +13,10 @@ use super::failure::{Result, usage};
 use super::printer::{JSON_VERSION, Printer};
 use super::{
     attest, build, bundle, compose, diff, doctor, export, failure, gc, generations, inspect, lint, load, load_plan,
-    plan, push, repair, report, rollback, sbom, status, unload, verify, verify_rebuild,
+    plan, push, repair, report, rollback, sbom, simulate, status, unload, verify, verify_rebuild,
 };
 use super::{cache, model, upstream};
+use crate::fleet::history::HistoryFile;
 use crate::model::forms::ollama::OllamaSpec;
 use crate::names::no_such;
 use crate::spec::{ImageSpec, IndexSpec, LayerSpec, ModelSpec, OciSpec, StackSpec, UpstreamSpec};
@@ -78,6 +79,8 @@ fn all() -> Vec<Described> {
         ("build", printed::<build::BuildReport>),
         ("plan", printed::<plan::PlanReport>),
         ("diff", printed::<diff::DiffReport>),
+        ("simulate", printed::<simulate::SimulateReport>),
+        ("simulate --history", read::<HistoryFile>),
         ("inspect", printed::<inspect::InspectReport>),
         ("report", printed::<report::ReportWritten>),
         ("sbom", printed::<sbom::SbomReport>),
@@ -106,6 +109,11 @@ fn all() -> Vec<Described> {
     all.extend(upstream::schemas());
     all.extend(cache::schemas());
     all
+}
+
+/// The schema of a file that is read.
+fn read<T: JsonSchema>() -> Schema {
+    settings().into_generator().into_root_schema_for::<T>()
 }
 
 /// A spec is one of several kinds, which its key `kind` tells apart.

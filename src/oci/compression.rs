@@ -91,6 +91,18 @@ impl Compression {
         }
     }
 
+    /// What packs, with its version where that is known, and its level: for people. Packing is deterministic for a version.
+    pub(crate) fn program(self) -> (String, i32) {
+        match self {
+            Self::None => (String::new(), 0),
+            Self::Gzip => ("flate2".to_owned(), i32::try_from(GZIP_LEVEL).unwrap_or_default()),
+            Self::Zstd => {
+                let number = zstd::zstd_safe::version_number();
+                (format!("zstd {}.{}.{}", number / 10_000, number / 100 % 100, number % 100), ZSTD_LEVEL)
+            }
+        }
+    }
+
     /// Unpacks: all members of a gzip file and all frames of a zstd file, as one stream.
     ///
     /// # Errors

@@ -65,6 +65,11 @@ impl<'a> LayerBytes<'a> {
         Self { file: Some(path.to_owned()), recipe: None, progress }
     }
 
+    /// What a recipe makes.
+    pub(crate) const fn of_recipe(recipe: &'a Recipe, progress: &'a Progress) -> Self {
+        Self { file: None, recipe: Some(recipe), progress }
+    }
+
     /// A layer.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! Images to a registry, from their recipes: no layer is written to a disk.
 //!
 //! A layer that the registry has is not sent, one that it has in another repository is taken over from there. With
-//! compression a layer's digest is known when it was sent; it is remembered, so that a second push sends nothing. The
-//! config, and with it the image's ID, stays what it is; the manifest is another one.
+//! compression a layer's digest is known when it was sent; it is remembered here, and beside the image in the registry
+//! ([`packed_map`](super::packed_map)), so that a second push sends nothing, of another machine neither. The config, and with
+//! it the image's ID, stays what it is; the manifest is another one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,9 +23,12 @@ use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
 use crate::publish::model_dir::{FormError, ModelDir};
 use crate::publish::pack::{LayerBytes, PackError, packed, with_layers};
+use crate::publish::packed_map::{FoundMaps, MOST_ROWS, PackedBlob, PackedMap, find, is_packed_form};
 use crate::registry::client::RegistryClient;
 use crate::registry::error::RegistryError;
 use crate::registry::location::Location;
+use crate::signing::key::SignatureKey;
+use crate::signing::signer::Signer;
 
 /// Why an image is not in the registry.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,10 @@ pub(crate) struct Pushed {
     pub(crate) mounted: usize,
     /// Bytes of the blobs that were sent.
     pub(crate) bytes: u64,
+    /// Layers that another machine had packed.
+    pub(crate) packed_elsewhere: usize,
+    /// Bytes that were read out of the registry to prove that.
+    pub(crate) received: u64,
 }
 
 /// Pushes images to one registry.
@@ -92,6 +100,11 @@ pub(crate) struct Pusher<'a> {
     pub(crate) parallel: usize,
     /// Counts.
     pub(crate) progress: &'a Progress,
+    /// Whose list of packed layers is believed.
+    pub(crate) packed_by: Option<&'a SignatureKey>,
+    /// Who signs the list of what is packed here.
+    pub(crate) signer: Option<&'a Signer>,
+    warnings: Mutex<Vec<String>>,
     /// Where blobs are that were sent in this run, or found.
     known: Mutex<BTreeMap<Digest, String>>,
     pushed: Mutex<Pushed>,
@@ -106,7 +119,14 @@ impl<'a> Pusher<'a> {
         cache: Option<&'a Path>,
         progress: &'a Progress,
     ) -> Self {
-        Self { client, compression, cache, parallel: 4, progress, known: Mutex::default(), pushed: Mutex::default() }
+        let (known, pushed, warnings) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (packed_by, signer) = (None, None);
+        Self { client, compression, cache, parallel: 4, progress, packed_by, signer, warnings, known, pushed }
+    }
+
+    /// What did not stop a push, and is worth a word.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What all pushes did so far.
@@ -121,7 +141,10 @@ impl<'a> Pusher<'a> {
     pub(crate) fn push(&self, image: &ImageDir, at: &Location, tag: &str) -> Result<Digest, PushError> {
         let layers = image.summary().layers();
         self.progress.expect(layers.iter().map(|layer| layer.size).sum());
-        let image = with_layers(image.image(), &self.layers(image, at, layers)?)?;
+        let built = &image.image().top;
+        let maps = self.maps(built, at, &layers)?;
+        let packed = self.layers(image, at, layers, &maps)?;
+        let image = with_layers(image.image(), &packed)?;
         let (manifests, configs): (Vec<&SmallBlob>, Vec<&SmallBlob>) =
             image.blobs.iter().partition(|blob| blob.media_type == MediaType::ImageManifest);
         for config in configs {
@@ -130,7 +153,37 @@ impl<'a> Pusher<'a> {
         for SmallBlob { media_type, digest, bytes } in manifests {
             self.client.push_manifest(at, &digest.to_string(), media_type.as_ref(), bytes, self.progress)?;
         }
-        self.tag(at, tag, image.top.media_type.as_ref(), &image.top.bytes)
+        let digest = self.tag(at, tag, image.top.media_type.as_ref(), &image.top.bytes)?;
+        if !packed.is_empty() {
+            let blob = |layer: &LayerRecord| PackedBlob { digest: layer.digest, size: layer.size };
+            let layers: BTreeMap<Digest, PackedBlob> =
+                packed.iter().map(|(diff_id, layer)| (*diff_id, blob(layer))).collect();
+            // A signature is another one each time.
+            let is_kept = self.signer.is_some() && layers.iter().all(|(layer, blob)| maps.has_signed(*layer, *blob));
+            let map = PackedMap::new(built.digest, self.compression, layers);
+            // The image is there: what could not be kept costs another machine its time.
+            if !is_kept && let Err(error) = map.attach(self.client, at, built, self.signer, &maps.listed, self.progress)
+            {
+                self.warn(format!("{at}: what layers became could not be kept beside it: {error}"));
+            }
+        }
+        Ok(digest)
+    }
+
+    /// What other machines have written down of an image, read if a layer would have to be packed. What our own key has signed is
+    /// believed too.
+    fn maps(&self, built: &SmallBlob, at: &Location, layers: &[&LayerRecord]) -> Result<FoundMaps, PushError> {
+        if self.compression == Compression::None {
+            return Ok(FoundMaps::default());
+        }
+        let is_unknown = |layer: &&LayerRecord| layer.packed.is_none() && self.remembered(layer).is_none();
+        let read = self.signer.is_some() || layers.iter().any(is_unknown);
+        let keys: Vec<&SignatureKey> = self.packed_by.into_iter().chain(self.signer.map(Signer::public)).collect();
+        Ok(find(self.client, at, built.digest, self.compression, (read, &keys), self.progress)?)
+    }
+
+    fn warn(&self, warning: String) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
     }
 
     /// Pushes a model as an artifact: its files are the blobs, as they are.
@@ -176,13 +229,14 @@ impl<'a> Pusher<'a> {
         image: &ImageDir,
         at: &Location,
         layers: Vec<&LayerRecord>,
+        maps: &FoundMaps,
     ) -> Result<BTreeMap<Digest, LayerRecord>, PushError> {
         let (queue, done) = (Mutex::new(layers), Mutex::new((BTreeMap::new(), None)));
         // Not in the head of the loop, where the lock would be held for as long as a layer takes.
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
             while let Some(layer) = next() {
-                let result = self.layer(image, at, layer);
+                let result = self.layer(image, at, layer, maps);
                 let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
                 match result {
                     Ok(packed) => done.0.extend(packed.map(|packed| (layer.digest, packed))),
@@ -201,7 +255,13 @@ impl<'a> Pusher<'a> {
     }
 
     /// Sends a layer, and gives back what there is to say of it there if it was packed.
-    fn layer(&self, image: &ImageDir, at: &Location, layer: &LayerRecord) -> Result<Option<LayerRecord>, PushError> {
+    fn layer(
+        &self,
+        image: &ImageDir,
+        at: &Location,
+        layer: &LayerRecord,
+        maps: &FoundMaps,
+    ) -> Result<Option<LayerRecord>, PushError> {
         let source = LayerBytes::layer(image, layer, self.progress)?;
         let explained = |error: RegistryError| {
             // Bytes that the registry refuses may be of a store path that changed, which is worth a better word.
@@ -218,6 +278,9 @@ impl<'a> Pusher<'a> {
         {
             return Ok(Some(packed));
         }
+        if let Some(packed) = self.packed_elsewhere(at, layer, maps)? {
+            return Ok(Some(packed));
+        }
         let what = format!("layer {} for {}", layer.digest, at.name());
         let pack = |to: &mut (dyn Write + Send)| source.pack(layer.digest, self.compression, to);
         let (digest, size) = self.client.push_stream(at, &what, &pack, self.progress).map_err(explained)?;
@@ -225,6 +288,47 @@ impl<'a> Pusher<'a> {
         self.note(digest, at);
         self.remember(layer.digest, digest, size);
         Ok(Some(packed(layer, self.compression, digest, size)))
+    }
+
+    /// What another machine has packed a layer to, if that is there and was proven or signed.
+    fn packed_elsewhere(
+        &self,
+        at: &Location,
+        layer: &LayerRecord,
+        maps: &FoundMaps,
+    ) -> Result<Option<LayerRecord>, PushError> {
+        // What is signed needs no proof, so it comes first.
+        let mut rows: Vec<&(PackedBlob, bool)> = maps.rows.get(&layer.digest).into_iter().flatten().collect();
+        rows.sort_by_key(|(_, signed)| !signed);
+        for (blob, signed) in rows.into_iter().take(MOST_ROWS) {
+            let PackedBlob { digest, size } = *blob;
+            // Packing makes nothing much larger; what is need not be read to know that it is not the layer.
+            let most = layer.size + layer.size / 64 + (64 << 10);
+            if size > most || !self.client.has_blob(at, digest, size, self.progress)? {
+                continue;
+            }
+            if !signed {
+                let of = (layer.digest, layer.size);
+                let proven = is_packed_form(self.client, at, *blob, of, self.compression, self.progress)?;
+                self.count(|pushed| pushed.received += size);
+                if !proven {
+                    self.warn(format!(
+                        "{at}: a list of packed layers says that {digest} is the layer {}, which it is not; it was packed here. \
+                         Who may push there?",
+                        layer.digest
+                    ));
+                    continue;
+                }
+            }
+            self.progress.count_kept(layer.size);
+            self.count(|pushed| {
+                (pushed.present, pushed.packed_elsewhere) = (pushed.present + 1, pushed.packed_elsewhere + 1);
+            });
+            self.note(digest, at);
+            self.remember(layer.digest, digest, size);
+            return Ok(Some(packed(layer, self.compression, digest, size)));
+        }
+        Ok(None)
     }
 
     /// Sends a blob unless it is there.

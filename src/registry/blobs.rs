@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ureq::Body;
 use ureq::http::{Method, Response};
 
-use super::answer::{header_number, header_text};
+use super::answer::{Incoming, header_number, header_text};
 use super::client::{RegistryClient, blob_name};
 use super::error::RegistryError;
 use super::location::Location;
@@ -84,6 +84,36 @@ impl RegistryClient {
         let (what, access) = (blob_name(at, digest), Access::Pull);
         let (digest, size) = (Some(digest), Some(size));
         self.fetch(&BlobRequest { at, what, url, access, digest, size, version: None }, to, progress)
+    }
+
+    /// Reads a blob once, in one request, and keeps nothing. What `take` makes of it counts only if it has read all, and all has this
+    /// digest and size.
+    ///
+    /// # Errors
+    /// See [`RegistryError`]. What `take` says is inside.
+    pub(crate) fn read_blob<T>(
+        &self,
+        at: &Location,
+        digest: Digest,
+        size: u64,
+        progress: &Progress,
+        take: &mut (dyn FnMut(&mut (dyn io::Read + Send)) -> io::Result<T> + '_),
+    ) -> Result<io::Result<T>, RegistryError> {
+        let what = blob_name(at, digest);
+        let ask = self.ask(at, &what, Method::GET, &format!("blobs/{digest}"))?;
+        let response = self.transport.send(&ask, progress)?;
+        let incoming = self.transport.incoming(&ask, response, progress);
+        let mut reader = BlobReader { incoming, hasher: Hasher::new(), most: size, failed: None };
+        let taken = take(&mut reader);
+        if let Some(error) = reader.failed {
+            return Err(error);
+        }
+        let (found, read) = reader.hasher.finish();
+        match taken {
+            Ok(_) if read != size => Err(RegistryError::WrongSize { what, expected: size, found: read }),
+            Ok(_) if found != digest => Err(RegistryError::WrongDigest { what, found }),
+            taken => Ok(taken),
+        }
     }
 
     /// Downloads what is wanted, see [`fetch_blob`](Self::fetch_blob).
@@ -206,6 +236,29 @@ impl RegistryClient {
             return Err(RegistryError::CutOff { host, what: wanted.what.clone(), reason });
         }
         Ok(())
+    }
+}
+
+/// A blob as it comes, hashed; of more bytes than it should have it gives none.
+struct BlobReader<'a> {
+    incoming: Incoming<'a>,
+    hasher: Hasher,
+    most: u64,
+    failed: Option<RegistryError>,
+}
+
+impl io::Read for BlobReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.incoming.read(buffer).map_err(|error| {
+            let told = io::Error::other(error.to_string());
+            self.failed = Some(error);
+            told
+        })?;
+        self.hasher.update(&buffer[..read]);
+        if self.hasher.count() > self.most {
+            return Err(io::Error::other("it is larger than the registry said"));
+        }
+        Ok(read)
     }
 }
 

@@ -19,6 +19,8 @@ fn folder() -> Env {
     let image = json!({ "name": "app", "tag": "1", "platform": "linux/amd64" });
     env.write("stack.json", json!({ "kind": "stack", "name": "s", "images": [image] }).to_string());
     env.write("closure.json", "{}");
+    let version = json!({ "title": "new", "images": { "app": { "roots": [] } } });
+    env.write("history.json", json!({ "version": 1, "versions": [version, version] }).to_string());
     let file = json!({ "name": "m.gguf", "path": "m.gguf", "sha256": "00".repeat(32), "size": 1 });
     let model = json!({ "source": { "ref": "./m.gguf", "floating": false }, "files": [file] });
     env.write("models.lock.json", json!({ "version": 1, "models": { "m": model } }).to_string());
@@ -31,7 +33,8 @@ fn folder() -> Env {
 const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/cosign/plain.pem");
 
 /// The verbs that write one file, without their --output; the last is the largest.
-const VERBS: [&[&str]; 7] = [
+const VERBS: [&[&str]; 8] = [
+    &["simulate", "--history", "history.json"],
     &["model", "sign", "m", "--key", KEY],
     &["compose", "import", "compose.yml"],
     &["compose", "export", "lean"],
@@ -101,7 +104,7 @@ fn standard_output_has_names() {
     // What is in a file that the shell has opened stays.
     let place = env.write("log", "before");
     let append = File::options().append(true).open(&place).unwrap();
-    let run = env.windlass(with(VERBS[6], "-")).stdout(append).output().unwrap();
+    let run = env.windlass(with(VERBS[7], "-")).stdout(append).output().unwrap();
     assert_eq!((run.status.code(), fs::read_to_string(&place).unwrap().as_str()), (Some(2), "before"), "{run:?}");
 }
 
