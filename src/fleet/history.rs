@@ -147,7 +147,7 @@ pub(crate) enum HistoryError {
     #[error("{path}: {reason}", path = path.display())]
     Sense {
         path: PathBuf,
-        /// What is wrong.
+        /// The part that makes none, and why not.
         reason: String,
     },
 }
@@ -163,7 +163,7 @@ impl Classified for HistoryError {
 
 /// What is known of the bytes of a store path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PathSizes {
+pub(crate) struct StorePathBytes {
     /// Of its NAR.
     pub(crate) nar: u64,
     /// Of its members in a layer.
@@ -210,7 +210,7 @@ pub(crate) struct FleetGroup {
 pub(crate) struct FleetHistory {
     pub(crate) store: StoreDir,
     pub(super) graph: ClosureGraph,
-    pub(crate) sizes: BTreeMap<StorePath, PathSizes>,
+    pub(crate) sizes: BTreeMap<StorePath, StorePathBytes>,
     pub(crate) versions: Vec<FleetVersion>,
     pub(crate) groups: Vec<FleetGroup>,
 }
@@ -325,8 +325,8 @@ fn base_name(path: &str) -> &str {
 }
 
 /// The bytes of a store path: what its entry says besides what Nix says.
-fn sizes(entries: &BTreeMap<&str, &Value>, info: &PathInfo) -> PathSizes {
+fn sizes(entries: &BTreeMap<&str, &Value>, info: &PathInfo) -> StorePathBytes {
     let entry = entries.get(info.path.base_name());
     let number = |key: &str| entry.and_then(|entry| entry.get(key)).and_then(Value::as_u64);
-    PathSizes { nar: info.nar_size, tar: number("tarSize").unwrap_or(info.nar_size), zstd: number("zstdSize") }
+    StorePathBytes { nar: info.nar_size, tar: number("tarSize").unwrap_or(info.nar_size), zstd: number("zstdSize") }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::history::{FleetHistory, LAYER_FRAME, PathSizes};
+use super::history::{FleetHistory, LAYER_FRAME, StorePathBytes};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 
@@ -55,7 +55,7 @@ impl FleetHistory {
             let mut encoder = Compression::Zstd.encoder(Counted(0)).map_err(failed)?;
             LayerBytes::of_recipe(&recipe, progress).write(&mut encoder).map_err(failed)?;
             let Counted(zstd) = encoder.finish().map_err(failed)?;
-            *sizes = PathSizes { nar: sizes.nar, tar: measure(&recipe)? - LAYER_FRAME, zstd: Some(zstd) };
+            *sizes = StorePathBytes { nar: sizes.nar, tar: measure(&recipe)? - LAYER_FRAME, zstd: Some(zstd) };
             measured += 1;
         }
         // What is not a store path has the size that it has: it is small, and packed it is smaller.
