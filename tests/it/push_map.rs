@@ -212,8 +212,9 @@ fn a_list_that_lies_makes_no_other_image() {
     let right = zstd_of(&fleet, &largest);
     let blob = put_blob(env, host, "half", "application/octet-stream", &right);
     let lie = layers.iter().find(|(digest, _)| *digest != largest).unwrap().0.clone();
-    let row = json!({ "digest": blob["digest"], "size": blob["size"] });
-    fleet.plant("half", &BTreeMap::from([(largest, row.clone()), (lie, row)]));
+    let other = put_blob(env, host, "half", "application/octet-stream", &zstd(evil));
+    let row = |blob: &Value| json!({ "digest": blob["digest"], "size": blob["size"] });
+    fleet.plant("half", &BTreeMap::from([(largest, row(&blob)), (lie, row(&other))]));
     fs::remove_dir_all(env.path("home")).unwrap();
     let pushed = fleet.push(&fleet.at("half"), &[]);
     assert_eq!((&pushed["images"][0]["digest"], &pushed["packedElsewhere"]), (&honest, &json!(1)), "{pushed}");
