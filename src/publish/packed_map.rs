@@ -10,7 +10,7 @@
 //!   "mediaType": "application/vnd.oci.image.layer.v1.tar+zstd", "version": 1 }
 //! ```
 //!
-//! **It is a hint, and nothing of it is believed.** Whoever may push to a repository may write one, and one that names other bytes
+//! **It is a hint, and nothing of it is believed.** A user who may push to a repository may write one, and one that names other bytes
 //! would make an image of them under our config. A row counts if
 //!
 //! 1. the registry has a blob of that digest and size in this repository, and
@@ -48,9 +48,9 @@ const ARTIFACT: &str = "application/vnd.windlass.packed-layers.v1+json";
 pub(crate) const PREDICATE: &str = "urn:windlass:packed-layers:1";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-/// No image has more of them: of the rest nothing is read.
+/// No image has more of them; the rest is not read.
 const MOST_REFERRERS: usize = 64;
-/// Of what lists say of one layer no more is tried: each may cost as many bytes as the layer has.
+/// No more is tried of what lists say of one layer: each may cost as many bytes as the layer has.
 pub(crate) const MOST_ROWS: usize = 4;
 /// Bytes that are unpacked at once.
 const CHUNK: usize = 128 << 10;
