@@ -83,7 +83,8 @@ impl KeylessSigner {
     }
 }
 
-#[cfg(all(test, feature = "keyless"))]
+#[cfg(test)]
+#[cfg(feature = "keyless")]
 mod tests {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;

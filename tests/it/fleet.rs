@@ -1,5 +1,7 @@
 //! Several hosts: what a Nix binary cache, a registry and a mirror give them, counted at their cables.
 
+#![expect(clippy::print_stdout, reason = "the tables of docs/fleet.md are made of it")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
