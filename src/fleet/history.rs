@@ -111,7 +111,7 @@ struct HistoryGroup {
     /// The images that they have; by default all.
     #[serde(default)]
     images: BTreeSet<String>,
-    /// Of a hundred updates, how many such a host leaves out; what it misses comes with a later one.
+    /// How many of a hundred updates such a host leaves out; what it misses comes with a later one.
     #[serde(default)]
     skips: u8,
 }
@@ -164,11 +164,11 @@ impl Classified for HistoryError {
 /// What is known of the bytes of a store path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StorePathBytes {
-    /// Of its NAR.
+    /// The NAR's.
     pub(crate) nar: u64,
-    /// Of its members in a layer.
+    /// Those of its members in a layer.
     pub(crate) tar: u64,
-    /// Of these, packed.
+    /// The same, packed.
     pub(crate) zstd: Option<u64>,
 }
 

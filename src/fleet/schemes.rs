@@ -8,8 +8,8 @@
 //! | nix2container, layers | `buildImage` with `layers` that a careful user writes: the models, what the app refers to, the app |
 //! | one layer | `dockerTools.buildImage`, and `nix2container.buildImage` as it comes |
 //!
-//! None of the others knows models: they are store paths like any other there. The rules were read in nixpkgs'
-//! `flatten-references-graph` and in nix2container's Go code, and are written anew here.
+//! None of the others knows models: they are store paths like any other there. The rules are those of nixpkgs'
+//! `flatten-references-graph` and of nix2container's Go code as they are described there, written anew here.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

@@ -50,7 +50,7 @@ pub(crate) struct FleetRequest {
     pub(crate) hosts: u32,
     /// Another number, other updates that hosts leave out.
     pub(crate) seed: u64,
-    /// Of a hundred updates, how many each host leaves out, in the place of what its group says.
+    /// How many of a hundred updates each host leaves out, in the place of what its group says.
     pub(crate) skips: Option<u8>,
 }
 

@@ -226,7 +226,7 @@ fn content(manifest: &[u8], image: Digest) -> Option<PackedBlob> {
     Some(blob).filter(|blob| is_list && is_about && blob.size <= MAX_SMALL_BLOB)
 }
 
-/// A list, and whether one of the keys has signed it. One that somebody else has signed is as good as one that nobody has.
+/// A list, and whether one of the keys has signed it. One that another key has signed counts as one without a signature.
 fn parse(bytes: &[u8], image: Digest, keys: &[&SignatureKey]) -> Option<(PackedMap, bool)> {
     if let Ok(map) = serde_json::from_slice::<PackedMap>(bytes) {
         return Some((map, false));

@@ -1,4 +1,4 @@
-//! `push --compression` from a second machine: it packs nothing that another one has packed, and believes nobody who only says so.
+//! `push --compression` from a second machine: it packs nothing that another one has packed, and believes no list without a proof.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -77,7 +77,7 @@ impl Fleet {
         serde_json::from_str(&curl(&["--header", &format!("Accept: {INDEX}"), &url])).unwrap()
     }
 
-    /// Puts a list of somebody's beside the image: by diff ID digest and size of what it says that a layer became.
+    /// Puts a list of another user's beside the image: by diff ID digest and size of what it says that a layer became.
     fn plant(&self, repository: &str, layers: &BTreeMap<String, Value>) {
         let (env, host) = (&self.podman.env, &self.registry.host);
         let list = json!({ "version": 1, "image": self.source(), "compressor": "zstd 1.5.7", "level": 3, "layers": layers,

@@ -48,7 +48,7 @@ pub(super) struct SimulateArgs {
     /// How many hosts there are.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     hosts: u32,
-    /// Of a hundred updates, how many a host leaves out, in the place of what its group says. What it misses comes with a later one.
+    /// How many of a hundred updates a host leaves out, in the place of what its group says. What it misses comes with a later one.
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     skips: Option<u8>,
     /// Another number, other updates that are left out.
