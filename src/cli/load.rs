@@ -52,7 +52,7 @@ const EXAMPLE: &str = "Examples:
 /// With --into another engine gets them: Docker through its socket, containerd and k3s through `ctr`. It is asked for each
 /// image by digest, gets the layers that it lacks, and is asked again before anything counts as loaded. Docker gets them as a
 /// stream that lies in no file of windlass; a containerd whose folder this user may write to gets them as blobs there, which
-/// share their data with the Nix store on XFS and Btrfs. Each image is called NAME:windlass-<digest> too, a name that no other
+/// share their data with the Nix store on XFS and Btrfs. Each image is called NAME:windlass-DIGEST too, a name that no other
 /// one ever has, so that a rollback finds it. The page *engines* says what each engine can.
 ///
 /// A bundle (`windlass export --bundle`) is loaded the same way, without Nix: its layers are unpacked into the linked store
