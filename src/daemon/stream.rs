@@ -13,12 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
-use crate::image::archive::{docker_manifest, pad, put_header};
+use crate::image::archive::{docker_manifest, write_members};
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::PlatformRecord;
-use crate::image::{SmallBlob, index_json, oci_layout};
+use crate::image::{LayerRecord, SmallBlob, index_json, oci_layout};
 use crate::layer::output::Output;
-use crate::layer::{Sink as _, TRAILER, TarEntryKind};
 use crate::oci::digest::Digest;
 
 /// What is sent of an image.
@@ -96,24 +95,9 @@ impl ImageStream<'_> {
             (blob_name(manifest.digest), manifest.bytes.clone()),
             (blob_name(config.digest), config.bytes.clone()),
         ];
-        for folder in ["blobs", "blobs/sha256"] {
-            put_header(&mut output, folder, TarEntryKind::Directory).at("write", self.to)?;
-        }
-        for (name, bytes) in small {
-            put_header(&mut output, &name, TarEntryKind::File(bytes.len() as u64)).at("write", self.to)?;
-            output.bytes(&bytes).at("write", self.to)?;
-            pad(&mut output, bytes.len() as u64).at("write", self.to)?;
-        }
         let mut sent = BTreeSet::new();
-        for layer in &platform.layers {
-            if !self.without.contains(&layer.digest) && sent.insert(layer.digest) {
-                put_header(&mut output, &blob_name(layer.digest), TarEntryKind::File(layer.size))
-                    .at("write", self.to)?;
-                image.write_layer(layer, &mut output)?;
-                pad(&mut output, layer.size).at("write", self.to)?;
-            }
-        }
-        output.bytes(&TRAILER).at("write", self.to)?;
+        let is_sent = |layer: &&LayerRecord| !self.without.contains(&layer.digest) && sent.insert(layer.digest);
+        write_members(image, small, platform.layers.iter().filter(is_sent), &mut output, self.to)?;
         output.finish()?;
         Ok(())
     }

@@ -78,24 +78,39 @@ pub(crate) fn write(
         small.push(("manifest.json".to_owned(), docker_manifest(platform, &summary.reference)));
     }
     small.extend(image.image().small_blobs().map(|blob| (name(blob.digest), blob.bytes.clone())));
-    // The files that say what this is come first, so that a reader of a stream need not seek.
+    let layers = summary.layers().into_iter().filter(|layer| !options.without.leaves_out(layer));
+    write_members(image, small, layers, &mut output, path)?;
+    Ok(output.finish()?)
+}
+
+/// The members of an archive of an OCI layout: its folders, these files, these layers, and its end. The files that say what it is
+/// come first, so that a reader of a stream need not seek. `path` is what messages call it.
+///
+/// # Errors
+/// See [`LayoutError`]; what was written is then the beginning of an archive.
+pub(crate) fn write_members<'l>(
+    image: &ImageDir,
+    small: impl IntoIterator<Item = (String, Vec<u8>)>,
+    layers: impl IntoIterator<Item = &'l LayerRecord>,
+    output: &mut Output<'_>,
+    path: &Path,
+) -> Result<(), LayoutError> {
     for folder in ["blobs", "blobs/sha256"] {
-        put_header(&mut output, folder, TarEntryKind::Directory).at("write", path)?;
+        put_header(output, folder, TarEntryKind::Directory).at("write", path)?;
     }
     for (name, bytes) in small {
-        put_header(&mut output, &name, TarEntryKind::File(bytes.len() as u64)).at("write", path)?;
+        put_header(output, &name, TarEntryKind::File(bytes.len() as u64)).at("write", path)?;
         output.bytes(&bytes).at("write", path)?;
-        pad(&mut output, bytes.len() as u64).at("write", path)?;
+        pad(output, bytes.len() as u64).at("write", path)?;
     }
-    for layer in summary.layers() {
-        if !options.without.leaves_out(layer) {
-            put_header(&mut output, &name(layer.digest), TarEntryKind::File(layer.size)).at("write", path)?;
-            image.write_layer(layer, &mut output)?;
-            pad(&mut output, layer.size).at("write", path)?;
-        }
+    for layer in layers {
+        let name = format!("blobs/sha256/{}", layer.digest.hex());
+        put_header(output, &name, TarEntryKind::File(layer.size)).at("write", path)?;
+        image.write_layer(layer, output)?;
+        pad(output, layer.size).at("write", path)?;
     }
     output.bytes(&TRAILER).at("write", path)?;
-    Ok(output.finish()?)
+    Ok(())
 }
 
 /// Writes the header of an entry of an archive that other tools read.

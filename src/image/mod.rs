@@ -426,3 +426,14 @@ pub(crate) fn chain_ids(layers: &[LayerRecord]) -> Vec<Digest> {
     }
     chain
 }
+
+/// The chain ID of each layer with those below it, as the OCI has them (image-spec, *config.md*, "Layer `ChainID`"), by diff IDs.
+#[must_use]
+pub(crate) fn oci_chain_ids(diff_ids: impl IntoIterator<Item = Digest>) -> Vec<Digest> {
+    let above = |below: &mut Option<Digest>, layer: Digest| {
+        let next = below.map_or(layer, |below| Digest::of(format!("{below} {layer}").as_bytes()));
+        *below = Some(next);
+        *below
+    };
+    diff_ids.into_iter().scan(None, above).collect()
+}

@@ -237,7 +237,7 @@ fn names_move_to_what_is_whole_and_go_back_with_a_generation() {
 fn what_a_daemon_says_that_it_has_and_has_not_whole_is_taken_away() {
     let lab = Lab::new();
     let (one, db) = (target(&lab.env, "app", "1"), target(&lab.env, "db", "1"));
-    let other = Digest::of(b"what somebody else has there");
+    let other = Digest::of(b"an image of another user");
     lab.memory.images.borrow_mut().insert(other, true);
     lab.memory.names.borrow_mut().insert("localhost/app:1".to_owned(), other);
     lab.memory.loses.set(true);

@@ -253,9 +253,10 @@ fn only_a_socket_of_this_host_is_taken() {
         assert!(said.contains(&format!("DOCKER_HOST is '{host}': a load opens no network socket")), "{said}");
     }
     let mut command = env.windlass(["load", "image", "--into", "docker"]);
-    let (code, nobody) = said(command.env("DOCKER_HOST", format!("unix://{}", env.path("nobody").display())));
-    assert_eq!(code, 7, "{nobody}");
-    assert!(nobody.contains("Docker does not answer at") && nobody.contains("systemctl start docker"), "{nobody}");
+    let (code, unanswered) = said(command.env("DOCKER_HOST", format!("unix://{}", env.path("missing.sock").display())));
+    assert_eq!(code, 7, "{unanswered}");
+    assert!(unanswered.contains("Docker does not answer at"), "{unanswered}");
+    assert!(unanswered.contains("systemctl start docker"), "{unanswered}");
     let mut command = env.windlass(["load", "image", "--into", "docker", "--root", "/x"]);
     let (code, mixed) = said(&mut command);
     assert_eq!(code, 2, "{mixed}");

@@ -298,7 +298,7 @@ fn what_is_wrong_with_a_signature_of_an_identity_is_told() {
         ("no entry", Annotated { entry: None, ..fine() }, "has no entry of a transparency log"),
         ("a promise of another entry", Annotated { entry: borrowed(&second), ..fine() }, "SET"),
         ("an entry of another signature", Annotated { entry: second.entry.clone(), ..fine() }, "does not match"),
-        ("an entry that is none", Annotated { entry: Some("{}".to_owned()), ..fine() }, "cannot be read"),
+        ("an entry without any key", Annotated { entry: Some("{}".to_owned()), ..fine() }, "cannot be read"),
         ("another payload", Annotated { payload: payload.replace("null", "{}"), ..fine() }, "signature"),
         ("no certificate", Annotated { certificate: String::new(), chain: String::new(), ..fine() }, "certificate"),
     ] {

@@ -8,11 +8,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::disk::AtPath;
 use crate::disk::progress::Progress;
-use crate::image::archive::{pad, put_header};
+use crate::image::archive::write_members;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::{LayerRecord, index_of, oci_layout};
 use crate::layer::output::{Output, Verify};
-use crate::layer::{Sink, TRAILER, TarEntryKind};
 
 /// Bytes in memory, as a file that a program reads from its beginning.
 pub(super) fn in_memory(bytes: &[u8]) -> io::Result<File> {
@@ -46,21 +45,7 @@ pub(super) fn write(
     ];
     let blobs = image.image().small_blobs();
     small.extend(blobs.map(|blob| (format!("blobs/sha256/{}", blob.digest.hex()), blob.bytes.clone())));
-    for folder in ["blobs", "blobs/sha256"] {
-        put_header(&mut output, folder, TarEntryKind::Directory).at("write", path)?;
-    }
-    for (name, bytes) in small {
-        put_header(&mut output, &name, TarEntryKind::File(bytes.len() as u64)).at("write", path)?;
-        output.bytes(&bytes).at("write", path)?;
-        pad(&mut output, bytes.len() as u64).at("write", path)?;
-    }
-    for layer in layers {
-        let name = format!("blobs/sha256/{}", layer.digest.hex());
-        put_header(&mut output, &name, TarEntryKind::File(layer.size)).at("write", path)?;
-        image.write_layer(layer, &mut output)?;
-        pad(&mut output, layer.size).at("write", path)?;
-    }
-    output.bytes(&TRAILER).at("write", path)?;
+    write_members(image, small, layers.iter().copied(), &mut output, path)?;
     output.finish()?;
     Ok(())
 }

@@ -37,9 +37,9 @@ use crate::engine::Former;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::kind::EngineKind;
 use crate::engine::target::{CopyCause, LoadMethod, LoadWay};
-use crate::image::LayerRecord;
 use crate::image::layout::ImageDir;
 use crate::image::summary::{ImageKind, PlatformRecord};
+use crate::image::{LayerRecord, oci_chain_ids};
 use crate::layer::{ALIGN_FROM, MemberContent};
 use crate::nix::store::NixPlaces;
 use crate::oci::digest::Digest;
@@ -167,7 +167,7 @@ impl Containerd {
         if image.summary().kind == ImageKind::Model {
             return 0;
         }
-        let chain = chain_ids(&platform.layers);
+        let chain = oci_chain_ids(platform.layers.iter().map(LayerRecord::diff_id));
         let new = platform.layers.iter().zip(chain).filter(|(_, chain)| unpacked.insert(*chain));
         new.map(|(layer, _)| self.sizes.of(image, layer)).sum()
     }
@@ -437,18 +437,4 @@ fn shareable(image: &ImageDir, layers: &[&LayerRecord], device: u64) -> u64 {
         });
     }
     bytes
-}
-
-/// containerd's name of each layer of an image, bottom first (image-spec, *config.md*, *Layer ChainID*): the lowest one's diff
-/// ID, then `sha256(parent + " " + diff ID)` of both as text.
-fn chain_ids(layers: &[LayerRecord]) -> Vec<Digest> {
-    let mut chain: Vec<Digest> = Vec::with_capacity(layers.len());
-    for layer in layers {
-        let next = match chain.last() {
-            None => layer.diff_id(),
-            Some(parent) => Digest::of(format!("{parent} {}", layer.diff_id()).as_bytes()),
-        };
-        chain.push(next);
-    }
-    chain
 }

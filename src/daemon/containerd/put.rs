@@ -9,14 +9,14 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::content::ContentFolder;
-use super::{CHAIN, Containerd, archive, chain_ids};
+use super::{CHAIN, Containerd, archive};
 use crate::daemon::DaemonError;
 use crate::disk::AtPath;
 use crate::disk::progress::Progress;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, PlatformRecord};
 use crate::image::vouching::vouched;
-use crate::image::{LayerRecord, SmallBlob};
+use crate::image::{LayerRecord, SmallBlob, oci_chain_ids};
 use crate::layer::output::{Output, Verify};
 use crate::oci::digest::Digest;
 
@@ -60,7 +60,7 @@ impl Containerd {
             // `progress` counts what is sent.
             self.stream(image, &missing, name, progress)?;
         }
-        let chain = chain_ids(&platform.layers).last().map(Digest::to_string);
+        let chain = oci_chain_ids(platform.layers.iter().map(LayerRecord::diff_id)).last().map(Digest::to_string);
         self.label(name, chain.as_deref(), progress)?;
         if folder.is_some() {
             self.no_root(platform.digest, progress)?;

@@ -25,9 +25,9 @@ use crate::engine::Former;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::kind::EngineKind;
 use crate::engine::target::{LoadMethod, LoadWay};
-use crate::image::LayerRecord;
 use crate::image::layout::ImageDir;
 use crate::image::summary::PlatformRecord;
+use crate::image::{LayerRecord, oci_chain_ids};
 use crate::oci::digest::Digest;
 
 /// Where Docker's socket is, unless something else is said.
@@ -93,7 +93,7 @@ impl DockerDaemon {
         for id in ours.collect::<BTreeSet<_>>() {
             let layers = self.layers_of(id, progress)?.unwrap_or_default();
             match self.store {
-                DockerStore::GraphDriver => held.extend(chains(&layers)),
+                DockerStore::GraphDriver => held.extend(oci_chain_ids(layers)),
                 DockerStore::Containerd => held.extend(layers),
             }
         }
@@ -106,8 +106,8 @@ impl DockerDaemon {
             DockerStore::GraphDriver => (layer, chain),
             DockerStore::Containerd => (layer, layer.digest),
         };
-        let diff_ids: Vec<Digest> = platform.layers.iter().map(LayerRecord::diff_id).collect();
-        let keyed = platform.layers.iter().zip(chains(&diff_ids)).map(key);
+        let chain = oci_chain_ids(platform.layers.iter().map(LayerRecord::diff_id));
+        let keyed = platform.layers.iter().zip(chain).map(key);
         keyed.filter(|(_, key)| !held.contains(key)).collect()
     }
 }
@@ -303,15 +303,4 @@ impl Daemon for DockerDaemon {
         let saved = saved.map_err(|why| self.api.puzzled(&format!("give out {name}"), why.to_string()))?;
         Ok(saved.differences(platform, &layers))
     }
-}
-
-/// The chain ID of each layer with those below it (image-spec, *config.md*).
-fn chains(layers: &[Digest]) -> Vec<Digest> {
-    let mut chain: Option<Digest> = None;
-    let next = |layer: &Digest| {
-        let next = chain.map_or(*layer, |below| Digest::of(format!("{below} {layer}").as_bytes()));
-        chain = Some(next);
-        next
-    };
-    layers.iter().map(next).collect()
 }
