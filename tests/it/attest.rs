@@ -146,6 +146,44 @@ fn cosign_of_two_debians_verifies_what_was_signed_and_stated() {
 }
 
 /// Debian 13's, as that of Debian 12 knows no `sigstoreSigned`, by its own loader.
+/// cosign and Podman look for the signature of the index, or of the platform's own manifest that it names.
+#[test]
+fn an_image_of_several_platforms_is_signed_as_a_whole_and_each_platform_by_itself() {
+    let podman = linked_podman();
+    let env = &podman.env;
+    let registry = RealRegistry::start(env);
+    let key = fixture("encrypted.key");
+    for architecture in ["amd64", "arm64"] {
+        let texts = json!({ "/etc/architecture": architecture });
+        let image = json!({ "kind": "image", "name": "both", "platform": format!("linux/{architecture}"),
+                            "storeDir": env.path("store"), "content": { "texts": texts } });
+        env.write(format!("{architecture}.json"), image.to_string());
+        run_ok(&mut windlass(&podman, &["build", &format!("{architecture}.json"), "--output", architecture]));
+    }
+    let images = [env.path("amd64"), env.path("arm64")];
+    env.write("index.json", json!({ "kind": "index", "name": "both", "tag": "1", "images": images }).to_string());
+    run_ok(&mut windlass(&podman, &["build", "index.json", "--output", "index"]));
+    let at = format!("{}/team/both", registry.host);
+    let push = |name: &str, sign: &[&str]| {
+        let to = format!("docker://{at}:{name}");
+        json_of(&podman, &[&["push", "index", &to, "--insecure"], sign].concat())
+    };
+    push("1", &["--sign", &key]);
+    let index = read(env.path("index/image.json"));
+    let platforms = index["platforms"].as_array().unwrap();
+    let digests: Vec<&str> =
+        platforms.iter().chain([&index]).map(|manifest| manifest["digest"].as_str().unwrap()).collect();
+    assert_eq!(digests.len(), 3);
+    for suite in SUITES {
+        for digest in &digests {
+            let said = cosign(env, suite, &["verify"], "encrypted.pub", &format!("{at}@{digest}")).unwrap();
+            assert!(said.contains(digest), "{suite}: {said}");
+        }
+        cosign(env, suite, &["verify"], "encrypted.pub", &format!("{at}:1")).unwrap();
+        cosign(env, suite, &["verify"], "cosign.pub", &format!("{at}:1")).unwrap_err();
+    }
+}
+
 fn skopeo() -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/parts/skopeo");
     let places = [root.join("usr/lib"), root.join("lib"), root.join("lib64")];

@@ -101,6 +101,15 @@ fn a_page_is_the_same_bytes_and_no_name_breaks_out() {
     assert_eq!(files, expected);
     assert_eq!(Digest::of(page.as_bytes()).to_string(), GOLDEN, "look at the page, then see GOLDEN");
 
+    // A bundle of it has the same images, and the same layers under the same names.
+    at(&["export", &output, "--bundle", "bundle"]);
+    let bundled = self::data(&at(&["report", "bundle"]));
+    let digests = |data: &Value| -> BTreeSet<String> {
+        data["layers"].as_array().unwrap().iter().map(|layer| layer["digest"].to_string()).collect()
+    };
+    assert!(digests(&data).len() > 3, "{}", data["layers"]);
+    assert_eq!((digests(&bundled), &bundled["images"]), (digests(&data), &data["images"]));
+
     // An image alone; nothing to say of what is not there; one result only.
     let alone = self::data(&at(&["report", &format!("{output}/images/web")]));
     assert_eq!(alone["images"].as_array().unwrap().len(), 1);
