@@ -7,7 +7,8 @@
 # made in a folder `windlass-bench` of $BENCH_DIR (target), which is removed at the end. As root, an XFS in a file there
 # and loading into a Podman of its own are measured too. GNU time, where it is there, tells the peak memory exactly.
 # WINDLASS is the program (target/release/windlass); BENCH_MIB, BENCH_FILES and BENCH_ROUNDS make a quicker run,
-# BENCH_ONLY=build, load, bundle, model or registry a part of it.
+# BENCH_ONLY=build, load, bundle, model or registry a part of it. NIX2CONTAINER (the program) and STREAM_LAYERED_IMAGE
+# (nixpkgs' script of that name) add a row each: neither is a package of Debian.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export LC_ALL=C PATH=$PATH:/usr/sbin:/sbin

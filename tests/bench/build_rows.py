@@ -1,13 +1,17 @@
 """Building, exporting and planning, beside cat, cp, openssl, tar and the peers."""
 
+import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 
 from common import (
     LONG, MIB, MODEL, ROUNDS, STORE, WORK, XFS, build, interleave, model_spec, prepare, row, run, vouch, windlass,
 )
+
+NIX2CONTAINER, STREAM_LAYERED_IMAGE = os.environ.get("NIX2CONTAINER"), os.environ.get("STREAM_LAYERED_IMAGE")
 
 
 def model():
@@ -53,6 +57,35 @@ def closure():
     runs = interleave(ROUNDS, export=windlass("export", "lean", "--output", "out"),
                       tar="tar -c store > out && sync out")
     row("closure: `export`, bytes compared with the digests", runs["export"], runs["tar"], "`tar -c >`, `sync`")
+    nix_peers(graph)
+
+
+def nix_peers(graph):
+    """Neither is a package of Debian: they are named where they were made. Each gets the same store paths, and as many layers."""
+    plan = subprocess.run(windlass("plan", "closure-image.json", *graph, "--json"), cwd=WORK, check=True, stdout=subprocess.PIPE)
+    layers = json.loads(plan.stdout)["images"][0]["layers"]
+    if NIX2CONTAINER:
+        # It makes the digests of the layers too, and keeps no bytes.
+        peer = [NIX2CONTAINER, "layers-from-reproducible-storepaths", "peer", "closure.json", "--max-layers", str(len(layers))]
+        runs = interleave(ROUNDS, ours=build("closure-image.json", *graph), peer=shlex.join(peer))
+        row("closure: `build`", runs["ours"], runs["peer"], "nix2container, as many layers")
+    if STREAM_LAYERED_IMAGE:
+        paths = [info["path"] for info in json.loads((WORK / "closure.json").read_text())]
+        most = len(layers) - 1
+        empty = WORK / "customisation"
+        empty.mkdir()
+        (empty / "layer.tar").write_bytes(bytes(10240))
+        (empty / "checksum").write_text(hashlib.sha256(bytes(10240)).hexdigest())
+        conf = {
+            "store_layers": [[path] for path in paths[:most - 1]] + [paths[most - 1:]], "store_dir": str(STORE), "uid": 0, "gid": 0,
+            "uname": "root", "gname": "root", "architecture": "amd64", "config": {}, "created": "1970-01-01T00:00:01+00:00",
+            "mtime": "1970-01-01T00:00:01+00:00", "repo_tag": "closure:1", "from_image": None, "customisation_layer": str(empty),
+        }
+        (WORK / "conf.json").write_text(json.dumps(conf))
+        made = shlex.join(build("closure-image.json", *graph)) + " && " + shlex.join(windlass("export", "out", "--output", "peer"))
+        peer = f"{shlex.join(['python3', STREAM_LAYERED_IMAGE, 'conf.json'])} > peer && sync peer"
+        runs = interleave(LONG, ours=made, peer=peer)
+        row("closure: `build`, then `export`", runs["ours"], runs["peer"], "nixpkgs' `stream_layered_image.py`, `sync`")
 
 
 def app_change():
