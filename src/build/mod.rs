@@ -45,7 +45,7 @@ use crate::image::recipes::Description;
 use crate::image::summary::{ImageKind, PlatformRecord, Summary};
 use crate::image::{self, About, BuiltLayer, LayerKind, LayerRecord, models_of};
 use crate::layer::output::{Output, Verify};
-use crate::layer::{Hashed, LayerError, Perm, Recipe, digest_of, measure};
+use crate::layer::{Hashed, LayerError, Perm, Recipe, digest_of};
 use crate::model::forms::labels::MODELS;
 use crate::model::licence::policy::PolicyError;
 use crate::model::read::inspect::InspectError;
@@ -167,7 +167,7 @@ pub(crate) fn image(
     let models = models::all(&spec.models, graph, blobs, progress)?;
     let plan = plan::plan_images(graph, vec![request(spec, &models)?])?.remove(0);
     check_above(&plan)?;
-    let layers = make(&plan.layers.iter().collect::<Vec<_>>(), blobs, progress)?;
+    let layers = make(&plan.layers.iter().collect::<Vec<_>>(), graph, blobs, progress)?;
     let mut verdict = secrets::of_models(&models);
     verdict.extend(secrets::of_image(&plan, &layers));
     secrets::pass(verdict)?;
@@ -186,7 +186,7 @@ pub(crate) fn layers(
     let (below, known) = read_all_layers(&spec.layers, &spec.packages)?;
     let spec = &LayerSpec { perms: with_owners(&spec.owners, &spec.perms)?, ..spec.clone() };
     let planned = plan::plan_layers(graph, spec, &below)?;
-    let made = make(&planned.iter().collect::<Vec<_>>(), None, progress)?;
+    let made = make(&planned.iter().collect::<Vec<_>>(), graph, None, progress)?;
     secrets::pass(secrets::of_layers(spec, &planned, &made))?;
     // What these layers leave out is in those below: an image that names the upper ones gets both.
     let own = planned.into_iter().map(|planned| layer(&made, planned));
@@ -212,7 +212,7 @@ pub(crate) fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress)
     let plans = plan::plan_images(graph, requests)?;
     plans.iter().try_for_each(check_above)?;
     let planned: Vec<&Planned> = plans.iter().flat_map(|plan| &plan.layers).collect();
-    let layers = make(&planned, None, progress)?;
+    let layers = make(&planned, graph, None, progress)?;
     let mut verdict = secrets::of_models(&models);
     plans.iter().for_each(|plan| verdict.extend(secrets::of_image(plan, &layers)));
     secrets::pass(verdict)?;
@@ -350,6 +350,7 @@ fn with_owners(owners: &BTreeMap<PathBuf, PathBuf>, perms: &[Perm]) -> Result<Ve
 /// Hashes what has no digest yet, each recipe once; `blobs` keeps the bytes as well.
 fn make(
     planned: &[&Planned],
+    graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
 ) -> Result<BTreeMap<Recipe, BuiltLayer>, BuildError> {
@@ -365,8 +366,8 @@ fn make(
         }
     }
     let failed = |planned: &Planned, source| BuildError::Layer { title: planned.title.clone(), source };
-    work.par_iter_mut().try_for_each(|(recipe, (planned, size))| {
-        *size = measure(recipe).map_err(|source| failed(planned, source))?;
+    work.par_iter_mut().try_for_each(|(_, (planned, size))| {
+        *size = planned.foreseen_size(graph).map_err(|source| failed(planned, source))?;
         progress.expect(*size);
         Ok::<_, BuildError>(())
     })?;

@@ -51,7 +51,7 @@ fn build(
     let link = ramalama(&planned, &looked);
     let missing: Vec<&Planned> =
         planned.layers.iter().chain(&link).filter(|layer| !made.contains_key(&layer.recipe)).collect();
-    let new = make(&missing, blobs, progress)?;
+    let new = make(&missing, graph, blobs, progress)?;
     made.extend(new);
     let layers = of_plan(made, planned.layers);
     let all: Vec<BuiltLayer> = layers.iter().cloned().chain(of_plan(made, link)).collect();

@@ -11,6 +11,7 @@
 //! | where does windlass keep what it notes of a graph root? | `own_folder` |
 //! | how is a file read that was cut? | [`parts`] |
 //! | how is a file read once for several consumers? | [`pipe`] |
+//! | how are several streams hashed at once? | [`pairs`] |
 //! | how does a long job say where it is, and how is it stopped? | [`progress`] |
 
 pub(crate) mod beneath;
@@ -20,6 +21,7 @@ pub(crate) mod files;
 pub(crate) mod lock_file;
 pub(crate) mod own_folder;
 pub(crate) mod own_lock;
+pub(crate) mod pairs;
 pub(crate) mod parts;
 pub(crate) mod pipe;
 pub(crate) mod progress;

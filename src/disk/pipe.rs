@@ -8,8 +8,8 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::progress::Progress;
 use crate::oci::digest::Hasher;
@@ -62,7 +62,7 @@ pub enum PipeError {
 pub(crate) struct Chunk {
     bytes: Vec<u8>,
     filled: usize,
-    pool: SyncSender<Vec<u8>>,
+    pool: Arc<EmptyBuffers>,
 }
 
 impl Chunk {
@@ -74,23 +74,55 @@ impl Chunk {
 
 impl Drop for Chunk {
     fn drop(&mut self) {
-        // The pool is gone when the reader has failed; then the buffer may go too.
-        drop(self.pool.try_send(std::mem::take(&mut self.bytes)));
+        self.pool.give_back(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// Buffers that no consumer has.
+#[derive(Debug, Default)]
+struct EmptyBuffers {
+    buffers: Mutex<Vec<Vec<u8>>>,
+    /// There are [`ENOUGH`](Self::ENOUGH).
+    enough: Condvar,
+}
+
+impl EmptyBuffers {
+    /// What reads has stopped because consumers are slower, and goes on only when there are so many: to wake a thread takes a tenth of
+    /// the time in which a chunk is hashed.
+    const ENOUGH: usize = BUFFERS / 2;
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn give_back(&self, buffer: Vec<u8>) {
+        let mut buffers = self.lock();
+        buffers.push(buffer);
+        let is_enough = buffers.len() == Self::ENOUGH;
+        drop(buffers);
+        if is_enough {
+            self.enough.notify_one();
+        }
+    }
+
+    /// One of them. Those who call it hold fewer than half of all themselves.
+    fn wait(&self) -> Vec<u8> {
+        let is_few = |buffers: &mut Vec<Vec<u8>>| buffers.len() < Self::ENOUGH;
+        let mut buffers = self.enough.wait_while(self.lock(), is_few).unwrap_or_else(PoisonError::into_inner);
+        buffers.pop().expect("half of all are there")
     }
 }
 
 /// Up to [`BUFFERS`] buffers that go round between what reads and what takes the bytes, in other threads.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ChunkPool {
-    give: SyncSender<Vec<u8>>,
-    empty: Receiver<Vec<u8>>,
+    empty: Arc<EmptyBuffers>,
     made: usize,
 }
 
 impl ChunkPool {
     pub(crate) fn new() -> Self {
-        let (give, empty) = sync_channel(BUFFERS);
-        Self { give, empty, made: 0 }
+        Self::default()
     }
 
     /// A buffer of [`CHUNK`] bytes with what `read` puts into it: that many bytes. Waits while all are with consumers.
@@ -98,18 +130,19 @@ impl ChunkPool {
     /// # Errors
     /// If `read` fails.
     pub(crate) fn fill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<Arc<Chunk>, E> {
-        let mut bytes = match self.empty.try_recv() {
-            Ok(bytes) => bytes,
-            Err(_) if self.made < BUFFERS => {
+        let free = self.empty.lock().pop();
+        let mut bytes = match free {
+            Some(bytes) => bytes,
+            None if self.made < BUFFERS => {
                 self.made += 1;
                 vec![0; CHUNK]
             }
-            Err(_) => self.empty.recv().expect("the pool holds a sender itself"),
+            None => self.empty.wait(),
         };
         match read(&mut bytes) {
-            Ok(filled) => Ok(Arc::new(Chunk { bytes, filled, pool: self.give.clone() })),
+            Ok(filled) => Ok(Arc::new(Chunk { bytes, filled, pool: Arc::clone(&self.empty) })),
             Err(error) => {
-                drop(self.give.try_send(bytes));
+                self.empty.give_back(bytes);
                 Err(error)
             }
         }
@@ -153,7 +186,7 @@ pub(crate) fn fan_out(file: &File, length: u64, readers: Readers<'_>, progress: 
 }
 
 /// Calls `step` with the size wanted next until `length` bytes are through.
-fn read_chunks(
+pub(crate) fn read_chunks(
     length: u64,
     progress: &Progress,
     mut step: impl FnMut(usize) -> Result<usize, PipeError>,
@@ -169,7 +202,11 @@ fn read_chunks(
     Ok(())
 }
 
-fn read_some(mut file: &File, buffer: &mut [u8]) -> Result<usize, PipeError> {
+/// Reads as many bytes of a file as come at once: at least one.
+///
+/// # Errors
+/// As the file's; its end is an `UnexpectedEof`.
+pub(crate) fn read_some(mut file: &File, buffer: &mut [u8]) -> Result<usize, PipeError> {
     loop {
         match file.read(buffer) {
             Ok(0) => return Err(PipeError::Read(io::ErrorKind::UnexpectedEof.into())),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::disk::bounded::{self, Cap};
+use crate::disk::pairs::HashPairs;
 
 /// Counters shared by all threads of one job. All in bytes.
 #[derive(Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Progress {
     patience: AtomicU64,
     /// Layers that are being read, each by a thread.
     streams: AtomicUsize,
+    /// Where they are hashed.
+    pairs: HashPairs,
     stop: Arc<AtomicBool>,
     /// Whether a part of the job has seen that it is to stop.
     noticed: AtomicBool,
@@ -60,6 +63,11 @@ impl Progress {
         static PROCESSORS: OnceLock<usize> = OnceLock::new();
         let processors = PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
         self.streams.load(Relaxed) < *processors
+    }
+
+    /// Where the threads of the job hash what they read.
+    pub(crate) const fn pairs(&self) -> &HashPairs {
+        &self.pairs
     }
 
     /// Announces bytes that will be worked on.

@@ -12,6 +12,7 @@ mod checksums;
 mod claim;
 mod extent;
 pub(crate) mod file_tree;
+mod hashing;
 mod noted;
 pub(crate) mod output;
 pub(crate) mod patch;
@@ -29,6 +30,8 @@ use regex::bytes::Regex;
 
 pub(crate) use self::checksums::Checksums;
 pub(crate) use self::extent::{Extent, extent, on_disk};
+pub(crate) use self::hashing::Hashed;
+pub use self::hashing::digest_of;
 use self::noted::FileNote;
 pub(crate) use self::noted::{Known, LayerFile, NotedFiles};
 pub use self::recipe::{FORMAT, Input, Recipe};
@@ -38,13 +41,11 @@ pub(crate) use self::survey::{LargeFile, Survey, large_files, survey};
 pub(crate) use self::tar::{ALIGN_FROM, MTIME, padding};
 pub use self::tar::{TRAILER, TarEntry, TarEntryKind, header};
 pub(crate) use self::walk::HostFile;
-use self::walk::{Item, WalkedContent};
+use self::walk::{Files, Item, WalkedContent};
 use crate::class::{Class, Classified};
 use crate::disk::bounded;
 use crate::disk::parts::files_of;
-use crate::disk::pipe::{PipeError, Readers, fan_out};
-use crate::disk::progress::Progress;
-use crate::oci::digest::{Digest, Hasher};
+use crate::disk::pipe::{PipeError, Readers};
 
 /// What names of a layer begin with that stand for something removed (image-spec, *layer.md*).
 pub(crate) const WHITEOUT: &[u8] = b".wh.";
@@ -219,17 +220,23 @@ pub enum MemberContent {
     File(HostFile, bool),
 }
 
+type VisitLayerMember<'v> = dyn FnMut(LayerMember) -> Result<(), LayerError> + 'v;
+
 impl Recipe {
     /// Calls `visit` for every member of the layer, in the order of the archive.
     ///
     /// # Errors
     /// See [`LayerError`]; `visit` returns what it likes of them.
-    pub fn members(&self, visit: &mut dyn FnMut(LayerMember) -> Result<(), LayerError>) -> Result<(), LayerError> {
+    pub fn members(&self, visit: &mut VisitLayerMember<'_>) -> Result<(), LayerError> {
+        self.walk(Files::See, visit)
+    }
+
+    fn walk(&self, files: Files, visit: &mut VisitLayerMember<'_>) -> Result<(), LayerError> {
         if self.format != FORMAT {
             return Err(LayerError::UnknownFormat(self.format));
         }
         let rules = Rules::new(self)?;
-        walk::walk(self, &mut |item| {
+        walk::walk(self, files, &mut |item| {
             let entry = rules.entry(&item);
             let content = match item.what {
                 WalkedContent::Directory | WalkedContent::Symlink(_) => MemberContent::None,
@@ -268,7 +275,7 @@ impl Recipe {
             return give_blob(path, sink);
         }
         let mut offset = 0;
-        self.members(&mut |LayerMember { entry, content, host, hidden }| {
+        self.walk(Files::Open, &mut |LayerMember { entry, content, host, hidden }| {
             let header = header(&entry, offset);
             offset += header.len() as u64;
             sink.bytes(&header).map_err(LayerError::Sink)?;
@@ -282,8 +289,8 @@ impl Recipe {
                     }
                     sink.bytes(&text).map_err(LayerError::Sink)?;
                 }
-                MemberContent::File(file, in_store) => {
-                    let file = file.open()?;
+                MemberContent::File(mut file, in_store) => {
+                    let file = file.take()?;
                     let readers = note.as_mut().map(FileNote::readers).unwrap_or_default();
                     sink.file(&file, size, in_store, readers).map_err(|error| match error {
                         PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
@@ -380,49 +387,6 @@ impl<'a> Rules<'a> {
         }
         entry
     }
-}
-
-/// Hashes what it is given, and keeps nothing.
-struct HashSink<'p> {
-    hasher: Hasher,
-    progress: &'p Progress,
-}
-
-impl Sink for HashSink<'_> {
-    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        Ok(())
-    }
-
-    fn file(&mut self, file: &File, size: u64, _: bool, readers: Readers<'_>) -> Result<(), PipeError> {
-        let (hasher, mut readers): (_, Readers<'_>) = (&mut self.hasher, readers);
-        readers.hashers.push(hasher);
-        fan_out(file, size, readers, self.progress)
-    }
-}
-
-/// What is known of a layer once its bytes were read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hashed {
-    /// Digest of its bytes.
-    pub digest: Digest,
-    /// Size in bytes.
-    pub size: u64,
-    /// What was noted of its files.
-    pub(crate) noted: NotedFiles,
-}
-
-/// Reads every byte of the layer that a recipe makes, once. Nothing is written. `known` is as in
-/// [`stream_and_note`](Recipe::stream_and_note).
-///
-/// # Errors
-/// See [`LayerError`].
-pub fn digest_of(recipe: &Recipe, known: Option<&Known>, progress: &Progress) -> Result<Hashed, LayerError> {
-    let _streaming = progress.streaming();
-    let mut sink = HashSink { hasher: Hasher::new(), progress };
-    let noted = recipe.stream_and_note(&mut sink, known)?;
-    let (digest, size) = sink.hasher.finish();
-    Ok(Hashed { digest, size, noted })
 }
 
 /// The size in bytes of the layer that a recipe makes, from names and sizes alone.

@@ -44,15 +44,15 @@ pub(crate) struct NotedFiles {
 }
 
 /// What is noted of one file, while it passes.
-pub(super) struct FileNote {
+pub(super) struct FileNote<'a> {
     sum: Checksum,
     /// Where it is, and its digest if that is known or its hash so far; `None` if it was not asked for.
     file: Option<(PathBuf, Result<Digest, Hasher>)>,
-    look: Option<SearchedFile>,
+    look: Option<SearchedFile<'a>>,
 }
 
 /// A look at a file or a directory that comes from a host path, which others may not be able to read there.
-pub(super) fn look(entry: &TarEntry, (host, hidden): (&Path, bool)) -> Option<SearchedFile> {
+pub(super) fn look<'a>(entry: &'a TarEntry, (host, hidden): (&'a Path, bool)) -> Option<SearchedFile<'a>> {
     let size = match entry.kind {
         TarEntryKind::File(size) => Some(size),
         TarEntryKind::Directory => None,
@@ -61,9 +61,9 @@ pub(super) fn look(entry: &TarEntry, (host, hidden): (&Path, bool)) -> Option<Se
     Some(SearchedFile::new(&entry.path, host, hidden, size))
 }
 
-impl FileNote {
+impl<'a> FileNote<'a> {
     /// A note of the file that this header is for, with its host path, which others may not be able to read.
-    pub(super) fn new(entry: &TarEntry, host: (&Path, bool), known: Option<&Known>) -> Self {
+    pub(super) fn new(entry: &'a TarEntry, host: (&'a Path, bool), known: Option<&Known>) -> Self {
         let file = known.filter(|_| matches!(entry.kind, TarEntryKind::File(_))).map(|known| {
             let path = entry.place();
             let digest = known.get(&path).copied().ok_or_else(Hasher::new);

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use super::extent::Measuring;
+use super::walk::Files;
 use super::{ALIGN_FROM, Extent, HostFile, LayerError, LayerMember, MemberContent, Recipe, noted};
 use crate::secrets::{HEAD, SecretFinding};
 
@@ -38,15 +39,15 @@ pub(crate) fn survey(recipe: &Recipe) -> Result<Survey, LayerError> {
     let mut survey = Survey::default();
     let mut measuring = Measuring::default();
     let mut head = Vec::new();
-    recipe.members(&mut |LayerMember { entry, content, host, hidden }| {
+    recipe.walk(Files::Open, &mut |LayerMember { entry, content, host, hidden }| {
         measuring.member(&entry);
         let Some(mut look) = noted::look(&entry, (&host, hidden)) else { return Ok(()) };
         match content {
             MemberContent::None => {}
             MemberContent::Text(text) => look.update(&text),
-            MemberContent::File(file, _) => {
+            MemberContent::File(mut file, _) => {
                 head.resize(usize::try_from(file.size()).map_or(HEAD, |size| size.min(HEAD)), 0);
-                file.open()?.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(file.path(), error))?;
+                file.take()?.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(file.path(), error))?;
                 look.update(&head);
                 if file.size() >= ALIGN_FROM {
                     survey.large.push(LargeFile { path: entry.place(), file });

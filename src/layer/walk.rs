@@ -50,22 +50,41 @@ pub(super) enum WalkedContent {
     Text(Vec<u8>),
 }
 
-/// A regular file of the host, as the walk has seen it. It is opened only when its bytes are asked for: what needs names and sizes
-/// alone opens none.
+/// What a walk does with a regular file that it comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    /// Looks at it: for what needs names and sizes, and few files' bytes.
+    See,
+    /// Opens it: for what reads all of them, which costs less than to look first.
+    Open,
+}
+
+/// A regular file of the host, as the walk has seen it. Where names and sizes are enough it is opened only when its bytes are asked
+/// for.
 #[derive(Debug)]
 pub struct HostFile {
     path: PathBuf,
     metadata: Metadata,
+    opened: Option<File>,
 }
 
 impl HostFile {
-    fn see(path: &Path) -> Result<Self, LayerError> {
-        let metadata = fs::symlink_metadata(path).map_err(|error| LayerError::reading(path, error))?;
+    fn see(path: &Path, files: Files) -> Result<Self, LayerError> {
+        let reading = |error| LayerError::reading(path, error);
+        let opened = match files {
+            Files::See => None,
+            Files::Open => Some(open(path)?),
+        };
+        let metadata = match &opened {
+            Some(file) => file.metadata(),
+            None => fs::symlink_metadata(path),
+        };
+        let metadata = metadata.map_err(reading)?;
         // It was one when its directory was listed.
         if !metadata.is_file() {
             return Err(LayerError::Changed(path.to_owned()));
         }
-        Ok(Self { path: path.to_owned(), metadata })
+        Ok(Self { path: path.to_owned(), metadata, opened })
     }
 
     /// Where it is, with no link in the last place.
@@ -83,15 +102,13 @@ impl HostFile {
         self.metadata.len()
     }
 
-    /// Opens it, to be read.
+    /// The file, to be read from its beginning.
     ///
     /// # Errors
     /// If it cannot be opened, or is not the file that was seen.
     pub fn open(&self) -> Result<File, LayerError> {
         let reading = |error| LayerError::reading(&self.path, error);
-        // What was a file when it was seen may be a pipe now, which would wait for a writer.
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(&self.path).map_err(reading)?;
+        let file = open(&self.path)?;
         let found = file.metadata().map_err(reading)?;
         let which = |metadata: &Metadata| (metadata.dev(), metadata.ino(), metadata.len());
         if which(&found) != which(&self.metadata) {
@@ -99,27 +116,44 @@ impl HostFile {
         }
         Ok(file)
     }
+
+    /// The file if the walk has opened it, or else as [`open`](Self::open).
+    pub(super) fn take(&mut self) -> Result<File, LayerError> {
+        self.opened.take().map_or_else(|| self.open(), Ok)
+    }
+}
+
+fn open(path: &Path) -> Result<File, LayerError> {
+    // What was a file when its directory was listed may be a link now, or a pipe, which would wait for a writer.
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    file.map_err(|error| LayerError::reading(path, error))
 }
 
 pub(super) type VisitItem<'v> = dyn FnMut(Item<'_>) -> Result<(), LayerError> + 'v;
 
 /// Calls `visit` for every entry of the layer, in order.
-pub(super) fn walk(recipe: &Recipe, visit: &mut VisitItem<'_>) -> Result<(), LayerError> {
+pub(super) fn walk(recipe: &Recipe, files: Files, visit: &mut VisitItem<'_>) -> Result<(), LayerError> {
     let mut root = LayerNode::default();
     for input in &recipe.inputs {
         root.plant(input)?;
     }
-    descend(root, &mut Vec::new(), visit)
+    descend(root, &mut Vec::new(), files, visit)
 }
 
-fn descend(mut node: LayerNode<'_>, path: &mut Vec<u8>, visit: &mut VisitItem<'_>) -> Result<(), LayerError> {
+fn descend(
+    mut node: LayerNode<'_>,
+    path: &mut Vec<u8>,
+    files: Files,
+    visit: &mut VisitItem<'_>,
+) -> Result<(), LayerError> {
     let weak_mode = node.claims.iter().find_map(Claim::weak_mode);
     if node.claims.iter().any(|claim| !claim.weak) {
         node.claims.retain(|claim| !claim.weak);
     }
     let below = node.children.values().any(LayerNode::is_strong);
     let seen = look(&node.claims, below)?;
-    let (what, mode) = agree(&node.claims, &seen, path, weak_mode)?;
+    let (what, mode) = agree(&node.claims, &seen, (path, weak_mode), files)?;
     let hidden = is_hidden(&node.claims, &seen, &what)?;
     let is_directory = matches!(what, WalkedContent::Directory);
     if !is_directory {
@@ -166,7 +200,7 @@ fn descend(mut node: LayerNode<'_>, path: &mut Vec<u8>, visit: &mut VisitItem<'_
             path.push(b'/');
         }
         path.extend_from_slice(&name);
-        descend(child, path, visit)?;
+        descend(child, path, files, visit)?;
         path.truncate(length);
     }
     Ok(())
@@ -197,8 +231,8 @@ fn look<'a>(claims: &[Claim<'a>], more_below: bool) -> Result<Vec<ClaimedContent
 fn agree(
     claims: &[Claim<'_>],
     seen: &[ClaimedContent<'_>],
-    path: &[u8],
-    weak_mode: Option<Mode>,
+    (path, weak_mode): (&[u8], Option<Mode>),
+    files: Files,
 ) -> Result<(WalkedContent, u32), LayerError> {
     let conflict = |second: usize| {
         let (first, second) = (claims[0].host(), claims[second].host());
@@ -242,12 +276,12 @@ fn agree(
         }
         Some(ClaimedContent::Text(..)) => Err(conflict(1)),
         Some(ClaimedContent::File(host)) => {
-            let file = HostFile::see(host)?;
+            let file = HostFile::see(host, files)?;
             let executable = |file: &HostFile| file.metadata.mode() & 0o100 != 0;
             for (n, other) in seen.iter().enumerate().skip(1) {
                 let same = match other {
                     ClaimedContent::File(other) => {
-                        let other = HostFile::see(other)?;
+                        let other = HostFile::see(other, Files::See)?;
                         (file.size(), executable(&file)) == (other.size(), executable(&other))
                             && same_bytes(&file.open()?, &other.open()?, host)?
                     }

@@ -18,7 +18,7 @@ pub(crate) use self::models::{PlannedModel, warnings};
 use crate::class::{Class, Classified};
 use crate::image::closure::ImageClosure;
 use crate::image::{BuiltLayer, Inherited, LayerKind, LayerRecord, ModelPart};
-use crate::layer::{FORMAT, Input, Known, Perm, Recipe};
+use crate::layer::{FORMAT, Input, Known, LayerError, Perm, Recipe, measure};
 use crate::names::Name;
 use crate::nix::closure::{ClosureError, ClosureGraph};
 use crate::nix::store_path::{StoreDir, StorePath};
@@ -125,6 +125,23 @@ impl Planned {
     #[must_use]
     pub(crate) fn is_weights(&self) -> bool {
         self.kind == LayerKind::Model && self.part.as_ref().is_none_or(|part| part.weights)
+    }
+
+    /// About how many bytes it has: what Nix has noted of its store paths, and a look at what lies elsewhere.
+    ///
+    /// # Errors
+    /// If that cannot be looked at.
+    pub(crate) fn foreseen_size(&self, graph: &ClosureGraph) -> Result<u64, LayerError> {
+        let noted = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str())?;
+            graph.get(&StorePath::from_base_name(name).ok()?).map(|info| info.nar_size)
+        };
+        let size = |input: &Input| match input {
+            Input::StorePath { path, .. } => noted(path),
+            Input::Copy { .. } | Input::Links { .. } | Input::Blob { .. } => None,
+            _ => Some(0),
+        };
+        self.recipe.inputs.iter().map(size).sum::<Option<u64>>().map_or_else(|| measure(&self.recipe), Ok)
     }
 
     /// The store paths that its bytes come from, and the host paths that are in none.

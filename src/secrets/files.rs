@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::SecretFinding;
 use super::table::{Table, fits_name, table};
@@ -17,69 +17,89 @@ const TEXT: u64 = 256 * 1024;
 
 /// A file or directory on its way into a layer.
 #[derive(Debug)]
-pub(crate) struct SearchedFile {
+pub(crate) struct SearchedFile<'a> {
     /// Its path in the image, without the first `/`.
-    path: Vec<u8>,
+    path: &'a [u8],
     /// Where it comes from.
-    host: PathBuf,
+    host: &'a Path,
     /// Whether others on this host may not read it.
     hidden: bool,
-    /// The bytes that have passed, up to [`HEAD`]; `None` for a directory.
-    head: Option<Vec<u8>>,
-    size: u64,
+    /// `None` for a directory.
+    size: Option<u64>,
+    head: SearchedHead,
 }
 
-impl SearchedFile {
+/// The first bytes of a file, up to [`HEAD`].
+#[derive(Debug)]
+enum SearchedHead {
+    /// So many are wanted, and these have passed.
+    Coming(usize, Vec<u8>),
+    /// All have passed, and this is what they are.
+    Judged(Option<String>),
+}
+
+impl<'a> SearchedFile<'a> {
     /// At what comes from `host` to `path` of the image, which has no `/` before it; `size` is `None` for a directory.
     #[must_use]
-    pub(crate) fn new(path: &[u8], host: &Path, hidden: bool, size: Option<u64>) -> Self {
-        let head = size.map(|_| Vec::new());
-        Self { path: path.to_vec(), host: host.to_owned(), hidden, head, size: size.unwrap_or(0) }
+    pub(crate) fn new(path: &'a [u8], host: &'a Path, hidden: bool, size: Option<u64>) -> Self {
+        let wanted = usize::try_from(size.unwrap_or(0)).map_or(HEAD, |size| size.min(HEAD));
+        Self { path, host, hidden, size, head: SearchedHead::Coming(wanted, Vec::new()) }
     }
 
     /// Sees the next bytes of the file.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
-        if let Some(head) = &mut self.head {
-            let more = bytes.len().min(HEAD - head.len());
-            head.extend_from_slice(&bytes[..more]);
-        }
+        let SearchedHead::Coming(wanted, before) = &mut self.head else { return };
+        let bytes = &bytes[..bytes.len().min(*wanted - before.len())];
+        let reason = if bytes.len() == *wanted {
+            // Most files come at once, and need not be copied.
+            self.judge(bytes)
+        } else {
+            before.extend_from_slice(bytes);
+            if before.len() < *wanted {
+                return;
+            }
+            let head = std::mem::take(before);
+            self.judge(&head)
+        };
+        self.head = SearchedHead::Judged(reason);
     }
 
     /// What was found, the first reason of each kind.
     #[must_use]
     pub(crate) fn end(self) -> Option<SecretFinding> {
-        let table = table();
-        let reason = self.head.as_deref().filter(|head| !head.is_empty()).and_then(|head| {
-            let text = as_text(head);
-            let inside = private_key(table, &self.path, (head, text, self.size))
-                .or_else(|| text.filter(|_| self.size <= TEXT).and_then(|text| token(text.as_bytes())));
-            let by_name = by_name(table, &self.path, self.named(), text).map(|what| format!("is {what}"));
-            by_name.or_else(|| inside.map(|what| format!("has {what} in it")))
-        });
+        let reason = match &self.head {
+            SearchedHead::Judged(reason) => reason.clone(),
+            SearchedHead::Coming(_, head) => self.judge(head),
+        };
         let reason = match reason {
-            Some(reason) if !is_public(table, &self.host) && !self.is_public_key(table) => {
+            Some(reason) => {
                 let who = if self.hidden { ", and others on this host may not read it" } else { "" };
                 format!("{reason}{who}")
             }
             // In an empty file there is nothing to read.
-            _ if self.head.is_some() && self.size == 0 => return None,
-            _ if self.hidden && self.head.is_none() => {
+            None if self.size == Some(0) => return None,
+            None if self.hidden && self.size.is_none() => {
                 "is a directory that others on this host may not enter".to_owned()
             }
-            _ if self.hidden => "is a file that others on this host may not read".to_owned(),
-            _ => return None,
+            None if self.hidden => "is a file that others on this host may not read".to_owned(),
+            None => return None,
         };
-        let place = format!("/{}", String::from_utf8_lossy(&self.path));
+        let place = format!("/{}", String::from_utf8_lossy(self.path));
         // A text of the spec comes from nowhere else.
-        let source = (self.host.as_os_str() != OsStr::new(&place)).then_some(self.host);
+        let source = (self.host.as_os_str() != OsStr::new(&place)).then(|| self.host.to_owned());
         Some(SecretFinding { place, source, reason })
     }
 
-    /// Whether it is a key that is known to everybody, byte for byte.
-    fn is_public_key(&self, table: &Table) -> bool {
-        let whole = self.head.as_ref().filter(|head| head.len() as u64 == self.size);
-        let digest = whole.map(|bytes| Digest::of(bytes));
-        table.public_keys.iter().any(|key| Some(key.sha256) == digest)
+    /// What its name and its first bytes say that it is.
+    fn judge(&self, head: &[u8]) -> Option<String> {
+        let size = self.size.filter(|_| !head.is_empty())?;
+        let (table, text) = (table(), as_text(head));
+        let inside = private_key(table, self.path, (head, text, size))
+            .or_else(|| text.filter(|_| size <= TEXT).and_then(|text| token(text.as_bytes())));
+        let by_name = by_name(table, self.path, self.named(), text).map(|what| format!("is {what}"));
+        let reason = by_name.or_else(|| inside.map(|what| format!("has {what} in it")))?;
+        let is_public = is_public(table, self.host) || is_public_key(table, head, size);
+        (!is_public).then_some(reason)
     }
 
     /// The name that it has on the host, without the hash of a store path: `files."/root/key" = ./id_ed25519`.
@@ -91,6 +111,12 @@ impl SearchedFile {
             Err(_) => path,
         }
     }
+}
+
+/// Whether it is a key that is known to everybody, byte for byte.
+fn is_public_key(table: &Table, head: &[u8], size: u64) -> bool {
+    let digest = (head.len() as u64 == size).then(|| Digest::of(head));
+    table.public_keys.iter().any(|key| Some(key.sha256) == digest)
 }
 
 /// Whether it lies in a directory of a package where keys are that everybody has: for tests, or to show how it is done. Only
@@ -210,10 +236,11 @@ mod tests {
             key.chunks(7).for_each(|chunk| look.update(chunk));
             look
         };
-        assert!(!look().is_public_key(&known));
+        assert!(!is_public_key(&known, key, key.len() as u64));
         assert_eq!(look().end().unwrap().reason, "has a private key in it");
         known.public_keys[0].sha256 = Digest::of(key);
-        assert!(look().is_public_key(&known));
+        assert!(is_public_key(&known, key, key.len() as u64));
+        assert!(!is_public_key(&known, key, key.len() as u64 + 1));
     }
 
     #[test]
