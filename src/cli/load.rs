@@ -22,7 +22,7 @@ use crate::class::Classified as _;
 use crate::engine::Engine;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::keep::keep_store_paths;
-use crate::engine::load::{ImageOutcome, LoadResult, load};
+use crate::engine::load::{ImageOutcome, LoadResult, load_planned};
 use crate::engine::missing::MissingBase;
 use crate::engine::target::{
     self, CopiedBytes, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, plan,
@@ -167,18 +167,19 @@ pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Resu
     let options = LoadOptions { via, force: args.force, partial: !args.images.is_empty() || !lost.is_empty() };
     match args.into.choose(&args.host, session.progress())? {
         ChosenEngine::Podman => {
-            let host = host(args, &targets, options, session)?;
-            load_into(&host, args, (targets, &lost), options, printer, session)
+            let (host, planned) = host(args, &targets, options, session)?;
+            load_into(&host, args, (targets, &lost), planned, options, printer, session)
         }
-        ChosenEngine::Daemon(host) => load_into(&host, args, (targets, &lost), options, printer, session),
+        ChosenEngine::Daemon(host) => load_into(&host, args, (targets, &lost), None, options, printer, session),
     }
 }
 
-/// Loads what can be loaded of these, of which some are lost.
+/// Loads what can be loaded of these, of which some are lost. `planned` is what loading them would do, if that is known.
 fn load_into<E: HostEngine>(
     host: &E,
     args: &LoadArgs,
     (mut targets, lost): (Vec<LoadTarget>, &[UnreadableImage]),
+    planned: Option<Vec<LoadStep>>,
     mut options: LoadOptions,
     printer: &Printer,
     session: &Session,
@@ -195,6 +196,7 @@ fn load_into<E: HostEngine>(
     if targets.is_empty() && !refused.is_empty() {
         return lacking(lost, &refused);
     }
+    let planned = planned.filter(|_| refused.is_empty());
     for warning in data_breaks(host, &targets) {
         printer.note(format!("warning: {warning}"));
     }
@@ -205,9 +207,9 @@ fn load_into<E: HostEngine>(
     };
     let damage = imported.as_ref().and_then(StorePathsReport::failure);
     if args.dry_run {
-        load_plan::dry_run(host, &targets, options, imported, printer, session)?;
+        load_plan::dry_run(host, &targets, planned, options, imported, printer, session)?;
     } else {
-        perform(host, &targets, options, imported, printer, session)?;
+        perform(host, &targets, planned, options, imported, printer, session)?;
     }
     if let Some(damage) = damage {
         return Err(damage);
@@ -235,30 +237,43 @@ fn damaged(lost: &[UnreadableImage]) -> Failure {
         .hint("copy or export the bundle again; `windlass verify BUNDLE --full` names every file at fault")
 }
 
-/// Data of what is loaded that the new versions of these images do not read. What is loaded and cannot be read is not compared.
+/// Data of what is loaded that the new versions of these images do not read. What is loaded and cannot be read is not compared,
+/// nor what is loaded already.
 fn data_breaks<E: Engine>(host: &E, targets: &[LoadTarget]) -> Vec<String> {
     let Ok(Some(current)) = host.generations().current() else { return Vec::new() };
+    let is_new = |target: &&LoadTarget| {
+        let digest = target.image.summary().digest;
+        current.entries.iter().all(|entry| entry.digest != digest)
+    };
+    let new: Vec<ViewedImage> = targets.iter().filter(is_new).flat_map(|target| of_directory(&target.image)).collect();
+    if new.is_empty() {
+        return Vec::new();
+    }
     let open = |entry: &GenerationEntry| ImageDir::open(&entry.directory).ok();
     let old: Vec<ViewedImage> =
         current.entries.iter().filter_map(open).flat_map(|image| of_directory(&image)).collect();
-    let new: Vec<ViewedImage> = targets.iter().flat_map(|target| of_directory(&target.image)).collect();
     breaks(&old, &new)
 }
 
-/// The Podman to load into. What it has answered before is enough where all is there; before anything is written to a place,
-/// Podman is asked whether it looks there.
-fn host(args: &LoadArgs, targets: &[LoadTarget], options: LoadOptions, session: &Session) -> Result<PodmanHost> {
+/// The Podman to load into, and what loading would do, if that is known. What it has answered before is enough where all is
+/// there; before anything is written to a place, Podman is asked whether it looks there.
+fn host(
+    args: &LoadArgs,
+    targets: &[LoadTarget],
+    options: LoadOptions,
+    session: &Session,
+) -> Result<(PodmanHost, Option<Vec<LoadStep>>)> {
     let progress = session.progress();
     // Says which lock it waits for.
     let _drawing = session.draw("loading");
-    let Ok(Some(host)) = args.host.remembered() else { return args.host.asked(progress) };
+    let Ok(Some(host)) = args.host.remembered() else { return Ok((args.host.asked(progress)?, None)) };
     match plan(&host, targets, options, progress) {
-        Ok(steps) if !args.dry_run && steps.iter().any(|step| step.how != LoadMethod::Present) => {
-            args.host.asked(progress)
+        Ok(steps) if args.dry_run || steps.iter().all(|step| step.how == LoadMethod::Present) => {
+            Ok((host, Some(steps)))
         }
         // What is wrong with the images themselves, no Podman can put right.
-        Ok(_) | Err(LoadError::Decide(DecideError::Platform { .. } | DecideError::SameName { .. })) => Ok(host),
-        Err(_) => args.host.asked(progress),
+        Err(LoadError::Decide(DecideError::Platform { .. } | DecideError::SameName { .. })) => Ok((host, None)),
+        _ => Ok((args.host.asked(progress)?, None)),
     }
 }
 
@@ -266,6 +281,7 @@ fn host(args: &LoadArgs, targets: &[LoadTarget], options: LoadOptions, session: 
 fn perform<E: HostEngine>(
     host: &E,
     targets: &[LoadTarget],
+    planned: Option<Vec<LoadStep>>,
     options: LoadOptions,
     imported: Option<StorePathsReport>,
     printer: &Printer,
@@ -273,8 +289,9 @@ fn perform<E: HostEngine>(
 ) -> Result<()> {
     let progress = session.progress();
     // What is wrong with a load, the load says.
-    if let Ok(steps) = plan(host, targets, options, progress) {
-        host.foretell(targets, &steps).iter().for_each(|line| printer.note(line));
+    let planned = planned.or_else(|| plan(host, targets, options, progress).ok());
+    if let Some(steps) = &planned {
+        host.foretell(targets, steps).iter().for_each(|line| printer.note(line));
     }
     let drawing = session.draw("loading");
     let mut done = |outcome: &ImageOutcome<E::Error>| {
@@ -291,8 +308,8 @@ fn perform<E: HostEngine>(
         };
         drop(drawing.beside(print));
     };
-    let loaded =
-        load(host, targets, options, &mut done, progress).map_err(|error| host.does_not_fit(error, progress))?;
+    let loaded = load_planned(host, targets, planned, options, &mut done, progress)
+        .map_err(|error| host.does_not_fit(error, progress))?;
     drop(drawing);
     if imported.is_some() {
         let paths = import_store::paths_there(targets, host.nix())?;

@@ -36,12 +36,16 @@ pub(super) struct LoadPlan<'a> {
 pub(super) fn dry_run<E: HostEngine>(
     host: &E,
     targets: &[LoadTarget],
+    planned: Option<Vec<LoadStep>>,
     options: LoadOptions,
     store_paths: Option<StorePathsReport>,
     printer: &Printer,
     session: &Session,
 ) -> Result<()> {
-    let steps = plan(host, targets, options, session.progress())?;
+    let steps = match planned {
+        Some(steps) => steps,
+        None => plan(host, targets, options, session.progress())?,
+    };
     let missing = || steps.iter().filter(|step| !matches!(step.how, LoadMethod::Present | LoadMethod::Name));
     let place = place(host, &steps);
     let plan = LoadPlan {

@@ -1,6 +1,6 @@
 //! Loading, for any engine: what is missing is held by a generation, put there, confirmed, and only then current.
 //!
-//! 1. What is there is read from the records. If nothing is missing, nothing is written: no lock, no process, no file.
+//! 1. What is there is read from the records, once. If nothing is missing, nothing is written: no lock, no process, no file.
 //! 2. What is missing gets an attempt with garbage collector roots first, so that Nix cannot take away what is being loaded.
 //! 3. It is noted, put there, named, and asked for. What the engine does not confirm is taken away again.
 //! 4. Only then is the attempt a generation, and the current one.
@@ -128,8 +128,28 @@ pub fn load<E: Engine>(
     done: &mut dyn FnMut(&ImageOutcome<E::Error>),
     progress: &Progress,
 ) -> Result<LoadResult<E::Error>, E::Error> {
+    load_planned(engine, targets, None, options, done, progress)
+}
+
+/// The same, with steps that [`plan`] gave a moment ago: nothing is looked at again where they say that all is there.
+///
+/// # Errors
+/// See [`load`].
+pub(crate) fn load_planned<E: Engine>(
+    engine: &E,
+    targets: &[LoadTarget],
+    planned: Option<Vec<LoadStep>>,
+    options: LoadOptions,
+    done: &mut dyn FnMut(&ImageOutcome<E::Error>),
+    progress: &Progress,
+) -> Result<LoadResult<E::Error>, E::Error> {
     let begun = engine.begin(progress)?;
-    let mut loaded = load_missing(engine, targets, options, done, progress)?;
+    // What was put right may have changed the answers.
+    let steps = match planned.filter(|_| begun.is_empty()) {
+        Some(steps) => steps,
+        None => plan(engine, targets, options, progress)?,
+    };
+    let mut loaded = load_missing(engine, targets, steps, options, done, progress)?;
     loaded.warnings.splice(..0, begun);
     loaded.warnings.extend(engine.conclude(progress)?);
     Ok(loaded)
@@ -138,12 +158,12 @@ pub fn load<E: Engine>(
 fn load_missing<E: Engine>(
     engine: &E,
     targets: &[LoadTarget],
+    steps: Vec<LoadStep>,
     options: LoadOptions,
     done: &mut dyn FnMut(&ImageOutcome<E::Error>),
     progress: &Progress,
 ) -> Result<LoadResult<E::Error>, E::Error> {
     let generations = engine.generations();
-    let steps = plan(engine, targets, options, progress)?;
     let current = generations.current()?;
     let merged = |steps: &[LoadStep], current: Option<&_>| {
         Generations::merge(current, steps.iter().map(|step| step.entry.clone()).collect(), options.partial)

@@ -216,6 +216,15 @@ fn a_second_load_reads_records_and_does_nothing_else() {
         };
         assert_eq!(calls.lines().find(writes), None);
         assert_eq!(calls.lines().filter(|call| call.contains("execve(")).count(), 1);
+        // The linked store's twice: what is in its folders is compared with records that were read after it was listed.
+        for (file, most) in
+            [("root/overlay-layers/layers.json", 1), ("storage/overlay-images/images.json", 2), ("/image.json", 2)]
+        {
+            let is_read =
+                |call: &&str| call.contains(&format!("{file}\"")) && call.contains("open") && !call.contains("ENOENT");
+            let read: Vec<&str> = calls.lines().filter(is_read).collect();
+            assert!(read.len() <= most, "{options:?} {file}: {read:#?}");
+        }
         podman.run(&["rmi", "--all", "--force", "--ignore"]);
         remove_linked(&podman);
     }

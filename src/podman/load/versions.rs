@@ -23,6 +23,9 @@ impl PodmanHost {
     pub(crate) fn move_versions(&self, progress: &Progress) -> Result<Vec<String>, LoadError> {
         let generations = self.generations();
         let Some(current) = generations.current()? else { return Ok(Vec::new()) };
+        if current.entries.iter().all(|entry| entry.version.is_none()) {
+            return Ok(Vec::new());
+        }
         let snapshot = StoreSnapshot::read(&self.places, progress)?;
         if self.misled(&current, &snapshot).is_empty() {
             return Ok(Vec::new());
