@@ -7,8 +7,9 @@ use std::fmt;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 
-use flate2::bufread::MultiGzDecoder;
 use flate2::{GzBuilder, write::GzEncoder};
+
+use super::gunzip::Gunzip;
 
 /// The level of gzip.
 const GZIP_LEVEL: u32 = 6;
@@ -111,7 +112,7 @@ impl Compression {
         let packed = BufReader::with_capacity(BUFFER, packed);
         Ok(match self {
             Self::None => Box::new(packed),
-            Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            Self::Gzip => Box::new(Gunzip::new(packed)),
             Self::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(packed)?;
                 decoder.window_log_max(ZSTD_WINDOW)?;
@@ -233,6 +234,44 @@ mod tests {
             assert_eq!(unpack(compression, &two).unwrap(), b"one two");
             assert!(unpack(compression, &two[..two.len() - 3]).is_err(), "{compression:?}");
             assert!(unpack(compression, b"neither of them").is_err());
+            assert!(unpack(compression, &[&two[..], b"and more"].concat()).is_err(), "{compression:?}");
+        }
+    }
+
+    #[test]
+    fn gzip_is_unpacked_as_by_another_program_and_each_damage_is_an_error() {
+        let bytes = sample();
+        let packed = pack(Compression::Gzip, &bytes, 1 << 20);
+        // A header with a name, a time and a sum, as RFC 1952 allows it.
+        let mut named = GzBuilder::new()
+            .filename("a")
+            .comment("b")
+            .extra(vec![7; 300])
+            .mtime(9)
+            .write(Vec::new(), flate2::Compression::best());
+        named.write_all(&bytes).unwrap();
+        let named = named.finish().unwrap();
+        for packed in [&packed, &named] {
+            let mut other = Vec::new();
+            flate2::bufread::MultiGzDecoder::new(&packed[..]).read_to_end(&mut other).unwrap();
+            assert!(unpack(Compression::Gzip, packed).unwrap() == other && other == bytes);
+            // In whichever pieces it comes, and is asked for.
+            let mut decoder = Gunzip::new(BufReader::with_capacity(7, &packed[..]));
+            let (mut pieces, mut buffer) = (Vec::new(), [0; 1000]);
+            while let count @ 1.. = decoder.read(&mut buffer).unwrap() {
+                pieces.extend_from_slice(&buffer[..count]);
+            }
+            assert!(pieces == bytes);
+            assert_eq!(decoder.read(&mut buffer).unwrap(), 0, "and that is all");
+        }
+        // Checksum and length are the last 8 bytes; whatever else is damaged, they do not fit.
+        for at in [packed.len() - 1, packed.len() - 8, packed.len() / 2, 12, 0] {
+            let mut damaged = packed.clone();
+            damaged[at] ^= 4;
+            assert!(unpack(Compression::Gzip, &damaged).is_err(), "{at}");
+        }
+        for end in [0, 1, 9, 11, packed.len() / 2, packed.len() - 8, packed.len() - 1] {
+            assert!(unpack(Compression::Gzip, &packed[..end]).is_err(), "{end}");
         }
     }
 

@@ -14,6 +14,7 @@ pub(crate) mod bill;
 pub(crate) mod canonical;
 pub(crate) mod compression;
 pub(crate) mod digest;
+mod gunzip;
 pub(crate) mod platform;
 pub(crate) mod reference;
 pub(crate) mod strict;

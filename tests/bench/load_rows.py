@@ -169,8 +169,8 @@ def unpacked():
     prepare("build", "others.json", "--output", "others.image")
     skopeo = (f"skopeo --insecure-policy --tmpdir {PODMAN}/tmp copy --quiet oci:packed.oci:{reference} "
               f"containers-storage:{reference} && {SYNC}")
-    runs = interleave(LONG, ours=(windlass("load", "others.image"), lambda: settings(True)),
-                      skopeo=(skopeo, lambda: settings(False)))
+    runs = interleave(LONG, ours=(windlass("load", "others.image"), lambda: (settings(True), settle())),
+                      skopeo=(skopeo, lambda: (settings(False), settle())))
     row("first load, linked: an upstream image, the closure in gzip", runs["ours"], runs["skopeo"],
         "`skopeo copy oci: containers-storage:`, `sync`", 1.0)
     shutil.rmtree(WORK / "packed.oci")
