@@ -59,6 +59,9 @@ pub mod disk {
     pub mod progress {
         pub use crate::disk::progress::Progress;
     }
+    pub mod served {
+        pub use crate::disk::served::ServedPlace;
+    }
     pub mod size {
         pub use crate::disk::size::size;
     }

@@ -9,6 +9,7 @@
 //! | how does one run at a time change a file that people commit? | [`lock_file`] |
 //! | how does one windlass at a time change what is loaded? | `own_lock` |
 //! | where does windlass keep what it notes of a graph root? | `own_folder` |
+//! | how does another program read what lies on no disk? | [`served`] |
 //! | how is a file read that was cut? | [`parts`] |
 //! | how is a file read once for several consumers? | [`pipe`] |
 //! | how are several streams hashed at once? | [`pairs`] |
@@ -25,6 +26,7 @@ pub(crate) mod pairs;
 pub(crate) mod parts;
 pub(crate) mod pipe;
 pub(crate) mod progress;
+pub(crate) mod served;
 pub(crate) mod size;
 mod staging;
 pub(crate) mod view;

@@ -166,17 +166,13 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     let by_hand = ["--via", "podman", "--root", graph.to_str().unwrap()];
     let refused = load(&by_hand);
     assert_eq!(refused.code, 5, "{refused:?}");
-    // The layer, the blob of it, and the program's copy.
-    let needed = format!("loading needs 126.0 MB in {} while it works (42.1 MB of them stay), and ", graph.display());
-    assert!(refused.stderr.contains(&needed), "{refused:?}");
+    // The layer, and the program's copy of it; without /dev/fuse the blob too.
+    let needs = |needed| {
+        format!("loading needs {needed} MB in {} while it works (42.1 MB of them stay), and ", graph.display())
+    };
+    assert!(["84.0", "126.0"].into_iter().any(|needed| refused.stderr.contains(&needs(needed))), "{refused:?}");
     // Nothing is loaded there that a clean-up would free.
-    assert!(
-        refused.stderr.contains(
-            " are free; nothing was changed
-"
-        ),
-        "{refused:?}"
-    );
+    assert!(refused.stderr.contains(" are free; nothing was changed\n"), "{refused:?}");
     assert!(!refused.stderr.contains("would free"), "{refused:?}");
     let left = fs::read_dir(&graph).into_iter().flatten().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = left.filter(|name| name.to_string_lossy().contains("windlass-")).collect();

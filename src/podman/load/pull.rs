@@ -1,9 +1,9 @@
 //! An image handed over to Podman: only the layers that it lacks, and no network.
 //!
 //! In a directory of its own inside the graph root, which is gone afterwards, lies an OCI layout with the image's small
-//! blobs and the missing layers: links to blobs that are on disk, else the bytes that their recipes make. skopeo, or a
-//! Podman without one, reads it. Nothing is hashed here: they compare every blob with its digest, and skopeo the
-//! manifest too.
+//! blobs and the missing layers: links to blobs that are on disk, else to files that are made while they are read
+//! ([`crate::disk::served`]), or where those cannot be, the bytes that their recipes make. skopeo, or a Podman without one,
+//! reads it. Nothing is hashed here: they compare every blob with its digest, and skopeo the manifest too.
 //!
 //! | | skopeo | Podman alone |
 //! |---|---|---|
@@ -15,15 +15,17 @@
 //! has from there, and an image whose lower layers are in another store breaks with that store: Podman 4.3 then lists
 //! nothing at all, and loading the image again mends nothing.
 //!
-//! Space: both keep a copy of every new layer in the temporary directory until the last one is in its place.
+//! Space: both keep a copy of every new layer in the temporary directory until the last one is in its place. Nothing of a layer
+//! lies there a third time, unless it cannot be served.
 //!
 //! Layers that were finished before a failure stay in the graph root, without an image, and a next try takes them over.
 //! No command of Podman 4.3 shows or removes such layers; `windlass gc` does (`keep/half_layers.rs`).
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder};
-use std::io::{self, Read as _};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, PipeWriter, Read as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -37,6 +39,7 @@ use crate::disk::bounded::{self, Cap};
 use crate::disk::files::{free_space, write_file};
 use crate::disk::pipe::CHUNK;
 use crate::disk::progress::Progress;
+use crate::disk::served::{ServedFile, ServedPlace};
 use crate::disk::size::size;
 use crate::disk::{AtPath, Staging, WriteError};
 use crate::image::bundle::BLOBS;
@@ -108,9 +111,19 @@ pub fn pull(
     };
     work.write(places, image, progress)?;
     progress.expect(missing.iter().zip(&blobs).filter(|(_, blob)| blob.is_none()).map(|(layer, _)| layer.size).sum());
+    let is_served = |(layer, blob): &(&&LayerRecord, &Option<PathBuf>)| {
+        blob.is_none() && !image.summary().leaves_out(layer) && !shares(layer, root)
+    };
+    let served: Vec<&LayerRecord> = missing.iter().zip(&blobs).filter(is_served).map(|(layer, _)| *layer).collect();
+    let place = if served.is_empty() { None } else { ServedPlace::new().ok() };
     for (layer, blob) in missing.iter().zip(blobs) {
         let stored = stored.as_ref().filter(|_| left_out(layer));
         let same = stored.and_then(|stored| StoredArchive::find(stored, layer.diff_id()));
+        if let Some(place) = place.as_ref().filter(|_| served.contains(layer)) {
+            let path = work.path(&work.layout).join(BLOBS).join(layer.digest.hex());
+            symlink(place.path(&layer.digest.hex()), &path).at("create", &path)?;
+            continue;
+        }
         match (same, stored.zip(image.summary().patch_of(layer))) {
             (Some(same), _) => work.add_stored(layer, &same, progress)?,
             (None, Some((stored, patch))) => work.add_patched(image, (layer, patch), stored, progress)?,
@@ -118,7 +131,15 @@ pub fn pull(
         }
     }
     let before = written();
-    let program = work.hand_over(engine, places, image, platform, progress).map_err(|error| match error {
+    let hand_over = || work.hand_over(engine, places, image, platform, progress);
+    let program = match place {
+        Some(place) => {
+            let files: Vec<_> = served.into_iter().map(|layer| work.served(image, layer, progress)).collect();
+            place.serve(&files, hand_over).at("serve", &work.path(&work.layout))?
+        }
+        None => hand_over(),
+    };
+    let program = program.map_err(|error| match error {
         PullError::Engine(error) => explained(error, places, image, platform, &missing, progress),
         error => error,
     })?;
@@ -187,19 +208,22 @@ fn blob(image: &ImageDir, layer: &LayerRecord) -> Result<Option<PathBuf>, Layout
 
 /// Bytes that lie beside these layers of an image while they are pulled: blobs that are made, and the program's copies of all.
 pub(super) fn temporary(image: &ImageDir, missing: &[&LayerRecord], root: &Path) -> Result<u64, LayoutError> {
-    let shares = root.ancestors().find(|path| path.exists()).is_some_and(can_share);
     let mut bytes = 0;
     for layer in missing {
-        let is_made = blob(image, layer)?.is_none() && !(shares && on_device(layer, root));
+        let is_served = || !image.summary().leaves_out(layer) && ServedPlace::is_possible();
+        let is_made = blob(image, layer)?.is_none() && !shares(layer, root) && !is_served();
         bytes += if is_made { 2 * layer.size } else { layer.size };
     }
     Ok(bytes)
 }
 
-/// Whether the bytes of a layer are large files of the same device. Small ones are copied on every file system.
-fn on_device(layer: &LayerRecord, root: &Path) -> bool {
+/// Whether the bytes of a layer are large files of the same device, whose files can share them. Small ones are copied on every
+/// file system.
+fn shares(layer: &LayerRecord, root: &Path) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    layer.kind == LayerKind::Model && layer.owners.iter().all(|owner| device(Path::new(owner)) == device(root))
+    layer.kind == LayerKind::Model
+        && layer.owners.iter().all(|owner| device(Path::new(owner)) == device(root))
+        && root.ancestors().find(|path| path.exists()).is_some_and(can_share)
 }
 
 /// What is on disk while an image is handed over.
@@ -246,6 +270,18 @@ impl PullWork {
         image.write_layer(layer, &mut output)?;
         output.finish()?;
         Ok(())
+    }
+
+    /// A layer that is made while it is read. Whether it is what it should be, who reads it says.
+    fn served<'a>(&self, image: &'a ImageDir, layer: &'a LayerRecord, progress: &'a Progress) -> ServedFile<'a> {
+        let path = self.path(&self.layout).join(BLOBS).join(layer.digest.hex());
+        let make = move |pipe: PipeWriter| {
+            let mut output = Output::to_reader(File::from(OwnedFd::from(pipe)), &path, progress);
+            if image.write_layer(layer, &mut output).is_ok() {
+                drop(output.finish());
+            }
+        };
+        ServedFile { name: layer.digest.hex(), size: layer.size, make: Box::new(make) }
     }
 
     /// A layer that the bundle of the image leaves out, as another store of Podman has it.
