@@ -8,10 +8,12 @@
 //! | what does nixpkgs say of it? | [`package`] |
 //! | is it what Nix recorded? | [`nar`] |
 //! | how does a file become a store path, or a root of the garbage collector? | [`store`] |
+//! | what does Nix say to a file that is handed to it? | [`connection`] |
 //! | what does its derivation give now? | [`rebuild`] |
 //! | how does a store path of another store come here? | [`import`] |
 
 pub(crate) mod closure;
+mod connection;
 pub(crate) mod import;
 pub(crate) mod nar;
 pub(crate) mod package;

@@ -15,13 +15,15 @@ use std::{fs, io};
 
 use crate::class::{Class, Classified};
 use crate::disk::files::free_space;
+use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
+use crate::nix::connection::NixConnection;
 use crate::nix::store_path::{NarHash, StoreDir, StorePathError, nixbase32};
 use crate::oci::digest::Digest;
 
 /// How often Nix is asked again whose database is busy, and after how long: for 20 seconds in all.
-const BUSY_TRIES: usize = 200;
-const BUSY_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const BUSY_TRIES: usize = 200;
+pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why files cannot be put into the Nix store.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,18 @@ pub(crate) enum NixError {
     /// There is no Nix.
     #[error("nix-store cannot be run: {0}; put it on PATH")]
     Missing(io::Error),
+    /// There is no Nix to hand files to.
+    #[error("nix-daemon cannot be run: {0}; put it on PATH, beside nix-store")]
+    NoDaemon(io::Error),
+    /// It does not take a file.
+    #[error("nix-daemon --stdio: {said}")]
+    Connection {
+        /// What it said.
+        said: String,
+    },
+    /// A file for the store.
+    #[error("read {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: io::Error },
     /// Nix did not do it.
     #[error("nix-store {what}: {said}")]
     Failed {
@@ -73,8 +87,9 @@ impl Classified for NixError {
             Self::Write(error) => error.class(),
             Self::Root(error) => error.class(),
             Self::NoSpace { .. } => Class::NoSpace,
-            Self::Missing(_) => Class::Environment,
-            Self::Failed { .. } | Self::Elsewhere { .. } => Class::Failed,
+            Self::Read { source, .. } => source.class(),
+            Self::Missing(_) | Self::NoDaemon(_) => Class::Environment,
+            Self::Failed { .. } | Self::Connection { .. } | Self::Elsewhere { .. } => Class::Failed,
         }
     }
 }
@@ -120,11 +135,6 @@ impl FixedFile {
         // The directory is a part of the path, and none of what makes a name.
         StoreDir::default().fixed_output(name, digest.as_bytes())?;
         Ok(Self { name: name.to_owned(), digest })
-    }
-
-    #[must_use]
-    pub(crate) fn name(&self) -> &str {
-        &self.name
     }
 
     /// The digest of its content.
@@ -213,16 +223,6 @@ impl NixStore {
         Ok(())
     }
 
-    /// Puts the file at `from`, which has this name and was verified, into the store.
-    ///
-    /// # Errors
-    /// If Nix does not do it.
-    pub(crate) fn add(&self, file: &FixedFile, from: &Path) -> Result<PathBuf, NixError> {
-        let printed = run("--add-fixed", [OsStr::new("sha256")], &[from.to_owned()])?;
-        let (found, expected) = (PathBuf::from(printed.trim_end()), self.path(file));
-        if found == expected { Ok(found) } else { Err(NixError::Elsewhere { found, expected }) }
-    }
-
     /// Keeps a file of the store from the garbage collector for as long as there is a link in `folder`.
     ///
     /// # Errors
@@ -255,6 +255,32 @@ impl NixStore {
             }
         }
         Ok(())
+    }
+}
+
+/// What puts files into a store, one after the other: one Nix for all of them, which is started for the first.
+pub(crate) struct StoreWriter<'a> {
+    store: &'a NixStore,
+    connection: Option<NixConnection>,
+}
+
+impl<'a> StoreWriter<'a> {
+    pub(crate) const fn new(store: &'a NixStore) -> Self {
+        Self { store, connection: None }
+    }
+
+    /// Puts the file at `from`, which was verified, into the store, under the name of `file`.
+    ///
+    /// # Errors
+    /// If Nix does not do it.
+    pub(crate) fn add(&mut self, file: &FixedFile, from: &Path, progress: &Progress) -> Result<PathBuf, NixError> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => NixConnection::open()?,
+        };
+        let (found, expected) = (connection.add(&file.name, from, progress)?, self.store.path(file));
+        self.connection = Some(connection);
+        if found == expected { Ok(found) } else { Err(NixError::Elsewhere { found, expected }) }
     }
 }
 
@@ -376,10 +402,7 @@ pub(super) fn run<'a>(
 /// SQLITE_BUSY In WAL Mode"): Nix waits where it reads and writes, but not where it opens (seen with 2.8). So it is asked
 /// again.
 fn output(mut command: Command) -> io::Result<Output> {
-    let busy = |output: &Output| {
-        let said = String::from_utf8_lossy(&output.stderr);
-        !output.status.success() && said.contains("SQLite database '") && said.contains("' is busy")
-    };
+    let busy = |output: &Output| !output.status.success() && is_busy(&String::from_utf8_lossy(&output.stderr));
     command.stdin(Stdio::null());
     let mut output = command.output()?;
     for _ in 0..BUSY_TRIES {
@@ -390,6 +413,10 @@ fn output(mut command: Command) -> io::Result<Output> {
         output = command.output()?;
     }
     Ok(output)
+}
+
+pub(super) fn is_busy(said: &str) -> bool {
+    said.contains("SQLite database '") && said.contains("' is busy")
 }
 
 /// The name that a file gets in the store, made of its own: every byte that a store path cannot have is `-`, a `.`

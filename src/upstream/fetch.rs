@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use super::Registries;
 use super::document::DocumentError;
 use super::lock::{LockedImage, UpstreamLock, UpstreamSource};
-use super::nix::{BlobStore, store_name};
+use super::nix::{BlobStore, BlobWriter, store_name};
 use super::place::{BlobPlace, ParsePlaceError, PlaceError, WantedBlob, take_first};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
@@ -227,8 +227,9 @@ impl Fetcher<'_> {
         // Not in the head of the loop, where the lock would be held for as long as the job takes.
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let work = || {
+            let mut writer = BlobWriter::new(self.store);
             while let Some(job) = next() {
-                let result = self.fetch(&job);
+                let result = self.fetch(&job, &mut writer);
                 let mut outcome = outcome.lock().unwrap_or_else(PoisonError::into_inner);
                 match result {
                     Ok(network) => {
@@ -251,13 +252,13 @@ impl Fetcher<'_> {
         Ok(outcome)
     }
 
-    fn fetch(&self, job: &Job) -> Result<u64, FetchCause> {
+    fn fetch(&self, job: &Job, writer: &mut BlobWriter<'_>) -> Result<u64, FetchCause> {
         let digest = job.wanted.digest;
         let file = self.cache.join(store_name(digest));
         let network = take_first(&job.places, self.registries, job.insecure, job.wanted, &file, self.progress);
         let network = network.map_err(FetchCause::Places)?;
         let step = self.progress.step(format!("Nix adds {} ({})", digest.short(), size(job.wanted.size)));
-        self.store.add(digest, &file).map_err(FetchCause::Nix)?;
+        writer.add(digest, &file, self.progress).map_err(FetchCause::Nix)?;
         drop(step);
         // From now on the store has it; a link that fails is told, and the next run tries again.
         drop(fs::remove_file(&file));

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::disk::WriteError;
-use crate::nix::store::{FixedFile, NixError, NixPlaces, NixStore};
+use crate::disk::progress::Progress;
+use crate::nix::store::{FixedFile, NixError, NixPlaces, NixStore, StoreWriter};
 use crate::oci::digest::Digest;
 
 /// The name of a blob in the store, the same for every image that has it.
@@ -67,14 +68,6 @@ impl BlobStore {
         Ok(missing.iter().map(FixedFile::digest).collect())
     }
 
-    /// Puts a file, which has the [`store_name`] of this blob and was verified, into the store.
-    ///
-    /// # Errors
-    /// If Nix does not do it.
-    pub(crate) fn add(&self, digest: Digest, from: &Path) -> Result<PathBuf, NixError> {
-        self.0.add(&file(digest), from)
-    }
-
     /// Keeps a blob of the store from the garbage collector for as long as there is a link in `folder`.
     ///
     /// # Errors
@@ -89,5 +82,22 @@ impl BlobStore {
     /// If the folder cannot be changed.
     pub(crate) fn let_go(&self, folder: &Path, wanted: impl IntoIterator<Item = Digest>) -> Result<(), WriteError> {
         self.0.let_go(folder, wanted.into_iter().map(file))
+    }
+}
+
+/// What puts blobs into a store, see [`StoreWriter`].
+pub(crate) struct BlobWriter<'a>(StoreWriter<'a>);
+
+impl<'a> BlobWriter<'a> {
+    pub(crate) const fn new(store: &'a BlobStore) -> Self {
+        Self(StoreWriter::new(&store.0))
+    }
+
+    /// Puts a blob, which was verified, into the store.
+    ///
+    /// # Errors
+    /// If Nix does not do it.
+    pub(crate) fn add(&mut self, digest: Digest, from: &Path, progress: &Progress) -> Result<PathBuf, NixError> {
+        self.0.add(&file(digest), from, progress)
     }
 }

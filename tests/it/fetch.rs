@@ -133,25 +133,106 @@ fn what_is_wrong_or_gone_is_told_by_image_and_the_rest_is_kept() {
     assert!(code == 2 && err.contains("linux/s390x"), "{code} {err}");
 }
 
+/// A folder with programs that do this before they are the real ones: `$REAL` is PATH without them, `$SEEN` a folder of theirs.
+fn in_front(podman: &LinkedPodman, programs: &[&str], script: &str, command: &mut Command) {
+    let (folder, seen) = (podman.env.path("bin"), podman.env.path("seen"));
+    drop(fs::remove_dir_all(&folder));
+    drop(fs::remove_dir_all(&seen));
+    fs::create_dir_all(&folder).unwrap();
+    fs::create_dir_all(&seen).unwrap();
+    for program in programs {
+        let script = format!("#!/bin/sh\n{script}\nPATH=\"$REAL\" exec {program} \"$@\"\n");
+        fs::write(folder.join(program), script).unwrap();
+        fs::set_permissions(folder.join(program), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let real = std::env::var("PATH").unwrap();
+    command.env("SEEN", &seen).env("REAL", &real).env("PATH", format!("{}:{real}", folder.display()));
+}
+
 #[test]
 fn a_nix_whose_database_is_busy_is_asked_again() {
     let podman = linked_podman();
     let _registry = locked(&podman, 100_000);
     // Whatever it is asked, the first time it says no.
-    let script = "#!/bin/sh\nseen=\"$SEEN/$(printf %s \"$*\" | sha256sum | cut -c1-64)\"\nif mkdir \"$seen\" 2> /dev/null; \
-                  then echo \"error: SQLite database '/db.sqlite' is busy\" >&2; exit 1; fi\nPATH=\"$REAL\" exec nix-store \"$@\"\n";
-    let (folder, seen) = (podman.env.path("bin"), podman.env.path("seen"));
-    fs::create_dir_all(&folder).unwrap();
-    fs::create_dir_all(&seen).unwrap();
-    fs::write(folder.join("nix-store"), script).unwrap();
-    fs::set_permissions(folder.join("nix-store"), fs::Permissions::from_mode(0o755)).unwrap();
-    let real = std::env::var("PATH").unwrap();
+    let script = "seen=\"$SEEN/$(printf %s \"$0 $*\" | sha256sum | cut -c1-64)\"\nif mkdir \"$seen\" 2> /dev/null; \
+                  then echo \"error: SQLite database '/db.sqlite' is busy\" >&2; exit 1; fi";
     let mut command = windlass(&podman, &["upstream", "fetch", "--retries", "0"]);
-    command.env("SEEN", &seen).env("REAL", &real).env("PATH", format!("{}:{real}", folder.display()));
+    in_front(&podman, &["nix-store", "nix-daemon"], script, &mut command);
     let blobs = lock(&podman)["blobs"].as_object().unwrap().len();
     let out = run_ok(&mut command);
     assert!(out.starts_with(&format!("{blobs} blobs: {blobs} fetched, 0 present; ")), "{out}");
-    assert!(fs::read_dir(&seen).unwrap().count() >= blobs, "each blob was refused once");
+    assert!(fs::read_dir(podman.env.path("seen")).unwrap().count() >= 2, "each way to Nix was refused once");
+}
+
+#[test]
+fn one_nix_takes_all_blobs_and_one_that_cannot_is_told() {
+    let podman = linked_podman();
+    let _registry = locked(&podman, 3_000_000);
+    let blobs = lock(&podman)["blobs"].as_object().unwrap().len();
+    assert!(blobs > 1);
+    let run = |script: &str| {
+        let mut command = windlass(&podman, &["upstream", "fetch", "--retries", "0", "--jobs", "1"]);
+        in_front(&podman, &["nix-daemon"], script, &mut command);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), podman.env.scrub(&String::from_utf8(output.stderr).unwrap()))
+    };
+    for (script, said) in [
+        ("echo 'error: it has no mind to' >&2; exit 1", "nix-daemon --stdio: it has no mind to"),
+        // Another language, an old one, and an end in the middle.
+        ("echo 'HTTP/1.1 400 Bad Request, and more'; exit 0", "which is none of its words"),
+        (
+            "printf 'oixd\\0\\0\\0\\0\\20\\1\\0\\0\\0\\0\\0\\0'; exit 0",
+            "it speaks version 1.16 of its protocol; update Nix",
+        ),
+        ("printf 'oixd\\0\\0\\0\\0'; exit 0", "nix-daemon --stdio: "),
+    ] {
+        let (code, err) = run(script);
+        assert!(code == 1 && err.contains("(app): nix-daemon --stdio: "), "{script}: {code} {err}");
+        assert!(err.contains(said) || said == "which is none of its words", "{script}: {err}");
+    }
+    let (code, err) = run("echo >>\"$SEEN/starts\"");
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(fs::read_to_string(podman.env.path("seen/starts")).unwrap().lines().count(), 1);
+}
+
+#[test]
+fn a_kill_while_nix_takes_a_blob_leaves_what_the_next_run_needs() {
+    let podman = linked_podman();
+    let _registry = locked(&podman, 300_000_000);
+    let blobs = lock(&podman)["blobs"].as_object().unwrap().clone();
+    let (digest, _) = blobs.iter().max_by_key(|(_, blob)| blob["size"].as_u64()).unwrap();
+    let whole = podman.env.path(format!("home/.cache/windlass/blobs/oci-blob-sha256-{}", &digest[7..]));
+    let is_new = |name: &str| name.starts_with("add-") || name.starts_with("tmp-");
+    let new_in_store = || {
+        let names = fs::read_dir(podman.env.path("store")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| is_new(name.to_str().unwrap())).count()
+    };
+    let mut child = windlass(&podman, &["upstream", "fetch", "--jobs", "1"]).stdout(Stdio::null()).spawn().unwrap();
+    // Nix writes it beside its place.
+    while !whole.exists() || new_in_store() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "too fast to be killed");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Nix, whose pipe has ended, takes away what it has.
+    let start = std::time::Instant::now();
+    while new_in_store() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(30), "Nix has left what it had of a blob");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (code, report, err) = fetch(&podman, &["--json"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["incomplete"], json!({}));
+    assert!(report["network"].as_u64().unwrap() < 3_000_000, "the blob had come whole: {report}");
+    let store = podman.env.path("store").display().to_string();
+    let path = report["blobs"][digest]["path"].as_str().unwrap().replace("$T/store", &store);
+    assert_eq!(&windlass::internals::oci::digest::Digest::of(&fs::read(&path).unwrap()).to_string(), digest);
+    // What Nix knows of it is what it knows of the output of a derivation: it is content-addressed.
+    let info = podman.ok("nix", &["--extra-experimental-features", "nix-command", "path-info", "--json", &path]);
+    assert!(info.contains("\"ca\":\"fixed:sha256:"), "{info}");
+    podman.ok("nix-store", &["--verify-path", &path]);
 }
 
 #[test]

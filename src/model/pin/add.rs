@@ -14,7 +14,7 @@ use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError, bounded};
 use crate::model::read::facts::{Facts, Inspected};
 use crate::model::read::inspect::{inspect, inspect_set};
-use crate::nix::store::{FixedFile, NixError, NixStore};
+use crate::nix::store::{FixedFile, NixError, NixStore, StoreWriter};
 use crate::nix::store_path::StorePathError;
 use crate::oci::digest::{Digest, Hasher};
 use crate::registry::error::RegistryError;
@@ -155,7 +155,7 @@ impl Adder<'_> {
                 let (digest, size) = self.hash(path)?;
                 let fixed = FixedFile::new(&file.name, digest)?;
                 if !self.store.missing([fixed.clone()])?.is_empty() {
-                    self.add_local(&fixed, path)?;
+                    self.add(&fixed, path)?;
                     brought.fetched.insert(fixed.clone());
                 }
                 Ok((fixed, size))
@@ -171,7 +171,7 @@ impl Adder<'_> {
                 brought.network += fetched.bytes_from_network;
                 let fixed = FixedFile::new(&file.name, fetched.digest)?;
                 if !self.store.missing([fixed.clone()])?.is_empty() {
-                    self.add_linked(&fixed, &to)?;
+                    self.add(&fixed, &to)?;
                     brought.fetched.insert(fixed.clone());
                 }
                 // From now on the store has it.
@@ -240,34 +240,12 @@ impl Adder<'_> {
         Ok(inspected.facts)
     }
 
-    /// Adds a file of this machine without a copy beside that of the store, where its name and its disk allow it.
-    fn add_local(&self, fixed: &FixedFile, path: &Path) -> Result<(), AddError> {
-        let failed = |source| AddError::Read { path: path.to_owned(), source };
-        // Nix takes what a link is for a link.
-        let real = path.canonicalize().map_err(failed)?;
-        let _step = self.progress.step(format!("Nix adds {}", path.display()));
-        if real.file_name().is_some_and(|name| name == fixed.name()) {
-            self.store.add(fixed, &real)?;
-            return Ok(());
-        }
-        self.add_linked(fixed, &real)
-    }
-
-    /// Adds a file that has another name.
-    fn add_linked(&self, fixed: &FixedFile, from: &Path) -> Result<(), AddError> {
-        let folder = self.cache.join(format!("{}.add", fixed.digest().hex()));
-        fs::create_dir_all(&folder).at("create", &folder)?;
-        let link = folder.join(fixed.name());
-        drop(fs::remove_file(&link));
-        if fs::hard_link(from, &link).is_err() {
-            // On another disk, or another user's file; where the disk can, the copy shares the bytes.
-            fs::copy(from, &link).map(drop).at("copy to", &link)?;
-        }
-        let added = self.store.add(fixed, &link);
-        drop(fs::remove_dir_all(&folder));
-        match added {
+    /// Hands a file to Nix.
+    fn add(&self, fixed: &FixedFile, from: &Path) -> Result<(), AddError> {
+        let _step = self.progress.step(format!("Nix adds {}", from.display()));
+        match StoreWriter::new(self.store).add(fixed, from, self.progress) {
             // Another run may have taken the file away, after it was in the store.
-            Err(_) if self.store.missing([fixed.clone()])?.is_empty() => Ok(()),
+            Err(NixError::Read { .. }) if self.store.missing([fixed.clone()])?.is_empty() => Ok(()),
             added => Ok(added.map(drop)?),
         }
     }
