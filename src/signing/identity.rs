@@ -10,6 +10,7 @@ use crate::class::{Class, Classified};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum KeylessError {
+    #[cfg_attr(not(feature = "keyless"), expect(dead_code, reason = "no trust root is read"))]
     #[error("the trust root is not a trusted_root.json of sigstore: {0}")]
     TrustRoot(String),
     #[error("the pattern of an identity, '{pattern}', is not a regular expression: {reason}")]

@@ -22,9 +22,6 @@ use super::identity::{AskedIdentity, CertifiedIdentity, KeylessError};
 use super::sigstore::{self, SigstoreRoot};
 use crate::oci::digest::Digest;
 
-/// The annotation of a signature that has the certificate, in PEM.
-pub(super) const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
-
 /// An identity that has to have signed, and what it is believed by.
 pub(crate) struct KeylessSigner {
     pub(crate) asked: AskedIdentity,
@@ -45,11 +42,7 @@ impl KeylessSigner {
     /// # Errors
     /// If that is not one, or names no authority that could be trusted.
     pub(crate) fn new(trust_root: &str, asked: AskedIdentity) -> Result<Self, KeylessError> {
-        #[cfg(feature = "keyless")]
-        let root = sigstore::read_root(trust_root).map_err(KeylessError::TrustRoot)?;
-        #[cfg(not(feature = "keyless"))]
-        let root: SigstoreRoot = return Err(KeylessError::NotBuilt);
-        #[cfg_attr(not(feature = "keyless"), expect(unreachable_code, reason = "there is no root"))]
+        let root = read_root(trust_root)?;
         Ok(Self { asked, trust_root: Digest::of(trust_root.as_bytes()), root })
     }
 
@@ -83,6 +76,16 @@ impl KeylessSigner {
     }
 }
 
+#[cfg(feature = "keyless")]
+fn read_root(trust_root: &str) -> Result<SigstoreRoot, KeylessError> {
+    sigstore::read_root(trust_root).map_err(KeylessError::TrustRoot)
+}
+
+#[cfg(not(feature = "keyless"))]
+const fn read_root(_: &str) -> Result<SigstoreRoot, KeylessError> {
+    Err(KeylessError::NotBuilt)
+}
+
 #[cfg(test)]
 #[cfg(feature = "keyless")]
 mod tests {
@@ -90,6 +93,7 @@ mod tests {
     use base64::engine::general_purpose::STANDARD;
     use serde_json::{Value, json};
 
+    use super::super::sigstore::CERTIFICATE;
     use super::*;
 
     const ROOT: &str = include_str!("../../tests/fixtures/sigstore/trusted_root.json");

@@ -12,13 +12,14 @@ use sigstore_verify::{Error, VerificationPolicy, Verifier};
 
 use super::cryptography;
 use super::identity::{AskedIdentity, CertifiedIdentity};
-use super::keyless::CERTIFICATE;
 use super::statement::InTotoStatement;
 use crate::oci::digest::Digest;
 
 /// What is trusted.
 pub(super) type SigstoreRoot = Verifier;
 
+/// The annotation of a signature that has the certificate, in PEM.
+pub(super) const CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
 /// The annotation with the certificates between the one that signed and the root, in PEM.
 const CHAIN: &str = "dev.sigstore.cosign/chain";
 /// The annotation with the entry of Rekor.
