@@ -37,7 +37,7 @@ enum IntoOption {
     Auto,
     /// Podman.
     Podman,
-    /// Docker: the socket of $DOCKER_HOST (unix://…), /var/run/docker.sock, or that of a rootless Docker.
+    /// Docker: the socket of $DOCKER_HOST (unix://…), of `docker context`, /var/run/docker.sock, or that of a rootless Docker.
     Docker,
     /// containerd, through `ctr`: the socket of $CONTAINERD_ADDRESS or /run/containerd/containerd.sock, the namespace of
     /// $CONTAINERD_NAMESPACE or default.
@@ -80,7 +80,7 @@ impl IntoArgs {
 /// The engine that this host runs: Podman, if it has one.
 fn found(caller: &Caller) -> EngineKind {
     let docker =
-        || caller.variables.contains_key("DOCKER_HOST") || docker_sockets(caller).iter().any(|path| path.exists());
+        || caller.variables.contains_key("DOCKER_HOST") || docker_socket(caller).is_ok_and(|path| path.exists());
     let daemon = |kind| {
         let options = containerd_options(kind, caller);
         options.address.exists() && has(caller, options.program)
@@ -109,21 +109,34 @@ fn docker_sockets(caller: &Caller) -> Vec<PathBuf> {
 
 /// The socket of the Docker that is meant.
 fn docker_socket(caller: &Caller) -> Result<PathBuf> {
-    if let Some(given) = caller.variables.get("DOCKER_HOST").filter(|given| !given.is_empty()) {
-        return match given.strip_prefix("unix://") {
-            Some(path) if path.starts_with('/') => Ok(path.into()),
-            _ => Err(environment(format!(
-                "DOCKER_HOST is '{given}': a load opens no network socket, so it must be unix:///… on this host"
-            ))
-            .hint(
-                "`windlass push` and a registry, or `windlass export --output` and `docker load`, go to other hosts",
-            )),
-        };
+    let given = |name: &str| caller.variables.get(name).filter(|given| !given.is_empty());
+    if let Some(given) = given("DOCKER_HOST") {
+        return socket_of(given, "DOCKER_HOST");
+    }
+    let folder =
+        given("DOCKER_CONFIG").map(PathBuf::from).or_else(|| caller.home.as_ref().map(|home| home.join(".docker")));
+    if let Some(folder) = folder {
+        let context = docker::context::context(&folder, given("DOCKER_CONTEXT").map(String::as_str));
+        let hint = "`docker context ls` lists them, and `docker context use default` goes back to the one of this host";
+        if let Some(context) = context.map_err(|error| environment(error.to_string()).hint(hint))? {
+            return socket_of(&context.host, &format!("the context '{}' of Docker", context.name));
+        }
     }
     let sockets = docker_sockets(caller);
     let can_write = |path: &&PathBuf| rustix::fs::access(path.as_path(), rustix::fs::Access::WRITE_OK).is_ok();
     let found = sockets.iter().find(can_write).or_else(|| sockets.iter().find(|path| path.exists()));
     Ok(found.or(sockets.first()).cloned().unwrap_or_default())
+}
+
+/// The socket that an address of Docker names; `what` has the address.
+fn socket_of(address: &str, what: &str) -> Result<PathBuf> {
+    match address.strip_prefix("unix://") {
+        Some(path) if path.starts_with('/') => Ok(path.into()),
+        _ => Err(environment(format!(
+            "{what} is '{address}': a load opens no network socket, so it must be unix:///… on this host"
+        ))
+        .hint("`windlass push` and a registry, or `windlass export --output` and `docker load`, go to other hosts")),
+    }
 }
 
 /// Where windlass notes what it does for daemons: root's is the system's. $WINDLASS_STATE_DIR is another place.

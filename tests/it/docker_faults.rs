@@ -252,6 +252,23 @@ fn only_a_socket_of_this_host_is_taken() {
         assert_eq!(code, 7, "{said}");
         assert!(said.contains(&format!("DOCKER_HOST is '{host}': a load opens no network socket")), "{said}");
     }
+    // The contexts of Docker's own client are read, as it writes them.
+    let meta = "docker/contexts/meta/12b961af5feb3e9d39f93b2cefb9a1a944f18d02cca0cac2f04f5a982240605f/meta.json";
+    for (host, expected) in [
+        ("tcp://127.0.0.1:2375", "the context 'rootless' of Docker is 'tcp://127.0.0.1:2375': a load opens no network"),
+        ("unix:///missing/docker.sock", "Docker does not answer at /missing/docker.sock"),
+    ] {
+        env.write(meta, json!({ "Name": "rootless", "Endpoints": { "docker": { "Host": host } } }).to_string());
+        let mut command = env.windlass(["load", "image", "--into", "docker"]);
+        command.env("DOCKER_CONFIG", env.path("docker")).env("DOCKER_CONTEXT", "rootless");
+        let (code, said) = said(&mut command);
+        assert!(code == 7 && said.contains(expected), "{code} {said}");
+    }
+    let mut command = env.windlass(["load", "image", "--into", "docker"]);
+    command.env("DOCKER_CONFIG", env.path("docker")).env("DOCKER_CONTEXT", "other");
+    let (code, other) = said(&mut command);
+    assert!(code == 7 && other.contains("DOCKER_CONTEXT names the context 'other' of Docker"), "{other}");
+    assert!(other.contains("docker context ls"), "{other}");
     let mut command = env.windlass(["load", "image", "--into", "docker"]);
     let (code, unanswered) = said(command.env("DOCKER_HOST", format!("unix://{}", env.path("missing.sock").display())));
     assert_eq!(code, 7, "{unanswered}");

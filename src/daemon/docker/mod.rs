@@ -10,6 +10,7 @@
 //! missing, all layers are sent.
 
 mod api;
+pub(crate) mod context;
 mod saved;
 
 use std::cell::RefCell;
