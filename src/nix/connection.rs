@@ -1,6 +1,6 @@
 //! Files handed to Nix: what `nix-daemon --stdio` is told on its two pipes.
 //!
-//! That program gives what it is told to the daemon of this host, or where there is none to the store itself, so this is
+//! That program gives what it is told to the daemon of this host, or to the store itself on a host without one, so this is
 //! one way for every Nix and every user. Nix makes the store path out of the bytes that it gets, which is why any user may add
 //! a file: nothing has to be believed.
 //!
@@ -144,7 +144,9 @@ impl NixConnection {
                     let (said, _status) = (self.text()?, self.number()?);
                     return Err(io::Error::other(plain(&said)));
                 }
-                other => return Err(io::Error::other(format!("it says {other:#x}, which is none of its words"))),
+                other => {
+                    return Err(io::Error::other(format!("it says {other:#x}, and its protocol has no such word")));
+                }
             }
         }
     }
