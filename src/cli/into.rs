@@ -117,8 +117,7 @@ fn docker_socket(caller: &Caller) -> Result<PathBuf> {
         given("DOCKER_CONFIG").map(PathBuf::from).or_else(|| caller.home.as_ref().map(|home| home.join(".docker")));
     if let Some(folder) = folder {
         let context = docker::context::context(&folder, given("DOCKER_CONTEXT").map(String::as_str));
-        let hint = "`docker context ls` lists them, and `docker context use default` goes back to the one of this host";
-        if let Some(context) = context.map_err(|error| environment(error.to_string()).hint(hint))? {
+        if let Some(context) = context? {
             return socket_of(&context.host, &format!("the context '{}' of Docker", context.name));
         }
     }

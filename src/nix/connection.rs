@@ -12,7 +12,7 @@
 //!
 //! Numbers have 8 bytes, little endian; a string is its length, its bytes, and zeros up to a multiple of 8. A file is sent
 //! in frames, each with its length before it, of which the last is empty (`AddToStore` since version 1.25, Nix 2.4). Version
-//! 1.25 is asked for, whatever Nix has beside it. Measured with Nix 2.8; read in the source of 2.8 and 2.34.
+//! 1.25 is asked for, whatever Nix has beside it. Measured with Nix 2.8.
 
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read, Seek, Write};

@@ -1,7 +1,7 @@
 //! Contexts of Docker's own client (`docker context`): names for Dockers, each with the address of one.
 //!
-//! The client takes that of `DOCKER_CONTEXT`, else what `currentContext` of its `config.json` says; `default` is none of them. A
-//! context is described in `contexts/meta/<SHA-256 of its name>/meta.json` beside that file (docker/cli, `cli/context/store`).
+//! The client takes that of `DOCKER_CONTEXT`, else what `currentContext` of its `config.json` says; `default` stands for the Docker
+//! of this host. A context is described in `contexts/meta/<SHA-256 of its name>/meta.json` beside that file (docker/cli, `cli/context/store`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::class::{Class, Classified};
 use crate::disk::bounded::{self, Cap};
 use crate::oci::digest::Digest;
 
@@ -22,6 +23,22 @@ pub(crate) enum ContextError {
     Format { path: PathBuf, source: serde_json::Error },
     #[error("{by} names the context '{name}' of Docker, and there is none of that name")]
     Missing { name: String, by: String },
+}
+
+impl Classified for ContextError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Read { source, .. } => source.class(),
+            Self::Format { .. } | Self::Missing { .. } => Class::Environment,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(
+            "`docker context ls` lists them, and `docker context use default` goes back to the Docker of this host"
+                .to_owned(),
+        )
+    }
 }
 
 /// A context that was chosen.
