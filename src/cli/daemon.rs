@@ -22,8 +22,8 @@ use crate::podman::keep::gc::{GarbageClass, GcPlan, GcRequest, KeptItem, NotOurs
 use crate::podman::keep::verify::{ImageProblem, ProblemState, VerifiedImages};
 
 /// An option that only Podman has.
-pub(super) fn unsupported(host: &DaemonHost, option: &str) -> Failure {
-    let (engine, hint) = (host.daemon.kind(), format!("Podman can; leave out `{option}`"));
+pub(super) fn unsupported(engine: EngineKind, option: &str) -> Failure {
+    let hint = format!("Podman can; leave out `{option}`");
     DaemonError::Unsupported { engine, action: format!("take {option}"), hint }.into()
 }
 

@@ -12,6 +12,7 @@ use super::printer::{Printer, count, size};
 use super::session::Session;
 use crate::daemon::host::DaemonHost;
 use crate::engine::Engine as _;
+use crate::engine::kind::EngineKind;
 use crate::podman::keep::gc::{self, GarbageClass, GcPlan, GcRequest, KeptItem, NotOurs, Removal, Removed};
 use crate::podman::storage::others::OtherUsers;
 
@@ -123,6 +124,10 @@ pub(super) fn run(args: &GcArgs, printer: &Printer, session: &Session) -> Result
     let request = request(args)?;
     let host = match args.into.choose(&args.host, progress)? {
         ChosenEngine::Podman => args.host.host(progress)?,
+        ChosenEngine::Crio(host) => {
+            refuse_what_only_podman_can(EngineKind::Crio, &request, args)?;
+            *host
+        }
         ChosenEngine::Daemon(host) => return in_daemon(&host, &request, args, printer, session),
     };
     if !args.apply || (args.aggressive && !args.yes) {
@@ -171,6 +176,21 @@ pub(super) fn run(args: &GcArgs, printer: &Printer, session: &Session) -> Result
     Ok(())
 }
 
+/// Containers and networks are the kubelet's, or another program's.
+fn refuse_what_only_podman_can(engine: EngineKind, request: &GcRequest, args: &GcArgs) -> Result<()> {
+    let has = |class| request.classes.contains(&class) && !args.only.is_empty();
+    let refused = [
+        (args.aggressive, "--aggressive"),
+        (args.above.is_some() && engine != EngineKind::Crio, "--above"),
+        (has(GarbageClass::Containers), "--only containers"),
+        (has(GarbageClass::Networks), "--only networks"),
+    ];
+    match refused.into_iter().find(|(given, _)| *given) {
+        Some((_, option)) => Err(daemon::unsupported(engine, option)),
+        None => Ok(()),
+    }
+}
+
 /// The same in a daemon.
 fn in_daemon(
     host: &DaemonHost,
@@ -180,16 +200,7 @@ fn in_daemon(
     session: &Session,
 ) -> Result<()> {
     let progress = session.progress();
-    let has = |class| request.classes.contains(&class) && !args.only.is_empty();
-    let refused = [
-        (args.aggressive, "--aggressive"),
-        (args.above.is_some(), "--above"),
-        (has(GarbageClass::Containers), "--only containers"),
-        (has(GarbageClass::Networks), "--only networks"),
-    ];
-    if let Some((_, option)) = refused.into_iter().find(|(given, _)| *given) {
-        return Err(daemon::unsupported(host, option));
-    }
+    refuse_what_only_podman_can(host.daemon.kind(), request, args)?;
     if !args.apply {
         let plan = daemon::plan_gc(host, request, progress)?;
         let planned = plan.remove.iter().map(|removal| GcRow { removal, removed: false, error: None }).collect();

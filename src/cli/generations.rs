@@ -57,6 +57,7 @@ pub(super) fn run(args: &GenerationsArgs, printer: &Printer) -> Result<()> {
     let progress = super::session::progress();
     match args.into.choose(&args.host, &progress)? {
         ChosenEngine::Podman => show(&args.host.host(&progress)?, printer, &progress),
+        ChosenEngine::Crio(host) => show(&*host, printer, &progress),
         ChosenEngine::Daemon(host) => show(&host, printer, &progress),
     }
 }

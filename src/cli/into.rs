@@ -21,6 +21,9 @@ use crate::engine::target::{DecideError, LoadMethod, LoadOptions, LoadStep, Load
 use crate::podman::load::LoadError;
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::pull::PullError;
+use crate::podman::load::sizes::MeasuredSizes;
+use crate::podman::storage::client::{ClientError, PodmanClient};
+use crate::podman::storage::crio::{CrioClient, SOCKET};
 use crate::podman::storage::places::Caller;
 
 /// Which engine, for verbs that know several.
@@ -33,7 +36,7 @@ pub(super) struct IntoArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum IntoOption {
-    /// Podman where it is on PATH, else the daemon whose socket is there.
+    /// Podman where it is on PATH, else Docker, k3s, containerd or CRI-O, whose socket is there first.
     Auto,
     /// Podman.
     Podman,
@@ -44,12 +47,17 @@ enum IntoOption {
     Containerd,
     /// The containerd of k3s, through `ctr` or `k3s ctr`: /run/k3s/containerd/containerd.sock, the namespace k8s.io.
     K3s,
+    /// CRI-O, through the linked store, `crio` and `crictl`: the socket of $CONTAINER_RUNTIME_ENDPOINT (unix://…) or
+    /// /var/run/crio/crio.sock.
+    Crio,
 }
 
 /// The engine that was chosen.
 pub(super) enum ChosenEngine {
     /// Podman. The host is for the verb to find, as some need no process for that.
     Podman,
+    /// CRI-O, which has answered: its images lie as Podman's do.
+    Crio(Box<PodmanHost>),
     /// A daemon, which has answered.
     Daemon(DaemonHost),
 }
@@ -64,6 +72,7 @@ impl IntoArgs {
             IntoOption::Docker => EngineKind::Docker,
             IntoOption::Containerd => EngineKind::Containerd,
             IntoOption::K3s => EngineKind::K3s,
+            IntoOption::Crio => EngineKind::Crio,
         };
         if kind == EngineKind::Podman {
             return Ok(ChosenEngine::Podman);
@@ -72,6 +81,9 @@ impl IntoArgs {
             return Err(usage(format!(
                 "--root, --runroot, --storage-conf and --storage-dir are Podman's; leave them out with {kind}"
             )));
+        }
+        if kind == EngineKind::Crio {
+            return crio(&caller(), progress).map(|host| ChosenEngine::Crio(Box::new(host)));
         }
         connect(kind, &caller(), progress).map(ChosenEngine::Daemon)
     }
@@ -90,6 +102,7 @@ fn found(caller: &Caller) -> EngineKind {
         false if docker() => EngineKind::Docker,
         false if daemon(EngineKind::K3s) && !caller.variables.contains_key("CONTAINERD_ADDRESS") => EngineKind::K3s,
         false if daemon(EngineKind::Containerd) => EngineKind::Containerd,
+        false if has(caller, "crio") && crio_socket(caller).is_ok_and(|path| path.exists()) => EngineKind::Crio,
         // Its message says that there is no engine.
         false => EngineKind::Podman,
     }
@@ -157,6 +170,30 @@ pub(super) fn docker_generations() -> Option<Generations> {
     let caller = caller();
     let socket = std::fs::canonicalize(docker_socket(&caller).ok()?).ok()?;
     Some(Generations::at(state_of(&state_base(&caller).ok()?, EngineKind::Docker, &socket)))
+}
+
+/// The socket of the CRI-O that is meant.
+fn crio_socket(caller: &Caller) -> Result<PathBuf> {
+    let given = caller.variables.get("CONTAINER_RUNTIME_ENDPOINT").filter(|given| !given.is_empty());
+    let Some(given) = given else { return Ok(PathBuf::from(SOCKET)) };
+    match given.strip_prefix("unix://").unwrap_or(given) {
+        path if path.starts_with('/') => Ok(path.into()),
+        _ => Err(environment(format!(
+            "CONTAINER_RUNTIME_ENDPOINT is '{given}': it must be the socket of CRI-O on this host, unix:///…"
+        ))),
+    }
+}
+
+/// The CRI-O of this host, with the store of its own settings.
+fn crio(caller: &Caller, progress: &Progress) -> Result<PodmanHost> {
+    let crio = CrioClient::new(crio_socket(caller)?);
+    let places = crio.places(progress).map_err(|error| match error {
+        ClientError::Failed { .. } | ClientError::Odd { .. } => environment(error.to_string()),
+        error => error.into(),
+    })?;
+    let linked = PodmanHost::find_linked(&places, None);
+    let (engine, sizes) = (PodmanClient::of_crio(crio), MeasuredSizes::default());
+    Ok(PodmanHost { places, engine, linked, nix: nix_places(), sizes })
 }
 
 fn connect(kind: EngineKind, caller: &Caller, progress: &Progress) -> Result<DaemonHost> {
@@ -242,7 +279,7 @@ fn would_free(bytes: u64) -> Option<String> {
 
 impl HostEngine for PodmanHost {
     fn kind(&self) -> EngineKind {
-        EngineKind::Podman
+        self.engine.kind()
     }
 
     fn place(&self) -> &Path {
@@ -280,7 +317,11 @@ impl HostEngine for PodmanHost {
     }
 
     fn run_line(&self, entry: &GenerationEntry) -> String {
-        format!("podman run --pull=never {}", super::load::run_words(entry))
+        let image = super::load::run_words(entry);
+        match self.engine.kind() {
+            EngineKind::Crio => format!("image: {image} with imagePullPolicy: Never, in a pod"),
+            _ => format!("podman run --pull=never {image}"),
+        }
     }
 }
 

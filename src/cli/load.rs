@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::archives::UnpackedArchives;
 use super::complete;
 use super::data_format::breaks;
-use super::failure::{Failure, Result, environment, unloaded, unverified};
+use super::failure::{Failure, Result, environment, unloaded, unverified, usage};
 use super::foretell::causes;
 use super::host::HostArgs;
 use super::import_store::{self, StorePathsReport};
@@ -38,6 +38,7 @@ const EXAMPLE: &str = "Examples:
   windlass load result --image redis       one image of the stack
   windlass load result --into docker       into Docker, through its socket
   windlass load result --into containerd   into containerd, through ctr
+  windlass load result --into crio         into CRI-O, linked into the store that its settings name
   windlass load /media/stick/ai            a bundle
   windlass load /media/stick/ai --import-store   and its store paths into the Nix store of this host";
 
@@ -49,7 +50,7 @@ const EXAMPLE: &str = "Examples:
 /// handed to Podman (*pulled*), missing layers only. No network is used. Each load that changes something is a generation
 /// to go back to, and keeps its store paths from Nix's garbage collector.
 ///
-/// With --into another engine gets them: Docker through its socket, containerd and k3s through `ctr`. It is asked for each
+/// With --into another engine gets them: CRI-O through the linked store, which it reads as Podman does, Docker through its socket, containerd and k3s through `ctr`. It is asked for each
 /// image by digest, gets the layers that it lacks, and is asked again before anything counts as loaded. Docker gets them as a
 /// stream that lies in no file of windlass; a containerd whose folder this user may write to gets them as blobs there, which
 /// share their data with the Nix store on XFS and Btrfs. Each image is called NAME:windlass-DIGEST too, a name that no other
@@ -170,6 +171,10 @@ pub(super) fn run(args: &LoadArgs, printer: &Printer, session: &Session) -> Resu
             let (host, planned) = host(args, &targets, options, session)?;
             load_into(&host, args, (targets, &lost), planned, options, printer, session)
         }
+        ChosenEngine::Crio(_) if matches!(args.via, ViaOption::Podman) => {
+            Err(usage("CRI-O takes nothing through Podman: leave `--via podman` out, or leave out `--into crio`"))
+        }
+        ChosenEngine::Crio(host) => load_into(&*host, args, (targets, &lost), None, options, printer, session),
         ChosenEngine::Daemon(host) => load_into(&host, args, (targets, &lost), None, options, printer, session),
     }
 }

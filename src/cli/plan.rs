@@ -367,6 +367,7 @@ fn here(args: &PlanArgs, targets: &[LoadTarget], progress: &Progress) -> Result<
     }
     match args.into.choose(&args.host, progress)? {
         ChosenEngine::Podman => on(&args.host.host(progress)?, targets, progress),
+        ChosenEngine::Crio(host) => on(&*host, targets, progress),
         ChosenEngine::Daemon(host) => on(&host, targets, progress),
     }
 }

@@ -14,6 +14,7 @@ use crate::daemon::host::DaemonHost;
 use crate::disk::progress::Progress;
 use crate::engine::generation::Generation;
 use crate::engine::generations::{GenerationError, Generations};
+use crate::engine::kind::EngineKind;
 use crate::engine::rollback::{RollbackPart, activate, parts};
 use crate::engine::target::DecideError;
 use crate::podman::load::decide::PodmanHost;
@@ -77,6 +78,7 @@ pub(super) struct RollbackReport {
 pub(super) fn run(args: &RollbackArgs, printer: &Printer, session: &Session) -> Result<()> {
     match args.into.choose(&args.host, session.progress())? {
         ChosenEngine::Podman => go_back(&args.host.asked(session.progress())?, args, printer, session),
+        ChosenEngine::Crio(host) => go_back(&*host, args, printer, session),
         ChosenEngine::Daemon(host) => go_back(&host, args, printer, session),
     }
 }
@@ -202,6 +204,8 @@ pub(super) fn stale_in_podman(
     for container in host.engine.containers(progress)? {
         let Some(entry) = former(&container.image).filter(|_| !container.is_stopped()) else { continue };
         let command = match container.unit() {
+            // Its pod is the kubelet's, which starts another one in its place.
+            _ if host.engine.kind() == EngineKind::Crio => format!("crictl rm --force {}", container.id),
             Some(unit) => format!("systemctl {}restart {unit}", if host.places.rootless { "--user " } else { "" }),
             None => {
                 let name = &container.name;

@@ -141,11 +141,12 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
     }
     let progress = super::session::progress();
     let (report, reasons) = match args.into.choose(&args.host, &progress)? {
-        ChosenEngine::Podman => in_podman(args, &progress)?,
+        ChosenEngine::Podman => in_podman(&args.host.host(&progress)?, args, &progress)?,
+        ChosenEngine::Crio(host) => in_podman(&host, args, &progress)?,
         ChosenEngine::Daemon(host) => {
             let refused = [(args.sizes, "--sizes"), (args.why, "--why")].into_iter().find(|(given, _)| *given);
             if let Some((_, option)) = refused {
-                return Err(daemon::unsupported(&host, option));
+                return Err(daemon::unsupported(host.daemon.kind(), option));
             }
             (daemon::status(&args.paths, &host, &progress)?, None)
         }
@@ -172,14 +173,13 @@ pub(super) fn run(args: &StatusArgs, printer: &Printer) -> Result<()> {
     judge(args, &report)
 }
 
-fn in_podman(args: &StatusArgs, progress: &Progress) -> Result<(StatusReport, Option<LoadReasons>)> {
-    let host = args.host.host(progress)?;
+fn in_podman(host: &PodmanHost, args: &StatusArgs, progress: &Progress) -> Result<(StatusReport, Option<LoadReasons>)> {
     let snapshot = StoreSnapshot::read(&host.places, progress)?;
     let generation = host.generations().current()?.map(|generation| generation.number);
-    let reasons = args.why.then(|| LoadReasons::read(&host, args.lock.as_deref())).transpose()?;
+    let reasons = args.why.then(|| LoadReasons::read(host, args.lock.as_deref())).transpose()?;
     let wanted = StatusWanted { shares: args.sizes || args.metrics.is_some(), copies: args.sizes };
-    let images = rows(&args.paths, wanted, &host, &snapshot, reasons.as_ref())?;
-    Ok((whole(&host, &snapshot, generation, images, progress)?, reasons))
+    let images = rows(&args.paths, wanted, host, &snapshot, reasons.as_ref())?;
+    Ok((whole(host, &snapshot, generation, images, progress)?, reasons))
 }
 
 /// What is said of each image beside its state.
@@ -222,12 +222,16 @@ fn whole(
 ) -> Result<StatusReport> {
     let (linked_store, linked_store_state) = linked_store(host, snapshot, progress);
     let places = &host.places;
-    let mut free = vec![Free { place: "podman", path: places.graph_root.clone(), bytes: free_at(&places.graph_root)? }];
+    let mut free = vec![Free {
+        place: host.engine.kind().word(),
+        path: places.graph_root.clone(),
+        bytes: free_at(&places.graph_root)?,
+    }];
     if let Some(path) = &linked_store {
         free.push(Free { place: "linked", path: path.clone(), bytes: free_at(path)? });
     }
     Ok(StatusReport {
-        engine: EngineKind::Podman,
+        engine: host.engine.kind(),
         graph_root: places.graph_root.clone(),
         run_root: Some(places.run_root.clone()),
         driver: places.driver.clone(),

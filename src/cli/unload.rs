@@ -17,6 +17,7 @@ use crate::engine::keep::{Choice, choose};
 use crate::image::summary::ImageKind;
 use crate::names::{LOADED, no_such};
 use crate::podman::keep::gc::{GcPlan, KeptItem, Removal};
+use crate::podman::load::decide::PodmanHost;
 
 const EXAMPLE: &str = "Examples:
   windlass unload redis                 one image of what is loaded
@@ -64,18 +65,8 @@ pub(super) struct UnloadReport<'a> {
 pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     match args.into.choose(&args.host, progress)? {
-        ChosenEngine::Podman => {
-            let host = args.host.asked(progress)?;
-            let choice = chosen(&host, &args.names)?;
-            if !args.dry_run {
-                host.settle_now(progress)?;
-            }
-            let drawing = session.draw("unloading");
-            let unloaded = host.unload(&choice, !args.dry_run, progress)?;
-            drop(drawing);
-            let removed = unloaded.removed.into_iter().map(|removed| removed.removal).collect();
-            tell(&host, args, &choice, (removed, unloaded.plan), unloaded.generation, printer)
-        }
+        ChosenEngine::Podman => in_podman(&args.host.asked(progress)?, args, printer, session),
+        ChosenEngine::Crio(host) => in_podman(&host, args, printer, session),
         ChosenEngine::Daemon(host) => {
             let choice = chosen(&host, &args.names)?;
             let drawing = session.draw("unloading");
@@ -85,6 +76,19 @@ pub(super) fn run(args: &UnloadArgs, printer: &Printer, session: &Session) -> Re
             tell(&host, args, &choice, (removed, GcPlan::default()), generation, printer)
         }
     }
+}
+
+fn in_podman(host: &PodmanHost, args: &UnloadArgs, printer: &Printer, session: &Session) -> Result<()> {
+    let progress = session.progress();
+    let choice = chosen(host, &args.names)?;
+    if !args.dry_run {
+        host.settle_now(progress)?;
+    }
+    let drawing = session.draw("unloading");
+    let unloaded = host.unload(&choice, !args.dry_run, progress)?;
+    drop(drawing);
+    let removed = unloaded.removed.into_iter().map(|removed| removed.removal).collect();
+    tell(host, args, &choice, (removed, unloaded.plan), unloaded.generation, printer)
 }
 
 /// What is meant by these names.

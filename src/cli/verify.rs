@@ -22,6 +22,7 @@ use crate::build::stack::StackDir;
 use crate::daemon::host::DaemonHost;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
+use crate::engine::kind::EngineKind;
 use crate::engine::target::LoadTarget;
 use crate::image::LayerRecord;
 use crate::image::bundle::is_bundle;
@@ -112,7 +113,8 @@ pub(super) fn run(args: &VerifyArgs, printer: &Printer, session: &Session) -> Re
         Some(path) if is_bundle(path) || has_archives(path) => archives(path, args.full, session)?,
         Some(path) => built(path, args.full, session)?,
         None => match args.into.choose(&args.host, session.progress())? {
-            ChosenEngine::Podman => in_podman(args, printer, session)?,
+            ChosenEngine::Podman => in_podman(&args.host.host(session.progress())?, args, printer, session)?,
+            ChosenEngine::Crio(host) => in_podman(&host, args, printer, session)?,
             ChosenEngine::Daemon(host) => in_daemon(&host, args, printer, session)?,
         },
     };
@@ -155,9 +157,8 @@ fn in_daemon(host: &DaemonHost, args: &VerifyArgs, printer: &Printer, session: &
     Ok(reported(verified, advice, session))
 }
 
-fn in_podman(args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<VerifyReport> {
-    let host = args.host.host(session.progress())?;
-    let loaded = loaded(&host, &args.images)?;
+fn in_podman(host: &PodmanHost, args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<VerifyReport> {
+    let loaded = loaded(host, &args.images)?;
     let snapshot = StoreSnapshot::read(&host.places, session.progress())?;
     let Some(loaded) = loaded.or_else(|| (!host.unreadable(&snapshot).is_empty()).then(Vec::new)) else {
         return Ok(nothing(&host.places.graph_root, printer));
@@ -169,10 +170,13 @@ fn in_podman(args: &VerifyArgs, printer: &Printer, session: &Session) -> Result<
         ));
     }
     let (targets, gone) = split(loaded);
-    let mut verified = check(&host, &targets, args.full, session)?;
+    let mut verified = check(host, &targets, args.full, session)?;
     verified.images += gone.len();
     verified.problems.extend(gone.iter().map(|(entry, error)| lost(entry, error)));
-    let advice = mending(&verified.problems, args.full, &host.nix.store);
+    let advice = match host.engine.kind() {
+        EngineKind::Podman => mending(&verified.problems, args.full, &host.nix.store),
+        kind => daemon::mending(kind, host.generations().current()?.map(|current| current.number)),
+    };
     Ok(reported(verified, advice, session))
 }
 

@@ -13,6 +13,8 @@ pub enum EngineKind {
     Containerd,
     /// The containerd of k3s.
     K3s,
+    /// CRI-O, whose images lie in a store like Podman's.
+    Crio,
 }
 
 impl EngineKind {
@@ -24,6 +26,7 @@ impl EngineKind {
             Self::Docker => "docker",
             Self::Containerd => "containerd",
             Self::K3s => "k3s",
+            Self::Crio => "crio",
         }
     }
 }
@@ -35,6 +38,7 @@ impl fmt::Display for EngineKind {
             Self::Docker => "Docker",
             Self::Containerd => "containerd",
             Self::K3s => "k3s",
+            Self::Crio => "CRI-O",
         })
     }
 }

@@ -7,6 +7,7 @@
 # Its root is CHROOT below a layer of changes in SCRATCH, so that CHROOT stays as it is; Nix, Podman's places and the homes are folders
 # of SCRATCH. Mounts, processes, names, network (a loopback alone) and control groups (version 2 alone) are its own: whatever COMMAND leaves
 # running or mounted goes when it ends, and after SECONDS it is ended. /src (this tree), windlass and docker-registry are this machine's.
+# With CRIO_BIN in the environment it has the crio, crictl and pinns of that folder.
 # With DISK=xfs in the environment /nix and containerd's folder are on an XFS of 2 GB, where files share their data.
 set -euo pipefail
 
@@ -88,7 +89,9 @@ bind "$scratch/disk/tmp" /tmp
 bind "$tree" /src
 mount -o remount,ro,bind "$root/src"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
-for program in "$WINDLASS" "$(command -v docker-registry)"; do
+programs=("$WINDLASS" "$(command -v docker-registry)")
+if [[ -n ${CRIO_BIN:-} ]]; then programs+=("$CRIO_BIN"/{crio,crictl,pinns}); fi
+for program in "${programs[@]}"; do
   touch "$root/usr/local/bin/${program##*/}"
   bind "$program" "/usr/local/bin/${program##*/}"
 done

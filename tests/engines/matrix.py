@@ -35,6 +35,7 @@ ENGINES = {
     "containerd-load": ("sid", "containerd_load.py", ("ext4", "xfs", "k3s")),
     "containerd12-load": ("bookworm", "containerd_load.py", ("ext4",)),
     "containerd13-load": ("trixie", "containerd_load.py", ("ext4",)),
+    "crio": ("sid", "crio.py", ("linked",)),
 }
 
 
@@ -45,7 +46,13 @@ def rows(wanted):
     if unknown:
         names = " ".join([*ENGINES, "debian13/fedora"])
         sys.exit(f"no such row of the matrix: {' '.join(unknown)}; there are {names} and so on")
-    return [row for row in every if not wanted or row[0] in wanted or "/".join(row) in wanted]
+    chosen = [row for row in every if not wanted or row[0] in wanted or "/".join(row) in wanted]
+    # Debian has no package of it.
+    folder = os.environ.get("CRIO_BIN", "")
+    if any(row[0] == "crio" for row in chosen) and not os.path.exists(f"{folder}/crictl"):
+        print("crio is not run: CRIO_BIN names no folder with crio, crictl and pinns", file=sys.stderr)
+        chosen = [row for row in chosen if row[0] != "crio"]
+    return chosen
 
 
 class Runner:

@@ -32,6 +32,7 @@ mod compose_export;
 mod compose_inputs;
 mod compose_keys;
 mod corpus;
+mod crio;
 mod daemon;
 mod daemons;
 mod determinism;

@@ -406,8 +406,7 @@ impl<'a> Planner<'a> {
 
     /// Layers that a load has left in Podman without an image, and parts of such.
     fn find_half_layers(&mut self, others: &OtherUsers) {
-        // Where images lie apart from containers, neither place has all the records.
-        if !self.classes.contains(&GarbageClass::Temp) || self.host.places.separate_store.is_some() {
+        if !self.classes.contains(&GarbageClass::Temp) || self.host.leaves_half_layers() {
             return;
         }
         let found = match half_layers::find(&self.own, &self.usage) {

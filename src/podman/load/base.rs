@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use super::LoadError;
 use super::decide::PodmanHost;
 use crate::disk::progress::Progress;
-use crate::engine::kind::EngineKind;
 use crate::engine::missing::MissingBase;
 use crate::engine::target::{LoadOptions, LoadTarget, LoadVia, Presence};
 use crate::image::LayerRecord;
@@ -78,7 +77,7 @@ impl PodmanHost {
             let of = |old: &&ExpectedImage| lacked.iter().any(|layer| old.layers.contains(layer));
             let expects = summary.expects.iter().filter(of).cloned().collect();
             missing.push(Some(MissingBase {
-                engine: EngineKind::Podman,
+                engine: self.engine.kind(),
                 reference: summary.reference.clone(),
                 layers,
                 expects,

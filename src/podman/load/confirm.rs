@@ -48,6 +48,7 @@ impl PodmanHost {
             };
             outcomes[n].error = match error {
                 Some(LoadError::Engine(error)) if is_failure(&error) => Some(LoadError::NotThere {
+                    engine: self.engine.kind(),
                     reference: outcomes[n].step.entry.reference.to_string(),
                     found: format!("cannot read it: {error}"),
                 }),
@@ -111,7 +112,9 @@ impl PodmanHost {
                 Presence::Damaged { why, .. } => Some(format!("has only a part of it: {why}")),
                 Presence::Missing => Some("has no record of it".to_owned()),
             });
-            outcome.error = found.map(|found| LoadError::NotThere { reference: summary.reference.to_string(), found });
+            let engine = self.engine.kind();
+            outcome.error =
+                found.map(|found| LoadError::NotThere { engine, reference: summary.reference.to_string(), found });
         }
         Ok(())
     }
@@ -123,7 +126,7 @@ fn id(outcome: &PodmanImageOutcome) -> String {
 
 /// Whether Podman ran, and failed: it may be because of an image.
 pub(crate) const fn is_failure(error: &ClientError) -> bool {
-    matches!(error, ClientError::Failed { .. } | ClientError::Answer { .. })
+    matches!(error, ClientError::Failed { .. } | ClientError::Answer { .. } | ClientError::Odd { .. })
 }
 
 fn is_engine_failure(outcome: &PodmanImageOutcome) -> bool {

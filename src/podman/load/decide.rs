@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use super::LoadError;
 use super::sizes::{MeasuredSizes, Ways};
 use crate::disk::progress::Progress;
+use crate::engine::kind::EngineKind;
 use crate::engine::target::{
     DecideError, LoadMethod, LoadOptions, LoadTarget, LoadVia, LoadWay, Presence, TargetState,
 };
 use crate::nix::store::NixPlaces;
-use crate::podman::linked::{DRIVER, LinkedStore, image_store};
+use crate::podman::linked::{DEFAULT, DRIVER, LinkedStore, image_store};
 use crate::podman::storage::client::PodmanClient;
 use crate::podman::storage::places::Places;
 use crate::podman::storage::snapshot::StoreSnapshot;
@@ -57,8 +58,8 @@ impl PodmanHost {
         let snapshot = StoreSnapshot::read(&self.places, progress)?;
         let linked = match options.via {
             LoadVia::Podman => None,
-            LoadVia::Auto => self.linked.as_ref(),
-            LoadVia::Store => Some(self.linked.as_ref().ok_or_else(|| self.not_ready())?),
+            LoadVia::Auto if self.pulls() => self.linked.as_ref(),
+            LoadVia::Auto | LoadVia::Store => Some(self.linked.as_ref().ok_or_else(|| self.not_ready())?),
         };
         let presence = |target: &LoadTarget| Ok(snapshot.presence(target.image.summary(), target.platform()?));
         let there: Vec<Presence> = targets.iter().map(presence).collect::<Result<_, DecideError>>()?;
@@ -76,7 +77,9 @@ impl PodmanHost {
                 Some(ways) => match ways.link(image, platform) {
                     Some(Ok(way)) => way,
                     // What cannot be linked at all, Podman can still unpack.
-                    Some(Err(why)) if options.via == LoadVia::Auto => ways.pull(image, platform, Some(why)),
+                    Some(Err(why)) if options.via == LoadVia::Auto && self.pulls() => {
+                        ways.pull(image, platform, Some(why))
+                    }
                     Some(Err(_)) => LoadWay::new(
                         LoadMethod::Link,
                         linked.map_or(self.places.graph_root.as_path(), LinkedStore::path).to_owned(),
@@ -94,16 +97,35 @@ impl PodmanHost {
         targets.iter().zip(there).map(look).collect()
     }
 
+    /// Whether the engine takes images in another way than by links: CRI-O pulls from registries alone.
+    pub(super) fn pulls(&self) -> bool {
+        self.engine.kind() == EngineKind::Podman
+    }
+
+    /// Whether layers without an image stay: where images lie apart from containers, neither place has all the records, and CRI-O has
+    /// no verb that takes layers away.
+    pub(crate) fn leaves_half_layers(&self) -> bool {
+        self.places.separate_store.is_some() || !self.pulls()
+    }
+
     fn not_ready(&self) -> DecideError {
         let refused = self.places.image_stores.iter().filter(|store| LinkedStore::is_at(store));
         let refused = refused.filter_map(|store| image_store::claim(store).err()).next();
+        let engine = self.engine.kind();
         let named = if let Some(error) = refused.filter(|_| self.places.driver == DRIVER) {
             error.to_string()
         } else if self.places.driver == DRIVER {
-            "Podman reads no additional image store of windlass that this user can write to".to_owned()
+            format!("{engine} reads no additional image store of windlass that this user can write to")
         } else {
             format!("the storage driver is '{}', and only overlay can have one", self.places.driver)
         };
-        DecideError::NotReady(format!("there is no linked store: {named}; `windlass doctor` says what to do"))
+        let next = match engine {
+            EngineKind::Crio => format!(
+                "`windlass doctor --fix --storage-dir {DEFAULT}` makes one; then write \"[crio]\" and \
+                 \"storage_option = ['overlay.imagestore={DEFAULT}']\" into /etc/crio/crio.conf.d/50-windlass.conf, and restart CRI-O"
+            ),
+            _ => "`windlass doctor` says what to do".to_owned(),
+        };
+        DecideError::NotReady(format!("there is no linked store: {named}; {next}"))
     }
 }

@@ -6,6 +6,7 @@ use super::pull::PullError;
 use crate::class::{Class, Classified};
 use crate::disk::WriteError;
 use crate::engine::generations::GenerationError;
+use crate::engine::kind::EngineKind;
 use crate::engine::target::DecideError;
 use crate::podman::linked::link_images::LinkError;
 use crate::podman::storage::client::ClientError;
@@ -39,13 +40,17 @@ pub(crate) enum LoadError {
     /// Podman does not let go of what a container uses, and would prefer it to what is loaded.
     #[error("{reference} cannot be loaded anew while container {container} uses it")]
     InUse {
+        /// The engine.
+        engine: EngineKind,
         reference: String,
         /// A container of it.
         container: String,
     },
     /// Podman does not have what was loaded.
-    #[error("{reference} was loaded and taken away again, because Podman {found}")]
+    #[error("{reference} was loaded and taken away again, because {engine} {found}")]
     NotThere {
+        /// The engine.
+        engine: EngineKind,
         reference: String,
         /// What Podman has instead.
         found: String,
@@ -71,7 +76,13 @@ impl Classified for LoadError {
         match self {
             Self::Decide(error) => error.hint(),
             Self::Pull(error) => error.hint(),
+            Self::InUse { engine: EngineKind::Crio, container, .. } => {
+                Some(format!("`crictl rm --force {container}` removes the container"))
+            }
             Self::InUse { container, .. } => Some(format!("`podman rm --force {container}` removes the container")),
+            Self::NotThere { engine: EngineKind::Crio, .. } => {
+                Some("see what `crictl images --digests` lists, and whether CRI-O was restarted since its settings name the store".to_owned())
+            }
             Self::NotThere { .. } => {
                 Some("see whether the podman on PATH is the real one, and what `windlass doctor` says".to_owned())
             }

@@ -191,7 +191,7 @@ impl PodmanHost {
         if !outcomes.iter().any(|outcome| is_damaged(&outcome.step)) {
             return Ok(damaged);
         }
-        let snapshot = StoreSnapshot::read(&self.places, progress)?;
+        let (snapshot, engine) = (StoreSnapshot::read(&self.places, progress)?, self.engine.kind());
         let Some(own) = snapshot.stores.first() else { return Ok(damaged) };
         for (outcome, damaged) in outcomes.iter_mut().zip(&mut damaged).filter(|(outcome, _)| is_damaged(&outcome.step))
         {
@@ -206,7 +206,7 @@ impl PodmanHost {
             if let Some(container) = own.containers.iter().find(|container| container.image == id) {
                 let container = container.names.first().unwrap_or(&container.id).clone();
                 outcome.error =
-                    Some(LoadError::InUse { reference: outcome.step.entry.reference.to_string(), container });
+                    Some(LoadError::InUse { engine, reference: outcome.step.entry.reference.to_string(), container });
                 continue;
             }
             let is_tag = |name: &&String| !ours.contains(*name) && !name.contains('@');
@@ -271,6 +271,7 @@ impl PodmanHost {
             }
             // What cannot be linked at all (a layer without a recipe, files of other owners) Podman can still unpack.
             if via == LoadVia::Auto
+                && self.pulls()
                 && let Some(error) = outcome.error.take_if(|error| error.is_unlinkable())
             {
                 loading
@@ -301,6 +302,7 @@ impl PodmanHost {
                     let is_there = own.images.iter().any(|image| image.id == id);
                     outcome.error = Some(match error {
                         PullError::Engine(error) if is_there && is_failure(&error) => LoadError::NotThere {
+                            engine: self.engine.kind(),
                             reference: outcome.step.entry.reference.to_string(),
                             found: format!("cannot read it: {error}"),
                         },

@@ -188,7 +188,8 @@ impl PodmanHost {
             let image = pending.images.iter().find(|image| image.id == *id);
             image.and_then(|image| image.names.first()).unwrap_or(id).clone()
         };
-        Ok(refused.iter().map(|(id, why)| format!("{} was taken away: Podman {why}", name(id))).collect())
+        let engine = self.engine.kind();
+        Ok(refused.iter().map(|(id, why)| format!("{} was taken away: {engine} {why}", name(id))).collect())
     }
 
     /// Asks Podman for all of these images, by ID, that are there; what it says instead of each that it does not confirm.

@@ -12,10 +12,12 @@ use std::process::Command;
 
 use serde::Deserialize;
 
+use super::crio::CrioClient;
 use super::places::{Overrides, Places};
 use super::process::{ProgramOutcome, run};
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
+use crate::engine::kind::EngineKind;
 use crate::oci::digest::Digest;
 
 /// Why Podman or skopeo did not do what it was asked to.
@@ -67,6 +69,24 @@ pub enum ClientError {
         /// What it printed.
         answer: String,
     },
+    /// The same of a program of CRI-O.
+    #[error("{program} was asked to {action} and answered '{answer}': the {program} on PATH is another program")]
+    Odd {
+        /// The program.
+        program: &'static str,
+        /// What it was to do.
+        action: String,
+        /// What it printed.
+        answer: String,
+    },
+    /// CRI-O has nothing that does it.
+    #[error("CRI-O cannot {action}; {next}")]
+    Unknown {
+        /// What it was to do.
+        action: String,
+        /// What to do instead.
+        next: String,
+    },
 }
 
 impl Classified for ClientError {
@@ -74,9 +94,9 @@ impl Classified for ClientError {
         match self {
             Self::Start { source, .. } => source.class(),
             Self::Stopped(error) => error.class(),
-            Self::Answer { .. } => Class::Unverified,
+            Self::Answer { .. } | Self::Odd { .. } => Class::Unverified,
             Self::Missing { .. } => Class::Environment,
-            Self::Slow { .. } | Self::Failed { .. } => Class::Failed,
+            Self::Slow { .. } | Self::Failed { .. } | Self::Unknown { .. } => Class::Failed,
         }
     }
 }
@@ -139,6 +159,13 @@ struct PodmanNetwork {
 }
 
 impl PodmanContainer {
+    /// A container as another engine tells of it.
+    pub(super) fn told(id: String, name: String, image: String, is_stopped: bool) -> Self {
+        let status = if is_stopped { "exited" } else { "running" }.to_owned();
+        let (mounts, config, network_settings) = Default::default();
+        Self { id, name, image, state: ContainerState { status }, mounts, config, network_settings }
+    }
+
     /// The networks that it is in, or will be once it is started.
     pub(crate) fn networks(&self) -> impl Iterator<Item = &str> {
         self.network_settings.networks.iter().flat_map(BTreeMap::keys).map(String::as_str)
@@ -162,11 +189,12 @@ impl PodmanContainer {
     }
 }
 
-/// This host's Podman, and skopeo where there is one, with the places that they use.
+/// This host's Podman, and skopeo where there is one, with the places that they use; or the CRI-O that has images in such places.
 #[derive(Debug, Clone)]
 pub struct PodmanClient {
     options: Vec<OsString>,
     variables: Vec<(OsString, Option<OsString>)>,
+    crio: Option<CrioClient>,
 }
 
 impl PodmanClient {
@@ -191,7 +219,17 @@ impl PodmanClient {
         if let Some(conf) = &given.storage_conf {
             variables.push(("CONTAINERS_STORAGE_CONF".into(), Some(conf.into())));
         }
-        Self { options, variables }
+        Self { options, variables, crio: None }
+    }
+
+    /// CRI-O instead of Podman.
+    pub(crate) const fn of_crio(crio: CrioClient) -> Self {
+        Self { options: Vec::new(), variables: Vec::new(), crio: Some(crio) }
+    }
+
+    /// Which engine it is.
+    pub(crate) const fn kind(&self) -> EngineKind {
+        if self.crio.is_some() { EngineKind::Crio } else { EngineKind::Podman }
     }
 
     /// With a variable in the environment of the programs, beside those of this process.
@@ -206,7 +244,7 @@ impl PodmanClient {
         // A rootless Podman takes no run root from a file that a variable names, and remembers for ever what it took.
         let options =
             if places.rootless { vec!["--runroot".into(), places.run_root.clone().into()] } else { Vec::new() };
-        let mut engine = Self { options, variables: self.variables.clone() };
+        let mut engine = Self { options, variables: self.variables.clone(), crio: None };
         engine.variables.extend(["STORAGE_DRIVER", "STORAGE_OPTS"].map(|name| (name.into(), None)));
         engine.with_variable("CONTAINERS_STORAGE_CONF", conf).with_variable("TMPDIR", temporary)
     }
@@ -230,6 +268,9 @@ impl PodmanClient {
     pub fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ClientError> {
         if names.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(crio) = &self.crio {
+            return crio.exists(names, progress);
         }
         let mut command = self.command("podman");
         command.args(["image", "inspect", "--format", "{{.Id}}", "--"]).args(names);
@@ -263,6 +304,11 @@ impl PodmanClient {
     /// # Errors
     /// See [`ClientError`].
     pub fn tag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        if self.crio.is_some() {
+            let action = format!("give the image {image}, which lies in its own store, the name {name}");
+            let next = format!("`crictl rmi {image}` removes it there, and it is linked by the next `windlass load`");
+            return Err(ClientError::Unknown { action, next });
+        }
         self.podman(["tag", "--", image, name], &format!("tag {image} as {name}"), progress).map(drop)
     }
 
@@ -271,6 +317,9 @@ impl PodmanClient {
     /// # Errors
     /// See [`ClientError`].
     pub fn untag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        if let Some(crio) = &self.crio {
+            return crio.remove(name, progress);
+        }
         self.podman(["untag", "--", image, name], &format!("take the name {name} from {image}"), progress).map(drop)
     }
 
@@ -279,6 +328,9 @@ impl PodmanClient {
     /// # Errors
     /// See [`ClientError`].
     pub fn remove_image(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
+        if let Some(crio) = &self.crio {
+            return crio.remove(name, progress);
+        }
         self.podman(["rmi", "--", name], &format!("remove {name}"), progress).map(drop)
     }
 
@@ -290,7 +342,7 @@ impl PodmanClient {
     pub(crate) fn discard(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
         let Err(error) = self.remove_image(name, progress) else { return Ok(()) };
         // It has no option for another graph root.
-        if !matches!(error, ClientError::Failed { .. }) || !self.options.is_empty() {
+        if !matches!(error, ClientError::Failed { .. }) || !self.options.is_empty() || self.crio.is_some() {
             return Err(error);
         }
         let mut command = self.command("skopeo");
@@ -307,6 +359,9 @@ impl PodmanClient {
     /// # Errors
     /// See [`ClientError`].
     pub(crate) fn containers(&self, progress: &Progress) -> Result<Vec<PodmanContainer>, ClientError> {
+        if let Some(crio) = &self.crio {
+            return crio.containers(progress);
+        }
         let action = "list its containers";
         let mut tries = 0;
         loop {

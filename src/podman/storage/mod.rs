@@ -10,10 +10,12 @@
 //! | what does it take of the disk? | [`disk_use`] |
 //! | who else uses it? | [`others`] (mounts, processes), `users` (their Podman) |
 //! | how are Podman and skopeo called? | [`client`], `process` |
+//! | and CRI-O, which has such a store too? | [`crio`] |
 
 pub(crate) mod ask;
 pub(crate) mod client;
 pub(crate) mod conf_files;
+pub(crate) mod crio;
 pub(crate) mod disk_use;
 pub(crate) mod lock;
 mod memory;
