@@ -21,7 +21,7 @@ pub(crate) enum ContextError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path} is not what Docker writes there: {source}", path = path.display())]
     Format { path: PathBuf, source: serde_json::Error },
-    #[error("{by} names the context '{name}' of Docker, and there is none of that name")]
+    #[error("{by} names the context '{name}' of Docker, which is not there")]
     Missing { name: String, by: String },
 }
 
