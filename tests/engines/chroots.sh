@@ -15,7 +15,7 @@ PODMAN=(podman skopeo crun runc netavark aardvark-dns passt uidmap fuse-overlayf
 STACK=(git jq patchelf curl)
 
 # Docker as Debian 12 has it, beside no Podman.
-DOCKER=(docker.io runc nix-bin python3 busybox-static ca-certificates iproute2 procps)
+DOCKER=(docker.io runc nix-bin python3 busybox-static redis-tools ca-certificates iproute2 procps)
 
 # chroot_of SUITE
 chroot_of() {
@@ -26,10 +26,10 @@ chroot_of() {
   archive=$(mirror)
   local sources=("deb $archive $suite main")
   case $suite in
-    bookworm) packages+=(containerd) ;;
-    trixie) packages+=("${STACK[@]}" containerd) ;;
+    bookworm) packages+=(containerd redis-tools) ;;
+    trixie) packages+=("${STACK[@]}" containerd redis-tools) ;;
     # Debian has no crictl: CRI is asked without a client of its own.
-    sid) packages+=(docker.io docker-cli containerd python3-grpcio) ;;
+    sid) packages+=(docker.io docker-cli containerd python3-grpcio redis-tools) ;;
     experimental)
       debian=sid
       sources=("deb $archive sid main" "deb $archive experimental main")

@@ -16,11 +16,11 @@ import subprocess
 import sys
 import time
 
-from steps import WORK, Row, Stack, check, sha256, wait_for, write
+from steps import WORK, Redis, Row, Stack, check, sha256, wait_for, write
 
 STEPS = (
     "set up", "plan", "load", "again", "run", "app changed", "rollback", "killed", "gc between", "prune and restart", "damaged",
-    "archive", "load.sh", "gc", "unload",
+    "archive", "load.sh", "gc", "unload", "redis",
 )
 # Like weights: bytes that do not compress, and most of what there is.
 MODEL = 48 << 20
@@ -142,6 +142,18 @@ content_sharing_policy = "{sharing}"
         check(printed == stack.expected, f"the container printed {printed!r}, not {stack.expected!r}")
         found = self.ctr(*options, stack.tag, "model", stack.command[0], "sha256sum", "/models/tiny.gguf").split()[0]
         check(found == stack.weights, f"the model in the container has the SHA-256 {found}, not {stack.weights}")
+
+
+def redis_answers(row, host):
+    """redis from an image of ours, in a container that stays, and is asked."""
+    redis = Redis(row)
+    host.load(redis.directory)
+    host.ctr("run", "--detach", "--cgroup", "/ctr/test", "--cpu-shares", "0", redis.tag, "redis")
+    asked = iter(range(1000))
+    redis.answers(lambda *command: row.try_run("ctr", "task", "exec", "--exec-id", f"ask-{next(asked)}", "redis", *command)[0])
+    host.ctr("task", "delete", "--force", "redis")
+    host.ctr("container", "delete", "redis")
+    host.windlass("unload", "redis")
 
 
 def fields(message):
@@ -352,6 +364,8 @@ def main(engine, variant):
         check(left == [], f"left there: {left}")
         host.collect()
         check(host.others() == before, f"other people's image changed: {host.others()}, it was {before}")
+    with row.step("redis"):
+        redis_answers(row, host)
     row.finish()
 
 

@@ -10,9 +10,9 @@ import sys
 import tarfile
 
 import into
-from steps import REGISTRY, WORK, Row, Stack, check, manifest_of, sha256, start_registry, wait_for, write
+from steps import REGISTRY, WORK, Redis, Row, Stack, check, manifest_of, sha256, start_registry, wait_for, write
 
-STEPS = ("set up", "load", "again", "digest", "run", "packed", "thin after model", "load.sh", "save", "push", *into.STEPS)
+STEPS = ("set up", "load", "again", "digest", "run", "packed", "thin after model", "load.sh", "save", "push", *into.STEPS, "redis")
 
 
 def start(row, variant):
@@ -47,6 +47,16 @@ def runs(row, stack, reference=None):
     check(printed == stack.expected, f"the container printed {printed!r}, not {stack.expected!r}")
     size = row.run(*options, stack.tag, stack.command[0], "stat", "-c", "%s", "/models/tiny.gguf").strip()
     check(size == str(24 + 64 * 4096), f"the model in the container has {size} bytes")
+
+
+def redis_answers(row):
+    """redis from an image of ours, in a container that stays, and is asked."""
+    redis = Redis(row)
+    row.run("windlass", "load", redis.directory, "--into", "docker")
+    row.run("docker", "run", "--detach", "--name", "redis", "--pull=never", "--network=none", redis.tag)
+    redis.answers(lambda *command: row.try_run("docker", "exec", "redis", *command)[0])
+    row.run("docker", "rm", "--force", "redis")
+    row.run("windlass", "unload", "redis", "--into", "docker")
 
 
 def load_script(row, stack, variant):
@@ -106,7 +116,7 @@ def windlass_loads(row, one, two, variant):
 def main(engine, variant):
     # What is the same in 20.10, and what its archives do, was seen once by hand.
     old = engine == "docker20.10"
-    row = Row(engine, variant, ("set up", *into.STEPS) if old else STEPS)
+    row = Row(engine, variant, ("set up", *into.STEPS, "redis") if old else STEPS)
     with row.step("set up"):
         one, two = Stack(row, "app", 1), Stack(row, "app", 2)
         row.run("windlass", "export", one.directory, "--output", f"{WORK}/one.tar")
@@ -121,6 +131,8 @@ def main(engine, variant):
 
     if old:
         windlass_loads(row, one, two, variant)
+        with row.step("redis"):
+            redis_answers(row)
         row.finish()
 
     with row.step("load"):
@@ -182,6 +194,8 @@ def main(engine, variant):
             check(config == two.config, f"the config in the registry is {config}, not {two.config}")
             row.note("push", "another digest; the ID is ours")
     windlass_loads(row, one, two, variant)
+    with row.step("redis"):
+        redis_answers(row)
     row.finish()
 
 

@@ -164,6 +164,41 @@ class Stack:
         self.expected = self.text + "\n"
 
 
+class Redis:
+    """An image of Debian's redis with the libraries that it needs, from the Nix store."""
+
+    def __init__(self, row):
+        folder = f"{WORK}/redis"
+        for name in ("bin", "lib"):
+            os.makedirs(f"{folder}/{name}")
+        # The server and the check of its files are one program, which goes by the name that it is called by.
+        programs = {"redis-server": "redis-check-rdb", "redis-cli": "redis-cli"}
+        for name, program in programs.items():
+            shutil.copy(f"/usr/bin/{program}", f"{folder}/bin/{name}")
+            for line in row.run("ldd", f"/usr/bin/{program}").splitlines():
+                library = next((word for word in line.split() if word.startswith("/")), None)
+                if library:
+                    shutil.copy(library, f"{folder}/lib/{os.path.basename(library)}")
+        loader = next(name for name in os.listdir(f"{folder}/lib") if name.startswith("ld-linux"))
+        path = add_to_store(row, folder)
+        self.start = [f"{path}/lib/{loader}", "--library-path", f"{path}/lib"]
+        server = [*self.start, f"{path}/bin/redis-server", "--port", "0", "--unixsocket", "/redis.sock", "--save", "", "--dir", "/"]
+        self.client = [*self.start, f"{path}/bin/redis-cli", "-s", "/redis.sock"]
+        spec = {"kind": "image", "name": "redis", "tag": "1", "content": {"deps": [path]}, "config": {"Cmd": server}}
+        write(f"{WORK}/redis.json", json.dumps(spec))
+        row.run("windlass", "build", f"{WORK}/redis.json", "--output", f"{WORK}/redis-image")
+        self.directory = add_to_store(row, f"{WORK}/redis-image")
+        with open(f"{self.directory}/image.json", encoding="utf-8") as file:
+            self.tag = json.load(file)["ref"]
+
+    def answers(self, ask):
+        """What it is given, it gives back. `ask` runs a command in its container and gives what that printed."""
+        wait_for(lambda: ask(*self.client, "PING").strip() == "PONG", "redis in its container")
+        check(ask(*self.client, "SET", "crane", "hook").strip() == "OK", "redis took nothing")
+        found = ask(*self.client, "GET", "crane").strip()
+        check(found == "hook", f"redis gave {found!r} back")
+
+
 def tool_folder():
     """A folder with a program that needs no other."""
     folder = f"{WORK}/tool/bin"

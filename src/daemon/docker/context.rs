@@ -114,9 +114,7 @@ mod tests {
         assert_eq!(of(None).unwrap(), None);
         fs::write(folder.path().join("config.json"), r#"{"auths":{},"currentContext":"rootless"}"#).unwrap();
         let missing = of(None).unwrap_err().to_string();
-        assert!(
-            missing.ends_with("config.json names the context 'rootless' of Docker, and there is none of that name")
-        );
+        assert!(missing.ends_with("config.json names the context 'rootless' of Docker, which is not there"));
         // As Docker 28 writes it, at the place where it does.
         let meta = "contexts/meta/12b961af5feb3e9d39f93b2cefb9a1a944f18d02cca0cac2f04f5a982240605f";
         let meta = folder.path().join(meta);
