@@ -36,6 +36,7 @@ ENGINES = {
     "containerd12-load": ("bookworm", "containerd_load.py", ("ext4",)),
     "containerd13-load": ("trixie", "containerd_load.py", ("ext4",)),
     "crio": ("sid", "crio.py", ("linked",)),
+    "served": ("sid", "served.py", ("docker", "containerd")),
 }
 
 
@@ -52,6 +53,9 @@ def rows(wanted):
     if any(row[0] == "crio" for row in chosen) and not os.path.exists(f"{folder}/crictl"):
         print("crio is not run: CRIO_BIN names no folder with crio, crictl and pinns", file=sys.stderr)
         chosen = [row for row in chosen if row[0] != "crio"]
+    if any(row[0] == "served" for row in chosen) and not os.path.exists(f"{ROOT}/target/engines-bundle/stack.json"):
+        print("served is not run: `./dev engines --full` makes the bundle of the example stack that it loads", file=sys.stderr)
+        chosen = [row for row in chosen if row[0] != "served"]
     return chosen
 
 
