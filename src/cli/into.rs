@@ -91,8 +91,13 @@ impl IntoArgs {
 
 /// The engine that this host runs: Podman, if it has one.
 fn found(caller: &Caller) -> EngineKind {
-    let docker =
-        || caller.variables.contains_key("DOCKER_HOST") || docker_socket(caller).is_ok_and(|path| path.exists());
+    // A context that leads elsewhere is told where there is a Docker, and is no reason to look for another engine.
+    let docker = || {
+        let is_there = |path: &PathBuf| path.exists();
+        caller.variables.contains_key("DOCKER_HOST")
+            || docker_sockets(caller).iter().any(is_there)
+            || docker_socket(caller).is_ok_and(|path| is_there(&path))
+    };
     let daemon = |kind| {
         let options = containerd_options(kind, caller);
         options.address.exists() && has(caller, options.program)

@@ -1,4 +1,4 @@
-//! HashStreams of bytes that are hashed two by two.
+//! Streams of bytes that are hashed two by two.
 //!
 //! A core hashes two streams at about 1.7 times the rate of one ([`sha256_pair::update_each`]). So a thread that has gathered
 //! [`CHUNK`] bytes of its stream does not hash them at once: it leaves them in [`HashPairs`], which all threads of a job share, and

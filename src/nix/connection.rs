@@ -19,6 +19,7 @@ use std::io::{self, BufReader, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use super::nar::write_string;
 use super::store::{BUSY_PAUSE, BUSY_TRIES, NixError, is_busy};
 use crate::disk::bounded;
 use crate::disk::progress::Progress;
@@ -202,8 +203,8 @@ fn number(number: u64) -> Vec<u8> {
 }
 
 fn text(text: &str) -> Vec<u8> {
-    let mut bytes = [&number(text.len() as u64), text.as_bytes()].concat();
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    let mut bytes = Vec::new();
+    write_string(&mut bytes, text.as_bytes()).expect("memory takes all");
     bytes
 }
 

@@ -202,17 +202,26 @@ impl<W: Write> NarWriter<W> {
         strings.iter().try_for_each(|string| self.string(string.as_bytes()))
     }
 
-    /// A string of Nix's formats.
+    /// As [`write_string`].
     pub(crate) fn string(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(&(bytes.len() as u64).to_le_bytes())?;
-        self.out.write_all(bytes)?;
-        self.pad(bytes.len() as u64)
+        write_string(&mut self.out, bytes)
     }
 
     fn pad(&mut self, size: u64) -> io::Result<()> {
-        const ZEROS: [u8; 8] = [0; 8];
-        self.out.write_all(&ZEROS[..(size.wrapping_neg() % 8) as usize])
+        pad(&mut self.out, size)
     }
+}
+
+/// A string of Nix's formats, which the daemon's protocol has too: its length, its bytes, and zeros up to a multiple of 8.
+pub(super) fn write_string(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    out.write_all(&(bytes.len() as u64).to_le_bytes())?;
+    out.write_all(bytes)?;
+    pad(out, bytes.len() as u64)
+}
+
+fn pad(out: &mut impl Write, size: u64) -> io::Result<()> {
+    const ZEROS: [u8; 8] = [0; 8];
+    out.write_all(&ZEROS[..(size.wrapping_neg() % 8) as usize])
 }
 
 fn at(path: &Path) -> impl Fn(io::Error) -> NarError + '_ {
