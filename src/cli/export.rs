@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::bundle::{self, BundleArgs};
 use super::failure::{Result, no_space, usage};
 use super::host::nix_places;
+use super::layer_cache;
 use super::output::Destination;
 use super::printer::{Printer, size};
 use super::push::{Packing, warn_of_weights};
 use super::session::Session;
 use crate::build::stack::{ModelArchive, StackDir, write_archives};
 use crate::disk::files::{free_space, parent_of};
+use crate::disk::progress::Progress;
 use crate::disk::{AtPath, Staging, bounded};
 use crate::image::archive::{self, ArchiveOptions, Without};
 use crate::image::layout::ImageDir;
@@ -33,6 +35,7 @@ const EXAMPLE: &str = "Examples:
   windlass export result --output app.tar --compression zstd                 for a slow line
   windlass export model --format modelpack --output smollm2                  skopeo copy oci:smollm2 docker://…
   windlass export model --format docker-model --output smollm2.dmr.tar       POST it to Docker Model Runner's models/load
+  windlass export result --format erofs-cache --output /var/lib/erofs-cache  containerd 2.4 mounts the layers from there
   windlass export model --format ollama --output models                      OLLAMA_MODELS=$PWD/models ollama serve
   windlass export result --bundle /media/stick/ai --max-file 4294967295       windlass load /media/stick/ai
   windlass export result --bundle /media/stick/new --since /media/stick/ai    windlass load /media/stick/new";
@@ -45,6 +48,9 @@ const EXAMPLE: &str = "Examples:
 ///
 /// A model becomes what other tools take for one: an artifact, as an OCI directory or, where --output ends with .tar, as one
 /// file; or Ollama's directory. Weights in the Nix store are linked there where they cannot be shared.
+///
+/// With --format erofs-cache, the layers of stacks, images and models become EROFS file systems in a folder that containerd 2.4 looks into
+/// (`layer_content_caches`): it mounts them instead of unpacking. Layers that the folder has are left as they are.
 ///
 /// With --bundle, stacks, images and models become one directory for hosts without Nix and without a network: an OCI image
 /// layout that skopeo and others take images from by name, with all that `windlass load DIR` needs. Blobs that are there are
@@ -75,7 +81,7 @@ pub(super) struct ExportArgs {
     pub(super) without: Vec<String>,
     /// How to pack layers. Those that came packed go as they are; the manifest is another one, the image's ID stays.
     #[arg(long, value_enum, default_value_t = Packing::None, conflicts_with = "bundle")]
-    compression: Packing,
+    pub(super) compression: Packing,
     /// How far to compare layers with their digests while they are written.
     #[arg(long, value_enum, default_value_t = ExportCheck::Auto)]
     pub(super) verify: ExportCheck,
@@ -95,6 +101,8 @@ pub(super) enum ExportFormat {
     DockerModel,
     /// For a model: Ollama's directory, with this model in it.
     Ollama,
+    /// Layers as EROFS file systems, by diff ID: a layer cache of containerd 2.4. What is there stays.
+    ErofsCache,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -115,6 +123,9 @@ pub(super) struct ExportReport {
     written: u64,
     cloned: u64,
     without: Vec<Digest>,
+    /// Of a layer cache: the layers that it had, by diff ID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    present: Option<Vec<Digest>>,
 }
 
 pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Result<()> {
@@ -124,6 +135,9 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
     let Some(output) = &args.output else {
         return Err(usage("say where to write: --output PATH, or --bundle DIR for a bundle"));
     };
+    if args.format == ExportFormat::ErofsCache {
+        return layer_cache::run(args, output, printer, session);
+    }
     let [from] = &args.from[..] else {
         return Err(usage("several stacks and images go into a bundle: give --bundle DIR instead of --output"));
     };
@@ -147,7 +161,7 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
     };
     let is_file = match args.format {
         ExportFormat::Archive => !is_stack,
-        ExportFormat::Oci | ExportFormat::Ollama => false,
+        ExportFormat::Oci | ExportFormat::Ollama | ExportFormat::ErofsCache => false,
         ExportFormat::Modelpack | ExportFormat::DockerModel => is_archive(output),
     };
     if args.format.is_of_models() && !args.without.is_empty() {
@@ -191,15 +205,7 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
     target.publish()?;
     drop(drawing);
 
-    let left_out = |(image, without): &(ImageDir, Without)| {
-        let layers = image.summary().layers().into_iter().filter(|layer| without.leaves_out(layer));
-        layers.map(|layer| layer.digest).collect::<Vec<_>>()
-    };
-    let mut left_out: Vec<Digest> = images.iter().flat_map(left_out).collect();
-    left_out.sort();
-    left_out.dedup();
-    let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
-    let report = ExportReport { output: output.clone(), read, written, cloned, without: left_out };
+    let report = ExportReport::new(output, &images, progress);
     if printer.json() {
         return printer.value(&report);
     }
@@ -207,11 +213,41 @@ pub(super) fn run(args: &ExportArgs, printer: &Printer, session: &Session) -> Re
         printer.note(format!("read {}, wrote {}", size(report.read), size(report.written)));
         return Ok(());
     }
+    // That a stack's images are without their models goes without saying.
     if !is_stack {
-        report.without.iter().try_for_each(|digest| printer.line(format!("left out {digest}")))?;
+        report.print_left_out(printer)?;
     }
-    let [read, written, cloned] = [read, written, cloned].map(size);
-    printer.line(format!("{}: read {read}, wrote {written}, shared {cloned} with the store", output.display()))
+    report.print(printer)
+}
+
+impl ExportReport {
+    /// What was written to `output` of these images.
+    pub(super) fn new(output: &Path, images: &[(ImageDir, Without)], progress: &Progress) -> Self {
+        let left_out = |(image, without): &(ImageDir, Without)| {
+            let layers = image.summary().layers().into_iter().filter(|layer| without.leaves_out(layer));
+            layers.map(|layer| layer.digest).collect::<Vec<_>>()
+        };
+        let without: BTreeSet<Digest> = images.iter().flat_map(left_out).collect();
+        let (read, written, cloned) = (progress.read(), progress.written(), progress.cloned());
+        Self { output: output.to_owned(), read, written, cloned, without: without.into_iter().collect(), present: None }
+    }
+
+    /// The same of a layer cache that had these layers.
+    pub(super) fn with_present(self, present: BTreeSet<Digest>) -> Self {
+        Self { present: Some(present.into_iter().collect()), ..self }
+    }
+
+    /// Names the layers that are not in it.
+    pub(super) fn print_left_out(&self, printer: &Printer) -> Result<()> {
+        self.without.iter().try_for_each(|digest| printer.line(format!("left out {digest}")))
+    }
+
+    /// Says what it cost.
+    pub(super) fn print(&self, printer: &Printer) -> Result<()> {
+        let [read, written, cloned] = [self.read, self.written, self.cloned].map(size);
+        let output = self.output.display();
+        printer.line(format!("{output}: read {read}, wrote {written}, shared {cloned} with the store"))
+    }
 }
 
 impl ExportCheck {
@@ -314,6 +350,9 @@ pub(super) fn write(
             return Err(usage(format!("{} is a stack; --format {name} is for one image", from.display())));
         }
         (false, ExportFormat::Archive) => drop(archive::write(&ImageDir::open(from)?, output, false, options)?),
+        (false, ExportFormat::ErofsCache) => {
+            return Err(usage("a layer cache is no archive; `windlass export --format erofs-cache` writes one"));
+        }
         (false, ExportFormat::Oci) => {
             create()?;
             archive::write_directory(&ImageDir::open(from)?, output, options)?;
@@ -343,7 +382,7 @@ fn write_packed(
     Ok(pack::write_archive(&image, with, output, layers.path(), options)?)
 }
 
-fn parse_without(image: &ImageDir, words: &[String]) -> Result<Without> {
+pub(super) fn parse_without(image: &ImageDir, words: &[String]) -> Result<Without> {
     let mut without = Without { models: false, layers: BTreeSet::new() };
     for word in words {
         if word == "models" {

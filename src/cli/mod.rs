@@ -26,6 +26,7 @@ mod import_store;
 mod input;
 mod inspect;
 mod into;
+mod layer_cache;
 mod lint;
 mod load;
 mod load_plan;

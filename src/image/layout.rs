@@ -448,7 +448,8 @@ fn copy_blob(path: &Path, sink: &mut dyn Sink, to: &Path) -> Result<(), LayoutEr
     Ok(())
 }
 
-fn layer_error(record: &LayerRecord, source: LayerError) -> LayoutError {
+/// Says which layer could not be had.
+pub(crate) fn layer_error(record: &LayerRecord, source: LayerError) -> LayoutError {
     LayoutError::Layer { digest: record.digest, title: record.title.clone(), source: Box::new(source) }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod archive;
 pub(crate) mod bundle;
 pub(crate) mod closure;
 pub(crate) mod delta;
+pub(crate) mod erofs_cache;
 pub(crate) mod json;
 pub(crate) mod layout;
 mod layout_error;

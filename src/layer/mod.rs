@@ -10,6 +10,7 @@
 
 mod checksums;
 mod claim;
+pub(crate) mod erofs;
 mod extent;
 pub(crate) mod file_tree;
 mod hashing;
@@ -292,13 +293,7 @@ impl Recipe {
                 MemberContent::File(mut file, in_store) => {
                     let file = file.take()?;
                     let readers = note.as_mut().map(FileNote::readers).unwrap_or_default();
-                    sink.file(&file, size, in_store, readers).map_err(|error| match error {
-                        PipeError::Read(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                            LayerError::Changed(host.clone())
-                        }
-                        PipeError::Read(e) => LayerError::reading(&host, e),
-                        PipeError::Write(e) => LayerError::Sink(e),
-                    })?;
+                    sink.file(&file, size, in_store, readers).map_err(|error| failed_file(error, &host))?;
                     if file.metadata().map_err(|e| LayerError::reading(&host, e))?.len() != size {
                         return Err(LayerError::Changed(host));
                     }
@@ -321,13 +316,18 @@ fn give_blob(path: &Path, sink: &mut dyn Sink) -> Result<(), LayerError> {
     let reading = |source| LayerError::reading(path, source);
     for (part, size) in files_of(path).map_err(reading)? {
         let file = bounded::open(&part).map_err(reading)?;
-        sink.file(&file, size, false, Readers::default()).map_err(|error| match error {
-            PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => LayerError::Changed(part),
-            PipeError::Read(error) => reading(error),
-            PipeError::Write(error) => LayerError::Sink(error),
-        })?;
+        sink.file(&file, size, false, Readers::default()).map_err(|error| failed_file(error, &part))?;
     }
     Ok(())
+}
+
+/// Which side failed when a sink took a file.
+fn failed_file(error: PipeError, path: &Path) -> LayerError {
+    match error {
+        PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => LayerError::Changed(path.to_owned()),
+        PipeError::Read(error) => LayerError::reading(path, error),
+        PipeError::Write(error) => LayerError::Sink(error),
+    }
 }
 
 /// Bytes of a layer that is there as a file.

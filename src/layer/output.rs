@@ -18,7 +18,7 @@ use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
 use super::{ALIGN_FROM, Sink};
-use crate::disk::pipe::{CHUNK, PipeError, Readers, fan_out};
+use crate::disk::pipe::{CHUNK, PipeError, Readers, fan_out, read_chunks};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
 use crate::oci::digest::{Digest, Hasher};
@@ -138,6 +138,59 @@ impl<'p> Output<'p> {
     /// The digest and size of the blob that ends here; `None` where its bytes were not all read.
     pub(crate) fn end_blob(&mut self) -> Option<(Digest, u64)> {
         self.blob.take().map(Hasher::finish)
+    }
+
+    /// Takes bytes that belong to the blob, and are not written here.
+    pub(crate) fn unwritten(&mut self, bytes: &[u8]) {
+        if let Some(blob) = &mut self.blob {
+            blob.update(bytes);
+        }
+    }
+
+    /// Writes bytes that do not belong to the blob.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub(crate) fn extra(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let blob = self.blob.take();
+        let written = self.bytes(bytes);
+        self.blob = blob;
+        written
+    }
+
+    /// Takes `size` bytes of a blob's own file from `from` on, if their data can be shared with it; else nothing. They are read where
+    /// the blob's digest is asked for.
+    ///
+    /// # Errors
+    /// Which side failed.
+    pub(crate) fn part(&mut self, file: &File, from: u64, size: u64) -> Result<bool, PipeError> {
+        if !self.clones(file) {
+            return Ok(false);
+        }
+        self.flush().map_err(PipeError::Write)?;
+        if !self.place(file, from, size)? {
+            return Ok(false);
+        }
+        self.shared = true;
+        self.progress.count_cloned(size);
+        if let Some(blob) = &mut self.blob {
+            let (mut buffer, mut at) = (vec![0; CHUNK], from);
+            read_chunks(size, self.progress, |want| {
+                file.read_exact_at(&mut buffer[..want], at).map_err(PipeError::Read)?;
+                blob.update(&buffer[..want]);
+                at += want as u64;
+                Ok(want)
+            })?;
+        }
+        Ok(true)
+    }
+
+    /// Writes what could not be known before over the beginning, and ends.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub(crate) fn finish_with_start(mut self, start: &[u8]) -> Result<(), WriteError> {
+        self.flush().and_then(|()| self.file.write_all_at(start, 0)).at("write", &self.path)
     }
 
     /// Everything is written; its digest, if that was asked for.

@@ -36,7 +36,13 @@ ENGINES = {
     "containerd12-load": ("bookworm", "containerd_load.py", ("ext4",)),
     "containerd13-load": ("trixie", "containerd_load.py", ("ext4",)),
     "crio": ("sid", "crio.py", ("linked",)),
+    "erofs": ("sid", "erofs.py", ("xfs",)),
     "served": ("sid", "served.py", ("docker", "containerd")),
+}
+# Programs that are in no Debian, by the engine that is run with them: what names their folder.
+OTHERS = {
+    "crio": ("CRIO_BIN", ("crio", "crictl", "pinns")),
+    "erofs": ("CONTAINERD_BIN", ("containerd", "ctr", "containerd-shim-runc-v2")),
 }
 
 
@@ -48,11 +54,12 @@ def rows(wanted):
         names = " ".join([*ENGINES, "debian13/fedora"])
         sys.exit(f"no such row of the matrix: {' '.join(unknown)}; there are {names} and so on")
     chosen = [row for row in every if not wanted or row[0] in wanted or "/".join(row) in wanted]
-    # Debian has no package of it.
-    folder = os.environ.get("CRIO_BIN", "")
-    if any(row[0] == "crio" for row in chosen) and not os.path.exists(f"{folder}/crictl"):
-        print("crio is not run: CRIO_BIN names no folder with crio, crictl and pinns", file=sys.stderr)
-        chosen = [row for row in chosen if row[0] != "crio"]
+    # Debian has no package of them.
+    for engine, (variable, programs) in OTHERS.items():
+        folder = os.environ.get(variable, "")
+        if any(row[0] == engine for row in chosen) and not all(os.path.exists(f"{folder}/{program}") for program in programs):
+            print(f"{engine} is not run: {variable} names no folder with {', '.join(programs)}", file=sys.stderr)
+            chosen = [row for row in chosen if row[0] != engine]
     if any(row[0] == "served" for row in chosen) and not os.path.exists(f"{ROOT}/target/engines-bundle/stack.json"):
         print("served is not run: `./dev engines --full` makes the bundle of the example stack that it loads", file=sys.stderr)
         chosen = [row for row in chosen if row[0] != "served"]
@@ -83,8 +90,12 @@ class Runner:
         scratch = os.path.join(self.folder, f"{engine}-{variant}")
         command = [f"{HERE}/enter.sh", f"{chroots()}/{suite}", scratch, str(SECONDS), "python3", f"/src/tests/engines/{script}", engine, variant]
         began = time.monotonic()
+        environment = {**os.environ, "WINDLASS": self.binary, "DISK": variant}
+        for other, (variable, _) in OTHERS.items():
+            if other != engine:
+                environment.pop(variable, None)
         with subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command], env={**os.environ, "WINDLASS": self.binary, "DISK": variant},
+            ["setpriv", "--pdeathsig", "TERM", *command], env=environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         ) as child:
             self.children.add(child)
@@ -147,6 +158,8 @@ def main():
     if os.geteuid() != 0:
         sys.exit("the matrix mounts and makes users: run it as root")
     wanted = rows(arguments.rows)
+    if not wanted:
+        return 0
     suites = list(dict.fromkeys(ENGINES[engine][0] for engine, _ in wanted))
     made = subprocess.run([f"{HERE}/chroots.sh", *suites], check=False).returncode
     if made:
