@@ -71,7 +71,7 @@ SERVER_WHEEL=xllamacpp==2026.10.11549
 # command:Debian's package
 TOOLS=(
   nix:nix-bin podman:podman skopeo:skopeo umoci:umoci runc:runc busybox:busybox-static fuse-overlayfs:fuse-overlayfs newuidmap:uidmap
-  mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs mkfs.vfat:dosfstools fusefat:fusefat mkfs.exfat:exfatprogs mount.exfat-fuse:exfat-fuse
+  mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs fsck.erofs:erofs-utils mkfs.vfat:dosfstools fusefat:fusefat mkfs.exfat:exfatprogs mount.exfat-fuse:exfat-fuse
   patchelf:patchelf jq:jq strace:strace valgrind:valgrind strip:binutils curl:curl openssl:openssl
   docker-registry:docker-registry htpasswd:apache2-utils
   mmdebstrap:mmdebstrap systemd-nspawn:systemd-container ip:iproute2 fakeroot:fakeroot getfattr:attr sqlite3:sqlite3

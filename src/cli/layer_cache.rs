@@ -58,7 +58,9 @@ impl<'i> CachePlan<'i> {
 
 pub(super) fn run(args: &ExportArgs, cache: &Path, printer: &Printer, session: &Session) -> Result<()> {
     if args.compression != Packing::None {
-        return Err(usage("--compression is for archives; a layer cache has file systems that are mounted as they are"));
+        return Err(usage(
+            "--compression is for archives; a layer cache has file systems that are mounted as they are",
+        ));
     }
     if cache.exists() && !cache.is_dir() {
         let message = format!("{} is no directory, and a layer cache is one; give another --output", cache.display());

@@ -30,7 +30,7 @@ pub(crate) fn put(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>, mode: u32) {
 }
 
 /// Store paths and plain files with everything that a layer can hold.
-fn everything(host: &Path) {
+pub(crate) fn everything(host: &Path) {
     let tree = host.join(base_name("tree"));
     put(tree.join("bin/run"), "#!/bin/sh\n", 0o755);
     put(tree.join("share/empty"), "", 0o444);

@@ -47,6 +47,7 @@ mod door_readers;
 mod door_units;
 mod engine;
 mod env;
+mod erofs_cache;
 mod examples;
 mod fetch;
 mod flake;

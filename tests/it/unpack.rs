@@ -19,12 +19,12 @@ use crate::engine::{Podman, text};
 use crate::env::{Env, run_ok};
 use crate::nix::root;
 
-fn python(arguments: &[&str]) -> String {
+pub(crate) fn python(arguments: &[&str]) -> String {
     run_ok(Command::new("python3").arg(root().join("tests/fixtures/layers.py")).args(arguments))
 }
 
 /// Everything about a tree, a line for each thing in it.
-fn told(tree: &Path) -> BTreeMap<String, String> {
+pub(crate) fn told(tree: &Path) -> BTreeMap<String, String> {
     let line = |line: &str| {
         let json: Value = serde_json::from_str(line).unwrap();
         (json["path"].as_str().unwrap().to_owned(), line.to_owned())
@@ -33,7 +33,7 @@ fn told(tree: &Path) -> BTreeMap<String, String> {
 }
 
 /// Unpacks the layer of an OCI layout.
-fn unpacked(layout: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
+pub(crate) fn unpacked(layout: &Path, into: &Path) -> Result<Unpacked, UnpackError> {
     let json = |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
     let blob = |digest: &Value| layout.join("blobs/sha256").join(&digest.as_str().unwrap()[7..]);
     let manifest = json(blob(&json(layout.join("index.json"))["manifests"][0]["digest"]));

@@ -11,8 +11,8 @@ use super::{ALIGN_FROM, BLOCK, ErofsWriter};
 use crate::disk::bounded;
 use crate::disk::parts::{JoinedFile, files_of, open_whole};
 use crate::disk::pipe::CHUNK;
-use crate::layer::{LayerError, failed_file, padding};
 use crate::layer::tar_reader::{self, BadArchive, TarMember, TarMemberKind, clean};
+use crate::layer::{LayerError, failed_file, padding};
 use crate::oci::compression::Compression;
 
 /// An archive that is read from its beginning to its end.

@@ -203,7 +203,8 @@ fn xattr_bytes(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> io::Result<(u16, Vec<u8>)
 /// Bytes of an inode with its extended attributes.
 pub(super) fn inode_size(attributes: &Attributes) -> u64 {
     let entry = |(name, value): (&Vec<u8>, &Vec<u8>)| {
-        let prefix = XATTR_PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or(0, |(prefix, _)| prefix.len());
+        let prefix =
+            XATTR_PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or(0, |(prefix, _)| prefix.len());
         (4 + name.len() - prefix + value.len()).next_multiple_of(4)
     };
     let xattrs: usize = attributes.xattrs.iter().map(entry).sum();
@@ -288,7 +289,8 @@ mod tests {
 
     #[test]
     fn attributes_of_other_kinds_are_refused_by_name() {
-        let bytes = |name: &str| xattr_bytes(&BTreeMap::from([(name.into(), b"v".to_vec())])).map_err(|e| e.to_string());
+        let bytes =
+            |name: &str| xattr_bytes(&BTreeMap::from([(name.into(), b"v".to_vec())])).map_err(|e| e.to_string());
         assert_eq!(bytes("user.a").unwrap(), (3, [&[0; 12][..], &[1, 1, 1, 0, b'a', b'v', 0, 0]].concat()));
         for name in ["user.", "system.nfs4_acl", "system.posix_acl_access.x", "a"] {
             assert_eq!(bytes(name).unwrap_err(), format!("has the attribute {name}, which EROFS cannot hold"));

@@ -24,11 +24,16 @@ use std::path::Path;
 
 use tempfile::SpooledTempFile;
 
-use self::format::{BLOCK, ErofsLayout, Inode, SLOT, Superblock, directory_block, entry_kind, fill_block, inode_size, refuse};
+use self::format::{
+    BLOCK, ErofsLayout, Inode, SLOT, Superblock, directory_block, entry_kind, fill_block, inode_size, refuse,
+};
 use self::tree::{Attributes, ErofsContent, ErofsFile, ErofsTree, NodeNumber, ROOT};
 use super::output::Output;
 use super::walk::{Files, HostFile};
-use super::{ALIGN_FROM, LayerError, LayerMember, MTIME, MemberContent, Recipe, Sink, TRAILER, TarEntry, TarEntryKind, failed_file, header, padding};
+use super::{
+    ALIGN_FROM, LayerError, LayerMember, MTIME, MemberContent, Recipe, Sink, TRAILER, TarEntry, TarEntryKind,
+    failed_file, header, padding,
+};
 use crate::disk::files::parent_of;
 use crate::disk::pipe::Readers;
 use crate::disk::progress::Progress;
@@ -329,9 +334,11 @@ impl<'o, 'p> ErofsWriter<'o, 'p> {
                 }
                 // One that is full is a block like the others.
                 let tail = if used < BLOCK { inline(used) } else { 0 };
-                let is_directory = |child: &&NodeNumber| matches!(self.tree.nodes[**child].content, ErofsContent::Directory(_));
+                let is_directory =
+                    |child: &&NodeNumber| matches!(self.tree.nodes[**child].content, ErofsContent::Directory(_));
                 let below = children.values().filter(is_directory).count();
-                let links = u32::try_from(below + 2).map_err(|_| refuse("a directory has too many others for EROFS"))?;
+                let links =
+                    u32::try_from(below + 2).map_err(|_| refuse("a directory has too many others for EROFS"))?;
                 ErofsNodeShape { size, tail, links }
             }
         })
@@ -389,7 +396,9 @@ struct ErofsNodeShape {
 
 /// What the header of a member says of its inode.
 fn attributes(entry: &TarEntry) -> io::Result<Attributes> {
-    let own = |number: u64| u32::try_from(number).map_err(|_| refuse(format!("has the owner {number}, which no file can have")));
+    let own = |number: u64| {
+        u32::try_from(number).map_err(|_| refuse(format!("has the owner {number}, which no file can have")))
+    };
     let (uid, gid) = (own(entry.uid)?, own(entry.gid)?);
     let mode = entry.mode;
     Ok(Attributes { uid, gid, mtime: (MTIME.cast_signed(), 0), ..Attributes::plain(mode) })

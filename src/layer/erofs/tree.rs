@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use super::format::{check_name, check_xattrs, refuse, show};
 use crate::layer::{MTIME, WHITEOUT};
@@ -16,6 +16,8 @@ const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 /// Attributes of this kind are orders to overlayfs: those that a layer brings along are not for it.
 pub(super) const OVERLAY: &[u8] = b"trusted.overlay.";
 
+/// Links that are followed one after another, as in Linux.
+const LINKS: usize = 40;
 /// The longest target of a link that Linux follows.
 const TARGET_LIMIT: usize = 4095;
 
@@ -102,6 +104,18 @@ pub(super) struct ErofsNode {
     pub(super) content: ErofsContent,
 }
 
+/// The steps of a path that are still to be gone, the next one last.
+#[derive(Debug, Default)]
+struct Ahead(Vec<Vec<u8>>);
+
+impl Ahead {
+    /// A path that is to be gone first.
+    fn put(&mut self, path: &[u8]) {
+        let steps = path.split(|byte| *byte == b'/').filter(|step| !matches!(*step, b"" | b"."));
+        self.0.extend(steps.rev().map(<[u8]>::to_vec));
+    }
+}
+
 /// The tree: nodes that no directory leads to any more stay where they are.
 #[derive(Debug)]
 pub(super) struct ErofsTree {
@@ -123,7 +137,10 @@ impl ErofsTree {
     pub(super) fn put(&mut self, path: &Path, attributes: Attributes, content: ErofsContent) -> io::Result<()> {
         check_xattrs(&attributes.xattrs).map_err(|why| refuse(format!("{} {why}", path.display())))?;
         if matches!(&content, ErofsContent::Symlink(target) if target.len() > TARGET_LIMIT) {
-            return Err(refuse(format!("the target of the link {} is longer than {TARGET_LIMIT} bytes", path.display())));
+            return Err(refuse(format!(
+                "the target of the link {} is longer than {TARGET_LIMIT} bytes",
+                path.display()
+            )));
         }
         let (directory, name) = self.place(path)?;
         let Some(name) = name else {
@@ -134,7 +151,7 @@ impl ErofsTree {
             return Ok(());
         };
         if let Some(hidden) = name.strip_prefix(WHITEOUT) {
-            self.remove(directory, hidden);
+            self.remove(directory, hidden, attributes);
             return Ok(());
         }
         let there = self.children(directory).get(name).copied();
@@ -159,8 +176,15 @@ impl ErofsTree {
     /// # Errors
     /// If there is no such file in the layer.
     pub(super) fn link(&mut self, path: &Path, target: &Path) -> io::Result<()> {
-        let missing = || refuse(format!("the hard link {} leads to {}, which the layer does not have", path.display(), target.display()));
-        let there = self.find(target).ok_or_else(missing)?;
+        let missing = || {
+            refuse(format!(
+                "the hard link {} leads to {}, which the layer does not have",
+                path.display(),
+                target.display()
+            ))
+        };
+        let (within, Some(last)) = self.place(target)? else { return Err(missing()) };
+        let there = self.children(within).get(last).copied().ok_or_else(missing)?;
         if matches!(self.nodes[there].content, ErofsContent::Directory(_)) {
             return Err(refuse(format!("the hard link {} leads to a directory", path.display())));
         }
@@ -172,52 +196,55 @@ impl ErofsTree {
 
     /// The directory of a path, made where it is missing, and the name in it; no name for the root.
     fn place<'p>(&mut self, path: &'p Path) -> io::Result<(NodeNumber, Option<&'p [u8]>)> {
-        let mut steps = path.components().filter_map(|step| match step {
-            Component::Normal(name) => Some(name.as_bytes()),
-            _ => None,
-        });
-        let (mut here, mut name) = (ROOT, steps.next());
-        for next in steps {
-            let Some(step) = name.replace(next) else { break };
-            let there = self.children(here).get(step).copied();
-            here = match there.map(|there| (there, &self.nodes[there].content)) {
-                Some((there, ErofsContent::Directory(_))) => there,
+        let Some(name) = path.file_name() else { return Ok((ROOT, None)) };
+        let (mut trail, mut ahead, mut links) = (vec![ROOT], Ahead::default(), 0);
+        ahead.put(path.parent().map_or(&b""[..], |parent| parent.as_os_str().as_bytes()));
+        while let Some(step) = ahead.0.pop() {
+            let here = trail.last().copied().unwrap_or(ROOT);
+            let there = self.children(here).get(&step).copied();
+            match there.map(|there| (there, &self.nodes[there].content)) {
+                _ if step == b".." => drop(trail.pop()),
+                Some((there, ErofsContent::Directory(_))) => trail.push(there),
+                // As the programs do that unpack layers: a link leads out of the layer nowhere.
+                Some((_, ErofsContent::Symlink(target))) if links < LINKS => {
+                    if target.starts_with(b"/") {
+                        trail.clear();
+                    }
+                    ahead.put(target);
+                    links += 1;
+                }
                 Some((_, content)) if *content != REMOVED => {
-                    let message = format!("{} is below {}, which is no directory in the layer", path.display(), show(step));
-                    return Err(refuse(message));
+                    let below =
+                        format!("{} is below {}, which is no directory in the layer", path.display(), show(&step));
+                    return Err(refuse(below));
                 }
                 hidden => {
                     let hides = hidden.is_some();
-                    let made = self.add_directory(here, step, Attributes::plain(0o755))?;
+                    let made = self.add_directory(here, &step, Attributes::plain(0o755))?;
                     if hides {
                         self.hide_below(made);
                     }
-                    made
+                    trail.push(made);
                 }
-            };
+            }
         }
-        Ok((here, name))
-    }
-
-    fn find(&self, path: &Path) -> Option<NodeNumber> {
-        path.components().try_fold(ROOT, |here, step| match (step, &self.nodes[here].content) {
-            (Component::Normal(name), ErofsContent::Directory(children)) => children.get(name.as_bytes()).copied(),
-            (Component::Normal(_), _) => None,
-            _ => Some(here),
-        })
+        Ok((trail.last().copied().unwrap_or(ROOT), Some(name.as_bytes())))
     }
 
     /// What is to be hidden of the layers below: a name, or all of a directory.
-    fn remove(&mut self, directory: NodeNumber, hidden: &[u8]) {
+    fn remove(&mut self, directory: NodeNumber, hidden: &[u8], attributes: Attributes) {
         match hidden {
             b".wh..opq" => self.hide_below(directory),
             // Notes of aufs for itself, and what is no name.
             name if name.starts_with(WHITEOUT) || matches!(name, b"" | b"." | b"..") || check_name(name).is_err() => {}
             name => match self.children(directory).get(name).copied() {
-                Some(there) if matches!(self.nodes[there].content, ErofsContent::Directory(_)) => self.hide_below(there),
+                Some(there) if matches!(self.nodes[there].content, ErofsContent::Directory(_)) => {
+                    self.hide_below(there)
+                }
                 Some(_) => {}
                 None => {
-                    let removed = ErofsNode { attributes: Attributes::plain(0), content: REMOVED };
+                    let attributes = Attributes { mode: 0, xattrs: BTreeMap::new(), ..attributes };
+                    let removed = ErofsNode { attributes, content: REMOVED };
                     // The name was found to be one.
                     drop(self.add(directory, name, removed));
                 }
@@ -287,8 +314,12 @@ mod tests {
         tree
     }
 
+    fn find(tree: &ErofsTree, path: &str) -> NodeNumber {
+        path.split('/').fold(ROOT, |here, name| tree.children(here)[name.as_bytes()])
+    }
+
     fn at<'t>(tree: &'t ErofsTree, path: &str) -> &'t ErofsNode {
-        &tree.nodes[tree.find(Path::new(path)).unwrap_or_else(|| panic!("no {path}"))]
+        &tree.nodes[find(tree, path)]
     }
 
     fn is_opaque(node: &ErofsNode) -> bool {
@@ -307,20 +338,36 @@ mod tests {
             assert!(is_opaque(at(&tree, "etc/a")) && !is_opaque(at(&tree, "etc")), "{members:?}");
             assert_eq!(at(&tree, "etc/a/b").content, file(1));
         }
-        let tree = tree(&[("x/.wh.a", file(0)), ("x/a", file(2)), ("x/b", file(3)), ("x/.wh.b", file(0)), ("x/.wh.c", file(0))]);
+        let tree = tree(&[
+            ("x/.wh.a", file(0)),
+            ("x/a", file(2)),
+            ("x/b", file(3)),
+            ("x/.wh.b", file(0)),
+            ("x/.wh.c", file(0)),
+        ]);
         assert_eq!([at(&tree, "x/a"), at(&tree, "x/b")].map(|node| &node.content), [&file(2), &file(3)]);
         assert_eq!((&at(&tree, "x/c").content, at(&tree, "x/c").attributes.mode), (&REMOVED, 0));
     }
 
     #[test]
     fn later_members_replace_earlier_ones_and_directories_keep_what_they_have() {
-        let mut tree = tree(&[("a/b", file(1)), ("a", directory()), ("a/b", file(2)), ("c", file(3)), ("c", directory()), (".", directory())]);
+        let mut tree = tree(&[
+            ("a/b", file(1)),
+            ("a", directory()),
+            ("a/b", file(2)),
+            ("c", file(3)),
+            ("c", directory()),
+            (".", directory()),
+        ]);
         assert_eq!((&at(&tree, "a/b").content, at(&tree, "a").attributes.mode), (&file(2), 0o700));
         assert_eq!((&at(&tree, "c").content, tree.nodes[ROOT].attributes.mode), (&directory(), 0o700));
         tree.link(Path::new("d/e"), Path::new("a/b")).unwrap();
-        assert_eq!(tree.find(Path::new("d/e")), tree.find(Path::new("a/b")));
+        assert_eq!(find(&tree, "d/e"), find(&tree, "a/b"));
         let told = |result: io::Result<()>| result.unwrap_err().to_string();
-        assert_eq!(told(tree.link(Path::new("f"), Path::new("g"))), "the hard link f leads to g, which the layer does not have");
+        assert_eq!(
+            told(tree.link(Path::new("f"), Path::new("g"))),
+            "the hard link f leads to g, which the layer does not have"
+        );
         assert_eq!(told(tree.link(Path::new("f"), Path::new("a"))), "the hard link f leads to a directory");
         let below = tree.put(Path::new("a/b/c"), Attributes::plain(0), file(0));
         assert_eq!(told(below), "a/b/c is below b, which is no directory in the layer");
