@@ -96,7 +96,7 @@ fn image_of_everything(env: &Env) -> PathBuf {
             "files": { "/srv/data": format!("{FIXED}/weights") }, "texts": { "/etc/motd": "héllo\n" },
             "directories": { "/var/lib/app": "0700" }
         },
-        "perms": [{ "regex": "^/var/lib/app$", "uid": 999, "gid": 70000 }, { "regex": "^/etc/shadow$", "mode": "4640" }],
+        "perms": [{ "regex": "^/var/lib/app$", "uid": 999, "gid": 70000 }, { "regex": "^/etc/shadow$", "mode": "0640" }],
     });
     fs::write(host.join("spec.json"), spec.to_string()).unwrap();
     run_ok(&mut env.windlass_at(&host, &[], &["build", "spec.json", "--closure", "closure.json", "--output", "image"]));
@@ -118,7 +118,7 @@ fn the_bytes_are_golden() {
         found,
         [
             "sha256:22219b22e45619fc04780f73133ad2f5b8c10626dcee4d4b05dc4be5b9e027d3 sha256:0e5cd556f8019d9f98bfd3277523e3adfff5de306d9281777da85b4e2fcafb04",
-            "sha256:f40903262c91fff3171e2a8519297531a2acc524df66c507a36c6ebf77877328 sha256:3577274cc391c59b83851f82251f3079c9bade95e8a97d8b21d5912840d4c29e",
+            "sha256:8596141101d50a023305f8fb51c107da2356f6a3c836b23bed763dc9b703c188 sha256:8036873378aefe809c91e7dc7dae0f4c8789a9617985ec4a4fa4d1d7a1432610",
         ]
     );
 
@@ -214,6 +214,13 @@ fn a_layer_of_others_is_what_is_unpacked_of_it() {
             // Podman's root has another mode where the layer says nothing of it.
             if name != "root" {
                 assert!(found.remove(ROOT).is_some() && expected.remove(ROOT).is_some());
+            }
+            for differs in ["b'tree'", "b'late/deep/under'"] {
+                // A directory that is removed and made anew hides what was below it, which Podman leaves out. One that no member speaks of takes
+                // nothing from the one above it.
+                let (ours, theirs) = (found.remove(differs), expected.remove(differs));
+                assert_eq!(ours.is_some(), theirs.is_some());
+                assert!(differs != "b'tree'" || ours.is_none_or(|ours| ours.contains("trusted.overlay.opaque")));
             }
             assert_same(&found, &expected, name);
             compared += 1;

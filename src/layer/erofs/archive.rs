@@ -15,6 +15,9 @@ use crate::layer::tar_reader::{self, BadArchive, TarMember, TarMemberKind, clean
 use crate::layer::{LayerError, failed_file, padding};
 use crate::oci::compression::Compression;
 
+/// A label of the machine that the layer was made on: a host has a policy of its own.
+const SELINUX: &[u8] = b"security.selinux";
+
 /// An archive that is read from its beginning to its end.
 struct ArchiveStream {
     from: Unpacked,
@@ -109,7 +112,7 @@ pub(super) fn read(path: &Path, writer: &mut ErofsWriter<'_, '_>) -> Result<u64,
             TarMemberKind::Block(major, minor) => special(SpecialKind::Block, *major, *minor),
             TarMemberKind::Fifo => special(SpecialKind::Fifo, 0, 0),
             TarMemberKind::Link(target) => {
-                writer.tree.link(&place, &clean(target)).map_err(reading)?;
+                writer.tree.link(&place, &clean(target), own).map_err(reading)?;
                 continue;
             }
         };
@@ -176,8 +179,13 @@ fn attributes(member: &TarMember) -> io::Result<Attributes> {
         let message = || refuse(format!("{} has the owner {number}, which no file can have", place.display()));
         u32::try_from(number).map_err(|_| message())
     };
-    let is_ours = |(name, _): &(&Vec<u8>, &Vec<u8>)| !name.starts_with(OVERLAY);
-    let xattrs = member.xattrs.iter().filter(is_ours).map(|(name, value)| (name.clone(), value.clone())).collect();
-    let mtime = (member.mtime.0, u32::try_from(member.mtime.1).unwrap_or_default());
+    // Kinds that Linux keeps on few file systems are left out, as they are where a layer is unpacked on another.
+    let is_lost = |name: &[u8]| name.starts_with(b"system.") && !name.starts_with(b"system.posix_acl_");
+    let is_kept = |(name, _): &(&Vec<u8>, &Vec<u8>)| !name.starts_with(OVERLAY) && *name != SELINUX && !is_lost(name);
+    let xattrs = member.xattrs.iter().filter(is_kept).map(|(name, value)| (name.clone(), value.clone())).collect();
+    // As the programs that unpack layers take a file's time.
+    let is_early = member.mtime.0 < 0 && !matches!(member.kind, TarMemberKind::Symlink(_));
+    let (seconds, nanoseconds) = if is_early { (0, 0) } else { member.mtime };
+    let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or_default());
     Ok(Attributes { mode: member.mode, uid: own(member.uid)?, gid: own(member.gid)?, mtime, xattrs })
 }

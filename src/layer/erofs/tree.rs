@@ -142,6 +142,10 @@ impl ErofsTree {
                 path.display()
             )));
         }
+        let is_whiteout = path.file_name().is_some_and(|name| name.as_bytes().starts_with(WHITEOUT));
+        if is_whiteout && self.is_removed(path) {
+            return Ok(());
+        }
         let (directory, name) = self.place(path)?;
         let Some(name) = name else {
             // The root itself.
@@ -168,14 +172,16 @@ impl ErofsTree {
             }
             return Ok(());
         }
-        self.add(directory, name, ErofsNode { attributes, content }).map(drop)
+        // Whatever a header says: Linux knows no other.
+        let mode = if matches!(content, ErofsContent::Symlink(_)) { 0o777 } else { attributes.mode };
+        self.add(directory, name, ErofsNode { attributes: Attributes { mode, ..attributes }, content }).map(drop)
     }
 
-    /// Gives what is at `target` another name.
+    /// Gives what is at `target` another name. What is said there of its mode, owner and time holds for all of them.
     ///
     /// # Errors
     /// If there is no such file in the layer.
-    pub(super) fn link(&mut self, path: &Path, target: &Path) -> io::Result<()> {
+    pub(super) fn link(&mut self, path: &Path, target: &Path, attributes: Attributes) -> io::Result<()> {
         let missing = || {
             refuse(format!(
                 "the hard link {} leads to {}, which the layer does not have",
@@ -191,7 +197,25 @@ impl ErofsTree {
         let (directory, Some(name)) = self.place(path)? else { return Err(missing()) };
         check_name(name)?;
         self.children_mut(directory).insert(name.to_owned(), there);
+        let node = &mut self.nodes[there];
+        let is_link = matches!(node.content, ErofsContent::Symlink(_));
+        let mode = if is_link { node.attributes.mode } else { attributes.mode };
+        // Others would change how much of the file has a place behind its inode.
+        let xattrs = std::mem::take(&mut node.attributes.xattrs);
+        node.attributes = Attributes { mode, xattrs, ..attributes };
         Ok(())
+    }
+
+    /// Whether something above a path is hidden itself, so that nothing is to be hidden there.
+    fn is_removed(&self, path: &Path) -> bool {
+        let mut here = ROOT;
+        path.iter().any(|step| match self.children(here).get(step.as_bytes()) {
+            Some(there) => {
+                here = *there;
+                self.nodes[here].content == REMOVED
+            }
+            None => false,
+        })
     }
 
     /// The directory of a path, made where it is missing, and the name in it; no name for the root.
@@ -243,7 +267,8 @@ impl ErofsTree {
                 }
                 Some(_) => {}
                 None => {
-                    let attributes = Attributes { mode: 0, xattrs: BTreeMap::new(), ..attributes };
+                    let Attributes { uid, gid, .. } = attributes;
+                    let attributes = Attributes { uid, gid, ..Attributes::plain(0) };
                     let removed = ErofsNode { attributes, content: REMOVED };
                     // The name was found to be one.
                     drop(self.add(directory, name, removed));
@@ -361,14 +386,17 @@ mod tests {
         ]);
         assert_eq!((&at(&tree, "a/b").content, at(&tree, "a").attributes.mode), (&file(2), 0o700));
         assert_eq!((&at(&tree, "c").content, tree.nodes[ROOT].attributes.mode), (&directory(), 0o700));
-        tree.link(Path::new("d/e"), Path::new("a/b")).unwrap();
-        assert_eq!(find(&tree, "d/e"), find(&tree, "a/b"));
+        tree.link(Path::new("d/e"), Path::new("a/b"), Attributes::plain(0o600)).unwrap();
+        assert_eq!((find(&tree, "d/e"), at(&tree, "a/b").attributes.mode), (find(&tree, "a/b"), 0o600));
         let told = |result: io::Result<()>| result.unwrap_err().to_string();
         assert_eq!(
-            told(tree.link(Path::new("f"), Path::new("g"))),
+            told(tree.link(Path::new("f"), Path::new("g"), Attributes::plain(0))),
             "the hard link f leads to g, which the layer does not have"
         );
-        assert_eq!(told(tree.link(Path::new("f"), Path::new("a"))), "the hard link f leads to a directory");
+        assert_eq!(
+            told(tree.link(Path::new("f"), Path::new("a"), Attributes::plain(0))),
+            "the hard link f leads to a directory"
+        );
         let below = tree.put(Path::new("a/b/c"), Attributes::plain(0), file(0));
         assert_eq!(told(below), "a/b/c is below b, which is no directory in the layer");
     }
