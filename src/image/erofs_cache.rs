@@ -33,7 +33,7 @@ pub(crate) fn entry_path(cache: &Path, diff_id: Digest) -> PathBuf {
     cache.join("sha256").join(&hex[..2]).join(format!("{hex}.erofs"))
 }
 
-/// Whether a cache has a layer: a file system that is whole and needs no other file, whoever made it.
+/// Whether a cache has a layer: a file system that is whole and needs no other file. Another program may have made it.
 ///
 /// # Errors
 /// If it cannot be read.

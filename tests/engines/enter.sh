@@ -8,7 +8,7 @@
 # of SCRATCH. Mounts, processes, names, network (a loopback alone) and control groups (version 2 alone) are its own: whatever COMMAND leaves
 # running or mounted goes when it ends, and after SECONDS it is ended. /src (this tree), windlass and docker-registry are this machine's.
 # With CRIO_BIN in the environment it has the crio, crictl and pinns of that folder.
-# With CONTAINERD_BIN it has the containerd, ctr and containerd-shim-runc-v2 of that folder in place of Debian's.
+# With CONTAINERD_BIN it has the containerd, ctr, containerd-shim-runc-v2 and crictl of that folder, in place of Debian's.
 # With DISK=xfs in the environment /nix and containerd's folder are on an XFS of 2 GB, where files share their data.
 set -euo pipefail
 
@@ -92,7 +92,7 @@ mount -o remount,ro,bind "$root/src"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 programs=("$WINDLASS" "$(command -v docker-registry)")
 if [[ -n ${CRIO_BIN:-} ]]; then programs+=("$CRIO_BIN"/{crio,crictl,pinns}); fi
-if [[ -n ${CONTAINERD_BIN:-} ]]; then programs+=("$CONTAINERD_BIN"/{containerd,ctr,containerd-shim-runc-v2}); fi
+if [[ -n ${CONTAINERD_BIN:-} ]]; then programs+=("$CONTAINERD_BIN"/{containerd,ctr,containerd-shim-runc-v2,crictl}); fi
 for program in "${programs[@]}"; do
   touch "$root/usr/local/bin/${program##*/}"
   bind "$program" "/usr/local/bin/${program##*/}"

@@ -2,7 +2,8 @@
 
     erofs.py erofs xfs    inside of a host that enter.sh has made
 
-containerd has them since 2.4, which Debian does not have: the folder CONTAINERD_BIN has `containerd`, `ctr` and `containerd-shim-runc-v2`.
+containerd has them since 2.4, which Debian does not have: the folder CONTAINERD_BIN has `containerd`, `ctr`, `containerd-shim-runc-v2`
+and `crictl`.
 /nix, containerd's folder and the cache are on one XFS. The host has no mkfs.erofs: a layer that containerd does not take from the cache it cannot
 have at all.
 """
@@ -15,9 +16,10 @@ import stat
 import subprocess
 import sys
 
+from crio import RUNTIME
 from steps import REGISTRY, WORK, Row, Stack, check, start_registry, wait_for, write
 
-STEPS = ("set up", "export", "again", "pull", "run", "app changed", "damaged", "import", "cri")
+STEPS = ("set up", "export", "again", "pull", "run", "app changed", "damaged", "import", "cri", "pod")
 MODEL = 48 << 20
 CACHE = "/nix/erofs-cache"
 ROOT = "/var/lib/containerd"
@@ -33,6 +35,14 @@ snapshotter = "erofs"
 differ = "walking"
 [plugins."io.containerd.cri.v1.images"]
 snapshotter = "erofs"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "localhost/pause:1"
+[plugins."io.containerd.cri.v1.runtime"]
+disable_cgroup = true
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+BinaryName = "/usr/local/bin/runc-here"
 """
 
 
@@ -74,6 +84,30 @@ class Host:
         found = self.ctr(*options, name, "model", tool, "sh", "-c", f"{tool} touch /tmp/new && {tool} sha256sum /models/tiny.gguf").split()[0]
         check(found == stack.weights, f"the model in the container has the SHA-256 {found}, not {stack.weights}")
 
+    def crictl(self, *arguments, **options):
+        """Asks it as the kubelet does."""
+        return self.row.run("crictl", "--config", "/dev/null", "--runtime-endpoint", f"unix://{SOCKET}", *arguments, **options)
+
+    def runs_in_a_pod(self, stack, image):
+        """A container in a pod prints its text, and its model is in it with all its bytes."""
+        logs = f"{WORK}/logs"
+        security = {"namespace_options": {"network": 2, "pid": 1}}
+        tool, _, text = stack.command
+        pod = {"metadata": {"name": "pod", "namespace": "default", "uid": "pod", "attempt": 1}, "log_directory": logs, "linux": {"security_context": security}}
+        container = {
+            "metadata": {"name": "app"}, "image": {"image": image}, "log_path": "app.log", "linux": {"security_context": security},
+            "command": [tool, "sh", "-c", f"{tool} cat {text}; {tool} sha256sum /models/tiny.gguf"],
+        }
+        write(f"{logs}/pod.json", json.dumps(pod))
+        write(f"{logs}/container.json", json.dumps(container))
+        sandbox = self.crictl("runp", f"{logs}/pod.json").strip()
+        made = self.crictl("create", "--no-pull", sandbox, f"{logs}/container.json", f"{logs}/pod.json").strip()
+        self.crictl("start", made)
+        wait_for(lambda: json.loads(self.crictl("inspect", made))["status"]["state"] == "CONTAINER_EXITED", "the end of the container")
+        printed = self.crictl("logs", made).splitlines()
+        check(printed[0] == stack.text and printed[1].split()[0] == stack.weights, f"the container printed {printed}")
+        self.crictl("rmp", "--all", "--force")
+
     def blobs(self):
         """The blobs that it has."""
         folder = f"{ROOT}/io.containerd.content.v1.content/blobs/sha256"
@@ -81,7 +115,10 @@ class Host:
 
     def clear(self):
         """Takes all images away, with their layers."""
-        self.ctr("images", "remove", "--sync", *self.ctr("images", "list", "--quiet").split())
+        for namespace in ("default", "k8s.io"):
+            names = self.ctr("--namespace", namespace, "images", "list", "--quiet").split()
+            if names:
+                self.ctr("--namespace", namespace, "images", "remove", "--sync", *names)
         wait_for(lambda: not self.mounted(), "the collector of containerd")
 
     def mounted(self):
@@ -91,9 +128,9 @@ class Host:
         return {os.path.realpath(layer) for layer in layers if os.path.lexists(layer)}
 
 
-def layers_of(stack):
-    """The diff IDs of an image, in hex."""
-    with open(f"{stack.directory}/image.json", encoding="utf-8") as file:
+def layers_of(image):
+    """The diff IDs of an image, in hex: of a folder, or of the one in a stack."""
+    with open(f"{getattr(image, 'directory', image)}/image.json", encoding="utf-8") as file:
         return [layer["digest"].removeprefix("sha256:") for layer in json.load(file)["platforms"][0]["layers"]]
 
 
@@ -109,15 +146,14 @@ def used(path):
     return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
-def pull_by_cri(name):
-    """Has CRI pull an image (runtime.v1, ImageService/PullImage), as the kubelet does."""
-    import grpc  # pylint: disable=import-outside-toplevel
-
-    same = lambda data: data
-    field = lambda data: b"\x0a" + bytes([len(data)]) + data
-    with grpc.insecure_channel(f"unix://{SOCKET}") as channel:
-        ask = channel.unary_unary("/runtime.v1.ImageService/PullImage", request_serializer=same, response_deserializer=same)
-        return ask(field(field(name.encode())), timeout=60)
+def pause_image(row, host, stack):
+    """An image that waits, as the one of a pod does, imported and not unpacked; its layers in the cache."""
+    tool = stack.command[0]
+    spec = {"kind": "image", "name": "pause", "tag": "1", "content": {"deps": [tool.split("/bin/")[0]]}, "config": {"Cmd": [tool, "sleep", "1000"]}}
+    write(f"{WORK}/pause.json", json.dumps(spec))
+    row.run("windlass", "build", f"{WORK}/pause.json", "--output", f"{WORK}/pause")
+    host.windlass("export", f"{WORK}/pause", "--format", "erofs-cache", "--output", CACHE)
+    return f"{WORK}/pause"
 
 
 def main(engine, variant):
@@ -127,6 +163,8 @@ def main(engine, variant):
         check(shutil.which("mkfs.erofs") is None, "this host has mkfs.erofs, which would hide what is not taken from the cache")
         one, two = Stack(row, "app", 1, MODEL), Stack(row, "app", 2, MODEL)
         start_registry()
+        write("/usr/local/bin/runc-here", RUNTIME)
+        os.chmod("/usr/local/bin/runc-here", 0o755)
         # A layer is mounted by a loop device.
         for node, kind, number in (("loop-control", 10, 237), *((f"loop{n}", 7, n) for n in range(64))):
             os.mknod(f"/dev/{node}", stat.S_IFCHR | 0o600, os.makedev(kind, number))
@@ -185,9 +223,21 @@ def main(engine, variant):
         check(host.mounted() == {entry(layers_of(one)[0])}, f"its layers are {host.mounted()}")
     with row.step("cri"):
         host.clear()
-        pull_by_cri(name)
+        host.crictl("pull", name)
         check(host.blobs().isdisjoint(layers_of(two)), "it has fetched a layer")
         check(host.mounted() == {entry(layer) for layer in layers_of(two)}, f"its layers are {host.mounted()}")
+    with row.step("pod"):
+        # Images that are there and not unpacked, without a single layer: a pod has them from the cache.
+        host.clear()
+        for image in (pause_image(row, host, one), one.directory):
+            left_out = [option for layer in layers_of(image) for option in ("--without", f"sha256:{layer}")]
+            row.run("windlass", "export", image, *left_out, "--output", f"{WORK}/thin.tar")
+            host.ctr("--namespace", "k8s.io", "images", "import", "--no-unpack", "--local", f"{WORK}/thin.tar")
+        check(host.mounted() == set(), f"something is unpacked: {host.mounted()}")
+        wait_for(lambda: one.tag in host.crictl("images", "--output", "json"), "CRI with the images")
+        host.runs_in_a_pod(one, one.tag)
+        check(host.blobs().isdisjoint(layers_of(one)), "it has a layer")
+        check({entry(layer) for layer in layers_of(one)} <= host.mounted(), f"its layers are {host.mounted()}")
     row.finish()
 
 

@@ -42,7 +42,7 @@ ENGINES = {
 # Programs that are in no Debian, by the engine that is run with them: what names their folder.
 OTHERS = {
     "crio": ("CRIO_BIN", ("crio", "crictl", "pinns")),
-    "erofs": ("CONTAINERD_BIN", ("containerd", "ctr", "containerd-shim-runc-v2")),
+    "erofs": ("CONTAINERD_BIN", ("containerd", "ctr", "containerd-shim-runc-v2", "crictl")),
 }
 
 

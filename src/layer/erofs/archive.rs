@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::format::refuse;
-use super::tree::{Attributes, ErofsContent, ErofsFile, OVERLAY, SpecialKind, device};
+use super::tree::{ErofsContent, ErofsFile, InodeAttributes, OVERLAY, SpecialKind, device};
 use super::{ALIGN_FROM, BLOCK, ErofsWriter};
 use crate::disk::bounded;
 use crate::disk::parts::{JoinedFile, files_of, open_whole};
@@ -19,8 +19,8 @@ use crate::oci::compression::Compression;
 const SELINUX: &[u8] = b"security.selinux";
 
 /// An archive that is read from its beginning to its end.
-struct ArchiveStream {
-    from: Unpacked,
+struct LayerArchive {
+    from: ArchiveBytes,
     position: u64,
     /// What was read since it was last asked for.
     read: Vec<u8>,
@@ -28,12 +28,12 @@ struct ArchiveStream {
     file: Option<File>,
 }
 
-enum Unpacked {
+enum ArchiveBytes {
     Plain(JoinedFile),
     Packed(Box<dyn Read + Send>),
 }
 
-impl Read for ArchiveStream {
+impl Read for LayerArchive {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.fill(buffer)?;
         self.read.extend_from_slice(&buffer[..count]);
@@ -41,23 +41,23 @@ impl Read for ArchiveStream {
     }
 }
 
-impl ArchiveStream {
+impl LayerArchive {
     fn open(path: &Path) -> io::Result<Self> {
         let files = files_of(path)?;
         let first = files.first().map(|(first, _)| bounded::open(first)).transpose()?;
         let packing = first.as_ref().map_or(Ok(Compression::None), Compression::of_file)?;
         let whole = open_whole(path)?;
         let (from, file) = match packing {
-            Compression::None => (Unpacked::Plain(whole), first.filter(|_| files.len() == 1)),
-            packing => (Unpacked::Packed(packing.decoder(whole)?), None),
+            Compression::None => (ArchiveBytes::Plain(whole), first.filter(|_| files.len() == 1)),
+            packing => (ArchiveBytes::Packed(packing.decoder(whole)?), None),
         };
         Ok(Self { from, position: 0, read: Vec::new(), file })
     }
 
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = match &mut self.from {
-            Unpacked::Plain(from) => from.read(buffer)?,
-            Unpacked::Packed(from) => from.read(buffer)?,
+            ArchiveBytes::Plain(from) => from.read(buffer)?,
+            ArchiveBytes::Packed(from) => from.read(buffer)?,
         };
         self.position += count as u64;
         Ok(count)
@@ -77,7 +77,7 @@ impl ArchiveStream {
 
     /// Goes on behind the next bytes of an archive that is not packed.
     fn skip(&mut self, count: u64) {
-        if let Unpacked::Plain(from) = &mut self.from {
+        if let ArchiveBytes::Plain(from) = &mut self.from {
             self.position += count;
             from.go_to(self.position);
         }
@@ -94,7 +94,7 @@ pub(super) fn read(path: &Path, writer: &mut ErofsWriter<'_, '_>) -> Result<u64,
         BadArchive::Read(error) => reading(error),
         error => reading(refuse(error.to_string())),
     };
-    let mut archive = ArchiveStream::open(path).map_err(reading)?;
+    let mut archive = LayerArchive::open(path).map_err(reading)?;
     let mut buffer = vec![0; CHUNK];
     while let Some(member) = tar_reader::next(&mut archive).map_err(bad)? {
         writer.progress.check().map_err(LayerError::Sink)?;
@@ -129,9 +129,9 @@ pub(super) fn read(path: &Path, writer: &mut ErofsWriter<'_, '_>) -> Result<u64,
 }
 
 fn take_file(
-    (path, archive): (&Path, &mut ArchiveStream),
+    (path, archive): (&Path, &mut LayerArchive),
     member: &TarMember,
-    attributes: &Attributes,
+    attributes: &InodeAttributes,
     writer: &mut ErofsWriter<'_, '_>,
     buffer: &mut [u8],
 ) -> Result<ErofsFile, LayerError> {
@@ -173,7 +173,7 @@ fn take_file(
 }
 
 /// What an archive says of a member's inode.
-fn attributes(member: &TarMember) -> io::Result<Attributes> {
+fn attributes(member: &TarMember) -> io::Result<InodeAttributes> {
     let own = |number: u64| {
         let place = member.path();
         let message = || refuse(format!("{} has the owner {number}, which no file can have", place.display()));
@@ -187,5 +187,5 @@ fn attributes(member: &TarMember) -> io::Result<Attributes> {
     let is_early = member.mtime.0 < 0 && !matches!(member.kind, TarMemberKind::Symlink(_));
     let (seconds, nanoseconds) = if is_early { (0, 0) } else { member.mtime };
     let mtime = (seconds, u32::try_from(nanoseconds).unwrap_or_default());
-    Ok(Attributes { mode: member.mode, uid: own(member.uid)?, gid: own(member.gid)?, mtime, xattrs })
+    Ok(InodeAttributes { mode: member.mode, uid: own(member.uid)?, gid: own(member.gid)?, mtime, xattrs })
 }

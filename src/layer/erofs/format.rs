@@ -12,7 +12,7 @@ use std::io;
 
 use crc_fast::CrcAlgorithm::Crc32Iscsi;
 
-use super::tree::{Attributes, ErofsContent};
+use super::tree::{ErofsContent, InodeAttributes};
 
 /// Bytes of a block.
 pub(super) const BLOCK: u64 = 4096;
@@ -113,7 +113,7 @@ fn checksum(block: &[u8]) -> u32 {
 /// An inode as it is written.
 #[derive(Debug)]
 pub(super) struct Inode<'a> {
-    pub(super) attributes: &'a Attributes,
+    pub(super) attributes: &'a InodeAttributes,
     pub(super) content: &'a ErofsContent,
     pub(super) layout: ErofsLayout,
     pub(super) size: u64,
@@ -130,7 +130,7 @@ impl Inode<'_> {
     /// # Errors
     /// If EROFS cannot hold the attributes.
     pub(super) fn to_bytes(&self) -> io::Result<Vec<u8>> {
-        let Attributes { mode, uid, gid, mtime, xattrs } = self.attributes;
+        let InodeAttributes { mode, uid, gid, mtime, xattrs } = self.attributes;
         let (kind, place) = match self.content {
             ErofsContent::Directory(_) => (0o040_000, self.block),
             ErofsContent::File(_) => (0o100_000, self.block),
@@ -201,7 +201,7 @@ fn xattr_bytes(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> io::Result<(u16, Vec<u8>)
 }
 
 /// Bytes of an inode with its extended attributes.
-pub(super) fn inode_size(attributes: &Attributes) -> u64 {
+pub(super) fn inode_size(attributes: &InodeAttributes) -> u64 {
     let entry = |(name, value): (&Vec<u8>, &Vec<u8>)| {
         let prefix =
             XATTR_PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix)).map_or(0, |(prefix, _)| prefix.len());

@@ -27,7 +27,7 @@ use tempfile::SpooledTempFile;
 use self::format::{
     BLOCK, ErofsLayout, Inode, SLOT, Superblock, directory_block, entry_kind, fill_block, inode_size, refuse,
 };
-use self::tree::{Attributes, ErofsContent, ErofsFile, ErofsTree, NodeNumber, ROOT};
+use self::tree::{ErofsContent, ErofsFile, ErofsTree, InodeAttributes, NodeNumber, ROOT};
 use super::output::Output;
 use super::walk::{Files, HostFile};
 use super::{
@@ -153,7 +153,7 @@ impl<'o, 'p> ErofsWriter<'o, 'p> {
         &mut self,
         mut file: HostFile,
         (size, in_store): (u64, bool),
-        attributes: &Attributes,
+        attributes: &InodeAttributes,
         host: &Path,
     ) -> Result<ErofsFile, LayerError> {
         let file = file.take()?;
@@ -177,7 +177,7 @@ impl<'o, 'p> ErofsWriter<'o, 'p> {
     }
 
     /// A file of so many bytes begins here. The bytes of large ones are all in blocks, so that they are shared whole.
-    fn begin_file(&self, size: u64, attributes: &Attributes) -> io::Result<ErofsFileUnderWay> {
+    fn begin_file(&self, size: u64, attributes: &InodeAttributes) -> io::Result<ErofsFileUnderWay> {
         let tail = size % BLOCK;
         let is_inline = size < ALIGN_FROM && tail > 0 && inode_size(attributes) + tail <= BLOCK;
         let left = if is_inline { size - tail } else { size };
@@ -395,11 +395,11 @@ struct ErofsNodeShape {
 }
 
 /// What the header of a member says of its inode.
-fn attributes(entry: &TarEntry) -> io::Result<Attributes> {
+fn attributes(entry: &TarEntry) -> io::Result<InodeAttributes> {
     let own = |number: u64| {
         u32::try_from(number).map_err(|_| refuse(format!("has the owner {number}, which no file can have")))
     };
     let (uid, gid) = (own(entry.uid)?, own(entry.gid)?);
     let mode = entry.mode;
-    Ok(Attributes { uid, gid, mtime: (MTIME.cast_signed(), 0), ..Attributes::plain(mode) })
+    Ok(InodeAttributes { uid, gid, mtime: (MTIME.cast_signed(), 0), ..InodeAttributes::plain(mode) })
 }

@@ -13,7 +13,7 @@ use crate::layer::{MTIME, WHITEOUT};
 
 /// What overlayfs asks of a directory that hides the one below it.
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
-/// Attributes of this kind are orders to overlayfs: those that a layer brings along are not for it.
+/// InodeAttributes of this kind are orders to overlayfs: those that a layer brings along are not for it.
 pub(super) const OVERLAY: &[u8] = b"trusted.overlay.";
 
 /// Links that are followed one after another, as in Linux.
@@ -27,7 +27,7 @@ pub(super) const ROOT: NodeNumber = 0;
 
 /// What an inode has beside its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Attributes {
+pub(super) struct InodeAttributes {
     pub(super) mode: u32,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -36,7 +36,7 @@ pub(super) struct Attributes {
     pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
-impl Attributes {
+impl InodeAttributes {
     /// Those of what no member of the layer speaks of.
     pub(super) const fn plain(mode: u32) -> Self {
         Self { mode, uid: 0, gid: 0, mtime: (MTIME as i64, 0), xattrs: BTreeMap::new() }
@@ -100,7 +100,7 @@ pub(super) const fn device(major: u32, minor: u32) -> u32 {
 /// An inode of the tree.
 #[derive(Debug)]
 pub(super) struct ErofsNode {
-    pub(super) attributes: Attributes,
+    pub(super) attributes: InodeAttributes,
     pub(super) content: ErofsContent,
 }
 
@@ -125,7 +125,7 @@ pub(super) struct ErofsTree {
 impl Default for ErofsTree {
     fn default() -> Self {
         let content = ErofsContent::Directory(BTreeMap::new());
-        Self { nodes: vec![ErofsNode { attributes: Attributes::plain(0o755), content }] }
+        Self { nodes: vec![ErofsNode { attributes: InodeAttributes::plain(0o755), content }] }
     }
 }
 
@@ -134,7 +134,7 @@ impl ErofsTree {
     ///
     /// # Errors
     /// If nothing can be at that path.
-    pub(super) fn put(&mut self, path: &Path, attributes: Attributes, content: ErofsContent) -> io::Result<()> {
+    pub(super) fn put(&mut self, path: &Path, attributes: InodeAttributes, content: ErofsContent) -> io::Result<()> {
         check_xattrs(&attributes.xattrs).map_err(|why| refuse(format!("{} {why}", path.display())))?;
         if matches!(&content, ErofsContent::Symlink(target) if target.len() > TARGET_LIMIT) {
             return Err(refuse(format!(
@@ -174,14 +174,14 @@ impl ErofsTree {
         }
         // Whatever a header says: Linux knows no other.
         let mode = if matches!(content, ErofsContent::Symlink(_)) { 0o777 } else { attributes.mode };
-        self.add(directory, name, ErofsNode { attributes: Attributes { mode, ..attributes }, content }).map(drop)
+        self.add(directory, name, ErofsNode { attributes: InodeAttributes { mode, ..attributes }, content }).map(drop)
     }
 
     /// Gives what is at `target` another name. What is said there of its mode, owner and time holds for all of them.
     ///
     /// # Errors
     /// If there is no such file in the layer.
-    pub(super) fn link(&mut self, path: &Path, target: &Path, attributes: Attributes) -> io::Result<()> {
+    pub(super) fn link(&mut self, path: &Path, target: &Path, attributes: InodeAttributes) -> io::Result<()> {
         let missing = || {
             refuse(format!(
                 "the hard link {} leads to {}, which the layer does not have",
@@ -202,7 +202,7 @@ impl ErofsTree {
         let mode = if is_link { node.attributes.mode } else { attributes.mode };
         // Others would change how much of the file has a place behind its inode.
         let xattrs = std::mem::take(&mut node.attributes.xattrs);
-        node.attributes = Attributes { mode, xattrs, ..attributes };
+        node.attributes = InodeAttributes { mode, xattrs, ..attributes };
         Ok(())
     }
 
@@ -244,7 +244,7 @@ impl ErofsTree {
                 }
                 hidden => {
                     let hides = hidden.is_some();
-                    let made = self.add_directory(here, &step, Attributes::plain(0o755))?;
+                    let made = self.add_directory(here, &step, InodeAttributes::plain(0o755))?;
                     if hides {
                         self.hide_below(made);
                     }
@@ -256,7 +256,7 @@ impl ErofsTree {
     }
 
     /// What is to be hidden of the layers below: a name, or all of a directory.
-    fn remove(&mut self, directory: NodeNumber, hidden: &[u8], attributes: Attributes) {
+    fn remove(&mut self, directory: NodeNumber, hidden: &[u8], attributes: InodeAttributes) {
         match hidden {
             b".wh..opq" => self.hide_below(directory),
             // Notes of aufs for itself, and what is no name.
@@ -267,8 +267,8 @@ impl ErofsTree {
                 }
                 Some(_) => {}
                 None => {
-                    let Attributes { uid, gid, .. } = attributes;
-                    let attributes = Attributes { uid, gid, ..Attributes::plain(0) };
+                    let InodeAttributes { uid, gid, .. } = attributes;
+                    let attributes = InodeAttributes { uid, gid, ..InodeAttributes::plain(0) };
                     let removed = ErofsNode { attributes, content: REMOVED };
                     // The name was found to be one.
                     drop(self.add(directory, name, removed));
@@ -281,7 +281,7 @@ impl ErofsTree {
         self.nodes[directory].attributes.xattrs.insert(OPAQUE.to_vec(), b"y".to_vec());
     }
 
-    fn take_attributes(&mut self, directory: NodeNumber, mut attributes: Attributes) {
+    fn take_attributes(&mut self, directory: NodeNumber, mut attributes: InodeAttributes) {
         let there = &mut self.nodes[directory].attributes;
         if let Some(opaque) = there.xattrs.remove(OPAQUE) {
             attributes.xattrs.insert(OPAQUE.to_vec(), opaque);
@@ -289,7 +289,12 @@ impl ErofsTree {
         *there = attributes;
     }
 
-    fn add_directory(&mut self, parent: NodeNumber, name: &[u8], attributes: Attributes) -> io::Result<NodeNumber> {
+    fn add_directory(
+        &mut self,
+        parent: NodeNumber,
+        name: &[u8],
+        attributes: InodeAttributes,
+    ) -> io::Result<NodeNumber> {
         self.add(parent, name, ErofsNode { attributes, content: ErofsContent::Directory(BTreeMap::new()) })
     }
 
@@ -334,7 +339,7 @@ mod tests {
     fn tree(members: &[(&str, ErofsContent)]) -> ErofsTree {
         let mut tree = ErofsTree::default();
         for (path, content) in members {
-            tree.put(Path::new(path), Attributes::plain(0o700), content.clone()).unwrap();
+            tree.put(Path::new(path), InodeAttributes::plain(0o700), content.clone()).unwrap();
         }
         tree
     }
@@ -386,18 +391,18 @@ mod tests {
         ]);
         assert_eq!((&at(&tree, "a/b").content, at(&tree, "a").attributes.mode), (&file(2), 0o700));
         assert_eq!((&at(&tree, "c").content, tree.nodes[ROOT].attributes.mode), (&directory(), 0o700));
-        tree.link(Path::new("d/e"), Path::new("a/b"), Attributes::plain(0o600)).unwrap();
+        tree.link(Path::new("d/e"), Path::new("a/b"), InodeAttributes::plain(0o600)).unwrap();
         assert_eq!((find(&tree, "d/e"), at(&tree, "a/b").attributes.mode), (find(&tree, "a/b"), 0o600));
         let told = |result: io::Result<()>| result.unwrap_err().to_string();
         assert_eq!(
-            told(tree.link(Path::new("f"), Path::new("g"), Attributes::plain(0))),
+            told(tree.link(Path::new("f"), Path::new("g"), InodeAttributes::plain(0))),
             "the hard link f leads to g, which the layer does not have"
         );
         assert_eq!(
-            told(tree.link(Path::new("f"), Path::new("a"), Attributes::plain(0))),
+            told(tree.link(Path::new("f"), Path::new("a"), InodeAttributes::plain(0))),
             "the hard link f leads to a directory"
         );
-        let below = tree.put(Path::new("a/b/c"), Attributes::plain(0), file(0));
+        let below = tree.put(Path::new("a/b/c"), InodeAttributes::plain(0), file(0));
         assert_eq!(told(below), "a/b/c is below b, which is no directory in the layer");
     }
 }
