@@ -384,3 +384,27 @@ fn layers_of_a_stack_are_there_once_and_what_cannot_be_is_refused() {
     let (code, said) = refused(&["--compression", "zstd"]);
     assert!(code == 2 && said.starts_with("--compression is for archives"), "{said}");
 }
+
+#[test]
+fn a_layer_cannot_have_zeros_written_without_end() {
+    let env = Env::new();
+    let script = "truncate -s 2G f && tar --format=pax --sparse --numeric-owner -cf layer.tar f";
+    run_ok(Command::new("sh").args(["-ec", script]).current_dir(env.path("")));
+    let layer = env.path("layer.tar");
+    let archive = fs::read(&layer).unwrap();
+    assert!(archive.len() < 100_000);
+    let rootfs = json!({ "type": "layers", "diff_ids": [Digest::of(&archive).to_string()] });
+    let config = json!({ "architecture": "amd64", "os": "linux", "rootfs": rootfs }).to_string();
+    let descriptor = |kind: &str, bytes: &[u8]| {
+        let media_type = format!("application/vnd.oci.image.{kind}");
+        json!({ "mediaType": media_type, "digest": Digest::of(bytes).to_string(), "size": bytes.len() })
+    };
+    let media_type = "application/vnd.oci.image.manifest.v1+json";
+    let manifest = json!({ "schemaVersion": 2, "mediaType": media_type,
+        "config": descriptor("config.v1+json", config.as_bytes()), "layers": [descriptor("layer.v1.tar", &archive)] });
+    let config = env.write("config", config);
+    Foreign { manifest: manifest.to_string(), config, layers: vec![layer], media_type }.build(&env, "holes");
+    let (code, said) = env.fails(["export", "holes", "--format", "erofs-cache", "--output", "cache"]);
+    assert!(code == 1 && said.contains("with f it has more than 1 GiB of holes"), "{code}: {said}");
+    assert!(files(&env.path("cache")).is_empty());
+}

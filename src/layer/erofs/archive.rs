@@ -18,6 +18,9 @@ use crate::oci::compression::Compression;
 /// A label of the machine that the layer was made on: a host has a policy of its own.
 const SELINUX: &[u8] = b"security.selinux";
 
+/// Zeros that a layer may have written by saying that its files have holes.
+const HOLES: u64 = 1 << 30;
+
 /// An archive that is read from its beginning to its end.
 struct LayerArchive {
     from: ArchiveBytes,
@@ -137,6 +140,14 @@ fn take_file(
 ) -> Result<ErofsFile, LayerError> {
     let reading = |error| LayerError::reading(path, error);
     let size = member.sparse.as_ref().map_or(member.size, |sparse| sparse.size);
+    writer.holes = writer.holes.saturating_add(size.saturating_sub(member.size));
+    if writer.holes > HOLES {
+        let place = member.path();
+        return Err(reading(refuse(format!(
+            "with {} it has more than 1 GiB of holes, which would be written",
+            place.display()
+        ))));
+    }
     let mut under_way = writer.begin_file(size, attributes).map_err(LayerError::Sink)?;
     let is_shared = match &archive.file {
         Some(file) if member.sparse.is_none() && size >= ALIGN_FROM && archive.position.is_multiple_of(BLOCK) => {

@@ -108,8 +108,11 @@ struct ErofsWriter<'o, 'p> {
     output: &'o mut Output<'p>,
     progress: &'o Progress,
     tree: ErofsTree,
+    /// The ends of files that are to follow their inodes, and how many bytes these are.
     tails: SpooledTempFile,
     kept: u64,
+    /// Bytes of files that no archive has.
+    holes: u64,
 }
 
 impl<'o, 'p> ErofsWriter<'o, 'p> {
@@ -118,7 +121,7 @@ impl<'o, 'p> ErofsWriter<'o, 'p> {
         output.extra(&ZEROS).map_err(LayerError::Sink)?;
         let tails = tempfile::spooled_tempfile_in(KEPT, parent_of(output.path()));
         output.begin_blob();
-        Ok(Self { output, progress, tree: ErofsTree::default(), tails, kept: 0 })
+        Ok(Self { output, progress, tree: ErofsTree::default(), tails, kept: 0, holes: 0 })
     }
 
     /// Takes all members of a layer that a recipe makes; bytes of its archive.

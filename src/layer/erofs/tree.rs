@@ -263,7 +263,7 @@ impl ErofsTree {
             name if name.starts_with(WHITEOUT) || matches!(name, b"" | b"." | b"..") || check_name(name).is_err() => {}
             name => match self.children(directory).get(name).copied() {
                 Some(there) if matches!(self.nodes[there].content, ErofsContent::Directory(_)) => {
-                    self.hide_below(there)
+                    self.hide_below(there);
                 }
                 Some(_) => {}
                 None => {
