@@ -123,7 +123,7 @@ pub(super) struct ExportReport {
     written: u64,
     cloned: u64,
     without: Vec<Digest>,
-    /// Of a layer cache: the layers that it had, by diff ID.
+    /// The layers that a layer cache had already, by diff ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     present: Option<Vec<Digest>>,
 }

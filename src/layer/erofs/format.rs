@@ -78,7 +78,7 @@ impl Superblock {
         block
     }
 
-    /// What the first block of a file system says; `None` if it is none of EROFS with blocks of 4096
+    /// What the first block of a file system says; `None` if it is not one of EROFS with blocks of 4096
     /// bytes, has data in other files, or is damaged.
     pub(super) fn of_block(block: &[u8]) -> Option<Self> {
         let superblock = block.get(SUPERBLOCK..BLOCK as usize)?;
