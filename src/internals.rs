@@ -83,6 +83,9 @@ pub mod engine {
     pub mod load {
         pub use crate::engine::load::{LoadResult, Loading, load};
     }
+    pub mod process {
+        pub use crate::engine::process::ProgramError;
+    }
     pub mod rollback {
         pub use crate::engine::rollback::{RollbackPart, activate, parts};
     }
@@ -247,7 +250,7 @@ pub mod podman {
     }
     pub mod storage {
         pub mod client {
-            pub use crate::podman::storage::client::{ClientError, PodmanClient};
+            pub use crate::podman::storage::client::PodmanClient;
         }
         pub mod places {
             pub use crate::podman::storage::places::{Overrides, Places, state_of};

@@ -19,6 +19,7 @@ use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::sizes::MeasuredSizes;
 use crate::podman::slots::Slots;
 use crate::podman::storage::client::PodmanClient;
+use crate::podman::storage::engine::StorageEngine;
 use crate::podman::storage::places::{Overrides, Places};
 use crate::upstream::file as images;
 
@@ -57,7 +58,8 @@ pub(super) fn locked_models() -> ArgValueCandidates {
 fn host() -> Option<PodmanHost> {
     let overrides = Overrides::default();
     let places = Places::remembered(&caller(), &overrides)?;
-    let (engine, linked) = (PodmanClient::new(&overrides, &places), PodmanHost::find_linked(&places, None));
+    let (engine, linked) =
+        (StorageEngine::Podman(PodmanClient::new(&overrides, &places)), PodmanHost::find_linked(&places, None));
     Some(PodmanHost { places, engine, linked, nix: nix_places(), sizes: MeasuredSizes::default() })
 }
 

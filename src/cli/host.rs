@@ -8,6 +8,7 @@ use crate::nix::store::NixPlaces;
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::sizes::MeasuredSizes;
 use crate::podman::storage::client::PodmanClient;
+use crate::podman::storage::engine::StorageEngine;
 use crate::podman::storage::places::{Caller, Overrides, Places};
 
 /// Which Podman, where its own settings do not say it.
@@ -61,7 +62,7 @@ impl HostArgs {
     }
 
     fn with(&self, overrides: &Overrides, places: Places) -> Result<PodmanHost> {
-        let engine = PodmanClient::new(overrides, &places);
+        let engine = StorageEngine::Podman(PodmanClient::new(overrides, &places));
         let linked = PodmanHost::find_linked(&places, self.storage_dir.as_deref());
         if let Some(given) = &self.storage_dir
             && linked.is_none()

@@ -17,13 +17,14 @@ use crate::engine::generation::{Generation, GenerationEntry};
 use crate::engine::generations::Generations;
 use crate::engine::kind::EngineKind;
 use crate::engine::missing::MissingBase;
+use crate::engine::process::ProgramError;
 use crate::engine::target::{DecideError, LoadMethod, LoadOptions, LoadStep, LoadTarget, Space};
 use crate::podman::load::LoadError;
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::load::pull::PullError;
 use crate::podman::load::sizes::MeasuredSizes;
-use crate::podman::storage::client::{ClientError, PodmanClient};
 use crate::podman::storage::crio::{CrioClient, SOCKET};
+use crate::podman::storage::engine::StorageEngine;
 use crate::podman::storage::places::Caller;
 
 /// Which engine, for verbs that know several.
@@ -193,11 +194,11 @@ fn crio_socket(caller: &Caller) -> Result<PathBuf> {
 fn crio(caller: &Caller, progress: &Progress) -> Result<PodmanHost> {
     let crio = CrioClient::new(crio_socket(caller)?);
     let places = crio.places(progress).map_err(|error| match error {
-        ClientError::Failed { .. } | ClientError::Odd { .. } => environment(error.to_string()),
+        ProgramError::Failed { .. } | ProgramError::Answer { .. } => environment(error.to_string()),
         error => error.into(),
     })?;
     let linked = PodmanHost::find_linked(&places, None);
-    let (engine, sizes) = (PodmanClient::of_crio(crio), MeasuredSizes::default());
+    let (engine, sizes) = (StorageEngine::Crio(crio), MeasuredSizes::default());
     Ok(PodmanHost { places, engine, linked, nix: nix_places(), sizes })
 }
 

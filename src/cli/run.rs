@@ -44,7 +44,7 @@ pub(super) fn run(args: &RunArgs, progress: &Progress) -> Result<()> {
         return Err(usage(no_such("image", &args.name, LOADED, images().map(|entry| &entry.name))));
     };
     let (options, words) = split(&args.words);
-    let mut command = host.engine.command("podman");
+    let mut command = host.engine.podman("run an image by its name")?.command("podman");
     command.args(["run", "--pull=never"]).args(options).arg(run_words(entry)).args(words);
     Err(environment(format!("run podman: {}", command.exec())))
 }

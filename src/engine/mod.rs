@@ -15,6 +15,7 @@ pub(crate) mod keep;
 pub(crate) mod kind;
 pub(crate) mod load;
 pub(crate) mod missing;
+pub(crate) mod process;
 pub(crate) mod rollback;
 pub(crate) mod target;
 

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use windlass::internals::disk::progress::Progress;
 use windlass::internals::disk::served::ServedPlace;
+use windlass::internals::engine::process::ProgramError;
 use windlass::internals::image::layout::{ImageDir, LayoutError};
 use windlass::internals::oci::digest::Digest;
 use windlass::internals::podman::load::pull::{PullError, Pulled, pull};
-use windlass::internals::podman::storage::client::{ClientError, PodmanClient};
+use windlass::internals::podman::storage::client::PodmanClient;
 use windlass::internals::podman::storage::places::{Overrides, Places};
 
 use crate::engine::{Podman, text};
@@ -151,7 +152,7 @@ fn a_podman_without_skopeo_takes_the_image_under_its_own_name_alone() {
 
     let engine = podman.engine().with_variable("PATH", podman.env.path("nowhere"));
     let none = pull(&engine, &podman.places(), &one, platform, &BTreeSet::new(), &Progress::new()).unwrap_err();
-    assert!(matches!(none, PullError::Engine(ClientError::Missing { program: "podman" })), "{none}");
+    assert!(matches!(none, PullError::Engine(ProgramError::Missing { program: "podman" })), "{none}");
     nothing_left(&podman);
 }
 

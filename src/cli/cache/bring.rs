@@ -18,9 +18,9 @@ use crate::cli::session::Session;
 use crate::disk::files::free_space;
 use crate::disk::progress::Progress;
 use crate::engine::load::load;
+use crate::engine::process::{run, run_shown};
 use crate::engine::target::{LoadOptions, LoadTarget, LoadVia};
 use crate::names::Name;
-use crate::podman::storage::process::{run, run_shown};
 use crate::podman::storage::records::StoredImage;
 use crate::podman::storage::snapshot::StoreSnapshot;
 
@@ -123,7 +123,7 @@ impl Bringing<'_> {
             self.printer.note(format!("{name}: what RUN and ADD fetch is not a part of the key"));
         }
         let rules = self.rules(look)?;
-        let mut command = self.command(look, pinned, rules.path());
+        let mut command = self.command(look, pinned, rules.path())?;
         let step = progress.step(format!("podman builds {name}"));
         let drawing = self.session.draw("building");
         let ended = if crate::cli::printer::is_quiet() {
@@ -157,10 +157,10 @@ impl Bringing<'_> {
         Ok(file)
     }
 
-    fn command(&self, look: &CacheLook, pinned: &[(String, String)], rules: &Path) -> std::process::Command {
+    fn command(&self, look: &CacheLook, pinned: &[(String, String)], rules: &Path) -> Result<std::process::Command> {
         let (_, image) = self.image;
         let root = &self.room.project.root;
-        let mut command = self.room.host.engine.command("podman");
+        let mut command = self.room.host.engine.podman("build images")?.command("podman");
         command.current_dir(root).args(["build", "--pull=never", "--file"]).arg(root.join(&image.containerfile));
         command.arg("--ignorefile").arg(rules).args(["--tag", &look.inputs.image]);
         command.arg(format!("--timestamp={}", look.inputs.timestamp)).arg(format!("--label={LABEL}={}", look.key));
@@ -181,7 +181,7 @@ impl Bringing<'_> {
             command.arg("--no-cache");
         }
         command.arg(root.join(&image.context));
-        command
+        Ok(command)
     }
 
     /// Keeps the image that the name leads to under the key.
@@ -199,7 +199,7 @@ impl Bringing<'_> {
         let incoming = change.incoming()?;
         let layout = incoming.path().join("image");
         let drawing = self.session.draw("saving");
-        let mut save = self.room.host.engine.command("podman");
+        let mut save = self.room.host.engine.podman("save images")?.command("podman");
         save.args(["save", "--quiet", "--uncompressed", "--format=oci-dir", "--output"]).arg(&layout).arg(&stored.id);
         let action = format!("save {}", look.inputs.image);
         run("podman", &mut save, progress)?.ok("podman", &action, "see whether `podman info` works")?;

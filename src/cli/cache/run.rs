@@ -59,7 +59,7 @@ pub(super) fn run(args: &CacheRunArgs, printer: &Printer, session: &Session) -> 
     let reference = image.1.reference(image.0).map_err(failed)?;
     let digest = row.digest.map(|digest| format!("{}@{digest}", reference.repository()));
     let (options, words) = split(words);
-    let mut command = room.host.engine.command("podman");
+    let mut command = room.host.engine.podman("run an image by its name")?.command("podman");
     command
         .args(["run", "--rm", "--pull=never"])
         .args(options)

@@ -53,7 +53,7 @@ pub(super) struct ModelArtifactReport {
 pub(super) fn run(args: &ModelArtifactArgs, printer: &Printer, session: &Session) -> Result<()> {
     let progress = session.progress();
     let host = args.host.host(session.progress())?;
-    artifacts::check(&host.engine, progress)?;
+    artifacts::check(host.engine.podman("keep artifacts")?, progress)?;
     let model = ModelDir::open(&ImageDir::open(&args.image)?)?;
     let name = match &args.name {
         None => model.reference.clone(),

@@ -14,9 +14,9 @@ use super::tables::{self, CtrImage, CtrPlugins, CtrSnapshots};
 use crate::daemon::DaemonError;
 use crate::disk::progress::Progress;
 use crate::engine::kind::EngineKind;
+use crate::engine::process::ProgramError;
+use crate::engine::process::{ProgramOutcome, Streams, run_with};
 use crate::oci::digest::{Digest, Hasher};
-use crate::podman::storage::client::ClientError;
-use crate::podman::storage::process::{ProgramOutcome, Streams, run_with};
 
 /// A containerd, and the namespace of it that is meant.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ impl Ctr {
         }
         let outcome = run_with(self.program, &mut self.command(arguments), streams, progress, None);
         let outcome = outcome.map_err(|error| match error {
-            ClientError::Stopped(source) => DaemonError::Stopped(source),
+            ProgramError::Stopped(source) => DaemonError::Stopped(source),
             error => self.unreachable(&error.to_string()),
         })?;
         if outcome.is_success() {

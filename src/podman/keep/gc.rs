@@ -184,7 +184,7 @@ pub(crate) enum GcError {
     Records(#[from] crate::podman::storage::records::RecordsError),
     /// Podman.
     #[error(transparent)]
-    Engine(#[from] crate::podman::storage::client::ClientError),
+    Engine(#[from] crate::engine::process::ProgramError),
     /// What a killed load has left.
     #[error(transparent)]
     Unconfirmed(#[from] Box<crate::podman::load::LoadError>),
@@ -397,7 +397,7 @@ impl PodmanHost {
         progress: &Progress,
     ) -> Result<(), GcError> {
         match &removal.thing {
-            Thing::Container(id) => self.engine.remove_container(id, progress)?,
+            Thing::Container(id) => self.engine.podman("remove containers")?.remove_container(id, progress)?,
             // All together: `remove_linked`.
             Thing::Linked(_) => {}
             // Name by name and never by its ID: what else the image is called is not ours.
@@ -422,7 +422,7 @@ impl PodmanHost {
                     _ => {}
                 }
             }
-            Thing::Network(name) => self.engine.remove_network(name, progress)?,
+            Thing::Network(name) => self.engine.podman("remove networks")?.remove_network(name, progress)?,
         }
         Ok(())
     }

@@ -206,9 +206,10 @@ impl PodmanHost {
         write_file(&conf, alone(places).to_string().as_bytes(), progress)?;
         fs::create_dir(&temporary).at("create", &temporary)?;
         let id = write_layout(&staging.path().join("layout"), &layers, progress)?;
-        let writer = self.engine.writing(places, &conf, &temporary);
+        let podman = self.engine.podman("remove layers that no image has")?;
+        let writer = podman.writing(places, &conf, &temporary);
         writer.take_layout(staging.path(), "layout", progress)?;
-        self.engine.remove_image(&id.hex(), progress)?;
+        podman.remove_image(&id.hex(), progress)?;
         let records = StoreRecords::glance(&places.graph_root, &places.driver)?;
         let is_there = chain.last().is_some_and(|top| records.layers.contains_key(top));
         if is_there { Err(GcError::StillNeeded) } else { Ok(()) }
@@ -216,8 +217,8 @@ impl PodmanHost {
 
     /// Has Podman remove the layers that were not finished: it does so whenever it may write.
     pub(super) fn drop_incomplete(&self, ids: &[String], progress: &Progress) -> Result<(), GcError> {
-        let outcome =
-            self.engine.ask(&["image", "prune", "--force", "--filter", "label=windlass.none=none"], progress)?;
+        let podman = self.engine.podman("remove layers that were not finished")?;
+        let outcome = podman.ask(&["image", "prune", "--force", "--filter", "label=windlass.none=none"], progress)?;
         let records = StoreRecords::glance(&self.places.graph_root, &self.places.driver)?;
         let is_there = |id: &String| records.layers.get(id).is_some_and(StoredLayer::is_incomplete);
         if !ids.iter().any(is_there) {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::gc::{GarbageClass, KeptItem, Removal, Thing};
 use crate::disk::progress::Progress;
+use crate::engine::process::ProgramError;
 use crate::podman::load::decide::PodmanHost;
-use crate::podman::storage::client::ClientError;
 use crate::podman::storage::others::OtherUsers;
 
 /// What the networks of the modules have: their name once more.
@@ -24,8 +24,8 @@ pub(super) fn find(
     others: &OtherUsers,
     keep: &mut Vec<KeptItem>,
     progress: &Progress,
-) -> Result<Vec<Removal>, ClientError> {
-    let names = host.engine.networks(LABEL, progress)?;
+) -> Result<Vec<Removal>, ProgramError> {
+    let names = host.engine.podman("list its networks")?.networks(LABEL, progress)?;
     if names.is_empty() {
         return Ok(Vec::new());
     }

@@ -22,11 +22,11 @@ use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::engine::generations::{GenerationError, Generations};
+use crate::engine::process::ProgramError;
 use crate::oci::digest::Digest;
 use crate::podman::linked::{DRIVER, LinkedStore, link_name};
 use crate::podman::load::decide::PodmanHost;
 use crate::podman::slots::{self, ModelError, Slots};
-use crate::podman::storage::client::ClientError;
 use crate::podman::storage::others::{OtherUsers, layers_in};
 use crate::podman::storage::places::state_of;
 use crate::podman::storage::records::{RecordsError, StoreRecords, StoredContainer, StoredImage};
@@ -68,7 +68,7 @@ pub(crate) enum UsageError {
     StoreRecords(#[from] RecordsError),
     /// Podman.
     #[error(transparent)]
-    Engine(#[from] ClientError),
+    Engine(#[from] ProgramError),
     /// A user's generations.
     #[error(transparent)]
     Generations(#[from] GenerationError),

@@ -25,11 +25,12 @@ use crate::disk::bounded::Cap;
 use crate::disk::files::write_file;
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, Staging, WriteError};
+use crate::engine::process::ProgramError;
 use crate::image::oci_layout;
 use crate::layer::output::Verify;
 use crate::model::forms::artifact::{Artifact, ArtifactDocument};
 use crate::oci::canonical::to_go;
-use crate::podman::storage::client::{ClientError, PodmanClient};
+use crate::podman::storage::client::PodmanClient;
 use crate::podman::storage::lock::{For, StorageLock};
 use crate::publish::model_dir::{FormError, ModelDir};
 
@@ -63,7 +64,7 @@ pub enum ArtifactsError {
     Index { path: PathBuf, message: String },
     /// Podman.
     #[error(transparent)]
-    Engine(#[from] ClientError),
+    Engine(#[from] ProgramError),
     #[error(transparent)]
     Form(#[from] FormError),
     /// A place that is written to.

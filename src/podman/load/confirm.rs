@@ -10,8 +10,8 @@ use super::decide::PodmanHost;
 use super::{DamagedRecord, LoadError, LoadNotes, PodmanImageOutcome};
 use crate::disk::progress::Progress;
 use crate::engine::load::Loading;
+use crate::engine::process::ProgramError;
 use crate::engine::target::{LoadMethod, LoadTarget, Presence};
-use crate::podman::storage::client::ClientError;
 use crate::podman::storage::snapshot::StoreSnapshot;
 
 impl PodmanHost {
@@ -125,8 +125,8 @@ fn id(outcome: &PodmanImageOutcome) -> String {
 }
 
 /// Whether Podman ran, and failed: it may be because of an image.
-pub(crate) const fn is_failure(error: &ClientError) -> bool {
-    matches!(error, ClientError::Failed { .. } | ClientError::Answer { .. } | ClientError::Odd { .. })
+pub(crate) const fn is_failure(error: &ProgramError) -> bool {
+    matches!(error, ProgramError::Failed { .. } | ProgramError::Answer { .. })
 }
 
 fn is_engine_failure(outcome: &PodmanImageOutcome) -> bool {

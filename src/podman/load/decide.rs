@@ -14,7 +14,7 @@ use crate::engine::target::{
 };
 use crate::nix::store::NixPlaces;
 use crate::podman::linked::{DEFAULT, DRIVER, LinkedStore, image_store};
-use crate::podman::storage::client::PodmanClient;
+use crate::podman::storage::engine::StorageEngine;
 use crate::podman::storage::places::Places;
 use crate::podman::storage::snapshot::StoreSnapshot;
 
@@ -24,7 +24,7 @@ pub(crate) struct PodmanHost {
     /// Where it keeps its things.
     pub(crate) places: Places,
     /// How it is called.
-    pub(crate) engine: PodmanClient,
+    pub(crate) engine: StorageEngine,
     /// The linked store, where the host is set up for it.
     pub(crate) linked: Option<LinkedStore>,
     /// Where Nix keeps its things.

@@ -7,9 +7,9 @@ use crate::class::{Class, Classified};
 use crate::disk::WriteError;
 use crate::engine::generations::GenerationError;
 use crate::engine::kind::EngineKind;
+use crate::engine::process::ProgramError;
 use crate::engine::target::DecideError;
 use crate::podman::linked::link_images::LinkError;
-use crate::podman::storage::client::ClientError;
 use crate::podman::storage::records::RecordsError;
 
 /// Why images are not loaded.
@@ -33,7 +33,7 @@ pub(crate) enum LoadError {
     Pull(#[from] PullError),
     /// Podman, asked for what was loaded.
     #[error(transparent)]
-    Engine(#[from] ClientError),
+    Engine(#[from] ProgramError),
     /// A place that is written to.
     #[error(transparent)]
     Write(#[from] WriteError),

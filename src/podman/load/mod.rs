@@ -294,7 +294,11 @@ impl PodmanHost {
             if let Some(mut ways) = Ways::new(self, &snapshot, None, loading.options, BTreeSet::new()) {
                 outcome.step.to_write = ways.pull(&target.image, platform, None).to_write;
             }
-            match pull(&self.engine, &self.places, &target.image, platform, &present, progress) {
+            let pulled = match self.engine.podman("take images that are not linked") {
+                Ok(podman) => pull(podman, &self.places, &target.image, platform, &present, progress),
+                Err(error) => Err(error.into()),
+            };
+            match pulled {
                 Ok(pulled) => bytes += pulled.bytes,
                 Err(error) => {
                     let id = outcome.step.entry.config_digest.hex();

@@ -42,6 +42,7 @@ use crate::disk::progress::Progress;
 use crate::disk::served::{ServedFile, ServedPlace};
 use crate::disk::size::size;
 use crate::disk::{AtPath, Staging, WriteError};
+use crate::engine::process::{ProgramError, run};
 use crate::image::bundle::BLOBS;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, LayerPatch, PlatformRecord};
@@ -51,9 +52,8 @@ use crate::layer::output::{Output, Verify, can_share};
 use crate::layer::patch::{OldBytes, PatchedLayer};
 use crate::oci::digest::Digest;
 use crate::podman::linked::stored_archive::StoredArchive;
-use crate::podman::storage::client::{ClientError, PodmanClient};
+use crate::podman::storage::client::PodmanClient;
 use crate::podman::storage::places::Places;
-use crate::podman::storage::process::run;
 use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// An image that Podman now has.
@@ -373,14 +373,14 @@ impl PullWork {
                 self.tag(engine, "skopeo", &id, image, progress)?;
                 Ok("skopeo")
             }
-            Err(ClientError::Missing { .. }) => {
+            Err(ProgramError::Missing { .. }) => {
                 let mut command = writer.command("podman");
                 command.current_dir(self.staging.path()).args(["pull", "--quiet"]).args(options("")).arg(&source);
                 run("podman", &mut command, progress)?.ok("podman", &action, next)?;
                 self.tag(engine, "podman", &id, image, progress)?;
                 // Podman 4.3 has named it by its path; others say that there is no such name.
                 match engine.untag(&id, &format!("localhost/{}:latest", self.layout), progress) {
-                    Ok(()) | Err(ClientError::Failed { .. }) => Ok("podman"),
+                    Ok(()) | Err(ProgramError::Failed { .. }) => Ok("podman"),
                     Err(error) => Err(error.into()),
                 }
             }
@@ -398,7 +398,7 @@ impl PullWork {
         progress: &Progress,
     ) -> Result<(), PullError> {
         match engine.tag(id, &image.summary().reference, progress) {
-            Err(ClientError::Failed { said, .. }) if said.contains("image not known") => {
+            Err(ProgramError::Failed { said, .. }) if said.contains("image not known") => {
                 Err(PullError::NotThere { program, name: permanent_name(image) })
             }
             result => Ok(result?),
@@ -432,14 +432,14 @@ pub(crate) fn alone(places: &Places) -> DocumentMut {
 
 /// What an error of a program means, where that is known.
 fn explained(
-    error: ClientError,
+    error: ProgramError,
     places: &Places,
     image: &ImageDir,
     platform: &PlatformRecord,
     missing: &[&LayerRecord],
     progress: &Progress,
 ) -> PullError {
-    let ClientError::Failed { said, .. } = &error else { return error.into() };
+    let ProgramError::Failed { said, .. } = &error else { return error.into() };
     let name = || image.summary().reference.to_string();
     if said.contains("no space left on device") || said.contains("disk quota exceeded") {
         return PullError::Full { image: name(), graph_root: places.graph_root.clone(), said: said.clone() };

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use crate::class::{Class, Classified};
 use crate::disk::WriteError;
 use crate::disk::size::size;
+use crate::engine::process::ProgramError;
 use crate::image::layout::LayoutError;
 use crate::oci::digest::Digest;
-use crate::podman::storage::client::ClientError;
 use crate::podman::storage::records::RecordsError;
 
 /// Why an image is not in Podman.
@@ -16,7 +16,7 @@ use crate::podman::storage::records::RecordsError;
 pub enum PullError {
     /// A program, or what it said.
     #[error(transparent)]
-    Engine(#[from] ClientError),
+    Engine(#[from] ProgramError),
     /// The image directory, or what its layers are made from.
     #[error(transparent)]
     Layout(#[from] LayoutError),

@@ -24,12 +24,12 @@ use crate::disk::progress::Progress;
 use crate::disk::{Staging, WriteError, files};
 use crate::engine::Engine;
 use crate::engine::generations::Generations;
+use crate::engine::process::ProgramError;
 use crate::engine::target::{LoadMethod, LoadTarget};
 use crate::image::json::parse_versioned;
 use crate::image::layout::VERSION;
 use crate::oci::canonical;
 use crate::podman::linked::LinkedStore;
-use crate::podman::storage::client::ClientError;
 use crate::podman::storage::places::state_of;
 use crate::podman::storage::records::StoredImage;
 use crate::podman::storage::snapshot::{StoreSnapshot, names};
@@ -254,7 +254,7 @@ impl PodmanHost {
     }
 
     /// For each image what Podman has instead of it.
-    fn answers(&self, images: &[&Unconfirmed], progress: &Progress) -> Result<Vec<Option<String>>, ClientError> {
+    fn answers(&self, images: &[&Unconfirmed], progress: &Progress) -> Result<Vec<Option<String>>, ProgramError> {
         let all: Vec<&str> = images.iter().flat_map(|image| &image.names).map(String::as_str).collect();
         let mut found = self.engine.exists(&all, progress)?.into_iter();
         let answer = |image: &&Unconfirmed| {

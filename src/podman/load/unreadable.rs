@@ -106,7 +106,9 @@ impl PodmanHost {
             return Ok(Vec::new());
         }
         // A reader that takes more than others is not at fault, and neither is what it has read for long.
-        if self.engine.ask(&["images", "--quiet"], progress)?.code() == Some(0) {
+        if self.engine.podman("remove images that it cannot read")?.ask(&["images", "--quiet"], progress)?.code()
+            == Some(0)
+        {
             return Ok(Vec::new());
         }
         let generations = self.generations();

@@ -21,6 +21,7 @@ use crate::image::{LayerKind, chain_ids};
 use crate::model::forms::record::ModelRecord;
 use crate::podman::linked::LinkedStore;
 use crate::podman::load::decide::PodmanHost;
+use crate::podman::storage::client::PodmanClient;
 use crate::podman::storage::snapshot::StoreSnapshot;
 
 /// Where a model of a generation is.
@@ -293,7 +294,7 @@ impl PodmanHost {
         if is_there && self.is_named(slot, &held, &snapshot) && !slots.is_switching(slot) {
             return Ok(used);
         }
-        let service = wish.service.map(|service| service.managed(&self.engine, progress)).transpose()?;
+        let service = wish.service.map(|service| service.managed(self.starter()?, progress)).transpose()?;
         if let Some(service) = &service {
             self.check_use(service, slot, progress)?;
         }
@@ -353,9 +354,10 @@ impl PodmanHost {
     ) -> Result<(), ModelError> {
         let run = |held: &HeldModel, told: &mut dyn FnMut(Stage<'_>)| {
             told(Stage::Restarting(service, &held.entry.name));
-            let before = service.restart(&self.engine, progress)?;
+            let podman = self.starter()?;
+            let before = service.restart(podman, progress)?;
             told(Stage::Watching(service));
-            service.wait(&self.engine, &before, wish.timeout, progress)
+            service.wait(podman, &before, wish.timeout, progress)
         };
         let why = match run(held, told) {
             Ok(()) => return Ok(()),
@@ -380,10 +382,15 @@ impl PodmanHost {
         }
     }
 
+    /// What has the containers of services.
+    fn starter(&self) -> Result<&PodmanClient, ServiceError> {
+        Ok(self.engine.podman("restart the container of a service")?)
+    }
+
     /// Whether a restart of the service would change anything. A unit that has no container now may have one then.
     fn check_use(&self, service: &SlotService, slot: &str, progress: &Progress) -> Result<(), ModelError> {
         let (slots, alias) = (self.slots(), alias(slot));
-        match service.mounts(&self.engine, progress)? {
+        match service.mounts(self.starter()?, progress)? {
             Some(mounts) if !mounts.has_below(slots.folder(), slot) && !mounts.images.contains(&alias) => {
                 let (service, slot) = (service.clone(), slot.to_owned());
                 Err(ModelError::NotUsed { service, path: slots.path(&slot), slot, alias })

@@ -14,8 +14,8 @@ use serde::Deserialize;
 
 use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
-use crate::podman::storage::client::{ClientError, PodmanClient};
-use crate::podman::storage::process::run;
+use crate::engine::process::{ProgramError, ProgramOutcome, run};
+use crate::podman::storage::client::PodmanClient;
 
 /// How long a container without a health check must have run to count as healthy.
 pub(crate) const STABLE: Duration = Duration::from_secs(5);
@@ -48,7 +48,7 @@ pub enum SlotService {
 pub enum ServiceError {
     /// It could not be restarted, or not be looked at.
     #[error(transparent)]
-    Engine(#[from] ClientError),
+    Engine(#[from] ProgramError),
     /// Podman described a container in an unknown way.
     #[error("podman describes container {container} in a way that is not known: {message}; is it Podman 4.3 or later?")]
     Answer { container: String, message: String },
@@ -70,7 +70,7 @@ impl ServiceError {
     /// Whether the job was stopped, which says nothing about the service.
     #[must_use]
     pub(crate) const fn is_stopped(&self) -> bool {
-        matches!(self, Self::Engine(ClientError::Stopped(_)))
+        matches!(self, Self::Engine(ProgramError::Stopped(_)))
     }
 }
 
@@ -265,7 +265,7 @@ impl SlotService {
             }
             let until = Instant::now() + PAUSE.min(timeout.saturating_sub(start.elapsed()));
             while Instant::now() < until {
-                progress.check().map_err(ClientError::Stopped)?;
+                progress.check().map_err(ProgramError::Stopped)?;
                 std::thread::sleep(TICK);
             }
         }
@@ -352,18 +352,14 @@ impl SlotService {
     }
 
     /// What systemd says of the unit; empty for what it does not know.
-    fn property(&self, property: &str, progress: &Progress) -> Result<String, ClientError> {
+    fn property(&self, property: &str, progress: &Progress) -> Result<String, ProgramError> {
         let Self::Unit { name, .. } = self else { return Ok(String::new()) };
         let outcome = self.systemctl(&["show", "--property", property, "--value", "--", name], progress)?;
         let next = "see whether `systemctl status` works";
         Ok(outcome.ok("systemctl", &format!("show {name}"), next)?.trim().to_owned())
     }
 
-    fn systemctl(
-        &self,
-        arguments: &[&str],
-        progress: &Progress,
-    ) -> Result<crate::podman::storage::process::ProgramOutcome, ClientError> {
+    fn systemctl(&self, arguments: &[&str], progress: &Progress) -> Result<ProgramOutcome, ProgramError> {
         let mut command = Command::new("systemctl");
         if matches!(self, Self::Unit { user: true, .. }) {
             command.arg("--user");

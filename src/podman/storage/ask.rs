@@ -11,12 +11,11 @@ use rustix::fs::{Access, access};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::ClientError;
 use super::conf_files::{CONF_VARIABLE, ConfFiles};
 use super::places::{Caller, Overrides, Places, PlacesError};
-use super::process;
 use super::users;
 use crate::disk::progress::Progress;
+use crate::engine::process::{self, ProgramError};
 
 /// How long Podman may take to answer. It waits for the locks of a load by another Podman.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -101,9 +100,9 @@ pub(crate) fn ask_as(
     change(&mut command);
     let outcome = process::run_within("podman", &mut command, progress, Some(limit));
     let outcome = outcome.map_err(|error| match error {
-        ClientError::Stopped(source) => PlacesError::Stopped(source),
-        ClientError::Slow { .. } => PlacesError::Slow { program: program.to_owned(), seconds: limit.as_secs() },
-        ClientError::Start { source, .. } => PlacesError::Start { program: program.to_owned(), source },
+        ProgramError::Stopped(source) => PlacesError::Stopped(source),
+        ProgramError::Slow { .. } => PlacesError::Slow { program: program.to_owned(), seconds: limit.as_secs() },
+        ProgramError::Start { source, .. } => PlacesError::Start { program: program.to_owned(), source },
         _ => PlacesError::NoPodman,
     })?;
     let files = ConfFiles { system: Path::new("/"), caller };

@@ -6,100 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::path::Path;
 use std::process::Command;
 
 use serde::Deserialize;
 
-use super::crio::CrioClient;
 use super::places::{Overrides, Places};
-use super::process::{ProgramOutcome, run};
-use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
-use crate::engine::kind::EngineKind;
+use crate::engine::process::{ProgramError, ProgramOutcome, run};
 use crate::oci::digest::Digest;
-
-/// Why Podman or skopeo did not do what it was asked to.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The program is not installed.
-    #[error("there is no {program} on PATH: install it, or add the directory that it is in")]
-    Missing {
-        /// The program.
-        program: &'static str,
-    },
-    /// The system could not run it.
-    #[error("run {program}: {source}")]
-    Start {
-        /// The program.
-        program: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The job was stopped, and the program with it.
-    #[error("{0}")]
-    Stopped(io::Error),
-    /// It did not end in the time that it was given, and was ended with all that it started.
-    #[error("{program} did not end within {seconds} seconds")]
-    Slow {
-        /// The program.
-        program: &'static str,
-        /// How long it was given.
-        seconds: u64,
-    },
-    /// It ended with an error.
-    #[error("{program} could not {action}: {said}; {next}")]
-    Failed {
-        /// The program.
-        program: &'static str,
-        /// What it was to do, with the image.
-        action: String,
-        /// What it said.
-        said: String,
-        /// What to do next.
-        next: &'static str,
-    },
-    /// It ended well and did not answer.
-    #[error("podman was asked to {action} and answered '{answer}': the podman on PATH is another program")]
-    Answer {
-        /// What it was to do, with the image.
-        action: String,
-        /// What it printed.
-        answer: String,
-    },
-    /// The same of a program of CRI-O.
-    #[error("{program} was asked to {action} and answered '{answer}': the {program} on PATH is another program")]
-    Odd {
-        /// The program.
-        program: &'static str,
-        /// What it was to do.
-        action: String,
-        /// What it printed.
-        answer: String,
-    },
-    /// CRI-O has nothing that does it.
-    #[error("CRI-O cannot {action}; {next}")]
-    Unknown {
-        /// What it was to do.
-        action: String,
-        /// What to do instead.
-        next: String,
-    },
-}
-
-impl Classified for ClientError {
-    fn class(&self) -> Class {
-        match self {
-            Self::Start { source, .. } => source.class(),
-            Self::Stopped(error) => error.class(),
-            Self::Answer { .. } | Self::Odd { .. } => Class::Unverified,
-            Self::Missing { .. } => Class::Environment,
-            Self::Slow { .. } | Self::Failed { .. } | Self::Unknown { .. } => Class::Failed,
-        }
-    }
-}
 
 /// A container as `podman container inspect` has it. That is the only place that knows the images which a container that
 /// was never started will mount.
@@ -189,12 +104,11 @@ impl PodmanContainer {
     }
 }
 
-/// This host's Podman, and skopeo where there is one, with the places that they use; or the CRI-O that has images in such places.
+/// This host's Podman, and skopeo where there is one, with the places that they use.
 #[derive(Debug, Clone)]
 pub struct PodmanClient {
     options: Vec<OsString>,
     variables: Vec<(OsString, Option<OsString>)>,
-    crio: Option<CrioClient>,
 }
 
 impl PodmanClient {
@@ -219,17 +133,7 @@ impl PodmanClient {
         if let Some(conf) = &given.storage_conf {
             variables.push(("CONTAINERS_STORAGE_CONF".into(), Some(conf.into())));
         }
-        Self { options, variables, crio: None }
-    }
-
-    /// CRI-O instead of Podman.
-    pub(crate) const fn of_crio(crio: CrioClient) -> Self {
-        Self { options: Vec::new(), variables: Vec::new(), crio: Some(crio) }
-    }
-
-    /// Which engine it is.
-    pub(crate) const fn kind(&self) -> EngineKind {
-        if self.crio.is_some() { EngineKind::Crio } else { EngineKind::Podman }
+        Self { options, variables }
     }
 
     /// With a variable in the environment of the programs, beside those of this process.
@@ -244,7 +148,7 @@ impl PodmanClient {
         // A rootless Podman takes no run root from a file that a variable names, and remembers for ever what it took.
         let options =
             if places.rootless { vec!["--runroot".into(), places.run_root.clone().into()] } else { Vec::new() };
-        let mut engine = Self { options, variables: self.variables.clone(), crio: None };
+        let mut engine = Self { options, variables: self.variables.clone() };
         engine.variables.extend(["STORAGE_DRIVER", "STORAGE_OPTS"].map(|name| (name.into(), None)));
         engine.with_variable("CONTAINERS_STORAGE_CONF", conf).with_variable("TMPDIR", temporary)
     }
@@ -252,25 +156,26 @@ impl PodmanClient {
     /// What version Podman says it is: `4.3.1`.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub fn version(&self, progress: &Progress) -> Result<String, ClientError> {
+    /// See [`ProgramError`].
+    pub fn version(&self, progress: &Progress) -> Result<String, ProgramError> {
         let action = "say its version";
         let answer = self.podman(["--version"], action, progress)?;
         let version = answer.trim().strip_prefix("podman version ");
-        version.map(str::to_owned).ok_or_else(|| ClientError::Answer { action: action.to_owned(), answer })
+        version.map(str::to_owned).ok_or_else(|| ProgramError::Answer {
+            program: "podman",
+            action: action.to_owned(),
+            answer,
+        })
     }
 
     /// Asks Podman for the image ID of each of these names (`NAME:TAG`, `NAME@sha256:…`); `None` where it knows no such
     /// image. One process, however many names.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ClientError> {
+    /// See [`ProgramError`].
+    pub fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ProgramError> {
         if names.is_empty() {
             return Ok(Vec::new());
-        }
-        if let Some(crio) = &self.crio {
-            return crio.exists(names, progress);
         }
         let mut command = self.command("podman");
         command.args(["image", "inspect", "--format", "{{.Id}}", "--"]).args(names);
@@ -292,7 +197,11 @@ impl PodmanClient {
             None => {
                 let action = format!("look up {}", names.join(" "));
                 if outcome.is_success() {
-                    return Err(ClientError::Answer { action, answer: outcome.stdout.trim().to_owned() });
+                    return Err(ProgramError::Answer {
+                        program: "podman",
+                        action,
+                        answer: outcome.stdout.trim().to_owned(),
+                    });
                 }
                 Err(outcome.failure("podman", action, "see whether `podman info` works"))
             }
@@ -302,35 +211,24 @@ impl PodmanClient {
     /// Gives an image, named by its ID or in any other way, one more name `NAME:TAG`. An image that had it loses it.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub fn tag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ClientError> {
-        if self.crio.is_some() {
-            let action = format!("give the image {image}, which lies in its own store, the name {name}");
-            let next = format!("`crictl rmi {image}` removes it there, and it is linked by the next `windlass load`");
-            return Err(ClientError::Unknown { action, next });
-        }
+    /// See [`ProgramError`].
+    pub fn tag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ProgramError> {
         self.podman(["tag", "--", image, name], &format!("tag {image} as {name}"), progress).map(drop)
     }
 
     /// Takes a name from an image, which stays.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub fn untag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ClientError> {
-        if let Some(crio) = &self.crio {
-            return crio.remove(name, progress);
-        }
+    /// See [`ProgramError`].
+    pub fn untag(&self, image: &str, name: &str, progress: &Progress) -> Result<(), ProgramError> {
         self.podman(["untag", "--", image, name], &format!("take the name {name} from {image}"), progress).map(drop)
     }
 
     /// Removes a name, and the image if that was its last one. Podman refuses it for an image that a container uses.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub fn remove_image(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
-        if let Some(crio) = &self.crio {
-            return crio.remove(name, progress);
-        }
+    /// See [`ProgramError`].
+    pub fn remove_image(&self, name: &str, progress: &Progress) -> Result<(), ProgramError> {
         self.podman(["rmi", "--", name], &format!("remove {name}"), progress).map(drop)
     }
 
@@ -339,17 +237,17 @@ impl PodmanClient {
     ///
     /// # Errors
     /// What Podman said, if skopeo is not there or could not either.
-    pub(crate) fn discard(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
+    pub(crate) fn discard(&self, name: &str, progress: &Progress) -> Result<(), ProgramError> {
         let Err(error) = self.remove_image(name, progress) else { return Ok(()) };
         // It has no option for another graph root.
-        if !matches!(error, ClientError::Failed { .. }) || !self.options.is_empty() || self.crio.is_some() {
+        if !matches!(error, ProgramError::Failed { .. }) || !self.options.is_empty() {
             return Err(error);
         }
         let mut command = self.command("skopeo");
         command.arg("delete").arg(format!("containers-storage:{name}"));
         match run("skopeo", &mut command, progress) {
             Ok(outcome) if outcome.is_success() => Ok(()),
-            Err(stopped @ ClientError::Stopped(_)) => Err(stopped),
+            Err(stopped @ ProgramError::Stopped(_)) => Err(stopped),
             _ => Err(error),
         }
     }
@@ -357,11 +255,8 @@ impl PodmanClient {
     /// Every container that Podman knows, running or not.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) fn containers(&self, progress: &Progress) -> Result<Vec<PodmanContainer>, ClientError> {
-        if let Some(crio) = &self.crio {
-            return crio.containers(progress);
-        }
+    /// See [`ProgramError`].
+    pub(crate) fn containers(&self, progress: &Progress) -> Result<Vec<PodmanContainer>, ProgramError> {
         let action = "list its containers";
         let mut tries = 0;
         loop {
@@ -378,45 +273,51 @@ impl PodmanClient {
                 continue;
             }
             let answer = outcome.ok("podman", action, "see whether `podman ps --all` works")?;
-            return serde_json::from_str(&answer)
-                .map_err(|_| ClientError::Answer { action: action.to_owned(), answer: answer.trim().to_owned() });
+            return serde_json::from_str(&answer).map_err(|_| ProgramError::Answer {
+                program: "podman",
+                action: action.to_owned(),
+                answer: answer.trim().to_owned(),
+            });
         }
     }
 
     /// Removes a container that does not run; its volumes stay.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) fn remove_container(&self, id: &str, progress: &Progress) -> Result<(), ClientError> {
+    /// See [`ProgramError`].
+    pub(crate) fn remove_container(&self, id: &str, progress: &Progress) -> Result<(), ProgramError> {
         self.podman(["rm", "--", id], &format!("remove container {id}"), progress).map(drop)
     }
 
     /// The names of the networks with a label.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) fn networks(&self, label: &str, progress: &Progress) -> Result<Vec<String>, ClientError> {
+    /// See [`ProgramError`].
+    pub(crate) fn networks(&self, label: &str, progress: &Progress) -> Result<Vec<String>, ProgramError> {
         let action = "list its networks";
         let filter = format!("label={label}");
         let answer = self.podman(["network", "ls", "--format", "json", "--filter", &filter], action, progress)?;
-        let networks: Vec<PodmanNetwork> = serde_json::from_str(&answer)
-            .map_err(|_| ClientError::Answer { action: action.to_owned(), answer: answer.trim().to_owned() })?;
+        let networks: Vec<PodmanNetwork> = serde_json::from_str(&answer).map_err(|_| ProgramError::Answer {
+            program: "podman",
+            action: action.to_owned(),
+            answer: answer.trim().to_owned(),
+        })?;
         Ok(networks.into_iter().map(|network| network.name).collect())
     }
 
     /// Removes a network; Podman refuses that while a container is in it.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) fn remove_network(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
+    /// See [`ProgramError`].
+    pub(crate) fn remove_network(&self, name: &str, progress: &Progress) -> Result<(), ProgramError> {
         self.podman(["network", "rm", "--", name], &format!("remove network {name}"), progress).map(drop)
     }
 
     /// Has Podman take the image of an OCI layout, a folder of this name in `folder`.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) fn take_layout(&self, folder: &Path, name: &str, progress: &Progress) -> Result<(), ClientError> {
+    /// See [`ProgramError`].
+    pub(crate) fn take_layout(&self, folder: &Path, name: &str, progress: &Progress) -> Result<(), ProgramError> {
         let mut command = self.command("podman");
         // Its name is relative: a colon in the folder's own would end the path.
         command.current_dir(folder).args(["pull", "--quiet", &format!("oci:{name}")]);
@@ -427,13 +328,13 @@ impl PodmanClient {
     /// Restarts a container.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(crate) fn restart(&self, container: &str, progress: &Progress) -> Result<(), ClientError> {
+    /// See [`ProgramError`].
+    pub(crate) fn restart(&self, container: &str, progress: &Progress) -> Result<(), ProgramError> {
         self.podman(["restart", "--", container], &format!("restart {container}"), progress).map(drop)
     }
 
     /// `podman ARGUMENTS`, however it ends.
-    pub(crate) fn ask(&self, arguments: &[&str], progress: &Progress) -> Result<ProgramOutcome, ClientError> {
+    pub(crate) fn ask(&self, arguments: &[&str], progress: &Progress) -> Result<ProgramOutcome, ProgramError> {
         run("podman", self.command("podman").args(arguments), progress)
     }
 
@@ -443,7 +344,7 @@ impl PodmanClient {
         arguments: [&str; N],
         action: &str,
         progress: &Progress,
-    ) -> Result<String, ClientError> {
+    ) -> Result<String, ProgramError> {
         self.ask(&arguments, progress)?.ok("podman", action, "see whether `podman info` works")
     }
 

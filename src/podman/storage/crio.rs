@@ -14,10 +14,10 @@ use std::process::Command;
 use serde::Deserialize;
 use toml_edit::{DocumentMut, Item};
 
-use super::client::{ClientError, PodmanContainer};
+use super::client::PodmanContainer;
 use super::places::Places;
-use super::process::{ProgramOutcome, run};
 use crate::disk::progress::Progress;
+use crate::engine::process::{ProgramError, ProgramOutcome, run};
 use crate::oci::digest::Digest;
 
 /// Where CRI-O listens unless it is told otherwise.
@@ -83,12 +83,12 @@ impl CrioClient {
     ///
     /// # Errors
     /// If it does not answer, or answers something else.
-    pub(crate) fn places(&self, progress: &Progress) -> Result<Places, ClientError> {
+    pub(crate) fn places(&self, progress: &Progress) -> Result<Places, ProgramError> {
         let mut command = Command::new("crio");
         command.arg("status").arg("--socket").arg(&self.socket).arg("config");
         let action = format!("say where CRI-O at {} keeps its images", self.socket.display());
         let answer = run("crio", &mut command, progress)?.ok("crio", &action, ANSWERS)?;
-        places(&answer).ok_or_else(|| ClientError::Odd {
+        places(&answer).ok_or_else(|| ProgramError::Answer {
             program: "crio",
             action,
             answer: answer.trim().chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect(),
@@ -98,8 +98,8 @@ impl CrioClient {
     /// The image ID of each of these names (`NAME:TAG`, `NAME@sha256:…`); `None` where it knows no such image.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(super) fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ClientError> {
+    /// See [`ProgramError`].
+    pub(super) fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ProgramError> {
         let list: CriImages = self.list(&["images", "--output", "json"], "list its images", progress)?;
         let mut known = BTreeMap::new();
         for image in &list.images {
@@ -112,16 +112,16 @@ impl CrioClient {
     /// Takes a name from an image of its own store, and the image away if that was its last one.
     ///
     /// # Errors
-    /// See [`ClientError`]. CRI-O refuses it for an image that a container uses.
-    pub(super) fn remove(&self, name: &str, progress: &Progress) -> Result<(), ClientError> {
+    /// See [`ProgramError`]. CRI-O refuses it for an image that a container uses.
+    pub(super) fn remove(&self, name: &str, progress: &Progress) -> Result<(), ProgramError> {
         self.crictl(&["rmi", name], &format!("remove {name}"), progress).map(drop)
     }
 
     /// Every container that it knows, running or not.
     ///
     /// # Errors
-    /// See [`ClientError`].
-    pub(super) fn containers(&self, progress: &Progress) -> Result<Vec<PodmanContainer>, ClientError> {
+    /// See [`ProgramError`].
+    pub(super) fn containers(&self, progress: &Progress) -> Result<Vec<PodmanContainer>, ProgramError> {
         let list: CriContainers = self.list(&["ps", "--all", "--output", "json"], "list its containers", progress)?;
         let of = |container: CriContainer| {
             let image = if container.image_id.is_empty() { container.image_ref } else { container.image_id };
@@ -137,16 +137,16 @@ impl CrioClient {
         arguments: &[&str],
         action: &str,
         progress: &Progress,
-    ) -> Result<T, ClientError> {
+    ) -> Result<T, ProgramError> {
         let answer = self.crictl(arguments, action, progress)?;
-        serde_json::from_str(&answer).map_err(|_| ClientError::Odd {
+        serde_json::from_str(&answer).map_err(|_| ProgramError::Answer {
             program: "crictl",
             action: action.to_owned(),
             answer: answer.trim().chars().take(80).collect(),
         })
     }
 
-    fn crictl(&self, arguments: &[&str], action: &str, progress: &Progress) -> Result<String, ClientError> {
+    fn crictl(&self, arguments: &[&str], action: &str, progress: &Progress) -> Result<String, ProgramError> {
         let endpoint = format!("unix://{}", self.socket.display());
         let mut command = Command::new("crictl");
         // Without a file of settings of its own it warns, and may take another endpoint.

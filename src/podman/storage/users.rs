@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use super::ask::{ask_as, on_path};
 use super::places::{Caller, Overrides, Places, PlacesError};
-use super::process;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
+use crate::engine::process;
 
 /// How many users are asked at most: they stand for the others, who read the same files.
 const MOST: usize = 3;

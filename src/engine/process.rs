@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::client::ClientError;
+use super::kind::EngineKind;
+use crate::class::{Class, Classified};
 use crate::disk::progress::Progress;
 
 /// How long a program may take to end after it was told to: with it a run is over within a second after a signal. What the
@@ -20,6 +21,81 @@ use crate::disk::progress::Progress;
 const GRACE: Duration = Duration::from_millis(700);
 /// The longest pause between two looks at a child.
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// Why a program did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// The program is not installed.
+    #[error("there is no {program} on PATH: install it, or add the directory that it is in")]
+    Missing {
+        /// The program.
+        program: &'static str,
+    },
+    /// The system could not run it.
+    #[error("run {program}: {source}")]
+    Start {
+        /// The program.
+        program: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The job was stopped, and the program with it.
+    #[error("{0}")]
+    Stopped(io::Error),
+    /// It did not end in the time that it was given, and was ended with all that it started.
+    #[error("{program} did not end within {seconds} seconds")]
+    Slow {
+        /// The program.
+        program: &'static str,
+        /// How long it was given.
+        seconds: u64,
+    },
+    /// It ended with an error.
+    #[error("{program} could not {action}: {said}; {next}")]
+    Failed {
+        /// The program.
+        program: &'static str,
+        /// What it was to do, with the image.
+        action: String,
+        /// What it said.
+        said: String,
+        /// What to do next.
+        next: &'static str,
+    },
+    /// It ended well and did not answer.
+    #[error("{program} was asked to {action} and answered '{answer}': the {program} on PATH is another program")]
+    Answer {
+        /// The program.
+        program: &'static str,
+        /// What it was to do, with the image.
+        action: String,
+        /// What it printed.
+        answer: String,
+    },
+    /// The engine has no program that does it.
+    #[error("{engine} cannot {action}; {next}")]
+    Unable {
+        /// The engine.
+        engine: EngineKind,
+        /// What it was to do.
+        action: String,
+        /// What to do instead.
+        next: String,
+    },
+}
+
+impl Classified for ProgramError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Start { source, .. } => source.class(),
+            Self::Stopped(error) => error.class(),
+            Self::Answer { .. } => Class::Unverified,
+            Self::Missing { .. } => Class::Environment,
+            Self::Slow { .. } | Self::Failed { .. } | Self::Unable { .. } => Class::Failed,
+        }
+    }
+}
 
 /// What a program printed, and how it ended.
 pub(crate) struct ProgramOutcome {
@@ -45,12 +121,12 @@ impl ProgramOutcome {
     }
 
     /// Its standard output, if it ended well.
-    pub(crate) fn ok(self, program: &'static str, action: &str, next: &'static str) -> Result<String, ClientError> {
+    pub(crate) fn ok(self, program: &'static str, action: &str, next: &'static str) -> Result<String, ProgramError> {
         if self.status.success() { Ok(self.stdout) } else { Err(self.failure(program, action.to_owned(), next)) }
     }
 
-    pub(super) fn failure(&self, program: &'static str, action: String, next: &'static str) -> ClientError {
-        ClientError::Failed { program, action, said: self.sentence(), next }
+    pub(crate) fn failure(&self, program: &'static str, action: String, next: &'static str) -> ProgramError {
+        ProgramError::Failed { program, action, said: self.sentence(), next }
     }
 }
 
@@ -79,7 +155,7 @@ pub(crate) fn run(
     program: &'static str,
     command: &mut Command,
     progress: &Progress,
-) -> Result<ProgramOutcome, ClientError> {
+) -> Result<ProgramOutcome, ProgramError> {
     run_within(program, command, progress, None)
 }
 
@@ -89,7 +165,7 @@ pub(crate) fn run_within(
     command: &mut Command,
     progress: &Progress,
     limit: Option<Duration>,
-) -> Result<ProgramOutcome, ClientError> {
+) -> Result<ProgramOutcome, ProgramError> {
     run_with(program, command, Streams::default(), progress, limit)
 }
 
@@ -101,15 +177,15 @@ pub(crate) fn run_with(
     streams: Streams,
     progress: &Progress,
     limit: Option<Duration>,
-) -> Result<ProgramOutcome, ClientError> {
-    progress.check().map_err(ClientError::Stopped)?;
+) -> Result<ProgramOutcome, ProgramError> {
+    progress.check().map_err(ProgramError::Stopped)?;
     let _step = progress.step(format!("{program} is at work"));
     let start = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => ClientError::Missing { program },
-        _ => ClientError::Start { program, source },
+        io::ErrorKind::NotFound => ProgramError::Missing { program },
+        _ => ProgramError::Start { program, source },
     };
     let memory = || memfd_create(program, MemfdFlags::CLOEXEC).map(File::from).map_err(io::Error::from);
-    let io = |source| ClientError::Start { program, source };
+    let io = |source| ProgramError::Start { program, source };
     let (mut stdout, mut stderr) = (memory().map_err(io)?, memory().map_err(io)?);
     command.stdin(streams.stdin.unwrap_or_else(Stdio::null)).process_group(0);
     match streams.stdout {
@@ -121,9 +197,9 @@ pub(crate) fn run_with(
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let mut child = spawned.map_err(start)?;
     let status = wait(&mut child, progress, limit).map_err(|source| match source.kind() {
-        io::ErrorKind::Interrupted => ClientError::Stopped(source),
-        io::ErrorKind::TimedOut => ClientError::Slow { program, seconds: limit.unwrap_or_default().as_secs() },
-        _ => ClientError::Start { program, source },
+        io::ErrorKind::Interrupted => ProgramError::Stopped(source),
+        io::ErrorKind::TimedOut => ProgramError::Slow { program, seconds: limit.unwrap_or_default().as_secs() },
+        _ => ProgramError::Start { program, source },
     })?;
     Ok(ProgramOutcome { status, stdout: text(&mut stdout).map_err(io)?, stderr: text(&mut stderr).map_err(io)? })
 }
@@ -133,18 +209,18 @@ pub(crate) fn run_shown(
     program: &'static str,
     command: &mut Command,
     progress: &Progress,
-) -> Result<Option<i32>, ClientError> {
-    progress.check().map_err(ClientError::Stopped)?;
+) -> Result<Option<i32>, ProgramError> {
+    progress.check().map_err(ProgramError::Stopped)?;
     let start = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => ClientError::Missing { program },
-        _ => ClientError::Start { program, source },
+        io::ErrorKind::NotFound => ProgramError::Missing { program },
+        _ => ProgramError::Start { program, source },
     };
     let shown = rustix::io::dup(io::stderr()).map_err(|error| start(error.into()))?;
     command.stdin(Stdio::null()).process_group(0).stdout(shown);
     let mut child = command.spawn().map_err(start)?;
     let status = wait(&mut child, progress, None).map_err(|source| match source.kind() {
-        io::ErrorKind::Interrupted => ClientError::Stopped(source),
-        _ => ClientError::Start { program, source },
+        io::ErrorKind::Interrupted => ProgramError::Stopped(source),
+        _ => ProgramError::Start { program, source },
     })?;
     Ok(status.code())
 }
@@ -222,10 +298,10 @@ mod tests {
             stop.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         let error = run("podman", Command::new("sh").args(["-c", "trap '' TERM; sleep 60; sleep 60"]), &progress);
-        assert!(matches!(error, Err(ClientError::Stopped(_))));
+        assert!(matches!(error, Err(ProgramError::Stopped(_))));
         assert!(start.elapsed() < Duration::from_secs(30));
         stopper.join().unwrap();
-        assert!(matches!(run("podman", &mut Command::new("true"), &progress), Err(ClientError::Stopped(_))));
+        assert!(matches!(run("podman", &mut Command::new("true"), &progress), Err(ProgramError::Stopped(_))));
     }
 
     #[test]
