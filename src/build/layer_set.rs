@@ -60,9 +60,7 @@ fn read_layers(directory: &Path) -> Result<Vec<BuiltLayer>, LayoutError> {
     set.layers
         .into_iter()
         .map(|record| match recipes.remove(&record.digest) {
-            Some(Description { recipe, checksums }) => {
-                Ok(BuiltLayer { record, recipe, checksums, files: Vec::new(), secrets: Vec::new() })
-            }
+            Some(Description { recipe, checksums }) => Ok(BuiltLayer::before(record, recipe, checksums)),
             None => Err(missing(&record)),
         })
         .collect()

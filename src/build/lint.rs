@@ -18,14 +18,14 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use crate::build::Surveys;
 use crate::build::runs::ImageRun;
 use crate::build::stack::{StackDir, StackJson};
+use crate::disk::bounded;
 use crate::image::json::read_versioned;
 use crate::image::layout::{self, ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, Summary};
 use crate::image::{LayerKind, LayerRecord, models_of};
-use crate::layer::{ALIGN_FROM, Known, LargeFile, LayerMember, MemberContent, Recipe, large_files};
+use crate::layer::{ALIGN_FROM, Known, LargeFile, LargeFiles, LayerMember, MemberContent, Recipe, large_files};
 use crate::model::read::formats::is_unread;
 use crate::model::read::named::is_weights;
 use crate::model::read::sniff::{FileKind, HEAD, sniff};
@@ -124,7 +124,7 @@ fn weights(models: &[Name], layers: &[LayerRecord]) -> Vec<(String, u64)> {
 
 /// What cannot start, and what costs more than it need, in these images of one stack, and in its models.
 #[must_use]
-pub(crate) fn lint(images: &[LintedImage], models: &[LintedModel], known: &Surveys) -> Vec<String> {
+pub(crate) fn lint(images: &[LintedImage], models: &[LintedModel], known: &LargeFiles) -> Vec<String> {
     let mut warnings: Vec<String> = images.iter().flat_map(|image| &image.runs).flat_map(ImageRun::warnings).collect();
     warnings.extend(misplaced(images, known));
     warnings.extend(plan::warnings(images.iter().map(|image| {
@@ -146,7 +146,7 @@ pub(crate) fn driver(driver: &str) -> Option<String> {
 }
 
 /// Models in layers that are not theirs.
-fn misplaced(images: &[LintedImage], known: &Surveys) -> Vec<String> {
+fn misplaced(images: &[LintedImage], known: &LargeFiles) -> Vec<String> {
     let mut found: BTreeMap<&Recipe, Vec<(PathBuf, u64)>> = images
         .iter()
         .flat_map(|image| &image.layers)
@@ -155,7 +155,7 @@ fn misplaced(images: &[LintedImage], known: &Surveys) -> Vec<String> {
         .collect();
     found.par_iter_mut().for_each(|(recipe, found)| {
         *found = match known.get(recipe) {
-            Some(survey) => weights_among(&survey.large),
+            Some(large) => weights_among(large),
             // What cannot be read is reported where its bytes are needed.
             None => large_files(recipe).map(|large| weights_among(&large)).unwrap_or_default(),
         };
@@ -183,19 +183,19 @@ const LARGE: u64 = 256 * 1024 * 1024;
 /// Those of these files that are weights, each with its size.
 fn weights_among(files: &[LargeFile]) -> Vec<(PathBuf, u64)> {
     let weights = files.iter().filter(|file| looks_like_weights(file));
-    weights.map(|LargeFile { path, file }| (path.clone(), file.size())).collect()
+    weights.map(|LargeFile { path, size, .. }| (path.clone(), *size)).collect()
 }
 
-fn looks_like_weights(LargeFile { path, file }: &LargeFile) -> bool {
+fn looks_like_weights(LargeFile { path, host, size }: &LargeFile) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     if is_weights(&name) {
         return true;
     }
-    if file.size() < LARGE {
+    if *size < LARGE {
         return false;
     }
     let mut start = vec![0; HEAD];
-    if !file.open().is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok()) {
+    if !bounded::open(host).is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok()) {
         return false;
     }
     let is_model =

@@ -45,7 +45,7 @@ use crate::image::recipes::Description;
 use crate::image::summary::{ImageKind, PlatformRecord, Summary};
 use crate::image::{self, About, BuiltLayer, LayerKind, LayerRecord, models_of};
 use crate::layer::output::{Output, Verify};
-use crate::layer::{Hashed, LayerError, Perm, Recipe, digest_of};
+use crate::layer::{Hashed, LargeFiles, LayerError, Perm, Recipe, digest_of};
 use crate::model::forms::labels::MODELS;
 use crate::model::licence::policy::PolicyError;
 use crate::model::read::inspect::InspectError;
@@ -152,9 +152,11 @@ pub(crate) struct Stack {
     pub(crate) services: BTreeMap<String, ServiceConfig>,
     /// Models whose licence is not known, where that matters.
     pub(crate) warnings: Vec<String>,
+    /// The large files of the layers that were made.
+    pub(crate) large: LargeFiles,
 }
 
-/// Builds one image.
+/// Builds one image; the large files of its layers are beside it.
 ///
 /// # Errors
 /// See [`BuildError`].
@@ -163,7 +165,7 @@ pub(crate) fn image(
     graph: &ClosureGraph,
     blobs: Option<Blobs<'_>>,
     progress: &Progress,
-) -> Result<ImageInMemory, BuildError> {
+) -> Result<(ImageInMemory, LargeFiles), BuildError> {
     let models = models::all(&spec.models, graph, blobs, progress)?;
     let plan = plan::plan_images(graph, vec![request(spec, &models)?])?.remove(0);
     check_above(&plan)?;
@@ -171,7 +173,7 @@ pub(crate) fn image(
     let mut verdict = secrets::of_models(&models);
     verdict.extend(secrets::of_image(&plan, &layers));
     secrets::pass(verdict)?;
-    finish(plan, graph, &layers)
+    Ok((finish(plan, graph, &layers)?, large_files_of(layers)))
 }
 
 /// Builds layers by themselves, and says what is known of their store paths; the layers that they lie on come first.
@@ -254,7 +256,7 @@ pub(crate) fn stack(spec: &StackSpec, graph: &ClosureGraph, progress: &Progress)
     }
     warnings.extend(models.values().flat_map(|model| model.warnings.clone()));
     let models = models.into_iter().map(|(name, model)| (name, model.image)).collect();
-    Ok(Stack { images, models, services, warnings })
+    Ok(Stack { images, models, services, warnings, large: large_files_of(layers) })
 }
 
 /// The plans of a stack or a single image, with models measured instead of hashed.
@@ -398,12 +400,18 @@ fn make(
                 checksums: Some(noted.checksums),
                 files: noted.files,
                 secrets,
+                large: Some(noted.large),
             };
             Ok((recipe, layer))
         })
         .collect::<Result<_, BuildError>>()?;
     layers.extend(made);
     Ok(layers)
+}
+
+/// The large files of those layers whose bytes were read.
+fn large_files_of(made: BTreeMap<Recipe, BuiltLayer>) -> LargeFiles {
+    made.into_iter().filter_map(|(recipe, layer)| Some((recipe, layer.large?))).collect()
 }
 
 /// Hashes a layer and keeps its bytes as a blob, in one pass.

@@ -271,13 +271,7 @@ fn read_layer(
         why: "as it came: no byte of it changes".to_owned(),
         owners: vec![owner],
     };
-    Ok(BuiltLayer {
-        record,
-        recipe: Recipe::of_blob(path.to_owned()),
-        checksums: None,
-        files: Vec::new(),
-        secrets: Vec::new(),
-    })
+    Ok(BuiltLayer::before(record, Recipe::of_blob(path.to_owned()), None))
 }
 
 /// The repository that a layer came with: `qdrant/qdrant:v1.16.2`.

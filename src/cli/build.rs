@@ -9,7 +9,7 @@ use super::printer::{Printer, count, size};
 use super::session::Session;
 use crate::build::layer_set::{LayerSet, write_layers};
 use crate::build::stack::{StackDir, write_lean};
-use crate::build::{self, Blobs, BuildError, Surveys, import_image, index, lint, upstream_image};
+use crate::build::{self, Blobs, BuildError, import_image, index, lint, upstream_image};
 use crate::class::Classified;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
@@ -18,6 +18,7 @@ use crate::image::closure::ImageClosure;
 use crate::image::json::read_json;
 use crate::image::layout::ImageDir;
 use crate::image::summary::Summary;
+use crate::layer::LargeFiles;
 use crate::nix::closure::ClosureGraph;
 use crate::oci::digest::Digest;
 use crate::publish::ollama_layer;
@@ -138,21 +139,21 @@ pub(super) fn write(
     let blobs = full.then_some(Blobs { folder: &folder });
     let warnings = match spec {
         Spec::Image(spec) => {
-            let image = build::image((**spec).clone(), graph, blobs, progress).map_err(line_by_line)?;
+            let (image, large) = build::image((**spec).clone(), graph, blobs, progress).map_err(line_by_line)?;
             image.write_lean(directory, progress)?;
-            lint::lint(&[lint::LintedImage::of(&image)], &[], &Surveys::new())
+            lint::lint(&[lint::LintedImage::of(&image)], &[], &large)
         }
         Spec::Model(spec) => {
             let (image, warnings) = build::model(spec, graph, blobs, progress).map_err(line_by_line)?;
             image.write_lean(directory, progress)?;
-            [warnings, lint::lint(&[], &[lint::LintedModel::of(&spec.name, &image)], &Surveys::new())].concat()
+            [warnings, lint::lint(&[], &[lint::LintedModel::of(&spec.name, &image)], &LargeFiles::new())].concat()
         }
         Spec::Stack(spec) => {
             let stack = build::stack(spec, graph, progress).map_err(line_by_line)?;
             write_lean(&stack, directory, progress)?;
             let images: Vec<_> = stack.images.iter().map(lint::LintedImage::of).collect();
             let models: Vec<_> = stack.models.iter().map(|(name, model)| lint::LintedModel::of(name, model)).collect();
-            [stack.warnings, lint::lint(&images, &models, &Surveys::new())].concat()
+            [stack.warnings, lint::lint(&images, &models, &stack.large)].concat()
         }
         Spec::Upstream(spec) => {
             upstream_image::image(spec, progress)?.write_lean(directory, progress)?;

@@ -22,7 +22,7 @@ use crate::disk::{Staging, files};
 use crate::engine::target::{LoadOptions, LoadReason, LoadStep, LoadTarget, plan};
 use crate::image::summary::PlatformRecord;
 use crate::image::{LayerKind, models_of};
-use crate::layer::extent;
+use crate::layer::{LargeFiles, extent};
 use crate::model::read::facts::Facts;
 use crate::names::Name;
 use crate::nix::store_path::StorePath;
@@ -312,7 +312,7 @@ fn of_directory(args: &PlanArgs) -> Result<PlanReport> {
     }
     let (of_images, of_models) = lint::subjects(&args.path)?;
     let warnings = match of_images.is_empty() && of_models.is_empty() {
-        false => lint::lint(&of_images, &of_models, &Surveys::new()),
+        false => lint::lint(&of_images, &of_models, &LargeFiles::new()),
         // Archives say which layers there are, and not what is in them.
         true => warnings(seen.iter().map(|image| (&*image.name, weights(&image.models, &image.layers)))),
     };
@@ -436,7 +436,11 @@ fn of_spec(args: &PlanArgs) -> Result<PlanReport> {
     }
     warnings.extend(rules.breaches.into_iter().map(|line| format!("this would not be built: {line}")));
     warnings.extend(rules.warnings);
-    warnings.extend(lint::lint(&of_images, &of_models, &surveys));
+    warnings.extend(lint::lint(
+        &of_images,
+        &of_models,
+        &surveys.into_iter().map(|(recipe, survey)| (recipe, survey.large)).collect(),
+    ));
     let stored = stored(&images.iter().map(|image| image.chain.clone()).collect::<Vec<_>>());
     Ok(PlanReport {
         images,

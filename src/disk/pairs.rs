@@ -25,6 +25,8 @@ pub(crate) struct HashPairs {
 #[derive(Debug, Default)]
 struct HashStreams {
     last: u64,
+    /// Threads that wait until something was hashed: to wake none costs a system call all the same.
+    waiting: usize,
     open: BTreeMap<u64, HashStream>,
 }
 
@@ -112,7 +114,9 @@ impl HashPairs {
         }
         let mut streams = self.lock();
         taken.into_iter().for_each(|taken| streams.give_back(taken));
-        self.hashed.notify_all();
+        if streams.waiting > 0 {
+            self.hashed.notify_all();
+        }
         (streams, true)
     }
 }
@@ -132,10 +136,15 @@ pub(crate) struct PairedHasher<'p> {
 impl<'p> PairedHasher<'p> {
     /// A stream that nothing was hashed of.
     pub(crate) fn new(pairs: &'p HashPairs) -> Self {
+        Self::going_on(pairs, Hasher::new())
+    }
+
+    /// A stream that begins with what this hash is of.
+    pub(crate) fn going_on(pairs: &'p HashPairs, hasher: Hasher) -> Self {
         let mut streams = pairs.lock();
         streams.last += 1;
         let number = streams.last;
-        streams.open.insert(number, HashStream { hasher: Some(Hasher::new()), ..HashStream::default() });
+        streams.open.insert(number, HashStream { hasher: Some(hasher), ..HashStream::default() });
         Self { pairs, number, buffer: vec![0; CHUNK], filled: 0, made: 1 }
     }
 
@@ -189,8 +198,13 @@ impl<'p> PairedHasher<'p> {
     where
         'p: 's,
     {
-        let (streams, is_hashed) = self.pairs.hash(streams, self.number, true);
-        if is_hashed { streams } else { self.pairs.hashed.wait(streams).unwrap_or_else(PoisonError::into_inner) }
+        let (mut streams, is_hashed) = self.pairs.hash(streams, self.number, true);
+        if !is_hashed {
+            streams.waiting += 1;
+            streams = self.pairs.hashed.wait(streams).unwrap_or_else(PoisonError::into_inner);
+            streams.waiting -= 1;
+        }
+        streams
     }
 
     /// The hash of all bytes so far, for what hashes the next ones by itself and [puts it back](Self::put_back).

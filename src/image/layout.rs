@@ -288,7 +288,7 @@ impl ImageDir {
     pub(crate) fn layers(&self, platform: &PlatformRecord) -> Result<Vec<BuiltLayer>, LayoutError> {
         let layer = |record: &LayerRecord| {
             let Description { recipe, checksums } = self.description(record)?.clone();
-            Ok(BuiltLayer { record: record.clone(), recipe, checksums, files: Vec::new(), secrets: Vec::new() })
+            Ok(BuiltLayer::before(record.clone(), recipe, checksums))
         };
         platform.layers.iter().map(layer).collect()
     }

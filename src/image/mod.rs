@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::summary::ImageOrigin;
-use crate::layer::{Checksums, LayerFile, Recipe};
+use crate::layer::{Checksums, LargeFile, LayerFile, Recipe};
 use crate::names::Name;
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
@@ -170,6 +170,15 @@ pub(crate) struct BuiltLayer {
     pub(crate) files: Vec<LayerFile>,
     /// What looks like a secret in it; only while it is built, as nothing is built with what is not allowed.
     pub(crate) secrets: Vec<SecretFinding>,
+    /// Its large files; `None` unless its bytes were read now.
+    pub(crate) large: Option<Vec<LargeFile>>,
+}
+
+impl BuiltLayer {
+    /// One that was built before.
+    pub(crate) const fn before(record: LayerRecord, recipe: Recipe, checksums: Option<Checksums>) -> Self {
+        Self { record, recipe, checksums, files: Vec::new(), secrets: Vec::new(), large: None }
+    }
 }
 
 /// One blob that is held in memory: a manifest, config or index.

@@ -38,7 +38,7 @@ pub(crate) use self::noted::{Known, LayerFile, NotedFiles};
 pub use self::recipe::{FORMAT, Input, Recipe};
 pub(crate) use self::recipe::{Mode, Perm, compile};
 pub use self::survey::secrets;
-pub(crate) use self::survey::{LargeFile, Survey, large_files, survey};
+pub(crate) use self::survey::{LargeFile, LargeFiles, Survey, large_files, survey};
 pub(crate) use self::tar::{ALIGN_FROM, MTIME, padding};
 pub use self::tar::{TRAILER, TarEntry, TarEntryKind, header};
 pub(crate) use self::walk::HostFile;
@@ -296,6 +296,9 @@ impl Recipe {
                     sink.file(&file, size, in_store, readers).map_err(|error| failed_file(error, &host))?;
                     if file.metadata().map_err(|e| LayerError::reading(&host, e))?.len() != size {
                         return Err(LayerError::Changed(host));
+                    }
+                    if let Some((noted, _)) = &mut noting {
+                        noted.large.extend(LargeFile::of(&entry, &host));
                     }
                 }
             }

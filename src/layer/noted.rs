@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::checksums::{Checksum, Checksums};
+use super::survey::LargeFile;
 use super::tar::{TarEntry, TarEntryKind};
 use crate::disk::pipe::{Consumer, Readers};
 use crate::names::place;
@@ -41,6 +42,8 @@ pub(crate) struct NotedFiles {
     pub(crate) files: Vec<LayerFile>,
     /// What looks like a secret, in the order of the layer.
     pub(crate) secrets: Vec<SecretFinding>,
+    /// The large ones, in the order of the layer.
+    pub(crate) large: Vec<LargeFile>,
 }
 
 /// What is noted of one file, while it passes.

@@ -1,11 +1,13 @@
 //! What a layer will be, found out in one walk before it is made: of its files no more than the first bytes is read.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::extent::Measuring;
+use super::tar::TarEntry;
 use super::walk::Files;
-use super::{ALIGN_FROM, Extent, HostFile, LayerError, LayerMember, MemberContent, Recipe, noted};
+use super::{ALIGN_FROM, Extent, LayerError, LayerMember, MemberContent, Recipe, noted};
 use crate::secrets::{HEAD, SecretFinding};
 
 /// What was found out.
@@ -20,12 +22,25 @@ pub(crate) struct Survey {
 }
 
 /// A large file of a layer that is made of parts.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LargeFile {
     /// Where it is in the image, absolute.
     pub(crate) path: PathBuf,
     /// Where it comes from.
-    pub(crate) file: HostFile,
+    pub(crate) host: PathBuf,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+}
+
+/// The large files of layers, by how these are made.
+pub(crate) type LargeFiles = BTreeMap<Recipe, Vec<LargeFile>>;
+
+impl LargeFile {
+    /// A file of a layer, if it is large.
+    pub(super) fn of(entry: &TarEntry, host: &Path) -> Option<Self> {
+        let size = entry.size();
+        (size >= ALIGN_FROM).then(|| Self { path: entry.place(), host: host.to_owned(), size })
+    }
 }
 
 /// Looks at the layer that a recipe makes. Of a layer that is there as a file only the size is told.
@@ -49,9 +64,7 @@ pub(crate) fn survey(recipe: &Recipe) -> Result<Survey, LayerError> {
                 head.resize(usize::try_from(file.size()).map_or(HEAD, |size| size.min(HEAD)), 0);
                 file.take()?.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(file.path(), error))?;
                 look.update(&head);
-                if file.size() >= ALIGN_FROM {
-                    survey.large.push(LargeFile { path: entry.place(), file });
-                }
+                survey.large.extend(LargeFile::of(&entry, &host));
             }
         }
         survey.secrets.extend(look.end());
@@ -75,11 +88,9 @@ pub fn secrets(recipe: &Recipe) -> Result<Vec<SecretFinding>, LayerError> {
 /// See [`LayerError`].
 pub(crate) fn large_files(recipe: &Recipe) -> Result<Vec<LargeFile>, LayerError> {
     let mut large = Vec::new();
-    recipe.members(&mut |LayerMember { entry, content, .. }| {
-        if let MemberContent::File(file, _) = content
-            && file.size() >= ALIGN_FROM
-        {
-            large.push(LargeFile { path: entry.place(), file });
+    recipe.members(&mut |LayerMember { entry, content, host, .. }| {
+        if let MemberContent::File(..) = content {
+            large.extend(LargeFile::of(&entry, &host));
         }
         Ok(())
     })?;

@@ -35,7 +35,7 @@ const LOG: u64 = 0x6f6c_6d67;
 const ERROR: u64 = 0x6378_7470;
 const LAST: u64 = 0x616c_7473;
 /// Bytes of one frame: Nix holds one in memory.
-const FRAME: usize = 256 << 10;
+const FRAME: u64 = 256 << 10;
 /// The longest string that is taken from Nix.
 const LONGEST: u64 = 1 << 20;
 
@@ -46,7 +46,6 @@ pub(super) struct NixConnection {
     to: Option<ChildStdin>,
     from: BufReader<ChildStdout>,
     said: File,
-    frame: Vec<u8>,
 }
 
 impl NixConnection {
@@ -79,7 +78,7 @@ impl NixConnection {
         command.stderr(said.try_clone().map_err(NixError::NoDaemon)?);
         let mut child = command.spawn().map_err(NixError::NoDaemon)?;
         let from = BufReader::new(child.stdout.take().expect("it has a pipe"));
-        Ok(Self { to: child.stdin.take(), child, from, said, frame: vec![0; 8 + FRAME] })
+        Ok(Self { to: child.stdin.take(), child, from, said })
     }
 
     fn greet(&mut self) -> io::Result<()> {
@@ -100,19 +99,25 @@ impl NixConnection {
     /// If the file cannot be read, or Nix does not take it. What comes next needs another connection.
     pub(super) fn add(&mut self, name: &str, from: &Path, progress: &Progress) -> Result<PathBuf, NixError> {
         let read = |source| NixError::Read { path: from.to_owned(), source };
-        let mut file = bounded::open(from).map_err(read)?;
-        let begun = self.send(&[number(ADD_TO_STORE), text(name), text("fixed:sha256"), number(0), number(0)].concat());
-        let mut sent = begun;
+        let file = bounded::open(from).map_err(read)?;
+        let mut left = file.metadata().map_err(read)?.len();
+        let mut sent =
+            self.send(&[number(ADD_TO_STORE), text(name), text("fixed:sha256"), number(0), number(0)].concat());
         while sent.is_ok() {
             progress.check().map_err(read)?;
-            let filled = file.read(&mut self.frame[8..]).map_err(read)?;
-            self.frame[..8].copy_from_slice(&(filled as u64).to_le_bytes());
-            sent = self
-                .to
-                .as_mut()
-                .map_or(Err(ErrorKind::BrokenPipe.into()), |to| to.write_all(&self.frame[..8 + filled]));
-            if filled == 0 {
+            let frame = left.min(FRAME);
+            sent = self.send(&number(frame));
+            if frame == 0 {
                 break;
+            }
+            if let Some(to) = self.to.as_mut().filter(|_| sent.is_ok()) {
+                // From the page cache into the pipe: nothing is copied on the way.
+                match io::copy(&mut (&file).take(frame), to) {
+                    Ok(copied) if copied < frame => return Err(read(ErrorKind::UnexpectedEof.into())),
+                    Ok(_) => left -= frame,
+                    Err(error) if error.kind() == ErrorKind::BrokenPipe => sent = Err(error),
+                    Err(error) => return Err(read(error)),
+                }
             }
         }
         // A Nix that takes no more says why.

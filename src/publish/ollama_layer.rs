@@ -53,5 +53,5 @@ pub(crate) fn layer(spec: &OllamaSpec, progress: &Progress) -> Result<BuiltLayer
         ),
         owners: Vec::new(),
     };
-    Ok(BuiltLayer { record, recipe, checksums: Some(hashed.noted.checksums), files: Vec::new(), secrets: Vec::new() })
+    Ok(BuiltLayer::before(record, recipe, Some(hashed.noted.checksums)))
 }

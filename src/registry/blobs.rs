@@ -18,10 +18,11 @@ use super::location::Location;
 use super::transport::{Access, Ask, RequestBody};
 use super::url::Url;
 use crate::disk::bounded;
+use crate::disk::pairs::PairedHasher;
 use crate::disk::progress::Progress;
 use crate::oci::digest::{Digest, Hasher};
 
-/// Bytes that are read, hashed and written at once.
+/// Bytes that are read and hashed at once.
 const CHUNK: usize = 128 << 10;
 
 /// What a download took, and what came.
@@ -213,23 +214,8 @@ impl RegistryClient {
             taken.kept = 0;
         }
         let size = announced(wanted, part.hasher.count(), &response)?;
-        let mut incoming = self.transport.incoming(&ask, response, progress);
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            let read = incoming.read(&mut buffer)?;
-            if read == 0 {
-                break;
-            }
-            taken.network += read as u64;
-            let found = part.hasher.count() + read as u64;
-            if let Some(expected) = size.filter(|size| found > *size) {
-                remove(&part.path)?;
-                return Err(RegistryError::WrongSize { what: wanted.what.clone(), expected, found });
-            }
-            part.file.write_all(&buffer[..read]).map_err(failed(&part.path))?;
-            part.hasher.update(&buffer[..read]);
-            progress.count_written(read as u64);
-        }
+        let incoming = self.transport.incoming(&ask, response, progress);
+        part.receive(incoming, wanted, size, &mut taken.network, progress)?;
         if let Some(size) = size.filter(|size| part.hasher.count() < *size) {
             let reason = format!("{} of {size} bytes had come", part.hasher.count());
             let host = wanted.at.host().to_owned();
@@ -312,6 +298,38 @@ impl PartialBlob {
     /// Digest and size of what is there.
     fn found(&self) -> (Digest, u64) {
         self.hasher.clone().finish()
+    }
+
+    /// Writes what comes, to its end, and hashes it beside other blobs that come at the same time.
+    fn receive(
+        &mut self,
+        mut incoming: Incoming<'_>,
+        wanted: &BlobRequest<'_>,
+        size: Option<u64>,
+        network: &mut u64,
+        progress: &Progress,
+    ) -> Result<(), RegistryError> {
+        let mut found = self.hasher.count();
+        let mut stream = PairedHasher::going_on(progress.pairs(), std::mem::replace(&mut self.hasher, Hasher::new()));
+        let mut receive = || loop {
+            let space = stream.space();
+            let read = incoming.read(space)?;
+            if read == 0 {
+                return Ok(());
+            }
+            *network += read as u64;
+            found += read as u64;
+            if let Some(expected) = size.filter(|size| found > *size) {
+                remove(&self.path)?;
+                return Err(RegistryError::WrongSize { what: wanted.what.clone(), expected, found });
+            }
+            self.file.write_all(&space[..read]).map_err(failed(&self.path))?;
+            stream.advance(read);
+            progress.count_written(read as u64);
+        };
+        let received = receive();
+        self.hasher = stream.take_out();
+        received
     }
 
     fn empty(&mut self) -> Result<(), RegistryError> {

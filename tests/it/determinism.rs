@@ -105,6 +105,24 @@ fn the_environment_says_nothing() {
     }
 }
 
+/// What is built is known to be what was looked at, and costs no second walk: the one that hashes a layer tells the rest what they need.
+#[test]
+fn a_build_opens_each_file_once_and_looks_at_it_in_no_other_way() {
+    let env = Env::new();
+    let host = env.path("host");
+    inputs(&host, false);
+    let log = env.path("trace");
+    let names = "trace=open,openat,openat2,stat,lstat,statx,newfstatat,access,faccessat2,readlink";
+    let traced = ["strace", "-f", "-qq", "-e", names, "-o", log.to_str().unwrap()];
+    let build = ["build", "spec.json", "--closure", "closure.json", "--output", "lean"];
+    run_ok(&mut env.windlass_at(&host, &traced, &build));
+    let calls = fs::read_to_string(&log).unwrap();
+    for file in ["zz", "a.b", "tool", "lib.so", "twin.conf"] {
+        let of_file: Vec<&str> = calls.lines().filter(|call| call.contains(&format!("/{file}\""))).collect();
+        assert!(matches!(of_file[..], [call] if call.contains("open")), "{file}: {of_file:#?}");
+    }
+}
+
 #[test]
 fn the_order_of_a_directory_says_nothing() {
     let env = Env::new();
