@@ -1,6 +1,6 @@
 //! What the layer of a recipe takes, from names and sizes alone.
 
-use super::{LayerError, Recipe, TRAILER, TarEntry, TarEntryKind, header, padding};
+use super::{LayerError, Recipe, TRAILER, TarEntry, TarEntryKind, header_length, padding};
 
 /// Blocks of the file systems that stores lie on.
 const BLOCK: u64 = 4096;
@@ -44,7 +44,7 @@ impl Measuring {
     /// The next member of the layer.
     pub(super) fn member(&mut self, entry: &TarEntry) {
         let size = entry.size();
-        self.extent.archive += header(entry, self.extent.archive).len() as u64 + size + padding(size);
+        self.extent.archive += header_length(entry, self.extent.archive) + size + padding(size);
         self.close(&entry.path);
         self.extent.members += 1;
         if let Some((directory, entries)) = self.open.last_mut() {

@@ -39,6 +39,7 @@ pub use self::recipe::{FORMAT, Input, Recipe};
 pub(crate) use self::recipe::{Mode, Perm, compile};
 pub use self::survey::secrets;
 pub(crate) use self::survey::{LargeFile, LargeFiles, Survey, large_files, survey};
+use self::tar::header_length;
 pub(crate) use self::tar::{ALIGN_FROM, MTIME, padding};
 pub use self::tar::{TRAILER, TarEntry, TarEntryKind, header};
 pub(crate) use self::walk::HostFile;

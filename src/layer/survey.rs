@@ -10,6 +10,9 @@ use super::walk::Files;
 use super::{ALIGN_FROM, Extent, LayerError, LayerMember, MemberContent, Recipe, noted};
 use crate::secrets::{HEAD, SecretFinding};
 
+/// Bytes of a file that show whether it is a text, which most files are not.
+const FIRST: usize = 512;
+
 /// What was found out.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
@@ -61,9 +64,15 @@ pub(crate) fn survey(recipe: &Recipe) -> Result<Survey, LayerError> {
             MemberContent::None => {}
             MemberContent::Text(text) => look.update(&text),
             MemberContent::File(mut file, _) => {
+                let opened = file.take()?;
+                let reading = |error| LayerError::reading(file.path(), error);
                 head.resize(usize::try_from(file.size()).map_or(HEAD, |size| size.min(HEAD)), 0);
-                file.take()?.read_exact_at(&mut head, 0).map_err(|error| LayerError::reading(file.path(), error))?;
-                look.update(&head);
+                let (first, rest) = head.split_at_mut(head.len().min(FIRST));
+                opened.read_exact_at(first, 0).map_err(reading)?;
+                if look.begin(first) {
+                    opened.read_exact_at(rest, FIRST as u64).map_err(reading)?;
+                    look.update(&head);
+                }
                 survey.large.extend(LargeFile::of(&entry, &host));
             }
         }

@@ -13,6 +13,7 @@
 //!
 //! Reproducibility: the bytes depend on the entry and on its offset in the archive.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -93,42 +94,11 @@ pub(crate) const fn padding(size: u64) -> u64 {
 /// The header blocks of an entry that begins `offset` bytes into the archive.
 #[must_use]
 pub fn header(entry: &TarEntry, offset: u64) -> Vec<u8> {
-    let (mut path, size, link) = match &entry.kind {
-        TarEntryKind::Directory => ([&entry.path[..], b"/"].concat(), 0, &[][..]),
-        TarEntryKind::File(size) => (entry.path.clone(), *size, &[][..]),
-        TarEntryKind::Symlink(target) => (entry.path.clone(), 0, &target[..]),
-    };
-    let mut records = PaxRecords::default();
-    if [&path[..], link, entry.uname.as_bytes(), entry.gname.as_bytes()]
-        .iter()
-        .any(|text| std::str::from_utf8(text).is_err())
-    {
-        // POSIX: without this, values are UTF-8. It comes before the first of them.
-        records.add("hdrcharset", b"BINARY");
-    }
-    let split = if path.is_ascii() { split(&path) } else { None };
-    if split.is_none() {
-        records.add("path", &path);
-        path = ascii(&path);
-    }
-    let mut target = link.to_vec();
-    if !link.is_ascii() || link.len() > NAME_LIMIT {
-        records.add("linkpath", link);
-        target = ascii(link);
-    }
-    for (key, value) in [("uname", &entry.uname), ("gname", &entry.gname)] {
-        if !value.is_ascii() || value.len() > 32 {
-            records.add(key, value.as_bytes());
-        }
-    }
-    for (key, value, limit) in [("uid", entry.uid, ID_LIMIT), ("gid", entry.gid, ID_LIMIT), ("size", size, SIZE_LIMIT)]
-    {
-        if value >= limit {
-            records.add(key, value.to_string().as_bytes());
-        }
-    }
-
-    let mut blocks = records.into_blocks(offset, size);
+    let size = entry.size();
+    let HeaderNames { path, split, link } = HeaderNames::of(entry);
+    let mut blocks = records(entry).into_blocks(offset, size);
+    let path = if split.is_none() { ascii(&path) } else { path.into_owned() };
+    let target = if is_plain_link(link) { link.to_vec() } else { ascii(link) };
     let mut ustar = plain_header(entry.mode);
     ustar.set_entry_type(match entry.kind {
         TarEntryKind::Directory => EntryType::Directory,
@@ -150,6 +120,68 @@ pub fn header(entry: &TarEntry, offset: u64) -> Vec<u8> {
     ustar.set_cksum();
     blocks.extend_from_slice(ustar.as_bytes());
     blocks
+}
+
+/// How many bytes [`header`] gives.
+pub(super) fn header_length(entry: &TarEntry, offset: u64) -> u64 {
+    records(entry).into_blocks(offset, entry.size()).len() as u64 + BLOCK
+}
+
+/// What a header has to say of places.
+struct HeaderNames<'a> {
+    /// With a slash at the end of a directory's.
+    path: Cow<'a, [u8]>,
+    /// `None` where it does not fit.
+    split: Option<PathSplit>,
+    link: &'a [u8],
+}
+
+impl<'a> HeaderNames<'a> {
+    fn of(entry: &'a TarEntry) -> Self {
+        let (path, link) = match &entry.kind {
+            TarEntryKind::Directory => (Cow::Owned([&entry.path[..], b"/"].concat()), &[][..]),
+            TarEntryKind::File(_) => (Cow::Borrowed(&entry.path[..]), &[][..]),
+            TarEntryKind::Symlink(target) => (Cow::Borrowed(&entry.path[..]), &target[..]),
+        };
+        let split = if path.is_ascii() { split(&path) } else { None };
+        Self { path, split, link }
+    }
+}
+
+fn is_plain_link(link: &[u8]) -> bool {
+    link.is_ascii() && link.len() <= NAME_LIMIT
+}
+
+/// What does not fit into the fields of a ustar header.
+fn records(entry: &TarEntry) -> PaxRecords {
+    let HeaderNames { path, split, link } = HeaderNames::of(entry);
+    let mut records = PaxRecords::default();
+    if [&path[..], link, entry.uname.as_bytes(), entry.gname.as_bytes()]
+        .iter()
+        .any(|text| std::str::from_utf8(text).is_err())
+    {
+        // POSIX: without this, values are UTF-8. It comes before the first of them.
+        records.add("hdrcharset", b"BINARY");
+    }
+    if split.is_none() {
+        records.add("path", &path);
+    }
+    if !is_plain_link(link) {
+        records.add("linkpath", link);
+    }
+    for (key, value) in [("uname", &entry.uname), ("gname", &entry.gname)] {
+        if !value.is_ascii() || value.len() > 32 {
+            records.add(key, value.as_bytes());
+        }
+    }
+    for (key, value, limit) in
+        [("uid", entry.uid, ID_LIMIT), ("gid", entry.gid, ID_LIMIT), ("size", entry.size(), SIZE_LIMIT)]
+    {
+        if value >= limit {
+            records.add(key, value.to_string().as_bytes());
+        }
+    }
+    records
 }
 
 /// A ustar header with everything that no entry changes.
@@ -339,6 +371,7 @@ mod tests {
             let offset = blocks * 512;
             let bytes = header(&entry(&name, TarEntryKind::File(size)), offset);
             prop_assert_eq!((offset + bytes.len() as u64) % ALIGNMENT, 0);
+            prop_assert_eq!(bytes.len() as u64, header_length(&entry(&name, TarEntryKind::File(size)), offset));
             prop_assert!(bytes.len() < 4096 + 2 * 1024);
             // The tar crate, which knows nothing of ours, reads the same back.
             let mut archive = tar::Archive::new(&bytes[..]);

@@ -46,6 +46,16 @@ impl<'a> SearchedFile<'a> {
         Self { path, host, hidden, size, head: SearchedHead::Coming(wanted, Vec::new()) }
     }
 
+    /// Sees the first bytes of the file, alone. Where they are no text and look like nothing, the others would say no more, and `false`
+    /// is the answer; else all are to [come](Self::update), from the first on.
+    pub(crate) fn begin(&mut self, first: &[u8]) -> bool {
+        let is_decided = as_text(first).is_none() && self.judge(first).is_none();
+        if is_decided {
+            self.head = SearchedHead::Judged(None);
+        }
+        !is_decided
+    }
+
     /// Sees the next bytes of the file.
     pub(crate) fn update(&mut self, bytes: &[u8]) {
         let SearchedHead::Coming(wanted, before) = &mut self.head else { return };
@@ -222,6 +232,8 @@ fn is_der(head: &[u8], size: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -249,5 +261,33 @@ mod tests {
         assert!(is_der(&key, 48) && !is_der(&key, 47) && !is_der(&key[..11], 11));
         // A certificate, and a public key.
         assert!(!is_der(&[&[0x30, 0x2e, 0x30][..], &[7; 45]].concat(), 48));
+    }
+
+    fn heads() -> impl Strategy<Value = Vec<u8>> {
+        let key = b"-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIFmM8mGxr7vz\n-----END PRIVATE KEY-----\n";
+        let starts: Vec<&[u8]> =
+            vec![b"", b"\0", b"\xff", b"PuTTY-User-Key-File-3", key, &[0x95, 1, 2, 4, 0x50, 0, 0, 0, 1]];
+        let der = [&[0x30, 0x82, 4, 0, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70][..], &[0xf7; 1014]].concat();
+        let bytes = proptest::collection::vec(prop_oneof![Just(b'a'), Just(b'\n'), Just(0), Just(0xc3)], 0..1200);
+        let end = prop_oneof![Just(Vec::new()), Just(key.to_vec())];
+        let mixed = (proptest::sample::select(starts), bytes, end);
+        prop_oneof![Just(der), mixed.prop_map(|(start, bytes, end)| [start, &bytes, &end].concat())]
+    }
+
+    proptest! {
+        /// A file that is no text is decided by its first bytes as it is by all of them.
+        #[test]
+        fn the_first_bytes_decide_nothing_else_than_all(
+            name in proptest::sample::select(vec!["id_rsa", "a.pem", "server.key", "a.der", ".env", "plain.txt", "lib.so"]),
+            head in heads(), first in 0..600_usize,
+        ) {
+            let new = || SearchedFile::new(name.as_bytes(), Path::new(name), false, Some(head.len() as u64));
+            let (mut whole, mut begun) = (new(), new());
+            whole.update(&head);
+            if begun.begin(&head[..first.min(head.len())]) {
+                begun.update(&head);
+            }
+            prop_assert_eq!(begun.end(), whole.end());
+        }
     }
 }
