@@ -8,10 +8,7 @@ use super::extent::Measuring;
 use super::tar::TarEntry;
 use super::walk::Files;
 use super::{ALIGN_FROM, Extent, LayerError, LayerMember, MemberContent, Recipe, noted};
-use crate::secrets::{HEAD, SecretFinding};
-
-/// Bytes of a file that show whether it is a text, which most files are not.
-const FIRST: usize = 512;
+use crate::secrets::{FIRST, HEAD, SecretFinding};
 
 /// What was found out.
 #[derive(Debug, Default)]
@@ -67,7 +64,8 @@ pub(crate) fn survey(recipe: &Recipe) -> Result<Survey, LayerError> {
                 let opened = file.take()?;
                 let reading = |error| LayerError::reading(file.path(), error);
                 head.resize(usize::try_from(file.size()).map_or(HEAD, |size| size.min(HEAD)), 0);
-                let (first, rest) = head.split_at_mut(head.len().min(FIRST));
+                let at = head.len().min(FIRST);
+                let (first, rest) = head.split_at_mut(at);
                 opened.read_exact_at(first, 0).map_err(reading)?;
                 if look.begin(first) {
                     opened.read_exact_at(rest, FIRST as u64).map_err(reading)?;

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub(crate) use self::allowed::{Allowed, Verdict};
-pub(crate) use self::files::{HEAD, SearchedFile};
+pub(crate) use self::files::{FIRST, HEAD, SearchedFile};
 
 /// Something that looks like a secret.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
