@@ -24,6 +24,7 @@ pub(crate) mod own_folder;
 pub(crate) mod own_lock;
 pub(crate) mod pairs;
 pub(crate) mod parts;
+pub(crate) mod pieces;
 pub(crate) mod pipe;
 pub(crate) mod progress;
 pub(crate) mod served;
@@ -31,6 +32,7 @@ pub(crate) mod size;
 mod staging;
 pub(crate) mod view;
 pub(crate) mod walk;
+pub(crate) mod write_back;
 
 pub(crate) use self::error::AtPath;
 pub use self::error::WriteError;

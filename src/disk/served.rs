@@ -2,15 +2,18 @@
 //!
 //! A file system of our own (FUSE) that no directory shows: it is mounted nowhere, and reached through a descriptor of this
 //! process, `/proc/PID/fd/N/NAME`. However this process ends, the descriptor goes, and with it all of it: nothing is left to be
-//! cleaned up. A file is read from its beginning to its end, as what reads it takes it, so that nothing is held in memory; who
+//! cleaned up. A file is made from its beginning to its end, as what reads it takes it, so that nothing is held in memory; who
 //! reads it in another order gets the right bytes too, made once more.
+//!
+//! The kernel reads ahead, as of any file, so that the next bytes are made while the program works on the last ones, and asks for much at
+//! a time: each question costs as much as to copy some ten kilobytes. Large files are read into the answer, and copied no further.
 //!
 //! Needs root, and `/dev/fuse`. The messages are those of Linux' `include/uapi/linux/fuse.h`, version 7.31 (Linux 5.4): numbers
 //! are the machine's own, each message begins with its length.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, ErrorKind, PipeReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -20,6 +23,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use rustix::process::geteuid;
+
+use super::pieces::{PieceReader, PieceSender, pieces};
+use super::progress::Progress;
 
 /// What the kernel asks for.
 const LOOKUP: u32 = 1;
@@ -38,8 +44,10 @@ const ANSWERED: usize = 16;
 const ROOT: u64 = 1;
 /// Seconds for which the kernel need not ask again.
 const LONG: u64 = 3600;
-/// "Give me each read as it is": in the order and size of the program that reads, and not into the page cache.
-const DIRECT: u32 = 1;
+/// "Ask for more before I have answered" (`FUSE_ASYNC_READ`), and "there is a number of pages below" (`FUSE_MAX_PAGES`).
+const FLAGS: u32 = 1 | 1 << 22;
+/// Bytes that are asked for at once, at most.
+const MOST: u32 = 1 << 20;
 /// Larger than any message that comes: nothing is written to these files.
 const LARGEST: usize = 64 << 10;
 
@@ -48,8 +56,8 @@ pub(crate) struct ServedFile<'a> {
     pub(crate) name: String,
     /// How many bytes it has. What its maker gives beyond that is passed over.
     pub(crate) size: u64,
-    /// Writes them to a pipe, which is closed when no more is wanted.
-    pub(crate) make: Box<dyn Fn(PipeWriter) + Sync + 'a>,
+    /// Makes them, until no more are wanted.
+    pub(crate) make: Box<dyn Fn(PieceSender) + Sync + 'a>,
 }
 
 /// A place for such files, without any so far.
@@ -99,11 +107,16 @@ impl ServedPlace {
     ///
     /// # Errors
     /// If there is no pipe to be had; then the work was not begun.
-    pub(crate) fn serve<T>(self, files: &[ServedFile<'_>], work: impl FnOnce() -> T) -> io::Result<T> {
+    pub(crate) fn serve<T>(
+        self,
+        files: &[ServedFile<'_>],
+        progress: &Progress,
+        work: impl FnOnce() -> T,
+    ) -> io::Result<T> {
         let (stopped, stop) = io::pipe()?;
         let Self { fuse, mount } = self;
         Ok(std::thread::scope(|scope| {
-            let server = Server { fuse, files, open: BTreeMap::new(), last: 0 };
+            let server = Server { fuse, files, progress, open: BTreeMap::new(), last: 0, answer: Vec::new() };
             scope.spawn(move || server.run(scope, &stopped));
             let done = work();
             // Whatever still has a file open gets an error from now on.
@@ -117,17 +130,18 @@ impl ServedPlace {
 struct OpenFile {
     /// Which one of the files.
     file: usize,
-    from: PipeReader,
-    /// Where it is.
-    at: u64,
+    from: PieceReader,
 }
 
 struct Server<'s, 'f> {
     fuse: File,
     files: &'s [ServedFile<'f>],
+    progress: &'s Progress,
     open: BTreeMap<u64, OpenFile>,
     /// The handle that was given last.
     last: u64,
+    /// What is being answered, after room for its header.
+    answer: Vec<u8>,
 }
 
 /// A message of the kernel.
@@ -173,92 +187,88 @@ impl<'s, 'f> Server<'s, 'f> {
     }
 
     /// One that has ended before its answer wants none: that is no error.
-    fn send(&mut self, unique: u64, answer: Result<Vec<u8>, Errno>) {
-        let (error, mut bytes) = match answer {
-            Ok(bytes) => (0, bytes),
-            Err(error) => (-error.raw_os_error(), vec![0; ANSWERED]),
+    fn send(&mut self, unique: u64, answer: Result<(), Errno>) {
+        let error = match answer {
+            Ok(()) => 0,
+            Err(error) => {
+                self.answer.truncate(ANSWERED);
+                -error.raw_os_error()
+            }
         };
-        let length = u32::try_from(bytes.len()).unwrap_or_default();
-        bytes[..4].copy_from_slice(&length.to_ne_bytes());
-        bytes[4..8].copy_from_slice(&error.to_ne_bytes());
-        bytes[8..ANSWERED].copy_from_slice(&unique.to_ne_bytes());
-        drop(self.fuse.write(&bytes));
+        let length = u32::try_from(self.answer.len()).unwrap_or_default();
+        self.answer[..4].copy_from_slice(&length.to_ne_bytes());
+        self.answer[4..8].copy_from_slice(&error.to_ne_bytes());
+        self.answer[8..ANSWERED].copy_from_slice(&unique.to_ne_bytes());
+        drop(self.fuse.write(&self.answer));
     }
 
-    /// An answer, with room for its header.
-    fn answer(&mut self, scope: &'s Scope<'s, '_>, asked: &Asked<'_>) -> Result<Vec<u8>, Errno> {
-        let mut out = vec![0; ANSWERED];
+    /// Makes an answer.
+    fn answer(&mut self, scope: &'s Scope<'s, '_>, asked: &Asked<'_>) -> Result<(), Errno> {
+        if asked.operation == READ {
+            return self.read(scope, asked.content);
+        }
+        self.answer.clear();
+        self.answer.resize(ANSWERED, 0);
         match asked.operation {
             INIT => {
-                // Version 7.31, nothing that is optional, and room for 48 bytes of it that stay 0.
-                [7, 31, 0, 0].into_iter().for_each(|word| put32(&mut out, word));
-                // Sixteen in the background; no writes, whose least is 4096 bytes; times in nanoseconds.
-                [16 | 12 << 16, 4096, 1].into_iter().for_each(|word| put32(&mut out, word));
-                out.resize(ANSWERED + 64, 0);
+                // Version 7.31, what is read ahead, and what can be done.
+                [7, 31, MOST, FLAGS].into_iter().for_each(|word| put32(&mut self.answer, word));
+                // Sixteen in the background; no writes, whose least is 4096 bytes; times in nanoseconds; pages of a message.
+                [16 | 12 << 16, 4096, 1, MOST / 4096].into_iter().for_each(|word| put32(&mut self.answer, word));
+                // Nothing that is newer.
+                self.answer.resize(ANSWERED + 64, 0);
             }
             LOOKUP => {
                 let name = asked.content.split(|byte| *byte == 0).next().unwrap_or_default();
                 let at = self.files.iter().position(|file| file.name.as_bytes() == name).ok_or(Errno::NOENT)?;
                 let node = ROOT + 1 + at as u64;
-                [node, 0, LONG, LONG, 0].into_iter().for_each(|word| put(&mut out, word));
-                self.attributes(&mut out, node)?;
+                [node, 0, LONG, LONG, 0].into_iter().for_each(|word| put(&mut self.answer, word));
+                self.attributes(node)?;
             }
             GETATTR => {
-                [LONG, 0].into_iter().for_each(|word| put(&mut out, word));
-                self.attributes(&mut out, asked.node)?;
+                [LONG, 0].into_iter().for_each(|word| put(&mut self.answer, word));
+                self.attributes(asked.node)?;
             }
             OPEN => {
                 let file = self.file(asked.node)?;
-                let from = self.begin(scope, file)?;
+                let from = self.begin(scope, file);
                 self.last += 1;
-                self.open.insert(self.last, OpenFile { file, from, at: 0 });
-                put(&mut out, self.last);
-                [DIRECT, 0].into_iter().for_each(|word| put32(&mut out, word));
-            }
-            READ => {
-                let handle = number(asked.content, 0).ok_or(Errno::INVAL)?;
-                let from = number(asked.content, 8).ok_or(Errno::INVAL)?;
-                let size = number32(asked.content, 16).ok_or(Errno::INVAL)?;
-                self.read(scope, handle, (from, size), &mut out)?;
+                self.open.insert(self.last, OpenFile { file, from });
+                [self.last, 0].into_iter().for_each(|word| put(&mut self.answer, word));
             }
             RELEASE => drop(number(asked.content, 0).and_then(|handle| self.open.remove(&handle))),
             DESTROY => {}
             _ => return Err(Errno::NOSYS),
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Begins to make a file.
-    fn begin(&self, scope: &'s Scope<'s, '_>, file: usize) -> Result<PipeReader, Errno> {
-        let (from, to) = io::pipe().map_err(|_| Errno::MFILE)?;
-        let file = &self.files[file];
+    fn begin(&self, scope: &'s Scope<'s, '_>, file: usize) -> PieceReader {
+        let (file, (to, from)) = (&self.files[file], pieces());
         scope.spawn(move || (file.make)(to));
-        Ok(from)
+        from
     }
 
-    fn read(
-        &mut self,
-        scope: &'s Scope<'s, '_>,
-        handle: u64,
-        (from, size): (u64, u32),
-        out: &mut Vec<u8>,
-    ) -> Result<(), Errno> {
-        let OpenFile { file, at, .. } = *self.open.get(&handle).ok_or(Errno::BADF)?;
-        let again = if from < at { Some(self.begin(scope, file)?) } else { None };
-        let end = self.files[file].size;
+    fn read(&mut self, scope: &'s Scope<'s, '_>, asked: &[u8]) -> Result<(), Errno> {
+        // If it fails, nothing but this is sent.
+        self.answer.resize(self.answer.len().max(ANSWERED), 0);
+        let [handle, from] = [0, 8].map(|at| number(asked, at));
+        let (handle, from) = handle.zip(from).ok_or(Errno::INVAL)?;
+        let size = number32(asked, 16).ok_or(Errno::INVAL)?;
+        let OpenFile { file, from: open } = self.open.get(&handle).ok_or(Errno::BADF)?;
+        let end = self.files[*file].size;
+        let from = from.min(end);
+        let again = if open.has(from) { None } else { Some(self.begin(scope, *file)) };
+        // What was in the buffer is written over.
+        let wanted = usize::try_from(u64::from(size).min(end - from)).map_err(|_| Errno::INVAL)?;
+        self.answer.resize(ANSWERED + wanted, 0);
         let open = self.open.get_mut(&handle).ok_or(Errno::BADF)?;
         if let Some(again) = again {
-            (open.from, open.at) = (again, 0);
+            open.from = again;
         }
-        let from = from.min(end);
-        let skip = from - open.at;
-        let skipped = io::copy(&mut (&mut open.from).take(skip), &mut io::sink()).map_err(|_| Errno::IO)?;
-        let wanted = u64::from(size).min(end - from);
-        out.resize(ANSWERED + usize::try_from(wanted).map_err(|_| Errno::INVAL)?, 0);
         // An end that comes early is an error of what makes it: who reads it must not take it for the end of the file.
-        let read = open.from.read_exact(&mut out[ANSWERED..]);
-        open.at = from + wanted;
-        if skipped == skip && read.is_ok() { Ok(()) } else { Err(Errno::IO) }
+        open.from.read_at(from, &mut self.answer[ANSWERED..], self.progress).map_err(|_| Errno::IO)
     }
 
     fn file(&self, node: u64) -> Result<usize, Errno> {
@@ -267,11 +277,11 @@ impl<'s, 'f> Server<'s, 'f> {
     }
 
     /// What `stat` says: a file of root that may be read, or the directory.
-    fn attributes(&self, out: &mut Vec<u8>, node: u64) -> Result<(), Errno> {
+    fn attributes(&mut self, node: u64) -> Result<(), Errno> {
         let (size, mode) = if node == ROOT { (0, 0o040_500) } else { (self.files[self.file(node)?].size, 0o100_400) };
-        [node, size, size.div_ceil(512), 0, 0, 0].into_iter().for_each(|word| put(out, word));
+        [node, size, size.div_ceil(512), 0, 0, 0].into_iter().for_each(|word| put(&mut self.answer, word));
         // Parts of seconds, mode, links, owner, group, device, block size, and nothing.
-        [0, 0, 0, mode, 1, 0, 0, 0, 4096, 0].into_iter().for_each(|word| put32(out, word));
+        [0, 0, 0, mode, 1, 0, 0, 0, 4096, 0].into_iter().for_each(|word| put32(&mut self.answer, word));
         Ok(())
     }
 }
@@ -310,7 +320,15 @@ mod tests {
         let (one, two) = (bytes(77, 3_000_001), bytes(99, 70_000));
         let serve = |name: &str, bytes: &[u8]| {
             let bytes = bytes.to_vec();
-            let make = Box::new(move |mut to: PipeWriter| drop(to.write_all(&bytes)));
+            let make = Box::new(move |mut to: PieceSender| {
+                let mut large = tempfile::tempfile().unwrap();
+                large.write_all(&bytes[..bytes.len() / 2]).unwrap();
+                let (first, rest) = bytes.split_at(bytes.len() / 2);
+                let given = to
+                    .file(&large, first.len() as u64)
+                    .and_then(|()| rest.chunks(999).try_for_each(|part| to.bytes(part)));
+                drop(given.and_then(|()| to.finish()));
+            });
             ServedFile { name: name.to_owned(), size: 0, make }
         };
         let mut files = [serve("one", &one), serve("two", &two), serve("short", &two)];
@@ -320,7 +338,7 @@ mod tests {
         let [first, second, short, other] = ["one", "two", "short", "three"].map(path);
         let left = first.clone();
         place
-            .serve(&files, move || {
+            .serve(&files, &Progress::new(), move || {
                 assert!(std::fs::read(&first).unwrap() == one && std::fs::read(&second).unwrap() == two);
                 assert_eq!(std::fs::metadata(&first).unwrap().len(), one.len() as u64);
                 let file = File::open(&first).unwrap();

@@ -9,10 +9,23 @@ use crate::disk::pipe::{PipeError, Readers, THREADS_FROM, fan_out, read_chunks, 
 use crate::disk::progress::Progress;
 use crate::oci::digest::Digest;
 
-/// Hashes what it is given, and keeps nothing.
-struct HashSink<'p> {
+/// Hashes what it is given, and keeps nothing. What other threads of the job hash at the same time is hashed two by two.
+#[derive(Debug)]
+pub(crate) struct HashSink<'p> {
     stream: PairedHasher<'p>,
     progress: &'p Progress,
+}
+
+impl<'p> HashSink<'p> {
+    /// Nothing hashed yet.
+    pub(crate) fn new(progress: &'p Progress) -> Self {
+        Self { stream: PairedHasher::new(progress.pairs()), progress }
+    }
+
+    /// The digest of all bytes, and how many they were.
+    pub(crate) fn finish(self) -> (Digest, u64) {
+        self.stream.finish()
+    }
 }
 
 impl Sink for HashSink<'_> {
@@ -61,8 +74,8 @@ pub struct Hashed {
 /// See [`LayerError`].
 pub fn digest_of(recipe: &Recipe, known: Option<&Known>, progress: &Progress) -> Result<Hashed, LayerError> {
     let _streaming = progress.streaming();
-    let mut sink = HashSink { stream: PairedHasher::new(progress.pairs()), progress };
+    let mut sink = HashSink::new(progress);
     let noted = recipe.stream_and_note(&mut sink, known)?;
-    let (digest, size) = sink.stream.finish();
+    let (digest, size) = sink.finish();
     Ok(Hashed { digest, size, noted })
 }

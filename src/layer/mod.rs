@@ -17,6 +17,7 @@ mod hashing;
 mod noted;
 pub(crate) mod output;
 pub(crate) mod patch;
+pub(crate) mod piece_sink;
 mod recipe;
 mod survey;
 mod tar;
@@ -31,8 +32,8 @@ use regex::bytes::Regex;
 
 pub(crate) use self::checksums::Checksums;
 pub(crate) use self::extent::{Extent, extent, on_disk};
-pub(crate) use self::hashing::Hashed;
 pub use self::hashing::digest_of;
+pub(crate) use self::hashing::{HashSink, Hashed};
 use self::noted::FileNote;
 pub(crate) use self::noted::{Known, LayerFile, NotedFiles};
 pub use self::recipe::{FORMAT, Input, Recipe};

@@ -59,8 +59,6 @@ pub(crate) struct Output<'p> {
     shared: bool,
     /// Whether it is a pipe, which can share nothing.
     is_pipe: bool,
-    /// Whether what goes into it is counted as written.
-    is_counted: bool,
 }
 
 impl<'p> Output<'p> {
@@ -89,24 +87,12 @@ impl<'p> Output<'p> {
             clones: BTreeMap::new(),
             shared: false,
             is_pipe: false,
-            is_counted: true,
         }
     }
 
     /// Writes to a pipe, and compares every byte.
     pub(crate) fn to_pipe(pipe: File, path: &Path, progress: &'p Progress) -> Self {
         Self { is_pipe: true, ..Self::new(pipe, path, Verify::Always, false, progress) }
-    }
-
-    /// Writes to a pipe of a program that compares the bytes itself, and counts them where it writes them.
-    pub(crate) fn to_reader(pipe: File, path: &Path, progress: &'p Progress) -> Self {
-        Self { is_pipe: true, is_counted: false, ..Self::new(pipe, path, Verify::Never, false, progress) }
-    }
-
-    fn count_written(&self, bytes: u64) {
-        if self.is_counted {
-            self.progress.count_written(bytes);
-        }
     }
 
     /// Names the file in what the system said of a write.
@@ -206,7 +192,7 @@ impl<'p> Output<'p> {
         self.progress.check()?;
         self.file.write_all(&self.buffer)?;
         self.flushed += self.buffer.len() as u64;
-        self.count_written(self.buffer.len() as u64);
+        self.progress.count_written(self.buffer.len() as u64);
         self.buffer.clear();
         Ok(())
     }
@@ -233,7 +219,7 @@ impl<'p> Output<'p> {
         if size >= ALIGN_FROM && self.whole.is_none() && self.blob.is_none() {
             self.flush().map_err(PipeError::Write)?;
             if self.place(file, from, size)? {
-                self.count_written(size);
+                self.progress.count_written(size);
                 return Ok(());
             }
         }
@@ -308,7 +294,7 @@ impl Sink for Output<'_> {
                 self.shared = true;
                 self.progress.count_cloned(size);
             } else {
-                self.count_written(size);
+                self.progress.count_written(size);
             }
             let vouched = || in_store && file.metadata().is_ok_and(|metadata| is_untouched(&metadata));
             let trusted = self.verify == Verify::Never || (self.verify == Verify::Auto && vouched());
@@ -319,11 +305,9 @@ impl Sink for Output<'_> {
         }
         readers.hashers.extend([&mut self.whole, &mut self.blob].into_iter().flatten());
         if !placed {
-            let (mut target, progress, is_counted) = (&self.file, self.progress, self.is_counted);
+            let (mut target, progress) = (&self.file, self.progress);
             readers.here.push(Box::new(move |chunk| {
-                if is_counted {
-                    progress.count_written(chunk.len() as u64);
-                }
+                progress.count_written(chunk.len() as u64);
                 target.write_all(chunk)
             }));
             self.flushed += size;

@@ -10,6 +10,7 @@ pub(crate) mod base;
 mod confirm;
 pub(crate) mod decide;
 mod error;
+mod large_files;
 pub(crate) mod pull;
 mod pull_error;
 pub(crate) mod sizes;

@@ -23,9 +23,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, PipeWriter, Read as _};
-use std::os::fd::OwnedFd;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -33,23 +32,27 @@ use oci_spec::image::MediaType;
 use rustix::fs::syncfs;
 use toml_edit::{DocumentMut, Item, Table, value};
 
+use super::large_files::WrittenFiles;
 pub use super::pull_error::PullError;
 use crate::disk::beneath::Dir;
 use crate::disk::bounded::{self, Cap};
 use crate::disk::files::{free_space, write_file};
+use crate::disk::pieces::PieceSender;
 use crate::disk::pipe::CHUNK;
 use crate::disk::progress::Progress;
 use crate::disk::served::{ServedFile, ServedPlace};
 use crate::disk::size::size;
+use crate::disk::write_back::writing_back;
 use crate::disk::{AtPath, Staging, WriteError};
 use crate::engine::process::{ProgramError, run};
 use crate::image::bundle::BLOBS;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, LayerPatch, PlatformRecord};
 use crate::image::{LayerKind, LayerRecord};
-use crate::layer::Sink;
+use crate::layer::Sink as _;
 use crate::layer::output::{Output, Verify, can_share};
 use crate::layer::patch::{OldBytes, PatchedLayer};
+use crate::layer::piece_sink::PieceSink;
 use crate::oci::digest::Digest;
 use crate::podman::linked::stored_archive::StoredArchive;
 use crate::podman::storage::client::PodmanClient;
@@ -131,11 +134,13 @@ pub fn pull(
         }
     }
     let before = written();
-    let hand_over = || work.hand_over(engine, places, image, platform, progress);
+    let mut weights = WrittenFiles::of(places, image, platform, &missing);
+    let mut hand_over =
+        || writing_back(|| weights.sync(), || work.hand_over(engine, places, image, platform, progress));
     let program = match place {
         Some(place) => {
             let files: Vec<_> = served.into_iter().map(|layer| work.served(image, layer, progress)).collect();
-            place.serve(&files, hand_over).at("serve", &work.path(&work.layout))?
+            place.serve(&files, progress, hand_over).at("serve", &work.path(&work.layout))?
         }
         None => hand_over(),
     };
@@ -275,10 +280,10 @@ impl PullWork {
     /// A layer that is made while it is read. Whether it is what it should be, who reads it says.
     fn served<'a>(&self, image: &'a ImageDir, layer: &'a LayerRecord, progress: &'a Progress) -> ServedFile<'a> {
         let path = self.path(&self.layout).join(BLOBS).join(layer.digest.hex());
-        let make = move |pipe: PipeWriter| {
-            let mut output = Output::to_reader(File::from(OwnedFd::from(pipe)), &path, progress);
-            if image.write_layer(layer, &mut output).is_ok() {
-                drop(output.finish());
+        let make = move |pieces: PieceSender| {
+            let mut sink = PieceSink::new(pieces, progress);
+            if image.stream_layer(layer, &mut sink, &path).is_ok() {
+                drop(sink.finish());
             }
         };
         ServedFile { name: layer.digest.hex(), size: layer.size, make: Box::new(make) }
