@@ -278,7 +278,8 @@ fn host(
         }
         // What is wrong with the images themselves, no Podman can put right.
         Err(LoadError::Decide(DecideError::Platform { .. } | DecideError::SameName { .. })) => Ok((host, None)),
-        _ => Ok((args.host.asked(progress)?, None)),
+        // What was measured of the images stays true of another Podman.
+        _ => Ok((PodmanHost { sizes: host.sizes, ..args.host.asked(progress)? }, None)),
     }
 }
 

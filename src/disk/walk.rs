@@ -43,6 +43,12 @@ impl TreeCursor {
         self.go_down(name, next)
     }
 
+    /// Into a new directory.
+    pub(crate) fn make(&mut self, name: &OsStr, mode: u32) -> Result<(), WriteError> {
+        let next = self.here.make(name, mode)?;
+        self.go_down(name, next)
+    }
+
     fn go_down(&mut self, name: &OsStr, next: Dir) -> Result<(), WriteError> {
         let id = identity(&self.here.fd).at("read", &self.here.path)?;
         self.above.push((id, name.to_owned()));

@@ -22,9 +22,8 @@ pub(crate) fn copy_tree(from: Dir, to: &Dir, name: &str, progress: &Progress) ->
     loop {
         match levels.last_mut().and_then(Vec::pop) {
             Some(name) => {
-                drop(to.dir().make(&name, 0o700)?);
                 from.down(&name)?;
-                to.down(&name)?;
+                to.make(&name, 0o700)?;
                 levels.push(level(&from, &to, &mut links, progress)?);
             }
             None => {

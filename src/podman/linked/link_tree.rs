@@ -11,38 +11,42 @@
 //!
 //! A file with the set-user-ID or set-group-ID bit is never linked: every user of the host could run it from here.
 //!
-//! What is linked is not read. Where Nix does not vouch for a file, the tree must be compared with the layer's digest
-//! afterwards: [`Placed::vouched`]. The tree's tar-split record is written along ([`crate::podman::storage::tar_split`]).
+//! Of an image for which Nix vouches nothing is read that is linked: where a file turns out to be another one than Nix has left, the
+//! tree must be compared with the layer's digest afterwards ([`Placed::vouched`]). Of any other image each file is hashed when it is in
+//! its place, through the name that it has there ([`Placed::digest`]). The tree's tar-split record is written along
+//! ([`crate::podman::storage::tar_split`]).
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io;
-use std::os::fd::OwnedFd;
+use std::io::{self, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, fchmod, fchown, futimens, linkat, unlinkat, utimensat};
+use crc_fast::CrcAlgorithm::Crc64GoIso;
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, fchmod, fchown, futimens, linkat, openat, unlinkat, utimensat,
+};
 use rustix::io::Errno;
-use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{getegid, geteuid};
 
+use super::link_view::{LinkView, Views};
 use super::{TAR_SPLIT, TREE};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
-use crate::disk::pipe::{PipeError, Readers};
+use crate::disk::pipe::{Consumer, PipeError, Readers};
 use crate::disk::progress::Progress;
 use crate::disk::walk::TreeCursor;
 use crate::disk::{AtPath, WriteError};
 use crate::engine::target::{CopiedBytes, CopyCause};
 use crate::layer::output::{Output, Verify, can_share, is_untouched};
 use crate::layer::{
-    ALIGN_FROM, Checksums, LayerError, LayerMember, MTIME, MemberContent, Recipe, TRAILER, TarEntry, TarEntryKind,
-    header, on_disk, padding,
+    ALIGN_FROM, Checksums, HashSink, LayerError, LayerMember, MTIME, MemberContent, Recipe, Sink as _, TRAILER,
+    TarEntry, TarEntryKind, header, on_disk, padding,
 };
+use crate::oci::digest::Digest;
 use crate::podman::storage::tar_split;
 
 /// Why there is no tree.
@@ -107,64 +111,22 @@ pub(crate) struct Placed {
     pub(crate) gids: BTreeSet<u64>,
     /// Whether the Nix store vouches for every file.
     pub(crate) vouched: bool,
+    /// The digest of the archive, if it was asked for: of the files as they lie in the tree.
+    pub(crate) digest: Option<Digest>,
 }
 
-/// A directory of the host, with everything below it on the same file system and nothing that is mounted over it.
-#[derive(Debug)]
-struct LinkView {
-    tree: OwnedFd,
-    at: PathBuf,
-}
-
-impl LinkView {
-    /// The path below the view of what is at `path`. `None` outside of the view.
-    fn below<'p>(&self, path: &'p Path) -> Option<&'p Path> {
-        path.strip_prefix(&self.at).ok()
-    }
-}
-
-/// The views that one storage directory needs; made when they are asked for.
-#[derive(Debug)]
-pub(crate) struct Views {
-    storage: PathBuf,
-    views: Mutex<BTreeMap<PathBuf, Option<Arc<LinkView>>>>,
-}
-
-impl Views {
-    /// For a storage directory, by its canonical path.
-    #[must_use]
-    pub(crate) fn new(storage: &Path) -> Self {
-        Self { storage: storage.to_owned(), views: Mutex::default() }
-    }
-
-    /// A view in which both the storage directory and `source` are, if the kernel gives one (5.2, `CAP_SYS_ADMIN`).
-    fn of(&self, source: &Path) -> Option<Arc<LinkView>> {
-        let shared = source.components().zip(self.storage.components()).take_while(|(one, two)| one == two);
-        let at: PathBuf = shared.map(|(component, _)| component).collect();
-        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        let make = || {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-            let view = LinkView { tree: open_tree(CWD, &at, flags).ok()?, at: at.clone() };
-            let dir = Dir::new(view.tree.try_clone().ok()?, &at);
-            let seen = dir.dir(view.below(&self.storage)?).ok()?.stat().ok()?;
-            let there = Dir::open(&self.storage).ok()?.stat().ok()?;
-            ((seen.st_dev, seen.st_ino) == (there.st_dev, there.st_ino)).then(|| Arc::new(view))
-        };
-        views.entry(at.clone()).or_insert_with(make).clone()
-    }
-}
-
-/// Makes the tree of a layer as [`TREE`] in `workplace`, and its tar-split record as [`TAR_SPLIT`].
+/// Makes the tree of a layer as [`TREE`] in `workplace`, and its tar-split record as [`TAR_SPLIT`]. With `hashed` every file is read.
 ///
 /// # Errors
 /// See [`TreeError`]; what was made so far is left to the caller.
 pub(crate) fn place(
     recipe: &Recipe,
     checksums: Option<&Checksums>,
-    workplace: &Dir,
-    views: &Views,
+    hashed: bool,
+    (workplace, views): (&Dir, &Views),
     progress: &Progress,
 ) -> Result<Placed, TreeError> {
+    let _streaming = hashed.then(|| progress.streaming());
     let view = recipe.sources().first().and_then(|source| views.of(source));
     let mut split = tar_split::Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
     let mut tree = workplace.make(TREE, 0o700)?;
@@ -186,6 +148,7 @@ pub(crate) fn place(
         open: Vec::new(),
         me: (geteuid().as_raw(), getegid().as_raw()),
         placed: Placed { vouched: true, ..Placed::default() },
+        hash: hashed.then(|| HashSink::new(progress)),
         progress,
     };
     let mut failed: Option<TreeError> = None;
@@ -194,18 +157,23 @@ pub(crate) fn place(
             progress.check().at("write", &path)?;
             let header = header(&member.entry, placer.placed.size);
             split.segment(&header)?;
+            placer.told(&header)?;
             let (size, is_directory) = (member.entry.size(), member.entry.kind == TarEntryKind::Directory);
             let name = [&member.entry.path[..], if is_directory { b"/" } else { b"" }].concat();
-            let sum = match &mut sums {
+            let mut sum = match &mut sums {
                 _ if size == 0 => None,
                 Some(sums) => Some(*sums.next().ok_or(TreeError::Changed)?),
+                None if hashed => None,
                 None => Some(sum(&member, size, progress)?),
             };
+            // What was read is what counts.
+            sum = placer.member(member)?.filter(|_| size > 0).or(sum);
             split.member(&name, sum.map(|sum| (size, sum)))?;
-            let padding = padding(size);
-            split.segment(&TRAILER[..usize::try_from(padding).unwrap_or(0)])?;
-            placer.placed.size += header.len() as u64 + size + padding;
-            placer.member(member)
+            let padding = &TRAILER[..usize::try_from(padding(size)).unwrap_or(0)];
+            split.segment(padding)?;
+            placer.told(padding)?;
+            placer.placed.size += header.len() as u64 + size + padding.len() as u64;
+            Ok(())
         };
         step().map_err(|error| {
             failed = Some(error);
@@ -220,7 +188,9 @@ pub(crate) fn place(
     placer.here.dir().set_mode(0o555)?;
     placer.here.dir().stamp(MTIME.cast_signed(), 0)?;
     split.segment(&TRAILER)?;
+    placer.told(&TRAILER)?;
     placer.placed.size += TRAILER.len() as u64;
+    placer.placed.digest = placer.hash.take().map(|hash| hash.finish().0);
     if sums.is_some_and(|mut sums| sums.next().is_some()) {
         return Err(TreeError::Changed);
     }
@@ -252,11 +222,38 @@ struct Placer<'a> {
     /// The user who runs this, and so owns what is new.
     me: (u32, u32),
     placed: Placed,
+    /// If every byte is to be read.
+    hash: Option<HashSink<'a>>,
     progress: &'a Progress,
 }
 
 impl Placer<'_> {
-    fn member(&mut self, member: LayerMember) -> Result<(), TreeError> {
+    /// Bytes of the archive that are in no file.
+    fn told(&mut self, bytes: &[u8]) -> Result<(), TreeError> {
+        let hashed = self.hash.as_mut().map_or(Ok(()), |hash| hash.bytes(bytes));
+        Ok(hashed.at("read", self.here.dir().path())?)
+    }
+
+    /// Reads a file that is in its place: its CRC-64, if bytes are to be read.
+    fn read(&mut self, file: &File, size: u64, name: &OsStr) -> Result<Option<u64>, TreeError> {
+        let Some(hash) = &mut self.hash else { return Ok(None) };
+        let mut crc = crc_fast::Digest::new(Crc64GoIso);
+        let summing: Consumer<'_> = Box::new(|chunk| {
+            crc.update(chunk);
+            Ok(())
+        });
+        let readers = Readers { here: vec![summing], hashers: Vec::new() };
+        match hash.file(file, size, false, readers) {
+            Ok(()) => Ok(Some(crc.finalize())),
+            Err(PipeError::Read(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(TreeError::Changed),
+            Err(PipeError::Read(error) | PipeError::Write(error)) => {
+                Err(error).at("read", &self.here.dir().at(name)).map_err(TreeError::Write)
+            }
+        }
+    }
+
+    /// Puts a member there; the CRC-64 of its bytes, if they were read.
+    fn member(&mut self, member: LayerMember) -> Result<Option<u64>, TreeError> {
         let LayerMember { entry, content, host, .. } = member;
         self.close_until(Some(&entry.path))?;
         self.placed.uids.insert(entry.uid);
@@ -265,12 +262,12 @@ impl Placer<'_> {
         let (name, path) = (OsStr::from_bytes(&name), self.here.dir().at(OsStr::from_bytes(&name)));
         let owner = owner(&entry, self.me)?;
         check_mode(&entry)?;
+        let mut sum = None;
         let file = match (&entry.kind, content) {
             (TarEntryKind::Directory, _) => {
-                drop(self.here.dir().make(name, 0o700)?);
-                self.here.down(name)?;
+                self.here.make(name, 0o700)?;
                 self.open.push(entry);
-                return Ok(());
+                return Ok(None);
             }
             (TarEntryKind::Symlink(target), _) => {
                 let target = OsStr::from_bytes(target);
@@ -279,31 +276,40 @@ impl Placer<'_> {
                 if owner != self.me {
                     self.here.dir().give(name, owner)?;
                 }
-                return Ok(utimensat(self.here.dir(), name, &stamp(), AtFlags::SYMLINK_NOFOLLOW)
-                    .at("set the time of", &path)?);
+                utimensat(self.here.dir(), name, &stamp(), AtFlags::SYMLINK_NOFOLLOW).at("set the time of", &path)?;
+                return Ok(None);
             }
             (TarEntryKind::File(_), MemberContent::Text(text)) => {
                 let file = self.here.dir().create(name)?;
                 file.write_all_at(&text, 0).at("write", &path)?;
                 self.progress.count_written(text.len() as u64);
+                self.told(&text)?;
+                sum = self.hash.is_some().then(|| tar_split::sum_of(&text));
                 file
             }
             (TarEntryKind::File(size), MemberContent::File(file, in_store)) => {
                 let found = file.metadata();
                 self.placed.vouched &= in_store && is_untouched(found);
-                let cause = match cause(found, in_store, owner, entry.mode) {
+                let linked = match cause(found, in_store, owner, entry.mode) {
                     None => self.link(&host, found, name)?,
-                    cause => cause,
+                    Some(cause) => Err(cause),
                 };
-                let Some(cause) = cause else {
-                    self.placed.links += 1;
-                    self.placed.linked += size;
-                    self.progress.count_linked(*size);
-                    return Ok(());
+                let cause = match linked {
+                    Ok(linked) => {
+                        self.placed.links += 1;
+                        self.placed.linked += size;
+                        self.progress.count_linked(*size);
+                        return linked.map_or(Ok(None), |file| self.read(&file, *size, name));
+                    }
+                    Err(cause) => cause,
                 };
-                let (file, is_shared) = self.copy(&file.open()?, *size, &host, name)?;
+                let (mut file, is_shared) = self.copy(&file.open()?, *size, &host, name)?;
                 if !is_shared {
                     *self.placed.copies.entry(cause).or_default() += on_disk(*size);
+                }
+                if self.hash.is_some() {
+                    file.rewind().at("read", &path)?;
+                    sum = self.read(&file, *size, name)?;
                 }
                 file
             }
@@ -314,36 +320,53 @@ impl Placer<'_> {
             fchown(&file, Some(ids.0), Some(ids.1)).at("set the owner of", &path)?;
         }
         fchmod(&file, Mode::from_raw_mode(entry.mode)).at("set the mode of", &path)?;
-        Ok(futimens(&file, &stamp()).at("set the time of", &path)?)
+        futimens(&file, &stamp()).at("set the time of", &path)?;
+        Ok(sum)
     }
 
-    /// A hard link of this name, or why there can be none.
-    fn link(&self, host: &Path, found: &Metadata, name: &OsStr) -> Result<Option<CopyCause>, TreeError> {
+    /// A hard link of this name, or why there can be none; open if it is to be read.
+    fn link(&self, host: &Path, found: &Metadata, name: &OsStr) -> Result<Result<Option<File>, CopyCause>, TreeError> {
         let here = self.here.dir();
         let seen = self.view.and_then(|view| Some((&view.tree, view.below(host)?)));
         let linked = |linked: rustix::io::Result<()>| match linked {
-            Ok(()) => {
-                let linked = here.look(name)?;
-                if linked.is_some_and(|linked| (linked.st_dev, linked.st_ino) == (found.dev(), found.ino())) {
-                    return Ok(None);
-                }
+            Ok(()) => match self.linked(found, name)? {
+                Some(linked) => Ok(Ok(linked)),
                 // Something else was mounted over that place.
-                unlinkat(here, name, AtFlags::empty()).at("remove", &here.at(name)).map(|()| Some(CopyCause::Refused))
-            }
-            Err(Errno::XDEV) => Ok(Some(CopyCause::OtherFileSystem)),
-            Err(Errno::MLINK) => Ok(Some(CopyCause::TooManyLinks)),
-            Err(Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP) => Ok(Some(CopyCause::Refused)),
+                None => unlinkat(here, name, AtFlags::empty())
+                    .at("remove", &here.at(name))
+                    .map(|()| Err(CopyCause::Refused)),
+            },
+            Err(Errno::XDEV) => Ok(Err(CopyCause::OtherFileSystem)),
+            Err(Errno::MLINK) => Ok(Err(CopyCause::TooManyLinks)),
+            Err(Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP) => Ok(Err(CopyCause::Refused)),
             Err(error) => Err(error).at("link", &here.at(name)),
         };
         if let Some((tree, below)) = seen {
             match linked(linkat(tree, below, here, name, AtFlags::empty()))? {
-                None => return Ok(None),
+                Ok(file) => return Ok(Ok(file)),
                 // By its other name it cannot be linked either, and for a reason that tells less.
-                Some(CopyCause::TooManyLinks) => return Ok(Some(CopyCause::TooManyLinks)),
-                Some(_) => {}
+                Err(CopyCause::TooManyLinks) => return Ok(Err(CopyCause::TooManyLinks)),
+                Err(_) => {}
             }
         }
         Ok(linked(linkat(CWD, host, here, name, AtFlags::empty()))?)
+    }
+
+    /// Whether the new name is one of the file that was to get it; if it is to be read, by the descriptor that it is read through.
+    fn linked(&self, found: &Metadata, name: &OsStr) -> Result<Option<Option<File>>, WriteError> {
+        let here = self.here.dir();
+        if self.hash.is_none() {
+            let linked = here.look(name)?;
+            return Ok(linked
+                .filter(|linked| (linked.st_dev, linked.st_ino) == (found.dev(), found.ino()))
+                .map(|_| None));
+        }
+        // Whatever it is, to open it does nothing.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = File::from(openat(here, name, flags, Mode::empty()).at("open", &here.at(name))?);
+        let linked = file.metadata().at("read", &here.at(name))?;
+        let which = |file: &Metadata| (file.dev(), file.ino(), file.len());
+        Ok((which(&linked) == which(found)).then_some(Some(file)))
     }
 
     /// A copy of this name, and whether it shares the data of the file.
@@ -352,7 +375,7 @@ impl Placer<'_> {
         let (new, path) = (here.create(name)?, here.at(name));
         let again = new.try_clone().at("open", &path)?;
         let mut output = Output::new(again, &path, Verify::Never, false, self.progress);
-        crate::layer::Sink::file(&mut output, file, size, false, Readers::default()).map_err(|error| match error {
+        output.file(file, size, false, Readers::default()).map_err(|error| match error {
             PipeError::Read(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 TreeError::Layer(LayerError::Changed(host.to_owned()))
             }
@@ -425,7 +448,7 @@ fn check_mode(entry: &TarEntry) -> Result<(), TreeError> {
 pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<CopiedBytes, TreeError> {
     let me = (geteuid().as_raw(), getegid().as_raw());
     let place = storage.ancestors().find_map(|path| std::fs::metadata(path).ok()).map(|found| found.dev());
-    let shares = OnceCell::new();
+    let (shares, most) = (OnceCell::new(), OnceCell::new());
     let (mut copies, mut failed) = (CopiedBytes::new(), None);
     let done = recipe.members(&mut |LayerMember { entry, content, host, .. }| {
         let step = || -> Result<(), TreeError> {
@@ -436,7 +459,7 @@ pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<CopiedBytes, Tr
             let is_near = Some(found.dev()) == place;
             let by_place = || match () {
                 () if !is_near => Some(CopyCause::OtherFileSystem),
-                () if found.nlink() >= most_links(&host) => Some(CopyCause::TooManyLinks),
+                () if found.nlink() >= *most.get_or_init(|| most_links(&host)) => Some(CopyCause::TooManyLinks),
                 () => None,
             };
             let is_shared = || is_near && entry.size() >= ALIGN_FROM && *shares.get_or_init(|| can_share(storage));

@@ -29,6 +29,7 @@ mod copy_by_links;
 pub(crate) mod image_store;
 pub(crate) mod link_images;
 pub(crate) mod link_tree;
+mod link_view;
 mod mend_records;
 mod replace_in_place;
 mod rooted_path;

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
+
 use super::LoadError;
 use super::decide::PodmanHost;
 use super::pull;
@@ -107,8 +109,14 @@ impl MeasuredSizes {
                 Err(_) => Ok(CopiedBytes::new()),
             }
         };
-        let mut known = self.foreseen.lock().unwrap_or_else(PoisonError::into_inner);
-        known.entry((store.to_owned(), layer.digest)).or_insert_with(look).clone()
+        let key = (store.to_owned(), layer.digest);
+        let known = || self.foreseen.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = known().get(&key).cloned();
+        // Other layers are looked at meanwhile.
+        found.unwrap_or_else(|| {
+            let copies = look();
+            known().entry(key).or_insert(copies).clone()
+        })
     }
 }
 
@@ -172,6 +180,14 @@ impl<'a> Ways<'a> {
             !anew && records.layers.contains_key(chain) && records.tree(chain).is_dir()
         };
         let mut copies = CopiedBytes::new();
+        let new = platform.layers.iter().zip(chain_ids(&platform.layers)).filter(|(layer, chain)| {
+            let (chain, left_out) = (chain.hex(), image.summary().leaves_out(layer));
+            !left_out && !is_there(&chain, true) && !self.linked_now.contains(&chain)
+        });
+        let new: BTreeMap<Digest, &LayerRecord> = new.map(|(layer, _)| (layer.digest, layer)).collect();
+        let (new, sizes): (Vec<&LayerRecord>, _) = (new.into_values().collect(), &self.host.sizes);
+        // Several at a time; what there is to say of each is asked for below.
+        new.into_par_iter().with_max_len(1).for_each(|layer| drop(sizes.foreseen(image, layer, &records.store)));
         for (layer, chain) in platform.layers.iter().zip(chain_ids(&platform.layers)) {
             let (chain, left_out) = (chain.hex(), image.summary().leaves_out(layer));
             if is_there(&chain, !left_out) || self.linked_now.contains(&chain) {
