@@ -20,23 +20,24 @@
 //! One pass over the stream. Memory grows with the number of directories and whiteouts, nothing else.
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::sync_channel;
 
 use super::unpack_members::UnpackedTree;
 use super::{TAR_SPLIT, TREE};
 use crate::class::{Class, Classified};
 use crate::disk::beneath::Dir;
-use crate::disk::pipe::{BUFFERS, CHUNK, Chunk, ChunkPool};
+use crate::disk::pairs::PairedHasher;
+use crate::disk::pipe::{BUFFERS, CHUNK, Chunk, ChunkPool, THREADS_FROM};
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
 use crate::layer::padding;
 use crate::layer::tar_reader::{self, BadArchive};
-use crate::oci::digest::{Digest, Hasher};
+use crate::oci::digest::Digest;
 use crate::podman::storage::tar_split::Writer;
 
 pub(crate) use crate::layer::WHITEOUT;
@@ -142,8 +143,9 @@ pub fn unpack(
     let tree = workplace.make(TREE, 0o700)?;
     let path = tree.path().to_owned();
     let record = Writer::new(workplace.create(TAR_SPLIT)?, &workplace.at(TAR_SPLIT));
+    let _streaming = progress.streaming();
     let source = Source { from: archive, size: 0, limit };
-    let mut stream = ArchiveStream { source, pool: ChunkPool::new(), hasher: HashThread::default(), record, progress };
+    let mut stream = ArchiveStream { source, hasher: PairedHasher::new(progress.pairs()), record, progress };
     let mut place = UnpackedTree::new(tree)?;
     let (mut uids, mut gids) = (BTreeSet::new(), BTreeSet::new());
     while let Some(member) = tar_reader::next(&mut Headers(&mut stream)).map_err(|error| stream.failed(error))? {
@@ -162,84 +164,8 @@ pub fn unpack(
     Ok(Unpacked { diff_id, size, uids, gids, files: place.files })
 }
 
-/// A SHA-256 that is computed beside what else is done with the bytes: of a layer of gigabytes it is the longest part of the work.
-/// What is small is not worth a thread.
-#[derive(Default)]
-struct HashThread {
-    /// As long as there is no thread.
-    here: Hasher,
-    /// Chunks that were handed on.
-    chunks: usize,
-    /// Small pieces, until they fill a chunk.
-    gathered: Vec<u8>,
-    running: Option<(SyncSender<Arc<Chunk>>, JoinHandle<Hasher>)>,
-}
-
-impl HashThread {
-    /// The thread begins with the next one.
-    const ALONE: usize = 4;
-    /// What is smaller is copied, so that the thread is not woken for it.
-    const SMALL: usize = CHUNK / 4;
-
-    fn chunk(&mut self, chunk: &Arc<Chunk>, pool: &mut ChunkPool) {
-        if chunk.bytes().len() < Self::SMALL {
-            return self.piece(chunk.bytes(), pool);
-        }
-        self.flush(pool);
-        self.hand_on(Arc::clone(chunk));
-    }
-
-    fn piece(&mut self, bytes: &[u8], pool: &mut ChunkPool) {
-        for bytes in bytes.chunks(CHUNK) {
-            if self.gathered.len() + bytes.len() > CHUNK {
-                self.flush(pool);
-            }
-            self.gathered.extend_from_slice(bytes);
-        }
-    }
-
-    fn flush(&mut self, pool: &mut ChunkPool) {
-        if self.gathered.is_empty() {
-            return;
-        }
-        let copy = |buffer: &mut [u8]| {
-            buffer[..self.gathered.len()].copy_from_slice(&self.gathered);
-            Ok::<_, Infallible>(self.gathered.len())
-        };
-        let Ok(chunk) = pool.fill(copy);
-        self.gathered.clear();
-        self.hand_on(chunk);
-    }
-
-    fn hand_on(&mut self, chunk: Arc<Chunk>) {
-        self.chunks += 1;
-        if self.chunks <= Self::ALONE {
-            return self.here.update(chunk.bytes());
-        }
-        let (sender, _) = self.running.get_or_insert_with(|| {
-            let mut hasher = std::mem::take(&mut self.here);
-            let (sender, chunks) = sync_channel::<Arc<Chunk>>(BUFFERS);
-            let hash = move || {
-                chunks.into_iter().for_each(|chunk| hasher.update(chunk.bytes()));
-                hasher
-            };
-            (sender, std::thread::spawn(hash))
-        });
-        sender.send(chunk).expect("the thread takes all that comes");
-    }
-
-    fn finish(self) -> (Digest, u64) {
-        let mut hasher = self.running.map_or(self.here, |(sender, thread)| {
-            drop(sender);
-            thread.join().expect("hashing does not fail")
-        });
-        hasher.update(&self.gathered);
-        hasher.finish()
-    }
-}
-
-/// What takes the chunks of a file, with the record that they are told to.
-type Chunks<'c> = dyn FnMut(&Arc<Chunk>, &mut Writer) -> Result<(), UnpackError> + 'c;
+/// What takes the bytes of a file part by part, with the record that they are told to.
+type Parts<'c> = dyn FnMut(&[u8], &mut Writer) -> Result<(), UnpackError> + 'c;
 
 /// Where the archive comes from.
 struct Source<'a> {
@@ -259,13 +185,26 @@ impl Source<'_> {
         self.size += read as u64;
         if self.size > self.limit { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(read) }
     }
+
+    /// Fills the buffer, unless the archive ends: how many bytes there are. Packed bytes come out in parts of any size, and each part that
+    /// is written by itself costs the file system time.
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.take(&mut buffer[filled..])? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        Ok(filled)
+    }
 }
 
 /// The archive, hashed while it is read.
 pub(crate) struct ArchiveStream<'a> {
     source: Source<'a>,
-    pool: ChunkPool,
-    hasher: HashThread,
+    /// Layers that are unpacked at the same time are hashed two by two.
+    hasher: PairedHasher<'a>,
     pub(crate) record: Writer,
     pub(crate) progress: &'a Progress,
 }
@@ -281,39 +220,98 @@ impl ArchiveStream<'_> {
         }
     }
 
-    /// Hands on the next `size` bytes, chunk by chunk.
-    pub(crate) fn content(&mut self, size: u64, to: &mut Chunks<'_>) -> Result<(), UnpackError> {
+    /// Hands on the next `size` bytes, part by part.
+    pub(crate) fn content(&mut self, size: u64, to: &mut Parts<'_>) -> Result<(), UnpackError> {
         if self.up_to(size, to)? == size { Ok(()) } else { Err(self.failed(BadArchive::CutOff("a file"))) }
+    }
+
+    /// Writes the next `size` bytes to a file, and hands them on.
+    pub(crate) fn write(
+        &mut self,
+        size: u64,
+        (mut file, path): (&File, &Path),
+        to: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), UnpackError> {
+        let writing = |source| UnpackError::Write(WriteError { action: "write", path: path.to_owned(), source });
+        if size < THREADS_FROM || !self.progress.has_idle_processors() {
+            return self.content(size, &mut |part, _| {
+                to(part);
+                file.write_all(part).map_err(writing)
+            });
+        }
+        // Hashing takes as long as writing, and both as all else that is done with the bytes: each has a thread.
+        let mut hasher = self.hasher.take_out();
+        let mut read = || {
+            std::thread::scope(|scope| {
+                let (to_hash, chunks) = sync_channel::<Arc<Chunk>>(BUFFERS);
+                scope.spawn(|| chunks.into_iter().for_each(|chunk| hasher.update(chunk.bytes())));
+                let (to_write, chunks) = sync_channel::<Arc<Chunk>>(BUFFERS);
+                let writer =
+                    scope.spawn(move || chunks.into_iter().try_for_each(|chunk| file.write_all(chunk.bytes())));
+                let read = self.chunks(size, &mut |chunk| {
+                    to(chunk.bytes());
+                    // What has stopped has failed, and says why itself.
+                    [&to_hash, &to_write].into_iter().try_for_each(|thread| thread.send(Arc::clone(chunk))).is_ok()
+                });
+                drop((to_hash, to_write));
+                writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(writing)?;
+                read
+            })
+        };
+        let read = read();
+        self.hasher.put_back(hasher);
+        read
     }
 
     /// What fills a member of this size up to a whole block. Behind the last one there may be less of it, or nothing, as
     /// Go's reader has it, and so Podman: umoci 0.4 writes such archives.
     pub(crate) fn padding(&mut self, size: u64) -> Result<(), UnpackError> {
-        self.up_to(padding(size), &mut |chunk, record| Ok(record.segment(chunk.bytes())?)).map(drop)
+        self.up_to(padding(size), &mut |part, record| Ok(record.segment(part)?)).map(drop)
     }
 
     /// Bytes that are no file's content: those of a member of this size, which is not unpacked.
     pub(crate) fn skip(&mut self, size: u64) -> Result<(), UnpackError> {
-        self.content(size, &mut |chunk, record| Ok(record.segment(chunk.bytes())?))?;
+        self.content(size, &mut |part, record| Ok(record.segment(part)?))?;
         self.padding(size)
     }
 
     /// Hands on the next `size` bytes, or as many as there are: that many.
-    fn up_to(&mut self, size: u64, to: &mut Chunks<'_>) -> Result<u64, UnpackError> {
+    fn up_to(&mut self, size: u64, to: &mut Parts<'_>) -> Result<u64, UnpackError> {
         let mut left = size;
         while left > 0 {
-            let wanted = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
-            let read = self.pool.fill(|buffer| self.source.take(&mut buffer[..wanted]));
-            let chunk = read.map_err(|error| self.failed(error.into()))?;
-            if chunk.bytes().is_empty() {
-                break;
-            }
-            self.hasher.chunk(&chunk, &mut self.pool);
-            to(&chunk, &mut self.record)?;
-            left -= chunk.bytes().len() as u64;
+            let space = self.hasher.space();
+            let wanted = usize::try_from(left).map_or(space.len(), |left| left.min(space.len()));
+            let space = &mut space[..wanted];
+            let filled = match self.source.fill(space) {
+                Ok(0) => break,
+                Ok(filled) => filled,
+                Err(error) => return Err(self.failed(error.into())),
+            };
+            to(&space[..filled], &mut self.record)?;
+            self.hasher.advance(filled);
+            left -= filled as u64;
             self.progress.check().map_err(UnpackError::Read)?;
         }
         Ok(size - left)
+    }
+
+    /// Hands on the next `size` bytes in chunks that other threads can take, for as long as `to` says so, and hashes none of them.
+    fn chunks(&mut self, size: u64, to: &mut dyn FnMut(&Arc<Chunk>) -> bool) -> Result<(), UnpackError> {
+        let (mut pool, mut left) = (ChunkPool::new(), size);
+        while left > 0 {
+            let wanted = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+            let chunk = pool.fill(|buffer| self.source.fill(&mut buffer[..wanted]));
+            let chunk = chunk.map_err(|error| self.failed(error.into()))?;
+            if chunk.bytes().is_empty() {
+                return Err(self.failed(BadArchive::CutOff("a file")));
+            }
+            left -= chunk.bytes().len() as u64;
+            if !to(&chunk) {
+                return Err(UnpackError::Read(io::ErrorKind::BrokenPipe.into()));
+            }
+            self.progress.check().map_err(UnpackError::Read)?;
+        }
+        Ok(())
     }
 }
 
@@ -323,7 +321,7 @@ struct Headers<'s, 'a>(&'s mut ArchiveStream<'a>);
 impl Read for Headers<'_, '_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.0.source.take(buffer)?;
-        self.0.hasher.piece(&buffer[..read], &mut self.0.pool);
+        self.0.hasher.update(&buffer[..read]);
         self.0.record.segment(&buffer[..read]).map_err(io::Error::other)?;
         Ok(read)
     }

@@ -4,18 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use crc_fast::CrcAlgorithm::Crc64GoIso;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, linkat, lsetxattr,
-    makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod, fchown,
+    fsetxattr, fstat, futimens, linkat, lsetxattr, makedev, mkdirat, mknodat, openat, statat, symlinkat, unlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -23,7 +22,7 @@ use rustix::process::geteuid;
 use super::rooted_path::{TreeRoot, in_proc};
 use super::unpack::{ArchiveStream, OPAQUE, UnpackError, WHITEOUT, is_ignored};
 use crate::disk::beneath::Dir;
-use crate::disk::pipe::{BUFFERS, Chunk, PipeError, THREADS_FROM};
+use crate::disk::pipe::PipeError;
 use crate::disk::{AtPath, WriteError};
 use crate::layer::MTIME;
 use crate::layer::tar_reader::{Sparse, TarMember, TarMemberKind, clean};
@@ -108,26 +107,49 @@ impl UnpackedTree {
             self.whiteout(member, &parent, name)?;
             return Ok(stream.record.member(real.as_os_str().as_bytes(), None)?);
         }
-        match statat(&parent.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(told(error)),
-            Ok(found) => {
-                let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
-                if self.whiteouts.remove(&parent.real.join(OsString::from_vec([WHITEOUT, name.as_bytes()].concat()))) {
-                    unlinkat(&parent.directory, name, AtFlags::empty()).map_err(told)?;
-                } else if !is_directory
-                    || member.kind != TarMemberKind::Directory
-                    || self.directories.get(&real).is_none_or(|directory| directory.is_told)
-                {
-                    return Err(UnpackError::Twice { path: shown(&real) });
+        if member.kind == TarMemberKind::File {
+            // Most places are free, which a new file finds out by itself.
+            let file = match create(member, &parent.directory, name) {
+                Err(Errno::EXIST) => {
+                    self.make_room(member, &parent, name, &real)?;
+                    create(member, &parent.directory, name)
                 }
-            }
+                file => file,
+            };
+            let file = file.map_err(told)?;
+            self.files += 1;
+            self.fill(&file, member, &real, stream)?;
+            return self.describe_file(&file, member, &real);
         }
+        self.make_room(member, &parent, name, &real)?;
         self.make(member, &parent, name, &real, stream)?;
         self.describe(member, &parent, name, &real)
     }
 
-    /// Makes what a member is, and writes the record of it.
+    /// Looks whether the place of a member is free. It may be that of something that was removed, or of a directory that was made for
+    /// what is in it.
+    fn make_room(&mut self, member: &TarMember, parent: &Parent, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
+        let told = |error: Errno| bad(member, error.into());
+        match statat(&parent.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(told(error)),
+            Ok(found) => {
+                let is_directory = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
+                if self.whiteouts.remove(&parent.real.join(OsString::from_vec([WHITEOUT, name.as_bytes()].concat()))) {
+                    return unlinkat(&parent.directory, name, AtFlags::empty()).map_err(told);
+                }
+                if !is_directory
+                    || member.kind != TarMemberKind::Directory
+                    || self.directories.get(real).is_none_or(|directory| directory.is_told)
+                {
+                    return Err(UnpackError::Twice { path: shown(real) });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes what a member is that is no file, and writes the record of it.
     fn make(
         &mut self,
         member: &TarMember,
@@ -154,12 +176,6 @@ impl UnpackedTree {
                 self.keep(real).map_err(|error| bad(member, error))?;
                 self.directories.insert(real.to_owned(), Directory { mode, mtime, is_told: true });
             }
-            TarMemberKind::File => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(directory, name, flags, Mode::RUSR | Mode::WUSR).map_err(told)?;
-                self.files += 1;
-                return self.fill(File::from(file), member, real, stream);
-            }
             TarMemberKind::Symlink(target) => symlinkat(OsStr::from_bytes(target), directory, name).map_err(told)?,
             TarMemberKind::Link(target) => self.link(target, directory, name).map_err(|error| {
                 let why = format!("it is a link to {}: {error}", String::from_utf8_lossy(target));
@@ -168,6 +184,7 @@ impl UnpackedTree {
             TarMemberKind::Fifo => device(FileType::Fifo, 0, 0)?,
             TarMemberKind::Character(major, minor) => device(FileType::CharacterDevice, *major, *minor)?,
             TarMemberKind::Block(major, minor) => device(FileType::BlockDevice, *major, *minor)?,
+            TarMemberKind::File => {}
         }
         Ok(stream.record.member(real.as_os_str().as_bytes(), None)?)
     }
@@ -182,7 +199,7 @@ impl UnpackedTree {
 
     fn fill(
         &mut self,
-        mut file: File,
+        file: &File,
         member: &TarMember,
         real: &Path,
         stream: &mut ArchiveStream<'_>,
@@ -196,55 +213,53 @@ impl UnpackedTree {
             }
             for (offset, length) in map {
                 let mut at = *offset;
-                stream.content(*length, &mut |chunk, record| {
-                    record.segment(chunk.bytes())?;
-                    file.write_all_at(chunk.bytes(), at).at("write", &disk)?;
-                    at += chunk.bytes().len() as u64;
+                stream.content(*length, &mut |part, record| {
+                    record.segment(part)?;
+                    file.write_all_at(part, at).at("write", &disk)?;
+                    at += part.len() as u64;
                     Ok(())
                 })?;
             }
             file.set_len(*size).at("write", &disk)?;
             stream.padding(member.size)?;
             stream.progress.count_written(member.size);
-            let sum = sum_of_file(&file, *size, stream.progress).map_err(|error| match error {
+            let sum = sum_of_file(file, *size, stream.progress).map_err(|error| match error {
                 PipeError::Read(error) | PipeError::Write(error) => error,
             });
             return Ok(stream.record.with_holes(name, sum.at("read", &disk)?)?);
         }
         let mut crc = crc_fast::Digest::new(Crc64GoIso);
-        if member.size < THREADS_FROM {
-            stream.content(member.size, &mut |chunk, _| {
-                crc.update(chunk.bytes());
-                Ok(file.write_all(chunk.bytes()).at("write", &disk)?)
-            })?;
-        } else {
-            // Writing takes as long as all else that is done with the bytes.
-            std::thread::scope(|scope| {
-                let (sender, chunks) = sync_channel::<Arc<Chunk>>(BUFFERS);
-                let writer = scope.spawn(|| chunks.into_iter().try_for_each(|chunk| file.write_all(chunk.bytes())));
-                let read = stream.content(member.size, &mut |chunk, _| {
-                    crc.update(chunk.bytes());
-                    // What has stopped has failed, and says why itself.
-                    sender.send(Arc::clone(chunk)).map_err(|_| UnpackError::Read(io::ErrorKind::BrokenPipe.into()))
-                });
-                drop(sender);
-                writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).at("write", &disk)?;
-                read
-            })?;
-        }
+        stream.write(member.size, (file, &disk), &mut |part| crc.update(part))?;
         stream.progress.count_written(member.size);
         stream.record.member(name, (member.size > 0).then(|| (member.size, crc.finalize())))?;
         stream.padding(member.size)
     }
 
-    /// Owner, attributes, mode and time. Those of directories wait until everything is in them.
-    fn describe(&self, member: &TarMember, parent: &Parent, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
-        let (directory, disk) = (&parent.directory, self.tree.join(real));
-        self.give(member, directory, name, real)?;
-        let at = in_proc(directory).join(name);
+    /// Owner, attributes, mode and time of a file, as far as it does not have them since it was made.
+    fn describe_file(&self, file: &File, member: &TarMember, real: &Path) -> Result<(), UnpackError> {
+        let disk = self.tree.join(real);
+        let (uid, gid) = self.owner(member, real)?;
+        let found = fstat(file).at("read", &disk)?;
+        if self.is_root && (found.st_uid, found.st_gid) != (uid, gid) {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            fchown(file, uid, gid).at("set the owner of", &disk)?;
+        }
+        self.attributes(member, real, &|key, value| fsetxattr(file, key, value, XattrFlags::empty()))?;
+        if found.st_mode & 0o7777 != member.mode {
+            fchmod(file, Mode::from_raw_mode(member.mode)).at("set the mode of", &disk)?;
+        }
+        Ok(futimens(file, &times(member.mtime, false)).at("set the time of", &disk)?)
+    }
+
+    fn attributes(
+        &self,
+        member: &TarMember,
+        real: &Path,
+        set: &dyn Fn(&OsStr, &[u8]) -> rustix::io::Result<()>,
+    ) -> Result<(), UnpackError> {
         for (key, value) in member.xattrs.iter().filter(|(key, _)| !is_ignored(key)) {
             let name = String::from_utf8_lossy(key);
-            match lsetxattr(&at, OsStr::from_bytes(key), value, XattrFlags::empty()) {
+            match set(OsStr::from_bytes(key), value) {
                 // One that another file system has (`system.nfs4_acl`, from an image that was made on NFS): Podman passes over
                 // it as well (containers-storage, *createTarFile*), and the record gives it back when the layer is saved.
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
@@ -257,6 +272,16 @@ impl UnpackedTree {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Owner, attributes, mode and time of all else. Those of directories wait until everything is in them.
+    fn describe(&self, member: &TarMember, parent: &Parent, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
+        let (directory, disk) = (&parent.directory, self.tree.join(real));
+        self.give(member, directory, name, real)?;
+        self.attributes(member, real, &|key, value| {
+            lsetxattr(in_proc(directory).join(name), key, value, XattrFlags::empty())
+        })?;
         let is_link = match member.kind {
             TarMemberKind::Directory => return Ok(()),
             TarMemberKind::Symlink(_) => true,
@@ -278,15 +303,20 @@ impl UnpackedTree {
         Ok(utimensat(directory, name, &times, AtFlags::SYMLINK_NOFOLLOW).at("set the time of", &disk)?)
     }
 
-    fn give(&self, member: &TarMember, directory: &File, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
+    /// The owner that a member gets, on the host.
+    fn owner(&self, member: &TarMember, real: &Path) -> Result<(u32, u32), UnpackError> {
         let ids = u32::try_from(member.uid).ok().zip(u32::try_from(member.gid).ok()).filter(|ids| {
             // -1 stands for no change.
             (self.is_root || *ids == (0, 0)) && ids.0 != u32::MAX && ids.1 != u32::MAX
         });
-        let Some((uid, gid)) = ids else {
+        ids.ok_or_else(|| {
             let what = format!("belongs to user {} and group {}", member.uid, member.gid);
-            return Err(UnpackError::OnlyRoot { path: shown(real), what });
-        };
+            UnpackError::OnlyRoot { path: shown(real), what }
+        })
+    }
+
+    fn give(&self, member: &TarMember, directory: &File, name: &OsStr, real: &Path) -> Result<(), UnpackError> {
+        let (uid, gid) = self.owner(member, real)?;
         // For anybody but root, root in the image is themselves, as in a rootless container.
         if self.is_root {
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
@@ -402,6 +432,12 @@ impl UnpackedTree {
         }
         Ok(())
     }
+}
+
+/// A new file, whose place must be free. It has the mode that it will have, but for the bits that give power and what a umask takes away.
+fn create(member: &TarMember, directory: &File, name: &OsStr) -> rustix::io::Result<File> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(directory, name, flags, Mode::from_raw_mode(member.mode & 0o777)).map(File::from)
 }
 
 /// What containers-storage sets: nothing but a link is older than 1970.
