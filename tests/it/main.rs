@@ -64,6 +64,7 @@ mod instructions;
 mod lab;
 mod limits;
 mod load;
+mod load_calls;
 mod load_faults;
 mod load_names;
 mod load_options;
