@@ -43,7 +43,7 @@ fn packed(podman: &Podman, image: &Path) -> PathBuf {
     let layers: Vec<_> = told["layers"].as_array().unwrap().iter().map(blob).collect();
     let spec = json!({ "kind": "upstream", "name": "others", "manifest": manifest,
         "config": blob(&told["config"]), "layers": layers });
-    podman.build(&"built-others", &spec)
+    podman.build("built-others", &spec)
 }
 
 /// Holds what a load asks about each file of an image against what it may ask.
