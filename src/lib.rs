@@ -39,7 +39,7 @@
 //! | `compose` | compose files | `build` `class` `disk` `image` `names` `oci` `registry` `secrets` `sh` `spec` |
 //! | `engine` | what loading needs of a container engine, and generations | `class` `disk` `image` `names` `nix` `oci` |
 //! | `podman` | Podman's storage | `class` `disk` `engine` `image` `layer` `model` `names` `nix` `oci` `publish` `sh` `spec` |
-//! | `daemon` | container daemons beside Podman | `class` `disk` `engine` `image` `layer` `nix` `oci` `podman` `registry` |
+//! | `daemon` | container daemons beside Podman | `class` `disk` `engine` `image` `layer` `nix` `oci` `registry` |
 //! | `upstream` | images of registries, pinned | `class` `disk` `layer` `model` `names` `nix` `oci` `registry` `signing` |
 //! | `cache` | the build cache of Containerfiles | `build` `class` `disk` `image` `layer` `model` `names` `oci` `podman` `registry` `secrets` `spec` `upstream` |
 //! | `cli` | the command line | anything |

@@ -11,7 +11,7 @@
 //!
 //! A file with the set-user-ID or set-group-ID bit is never linked: every user of the host could run it from here.
 //!
-//! Of an image for which Nix vouches nothing is read that is linked: where a file turns out to be another one than Nix has left, the
+//! Where Nix vouches for an image, nothing is read that is linked: if a file turns out to be another one than Nix has left, the
 //! tree must be compared with the layer's digest afterwards ([`Placed::vouched`]). Of any other image each file is hashed when it is in
 //! its place, through the name that it has there ([`Placed::digest`]). The tree's tar-split record is written along
 //! ([`crate::podman::storage::tar_split`]).
