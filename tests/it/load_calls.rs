@@ -25,7 +25,7 @@ const ATTRIBUTE: [&str; 6] = ["setxattr", "lsetxattr", "fsetxattr", "listxattr",
 fn image(podman: &Podman) -> PathBuf {
     let mut path = PathBuf::new();
     for file in 0..FILES {
-        path = podman.add("many", &format!("share/file-{file:03}"), format!("{file} ").repeat(700), 0o444);
+        path = podman.add("many", &format!("share/weighed-{file:03}"), format!("{file} ").repeat(700), 0o444);
     }
     podman.image("many", &[podman.model("files", "/files", &path)], &[])
 }
@@ -52,7 +52,7 @@ fn costs(podman: &Podman, image: &Path, limits: &[(&str, &[&str], usize)]) {
     // With the paths of descriptors, and none cut short.
     run_ok(&mut podman.traced(&log, &["-y", "-s", "400"], &["load", image.to_str().unwrap()]));
     let mut calls: BTreeMap<String, usize> = BTreeMap::new();
-    for call in fs::read_to_string(&log).unwrap().lines().filter(|call| call.contains("file-")) {
+    for call in fs::read_to_string(&log).unwrap().lines().filter(|call| call.contains("weighed-")) {
         let name = call.split_once(' ').unwrap().1.trim_start().split('(').next().unwrap();
         *calls.entry(name.to_owned()).or_default() += 1;
     }
