@@ -82,12 +82,14 @@ impl NixConnection {
     }
 
     fn greet(&mut self) -> io::Result<()> {
-        self.send(&number(HELLO[0]))?;
+        let greeted = self.send(&number(HELLO[0]));
+        // What ends before it has heard anything may have said what it is.
         let (hello, version) = (self.number()?, self.number()?);
         if hello != HELLO[1] || version < PROTOCOL {
             let version = format!("it speaks version {}.{} of its protocol", version >> 8, version & 0xff);
             return Err(io::Error::other(format!("{version}; update Nix to 2.4 or newer")));
         }
+        greeted?;
         // No processor to be bound to, and no space to be held back.
         self.send(&[number(PROTOCOL), number(0), number(0)].concat())?;
         self.hear()
