@@ -20,7 +20,6 @@ use rayon::prelude::*;
 
 use crate::build::runs::ImageRun;
 use crate::build::stack::{StackDir, StackJson};
-use crate::disk::bounded;
 use crate::image::json::read_versioned;
 use crate::image::layout::{self, ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, Summary};
@@ -186,16 +185,16 @@ fn weights_among(files: &[LargeFile]) -> Vec<(PathBuf, u64)> {
     weights.map(|LargeFile { path, size, .. }| (path.clone(), *size)).collect()
 }
 
-fn looks_like_weights(LargeFile { path, host, size }: &LargeFile) -> bool {
-    let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+fn looks_like_weights(file: &LargeFile) -> bool {
+    let name = file.path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     if is_weights(&name) {
         return true;
     }
-    if *size < LARGE {
+    if file.size < LARGE {
         return false;
     }
     let mut start = vec![0; HEAD];
-    if !bounded::open(host).is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok()) {
+    if !file.open().is_ok_and(|file| file.read_exact_at(&mut start, 0).is_ok()) {
         return false;
     }
     let is_model =

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use super::export::{ExportArgs, ExportReport, check_space, parse_without};
 use super::failure::{Result, usage};
-use super::printer::Printer;
+use super::printer::{Printer, count};
 use super::push::Packing;
 use super::session::Session;
+use super::targets::lean;
 use crate::build::stack::StackDir;
 use crate::disk::files::parent_of;
 use crate::disk::progress::Progress;
@@ -68,11 +69,11 @@ pub(super) fn run(args: &ExportArgs, cache: &Path, printer: &Printer, session: &
     }
     let mut images = Vec::new();
     for from in &args.from {
+        let from = lean(from);
         if from.join("stack.json").is_file() {
-            let stack = StackDir::open(from)?;
-            images.extend(stack.models.into_iter().map(|(_, model)| model).chain(stack.images));
+            images.extend(StackDir::open(&from)?.all().cloned());
         } else {
-            images.push(ImageDir::open(from)?);
+            images.push(ImageDir::open(&from)?);
         }
     }
     let mut without = Without::default();
@@ -98,7 +99,6 @@ pub(super) fn run(args: &ExportArgs, cache: &Path, printer: &Printer, session: &
         return printer.value(&report);
     }
     report.print_left_out(printer)?;
-    let layers = |count: usize| if count == 1 { "1 layer".to_owned() } else { format!("{count} layers") };
-    printer.line(format!("{} written, {} present", layers(made), present))?;
+    printer.line(format!("{} written, {present} present", count(made, "layer")))?;
     report.print(printer)
 }

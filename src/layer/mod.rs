@@ -293,14 +293,14 @@ impl Recipe {
                     sink.bytes(&text).map_err(LayerError::Sink)?;
                 }
                 MemberContent::File(mut file, in_store) => {
-                    let file = file.take()?;
+                    let opened = file.take()?;
                     let readers = note.as_mut().map(FileNote::readers).unwrap_or_default();
-                    sink.file(&file, size, in_store, readers).map_err(|error| failed_file(error, &host))?;
-                    if file.metadata().map_err(|e| LayerError::reading(&host, e))?.len() != size {
+                    sink.file(&opened, size, in_store, readers).map_err(|error| failed_file(error, &host))?;
+                    if opened.metadata().map_err(|e| LayerError::reading(&host, e))?.len() != size {
                         return Err(LayerError::Changed(host));
                     }
                     if let Some((noted, _)) = &mut noting {
-                        noted.large.extend(LargeFile::of(&entry, &host));
+                        noted.large.extend(LargeFile::of(&entry, &file));
                     }
                 }
             }

@@ -1,13 +1,14 @@
 //! What a layer will be, found out in one walk before it is made: of its files no more than the first bytes is read.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::extent::Measuring;
 use super::tar::TarEntry;
 use super::walk::Files;
-use super::{ALIGN_FROM, Extent, LayerError, LayerMember, MemberContent, Recipe, noted};
+use super::{ALIGN_FROM, Extent, HostFile, LayerError, LayerMember, MemberContent, Recipe, noted, walk};
 use crate::secrets::{FIRST, HEAD, SecretFinding};
 
 /// What was found out.
@@ -26,8 +27,8 @@ pub(crate) struct Survey {
 pub(crate) struct LargeFile {
     /// Where it is in the image, absolute.
     pub(crate) path: PathBuf,
-    /// Where it comes from.
-    pub(crate) host: PathBuf,
+    /// The file that it comes from, with no link in the last place.
+    host: PathBuf,
     /// Its size in bytes.
     pub(crate) size: u64,
 }
@@ -37,9 +38,17 @@ pub(crate) type LargeFiles = BTreeMap<Recipe, Vec<LargeFile>>;
 
 impl LargeFile {
     /// A file of a layer, if it is large.
-    pub(super) fn of(entry: &TarEntry, host: &Path) -> Option<Self> {
+    pub(super) fn of(entry: &TarEntry, file: &HostFile) -> Option<Self> {
         let size = entry.size();
-        (size >= ALIGN_FROM).then(|| Self { path: entry.place(), host: host.to_owned(), size })
+        (size >= ALIGN_FROM).then(|| Self { path: entry.place(), host: file.path().to_owned(), size })
+    }
+
+    /// The file, to be read from its beginning.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub(crate) fn open(&self) -> Result<File, LayerError> {
+        walk::open(&self.host)
     }
 }
 
@@ -71,7 +80,7 @@ pub(crate) fn survey(recipe: &Recipe) -> Result<Survey, LayerError> {
                     opened.read_exact_at(rest, FIRST as u64).map_err(reading)?;
                     look.update(&head);
                 }
-                survey.large.extend(LargeFile::of(&entry, &host));
+                survey.large.extend(LargeFile::of(&entry, &file));
             }
         }
         survey.secrets.extend(look.end());
@@ -95,9 +104,9 @@ pub fn secrets(recipe: &Recipe) -> Result<Vec<SecretFinding>, LayerError> {
 /// See [`LayerError`].
 pub(crate) fn large_files(recipe: &Recipe) -> Result<Vec<LargeFile>, LayerError> {
     let mut large = Vec::new();
-    recipe.members(&mut |LayerMember { entry, content, host, .. }| {
-        if let MemberContent::File(..) = content {
-            large.extend(LargeFile::of(&entry, &host));
+    recipe.members(&mut |LayerMember { entry, content, .. }| {
+        if let MemberContent::File(file, _) = content {
+            large.extend(LargeFile::of(&entry, &file));
         }
         Ok(())
     })?;

@@ -123,7 +123,7 @@ impl HostFile {
     }
 }
 
-fn open(path: &Path) -> Result<File, LayerError> {
+pub(super) fn open(path: &Path) -> Result<File, LayerError> {
     // What was a file when its directory was listed may be a link now, or a pipe, which would wait for a writer.
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path);

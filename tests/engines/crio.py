@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+from cri import RUNTIME, printed_in_pod
 from steps import WORK, Row, Stack, check, wait_for, write
 
 STEPS = ("set up", "refused", "load", "again", "run", "app changed", "rollback", "rmi", "killed", "verify", "gc", "unload")
@@ -35,26 +36,12 @@ pause_image = "localhost/app:1"
 signature_policy = "/etc/containers/policy.json"
 """
 
-# Control groups have no controllers in here, and no process may be made dearer to the killer of processes.
-RUNTIME = """#!/usr/bin/env python3
-import json, os, sys
-if "--bundle" in sys.argv:
-    path = sys.argv[sys.argv.index("--bundle") + 1] + "/config.json"
-    with open(path, encoding="utf-8") as file:
-        config = json.load(file)
-    config["process"].pop("oomScoreAdj", None)
-    config["linux"].pop("resources", None)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(config, file)
-os.execvp("runc", ["runc", *sys.argv[1:]])
-"""
-
 
 class Host:
     """The CRI-O of this host: how it is started, asked, and loaded into."""
 
     def __init__(self, row):
-        self.row, self.process, self.pods = row, None, 0
+        self.row, self.process = row, None
 
     def start(self):
         """Starts it and waits until it answers."""
@@ -92,27 +79,7 @@ class Host:
 
     def runs(self, stack):
         """A container of it, in a pod, prints its text, and its model is in it with all its bytes."""
-        self.pods += 1
-        logs, name = f"{WORK}/logs-{self.pods}", f"pod-{self.pods}"
-        os.makedirs(logs)
-        host = {"namespace_options": {"network": 2, "pid": 1}}
-        pod = {
-            "metadata": {"name": name, "namespace": "default", "uid": name, "attempt": 1},
-            "log_directory": logs, "linux": {"security_context": host},
-        }
-        tool, _, text = stack.command
-        container = {
-            "metadata": {"name": "app"}, "image": {"image": stack.by_digest}, "log_path": "app.log",
-            "command": [tool, "sh", "-c", f"{tool} cat {text}; {tool} sha256sum /models/tiny.gguf"],
-            "linux": {"security_context": {"namespace_options": {"network": 2, "pid": 1}}},
-        }
-        write(f"{logs}/pod.json", json.dumps(pod))
-        write(f"{logs}/container.json", json.dumps(container))
-        sandbox = self.crictl("runp", f"{logs}/pod.json").strip()
-        made = self.crictl("create", "--no-pull", sandbox, f"{logs}/container.json", f"{logs}/pod.json").strip()
-        self.crictl("start", made)
-        wait_for(lambda: json.loads(self.crictl("inspect", made))["status"]["state"] == "CONTAINER_EXITED", "the end of the container")
-        printed = self.crictl("logs", made).splitlines()
+        printed = printed_in_pod(self.crictl, stack, stack.by_digest)
         check(printed[0] == stack.text, f"the container printed {printed}")
         check(printed[1].split()[0] == stack.weights, f"the model in the container is another one: {printed[1]}")
 

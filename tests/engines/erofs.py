@@ -16,7 +16,7 @@ import stat
 import subprocess
 import sys
 
-from crio import RUNTIME
+from cri import RUNTIME, printed_in_pod
 from steps import REGISTRY, WORK, Row, Stack, check, start_registry, wait_for, write
 
 STEPS = ("set up", "export", "again", "pull", "run", "app changed", "damaged", "import", "cri", "pod")
@@ -90,21 +90,7 @@ class Host:
 
     def runs_in_a_pod(self, stack, image):
         """A container in a pod prints its text, and its model is in it with all its bytes."""
-        logs = f"{WORK}/logs"
-        security = {"namespace_options": {"network": 2, "pid": 1}}
-        tool, _, text = stack.command
-        pod = {"metadata": {"name": "pod", "namespace": "default", "uid": "pod", "attempt": 1}, "log_directory": logs, "linux": {"security_context": security}}
-        container = {
-            "metadata": {"name": "app"}, "image": {"image": image}, "log_path": "app.log", "linux": {"security_context": security},
-            "command": [tool, "sh", "-c", f"{tool} cat {text}; {tool} sha256sum /models/tiny.gguf"],
-        }
-        write(f"{logs}/pod.json", json.dumps(pod))
-        write(f"{logs}/container.json", json.dumps(container))
-        sandbox = self.crictl("runp", f"{logs}/pod.json").strip()
-        made = self.crictl("create", "--no-pull", sandbox, f"{logs}/container.json", f"{logs}/pod.json").strip()
-        self.crictl("start", made)
-        wait_for(lambda: json.loads(self.crictl("inspect", made))["status"]["state"] == "CONTAINER_EXITED", "the end of the container")
-        printed = self.crictl("logs", made).splitlines()
+        printed = printed_in_pod(self.crictl, stack, image)
         check(printed[0] == stack.text and printed[1].split()[0] == stack.weights, f"the container printed {printed}")
         self.crictl("rmp", "--all", "--force")
 

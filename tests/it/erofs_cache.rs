@@ -365,6 +365,11 @@ fn layers_of_a_stack_are_there_once_and_what_cannot_be_is_refused() {
     assert!(said.starts_with("3 layers written, 0 present\ncache: read "), "{said}");
     let one = env.ok(["export", "stack/images/a", "stack/images/b", "--format", "erofs-cache", "--output", "cache"]);
     assert!(one.starts_with("0 layers written, 3 present\n"), "{one}");
+    // A stack of archives, as a build by Nix gives it, leads to the lean stack that it was made from.
+    env.ok(["export", "stack", "--output", "archives"]);
+    std::os::unix::fs::symlink(env.path("stack"), env.path("archives/lean")).unwrap();
+    let archives = env.ok(["export", "archives", "--format", "erofs-cache", "--output", "cache"]);
+    assert!(archives.starts_with("0 layers written, 3 present\n"), "{archives}");
     // In a folder with something else in it, without the model.
     env.write("other/mine", "");
     let some =

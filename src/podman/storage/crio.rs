@@ -100,6 +100,9 @@ impl CrioClient {
     /// # Errors
     /// See [`ProgramError`].
     pub(super) fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ProgramError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let list: CriImages = self.list(&["images", "--output", "json"], "list its images", progress)?;
         let mut known = BTreeMap::new();
         for image in &list.images {

@@ -47,7 +47,6 @@ impl StorageEngine {
     pub(crate) fn exists(&self, names: &[&str], progress: &Progress) -> Result<Vec<Option<Digest>>, ProgramError> {
         match self {
             Self::Podman(podman) => podman.exists(names, progress),
-            Self::Crio(_) if names.is_empty() => Ok(Vec::new()),
             Self::Crio(crio) => crio.exists(names, progress),
         }
     }

@@ -9,8 +9,9 @@
 //! | how is a layer's archive put together again? | [`tar_split`] |
 //! | what does it take of the disk? | [`disk_use`] |
 //! | who else uses it? | [`others`] (mounts, processes), `users` (their Podman) |
-//! | how are Podman and skopeo called? | [`client`], `process` |
+//! | how are Podman and skopeo called? | [`client`] |
 //! | and CRI-O, which has such a store too? | [`crio`] |
+//! | which of the two has this storage? | [`engine`] |
 
 pub(crate) mod ask;
 pub(crate) mod client;
