@@ -37,6 +37,7 @@ pub(crate) use self::secrets::{Surveys, foreseen, survey};
 use crate::build::layer_set::read_all_layers;
 use crate::build::upstream_image::{UpstreamImage, UpstreamImageError, covers, hides};
 use crate::class::{Class, Classified};
+use crate::disk::pairs::in_pairs;
 use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
 use crate::image::closure::ImageClosure;
@@ -375,37 +376,34 @@ fn make(
     })?;
     let mut order: Vec<(&Planned, u64)> = work.into_values().collect();
     order.sort_by_key(|(_, size)| Reverse(*size));
+    let made = |(planned, _): (&Planned, u64)| {
+        let Hashed { digest, size, noted } = match blobs {
+            None => digest_of(&planned.recipe, planned.digests.as_ref(), progress)
+                .map_err(|source| failed(planned, source))?,
+            Some(Blobs { folder }) => keep(planned, folder, progress)?,
+        };
+        if let Some(layer) = planned.built.as_ref().filter(|layer| layer.record.digest != digest) {
+            return Err(changed(&layer.record, &planned.recipe).into());
+        }
+        let owners = planned.owners();
+        let Planned { kind, part, title, why, recipe, .. } = planned.clone();
+        let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
+        let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
+        // What was built before was told by its own build.
+        let secrets = if planned.built.is_some() { Vec::new() } else { noted.secrets };
+        let layer = BuiltLayer {
+            record,
+            recipe: recipe.clone(),
+            checksums: Some(noted.checksums),
+            files: noted.files,
+            secrets,
+            large: Some(noted.large),
+        };
+        Ok((recipe, layer))
+    };
     // Each thread takes the next one: rayon's own splitting would give one thread all the large ones.
-    let made: Vec<(Recipe, BuiltLayer)> = order
-        .into_iter()
-        .par_bridge()
-        .map(|(planned, _)| {
-            let Hashed { digest, size, noted } = match blobs {
-                None => digest_of(&planned.recipe, planned.digests.as_ref(), progress)
-                    .map_err(|source| failed(planned, source))?,
-                Some(Blobs { folder }) => keep(planned, folder, progress)?,
-            };
-            if let Some(layer) = planned.built.as_ref().filter(|layer| layer.record.digest != digest) {
-                return Err(changed(&layer.record, &planned.recipe).into());
-            }
-            let owners = planned.owners();
-            let Planned { kind, part, title, why, recipe, .. } = planned.clone();
-            let packed = planned.built.as_ref().and_then(|layer| layer.record.packed.clone());
-            let record = LayerRecord { digest, size, packed, kind, part, title, why, owners };
-            // What was built before was told by its own build.
-            let secrets = if planned.built.is_some() { Vec::new() } else { noted.secrets };
-            let layer = BuiltLayer {
-                record,
-                recipe: recipe.clone(),
-                checksums: Some(noted.checksums),
-                files: noted.files,
-                secrets,
-                large: Some(noted.large),
-            };
-            Ok((recipe, layer))
-        })
-        .collect::<Result<_, BuildError>>()?;
-    layers.extend(made);
+    let all = || order.into_iter().par_bridge().map(made).collect::<Result<Vec<_>, BuildError>>();
+    layers.extend(if blobs.is_none() { in_pairs(all) } else { all() }?);
     Ok(layers)
 }
 

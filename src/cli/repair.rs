@@ -14,6 +14,7 @@ use super::loaded::{loaded, split};
 use super::printer::{Printer, count};
 use super::session::Session;
 use super::verify::{check, lost};
+use crate::disk::pairs::in_pairs;
 use crate::engine::load::load;
 use crate::engine::target::{LoadOptions, LoadTarget, LoadVia};
 use crate::image::LayerRecord;
@@ -212,8 +213,8 @@ fn damaged_sources(
     let progress = session.progress();
     progress.expect(layers.iter().map(|(_, layer)| layer.size).sum());
     let drawing = session.draw("reading the sources");
-    let results: Vec<_> =
-        layers.par_iter().with_max_len(1).map(|(image, layer)| image.verify_layer(layer, true, progress)).collect();
+    let verified = |(image, layer): &(&ImageDir, &LayerRecord)| image.verify_layer(layer, true, progress);
+    let results: Vec<_> = in_pairs(|| layers.par_iter().with_max_len(1).map(verified).collect());
     drop(drawing);
     progress.check()?;
     let failed = layers.iter().zip(results).filter_map(|((_, layer), result)| Some((layer.digest, result.err()?)));

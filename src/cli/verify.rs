@@ -20,6 +20,7 @@ use crate::build::check_archives::{self, ArchiveProblem, CheckedArchives, Expect
 use crate::build::check_bundle;
 use crate::build::stack::StackDir;
 use crate::daemon::host::DaemonHost;
+use crate::disk::pairs::in_pairs;
 use crate::engine::Engine as _;
 use crate::engine::generation::GenerationEntry;
 use crate::engine::kind::EngineKind;
@@ -240,8 +241,8 @@ fn built(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
     let progress = session.progress();
     layers.iter().for_each(|(_, layer)| progress.expect(if full { layer.size } else { 0 }));
     let drawing = session.draw("verifying");
-    let results: Vec<_> =
-        layers.par_iter().with_max_len(1).map(|(image, layer)| image.verify_layer(layer, full, progress)).collect();
+    let verified = |(image, layer): &(&ImageDir, &LayerRecord)| image.verify_layer(layer, full, progress);
+    let results: Vec<_> = in_pairs(|| layers.par_iter().with_max_len(1).map(verified).collect());
     drop(drawing);
     progress.check()?;
     let mut problems = Vec::new();

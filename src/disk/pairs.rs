@@ -2,31 +2,54 @@
 //!
 //! A core hashes two streams at about 1.7 times the rate of one ([`sha256_pair::update_each`]). So a thread that has gathered
 //! [`CHUNK`] bytes of its stream does not hash them at once: it leaves them in [`HashPairs`], which all threads of a job share, and
-//! reads on. If another stream has left bytes there too, it hashes both. A thread hashes its own bytes alone when it has no buffer
-//! left to read into and no other stream has any, so that a stream never waits for one that is slower.
+//! reads on. If another stream has left bytes there too, it hashes both. When it has no buffer left to read into, and no other
+//! stream has any bytes, it waits for one that has, if there are more streams than processors: these have something else to do
+//! meanwhile. Otherwise it hashes its own bytes alone, so that a stream never waits for long for one that is slower.
+//!
+//! So two streams for each processor are hashed in the least time ([`in_pairs`]): with fewer, each finds the others at work on
+//! their own bytes most of the time, and hashes alone.
 //!
 //! Memory: [`CHUNK`] × [`BUFFERS`] for each stream.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::pipe::{BUFFERS, CHUNK};
+use super::progress::processors;
 use crate::oci::digest::{Digest, Hasher};
+
+/// Streams for each processor that are enough for each to find another one.
+const STREAMS: usize = 2;
+
+/// Empty buffers for which a stream that waits is woken: to wake a thread takes a tenth of the time in which a buffer is hashed.
+const ENOUGH: usize = BUFFERS / 2;
+
+/// How long a stream waits for another one before it takes all of them for slow.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// Does a job whose threads hash a stream each, with as many of them as hash the fastest.
+pub(crate) fn in_pairs<T: Send>(job: impl FnOnce() -> T + Send) -> T {
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(STREAMS * rayon::current_num_threads()).build();
+    match threads {
+        Ok(threads) => threads.install(job),
+        // A system that gives no more threads than there are.
+        Err(_) => job(),
+    }
+}
 
 /// Where the streams of a job meet.
 #[derive(Debug, Default)]
 pub(crate) struct HashPairs {
     streams: Mutex<HashStreams>,
-    /// A thread has hashed something.
-    hashed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct HashStreams {
     last: u64,
-    /// Threads that wait until something was hashed: to wake none costs a system call all the same.
-    waiting: usize,
+    /// Whether a stream has waited for others in vain since two were hashed together.
+    are_slow: bool,
     open: BTreeMap<u64, HashStream>,
 }
 
@@ -38,6 +61,18 @@ struct HashStream {
     /// Buffers to be hashed, in order.
     full: VecDeque<Vec<u8>>,
     empty: Vec<Vec<u8>>,
+    /// How many empty ones its thread waits for, if it waits.
+    wanted: Option<usize>,
+    /// It need not wait any more.
+    turn: Arc<Condvar>,
+}
+
+impl HashStream {
+    fn wake(&mut self) {
+        if self.wanted.take().is_some() {
+            self.turn.notify_one();
+        }
+    }
 }
 
 /// A part of a stream that a thread has taken, to hash it.
@@ -74,6 +109,9 @@ impl HashStreams {
         if let Some(stream) = self.open.get_mut(&taken.number) {
             stream.hasher = Some(taken.hasher);
             stream.empty.extend(taken.buffers);
+            if stream.full.is_empty() || stream.wanted.is_some_and(|wanted| wanted <= stream.empty.len()) {
+                stream.wake();
+            }
         }
     }
 }
@@ -103,6 +141,7 @@ impl HashPairs {
         let both = [Some(number), other].into_iter().flatten();
         let mut taken: Vec<TakenBuffers> = both.filter_map(|number| streams.take(number, count)).collect();
         drop(streams);
+        let are_two = taken.len() == 2;
         if let [mine, other] = taken.as_mut_slice() {
             for (one, two) in mine.buffers.iter().zip(&other.buffers) {
                 Hasher::update_each([&mut mine.hasher, &mut other.hasher], [one, two]);
@@ -114,9 +153,7 @@ impl HashPairs {
         }
         let mut streams = self.lock();
         taken.into_iter().for_each(|taken| streams.give_back(taken));
-        if streams.waiting > 0 {
-            self.hashed.notify_all();
-        }
+        streams.are_slow &= !are_two;
         (streams, true)
     }
 }
@@ -190,20 +227,30 @@ impl<'p> PairedHasher<'p> {
                 self.buffer = vec![0; CHUNK];
                 return;
             }
-            streams = self.hash_or_wait(streams);
+            let is_worth_a_wait = !streams.are_slow && streams.open.len() > processors();
+            streams = self.hash_or_wait(streams, is_worth_a_wait.then_some(ENOUGH));
         }
     }
 
-    fn hash_or_wait<'s>(&self, streams: MutexGuard<'s, HashStreams>) -> MutexGuard<'s, HashStreams>
+    /// Hashes what this stream has left, or waits until that has been done. For so many empty buffers it waits for another stream
+    /// as well, to be hashed with it.
+    fn hash_or_wait<'s>(
+        &self,
+        streams: MutexGuard<'s, HashStreams>,
+        for_another: Option<usize>,
+    ) -> MutexGuard<'s, HashStreams>
     where
         'p: 's,
     {
-        let (mut streams, is_hashed) = self.pairs.hash(streams, self.number, true);
-        if !is_hashed {
-            streams.waiting += 1;
-            streams = self.pairs.hashed.wait(streams).unwrap_or_else(PoisonError::into_inner);
-            streams.waiting -= 1;
+        let (mut streams, is_hashed) = self.pairs.hash(streams, self.number, for_another.is_none());
+        let Some(stream) = streams.open.get_mut(&self.number).filter(|_| !is_hashed) else { return streams };
+        stream.wanted = Some(for_another.unwrap_or(0));
+        let turn = Arc::clone(&stream.turn);
+        if for_another.is_none() {
+            return turn.wait(streams).unwrap_or_else(PoisonError::into_inner);
         }
+        let (mut streams, end) = turn.wait_timeout(streams, PATIENCE).unwrap_or_else(PoisonError::into_inner);
+        streams.are_slow |= end.timed_out() && streams.waits(self.number);
         streams
     }
 
@@ -219,7 +266,7 @@ impl<'p> PairedHasher<'p> {
                 self.filled = 0;
                 return hasher;
             }
-            streams = self.hash_or_wait(streams);
+            streams = self.hash_or_wait(streams, None);
         }
     }
 
@@ -238,7 +285,11 @@ impl<'p> PairedHasher<'p> {
 
 impl Drop for PairedHasher<'_> {
     fn drop(&mut self) {
-        self.pairs.lock().open.remove(&self.number);
+        let mut streams = self.pairs.lock();
+        streams.open.remove(&self.number);
+        if streams.open.len() <= processors() {
+            streams.open.values_mut().for_each(HashStream::wake);
+        }
     }
 }
 
@@ -294,6 +345,26 @@ mod tests {
         drop(one);
         assert_eq!(pairs.lock().open.len(), 1);
         assert_eq!(two.finish(), (Digest::of(&vec![2; 2 * CHUNK]), 2 * CHUNK as u64));
+    }
+
+    /// With more streams than processors one waits for others, once in vain; until two meet again.
+    #[test]
+    fn streams_that_stand_still_are_waited_for_once() {
+        let pairs = HashPairs::default();
+        let (mut one, mut two) = (PairedHasher::new(&pairs), PairedHasher::new(&pairs));
+        let others: Vec<_> = (1..processors()).map(|_| PairedHasher::new(&pairs)).collect();
+        let bytes = vec![1; (2 * BUFFERS + 1) * CHUNK];
+        one.update(&bytes[..BUFFERS * CHUNK - 1]);
+        assert!(!pairs.lock().are_slow);
+        one.update(&bytes[..CHUNK]);
+        assert!(pairs.lock().are_slow && pairs.lock().full(one.number) < BUFFERS);
+        two.update(&bytes[..CHUNK]);
+        assert!(!pairs.lock().are_slow);
+        // Where there are processors for all, none waits.
+        drop((two, others));
+        one.update(&bytes[(BUFFERS + 1) * CHUNK - 1..]);
+        assert!(!pairs.lock().are_slow);
+        assert_eq!(one.finish(), (Digest::of(&bytes), bytes.len() as u64));
     }
 
     #[test]

@@ -35,6 +35,12 @@ pub struct Progress {
     noticed: AtomicBool,
 }
 
+/// How many processors this process may use.
+pub(crate) fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// See [`Progress::streaming`].
 #[derive(Debug)]
 pub(crate) struct StreamGuard<'p>(&'p Progress);
@@ -60,9 +66,7 @@ impl Progress {
 
     /// Whether there are processors that no layer keeps busy: then a thread more saves time, and otherwise it only costs.
     pub(crate) fn has_idle_processors(&self) -> bool {
-        static PROCESSORS: OnceLock<usize> = OnceLock::new();
-        let processors = PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from));
-        self.streams.load(Relaxed) < *processors
+        self.streams.load(Relaxed) < processors()
     }
 
     /// Where the threads of the job hash what they read.
