@@ -220,7 +220,7 @@ fn twice(models: &[LintedModel]) -> Vec<String> {
                 if matches!(content, MemberContent::File(..)) && size >= ALIGN_FROM {
                     let place = entry.place();
                     let digest = model.digests.get(&place).copied();
-                    let host = fs::canonicalize(&host).unwrap_or(host);
+                    let host = fs::canonicalize(host).unwrap_or_else(|_| host.to_owned());
                     found.push(WeightsFile { place, host, size, digest });
                 }
                 Ok(())

@@ -14,19 +14,19 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid,
-    XattrFlags, chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, futimens, mkdirat, openat2, readlinkat,
-    renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
+    chownat, fchmod, fchown, fgetxattr, flistxattr, fsetxattr, futimens, mkdirat, openat2, readlinkat, renameat_with,
+    statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
 use crate::disk::bounded::{self, Cap};
-use crate::disk::walk::TreeCursor;
+use crate::disk::walk::{TreeCursor, list};
 use crate::disk::{AtPath, WriteError};
 
 /// Files that are not finished begin with this.
@@ -407,30 +407,7 @@ pub(crate) fn in_proc(file: impl AsFd) -> PathBuf {
 
 fn names(directory: &File, most: usize) -> io::Result<BTreeMap<OsString, FileType>> {
     // A descriptor of its own, because reading moves it.
-    let own = lookup(directory, Path::new("."), DIRECTORY, Mode::empty())?;
-    let mut buffer = Vec::with_capacity(32 * 1024);
-    let mut entries = RawDir::new(&own, buffer.spare_capacity_mut());
-    let mut names = BTreeMap::new();
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        let kind = match entry.file_type() {
-            FileType::Unknown => {
-                let found = statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
-                FileType::from_raw_mode(found.st_mode)
-            }
-            kind => kind,
-        };
-        names.insert(OsStr::from_bytes(name).to_owned(), kind);
-        if names.len() > most {
-            let message = format!("it has more than {most} names, which no such directory has");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-        }
-    }
-    Ok(names)
+    list(&lookup(directory, Path::new("."), DIRECTORY, Mode::empty())?, most)
 }
 
 #[cfg(test)]

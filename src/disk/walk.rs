@@ -1,12 +1,15 @@
 //! Going through a tree of any depth with two descriptors, and without following a link.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fchmod, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat, fchmod, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::beneath::{DIRECTORY, Dir, gone, in_proc, lookup, refused};
@@ -156,4 +159,31 @@ pub(super) fn enter(dir: &Dir, name: &Path) -> rustix::io::Result<File> {
     // Where that fails, so does the removal, and says what is wrong.
     fchmod(&opened, Mode::RWXU).ok();
     Ok(opened)
+}
+
+/// The names in a directory that was just opened, with what each is, by bytes. More than `most` are an error.
+pub(crate) fn list(directory: impl AsFd, most: usize) -> io::Result<BTreeMap<OsString, FileType>> {
+    let mut buffer = Vec::with_capacity(32 * 1024);
+    let mut entries = RawDir::new(&directory, buffer.spare_capacity_mut());
+    let mut names = BTreeMap::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name == b"." || name == b".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                let found = statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)?;
+                FileType::from_raw_mode(found.st_mode)
+            }
+            kind => kind,
+        };
+        names.insert(OsStr::from_bytes(name).to_owned(), kind);
+        if names.len() > most {
+            let message = format!("it has more than {most} names, which no such directory has");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+    }
+    Ok(names)
 }

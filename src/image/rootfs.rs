@@ -249,7 +249,7 @@ fn made(recipe: &Recipe) -> io::Result<Vec<(PathBuf, RootFsNode)>> {
             (TarEntryKind::Directory, _) => RootFsNode::Directory,
             (TarEntryKind::Symlink(target), _) => RootFsNode::Link(OsString::from_vec(target.clone()).into()),
             (_, MemberContent::Text(text)) => RootFsNode::File(Bytes::Text(text), executable),
-            _ => RootFsNode::File(Bytes::Host(member.host), executable),
+            _ => RootFsNode::File(Bytes::Host(member.host.to_owned()), executable),
         };
         entries.push((place, node));
         Ok(())

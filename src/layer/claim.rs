@@ -281,11 +281,16 @@ fn seen<'a>(
     if kind.is_file() {
         return Ok(ClaimedContent::File(path));
     }
+    Err(special(path, kind))
+}
+
+/// That something is of a kind that no layer can hold.
+pub(super) fn special(path: PathBuf, kind: FileType) -> LayerError {
     let kind = match kind {
         kind if kind.is_socket() => "socket",
         kind if kind.is_fifo() => "FIFO",
         kind if kind.is_block_device() => "block device",
         _ => "character device",
     };
-    Err(LayerError::Special { path, kind })
+    LayerError::Special { path, kind }
 }

@@ -18,6 +18,7 @@ mod noted;
 pub(crate) mod output;
 pub(crate) mod patch;
 pub(crate) mod piece_sink;
+mod plain_tree;
 mod recipe;
 mod survey;
 mod tar;
@@ -201,29 +202,29 @@ impl LayerError {
 
 /// One member of a layer: what its header says, and where its content comes from.
 #[derive(Debug)]
-pub struct LayerMember {
+pub struct LayerMember<'a> {
     /// What the header says.
     pub entry: TarEntry,
     /// What follows it.
-    pub content: MemberContent,
+    pub content: MemberContent<'a>,
     /// The host path that it comes from.
-    pub(crate) host: PathBuf,
+    pub(crate) host: &'a Path,
     /// Whether others on the host cannot read it there.
     pub(crate) hidden: bool,
 }
 
 /// What follows a header.
 #[derive(Debug)]
-pub enum MemberContent {
+pub enum MemberContent<'a> {
     /// Nothing: a directory or a link.
     None,
     /// These bytes.
     Text(Vec<u8>),
     /// As many bytes of a file as its header says, and whether it lies in the Nix store.
-    File(HostFile, bool),
+    File(HostFile<'a>, bool),
 }
 
-type VisitLayerMember<'v> = dyn FnMut(LayerMember) -> Result<(), LayerError> + 'v;
+type VisitLayerMember<'v> = dyn FnMut(LayerMember<'_>) -> Result<(), LayerError> + 'v;
 
 impl Recipe {
     /// Calls `visit` for every member of the layer, in the order of the archive.
@@ -283,7 +284,7 @@ impl Recipe {
             offset += header.len() as u64;
             sink.bytes(&header).map_err(LayerError::Sink)?;
             let size = entry.size();
-            let mut note = noting.as_ref().map(|(_, known)| FileNote::new(&entry, (&host, hidden), *known));
+            let mut note = noting.as_ref().map(|(_, known)| FileNote::new(&entry, (host, hidden), *known));
             match content {
                 MemberContent::None => {}
                 MemberContent::Text(text) => {
@@ -295,9 +296,9 @@ impl Recipe {
                 MemberContent::File(mut file, in_store) => {
                     let opened = file.take()?;
                     let readers = note.as_mut().map(FileNote::readers).unwrap_or_default();
-                    sink.file(&opened, size, in_store, readers).map_err(|error| failed_file(error, &host))?;
-                    if opened.metadata().map_err(|e| LayerError::reading(&host, e))?.len() != size {
-                        return Err(LayerError::Changed(host));
+                    sink.file(&opened, size, in_store, readers).map_err(|error| failed_file(error, host))?;
+                    if opened.metadata().map_err(|e| LayerError::reading(host, e))?.len() != size {
+                        return Err(LayerError::Changed(host.to_owned()));
                     }
                     if let Some((noted, _)) = &mut noting {
                         noted.large.extend(LargeFile::of(&entry, &file));

@@ -38,7 +38,7 @@ pub(crate) type LargeFiles = BTreeMap<Recipe, Vec<LargeFile>>;
 
 impl LargeFile {
     /// A file of a layer, if it is large.
-    pub(super) fn of(entry: &TarEntry, file: &HostFile) -> Option<Self> {
+    pub(super) fn of(entry: &TarEntry, file: &HostFile<'_>) -> Option<Self> {
         let size = entry.size();
         (size >= ALIGN_FROM).then(|| Self { path: entry.place(), host: file.path().to_owned(), size })
     }
@@ -65,7 +65,7 @@ pub(crate) fn survey(recipe: &Recipe) -> Result<Survey, LayerError> {
     let mut head = Vec::new();
     recipe.walk(Files::Open, &mut |LayerMember { entry, content, host, hidden }| {
         measuring.member(&entry);
-        let Some(mut look) = noted::look(&entry, (&host, hidden)) else { return Ok(()) };
+        let Some(mut look) = noted::look(&entry, (host, hidden)) else { return Ok(()) };
         match content {
             MemberContent::None => {}
             MemberContent::Text(text) => look.update(&text),

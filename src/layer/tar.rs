@@ -95,10 +95,11 @@ pub(crate) const fn padding(size: u64) -> u64 {
 #[must_use]
 pub fn header(entry: &TarEntry, offset: u64) -> Vec<u8> {
     let size = entry.size();
-    let HeaderNames { path, split, link } = HeaderNames::of(entry);
-    let mut blocks = records(entry).into_blocks(offset, size);
-    let path = if split.is_none() { ascii(&path) } else { path.into_owned() };
-    let target = if is_plain_link(link) { link.to_vec() } else { ascii(link) };
+    let names = HeaderNames::of(entry);
+    let mut blocks = records(entry, &names).into_blocks(offset, size);
+    let HeaderNames { path, split, link } = names;
+    let path = if split.is_none() { Cow::Owned(ascii(&path)) } else { path };
+    let target = if is_plain_link(link) { Cow::Borrowed(link) } else { Cow::Owned(ascii(link)) };
     let mut ustar = plain_header(entry.mode);
     ustar.set_entry_type(match entry.kind {
         TarEntryKind::Directory => EntryType::Directory,
@@ -124,7 +125,7 @@ pub fn header(entry: &TarEntry, offset: u64) -> Vec<u8> {
 
 /// How many bytes [`header`] gives.
 pub(super) fn header_length(entry: &TarEntry, offset: u64) -> u64 {
-    records(entry).into_blocks(offset, entry.size()).len() as u64 + BLOCK
+    records(entry, &HeaderNames::of(entry)).into_blocks(offset, entry.size()).len() as u64 + BLOCK
 }
 
 /// What a header has to say of places.
@@ -153,8 +154,8 @@ fn is_plain_link(link: &[u8]) -> bool {
 }
 
 /// What does not fit into the fields of a ustar header.
-fn records(entry: &TarEntry) -> PaxRecords {
-    let HeaderNames { path, split, link } = HeaderNames::of(entry);
+fn records(entry: &TarEntry, names: &HeaderNames<'_>) -> PaxRecords {
+    let HeaderNames { path, split, link } = names;
     let mut records = PaxRecords::default();
     if [&path[..], link, entry.uname.as_bytes(), entry.gname.as_bytes()]
         .iter()
@@ -164,7 +165,7 @@ fn records(entry: &TarEntry) -> PaxRecords {
         records.add("hdrcharset", b"BINARY");
     }
     if split.is_none() {
-        records.add("path", &path);
+        records.add("path", path);
     }
     if !is_plain_link(link) {
         records.add("linkpath", link);

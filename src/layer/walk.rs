@@ -8,15 +8,17 @@
 //! file. Owners, other modes, times, hard links and extended attributes do not.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{CWD, OFlags, openat};
 
 use super::claim::{Claim, ClaimedContent, HostDirectory, LayerNode, PathUse};
+use super::plain_tree::PlainTree;
 use super::recipe::{Mode, Recipe};
 use super::{LayerError, WHITEOUT};
 
@@ -28,13 +30,13 @@ pub(super) struct Item<'a> {
     /// Relative path in the layer.
     pub(super) path: &'a [u8],
     /// What is there.
-    pub(super) what: WalkedContent,
+    pub(super) what: WalkedContent<'a>,
     /// Permission bits before any rule.
     pub(super) mode: u32,
     /// The inputs that give it, for rules that name one; none for a parent that no input provides.
-    pub(super) inputs: Vec<&'a Path>,
+    pub(super) inputs: &'a [&'a Path],
     /// The host path it comes from, for messages.
-    pub(super) host: PathBuf,
+    pub(super) host: &'a Path,
     /// Whether that is in the Nix store.
     pub(super) in_store: bool,
     /// Whether others on the host cannot read it there.
@@ -43,10 +45,10 @@ pub(super) struct Item<'a> {
 
 /// What is at one path.
 #[derive(Debug)]
-pub(super) enum WalkedContent {
+pub(super) enum WalkedContent<'a> {
     Directory,
     Symlink(Vec<u8>),
-    File(HostFile),
+    File(HostFile<'a>),
     Text(Vec<u8>),
 }
 
@@ -62,18 +64,19 @@ pub(super) enum Files {
 /// A regular file of the host, as the walk has seen it. Where names and sizes are enough it is opened only when its bytes are asked
 /// for.
 #[derive(Debug)]
-pub struct HostFile {
-    path: PathBuf,
+pub struct HostFile<'a> {
+    path: &'a Path,
     metadata: Metadata,
     opened: Option<File>,
 }
 
-impl HostFile {
-    fn see(path: &Path, files: Files) -> Result<Self, LayerError> {
+impl<'a> HostFile<'a> {
+    /// Looks at the file at `path`, which is opened by its name in a directory that is open.
+    pub(super) fn see(place: HostPlace<'_>, path: &'a Path, files: Files) -> Result<Self, LayerError> {
         let reading = |error| LayerError::reading(path, error);
         let opened = match files {
             Files::See => None,
-            Files::Open => Some(open(path)?),
+            Files::Open => Some(open_at(place).map_err(reading)?),
         };
         let metadata = match &opened {
             Some(file) => file.metadata(),
@@ -84,12 +87,12 @@ impl HostFile {
         if !metadata.is_file() {
             return Err(LayerError::Changed(path.to_owned()));
         }
-        Ok(Self { path: path.to_owned(), metadata, opened })
+        Ok(Self { path, metadata, opened })
     }
 
     /// Where it is, with no link in the last place.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    pub(crate) const fn path(&self) -> &'a Path {
+        self.path
     }
 
     /// What the walk has seen of it.
@@ -102,17 +105,22 @@ impl HostFile {
         self.metadata.len()
     }
 
+    /// Its permission bits in a layer: all may read it, and execute it if its owner may.
+    pub(super) fn mode(&self) -> u32 {
+        if self.metadata.mode() & 0o100 != 0 { 0o555 } else { 0o444 }
+    }
+
     /// The file, to be read from its beginning.
     ///
     /// # Errors
     /// If it cannot be opened, or is not the file that was seen.
     pub fn open(&self) -> Result<File, LayerError> {
-        let reading = |error| LayerError::reading(&self.path, error);
-        let file = open(&self.path)?;
+        let reading = |error| LayerError::reading(self.path, error);
+        let file = open(self.path)?;
         let found = file.metadata().map_err(reading)?;
         let which = |metadata: &Metadata| (metadata.dev(), metadata.ino(), metadata.len());
         if which(&found) != which(&self.metadata) {
-            return Err(LayerError::Changed(self.path.clone()));
+            return Err(LayerError::Changed(self.path.to_owned()));
         }
         Ok(file)
     }
@@ -123,11 +131,17 @@ impl HostFile {
     }
 }
 
+/// Where something is on the host: its name in a directory that is open, or its path.
+pub(super) type HostPlace<'d> = (BorrowedFd<'d>, &'d Path);
+
 pub(super) fn open(path: &Path) -> Result<File, LayerError> {
+    open_at((CWD, path)).map_err(|error| LayerError::reading(path, error))
+}
+
+fn open_at((directory, name): HostPlace<'_>) -> io::Result<File> {
     // What was a file when its directory was listed may be a link now, or a pipe, which would wait for a writer.
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    file.map_err(|error| LayerError::reading(path, error))
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(File::from(openat(directory, name, flags, rustix::fs::Mode::empty())?))
 }
 
 pub(super) type VisitItem<'v> = dyn FnMut(Item<'_>) -> Result<(), LayerError> + 'v;
@@ -165,7 +179,7 @@ fn descend(
     }
     if !path.is_empty() {
         let host = node.claims.first().map(Claim::host).unwrap_or_default();
-        let inputs = node.claims.iter().map(|claim| claim.input).collect();
+        let inputs: Vec<&Path> = node.claims.iter().map(|claim| claim.input).collect();
         let in_store = node.claims.iter().all(|claim| claim.in_store);
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
         if name.starts_with(WHITEOUT) {
@@ -173,11 +187,18 @@ fn descend(
             let place = if host.as_os_str().is_empty() { PathBuf::from(display(path)) } else { host };
             return Err(LayerError::Whiteout { path: place });
         }
-        visit(Item { path, what, mode, inputs, host, in_store, hidden })?;
+        visit(Item { path, what, mode, inputs: &inputs, host: &host, in_store, hidden })?;
     } else if !is_directory {
         return Err(LayerError::RootIsNoDirectory(node.claims[0].host()));
     }
 
+    if let ([claim], [ClaimedContent::Directory(_, Some(HostDirectory { path: host, how: PathUse::Copy, .. }))]) =
+        (node.claims.as_slice(), seen.as_slice())
+        && node.children.is_empty()
+    {
+        let (inputs, in_store) = ([claim.input], claim.in_store);
+        return PlainTree { inputs, in_store, files, visit }.walk(path, host.clone());
+    }
     let mut children = node.children;
     for (claim, seen) in node.claims.iter().zip(seen) {
         if let ClaimedContent::Directory(_, Some(HostDirectory { path: host, how, trail })) = seen {
@@ -228,12 +249,12 @@ fn look<'a>(claims: &[Claim<'a>], more_below: bool) -> Result<Vec<ClaimedContent
 
 /// What is at a place, if all that claim it agree, and its permission bits. `weak_mode` is that of a mount point: /tmp
 /// stays open to all where an input has a /tmp too.
-fn agree(
+fn agree<'s>(
     claims: &[Claim<'_>],
-    seen: &[ClaimedContent<'_>],
+    seen: &'s [ClaimedContent<'_>],
     (path, weak_mode): (&[u8], Option<Mode>),
     files: Files,
-) -> Result<(WalkedContent, u32), LayerError> {
+) -> Result<(WalkedContent<'s>, u32), LayerError> {
     let conflict = |second: usize| {
         let (first, second) = (claims[0].host(), claims[second].host());
         LayerError::Conflict { target: display(path), first, second }
@@ -276,13 +297,12 @@ fn agree(
         }
         Some(ClaimedContent::Text(..)) => Err(conflict(1)),
         Some(ClaimedContent::File(host)) => {
-            let file = HostFile::see(host, files)?;
-            let executable = |file: &HostFile| file.metadata.mode() & 0o100 != 0;
+            let file = HostFile::see((CWD, host), host, files)?;
             for (n, other) in seen.iter().enumerate().skip(1) {
                 let same = match other {
                     ClaimedContent::File(other) => {
-                        let other = HostFile::see(other, Files::See)?;
-                        (file.size(), executable(&file)) == (other.size(), executable(&other))
+                        let other = HostFile::see((CWD, other), other, Files::See)?;
+                        (file.size(), file.mode()) == (other.size(), other.mode())
                             && same_bytes(&file.open()?, &other.open()?, host)?
                     }
                     _ => false,
@@ -291,7 +311,7 @@ fn agree(
                     return Err(conflict(n));
                 }
             }
-            let mode = if executable(&file) { 0o555 } else { 0o444 };
+            let mode = file.mode();
             Ok((WalkedContent::File(file), mode))
         }
     }
@@ -300,7 +320,7 @@ fn agree(
 /// Whether others on the host cannot read what is there: any of the files, or any of the directories. Those that inputs
 /// name are not asked, and nothing above them is: a folder that `mktemp -d` made is shut like a home. Whatever is in the Nix
 /// store everybody can read.
-fn is_hidden(claims: &[Claim<'_>], seen: &[ClaimedContent<'_>], what: &WalkedContent) -> Result<bool, LayerError> {
+fn is_hidden(claims: &[Claim<'_>], seen: &[ClaimedContent<'_>], what: &WalkedContent<'_>) -> Result<bool, LayerError> {
     const READ: u32 = 0o4;
     const ENTER: u32 = 0o5;
     if claims.iter().all(|claim| claim.in_store) {

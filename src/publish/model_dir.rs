@@ -146,7 +146,7 @@ impl ModelDir {
                     (&member.content, &member.entry.kind)
                 {
                     let place = member.entry.place();
-                    found.insert(place, LocalFile { path: member.host, size: *size, in_store: *in_store });
+                    found.insert(place, LocalFile { path: member.host.to_owned(), size: *size, in_store: *in_store });
                 }
                 Ok(())
             })?;

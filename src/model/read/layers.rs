@@ -143,7 +143,7 @@ pub(crate) fn look<'a>(
     for recipe in recipes {
         recipe.members(&mut |LayerMember { entry, content, host, .. }| {
             if let MemberContent::File(file, _) = content {
-                files.add(entry.place(), host, &file)?;
+                files.add(entry.place(), host.to_owned(), &file)?;
             }
             Ok(())
         })?;

@@ -399,7 +399,7 @@ impl StoreLayer<'_> {
         drop(recipe.members(&mut |member| {
             let path = Path::new(std::ffi::OsStr::from_bytes(&member.entry.path));
             if matches!(member.entry.kind, TarEntryKind::File(_)) && wanted.contains(path) {
-                sources.insert(path.to_owned(), member.host);
+                sources.insert(path.to_owned(), member.host.to_owned());
             }
             Ok(())
         }));

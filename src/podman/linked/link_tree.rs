@@ -204,7 +204,7 @@ fn sum(member: &LayerMember, size: u64, progress: &Progress) -> Result<u64, Tree
         MemberContent::None => Ok(0),
         MemberContent::Text(text) => Ok(tar_split::sum_of(text)),
         MemberContent::File(file, _) => {
-            let reading = |source| LayerError::Read { path: member.host.clone(), source };
+            let reading = |source| LayerError::Read { path: member.host.to_owned(), source };
             let sum = tar_split::sum_of_file(&file.open()?, size, progress).map_err(|error| match error {
                 PipeError::Read(source) | PipeError::Write(source) => reading(source),
             })?;
