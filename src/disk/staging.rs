@@ -7,7 +7,9 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::mem;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, RenameFlags, renameat_with};
@@ -210,20 +212,40 @@ pub(crate) fn leftovers_in(parent: &Dir) -> Result<Vec<PathBuf>, WriteError> {
     Ok(names.map(|name| parent.at(name)).collect())
 }
 
+/// Files that are open at once to be made durable.
+const SYNCED_AT_ONCE: usize = 64;
+/// Threads that wait for the disk then: what several ask for at the same time, a journal writes in one step.
+const WAITING_FOR_DISK: usize = 8;
+
 /// Makes everything below a directory durable.
 fn sync_tree(directory: &Dir) -> Result<(), WriteError> {
     let mut result = Ok(());
+    let mut open: Vec<(File, PathBuf)> = Vec::new();
     walk(directory.again()?, &mut |here, name, found| {
-        let synced = match FileType::from_raw_mode(found.st_mode) {
-            FileType::RegularFile => here.file(name).and_then(|file| file.sync_all().at("sync", &here.at(name))),
-            FileType::Directory => here.dir(name).and_then(|inner| inner.sync()),
-            _ => Ok(()),
+        let opened = match FileType::from_raw_mode(found.st_mode) {
+            FileType::RegularFile => here.file(name),
+            FileType::Directory => here.dir(name).map(Dir::into_file),
+            _ => return,
         };
+        let synced = opened.and_then(|file| {
+            open.push((file, here.at(name)));
+            if open.len() < SYNCED_AT_ONCE { Ok(()) } else { sync_all(&mem::take(&mut open)) }
+        });
         if result.is_ok() {
             result = synced;
         }
     })?;
-    result
+    result.and_then(|()| sync_all(&open))
+}
+
+fn sync_all(files: &[(File, PathBuf)]) -> Result<(), WriteError> {
+    let sync = |part: &[(File, PathBuf)]| part.iter().try_for_each(|(file, path)| file.sync_all().at("sync", path));
+    std::thread::scope(|scope| {
+        let parts = files.chunks(files.len().div_ceil(WAITING_FOR_DISK).max(1));
+        let threads: Vec<_> = parts.map(|part| scope.spawn(move || sync(part))).collect();
+        let ends = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        ends.collect::<Vec<_>>().into_iter().collect()
+    })
 }
 
 #[cfg(test)]
