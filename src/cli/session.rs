@@ -19,6 +19,8 @@ const SIGNALS: [i32; 3] = [SIGHUP, SIGINT, SIGTERM];
 /// How long a job may take to see that it was stopped. One that has not waits for something that may never come: a pipe that is not
 /// read, a program that does not end.
 const NOTICE: Duration = Duration::from_millis(900);
+/// How long a job takes before its line is drawn.
+const QUIET: Duration = Duration::from_secs(1);
 /// How many seconds to wait for a lock of Podman's.
 const PATIENCE: &str = "WINDLASS_LOCK_WAIT";
 
@@ -124,20 +126,24 @@ impl Drop for Drawing {
 }
 
 fn draw(verb: &'static str, bar: &ProgressBar, progress: &Progress, done: &AtomicBool) {
+    let start = Instant::now();
+    // Most jobs end before there is anything to show.
+    while let Some(left) = QUIET.checked_sub(start.elapsed()) {
+        if done.load(Ordering::Relaxed) {
+            return;
+        }
+        std::thread::park_timeout(left);
+    }
     let style =
         |template: &str| ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bytes = style("{prefix} [{bar:32}] {msg}").progress_chars("=> ");
     let busy = style("{prefix} {spinner} {msg}");
     bar.set_prefix(verb);
     let terminal = stderr().is_terminal() && !is_quiet();
-    let start = Instant::now();
     let (mut told, mut line) = (None, ProgressLine::default());
     while !done.load(Ordering::Relaxed) {
         std::thread::park_timeout(Duration::from_millis(100));
         let elapsed = start.elapsed();
-        if elapsed < Duration::from_secs(1) {
-            continue;
-        }
         let waiting = progress.waiting();
         if waiting.is_some() && waiting != told && !is_quiet() {
             let lock = waiting.as_ref().map(|lock| lock.display().to_string()).unwrap_or_default();
