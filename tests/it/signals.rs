@@ -1,7 +1,7 @@
 //! The first signal ends any wait: the run is over within a second, as that signal ends a program, and the next run repairs
 //! what is left.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,7 +31,7 @@ pub(crate) fn ends(mut child: Child, signal: i32) {
 
 /// Starts a run that is going to wait.
 pub(crate) fn starts(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
@@ -84,11 +84,17 @@ fn a_wait_for_a_connection() {
     drop(waiting);
 }
 
-/// Waits until it is so; a minute is for a machine that is busy.
-fn until(what: &str, is_so: impl Fn() -> bool) {
+/// Waits until a run has come so far; a minute is for a machine that is busy.
+fn until(what: &str, child: &mut Child, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "it never came to wait: {what}");
+        let ended = child.try_wait().unwrap();
+        if ended.is_some() || start.elapsed() > Duration::from_secs(60) {
+            child.kill().ok();
+            let mut said = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            panic!("it never came to wait for {what}, and after {:?} was {ended:?}: {said}", start.elapsed());
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -121,8 +127,8 @@ fn a_wait_for_a_pipe_or_another_program() {
     // It is opened, and not read.
     let reader = std::fs::File::options().read(true).write(true).open(env.path("pipe")).unwrap();
     for signal in [15, 2] {
-        let child = starts(&mut env.windlass(["export", "image", "--output", "pipe"]));
-        until("a full pipe", || rustix::io::ioctl_fionread(&reader).unwrap() >= 65_536);
+        let mut child = starts(&mut env.windlass(["export", "image", "--output", "pipe"]));
+        until("a full pipe", &mut child, || rustix::io::ioctl_fionread(&reader).unwrap() >= 65_536);
         ends(child, signal);
     }
     drop(reader);
@@ -135,8 +141,8 @@ fn a_wait_for_a_pipe_or_another_program() {
     }
     env.write("m.gguf", crate::model_files::gguf("{{ messages }}", &[2500]));
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
-    let child = starts(env.windlass(["model", "add", "./m.gguf"]).env("PATH", path).env("HOME", env.path("home")));
-    until("Nix", || bin.join("nix-store.asked").exists() || bin.join("nix.asked").exists());
+    let mut child = starts(env.windlass(["model", "add", "./m.gguf"]).env("PATH", path).env("HOME", env.path("home")));
+    until("Nix", &mut child, || bin.join("nix-store.asked").exists() || bin.join("nix.asked").exists());
     ends(child, 15);
     assert!(!env.path("models.lock.json").exists());
 }
@@ -156,8 +162,8 @@ fn a_wait_for_the_address_of_a_server() {
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "sh", "-c", &script, "sh"]).arg(own.get_program()).args(own.get_args());
     command.current_dir(env.path("")).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-    let child = starts(command.env("WINDLASS_NETWORK_WAIT", "600"));
-    until("an address", || env.path("asked").exists());
+    let mut child = starts(command.env("WINDLASS_NETWORK_WAIT", "600"));
+    until("an address", &mut child, || env.path("asked").exists());
     ends(child, 15);
     assert!(!env.path("images.lock.json").exists());
 }
