@@ -122,15 +122,16 @@ class Run:
         self.read, self.written = read, written
 
 
-def run(command, before=None):
-    """Runs it once, with nothing of an earlier command left to be written."""
+def run(command, before=None, peak=True):
+    """Runs it once, with nothing of an earlier command left to be written. Of ours the peak memory is told by GNU time, whose start takes 2 ms."""
     for path in [WORK / "out", WORK / "peer", XFS / "out"]:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     if before:
         before()
     is_ours = isinstance(command, list)
     arguments = command if is_ours else ["sh", "-ec", command]
-    if is_ours and GNU_TIME:
+    is_timed = is_ours and GNU_TIME and peak
+    if is_timed:
         arguments = [GNU_TIME, "--quiet", "--format", "%M", "--output", "peak", *command]
     os.sync()
     read, written = moved()
@@ -143,7 +144,7 @@ def run(command, before=None):
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         sys.exit(f"{command}: {(WORK / 'errors').read_text()}")
-    peak = int((WORK / "peak").read_text()) if is_ours and GNU_TIME else usage.ru_maxrss
+    peak = int((WORK / "peak").read_text()) if is_timed else 0 if is_ours and GNU_TIME else usage.ru_maxrss
     now = moved()
     return Run(wall, usage, peak, output, now[0] - read, now[1] - written)
 
@@ -157,7 +158,7 @@ def interleave(rounds, **commands):
     for n in range(rounds):
         for name, command in list(commands.items())[:: -1 if n % 2 else 1]:
             pair = command if isinstance(command, tuple) else (command, None)
-            runs[name].append(run(*pair))
+            runs[name].append(run(*pair, peak=n == 0))
             say(f"{name} {n + 1}/{rounds}: {runs[name][-1].wall:.2f} s")
     return runs
 
