@@ -41,7 +41,7 @@ fn the_packages_own_files_are_built_and_tested_as_nix_does() {
     };
     // A file that the package leaves out is missed here, where it is compiled in, or below, where a test reads it.
     cargo(&["check", "--profile", "test"], &tree);
-    let messages = cargo(&["test", "--no-run", "--message-format=json"], &root());
+    let messages = cargo(&["test", "--no-run", "--message-format=json"], root());
     let tests: Vec<String> = messages
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap())

@@ -131,10 +131,10 @@ impl<'o, 'p> ErofsWriter<'o, 'p> {
             let (header, size) = (header(&entry, offset), entry.size());
             offset += header.len() as u64 + size + padding(size);
             self.output.unwritten(&header);
-            let own = attributes(&entry).map_err(|error| LayerError::reading(&host, error))?;
+            let own = attributes(&entry).map_err(|error| LayerError::reading(host, error))?;
             let content = match (content, &entry.kind) {
                 (MemberContent::File(file, in_store), _) => {
-                    ErofsContent::File(self.take_host_file(file, (size, in_store), &own, &host)?)
+                    ErofsContent::File(self.take_host_file(file, (size, in_store), &own, host)?)
                 }
                 (MemberContent::Text(text), _) => {
                     let mut under_way = self.begin_file(size, &own).map_err(LayerError::Sink)?;
@@ -146,7 +146,7 @@ impl<'o, 'p> ErofsWriter<'o, 'p> {
             };
             self.output.unwritten(&TRAILER[..usize::try_from(padding(size)).unwrap_or(0)]);
             let put = self.tree.put(Path::new(OsStr::from_bytes(&entry.path)), own, content);
-            put.map_err(|error| LayerError::reading(&host, error))
+            put.map_err(|error| LayerError::reading(host, error))
         })?;
         self.output.unwritten(&TRAILER);
         Ok(offset + TRAILER.len() as u64)

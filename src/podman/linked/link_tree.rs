@@ -291,7 +291,7 @@ impl Placer<'_> {
                 let found = file.metadata();
                 self.placed.vouched &= in_store && is_untouched(found);
                 let linked = match cause(found, in_store, owner, entry.mode) {
-                    None => self.link(&host, found, name)?,
+                    None => self.link(host, found, name)?,
                     Some(cause) => Err(cause),
                 };
                 let cause = match linked {
@@ -303,7 +303,7 @@ impl Placer<'_> {
                     }
                     Err(cause) => cause,
                 };
-                let (mut file, is_shared) = self.copy(&file.open()?, *size, &host, name)?;
+                let (mut file, is_shared) = self.copy(&file.open()?, *size, host, name)?;
                 if !is_shared {
                     *self.placed.copies.entry(cause).or_default() += on_disk(*size);
                 }
@@ -459,7 +459,7 @@ pub(crate) fn foresee(recipe: &Recipe, storage: &Path) -> Result<CopiedBytes, Tr
             let is_near = Some(found.dev()) == place;
             let by_place = || match () {
                 () if !is_near => Some(CopyCause::OtherFileSystem),
-                () if found.nlink() >= *most.get_or_init(|| most_links(&host)) => Some(CopyCause::TooManyLinks),
+                () if found.nlink() >= *most.get_or_init(|| most_links(host)) => Some(CopyCause::TooManyLinks),
                 () => None,
             };
             let is_shared = || is_near && entry.size() >= ALIGN_FROM && *shares.get_or_init(|| can_share(storage));
