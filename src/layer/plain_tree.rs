@@ -17,9 +17,10 @@ use super::walk::{Files, HostFile, HostPlace, Item, VisitItem, WalkedContent};
 use super::{LayerError, WHITEOUT};
 use crate::disk::walk::list;
 
-/// Directories that stay open on the way down. Several threads walk at once, and a process may have a thousand descriptors;
-/// below, each path is looked up from the root.
+/// Directories of one tree that stay open on the way down. What is deeper is looked up from the root by its path.
 const KEPT: usize = 8;
+/// Directories that all threads keep open: a process may have a thousand descriptors.
+const KEPT_BY_ALL: usize = 256;
 
 /// The walk of one tree.
 pub(super) struct PlainTree<'t, 'v> {
@@ -29,6 +30,11 @@ pub(super) struct PlainTree<'t, 'v> {
     pub(super) in_store: bool,
     pub(super) files: Files,
     pub(super) visit: &'t mut VisitItem<'v>,
+}
+
+/// How many directories a thread keeps open, where so many walk.
+fn kept(threads: usize) -> usize {
+    (KEPT_BY_ALL / threads.max(1)).min(KEPT)
 }
 
 impl PlainTree<'_, '_> {
@@ -46,7 +52,9 @@ impl PlainTree<'_, '_> {
         host: &mut PathBuf,
     ) -> Result<(), LayerError> {
         let names = list(&directory, usize::MAX).map_err(|error| LayerError::reading(host, error))?;
-        let kept = (depth < KEPT).then_some(directory);
+        // Where no pool has this thread, it walks alone.
+        let threads = rayon::current_thread_index().map_or(1, |_| rayon::current_num_threads());
+        let kept = (depth < kept(threads)).then_some(directory);
         let length = path.len();
         for (name, kind) in names {
             if length > 0 {
@@ -155,6 +163,11 @@ mod tests {
         // Where two give the same, each place is claimed by both.
         assert_eq!(digest_of(&copies(&[&one, &two]), None, &progress).unwrap(), alone);
         assert_eq!(alone.noted.checksums.as_slice().len(), 3 * 2 * KEPT);
+    }
+
+    #[test]
+    fn many_threads_keep_fewer_directories() {
+        assert_eq!([0, 1, 4, 32, 128, 256, 512].map(kept), [8, 8, 8, 8, 2, 1, 0]);
     }
 
     #[test]

@@ -224,7 +224,8 @@ fn a_load_from_it_may_be_killed_at_any_moment() {
         child.kill().unwrap();
         if child.wait().unwrap().success() {
             longest = longest * 7 / 8;
-            assert_eq!(podman.said(&["unload", "app", "web", "weights"]).code, 0);
+            let said = podman.said(&["unload", "app", "web", "weights"]);
+            assert_eq!(said.code, 0, "after {kills} kills: {said:?}");
         } else {
             kills += 1;
         }
