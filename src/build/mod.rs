@@ -402,8 +402,9 @@ fn make(
         Ok((recipe, layer))
     };
     // Each thread takes the next one: rayon's own splitting would give one thread all the large ones.
+    let hashed = if blobs.is_none() { order.len() } else { 0 };
     let all = || order.into_iter().par_bridge().map(made).collect::<Result<Vec<_>, BuildError>>();
-    layers.extend(if blobs.is_none() { in_pairs(all) } else { all() }?);
+    layers.extend(in_pairs(hashed, all)?);
     Ok(layers)
 }
 

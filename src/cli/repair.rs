@@ -214,7 +214,7 @@ fn damaged_sources(
     progress.expect(layers.iter().map(|(_, layer)| layer.size).sum());
     let drawing = session.draw("reading the sources");
     let verified = |(image, layer): &(&ImageDir, &LayerRecord)| image.verify_layer(layer, true, progress);
-    let results: Vec<_> = in_pairs(|| layers.par_iter().with_max_len(1).map(verified).collect());
+    let results: Vec<_> = in_pairs(layers.len(), || layers.par_iter().with_max_len(1).map(verified).collect());
     drop(drawing);
     progress.check()?;
     let failed = layers.iter().zip(results).filter_map(|((_, layer), result)| Some((layer.digest, result.err()?)));

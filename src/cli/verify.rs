@@ -242,7 +242,7 @@ fn built(path: &Path, full: bool, session: &Session) -> Result<VerifyReport> {
     layers.iter().for_each(|(_, layer)| progress.expect(if full { layer.size } else { 0 }));
     let drawing = session.draw("verifying");
     let verified = |(image, layer): &(&ImageDir, &LayerRecord)| image.verify_layer(layer, full, progress);
-    let results: Vec<_> = in_pairs(|| layers.par_iter().with_max_len(1).map(verified).collect());
+    let results: Vec<_> = in_pairs(layers.len(), || layers.par_iter().with_max_len(1).map(verified).collect());
     drop(drawing);
     progress.check()?;
     let mut problems = Vec::new();

@@ -19,6 +19,9 @@ use crate::oci::digest::Hasher;
 pub(crate) const CHUNK: usize = 64 * 1024;
 /// Chunks under way for one file.
 pub(crate) const BUFFERS: usize = 8;
+/// What reads has stopped because consumers are slower, and goes on only when so many buffers are empty: to wake a thread takes a
+/// tenth of the time in which a chunk is hashed.
+pub(crate) const ENOUGH: usize = BUFFERS / 2;
 /// Files of this size and more are worth threads.
 pub(crate) const THREADS_FROM: u64 = 4 * 1024 * 1024;
 
@@ -82,15 +85,11 @@ impl Drop for Chunk {
 #[derive(Debug, Default)]
 struct EmptyBuffers {
     buffers: Mutex<Vec<Vec<u8>>>,
-    /// There are [`ENOUGH`](Self::ENOUGH).
+    /// There are [`ENOUGH`].
     enough: Condvar,
 }
 
 impl EmptyBuffers {
-    /// What reads has stopped because consumers are slower, and goes on only when there are so many: to wake a thread takes a tenth of
-    /// the time in which a chunk is hashed.
-    const ENOUGH: usize = BUFFERS / 2;
-
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -98,7 +97,7 @@ impl EmptyBuffers {
     fn give_back(&self, buffer: Vec<u8>) {
         let mut buffers = self.lock();
         buffers.push(buffer);
-        let is_enough = buffers.len() == Self::ENOUGH;
+        let is_enough = buffers.len() == ENOUGH;
         drop(buffers);
         if is_enough {
             self.enough.notify_one();
@@ -107,7 +106,7 @@ impl EmptyBuffers {
 
     /// One of them. Those who call it hold fewer than half of all themselves.
     fn wait(&self) -> Vec<u8> {
-        let is_few = |buffers: &mut Vec<Vec<u8>>| buffers.len() < Self::ENOUGH;
+        let is_few = |buffers: &mut Vec<Vec<u8>>| buffers.len() < ENOUGH;
         let mut buffers = self.enough.wait_while(self.lock(), is_few).unwrap_or_else(PoisonError::into_inner);
         buffers.pop().expect("half of all are there")
     }

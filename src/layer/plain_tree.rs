@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, openat, readlinkat};
 
+use super::LayerError;
 use super::claim::special;
-use super::walk::{Files, HostFile, HostPlace, Item, VisitItem, WalkedContent};
-use super::{LayerError, WHITEOUT};
+use super::walk::{ENTER, Files, HostFile, HostPlace, Item, READ, VisitItem, WalkedContent};
 use crate::disk::walk::list;
 
 /// Directories of one tree that stay open on the way down. What is deeper is looked up from the root by its path.
@@ -63,9 +63,6 @@ impl PlainTree<'_, '_> {
             path.extend_from_slice(name.as_bytes());
             host.push(&name);
             let place = kept.as_ref().map(|directory| (directory.as_fd(), Path::new(&name)));
-            if name.as_bytes().starts_with(WHITEOUT) {
-                return Err(LayerError::Whiteout { path: host.clone() });
-            }
             self.entry(kind, place, depth, path, host)?;
             host.pop();
             path.truncate(length);
@@ -81,8 +78,6 @@ impl PlainTree<'_, '_> {
         path: &mut Vec<u8>,
         host: &mut PathBuf,
     ) -> Result<(), LayerError> {
-        const READ: u32 = 0o4;
-        const ENTER: u32 = 0o5;
         let inputs = &self.inputs;
         let place = place.unwrap_or((CWD, host));
         let item = |what, mode, hidden| Item { path, what, mode, inputs, host, in_store: self.in_store, hidden };

@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, OFlags, openat};
 
@@ -152,7 +152,15 @@ pub(super) fn walk(recipe: &Recipe, files: Files, visit: &mut VisitItem<'_>) -> 
     for input in &recipe.inputs {
         root.plant(input)?;
     }
-    descend(root, &mut Vec::new(), files, visit)
+    descend(root, &mut Vec::new(), files, &mut |item| {
+        let name = item.path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        if name.starts_with(WHITEOUT) {
+            // A parent that no input provides has no place on the host.
+            let place = if item.host.as_os_str().is_empty() { display(item.path).into() } else { item.host.to_owned() };
+            return Err(LayerError::Whiteout { path: place });
+        }
+        visit(item)
+    })
 }
 
 fn descend(
@@ -181,12 +189,6 @@ fn descend(
         let host = node.claims.first().map(Claim::host).unwrap_or_default();
         let inputs: Vec<&Path> = node.claims.iter().map(|claim| claim.input).collect();
         let in_store = node.claims.iter().all(|claim| claim.in_store);
-        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-        if name.starts_with(WHITEOUT) {
-            // A parent that no input provides has no place on the host.
-            let place = if host.as_os_str().is_empty() { PathBuf::from(display(path)) } else { host };
-            return Err(LayerError::Whiteout { path: place });
-        }
         visit(Item { path, what, mode, inputs: &inputs, host: &host, in_store, hidden })?;
     } else if !is_directory {
         return Err(LayerError::RootIsNoDirectory(node.claims[0].host()));
@@ -317,12 +319,15 @@ fn agree<'s>(
     }
 }
 
+/// The permission bits that others need to read a file.
+pub(super) const READ: u32 = 0o4;
+/// The same for a directory.
+pub(super) const ENTER: u32 = 0o5;
+
 /// Whether others on the host cannot read what is there: any of the files, or any of the directories. Those that inputs
 /// name are not asked, and nothing above them is: a folder that `mktemp -d` made is shut like a home. Whatever is in the Nix
 /// store everybody can read.
 fn is_hidden(claims: &[Claim<'_>], seen: &[ClaimedContent<'_>], what: &WalkedContent<'_>) -> Result<bool, LayerError> {
-    const READ: u32 = 0o4;
-    const ENTER: u32 = 0o5;
     if claims.iter().all(|claim| claim.in_store) {
         return Ok(false);
     }

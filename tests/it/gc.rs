@@ -225,17 +225,17 @@ fn the_linked_store_is_used_by_others_too() {
 }
 
 #[test]
-fn ten_versions_with_a_clean_up_each_take_no_more_than_three() {
+fn twenty_versions_with_a_clean_up_each_take_no_more_than_three() {
     for linked in [false, true] {
         let lab = Lab::new(linked);
         let size = || bytes(&lab.graph_root()) + if linked { bytes(&lab.storage()) } else { 0 };
         let mut sizes = Vec::new();
-        for version in 1..=10 {
+        for version in 1..=20 {
             lab.load(version, 200_000);
             lab.ok(&["gc", "--apply"]);
             sizes.push(size());
         }
-        let (fourth, last) = (sizes[3], sizes[9]);
+        let (fourth, last) = (sizes[3], sizes[19]);
         assert!(last.abs_diff(fourth) < 50_000, "{sizes:?}");
         assert_eq!(lab.json(&["generations"])["generations"].as_array().unwrap().len(), 3);
         assert_eq!(lab.podman(&["images", "--quiet"]).lines().count(), 3);
@@ -348,14 +348,14 @@ fn a_killed_clean_up_is_finished_by_the_next() {
     for linked in [false, true] {
         let lab = Lab::new(linked);
         let mut version = 0;
-        for round in 0..4_u64 {
-            for _ in 0..if round == 0 { 4 } else { 2 } {
+        for round in 0..6_u64 {
+            for _ in 0..4 {
                 version += 1;
                 lab.load(version, 1000);
             }
             let start = Instant::now();
             let mut child = lab.windlass(&["gc", "--apply"]).stdout(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(Duration::from_millis(round * if linked { 11 } else { 140 }));
+            std::thread::sleep(Duration::from_millis(round * if linked { 7 } else { 90 }));
             child.kill().unwrap();
             child.wait().unwrap();
             let killed = start.elapsed();
