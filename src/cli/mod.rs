@@ -13,6 +13,7 @@ mod complete;
 mod compose;
 mod daemon;
 mod data_format;
+mod deferred;
 mod diff;
 mod docs;
 mod doctor;
@@ -66,9 +67,10 @@ use std::cell::OnceCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::env::CompleteEnv;
 
+use self::deferred::Deferred;
 use self::printer::{Colour, Printer};
 use self::session::Session;
 
@@ -99,41 +101,51 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Build(build::BuildArgs),
-    Plan(plan::PlanArgs),
-    Diff(diff::DiffArgs),
-    Simulate(simulate::SimulateArgs),
-    Inspect(inspect::InspectArgs),
-    Report(report::ReportArgs),
-    Sbom(sbom::SbomArgs),
-    Export(export::ExportArgs),
-    Push(push::PushArgs),
-    Attest(attest::AttestArgs),
-    Load(load::LoadArgs),
-    Status(status::StatusArgs),
-    Verify(verify::VerifyArgs),
-    Repair(repair::RepairArgs),
-    Generations(generations::GenerationsArgs),
-    Rollback(rollback::RollbackArgs),
-    Unload(unload::UnloadArgs),
-    Run(run::RunArgs),
-    Gc(gc::GcArgs),
-    Model(model::ModelArgs),
-    Lint(lint::LintArgs),
-    Doctor(doctor::DoctorArgs),
-    Compose(compose::ComposeArgs),
-    Upstream(upstream::UpstreamArgs),
-    Cache(cache::CacheArgs),
-    Schema(schemas::SchemaArgs),
+    Build(Deferred<build::BuildArgs>),
+    Plan(Deferred<plan::PlanArgs>),
+    Diff(Deferred<diff::DiffArgs>),
+    Simulate(Deferred<simulate::SimulateArgs>),
+    Inspect(Deferred<inspect::InspectArgs>),
+    Report(Deferred<report::ReportArgs>),
+    Sbom(Deferred<sbom::SbomArgs>),
+    Export(Deferred<export::ExportArgs>),
+    Push(Deferred<push::PushArgs>),
+    Attest(Deferred<attest::AttestArgs>),
+    Load(Deferred<load::LoadArgs>),
+    Status(Deferred<status::StatusArgs>),
+    Verify(Deferred<verify::VerifyArgs>),
+    Repair(Deferred<repair::RepairArgs>),
+    Generations(Deferred<generations::GenerationsArgs>),
+    Rollback(Deferred<rollback::RollbackArgs>),
+    Unload(Deferred<unload::UnloadArgs>),
+    Run(Deferred<run::RunArgs>),
+    Gc(Deferred<gc::GcArgs>),
+    Model(Deferred<model::ModelArgs>),
+    Lint(Deferred<lint::LintArgs>),
+    Doctor(Deferred<doctor::DoctorArgs>),
+    Compose(Deferred<compose::ComposeArgs>),
+    Upstream(Deferred<upstream::UpstreamArgs>),
+    Cache(Deferred<cache::CacheArgs>),
+    Schema(Deferred<schemas::SchemaArgs>),
     #[command(hide = true)]
     NixBuilder,
     #[command(hide = true)]
-    Completions(docs::CompletionsArgs),
+    Completions(Deferred<docs::CompletionsArgs>),
     #[command(hide = true)]
-    Man(man::ManArgs),
+    Man(Deferred<man::ManArgs>),
     /// Print the help of every verb as one page of Markdown.
     #[command(hide = true)]
     Reference,
+}
+
+/// What arguments are read by: with all that there is to say of every verb, unless the first one is a verb.
+fn command(arguments: &[OsString]) -> Command {
+    let mut command = Cli::command();
+    let verb = arguments.get(1).and_then(|verb| command.find_subcommand(verb));
+    if verb.is_none() {
+        command.build();
+    }
+    command
 }
 
 /// Runs windlass with these arguments, the program's name first.
@@ -146,7 +158,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // A shell that asks wrongly gets no names.
         Err(_) => return ExitCode::FAILURE,
     }
-    let given = Cli::command().try_get_matches_from(&arguments);
+    let given = command(&arguments).try_get_matches_from(&arguments);
     let (given, cli) = match given.and_then(|given| Cli::from_arg_matches(&given).map(|cli| (given, cli))) {
         Ok(parsed) => parsed,
         Err(error) => {

@@ -43,14 +43,24 @@ impl Cap {
 
 /// Opens a regular file for reading; anything else is an error of kind `InvalidInput`, and nothing is waited for.
 pub(crate) fn open(path: &Path) -> io::Result<File> {
+    open_sized(path).map(|(file, _)| file)
+}
+
+/// The same, with its size.
+fn open_sized(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(ErrorKind::InvalidInput, "it is not a file")) }
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a file"));
+    }
+    Ok((file, found.len()))
 }
 
 /// The bytes of a file. More than the cap are an error of kind `FileTooLarge`.
 pub(crate) fn read(path: &Path, cap: Cap) -> io::Result<Vec<u8>> {
-    rest(&mut open(path)?, cap)
+    let (mut file, size) = open_sized(path)?;
+    sized(&mut file, size, cap)
 }
 
 /// The text of a file. One that is not UTF-8 is an error of kind `InvalidData`.
@@ -60,16 +70,28 @@ pub(crate) fn text(path: &Path, cap: Cap) -> io::Result<String> {
 
 /// What is left of an open file.
 pub(crate) fn rest(file: &mut File, cap: Cap) -> io::Result<Vec<u8>> {
+    let size = file.metadata()?.len();
+    sized(file, size, cap)
+}
+
+fn sized(file: &mut File, size: u64, cap: Cap) -> io::Result<Vec<u8>> {
     let too_large = || {
         let message = format!("it is larger than {} MiB, which no such file is", cap.bytes() >> 20);
         io::Error::new(ErrorKind::FileTooLarge, message)
     };
-    let size = file.metadata()?.len();
     if size > cap.bytes() {
         return Err(too_large());
     }
-    // With room for all of it, it is one read, and another one that finds its end.
-    let mut bytes = Vec::with_capacity(usize::try_from(size + 1).unwrap_or(0));
+    // With room for all of it and one byte more, one read has all of it, and finds its end.
+    let mut bytes = vec![0; usize::try_from(size + 1).unwrap_or(0)];
+    let read = match file.read(&mut bytes) {
+        Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+        read => read?,
+    };
+    bytes.truncate(read);
+    if size > 0 && read as u64 == size {
+        return Ok(bytes);
+    }
     // One byte more than the cap tells a file that grows, or one of /proc, whose size is not known before.
     file.take(cap.bytes() + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > cap.bytes() { Err(too_large()) } else { Ok(bytes) }

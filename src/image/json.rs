@@ -24,8 +24,12 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, LayoutErr
 }
 
 pub(super) fn parse_json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T, LayoutError> {
-    let mut from = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut from).map_err(|error| format_error(path, &error))
+    // To know the key at every moment takes as long as the rest, and only an error needs it.
+    serde_json::from_slice(bytes).or_else(|_| {
+        let mut from = serde_json::Deserializer::from_slice(bytes);
+        let parsed = serde_path_to_error::deserialize(&mut from).map_err(|error| format_error(path, &error))?;
+        from.end().map(|()| parsed).map_err(|error| format_error(path, &error))
+    })
 }
 
 /// Reads one of our own files with a version, which may have keys that this windlass does not know yet.

@@ -73,7 +73,7 @@ pub fn check(document: DocumentKind, bytes: &[u8]) -> Result<(), Refused> {
         DocumentKind::Manifest => (schema::MANIFEST, &["manifests", "fsLayers", "history"]),
         DocumentKind::Index => (schema::INDEX, &["config", "layers", "fsLayers", "history"]),
     };
-    object(root, fields, &mut Vec::new()).map_err(refused)?;
+    object(root, fields).map_err(|misfit| refused(misfit.told()))?;
     // What has the fields of two kinds of documents would be read as either.
     let members = members(root).map_err(|error| refused(error.to_string()))?;
     let other =
@@ -148,73 +148,86 @@ impl Types {
     }
 }
 
-/// Checks one value. The path is that of the value; it is left as it was.
-fn value(raw: &RawValue, kind: &Type, path: &mut Vec<String>) -> Result<(), String> {
+/// A value that does not fit.
+struct Misfit {
+    /// Where it is, the innermost part first.
+    path: Vec<String>,
+    what: String,
+}
+
+impl Misfit {
+    const fn new(what: String) -> Self {
+        Self { path: Vec::new(), what }
+    }
+
+    /// A text in which an escape stands for nothing.
+    fn no_json(error: &serde_json::Error) -> Self {
+        Self::new(format!(", which is not JSON: {error}"))
+    }
+
+    /// The same of what it is in.
+    fn below(mut self, part: String) -> Self {
+        self.path.push(part);
+        self
+    }
+
+    /// `has config.Healthcheck.Test[0] = 1, and that must be a string`
+    fn told(&self) -> String {
+        let mut place = String::new();
+        for part in self.path.iter().rev() {
+            if !place.is_empty() && !part.starts_with('[') {
+                place.push('.');
+            }
+            place.push_str(part);
+        }
+        if place.is_empty() { self.what.replacen(", which ", "", 1) } else { format!("has {place}{}", self.what) }
+    }
+}
+
+/// Checks one value.
+fn value(raw: &RawValue, kind: &Type) -> Result<(), Misfit> {
     let text = raw.get();
     if text == "null" {
         return Ok(());
     }
-    let wrong = |expected: &str, path: &[String]| Err(format!("has {} = {}, and {expected}", place(path), shown(text)));
+    let wrong = |expected: &str| Err(Misfit::new(format!(" = {}, and {expected}", shown(text))));
     let is_string = text.starts_with('"');
     match kind {
         Type::String if is_string => Ok(()),
-        Type::String => wrong("that must be a string", path),
+        Type::String => wrong("that must be a string"),
         Type::Bool if matches!(text, "true" | "false") => Ok(()),
-        Type::Bool => wrong("that must be true or false", path),
+        Type::Bool => wrong("that must be true or false"),
         // No fraction and no exponent, even where the number is a whole one.
         Type::Int if text.parse::<i64>().is_ok() => Ok(()),
-        Type::Int => wrong("that must be a whole number of 64 bits, written in digits", path),
+        Type::Int => wrong("that must be a whole number of 64 bits, written in digits"),
         Type::Time if is_string && is_time(&text[1..text.len() - 1]) => Ok(()),
-        Type::Time => wrong("that must be a time as RFC 3339 writes it, like 2024-05-01T10:00:00Z", path),
+        Type::Time => wrong("that must be a time as RFC 3339 writes it, like 2024-05-01T10:00:00Z"),
         Type::Bytes if is_string && is_base64(text) => Ok(()),
-        Type::Bytes => wrong("that must be base64", path),
+        Type::Bytes => wrong("that must be base64"),
         Type::List(kind) => {
             if !text.starts_with('[') {
-                return wrong("that must be a list", path);
+                return wrong("that must be a list");
             }
-            let list: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| error.to_string())?;
-            list.into_iter()
-                .enumerate()
-                .try_for_each(|(n, one)| step(path, format!("[{n}]"), |path| value(one, kind, path)))
+            let list: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| Misfit::no_json(&error))?;
+            let mut list = list.into_iter().enumerate();
+            list.try_for_each(|(n, one)| value(one, kind).map_err(|misfit| misfit.below(format!("[{n}]"))))
         }
-        Type::Map(_) | Type::Object(_) if !text.starts_with('{') => wrong("that must be an object", path),
+        Type::Map(_) | Type::Object(_) if !text.starts_with('{') => wrong("that must be an object"),
         Type::Map(kind) => {
-            let members = members(raw).map_err(|error| error.to_string())?;
-            members.into_iter().try_for_each(|(key, one)| step(path, shown(&key), |path| value(one, kind, path)))
+            let mut members = members(raw).map_err(|error| Misfit::no_json(&error))?.into_iter();
+            members.try_for_each(|(key, one)| value(one, kind).map_err(|misfit| misfit.below(shown(&key))))
         }
-        Type::Object(fields) => object(raw, fields, path),
+        Type::Object(fields) => object(raw, fields),
     }
 }
 
-fn object(raw: &RawValue, fields: &[(&str, Type)], path: &mut Vec<String>) -> Result<(), String> {
-    for (key, one) in members(raw).map_err(|error| error.to_string())? {
+fn object(raw: &RawValue, fields: &[(&str, Type)]) -> Result<(), Misfit> {
+    for (key, one) in members(raw).map_err(|error| Misfit::no_json(&error))? {
         if let Some((_, kind)) = fields.iter().find(|(name, _)| is_key(&key, name)) {
-            step(path, shown(&key), |path| value(one, kind, path))?;
+            value(one, kind).map_err(|misfit| misfit.below(shown(&key)))?;
         }
     }
     Ok(())
-}
-
-fn step(
-    path: &mut Vec<String>,
-    part: String,
-    check: impl FnOnce(&mut Vec<String>) -> Result<(), String>,
-) -> Result<(), String> {
-    path.push(part);
-    check(path)?;
-    path.pop();
-    Ok(())
-}
-
-/// `config.Healthcheck.Test[0]`
-fn place(path: &[String]) -> String {
-    path.iter().enumerate().fold(String::new(), |mut text, (n, part)| {
-        if n > 0 && !part.starts_with('[') {
-            text.push('.');
-        }
-        text.push_str(part);
-        text
-    })
 }
 
 /// Whether Go takes a key for the field of this name: but for case, as Unicode folds it.
@@ -306,6 +319,10 @@ mod tests {
                 "its config has config.Labels.\\u{202e} = 1, and that must be a string",
             ),
             ("[]", "its config is [], and must be an object"),
+            (
+                r#"{"config":{"Labels":{"\ud800":""}}}"#,
+                "its config has config.Labels, which is not JSON: unexpected end of hex escape at line 1 column 9",
+            ),
             ("{} {}", "its config is not JSON: trailing characters at line 1 column 4"),
         ] {
             assert_eq!(refused(DocumentKind::Config, text), said);
