@@ -61,10 +61,10 @@ impl ImageParts {
     pub(crate) fn of(image: &ImageDir) -> Result<Self, LayoutError> {
         let mut store_paths: BTreeMap<PathBuf, Option<NarHash>> = BTreeMap::new();
         for layer in image.summary().layers() {
-            let Some(description) = image.image().recipes.get(&layer.digest) else { continue };
+            let Some(recipe) = image.image().recipes.get(&layer.digest) else { continue };
             // The files of a model are known by their own digests.
             let is_model = layer.kind == LayerKind::Model;
-            for input in &description.recipe.inputs {
+            for input in &recipe.inputs {
                 let (path, nar_hash) = match input {
                     Input::StorePath { path, nar_hash } => (path, nar_hash),
                     Input::Copy { source, nar_hash, .. } if nar_hash.is_some() || !is_model => (source, nar_hash),
@@ -118,7 +118,7 @@ pub(crate) fn provenance(
     if let Some(finished) = &about.finished {
         run["metadata"] = json!({ "finishedOn": finished });
     }
-    let formats: BTreeSet<u32> = image.image().recipes.values().map(|found| found.recipe.format).collect();
+    let formats: BTreeSet<u32> = image.image().recipes.values().map(|recipe| recipe.format).collect();
     let predicate = json!({
         "buildDefinition": {
             "buildType": BUILD_TYPE,

@@ -14,7 +14,7 @@ use crate::class::{Class, Classified};
 use crate::disk::parts::open_whole;
 use crate::disk::pipe::{PipeError, Readers, fan_out};
 use crate::disk::progress::Progress;
-use crate::image::layout::{Description, ImageDir, LayoutError};
+use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::{LayerRecord, SmallBlob};
 use crate::layer::tar_reader;
 use crate::layer::{Checksums, LayerError, LayerMember, Recipe, Sink, header, padding};
@@ -130,7 +130,7 @@ pub(crate) fn compare(image: &ImageDir, made: &ImageDir, progress: &Progress) ->
         let blob = made.layer_blob(is)?.map(|blob| std::path::absolute(&blob).unwrap_or(blob)).map(Recipe::of_blob);
         let recipe = match &blob {
             Some(blob) => blob,
-            None => &made.description(is)?.recipe,
+            None => made.recipe(is)?,
         };
         let again = LayerAgain { image, record: was, recipe, sums: None };
         let (layer, difference) = again.compare(Some(LayerBytes::layer(image, was, progress)?), progress)?;
@@ -166,8 +166,8 @@ fn rebuild_layer(
     record: &LayerRecord,
     progress: &Progress,
 ) -> Result<(RebuiltLayer, Option<LayerDifference>), RebuildError> {
-    let Description { recipe, checksums } = image.description(record)?;
-    let again = LayerAgain { image, record, recipe, sums: checksums.as_ref() };
+    let sums = image.checksums(record)?;
+    let again = LayerAgain { image, record, recipe: image.recipe(record)?, sums: sums.as_ref() };
     again.compare(copy_of(image, copy, record, progress)?, progress)
 }
 

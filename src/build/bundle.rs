@@ -143,7 +143,7 @@ impl ImageBundle {
                     known && fs::metadata(directory.join(path)).is_ok_and(|found| found.len() == *size)
                 });
                 if !blob.is_there && image.layer_blob(layer)?.is_none() {
-                    image.description(layer)?;
+                    image.recipe(layer)?;
                 }
                 blobs.push(blob);
             }

@@ -133,7 +133,7 @@ impl ImageBundle {
             });
             for layer in image.summary().layers().into_iter().filter(|layer| !archive.without.leaves_out(layer)) {
                 if image.layer_blob(layer)?.is_none() {
-                    image.description(layer)?;
+                    image.recipe(layer)?;
                 }
             }
             archives.push(archive);

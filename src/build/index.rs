@@ -17,22 +17,23 @@ use crate::spec::IndexSpec;
 pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
     let mut platforms: Vec<PlatformRecord> = Vec::new();
     let (mut blobs, mut recipes, mut entries) = (Vec::new(), BTreeMap::new(), Vec::new());
-    let mut closure = ImageClosure::default();
+    let (mut checksums, mut closure) = (BTreeMap::new(), ImageClosure::default());
     for path in &spec.images {
-        let directory = ImageDir::open(path)?;
+        let image = ImageDir::open(path)?.to_memory()?;
         let unfit = |message: String| BuildError::Unfit { path: path.clone(), message };
-        let [platform] = &directory.summary().platforms[..] else {
+        let [platform] = &image.summary.platforms[..] else {
             return Err(unfit("is an index itself; give its images instead".to_owned()));
         };
         if let Some(other) = platforms.iter().find(|other| other.platform == platform.platform) {
             return Err(unfit(format!("is for {}, as another image of the index is", other.platform)));
         }
-        let top = &directory.image().top;
+        let top = &image.top;
         entries.push((platform.platform.clone(), top.media_type.clone(), platform.digest, top.bytes.len() as u64));
         platforms.push(platform.clone());
-        blobs.extend(directory.image().small_blobs().cloned());
-        recipes.extend(directory.image().recipes.clone());
-        closure.merge(ImageClosure::read(path)?);
+        blobs.extend(image.small_blobs().cloned());
+        recipes.extend(image.recipes);
+        checksums.extend(image.checksums);
+        closure.merge(image.closure);
     }
     blobs.sort_by_key(|blob| blob.digest);
     blobs.dedup_by_key(|blob| blob.digest);
@@ -54,5 +55,5 @@ pub(crate) fn build(spec: &IndexSpec) -> Result<ImageInMemory, BuildError> {
         patches: Vec::new(),
         platforms,
     };
-    Ok(ImageInMemory { summary, top, blobs, recipes, closure })
+    Ok(ImageInMemory { summary, top, blobs, recipes, checksums, closure })
 }

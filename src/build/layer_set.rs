@@ -10,7 +10,7 @@ use crate::disk::progress::Progress;
 use crate::image::closure::ImageClosure;
 use crate::image::json::read_versioned;
 use crate::image::layout::{LayoutError, VERSION};
-use crate::image::recipes::{Description, read_recipes, write_recipes};
+use crate::image::recipes::{read_checksums, read_recipes, write_recipes};
 use crate::image::{BuiltLayer, LayerRecord};
 use crate::nix::package::PackageRecord;
 use crate::oci::canonical;
@@ -60,7 +60,10 @@ fn read_layers(directory: &Path) -> Result<Vec<BuiltLayer>, LayoutError> {
     set.layers
         .into_iter()
         .map(|record| match recipes.remove(&record.digest) {
-            Some(Description { recipe, checksums }) => Ok(BuiltLayer::before(record, recipe, checksums)),
+            Some(recipe) => {
+                let checksums = read_checksums(directory, record.digest)?;
+                Ok(BuiltLayer::before(record, recipe, checksums))
+            }
             None => Err(missing(&record)),
         })
         .collect()

@@ -66,10 +66,11 @@ impl LintedImage {
         let Summary { name, platforms, .. } = &image.summary;
         let first = platforms.first();
         let models = first.map(|first| weights(&first.models, &first.layers)).unwrap_or_default();
-        let layers = image.summary.layers().into_iter().filter_map(|layer| {
-            let made = image.recipes.get(&layer.digest)?;
-            Some((layer.kind, layer.title.clone(), made.recipe.clone()))
-        });
+        let layers = image
+            .summary
+            .layers()
+            .into_iter()
+            .filter_map(|layer| Some((layer.kind, layer.title.clone(), image.recipes.get(&layer.digest)?.clone())));
         Self { name: file_name(name), models, layers: layers.collect(), runs: ImageRun::of(image) }
     }
 }
@@ -78,7 +79,7 @@ impl LintedModel {
     /// One that was built.
     #[must_use]
     pub(crate) fn of(name: &str, image: &layout::ImageInMemory) -> Self {
-        let recipes = image.recipes.values().map(|made| made.recipe.clone()).collect();
+        let recipes = image.recipes.values().cloned().collect();
         let files = image.summary.model.iter().flat_map(|model| &model.files);
         Self { name: name.to_owned(), recipes, digests: files.map(|file| (file.path.clone(), file.sha256)).collect() }
     }

@@ -42,9 +42,8 @@ use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
 use crate::image::closure::ImageClosure;
 use crate::image::layout::{ImageDir, ImageInMemory, LayoutError, VERSION, changed};
-use crate::image::recipes::Description;
 use crate::image::summary::{ImageKind, PlatformRecord, Summary};
-use crate::image::{self, About, BuiltLayer, LayerKind, LayerRecord, models_of};
+use crate::image::{self, About, BuiltLayer, LayerKind, LayerRecord, kept, models_of};
 use crate::layer::output::{Output, Verify};
 use crate::layer::{Hashed, LargeFiles, LayerError, Perm, Recipe, digest_of};
 use crate::model::forms::labels::MODELS;
@@ -491,8 +490,6 @@ fn assemble(
         patches: Vec::new(),
         platforms: vec![platform],
     };
-    let describe =
-        |layer: &BuiltLayer| Description { recipe: layer.recipe.clone(), checksums: layer.checksums.clone() };
-    let recipes = layers.iter().map(|layer| (layer.record.digest, describe(layer))).collect();
-    Ok(ImageInMemory { summary, top: manifest, blobs: vec![config], recipes, closure: ImageClosure::default() })
+    let ((recipes, checksums), closure) = (kept(layers), ImageClosure::default());
+    Ok(ImageInMemory { summary, top: manifest, blobs: vec![config], recipes, checksums, closure })
 }

@@ -54,7 +54,7 @@ impl ImageRun {
             let config = image.small_blobs().find(|blob| blob.digest == record.config_digest)?;
             let mut config: Value = serde_json::from_slice(&config.bytes).ok()?;
             let layers = record.layers.iter().map(|layer| {
-                let recipe = image.recipes.get(&layer.digest)?.recipe.clone();
+                let recipe = image.recipes.get(&layer.digest)?.clone();
                 Some((recipe, Compression::of_media_type(layer.media_type().as_ref())?))
             });
             Some(Self {

@@ -21,9 +21,8 @@ use crate::disk::bounded::{self, Cap};
 use crate::disk::progress::Progress;
 use crate::image::closure::ImageClosure;
 use crate::image::layout::{ImageDir, ImageInMemory, LayoutError, VERSION};
-use crate::image::recipes::Description;
 use crate::image::summary::{ImageKind, ImageOrigin, PlatformRecord, Summary};
-use crate::image::{BuiltLayer, Inherited, LayerKind, LayerRecord, PackedLayer, SmallBlob, digest_in};
+use crate::image::{BuiltLayer, Inherited, LayerKind, LayerRecord, PackedLayer, SmallBlob, digest_in, kept};
 use crate::layer::{LayerError, Recipe, TarEntryKind, padding, tar_reader};
 use crate::names::Name;
 use crate::oci::compression::Compression;
@@ -169,12 +168,9 @@ pub(crate) fn image(spec: &UpstreamSpec, progress: &Progress) -> Result<ImageInM
         patches: Vec::new(),
         platforms: vec![record],
     };
-    let recipes = layers
-        .into_iter()
-        .map(|layer| (layer.record.digest, Description { recipe: layer.recipe, checksums: layer.checksums }))
-        .collect();
+    let (recipes, checksums) = kept(&layers);
     let config = SmallBlob { media_type: MediaType::ImageConfig, digest: config_digest, bytes };
-    Ok(ImageInMemory { summary, top, blobs: vec![config], recipes, closure: ImageClosure::default() })
+    Ok(ImageInMemory { summary, top, blobs: vec![config], recipes, checksums, closure: ImageClosure::default() })
 }
 
 /// The platform that a config names.

@@ -303,7 +303,7 @@ fn files_of_layers(image: &ImageDir) -> BTreeMap<Digest, Vec<LayerFile>> {
     let Some(model) = &image.summary().model else { return BTreeMap::new() };
     let layers = image.summary().layers();
     let files = |digest: &Digest| {
-        let recipe = image.image().recipes.get(digest).map(|found| &found.recipe);
+        let recipe = image.image().recipes.get(digest);
         let targets: Vec<_> = recipe.iter().flat_map(|recipe| recipe.targets()).collect();
         let is_there =
             |file: &&LayerFile| layers.len() == 1 || targets.iter().any(|target| file.path.starts_with(target));

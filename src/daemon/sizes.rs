@@ -19,9 +19,9 @@ impl UnpackedSizes {
     /// Bytes of a layer that is unpacked.
     pub(crate) fn of(&self, image: &ImageDir, layer: &LayerRecord) -> u64 {
         let measure = || {
-            let made = image.image().recipes.get(&layer.digest).filter(|made| made.recipe.blob().is_none());
+            let recipe = image.image().recipes.get(&layer.digest).filter(|recipe| recipe.blob().is_none());
             // What is in an archive is not known without unpacking it; nor what is gone.
-            let extent = made.and_then(|made| extent(&made.recipe).ok());
+            let extent = recipe.and_then(|recipe| extent(recipe).ok());
             LAYER + extent.map_or(layer.diff_size(), |extent| extent.on_disk)
         };
         *self.0.borrow_mut().entry(layer.digest).or_insert_with(measure)

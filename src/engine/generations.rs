@@ -35,6 +35,7 @@ use crate::disk::{self, AtPath, Staging, WriteError, own_lock};
 use crate::image::closure::ImageClosure;
 use crate::image::json::parse_versioned;
 use crate::image::layout::{ImageDir, LayoutError, VERSION};
+use crate::image::recipes::sources;
 use crate::names::no_such;
 use crate::nix::store::NixPlaces;
 use crate::oci::canonical;
@@ -288,7 +289,7 @@ impl Generations {
             fs::create_dir_all(&target).at("create", &target)?;
             image.to_memory()?.write_lean(&target, progress)?;
             entry.directory = copy;
-            let sources = image.image().recipes.values().flat_map(|made| made.recipe.sources());
+            let sources = sources(&image.image().recipes);
             roots.extend(sources.filter_map(|source| store_path(&nix.store, source)));
             // What a bundle brought has no recipes; its store paths may have been put back.
             let closure =

@@ -65,10 +65,10 @@ fn made_from(image: &ImageDir, platform: &PlatformRecord) -> RollbackPart {
             Ok(None) => {}
             Err(error) => return RollbackPart::Missing(error.to_string()),
         }
-        let Some(made) = image.image().recipes.get(&layer.digest) else {
+        let Some(recipe) = image.image().recipes.get(&layer.digest) else {
             return RollbackPart::Missing(format!("layer {} has neither a blob nor a recipe", layer.title));
         };
-        if let Some(gone) = made.recipe.sources().into_iter().find(|source| fs::symlink_metadata(source).is_err()) {
+        if let Some(gone) = recipe.sources().into_iter().find(|source| fs::symlink_metadata(source).is_err()) {
             return RollbackPart::Missing(format!("{}, of layer {}, is gone", gone.display(), layer.title));
         }
     }

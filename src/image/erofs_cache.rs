@@ -69,7 +69,7 @@ pub(crate) fn write_layer(
     let mut output = Output::create(staging.path(), verify, false, progress)?;
     let recipe = match image.layer_blob(record)? {
         Some(path) => Recipe::of_blob(path),
-        None => image.description(record)?.recipe.clone(),
+        None => image.recipe(record)?.clone(),
     };
     let written = erofs::write(&recipe, uuid(record.diff_id()), &mut output, progress);
     let written = written.map_err(|source| match source {

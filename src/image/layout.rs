@@ -25,9 +25,7 @@ use super::bundle::{BLOBS, bundle_of};
 use super::closure::ImageClosure;
 use super::json::{format_error, parse_json, read_json, read_versioned};
 pub use super::layout_error::LayoutError;
-pub(crate) use super::recipes::Description;
-use super::recipes::checksums_path;
-pub(crate) use super::recipes::{read_recipes, write_recipes};
+use super::recipes::{checksums_path, read_checksums, read_recipes, write_recipes};
 use super::summary::LayerPatch;
 pub(crate) use super::summary::{PlatformRecord, Summary};
 use crate::disk::bounded::{self, Cap};
@@ -38,7 +36,7 @@ use crate::disk::progress::Progress;
 use crate::disk::{AtPath, WriteError};
 use crate::image::{BuiltLayer, LayerRecord, SmallBlob, digest_in, index_json, oci_layout};
 use crate::layer::output::{Output, Verify};
-use crate::layer::{Input, LayerError, Recipe, Sink, digest_of, measure};
+use crate::layer::{Checksums, Input, LayerError, Recipe, Sink, digest_of, measure};
 use crate::nix::nar::nar_hash;
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
@@ -57,7 +55,9 @@ pub struct ImageInMemory {
     /// The other small blobs: configs, and the manifests below an index.
     pub(crate) blobs: Vec<SmallBlob>,
     /// How layers are made; for each layer that has no recipe there must be a blob.
-    pub(crate) recipes: BTreeMap<Digest, Description>,
+    pub(crate) recipes: BTreeMap<Digest, Recipe>,
+    /// The sums of the files of layers. [`ImageDir::open`] leaves them out, [`ImageDir::to_memory`] reads them.
+    pub(crate) checksums: BTreeMap<Digest, Checksums>,
     /// What Nix recorded of its store paths. [`ImageDir::open`] leaves it out, [`ImageDir::to_memory`] reads it.
     pub(crate) closure: ImageClosure,
 }
@@ -90,10 +90,7 @@ impl ImageInMemory {
     /// With the path at fault.
     pub fn write_lean(&self, directory: &Path, progress: &Progress) -> Result<(), WriteError> {
         self.write_oci(directory, progress)?;
-        let recipes = self
-            .recipes
-            .iter()
-            .map(|(digest, Description { recipe, checksums })| (*digest, recipe, checksums.as_ref()));
+        let recipes = self.recipes.iter().map(|(digest, recipe)| (*digest, recipe, self.checksums.get(digest)));
         write_recipes(directory, recipes, progress)?;
         self.closure.write(directory, progress)?;
         write_file(&directory.join("image.json"), &canonical::to_pretty(&self.summary), progress)
@@ -134,21 +131,22 @@ impl ImageDir {
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
         let bundle = bundle_of(path);
         let (in_bundle, layout) = (bundle.is_some(), bundle.unwrap_or_else(|| path.to_owned()));
-        for (folder, missing) in [(path, "image.json"), (&layout, "index.json"), (&layout, "oci-layout")] {
-            if !folder.join(missing).is_file() && in_bundle {
-                return Err(LayoutError::Missing { path: folder.join(missing) });
-            }
-            if !folder.join(missing).is_file() {
-                return Err(LayoutError::NotAnImage { path: folder.to_owned(), missing });
-            }
-        }
-        let summary: Summary = read_versioned(&path.join("image.json"))?;
+        let missing = |folder: &Path, missing| match in_bundle {
+            true => LayoutError::Missing { path: folder.join(missing) },
+            false => LayoutError::NotAnImage { path: folder.to_owned(), missing },
+        };
+        let summary: Summary = read_versioned(&path.join("image.json"))
+            .map_err(|error| if error.is_no_file() { missing(path, "image.json") } else { error })?;
         if *summary.name != *summary.reference.name() {
             let message = format!("name is {}, and ref is {}", summary.name, summary.reference);
             return Err(LayoutError::Format { path: path.join("image.json"), message });
         }
         let index_path = layout.join("index.json");
-        let index: ImageIndex = read_json(&index_path)?;
+        let index: ImageIndex = read_json(&index_path)
+            .map_err(|error| if error.is_no_file() { missing(&layout, "index.json") } else { error })?;
+        if !layout.join("oci-layout").is_file() {
+            return Err(missing(&layout, "oci-layout"));
+        }
         let entry = match index.manifests().as_slice() {
             [entry] if digest_in(entry) == Some(summary.digest) => Some(entry),
             entries if in_bundle => entries.iter().find(|entry| digest_in(entry) == Some(summary.digest)),
@@ -204,11 +202,11 @@ impl ImageDir {
                 return Err(format_error(&layout, &"is no UTF-8, and names of layers are; rename the directory"));
             }
             for layer in summary.layers().into_iter().filter(|layer| !summary.without.contains(&layer.digest)) {
-                let recipe = Recipe::of_blob(blob_path(&whole, layer.digest));
-                recipes.insert(layer.digest, Description { recipe, checksums: None });
+                recipes.insert(layer.digest, Recipe::of_blob(blob_path(&whole, layer.digest)));
             }
         }
-        let image = ImageInMemory { summary, top, blobs, recipes, closure: ImageClosure::default() };
+        let (checksums, closure) = (BTreeMap::new(), ImageClosure::default());
+        let image = ImageInMemory { summary, top, blobs, recipes, checksums, closure };
         Ok(Self { path: path.to_owned(), layout, in_bundle, image, is_readable: OnceLock::new() })
     }
 
@@ -252,9 +250,13 @@ impl ImageDir {
     /// All that is known of it but the bytes of its layers, for writing it elsewhere.
     ///
     /// # Errors
-    /// If its `closure.json` or `packages.json` cannot be read.
+    /// If its `closure.json`, `packages.json` or sums cannot be read.
     pub(crate) fn to_memory(&self) -> Result<ImageInMemory, LayoutError> {
-        Ok(ImageInMemory { closure: ImageClosure::read(&self.path)?, ..self.image.clone() })
+        let mut checksums = BTreeMap::new();
+        for record in self.summary().layers() {
+            checksums.extend(self.checksums(record)?.map(|sums| (record.digest, sums)));
+        }
+        Ok(ImageInMemory { closure: ImageClosure::read(&self.path)?, checksums, ..self.image.clone() })
     }
 
     /// `image.json`.
@@ -287,22 +289,29 @@ impl ImageDir {
     /// If a layer has no recipe.
     pub(crate) fn layers(&self, platform: &PlatformRecord) -> Result<Vec<BuiltLayer>, LayoutError> {
         let layer = |record: &LayerRecord| {
-            let Description { recipe, checksums } = self.description(record)?.clone();
-            Ok(BuiltLayer::before(record.clone(), recipe, checksums))
+            Ok(BuiltLayer::before(record.clone(), self.recipe(record)?.clone(), self.checksums(record)?))
         };
         platform.layers.iter().map(layer).collect()
     }
 
-    /// What is kept of a layer in place of its bytes.
+    /// How the bytes of a layer are made.
     ///
     /// # Errors
     /// If it has no recipe.
-    pub(crate) fn description(&self, record: &LayerRecord) -> Result<&Description, LayoutError> {
+    pub(crate) fn recipe(&self, record: &LayerRecord) -> Result<&Recipe, LayoutError> {
         self.image.recipes.get(&record.digest).ok_or_else(|| LayoutError::NoLayer {
             path: self.path.clone(),
             digest: record.digest,
             title: record.title.clone(),
         })
+    }
+
+    /// The sums of a layer's files; `None` where an older windlass built it, or it is a blob.
+    ///
+    /// # Errors
+    /// If they are not what they should be.
+    pub(crate) fn checksums(&self, record: &LayerRecord) -> Result<Option<Checksums>, LayoutError> {
+        if self.in_bundle { Ok(None) } else { read_checksums(&self.path, record.digest) }
     }
 
     /// The blob of a layer, if it is on disk, whole or [cut](crate::disk::parts); its size is checked.
@@ -343,15 +352,7 @@ impl ImageDir {
         if found != patch.size {
             return Err(LayoutError::Truncated { path, expected: patch.size, found });
         }
-        if full {
-            let mut sink = Output::create(Path::new("/dev/null"), Verify::Always, false, progress)?;
-            sink.begin_blob();
-            copy_blob(&path, &mut sink, Path::new("/dev/null"))?;
-            if let Some((found, _)) = sink.end_blob().filter(|(found, _)| *found != patch.digest) {
-                return Err(LayoutError::Damaged { path, found });
-            }
-        }
-        Ok(())
+        if full { check_blob(path, patch.digest, progress) } else { Ok(()) }
     }
 
     /// Gives the bytes of a layer to an output, and compares their digest as far as the output reads them.
@@ -376,8 +377,7 @@ impl ImageDir {
         if let Some(path) = self.layer_blob(record)? {
             return copy_blob(&path, sink, to);
         }
-        let Description { recipe, .. } = self.description(record)?;
-        recipe.stream(sink).map_err(|source| match source {
+        self.recipe(record)?.stream(sink).map_err(|source| match source {
             LayerError::Sink(source) => WriteError { action: "write", path: to.to_owned(), source }.into(),
             source => layer_error(record, source),
         })
@@ -393,7 +393,7 @@ impl ImageDir {
         }
         match self.layer_blob(record)? {
             Some(path) => Err(LayoutError::Damaged { path, found }),
-            None => Err(changed(record, &self.description(record)?.recipe)),
+            None => Err(changed(record, self.recipe(record)?)),
         }
     }
 
@@ -408,17 +408,9 @@ impl ImageDir {
         progress: &Progress,
     ) -> Result<(), LayoutError> {
         if let Some(path) = self.layer_blob(record)? {
-            if full {
-                let mut sink = Output::create(Path::new("/dev/null"), Verify::Always, false, progress)?;
-                sink.begin_blob();
-                copy_blob(&path, &mut sink, Path::new("/dev/null"))?;
-                if let Some((found, _)) = sink.end_blob().filter(|(found, _)| *found != record.digest) {
-                    return Err(LayoutError::Damaged { path, found });
-                }
-            }
-            return Ok(());
+            return if full { check_blob(path, record.digest, progress) } else { Ok(()) };
         }
-        let Description { recipe, checksums } = self.description(record)?;
+        let (recipe, checksums) = (self.recipe(record)?, self.checksums(record)?);
         let failed = |source| layer_error(record, source);
         if !full {
             let size = measure(recipe).map_err(failed)?;
@@ -428,11 +420,23 @@ impl ImageDir {
         if found.digest != record.digest {
             return Err(changed(record, recipe));
         }
-        if checksums.as_ref().is_some_and(|checksums| *checksums != found.noted.checksums) {
+        if checksums.is_some_and(|checksums| checksums != found.noted.checksums) {
             let message = "does not have the sums of the layer's files; build or copy the image again".to_owned();
             return Err(LayoutError::Format { path: checksums_path(&self.path, record.digest), message });
         }
         Ok(())
+    }
+}
+
+/// Reads a blob, and compares it with its digest.
+fn check_blob(path: PathBuf, digest: Digest, progress: &Progress) -> Result<(), LayoutError> {
+    let nowhere = Path::new("/dev/null");
+    let mut sink = Output::create(nowhere, Verify::Always, false, progress)?;
+    sink.begin_blob();
+    copy_blob(&path, &mut sink, nowhere)?;
+    match sink.end_blob() {
+        Some((found, _)) if found != digest => Err(LayoutError::Damaged { path, found }),
+        _ => Ok(()),
     }
 }
 

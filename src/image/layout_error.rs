@@ -124,6 +124,14 @@ pub enum LayoutError {
     Write(#[from] WriteError),
 }
 
+impl LayoutError {
+    /// Whether there is no file where one was to be read.
+    pub(super) fn is_no_file(&self) -> bool {
+        use io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
+        matches!(self, Self::Read { source, .. } if matches!(source.kind(), NotFound | NotADirectory | InvalidInput))
+    }
+}
+
 impl Classified for LayoutError {
     fn class(&self) -> Class {
         match self {

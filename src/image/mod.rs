@@ -181,6 +181,13 @@ impl BuiltLayer {
     }
 }
 
+/// What is kept of layers in place of their bytes: how they are made, and the sums of their files.
+pub(crate) fn kept(layers: &[BuiltLayer]) -> (BTreeMap<Digest, Recipe>, BTreeMap<Digest, Checksums>) {
+    let recipes = layers.iter().map(|layer| (layer.record.digest, layer.recipe.clone()));
+    let sums = layers.iter().filter_map(|layer| Some((layer.record.digest, layer.checksums.clone()?)));
+    (recipes.collect(), sums.collect())
+}
+
 /// One blob that is held in memory: a manifest, config or index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SmallBlob {

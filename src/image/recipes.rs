@@ -1,4 +1,7 @@
 //! The folder `recipes/`: what is kept of each layer in place of its bytes.
+//!
+//! The sums of its files are read where they are needed: of a large closure they are many, and a load of what is there has no use
+//! for them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,16 +18,7 @@ use crate::layer::{Checksums, Recipe};
 use crate::oci::canonical;
 use crate::oci::digest::Digest;
 
-/// What is kept of a layer in place of its bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Description {
-    /// How they are made.
-    pub(crate) recipe: Recipe,
-    /// The sums of its files; `None` where an older windlass built it.
-    pub(crate) checksums: Option<Checksums>,
-}
-
-pub(crate) fn checksums_path(directory: &Path, digest: Digest) -> PathBuf {
+pub(super) fn checksums_path(directory: &Path, digest: Digest) -> PathBuf {
     directory.join(format!("recipes/{}.crc64", digest.hex()))
 }
 
@@ -51,19 +45,21 @@ pub(crate) fn write_recipes<'a>(
 pub(crate) fn read_recipes<'a>(
     directory: &Path,
     layers: impl Iterator<Item = &'a LayerRecord>,
-) -> Result<BTreeMap<Digest, Description>, LayoutError> {
+) -> Result<BTreeMap<Digest, Recipe>, LayoutError> {
     let mut recipes = BTreeMap::new();
     for layer in layers {
-        let path = recipe_path(directory, layer.digest);
-        if path.is_file() {
-            let checksums = read_checksums(checksums_path(directory, layer.digest))?;
-            recipes.insert(layer.digest, Description { recipe: read_json(&path)?, checksums });
-        }
+        let recipe = match read_json(&recipe_path(directory, layer.digest)) {
+            Err(error) if error.is_no_file() => continue,
+            recipe => recipe?,
+        };
+        recipes.insert(layer.digest, recipe);
     }
     Ok(recipes)
 }
 
-fn read_checksums(path: PathBuf) -> Result<Option<Checksums>, LayoutError> {
+/// The sums of a layer's files; `None` where an older windlass built it.
+pub(crate) fn read_checksums(directory: &Path, digest: Digest) -> Result<Option<Checksums>, LayoutError> {
+    let path = checksums_path(directory, digest);
     let bytes = match bounded::read(&path, Cap::Document) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -74,4 +70,9 @@ fn read_checksums(path: PathBuf) -> Result<Option<Checksums>, LayoutError> {
         LayoutError::Format { path, message }
     };
     Checksums::from_bytes(&bytes).map(Some).ok_or_else(cut)
+}
+
+/// The files and directories of the host that layers are made from.
+pub(crate) fn sources(recipes: &BTreeMap<Digest, Recipe>) -> impl Iterator<Item = &PathBuf> {
+    recipes.values().flat_map(Recipe::sources)
 }

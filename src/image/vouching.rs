@@ -51,7 +51,7 @@ impl Needed {
         let path = std::fs::canonicalize(image.path()).ok()?;
         let top = store_path(&store, &path)?;
         let mut sources: BTreeMap<PathBuf, Option<NarHash>> = BTreeMap::new();
-        for input in image.image().recipes.values().flat_map(|made| &made.recipe.inputs) {
+        for input in image.image().recipes.values().flat_map(|recipe| &recipe.inputs) {
             let (source, hash) = match input {
                 Input::StorePath { path, nar_hash } => (path, *nar_hash),
                 Input::Copy { source, nar_hash, .. } => (source, *nar_hash),

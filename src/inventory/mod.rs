@@ -223,7 +223,7 @@ impl Inventory {
                 paths: BTreeSet::new(),
             });
             layer.places.push(LayerPlace { image: number, position });
-            let recipe = image.description(record).ok().map(|description| &description.recipe);
+            let recipe = image.recipe(record).ok();
             for (path, form) in store_paths(record, recipe.filter(|_| !image.is_in_bundle()), store) {
                 let full = store.display(&path);
                 layer.paths.insert(full.clone());

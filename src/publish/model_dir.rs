@@ -141,7 +141,7 @@ impl ModelDir {
         let (model, places) = described(image)?;
         let mut found: BTreeMap<PathBuf, LocalFile> = BTreeMap::new();
         for layer in image.summary().layers() {
-            image.description(layer)?.recipe.members(&mut |member| {
+            image.recipe(layer)?.members(&mut |member| {
                 if let (MemberContent::File(_, in_store), TarEntryKind::File(size)) =
                     (&member.content, &member.entry.kind)
                 {

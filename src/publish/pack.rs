@@ -76,7 +76,7 @@ impl<'a> LayerBytes<'a> {
     /// If it is neither there nor described.
     pub(crate) fn layer(image: &'a ImageDir, layer: &LayerRecord, progress: &'a Progress) -> Result<Self, LayoutError> {
         let file = image.layer_blob(layer)?;
-        let recipe = if file.is_some() { None } else { Some(&image.description(layer)?.recipe) };
+        let recipe = if file.is_some() { None } else { Some(image.recipe(layer)?) };
         Ok(Self { file, recipe, progress })
     }
 
@@ -224,9 +224,10 @@ pub(crate) fn with_layers(
     let mut blobs: Vec<SmallBlob> =
         image.blobs.iter().map(|blob| manifests.get(&blob.digest).unwrap_or(blob).clone()).collect();
     blobs.sort_by_key(|blob| blob.digest);
-    let recipes = image.recipes.iter().filter(|(digest, _)| !layers.contains_key(digest));
-    let recipes = recipes.map(|(digest, description)| (*digest, description.clone())).collect();
-    Ok(ImageInMemory { summary, top, blobs, recipes, closure: image.closure.clone() })
+    let (mut recipes, mut checksums) = (image.recipes.clone(), image.checksums.clone());
+    recipes.retain(|digest, _| !layers.contains_key(digest));
+    checksums.retain(|digest, _| !layers.contains_key(digest));
+    Ok(ImageInMemory { summary, top, blobs, recipes, checksums, closure: image.closure.clone() })
 }
 
 /// A manifest or an index with other digests and sizes in the list of this name; byte for byte the same if none is given.

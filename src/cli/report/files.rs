@@ -56,8 +56,8 @@ impl ListedFiles {
         let mut recipes: BTreeMap<Digest, Recipe> = BTreeMap::new();
         for image in images {
             for record in image.summary().layers() {
-                if let Ok(description) = image.description(record) {
-                    recipes.entry(record.digest).or_insert_with(|| description.recipe.clone());
+                if let Ok(recipe) = image.recipe(record) {
+                    recipes.entry(record.digest).or_insert_with(|| recipe.clone());
                 }
             }
         }

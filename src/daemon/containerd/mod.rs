@@ -424,9 +424,9 @@ fn is_own(name: &str) -> bool {
 fn shareable(image: &ImageDir, layers: &[&LayerRecord], device: u64) -> u64 {
     let mut bytes = 0;
     for layer in layers {
-        let Ok(description) = image.description(layer) else { continue };
+        let Ok(recipe) = image.recipe(layer) else { continue };
         // What cannot be looked at now is said when it is written.
-        let _unreadable = description.recipe.members(&mut |member| {
+        let _unreadable = recipe.members(&mut |member| {
             if let MemberContent::File(file, _) = member.content {
                 let found = file.metadata();
                 if found.len() >= ALIGN_FROM && found.dev() == device {

@@ -168,7 +168,7 @@ pub(crate) fn verify(
         }
         for (n, record) in platform.layers.iter().enumerate() {
             let home = snapshot.layer(store, &chain[n]).map_or(store, |(home, _)| home);
-            let recipe = target.image.image().recipes.get(&record.digest).map(|made| &made.recipe);
+            let recipe = target.image.image().recipes.get(&record.digest);
             let layer = layers.entry((&home.store, chain[n].clone())).or_insert_with(|| StoreLayer {
                 home,
                 id: chain[n].clone(),

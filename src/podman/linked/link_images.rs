@@ -25,9 +25,9 @@ use crate::disk::write_back::{SyncedBytes, writing_back};
 use crate::disk::{AtPath, WriteError};
 use crate::engine::target::{CopiedBytes, CopyCause};
 use crate::image::layout::{ImageDir, LayoutError, changed};
-use crate::image::recipes::Description;
 use crate::image::summary::{LayerPatch, PlatformRecord};
 use crate::image::{LayerRecord, chain_ids};
+use crate::layer::Recipe;
 use crate::layer::patch::{OldBytes, PatchedLayer};
 use crate::oci::compression::Compression;
 use crate::oci::digest::Digest;
@@ -243,7 +243,7 @@ impl LinkWork<'_> {
 
     /// The file that is the layer, for one that was not made here.
     fn blob(&self) -> Option<&Path> {
-        self.image.image().recipes.get(&self.record.digest)?.recipe.blob()
+        self.image.image().recipes.get(&self.record.digest)?.blob()
     }
 }
 
@@ -326,9 +326,10 @@ fn make(
         gidset: Vec::new(),
         flags: BTreeMap::new(),
     };
-    let blob = made.and_then(|made| made.recipe.blob());
+    let blob = made.and_then(Recipe::blob);
     let built = made.filter(|_| blob.is_none());
-    let linked = if let Some(Description { recipe, checksums }) = built {
+    let linked = if let Some(recipe) = built {
+        let checksums = work.image.checksums(record)?;
         let hashed = !work.vouched;
         let placed = match place(recipe, checksums.as_ref(), hashed, (&workplace, views), progress) {
             Err(TreeError::Changed) => return Err(changed(record, recipe).into()),

@@ -33,12 +33,12 @@ impl WrittenFiles {
         let root = Dir::open(&places.graph_root).ok().filter(|_| places.driver == DRIVER);
         let mut files = Vec::new();
         for (layer, chain) in platform.layers.iter().zip(chain_ids(&platform.layers)) {
-            let made = image.image().recipes.get(&layer.digest).filter(|made| made.recipe.blob().is_none());
-            let Some(made) = made.filter(|_| layer.kind == LayerKind::Model && missing.contains(&layer)) else {
+            let recipe = image.image().recipes.get(&layer.digest).filter(|recipe| recipe.blob().is_none());
+            let Some(recipe) = recipe.filter(|_| layer.kind == LayerKind::Model && missing.contains(&layer)) else {
                 continue;
             };
             let tree = PathBuf::from(format!("{DRIVER}/{}/{TREE}", chain.hex()));
-            for large in large_files(&made.recipe).unwrap_or_default() {
+            for large in large_files(recipe).unwrap_or_default() {
                 let path = tree.join(large.path.strip_prefix("/").unwrap_or(&large.path));
                 files.push(WrittenFile { path, file: None, synced: SyncedBytes::default() });
             }

@@ -49,7 +49,7 @@ use crate::image::bundle::BLOBS;
 use crate::image::layout::{ImageDir, LayoutError};
 use crate::image::summary::{ImageKind, LayerPatch, PlatformRecord};
 use crate::image::{LayerKind, LayerRecord};
-use crate::layer::Sink as _;
+use crate::layer::{Recipe, Sink as _};
 use crate::layer::output::{Output, Verify, can_share};
 use crate::layer::patch::{OldBytes, PatchedLayer};
 use crate::layer::piece_sink::PieceSink;
@@ -207,7 +207,7 @@ fn blob(image: &ImageDir, layer: &LayerRecord) -> Result<Option<PathBuf>, Layout
         // One that is cut is put together first.
         return Ok(Some(own).filter(|own| own.is_file()));
     }
-    let made = image.image().recipes.get(&layer.digest).and_then(|made| made.recipe.blob());
+    let made = image.image().recipes.get(&layer.digest).and_then(Recipe::blob);
     Ok(made.map(Path::to_owned))
 }
 

@@ -82,9 +82,9 @@ impl MeasuredSizes {
     /// What the files of a layer take where they are unpacked.
     pub(crate) fn on_disk(&self, image: &ImageDir, layer: &LayerRecord) -> u64 {
         let measure = || {
-            let made = image.image().recipes.get(&layer.digest).filter(|made| made.recipe.blob().is_none());
+            let recipe = image.image().recipes.get(&layer.digest).filter(|recipe| recipe.blob().is_none());
             // What is in an archive is not known without unpacking it; nor what is gone.
-            made.and_then(|made| extent(&made.recipe).ok()).map_or(layer.diff_size(), |extent| with_records(&extent))
+            recipe.and_then(|recipe| extent(recipe).ok()).map_or(layer.diff_size(), |extent| with_records(&extent))
         };
         let mut known = self.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
         *known.entry(layer.digest).or_insert_with(measure)
@@ -93,13 +93,13 @@ impl MeasuredSizes {
     /// What linking a layer into a store would copy, or why it cannot be linked at all.
     fn foreseen(&self, image: &ImageDir, layer: &LayerRecord, store: &Path) -> Result<CopiedBytes, String> {
         let look = || {
-            let Some(made) = image.image().recipes.get(&layer.digest) else {
+            let Some(recipe) = image.image().recipes.get(&layer.digest) else {
                 return Err(LinkError::NoRecipe { title: layer.title.clone() }.to_string());
             };
-            if made.recipe.blob().is_some() {
+            if recipe.blob().is_some() {
                 return Ok(CopiedBytes::from([(CopyCause::Unpacked, layer.diff_size())]));
             }
-            match foresee(&made.recipe, store) {
+            match foresee(recipe, store) {
                 Ok(copies) => Ok(copies),
                 Err(source @ (TreeError::Owner { .. } | TreeError::SetId { .. })) => {
                     let (title, digest) = (layer.title.clone(), layer.digest.short());

@@ -29,7 +29,7 @@ impl FilesOfModel {
     pub(crate) fn find(image: &ImageDir, platform: &PlatformRecord, linked: &[PathBuf], store: &Path) -> Self {
         let recipes = platform.layers.iter().filter_map(|layer| image.image().recipes.get(&layer.digest));
         let copies: Vec<(&Path, &Path)> = recipes
-            .flat_map(|made| &made.recipe.inputs)
+            .flat_map(|recipe| &recipe.inputs)
             .filter_map(|input| match input {
                 Input::Copy { source, target, .. } => Some((source.as_path(), target.as_path())),
                 _ => None,
