@@ -36,6 +36,9 @@ const ERROR: u64 = 0x6378_7470;
 const LAST: u64 = 0x616c_7473;
 /// Bytes of one frame: Nix holds one in memory.
 const FRAME: u64 = 256 << 10;
+/// Bytes of a file that Nix holds in memory before it writes them: by default 32 MiB, in a buffer that grows with the file, which takes a
+/// third of its time. A daemon behind it has its own setting; a Nix that does not know this one goes on.
+const HELD: &str = "65536";
 /// The longest string that is taken from Nix.
 const LONGEST: u64 = 1 << 20;
 
@@ -74,7 +77,7 @@ impl NixConnection {
     fn start() -> Result<Self, NixError> {
         let said = tempfile::tempfile().map_err(NixError::NoDaemon)?;
         let mut command = Command::new("nix-daemon");
-        command.arg("--stdio").stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["--stdio", "--option", "nar-buffer-size", HELD]).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.stderr(said.try_clone().map_err(NixError::NoDaemon)?);
         let mut child = command.spawn().map_err(NixError::NoDaemon)?;
         let from = BufReader::new(child.stdout.take().expect("it has a pipe"));
