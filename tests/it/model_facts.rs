@@ -120,12 +120,26 @@ fn a_model_that_was_built_is_not_read_again() {
     let path = |name: &str| podman.env.path(name).to_str().unwrap().to_owned();
     let build = ["build", &path("stack.json"), "--closure", &path("none"), "--output", &path("stack")];
     let plan = ["plan", &path("stack.json"), "--closure", &path("none")];
-    let trace = path("trace");
-    let options = ["--follow-forks", "--quiet=all", "--decode-fds=path", "--trace=read,pread64", "--output", &trace];
+    // A file for each thread: in one file a call of one is cut in two by a call of another.
+    fs::create_dir(path("trace")).unwrap();
+    let trace = path("trace/of");
+    let options = [
+        "--follow-forks",
+        "--output-separately",
+        "--quiet=all",
+        "--decode-fds=path",
+        "--trace=read,pread64",
+        "--output",
+        &trace,
+    ];
     for (arguments, read) in [(&build[..], 0), (&plan, 0), (&["verify", &path("tiny"), "--full"], 3_000_000)] {
         let program = podman.env.program().display().to_string();
         run_ok(&mut podman.command("strace", &[&options[..], &[&program], arguments].concat()));
-        let lines = fs::read_to_string(&trace).unwrap();
+        let mut lines = String::new();
+        for trace in fs::read_dir(path("trace")).unwrap().map(|entry| entry.unwrap().path()) {
+            lines += &fs::read_to_string(&trace).unwrap();
+            fs::remove_file(trace).unwrap();
+        }
         let of_model = lines.lines().filter(|line| line.contains("tiny.gguf>"));
         let bytes: u64 = of_model.filter_map(|line| line.rsplit_once(" = ")?.1.parse::<u64>().ok()).sum();
         assert!(if read == 0 { bytes == 0 } else { bytes >= read }, "{arguments:?}: {bytes} bytes");
