@@ -47,7 +47,8 @@ const EXAMPLE: &str = "Examples:
 /// An image is *present* when Podman's own records say so; no process is started and no byte of a layer is read. What is
 /// missing is *linked* into an additional image store of windlass' own, on the file system of the Nix store, where
 /// storage.conf names one (`windlass doctor --fix` sets it up): no bytes move, and no prune takes it away. Otherwise it is
-/// handed to Podman (*pulled*), missing layers only. No network is used. Each load that changes something is a generation
+/// handed to Podman (*pulled*), missing layers only: while it works that takes the space of these layers twice, or once where there
+/// is no more (as root, with skopeo). No network is used. Each load that changes something is a generation
 /// to go back to, and keeps its store paths from Nix's garbage collector.
 ///
 /// With --into another engine gets them: CRI-O through the linked store, which it reads as Podman does, Docker through its socket, containerd and k3s through `ctr`. It is asked for each

@@ -9,7 +9,8 @@
 //! | how does one run at a time change a file that people commit? | [`lock_file`] |
 //! | how does one windlass at a time change what is loaded? | `own_lock` |
 //! | where does windlass keep what it notes of a graph root? | `own_folder` |
-//! | how does another program read what lies on no disk? | [`served`] |
+//! | how does another program read what lies on no disk? | [`served`]; `server` answers, in the words of `fuse` |
+//! | where does it copy that to, without a place for it? | `scratch` |
 //! | how is a file read that was cut? | [`parts`] |
 //! | how is a file read once for several consumers? | [`pipe`] |
 //! | how are several streams hashed at once? | [`pairs`] |
@@ -19,6 +20,7 @@ pub(crate) mod beneath;
 pub(crate) mod bounded;
 mod error;
 pub(crate) mod files;
+mod fuse;
 pub(crate) mod lock_file;
 pub(crate) mod own_folder;
 pub(crate) mod own_lock;
@@ -27,7 +29,9 @@ pub(crate) mod parts;
 pub(crate) mod pieces;
 pub(crate) mod pipe;
 pub(crate) mod progress;
+mod scratch;
 pub(crate) mod served;
+mod server;
 pub(crate) mod size;
 mod staging;
 pub(crate) mod view;

@@ -8,54 +8,35 @@
 //! The kernel reads ahead, as of any file, so that the next bytes are made while the program works on the last ones, and asks for much at
 //! a time: each question costs as much as to copy some ten kilobytes. Large files are read into the answer, and copied no further.
 //!
-//! Needs root, and `/dev/fuse`. The messages are those of Linux' `include/uapi/linux/fuse.h`, version 7.31 (Linux 5.4): numbers
-//! are the machine's own, each message begins with its length.
+//! Beside the files there may be a directory for the [copies](super::scratch) that the other program makes of them.
+//!
+//! Needs root, and `/dev/fuse`.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, PipeReader, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::thread::Scope;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen};
 use rustix::process::geteuid;
 
-use super::pieces::{PieceReader, PieceSender, pieces};
+use super::pieces::PieceSender;
 use super::progress::Progress;
+use super::scratch::Scratch;
+use super::server::Server;
+use crate::oci::digest::Digest;
 
-/// What the kernel asks for.
-const LOOKUP: u32 = 1;
-const FORGET: u32 = 2;
-const GETATTR: u32 = 3;
-const OPEN: u32 = 14;
-const READ: u32 = 15;
-const RELEASE: u32 = 18;
-const INIT: u32 = 26;
-const DESTROY: u32 = 38;
-const BATCH_FORGET: u32 = 42;
-/// Bytes before the content of a message, of one that comes and of one that goes.
-const ASKED: usize = 40;
-const ANSWERED: usize = 16;
-/// The directory; files come after it.
-const ROOT: u64 = 1;
-/// Seconds for which the kernel need not ask again.
-const LONG: u64 = 3600;
-/// "Ask for more before I have answered" (`FUSE_ASYNC_READ`), and "there is a number of pages below" (`FUSE_MAX_PAGES`).
-const FLAGS: u32 = 1 | 1 << 22;
-/// Bytes that are asked for at once, at most.
-const MOST: u32 = 1 << 20;
-/// Larger than any message that comes: nothing is written to these files.
-const LARGEST: usize = 64 << 10;
+/// The name of the directory for copies.
+pub(crate) const COPIES: &str = "copies";
 
 /// A file that is made while it is read.
 pub(crate) struct ServedFile<'a> {
     pub(crate) name: String,
     /// How many bytes it has. What its maker gives beyond that is passed over.
     pub(crate) size: u64,
+    /// What a copy of it must have.
+    pub(crate) digest: Digest,
     /// Makes them, until no more are wanted.
     pub(crate) make: Box<dyn Fn(PieceSender) + Sync + 'a>,
 }
@@ -65,14 +46,15 @@ pub(crate) struct ServedFile<'a> {
 pub struct ServedPlace {
     fuse: File,
     mount: OwnedFd,
+    scratch: Option<Scratch>,
 }
 
 impl ServedPlace {
-    /// Makes one.
+    /// Makes one; with a folder for what is written there and is no copy, one that has a directory for copies.
     ///
     /// # Errors
     /// If this user may not, or the kernel cannot.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(folder: Option<PathBuf>) -> io::Result<Self> {
         // In a container of a user the programs that are to read it may be in another one.
         if !geteuid().is_root() {
             return Err(ErrorKind::PermissionDenied.into());
@@ -84,23 +66,31 @@ impl ServedPlace {
             [("source", "windlass"), ("fd", &number), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")];
         settings.into_iter().try_for_each(|(key, value)| fsconfig_set_string(&place, key, value))?;
         fsconfig_create(&place)?;
-        let attributes =
-            MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        let mut attributes =
+            MountAttrFlags::MOUNT_ATTR_NOEXEC | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+        if folder.is_none() {
+            attributes |= MountAttrFlags::MOUNT_ATTR_RDONLY;
+        }
         let mount = fsmount(&place, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
-        Ok(Self { fuse, mount })
+        Ok(Self { fuse, mount, scratch: folder.map(Scratch::new) })
     }
 
     /// Whether there can be one: tried out once.
     #[must_use]
     pub fn is_possible() -> bool {
         static POSSIBLE: OnceLock<bool> = OnceLock::new();
-        *POSSIBLE.get_or_init(|| Self::new().is_ok())
+        *POSSIBLE.get_or_init(|| Self::new(None).is_ok())
     }
 
     /// Where another program of this user finds a file, while it is [served](Self::serve).
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         let (process, mount) = (std::process::id(), self.mount.as_raw_fd());
         PathBuf::from(format!("/proc/{process}/fd/{mount}/{name}"))
+    }
+
+    /// Where it may write its copies.
+    pub(crate) fn copies(&self) -> Option<PathBuf> {
+        self.scratch.is_some().then(|| self.path(COPIES))
     }
 
     /// Serves these files for as long as `work` goes on.
@@ -114,9 +104,9 @@ impl ServedPlace {
         work: impl FnOnce() -> T,
     ) -> io::Result<T> {
         let (stopped, stop) = io::pipe()?;
-        let Self { fuse, mount } = self;
+        let Self { fuse, mount, scratch } = self;
         Ok(std::thread::scope(|scope| {
-            let server = Server { fuse, files, progress, open: BTreeMap::new(), last: 0, answer: Vec::new() };
+            let server = Server::new(fuse, files, scratch, progress);
             scope.spawn(move || server.run(scope, &stopped));
             let done = work();
             // Whatever still has a file open gets an error from now on.
@@ -126,185 +116,12 @@ impl ServedPlace {
     }
 }
 
-/// A file that a program has open.
-struct OpenFile {
-    /// Which one of the files.
-    file: usize,
-    from: PieceReader,
-}
-
-struct Server<'s, 'f> {
-    fuse: File,
-    files: &'s [ServedFile<'f>],
-    progress: &'s Progress,
-    open: BTreeMap<u64, OpenFile>,
-    /// The handle that was given last.
-    last: u64,
-    /// What is being answered, after room for its header.
-    answer: Vec<u8>,
-}
-
-/// A message of the kernel.
-struct Asked<'b> {
-    operation: u32,
-    unique: u64,
-    node: u64,
-    content: &'b [u8],
-}
-
-impl<'b> Asked<'b> {
-    fn read(message: &'b [u8]) -> Option<Self> {
-        let (header, content) = message.split_at_checked(ASKED)?;
-        let (operation, unique, node) = (number32(header, 4)?, number(header, 8)?, number(header, 16)?);
-        Some(Self { operation, unique, node, content })
-    }
-}
-
-impl<'s, 'f> Server<'s, 'f> {
-    /// Answers until the place is gone, or what comes from `stopped` ends.
-    fn run(mut self, scope: &'s Scope<'s, '_>, stopped: &PipeReader) {
-        let mut message = vec![0; LARGEST];
-        loop {
-            let mut watched = [PollFd::new(&self.fuse, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-            match poll(&mut watched, None) {
-                Err(Errno::INTR) => continue,
-                Ok(_) if watched[1].revents().is_empty() => {}
-                _ => return,
-            }
-            match rustix::io::read(&self.fuse, &mut message) {
-                Ok(read) => {
-                    let Some(asked) = Asked::read(&message[..read]) else { return };
-                    if !matches!(asked.operation, FORGET | BATCH_FORGET) {
-                        let (unique, answer) = (asked.unique, self.answer(scope, &asked));
-                        self.send(unique, answer);
-                    }
-                }
-                // One that was taken back before it was read.
-                Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// One that has ended before its answer wants none: that is no error.
-    fn send(&mut self, unique: u64, answer: Result<(), Errno>) {
-        let error = match answer {
-            Ok(()) => 0,
-            Err(error) => {
-                self.answer.truncate(ANSWERED);
-                -error.raw_os_error()
-            }
-        };
-        let length = u32::try_from(self.answer.len()).unwrap_or_default();
-        self.answer[..4].copy_from_slice(&length.to_ne_bytes());
-        self.answer[4..8].copy_from_slice(&error.to_ne_bytes());
-        self.answer[8..ANSWERED].copy_from_slice(&unique.to_ne_bytes());
-        drop(self.fuse.write(&self.answer));
-    }
-
-    /// Makes an answer.
-    fn answer(&mut self, scope: &'s Scope<'s, '_>, asked: &Asked<'_>) -> Result<(), Errno> {
-        if asked.operation == READ {
-            return self.read(scope, asked.content);
-        }
-        self.answer.clear();
-        self.answer.resize(ANSWERED, 0);
-        match asked.operation {
-            INIT => {
-                // Version 7.31, what is read ahead, and what can be done.
-                [7, 31, MOST, FLAGS].into_iter().for_each(|word| put32(&mut self.answer, word));
-                // Sixteen in the background; no writes, whose least is 4096 bytes; times in nanoseconds; pages of a message.
-                [16 | 12 << 16, 4096, 1, MOST / 4096].into_iter().for_each(|word| put32(&mut self.answer, word));
-                // Nothing that is newer.
-                self.answer.resize(ANSWERED + 64, 0);
-            }
-            LOOKUP => {
-                let name = asked.content.split(|byte| *byte == 0).next().unwrap_or_default();
-                let at = self.files.iter().position(|file| file.name.as_bytes() == name).ok_or(Errno::NOENT)?;
-                let node = ROOT + 1 + at as u64;
-                [node, 0, LONG, LONG, 0].into_iter().for_each(|word| put(&mut self.answer, word));
-                self.attributes(node)?;
-            }
-            GETATTR => {
-                [LONG, 0].into_iter().for_each(|word| put(&mut self.answer, word));
-                self.attributes(asked.node)?;
-            }
-            OPEN => {
-                let file = self.file(asked.node)?;
-                let from = self.begin(scope, file);
-                self.last += 1;
-                self.open.insert(self.last, OpenFile { file, from });
-                [self.last, 0].into_iter().for_each(|word| put(&mut self.answer, word));
-            }
-            RELEASE => drop(number(asked.content, 0).and_then(|handle| self.open.remove(&handle))),
-            DESTROY => {}
-            _ => return Err(Errno::NOSYS),
-        }
-        Ok(())
-    }
-
-    /// Begins to make a file.
-    fn begin(&self, scope: &'s Scope<'s, '_>, file: usize) -> PieceReader {
-        let (file, (to, from)) = (&self.files[file], pieces());
-        scope.spawn(move || (file.make)(to));
-        from
-    }
-
-    fn read(&mut self, scope: &'s Scope<'s, '_>, asked: &[u8]) -> Result<(), Errno> {
-        // If it fails, nothing but this is sent.
-        self.answer.resize(self.answer.len().max(ANSWERED), 0);
-        let [handle, from] = [0, 8].map(|at| number(asked, at));
-        let (handle, from) = handle.zip(from).ok_or(Errno::INVAL)?;
-        let size = number32(asked, 16).ok_or(Errno::INVAL)?;
-        let OpenFile { file, from: open } = self.open.get(&handle).ok_or(Errno::BADF)?;
-        let end = self.files[*file].size;
-        let from = from.min(end);
-        let again = if open.has(from) { None } else { Some(self.begin(scope, *file)) };
-        // What was in the buffer is written over.
-        let wanted = usize::try_from(u64::from(size).min(end - from)).map_err(|_| Errno::INVAL)?;
-        self.answer.resize(ANSWERED + wanted, 0);
-        let open = self.open.get_mut(&handle).ok_or(Errno::BADF)?;
-        if let Some(again) = again {
-            open.from = again;
-        }
-        // An end that comes early is an error of what makes it: who reads it must not take it for the end of the file.
-        open.from.read_at(from, &mut self.answer[ANSWERED..], self.progress).map_err(|_| Errno::IO)
-    }
-
-    fn file(&self, node: u64) -> Result<usize, Errno> {
-        let at = node.checked_sub(ROOT + 1).and_then(|at| usize::try_from(at).ok());
-        at.filter(|at| *at < self.files.len()).ok_or(Errno::NOENT)
-    }
-
-    /// What `stat` says: a file of root that may be read, or the directory.
-    fn attributes(&mut self, node: u64) -> Result<(), Errno> {
-        let (size, mode) = if node == ROOT { (0, 0o040_500) } else { (self.files[self.file(node)?].size, 0o100_400) };
-        [node, size, size.div_ceil(512), 0, 0, 0].into_iter().for_each(|word| put(&mut self.answer, word));
-        // Parts of seconds, mode, links, owner, group, device, block size, and nothing.
-        [0, 0, 0, mode, 1, 0, 0, 0, 4096, 0].into_iter().for_each(|word| put32(&mut self.answer, word));
-        Ok(())
-    }
-}
-
-fn put(out: &mut Vec<u8>, word: u64) {
-    out.extend_from_slice(&word.to_ne_bytes());
-}
-
-fn put32(out: &mut Vec<u8>, word: u32) {
-    out.extend_from_slice(&word.to_ne_bytes());
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
-fn number32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::os::unix::fs::FileExt;
+
+    use rustix::io::Errno;
 
     use super::*;
 
@@ -319,7 +136,7 @@ mod tests {
         }
         let (one, two) = (bytes(77, 3_000_001), bytes(99, 70_000));
         let serve = |name: &str, bytes: &[u8]| {
-            let bytes = bytes.to_vec();
+            let (bytes, whole) = (bytes.to_vec(), bytes.to_vec());
             let make = Box::new(move |mut to: PieceSender| {
                 let mut large = tempfile::tempfile().unwrap();
                 large.write_all(&bytes[..bytes.len() / 2]).unwrap();
@@ -329,11 +146,11 @@ mod tests {
                     .and_then(|()| rest.chunks(999).try_for_each(|part| to.bytes(part)));
                 drop(given.and_then(|()| to.finish()));
             });
-            ServedFile { name: name.to_owned(), size: 0, make }
+            ServedFile { name: name.to_owned(), size: 0, digest: Digest::of(&whole), make }
         };
         let mut files = [serve("one", &one), serve("two", &two), serve("short", &two)];
         [files[0].size, files[1].size, files[2].size] = [one.len() as u64, two.len() as u64, two.len() as u64 + 1];
-        let place = ServedPlace::new().unwrap();
+        let place = ServedPlace::new(None).unwrap();
         let path = |name: &str| place.path(name);
         let [first, second, short, other] = ["one", "two", "short", "three"].map(path);
         let left = first.clone();
@@ -359,5 +176,122 @@ mod tests {
             })
             .unwrap();
         assert!(File::open(left).is_err());
+    }
+
+    /// Serves a file with these bytes, which are others when it is made the third time; with what is written elsewhere in `folder`.
+    fn with_copies(bytes: &[u8], third: &[u8], folder: PathBuf, work: impl FnOnce(PathBuf, PathBuf)) {
+        let times = std::sync::atomic::AtomicUsize::new(0);
+        let make = |mut to: PieceSender| {
+            let is_third = times.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 2;
+            let given = if is_third { third } else { bytes }.chunks(10_000).try_for_each(|part| to.bytes(part));
+            drop(given.and_then(|()| to.finish()));
+        };
+        let digest = Digest::of(bytes);
+        let files = [ServedFile { name: "layer".into(), size: bytes.len() as u64, digest, make: Box::new(make) }];
+        let place = ServedPlace::new(Some(folder)).unwrap();
+        let (layer, copies) = (place.path("layer"), place.copies().unwrap());
+        place.serve(&files, &Progress::new(), || work(layer, copies)).unwrap();
+    }
+
+    fn copy(from: &PathBuf, to: &PathBuf) -> io::Result<u64> {
+        let mut made = OpenOptions::new().write(true).create_new(true).open(to)?;
+        io::copy(&mut io::Read::take(File::open(from)?, u64::MAX), &mut made)
+    }
+
+    #[test]
+    fn a_copy_takes_no_place_and_is_read_again() {
+        if !ServedPlace::is_possible() {
+            return;
+        }
+        let bytes = bytes(77, 3_000_001);
+        // What is no copy finds no folder.
+        with_copies(&bytes, &bytes, "/no/such/folder".into(), |layer, copies| {
+            let folder = copies.join("storage1");
+            std::fs::create_dir(&folder).unwrap();
+            assert_eq!(std::fs::create_dir(&folder).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            let name = folder.join("1");
+            assert_eq!(copy(&layer, &name).unwrap(), bytes.len() as u64);
+            assert_eq!(std::fs::metadata(&name).unwrap().len(), bytes.len() as u64);
+            assert!(std::fs::read(&name).unwrap() == bytes && std::fs::read(&name).unwrap() == bytes);
+            assert_eq!(std::fs::write(folder.join("2"), "other").unwrap_err().kind(), ErrorKind::NotFound);
+            assert!(OpenOptions::new().write(true).open(&layer).is_err());
+            std::fs::remove_dir_all(&folder).unwrap();
+            assert_eq!(File::open(&name).unwrap_err().kind(), ErrorKind::NotFound);
+        });
+    }
+
+    #[test]
+    fn what_is_no_copy_is_kept_and_half_a_copy_is_an_error() {
+        if !ServedPlace::is_possible() {
+            return;
+        }
+        let (whole, folder) = (bytes(77, 300_001), tempfile::tempdir().unwrap());
+        with_copies(&whole, &whole, folder.path().to_owned(), |layer, copies| {
+            let other = bytes(99, 70_000);
+            std::fs::write(copies.join("other"), &other).unwrap();
+            assert!(std::fs::read(copies.join("other")).unwrap() == other);
+            // One that begins as a copy, one that is longer than it, and one that ends too early.
+            let served = File::open(&layer).unwrap();
+            let write = |name: &str, all: &[u8]| {
+                let mut file = File::create(copies.join(name)).unwrap();
+                all.chunks(32_000).try_for_each(|part| file.write_all(part)).map_err(|error| error.raw_os_error())
+            };
+            let wrong = Some(Errno::IO.raw_os_error());
+            assert_eq!(write("begins", &[&whole[..200_000], &other].concat()), Err(wrong));
+            assert_eq!(write("longer", &[&whole[..], b"x"].concat()), Err(wrong));
+            assert_eq!(write("half", &whole[..200_000]), Ok(()));
+            assert_eq!(std::fs::read(copies.join("half")).unwrap_err().raw_os_error(), wrong);
+            drop(served);
+            std::fs::write(copies.join("half"), "again").unwrap();
+            assert_eq!(std::fs::read(copies.join("half")).unwrap(), b"again");
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_copy_of_what_has_changed_meanwhile_has_no_end() {
+        if !ServedPlace::is_possible() {
+            return;
+        }
+        let (one, two) = (bytes(77, 3_000_001), bytes(99, 3_000_001));
+        // Made once to be copied, once to be compared, and once to be read again.
+        with_copies(&one, &two, "/no/such/folder".into(), |layer, copies| {
+            copy(&layer, &copies.join("1")).unwrap();
+            let error = std::fs::read(copies.join("1")).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(Errno::IO.raw_os_error()));
+        });
+    }
+
+    #[test]
+    fn copies_of_files_that_begin_alike_are_told_apart() {
+        if !ServedPlace::is_possible() {
+            return;
+        }
+        let begin = bytes(77, 100_000);
+        let all = [1, 2, 3].map(|n| [&begin[..], &[n; 50_000]].concat());
+        let file = |n: &usize| {
+            let bytes = &all[*n];
+            let make = |mut to: PieceSender| drop(to.bytes(bytes).and_then(|()| to.finish()));
+            ServedFile {
+                name: n.to_string(),
+                size: bytes.len() as u64,
+                digest: Digest::of(bytes),
+                make: Box::new(make),
+            }
+        };
+        let files: Vec<ServedFile<'_>> = [0, 1, 2].iter().map(file).collect();
+        let place = ServedPlace::new(Some("/no/such/folder".into())).unwrap();
+        let (served, copies) = ([0, 1, 2].map(|n| place.path(&n.to_string())), place.copies().unwrap());
+        let work = || {
+            let open = served.each_ref().map(|path| File::open(path).unwrap());
+            for (n, served) in served.iter().enumerate() {
+                copy(served, &copies.join(n.to_string())).unwrap();
+            }
+            for (n, bytes) in all.iter().enumerate() {
+                assert!(std::fs::read(copies.join(n.to_string())).unwrap() == *bytes, "{n}");
+            }
+            drop(open);
+        };
+        place.serve(&files, &Progress::new(), work).unwrap();
     }
 }

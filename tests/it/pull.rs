@@ -308,13 +308,19 @@ fn what_does_not_fit_is_refused_before_and_cleaned_up_after() {
     let load = |engine: &PodmanClient| pull(engine, &places, &one, platform, &BTreeSet::new(), &Progress::new());
 
     let filler = small.0.join("filler");
-    fs::write(&filler, vec![1; 20 * MIB]).unwrap();
+    fs::write(&filler, vec![1; 32 * MIB]).unwrap();
     let refused = load(&engine).unwrap_err();
     let PullError::NoSpace { needed, free, layers, .. } = &refused else { panic!("{refused}") };
     assert!(needed > free && *layers == platform.size, "{refused}");
-    // The layers, and the copies of the program that takes them: what is served lies nowhere else.
-    let copies = if ServedPlace::is_possible() { 2 } else { 3 };
+    // The layers alone: what is served lies nowhere else, and neither do the copies of the program that takes it.
+    let copies = if ServedPlace::is_possible() { 1 } else { 3 };
     assert_eq!(*needed, copies * layers, "{refused}");
+    fs::remove_file(&filler).unwrap();
+    // Podman alone keeps its copies.
+    fs::write(&filler, vec![1; 20 * MIB]).unwrap();
+    let refused = load(&engine.clone().with_variable("PATH", "/nowhere")).unwrap_err();
+    let copies = if ServedPlace::is_possible() { 2 } else { 3 };
+    assert!(matches!(refused, PullError::NoSpace { needed, .. } if needed == copies * platform.size), "{refused}");
     fs::remove_file(&filler).unwrap();
 
     // What the sum cannot know: another program writes meanwhile.
@@ -323,7 +329,33 @@ fn what_does_not_fit_is_refused_before_and_cleaned_up_after() {
     assert!(matches!(full, PullError::Full { .. }), "{full}");
     nothing_of_ours(&places);
     fs::remove_file(&filler).unwrap();
-    load(&engine).unwrap();
+    if ServedPlace::is_possible() {
+        // No room for a copy of the model.
+        fs::write(&filler, vec![1; 20 * MIB]).unwrap();
+        // It changes when it is copied and not yet unpacked.
+        let model = podman.env.path("model.bin");
+        let script = format!(
+            "for a; do [ \"$before\" = --tmpdir ] && to=$a/copy; before=$a; done\n\
+             cp \"$(find -L windlass-*/blobs/sha256 -type f -size +1M -print -quit)\" \"$to\" || exit\n\
+             printf x | dd of={} conv=notrunc status=none\n\
+             cat \"$to\" >/dev/null || echo \"read $to: input/output error\" >&2; exit 1",
+            model.display()
+        );
+        let good = fs::read(&model).unwrap();
+        let changed = load(&engine.clone().with_variable("PATH", shadow(&podman, "skopeo", &script))).unwrap_err();
+        assert!(
+            matches!(&changed, PullError::Layout(LayoutError::Changed { title, .. }) if title == "weights"),
+            "{changed}"
+        );
+        fs::write(&model, good).unwrap();
+    }
+    let done = load(&engine).unwrap();
+    if ServedPlace::is_possible() {
+        assert_eq!(done.bytes, platform.size);
+    }
+    let model = run_ok(Command::new("find").arg(places.graph_root.join("overlay")).args(["-name", "model.bin"]));
+    assert!(fs::read(model.trim()).unwrap() == fs::read(podman.env.path("model.bin")).unwrap());
+    nothing_of_ours(&places);
     drop(Command::new("umount").arg("--lazy").arg(places.graph_root.join("overlay")).output());
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::LoadError;
+use super::pull::{SkopeoCopies, can_spare_copies};
 use super::sizes::{MeasuredSizes, Ways};
 use crate::disk::progress::Progress;
 use crate::engine::kind::EngineKind;
@@ -63,17 +64,32 @@ impl PodmanHost {
         };
         let presence = |target: &LoadTarget| Ok(snapshot.presence(target.image.summary(), target.platform()?));
         let there: Vec<Presence> = targets.iter().map(presence).collect::<Result<_, DecideError>>()?;
-        let is_wanted = |presence: &Presence| options.force || !matches!(presence, Presence::Present { .. });
+        let is_wanted = |presence: &Presence| is_wanted(presence, options);
         let mut going = BTreeSet::new();
         for (target, presence) in targets.iter().zip(&there) {
             if is_wanted(presence) && *presence != Presence::Missing {
                 going.insert(target.platform()?.config_digest.hex());
             }
         }
-        let mut ways = Ways::new(self, &snapshot, linked.map(LinkedStore::path), options, going);
+        let look_at = |copies| self.ways_of(targets, &there, (&snapshot, linked), (options, copies), &going);
+        let kept = look_at(SkopeoCopies::Kept)?;
+        let can_spare = || self.engine.podman("spare copies").is_ok_and(|podman| can_spare_copies(podman, progress));
+        if !Self::fits(&kept) && can_spare() { look_at(SkopeoCopies::Spared) } else { Ok(kept) }
+    }
+
+    /// How those of these that are wanted would be put there.
+    fn ways_of(
+        &self,
+        targets: &[LoadTarget],
+        there: &[Presence],
+        (snapshot, linked): (&StoreSnapshot, Option<&LinkedStore>),
+        (options, copies): (LoadOptions, SkopeoCopies),
+        going: &BTreeSet<String>,
+    ) -> Result<Vec<TargetState>, LoadError> {
+        let mut ways = Ways::new(self, snapshot, linked.map(LinkedStore::path), (options, copies), going.clone());
         let look = |(target, presence): (&LoadTarget, Presence)| {
             let (image, platform) = (&target.image, target.platform()?);
-            let way = match ways.as_mut().filter(|_| is_wanted(&presence)) {
+            let way = match ways.as_mut().filter(|_| is_wanted(&presence, options)) {
                 Some(ways) => match ways.link(image, platform) {
                     Some(Ok(way)) => way,
                     // What cannot be linked at all, Podman can still unpack.
@@ -94,7 +110,7 @@ impl PodmanHost {
             };
             Ok(TargetState { presence, way })
         };
-        targets.iter().zip(there).map(look).collect()
+        targets.iter().zip(there.iter().cloned()).map(look).collect()
     }
 
     /// Whether the engine takes images in another way than by links: CRI-O pulls from registries alone.
@@ -128,4 +144,9 @@ impl PodmanHost {
         };
         DecideError::NotReady(format!("there is no linked store: {named}; {next}"))
     }
+}
+
+/// Whether an image is loaded, of which this is there.
+const fn is_wanted(presence: &Presence, options: LoadOptions) -> bool {
+    options.force || !matches!(presence, Presence::Present { .. })
 }

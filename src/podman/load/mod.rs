@@ -13,6 +13,7 @@ mod error;
 mod large_files;
 pub(crate) mod pull;
 mod pull_error;
+pub(crate) mod pull_work;
 pub(crate) mod sizes;
 pub(crate) mod undo;
 pub(crate) mod unreadable;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use self::confirm::is_failure;
 use self::decide::PodmanHost;
 pub(crate) use self::error::LoadError;
-use self::pull::{PullError, pull};
+use self::pull::{PullError, SkopeoCopies, pull};
 use self::sizes::{Ways, goes};
 use self::undo::Pending;
 use super::linked::link_images::link;
@@ -292,7 +293,9 @@ impl PodmanHost {
             }
             let (snapshot, platform) = (StoreSnapshot::read(&self.places, progress)?, target.platform()?);
             let present = snapshot.own_diff_ids();
-            if let Some(mut ways) = Ways::new(self, &snapshot, None, loading.options, BTreeSet::new()) {
+            if let Some(mut ways) =
+                Ways::new(self, &snapshot, None, (loading.options, SkopeoCopies::Kept), BTreeSet::new())
+            {
                 outcome.step.to_write = ways.pull(&target.image, platform, None).to_write;
             }
             let pulled = match self.engine.podman("take images that are not linked") {

@@ -6,10 +6,11 @@
 //! | pulled, overlay | the files of each layer that Podman does not have over just these layers |
 //! | pulled, vfs | for each such layer everything below it too, unless the file system shares data |
 //!
-//! While an image is pulled, its missing layers lie there twice more: as the blobs that are made for the program, and as the
-//! program's copies of them.
+//! While an image is pulled, its missing layers lie there twice more: as the blobs that are made for the program, unless these are
+//! served, and as the program's copies of them, unless there is no room for these.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,11 +18,12 @@ use rayon::prelude::*;
 
 use super::LoadError;
 use super::decide::PodmanHost;
-use super::pull;
+use super::pull::{self, SkopeoCopies};
 use crate::disk::WriteError;
 use crate::disk::files::free_space;
 use crate::engine::target::{
     CopiedBytes, CopyCause, DecideError, LoadMethod, LoadOptions, LoadReason, LoadStep, LoadTarget, LoadWay, Space,
+    TargetState,
 };
 use crate::image::layout::ImageDir;
 use crate::image::summary::PlatformRecord;
@@ -124,6 +126,7 @@ impl MeasuredSizes {
 pub(super) struct Ways<'a> {
     host: &'a PodmanHost,
     options: LoadOptions,
+    copies: SkopeoCopies,
     own: &'a StoreRecords,
     linked: Option<&'a StoreRecords>,
     users: Users,
@@ -148,7 +151,7 @@ impl<'a> Ways<'a> {
         host: &'a PodmanHost,
         snapshot: &'a StoreSnapshot,
         linked: Option<&Path>,
-        options: LoadOptions,
+        (options, copies): (LoadOptions, SkopeoCopies),
         going: BTreeSet<String>,
     ) -> Option<Self> {
         let own = snapshot.stores.first()?;
@@ -159,6 +162,7 @@ impl<'a> Ways<'a> {
         Some(Self {
             host,
             options,
+            copies,
             own,
             linked,
             users: Users::of(snapshot),
@@ -251,7 +255,7 @@ impl<'a> Ways<'a> {
             way.to_write += IMAGE + blobs.sum::<u64>();
         }
         // What cannot be read is told when it is loaded.
-        let temporary = pull::temporary(image, &missing, &self.host.places.graph_root).unwrap_or(0);
+        let temporary = pull::temporary(image, &missing, &self.host.places.graph_root, self.copies).unwrap_or(0);
         way.peak = way.to_write + temporary + again;
         way
     }
@@ -270,24 +274,13 @@ impl PodmanHost {
     /// # Errors
     /// If the free space cannot be read.
     pub(crate) fn space(&self, steps: &[LoadStep]) -> Result<Vec<Space>, WriteError> {
-        use std::os::unix::fs::MetadataExt;
-        let mut spaces: Vec<(u64, Space)> = Vec::new();
-        // What is linked is linked first.
-        for how in [LoadMethod::Link, LoadMethod::Pull] {
-            for step in steps.iter().filter(|step| step.how == how) {
-                let there = step.store.ancestors().find_map(|path| Some((path, std::fs::metadata(path).ok()?.dev())));
-                let Some((existing, device)) = there else { continue };
-                if !spaces.iter().any(|(other, _)| *other == device) {
-                    let (place, free) = (step.store.clone(), free_space(existing)?);
-                    spaces.push((device, Space { place, needed: 0, stays: 0, free }));
-                }
-                for (_, space) in spaces.iter_mut().filter(|(other, _)| *other == device) {
-                    space.needed = space.needed.max(space.stays + step.peak);
-                    space.stays += step.to_write;
-                }
-            }
-        }
-        Ok(spaces.into_iter().map(|(_, space)| space).collect())
+        spaces(steps.iter().map(|step| (step.how, step.store.as_path(), step.to_write, step.peak)))
+    }
+
+    /// Whether all that would be loaded in these ways fits. What cannot be found out is told by the load.
+    pub(super) fn fits(states: &[TargetState]) -> bool {
+        let ways = states.iter().map(|TargetState { way, .. }| (way.how, way.store.as_path(), way.to_write, way.peak));
+        spaces(ways).is_ok_and(|spaces| spaces.iter().all(|space| space.needed <= space.free))
     }
 
     pub(super) fn refuse_what_does_not_fit(&self, steps: &[LoadStep]) -> Result<(), LoadError> {
@@ -323,6 +316,27 @@ impl PodmanHost {
             pulled.map(|pair| (pair.1.to_write, copied(pair))).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         all.saturating_sub(copied)
     }
+}
+
+/// What ways of loading need, file system by file system: each with its store, the bytes that stay, and those at the fullest moment.
+fn spaces<'a>(ways: impl Iterator<Item = (LoadMethod, &'a Path, u64, u64)> + Clone) -> Result<Vec<Space>, WriteError> {
+    let mut spaces: Vec<(u64, Space)> = Vec::new();
+    // What is linked is linked first.
+    for how in [LoadMethod::Link, LoadMethod::Pull] {
+        for (_, store, to_write, peak) in ways.clone().filter(|(way, ..)| *way == how) {
+            let there = store.ancestors().find_map(|path| Some((path, std::fs::metadata(path).ok()?.dev())));
+            let Some((existing, device)) = there else { continue };
+            if !spaces.iter().any(|(other, _)| *other == device) {
+                let (place, free) = (store.to_owned(), free_space(existing)?);
+                spaces.push((device, Space { place, needed: 0, stays: 0, free }));
+            }
+            for (_, space) in spaces.iter_mut().filter(|(other, _)| *other == device) {
+                space.needed = space.needed.max(space.stays + peak);
+                space.stays += to_write;
+            }
+        }
+    }
+    Ok(spaces.into_iter().map(|(_, space)| space).collect())
 }
 
 /// Whether the record of an image goes before it is loaded.

@@ -143,6 +143,11 @@ impl PodmanClient {
         self
     }
 
+    /// Whether there is a skopeo.
+    pub(crate) fn has_skopeo(&self, progress: &Progress) -> bool {
+        run("skopeo", self.command("skopeo").arg("--version"), progress).is_ok()
+    }
+
     /// The programs with a `storage.conf` made for these places, and with temporary files in `temporary`.
     pub(crate) fn writing(&self, places: &Places, conf: &Path, temporary: &Path) -> Self {
         // A rootless Podman takes no run root from a file that a variable names, and remembers for ever what it took.
