@@ -58,3 +58,22 @@ pub(crate) fn parse_versioned<T: DeserializeOwned>(path: &Path, bytes: &[u8]) ->
     }
     parse_json(path, bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_key_at_fault_is_named_and_nothing_may_follow() {
+        let parse = |text: &str| {
+            let parsed = parse_json::<BTreeMap<String, BTreeMap<String, u32>>>(Path::new("file"), text.as_bytes());
+            parsed.map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse("{\"a\": {\"b\": 1}}\n"), Ok(()));
+        let wrong = "file: a.b: invalid type: string \"1\", expected u32 at line 1 column 15";
+        assert_eq!(parse("{\"a\": {\"b\": \"1\"}}"), Err(wrong.to_owned()));
+        assert_eq!(parse("{} {}"), Err("file: trailing characters at line 1 column 4".to_owned()));
+    }
+}

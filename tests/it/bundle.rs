@@ -20,18 +20,26 @@ pub(crate) const WEIGHTS: usize = 3_000_000;
 /// A stack of two images that share a model, built where there is a Nix store; the bundle is beside it.
 pub(crate) struct Source {
     pub(crate) podman: Podman,
+    /// Behind the bytes of the model, which lies below everything else.
+    salt: &'static str,
 }
 
 impl Source {
     pub(crate) fn new() -> Self {
-        let source = Self { podman: Podman::with_nix() };
+        Self::unlike("")
+    }
+
+    /// One whose layers no other test has: what any process of the host has mounted counts as in use.
+    pub(crate) fn unlike(salt: &'static str) -> Self {
+        let source = Self { podman: Podman::with_nix(), salt };
         source.stack("one");
         source
     }
 
     /// Builds the stack; `app` has this text.
     pub(crate) fn stack(&self, text: &str) {
-        let weights = self.podman.add("weights", "weights", pattern(WEIGHTS), 0o444);
+        let weights = [&pattern(WEIGHTS), self.salt.as_bytes()].concat();
+        let weights = self.podman.add("weights", "weights", weights, 0o444);
         let store = self.podman.home("store");
         let image = |name: &str, text: &str| {
             json!({ "name": name, "storeDir": store, "models": [self.podman.model("weights", "/models", &weights)],

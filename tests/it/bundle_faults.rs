@@ -214,7 +214,7 @@ fn a_stick_without_room_for_more_files_keeps_what_it_had() {
 
 #[test]
 fn a_load_from_it_may_be_killed_at_any_moment() {
-    let source = Source::new();
+    let source = Source::unlike("killed");
     source.export(&[]);
     let podman = Podman::linked();
     let (mut kills, mut longest) = (0, Duration::from_millis(600));
