@@ -112,12 +112,12 @@ impl FuseAnswer {
         self.attributes(node, size, mode);
     }
 
-    /// One name of a directory, the `number`th, unless that is more than `most` bytes in all.
-    pub(super) fn name(&mut self, (node, kind): (u64, FileType), name: &[u8], number: u64, most: usize) -> bool {
+    /// One name of a directory, unless that is more than `most` bytes in all. The next question is for what comes after the node.
+    pub(super) fn name(&mut self, (node, kind): (u64, FileType), name: &[u8], most: usize) -> bool {
         let length = (24 + name.len()).next_multiple_of(8);
         let is_room = self.0.len() + length <= ANSWERED + most;
         if is_room {
-            self.put([node, number]);
+            self.put([node, node]);
             self.put32([u32::try_from(name.len()).unwrap_or_default(), kind.as_raw_mode() >> 12]);
             self.0.extend_from_slice(name);
             self.0.resize(self.0.len().next_multiple_of(8), 0);

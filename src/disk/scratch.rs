@@ -98,8 +98,14 @@ impl Scratch {
         }
     }
 
-    /// What is in a directory.
-    pub(super) fn names(&self, directory: u64) -> impl Iterator<Item = (u64, &[u8])> {
+    /// What is in a directory, after this node: who removes what it has read goes on where it was.
+    pub(super) fn names_after(&self, directory: u64, last: u64) -> Vec<(u64, &[u8])> {
+        let mut names: Vec<_> = self.names(directory).filter(|(node, _)| *node > last).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn names(&self, directory: u64) -> impl Iterator<Item = (u64, &[u8])> {
         let within = self.names.range((directory, Vec::new())..(directory + 1, Vec::new()));
         within.map(|((_, name), node)| (*node, name.as_slice()))
     }

@@ -215,6 +215,13 @@ mod tests {
             assert!(std::fs::read(&name).unwrap() == bytes && std::fs::read(&name).unwrap() == bytes);
             assert_eq!(std::fs::write(folder.join("2"), "other").unwrap_err().kind(), ErrorKind::NotFound);
             assert!(OpenOptions::new().write(true).open(&layer).is_err());
+            // More names than one answer has.
+            for n in 0..3000 {
+                drop(File::create(folder.join(format!("empty-{n:05}"))).unwrap());
+            }
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3002);
+            std::fs::read_dir(&folder).unwrap().for_each(|entry| std::fs::remove_file(entry.unwrap().path()).unwrap());
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
             std::fs::remove_dir_all(&folder).unwrap();
             assert_eq!(File::open(&name).unwrap_err().kind(), ErrorKind::NotFound);
         });

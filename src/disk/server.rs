@@ -131,9 +131,9 @@ impl<'s, 'f> Server<'s, 'f> {
             READDIR => {
                 let (from, most) = (asked.number(8)?, asked.number32(16)? as usize);
                 let scratch = self.scratch.as_ref().filter(|_| asked.node >= SCRATCH).ok_or(Errno::NOSYS)?;
-                for (n, (node, name)) in (1..).zip(scratch.names(asked.node)).skip_while(|(n, _)| *n <= from) {
+                for (node, name) in scratch.names_after(asked.node, from) {
                     let kind = FileType::from_raw_mode(scratch.attributes(node)?.1);
-                    if !self.answer.name((node, kind), name, n, most) {
+                    if !self.answer.name((node, kind), name, most) {
                         break;
                     }
                 }

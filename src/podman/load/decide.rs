@@ -74,7 +74,9 @@ impl PodmanHost {
         let look_at = |copies| self.ways_of(targets, &there, (&snapshot, linked), (options, copies), &going);
         let kept = look_at(SkopeoCopies::Kept)?;
         let can_spare = || self.engine.podman("spare copies").is_ok_and(|podman| can_spare_copies(podman, progress));
-        if !Self::fits(&kept) && can_spare() { look_at(SkopeoCopies::Spared) } else { Ok(kept) }
+        // Where nothing is pulled, nothing is asked.
+        let pulls = kept.iter().any(|TargetState { way, .. }| way.how == LoadMethod::Pull && way.peak > 0);
+        if pulls && !Self::fits(&kept) && can_spare() { look_at(SkopeoCopies::Spared) } else { Ok(kept) }
     }
 
     /// How those of these that are wanted would be put there.
