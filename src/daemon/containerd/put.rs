@@ -60,11 +60,12 @@ impl Containerd {
             // `progress` counts what is sent.
             self.stream(image, &missing, name, progress)?;
         }
-        let chain = oci_chain_ids(platform.layers.iter().map(LayerRecord::diff_id)).last().map(Digest::to_string);
-        self.label(name, chain.as_deref(), progress)?;
+        // The image keeps it from now on. Not after the label: what has that is there, and no later load would look at it again.
         if folder.is_some() {
             self.no_root(platform.digest, progress)?;
         }
+        let chain = oci_chain_ids(platform.layers.iter().map(LayerRecord::diff_id)).last().map(Digest::to_string);
+        self.label(name, chain.as_deref(), progress)?;
         Ok(unpacks)
     }
 
